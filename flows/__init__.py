@@ -1,0 +1,1 @@
+"""The procedures: one module a subject, each flow readable aloud."""

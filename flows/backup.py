@@ -1,0 +1,48 @@
+"""Backups of a bounded context, and the list of them.
+
+Needs the database (a role with pg_read_all_data) and the store; leaves one committed backup set, read back, or nothing that
+is listed. By hand: python -m flows.backup daily_backup --context bc-004
+"""
+
+from prefect import flow
+
+from flows.command_line import run_from_command_line
+from tasks import backups, listings, reports, runs, sites
+from tasks.core.kinds import Kind, now
+from tasks.locks import context_lock
+from tasks.sets import list_sets
+
+
+@flow(task_runner=runs.task_runner())
+def daily_backup(context: str = "bc-004") -> str:
+    """Back up the whole context under one snapshot, read every object back, and commit it as one set.
+
+    Args:
+        context: the bounded context to back up.
+    """
+    with runs.begin("daily_backup", context) as run:
+        site = sites.find_site(context)
+        sites.describe(site.server, site.store)
+        source = backups.check_source(site, run)
+        with context_lock(site.server, context, run.title):
+            manifest = backups.take_set(site, run, Kind.FULL, source)
+        return reports.publish_backup(site, manifest, run.started)
+
+
+@flow
+def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
+    """List the backup sets of a context, newest first, with what is wrong with them as far as a listing can tell.
+
+    Args:
+        context: the bounded context.
+    """
+    instant = now()
+    listing = list_sets(sites.find_store(context), context)
+    rows = listings.listing_rows(listing, instant, listings.zone_of(listing))
+    reports.publish_listing(context, listing, rows, instant)
+    listings.print_listing(context, rows)
+    return rows
+
+
+if __name__ == "__main__":
+    run_from_command_line(daily_backup, list_backups)

@@ -1,0 +1,45 @@
+"""Whether what was restored is what was backed up, object by object."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from tasks.core.manifest import InventoryItem
+
+# `status IN ('a', 'b')` on a varchar column is printed with the cast around the array; dumped and read again, PostgreSQL
+# prints the cast around each element instead.
+CAST_ARRAY = re.compile(r"\(ARRAY\[(?P<elements>'(?:[^']|'')*'::[^\[\]]*?)\]\)::(?P<type>[\w ]+)\[\]")
+ELEMENT = re.compile(r"'(?:[^']|'')*'::[\w ]+?(?=, '|$)")
+
+
+def spelled_stably(item: Mapping[str, str]) -> dict[str, str]:
+    """Return an inventory row in the spelling that it has after a dump and restore."""
+    return {key: CAST_ARRAY.sub(_cast_each, text) for key, text in item.items()}
+
+
+def _cast_each(found: re.Match[str]) -> str:
+    elements = ELEMENT.sub(lambda element: f"({element[0]})::{found['type']}", found["elements"])
+    return f"ARRAY[{elements}]"
+
+
+def compare_inventories(source: Iterable[InventoryItem], restored: Iterable[InventoryItem], *, same_major: bool) -> list[str]:
+    """Return how the restored objects differ, as sentences.
+
+    Texts are compared within one major version only: between majors PostgreSQL spells the same object differently.
+    """
+    before, after = ({item.identity: item for item in items} for items in (source, restored))
+    missing = [f"{_named(item)} is missing" for identity, item in before.items() if identity not in after]
+    added = [f"{_named(item)} was not in the source" for identity, item in after.items() if identity not in before]
+    both = [(item, after[identity]) for identity, item in before.items() if identity in after]
+    changed = [_change(old, new) for old, new in both if same_major and old != new]
+    return missing + added + changed
+
+
+def _named(item: InventoryItem) -> str:
+    return f"{item.kind} {item.name}" + (f" of {item.parent}" if item.parent else "")
+
+
+def _change(old: InventoryItem, new: InventoryItem) -> str:
+    before, after = ((item.columns + " | " + item.state).split(" | ") for item in (old, new))
+    lost = "; ".join(part for part in before if part not in after)
+    gained = "; ".join(part for part in after if part not in before)
+    return f"{_named(old)} differs: was [{lost}], is [{gained}]"

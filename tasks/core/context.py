@@ -1,0 +1,150 @@
+"""What one bounded context is, as its folder says: `context.yaml` and `checks.sql`."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from tasks.core.errors import BadInput
+
+CONTEXT_FILE = "context.yaml"
+PERIOD = re.compile(r"(\d+) (hour|day|month|year)s?")
+
+Name = Annotated[str, Field(min_length=1, max_length=63, description="a name in PostgreSQL, spelled as in the catalogue")]
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError(f"{name!r} is no time zone; write one such as Asia/Tokyo") from error
+    return name
+
+
+def _hours(text: object) -> object:
+    found = PERIOD.fullmatch(text) if isinstance(text, str) else None
+    return timedelta(hours=int(found[1])) if found and found[2] == "hour" else text
+
+
+def _period(text: str) -> str:
+    if not PERIOD.fullmatch(text):
+        raise ValueError(f'{text!r} is no period; write for example "30 days", "36 months" or "3 years"')
+    return text
+
+
+Zone = Annotated[str, AfterValidator(_known_zone)]
+Hours = Annotated[timedelta, BeforeValidator(_hours)]
+Period = Annotated[str, AfterValidator(_period)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PartitionRule(_Part):
+    """How one table is partitioned by time, and what becomes of its old partitions."""
+
+    table: Name = Field(description="the partitioned table")
+    column: Name = Field(description="the column it is partitioned by")
+    period: Literal["month", "quarter", "year"] = Field(description="what one partition covers")
+    name: str = Field(description="the name of a partition, for example policy_violations_{year}")
+    keep: Period = Field(description="how long a partition stays after its upper bound")
+    hold: str | None = Field(None, description="a condition on rows that keep their partition from being dropped")
+
+
+class LongTerm(_Part):
+    """A long-term backup job of some tables."""
+
+    tables: list[Name] = Field(min_length=1)
+    keep: Period
+
+
+class Objectives(_Part):
+    """What is promised about recovery."""
+
+    rto: Hours = Field(description="recovery time objective, for example 4 hours")
+    rpo: Hours = Field(description="recovery point objective, for example 4 hours")
+
+
+class Retention(_Part):
+    """How long each kind of backup set is kept."""
+
+    daily: Period = "30 days"
+    differential: Period = "7 days"
+
+
+class Contact(_Part):
+    """Whom to call."""
+
+    role: str
+    reach: str
+
+
+class Context(_Part):
+    """One bounded context of a database: what is backed up together and restored together."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="lowercase letters, digits and dashes")
+    title: str
+    database: Name = Field(description="the database that the context lives in")
+    namespace: Name = Field("public", alias="schema", description="the schema its tables are in")
+    tables: list[Name] = Field(min_length=1, description="its tables; of a partitioned table only the parent")
+    partitions: list[PartitionRule] = []
+    views: list[Name] = Field([], description="its materialized views")
+    neighbours: dict[str, list[Name]] = Field({}, description="tables that others look after, by whom")
+    long_term: dict[str, LongTerm] = {}
+    retention: Retention = Retention()
+    objectives: Objectives
+    time_zone: Zone = Field(description="the zone of names, schedules and retention")
+    timestamps: Zone = Field(description="the zone that timestamps without time zone mean")
+    drill_database: str | None = Field(None, description="the connector block of the server that drills restore to")
+    contacts: list[Contact] = []
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The zone of names, schedules and retention."""
+        return ZoneInfo(self.time_zone)
+
+
+def parse_context(text: str, where: str) -> Context:
+    """Return what a context file says.
+
+    Raises:
+        BadInput: it is no YAML, or a key is unknown, missing or wrong; the message names file, key and remedy.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"{where}: not YAML: {' '.join(str(error).split())}; mend the line it names") from error
+    if not isinstance(data, dict):
+        raise BadInput(f"{where}: holds no keys; write name, title, database, tables … as in the bc-004 example")
+    try:
+        return Context.model_validate(data)
+    except ValidationError as error:
+        raise BadInput("; ".join(_complaint(where, one["loc"], one["msg"], one["type"]) for one in error.errors())) from error
+
+
+def _complaint(where: str, place: tuple[int | str, ...], message: str, kind: str) -> str:
+    key = ".".join(str(part) for part in place)
+    if kind == "extra_forbidden":
+        siblings = ", ".join(field.alias or name for name, field in Context.model_fields.items())
+        return f"{where}: unknown key {key!r}; remove it or correct its spelling (top-level keys: {siblings})"
+    if kind == "missing":
+        return f"{where}: key {key!r} is missing; add it"
+    return f"{where}: key {key!r}: {message.removeprefix('Value error, ')}; correct the value"
+
+
+def read_context_folder(folder: Path) -> dict[str, str]:
+    """Return the files of a context folder by name.
+
+    Raises:
+        BadInput: there is no context.yaml in it.
+    """
+    if not (folder / CONTEXT_FILE).is_file():
+        raise BadInput(f"{folder}: no {CONTEXT_FILE} there; a context is a folder with that file")
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".sql")}

@@ -1,0 +1,65 @@
+"""The order-independent digest of a relation: one 128-bit number for a bag of rows.
+
+A row is one line of COPY text format, newline included. Each row is hashed by XXH3-128 (fast, well mixed, not
+cryptographic: it guards against loss and mix-up, while the stored bytes are guarded by SHA-256) and the hashes are added
+modulo 2**128, so that the same rows in another physical order give the same digest and a doubled row does not cancel.
+"""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import IO
+
+import xxhash
+import zstandard
+
+MODULUS = 1 << 128
+
+
+@dataclass(slots=True)
+class RowDigest:
+    """Count and digest of the rows seen so far."""
+
+    rows: int = 0
+    total: int = 0
+    plain_bytes: int = 0
+
+    def add(self, rows: list[bytes], size: int) -> None:
+        """Add rows whose lengths sum up to size bytes."""
+        self.rows += len(rows)
+        self.plain_bytes += size
+        self.total = (self.total + sum(map(xxhash.xxh3_128_intdigest, rows))) % MODULUS
+
+    def include(self, other: "RowDigest") -> None:
+        """Add the rows of another digest."""
+        self.rows += other.rows
+        self.plain_bytes += other.plain_bytes
+        self.total = (self.total + other.total) % MODULUS
+
+    @property
+    def hex(self) -> str:
+        """The digest as 32 hexadecimal digits."""
+        return f"{self.total:032x}"
+
+
+def digest_rows(rows: Iterable[bytes], batch_bytes: int = 1 << 20) -> RowDigest:
+    """Return count and digest of rows given as lines of COPY text."""
+    digest, pending, size = RowDigest(), list[bytes](), 0
+    for row in rows:
+        pending.append(row)
+        size += len(row)
+        if size >= batch_bytes:
+            digest.add(pending, size)
+            pending, size = [], 0
+    digest.add(pending, size)
+    return digest
+
+
+def digest_compressed(stream: IO[bytes]) -> RowDigest:
+    """Return count and digest of the rows in a zstd-compressed stream.
+
+    Raises:
+        zstandard.ZstdError: the stream is not zstd, or is cut short.
+    """
+    with zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True) as plain:
+        return digest_rows(io.BufferedReader(plain, 1 << 20))

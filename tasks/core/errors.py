@@ -1,0 +1,41 @@
+"""What can go wrong, by what a caller does about it; every message says object, fact, remedy."""
+
+
+class OperationError(Exception):
+    """Root of every error this project raises on purpose."""
+
+
+class BadInput(OperationError):
+    """A parameter, a setting or a privilege is not what the operation needs; nothing was touched."""
+
+
+class UnsafeTarget(OperationError):
+    """The place to restore into holds, or could hold, something that would be lost."""
+
+
+class StoreUnavailable(OperationError):
+    """The store did not answer, or refused; worth another try."""
+
+
+class AlreadyExists(OperationError):
+    """A create-only object is there already and is not ours."""
+
+
+class ColdObject(OperationError):
+    """An object lies in a storage class that cannot be read before it is thawed."""
+
+
+class DamagedSet(OperationError):
+    """A backup set is incomplete or its bytes are not those that were stored; an older one may serve."""
+
+
+class MovedSnapshot(OperationError):
+    """The schema changed, or a lock was asked for, while the snapshot was being taken; try again."""
+
+
+class ProgramFailed(OperationError):
+    """A PostgreSQL program ended with an error."""
+
+
+class RestoreDiffers(OperationError):
+    """What was restored is not what was backed up."""

@@ -1,0 +1,103 @@
+"""Backup sets: their kinds, ids and places in the store."""
+
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from tasks.core.errors import BadInput
+
+SET_ID = re.compile(r"(?P<context>[a-z0-9][a-z0-9-]*)_(?P<kind>[a-z]+)_(?P<stamp>\d{8}_\d{6})_(?P<run>[0-9a-f]{4})")
+LEGACY = re.compile(r"\.dump(\.gz)?$")
+OWNER_FILE = "owner.json"
+
+
+class Kind(StrEnum):
+    """Kinds of backup sets."""
+
+    FULL = "full"
+
+
+@dataclass(frozen=True)
+class KindRule:
+    """Where sets of a kind lie and what they may be used for."""
+
+    folder: str
+    storage_class: str
+    may_be_latest: bool
+
+
+RULES = {Kind.FULL: KindRule("daily", "STANDARD_IA", may_be_latest=True)}
+
+
+def new_run_id() -> str:
+    """Return four hexadecimal digits that tell this run from another of the same second."""
+    return secrets.token_hex(2)
+
+
+def new_set_id(context: str, kind: Kind, instant: datetime, zone: ZoneInfo, run: str) -> str:
+    """Return the id of a set, for example bc-004_full_20251103_020000_3f9c."""
+    return f"{context}_{kind}_{instant.astimezone(zone):%Y%m%d_%H%M%S}_{run}"
+
+
+def set_folder(context: str, kind: Kind, set_id: str) -> str:
+    """Return the folder of a set below the store's root."""
+    return f"{context}/{RULES[kind].folder}/{set_id}"
+
+
+@dataclass(frozen=True)
+class SetName:
+    """What the folder of a set says about it."""
+
+    context: str
+    kind: Kind
+    id: str
+
+    @property
+    def folder(self) -> str:
+        """Its folder below the store's root."""
+        return set_folder(self.context, self.kind, self.id)
+
+
+def parse_set_folder(folder: str) -> SetName | None:
+    """Return the set whose folder this is, or None if it is not a place where we put one."""
+    context, _, rest = folder.partition("/")
+    found = SET_ID.fullmatch(rest.partition("/")[2])
+    if not found or found["context"] != context or found["kind"] not in set(Kind):
+        return None
+    name = SetName(context, Kind(found["kind"]), found[0])
+    return name if name.folder == folder else None
+
+
+def parse_set_reference(reference: str, context: str, root: str) -> SetName | None:
+    """Return the set that an operator named, or None for `latest`.
+
+    A set is named by its id, or by the s3:// or folder path of the set or of its manifest.
+
+    Raises:
+        BadInput: it is none of these, lies elsewhere than in the store, or belongs to another context.
+    """
+    if reference == "latest":
+        return None
+    folder = reference.rstrip("/").removesuffix("/manifest.json")
+    if found := SET_ID.fullmatch(folder):
+        kind = found["kind"]
+        folder = set_folder(found["context"], Kind(kind), folder) if kind in set(Kind) else folder
+    elif folder.startswith(f"{root.rstrip('/')}/"):
+        folder = folder.removeprefix(f"{root.rstrip('/')}/")
+    name = parse_set_folder(folder)
+    if name is None:
+        raise BadInput(
+            f'backup "{reference}" is neither "latest", nor the id of a set (such as {context}_full_20251103_020000_3f9c), '
+            f"nor the path of one below {root}; list them with: python -m flows.backup list_backups --context {context}"
+        )
+    if name.context != context:
+        raise BadInput(f'backup "{reference}" belongs to context {name.context}, not {context}; name that context')
+    return name
+
+
+def now() -> datetime:
+    """Return the instant; only flows ask, once."""
+    return datetime.now(UTC)

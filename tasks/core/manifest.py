@@ -1,0 +1,252 @@
+"""The manifest of a backup set: everything about it but the data, written last; its presence commits the set."""
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tasks.core.errors import DamagedSet
+from tasks.core.kinds import Kind
+
+MANIFEST_FILE = "manifest.json"
+VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoredObject(_Record):
+    """One object of a set: path below the set's folder, size and SHA-256 of the stored bytes."""
+
+    path: str = Field(pattern=r"^[^/\\.][^/\\]*(/[^/\\.][^/\\]*)?$", description="never leads out of the set's folder")
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Relation(_Record):
+    """A table or leaf partition with its rows, as read under the set's snapshot."""
+
+    namespace: str = Field(alias="schema")
+    name: str
+    parent: str | None = None
+    oid: int
+    relfilenode: int
+    columns: list[str]
+    rows: int = Field(ge=0)
+    digest: str = Field(pattern=r"^[0-9a-f]{32}$", description="sum modulo 2**128 of XXH3-128 of each row's COPY text")
+    plain_bytes: int = Field(ge=0)
+    seconds: float
+    parts: list[StoredObject]
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @property
+    def qualified(self) -> str:
+        """schema.name, for people."""
+        return f"{self.namespace}.{self.name}"
+
+    @property
+    def bytes(self) -> int:
+        """The stored size."""
+        return sum(part.bytes for part in self.parts)
+
+
+class View(_Record):
+    """A materialized or plain view; materialized ones are computed anew by a restore."""
+
+    namespace: str = Field(alias="schema")
+    name: str
+    populated: bool
+    materialized: bool
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Sequence(_Record):
+    """A sequence and a position at or above every stored row."""
+
+    namespace: str = Field(alias="schema")
+    name: str
+    last_value: int
+    is_called: bool
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Role(_Record):
+    """A role that the objects need; no password."""
+
+    name: str
+    superuser: bool
+    createdb: bool
+    createrole: bool
+    login: bool
+    inherit: bool
+    bypassrls: bool
+    member_of: list[str]
+
+
+class ForeignKey(_Record):
+    """A foreign key that crosses the context's border."""
+
+    name: str
+    table: str
+    references: str
+    definition: str
+    on_delete: str
+
+
+class DatabaseGrant(_Record):
+    """A privilege on the database; without a role it is everybody's."""
+
+    privilege: str
+    role: str | None
+    grantable: bool
+
+
+class DatabaseProperties(_Record):
+    """What CREATE DATABASE and ALTER DATABASE said; `locale` is ICU's or the builtin provider's."""
+
+    oid: int
+    name: str
+    owner: str
+    encoding: str
+    collate: str
+    ctype: str
+    locale_provider: str | None
+    locale: str | None
+    icu_rules: str | None
+    connection_limit: int
+    comment: str | None
+    settings: list[str]
+    role_settings: list[str]
+    grants: list[DatabaseGrant]
+    restricted: bool = Field(description="whether privileges were ever changed from the default")
+
+
+class InventoryItem(_Record):
+    """One object of the context, spelled so that a dump and restore does not change it."""
+
+    kind: str
+    name: str
+    parent: str
+    columns: str
+    state: str
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What it is called."""
+        return (self.kind, self.parent, self.name)
+
+
+class Snapshot(_Record):
+    """When and where the rows were read."""
+
+    instant: datetime
+    xmin: int
+    lsn: str
+    timeline: int
+    system_identifier: str
+    standby: bool
+
+
+class Versions(_Record):
+    """What took part."""
+
+    server: str
+    server_major: int
+    pg_dump: str
+    pg_dump_major: int
+    project: str
+
+
+class Manifest(_Record):
+    """Version 1 of the manifest."""
+
+    version: Literal[1] = 1
+    context: str
+    kind: Kind
+    id: str
+    base: str | None = None
+    label: str | None = None
+    run: str
+    time_zone: str
+    transforms: list[Literal["zstd"]] = ["zstd"]
+    snapshot: Snapshot
+    finished: datetime
+    versions: Versions
+    database: DatabaseProperties
+    fingerprint: str
+    relations: list[Relation]
+    views: list[View]
+    sequences: list[Sequence]
+    roles: list[Role]
+    extensions: list[str]
+    outbound_keys: list[ForeignKey]
+    inbound_keys: list[ForeignKey]
+    left_out: list[str]
+    forgotten_tables: list[str]
+    inventory: list[InventoryItem]
+    schema_archive: StoredObject
+    schema_list: StoredObject
+    context_files: list[StoredObject]
+    warnings: list[str]
+    restore_by_hand: list[str]
+
+    @model_validator(mode="after")
+    def _one_object_a_path(self) -> Self:
+        paths = [stored.path for stored in self.objects]
+        if len(paths) != len(set(paths)):
+            raise ValueError("an object is named twice")
+        return self
+
+    @property
+    def objects(self) -> list[StoredObject]:
+        """Every object of the set but the manifest."""
+        data = [part for relation in self.relations for part in relation.parts]
+        return [*data, self.schema_archive, self.schema_list, *self.context_files]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all relations."""
+        return sum(relation.rows for relation in self.relations)
+
+    @property
+    def bytes(self) -> int:
+        """Stored bytes of all objects but the manifest."""
+        return sum(stored.bytes for stored in self.objects)
+
+
+def render_manifest(manifest: Manifest) -> bytes:
+    """Return the manifest as the bytes that are stored: canonical JSON that carries its own SHA-256."""
+    body = manifest.model_dump(mode="json", by_alias=True)
+    return _canonical({"manifest": body, "sha256": hashlib.sha256(_canonical(body)).hexdigest()})
+
+
+def _canonical(value: object) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Return the manifest that these bytes are.
+
+    Raises:
+        DamagedSet: they are not what was written: cut short, altered in any bit, or of a newer version.
+    """
+    try:
+        envelope: dict[str, Any] = json.loads(data)
+        body = envelope["manifest"]
+        intact = _canonical(envelope) == data and envelope["sha256"] == hashlib.sha256(_canonical(body)).hexdigest()
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedSet(f"{where}: the manifest cannot be read ({type(error).__name__}); restore another set") from error
+    if not intact:
+        raise DamagedSet(f"{where}: the manifest is not as it was written (its checksum differs); restore another set")
+    if body.get("version") != VERSION:
+        raise DamagedSet(f"{where}: manifest version {body.get('version')}, this project reads {VERSION}; use a newer release")
+    try:
+        return Manifest.model_validate(body)
+    except ValidationError as error:
+        raise DamagedSet(f"{where}: the manifest does not hold what it must: {error.errors()[0]['loc']}") from error

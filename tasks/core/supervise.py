@@ -1,0 +1,39 @@
+"""Run a program that must not outlive whoever asked for it.
+
+Usage: python supervise.py SIGNAL USER PROGRAM [ARGUMENT ...], in a session of its own. Whoever starts it holds the other end
+of its stdin: when that end closes, for whatever reason (also SIGKILL), the program gets SIGNAL, has ten seconds to
+end, and then the whole process group is killed. USER is empty or the account to run the program as.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+GRACE_SECONDS = 10
+
+
+def _stop_when_abandoned(program: subprocess.Popen[bytes], stop: signal.Signals) -> None:
+    while os.read(0, 4096):
+        pass
+    program.send_signal(stop)
+    try:
+        program.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the program to its end and return its exit code."""
+    stop, user, *argv = arguments
+    account: dict[str, str | list[str]] = {"user": user, "extra_groups": []} if user else {}
+    program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, **account)  # type: ignore[call-overload]  # noqa: S603
+    threading.Thread(target=_stop_when_abandoned, args=(program, signal.Signals[stop]), daemon=True).start()
+    code: int = program.wait()
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    os._exit(main(sys.argv[1:]))

@@ -1,0 +1,253 @@
+"""Databases that a restore makes: what must be there first, created under a working name, named when proven equal.
+
+Until everything was compared, the database carries a working name and a comment that marks it as ours; a run that dies
+leaves nothing under the final name, and the next run removes what carries the mark.
+"""
+
+from dataclasses import dataclass, field
+
+import psycopg
+from prefect import get_run_logger, task
+
+from tasks.core import sql
+from tasks.core.errors import BadInput, UnsafeTarget
+from tasks.core.manifest import DatabaseProperties, Manifest
+from tasks.core.servers import Connection, Server, connect, major_of
+from tasks.locks import MAINTENANCE_DATABASE
+from tasks.runs import Run
+
+LOCALE_PROVIDERS = {"i": "icu", "c": "libc", "b": "builtin"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """The database to make: its final name, the name it works under, and what a human still has to do."""
+
+    name: str
+    working_name: str
+    server_major: int
+    to_do: list[str] = field(default_factory=list)
+    lent: list[tuple[str, str]] = field(default_factory=list)
+
+
+def mark_of(context: str) -> str:
+    """Return how the comment of an unfinished database begins."""
+    return f"unfinished restore of {context}:"
+
+
+@task
+def check_target(server: Server, run: Run, manifest: Manifest, target_database: str | None) -> Target:
+    """Find out, before anything is touched, whether the set can be restored there.
+
+    Raises:
+        UnsafeTarget: a database of that name exists.
+        BadInput: the server is older than the source, or lacks an extension, a right or a role.
+    """
+    name = target_database or manifest.database.name
+    if not 0 < len(name.encode()) <= 63:
+        raise BadInput(f'target_database "{name}" is no name of 1 to 63 bytes; choose another')
+    with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
+        major = major_of(connection)
+        if major < manifest.versions.server_major:
+            raise BadInput(
+                f"the server is PostgreSQL {major}, the backup is of {manifest.versions.server_major}; "
+                "restore to the same or a newer major version"
+            )
+        if connection.execute(sql.DATABASE_EXISTS, {"name": name}).fetchall()[0][0]:
+            raise UnsafeTarget(_refusal(server, run, manifest, name))
+        _require_extensions(connection, manifest)
+        _require_rights(connection, manifest, major)
+    return Target(name, f"{_shortened(name)}_restoring_{run.id}", major)
+
+
+def _shortened(name: str) -> str:
+    return name.encode()[:40].decode(errors="ignore")
+
+
+def _refusal(server: Server, run: Run, manifest: Manifest, name: str) -> str:
+    """Say what a database that is in the way holds."""
+    with connect(server, name, run.title) as connection:
+        own = {(relation.namespace, relation.name) for relation in manifest.relations}
+        found = own & {(row[1], row[2]) for row in connection.execute(sql.RELATIONS)}
+        holding = [one for one in sorted(found) if connection.execute(sql.holds_rows(*one)).fetchall()]
+    held = f"it holds rows in {len(holding)} of {len(own)} relations" if holding else f"it has {len(found)} of {len(own)} relations"
+    return (
+        f'refusing to restore into database "{name}" on the server of {server.name}: it exists and {held}; '
+        "name another target_database, or rename or drop that one first"
+    )
+
+
+def _require_extensions(connection: Connection, manifest: Manifest) -> None:
+    available = {row[0] for row in connection.execute(sql.AVAILABLE_EXTENSIONS)}
+    if missing := [name for name in manifest.extensions if name not in available]:
+        raise BadInput(
+            f"the server lacks extension {', '.join(missing)}, which the backup needs; install its package there (postgresql-contrib)"
+        )
+
+
+def _require_rights(connection: Connection, manifest: Manifest, major: int) -> None:
+    superuser, createdb, createrole = connection.execute(sql.MY_RIGHTS).fetchall()[0]
+    login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
+    if superuser:
+        return
+    if not createdb:
+        raise BadInput(f'login "{login}" may not create databases; run as administrator: ALTER ROLE "{login}" CREATEDB')
+    needed = {role.name for role in manifest.roles}
+    existing = {row[0] for row in connection.execute(sql.EXISTING_ROLES, {"names": sorted(needed)})}
+    if (missing := sorted(needed - existing)) and not createrole:
+        remedy = " ".join(f'CREATE ROLE "{role}" NOLOGIN; GRANT "{role}" TO "{login}";' for role in missing)
+        raise BadInput(f'roles {", ".join(missing)} are missing and login "{login}" may not create them; run as administrator: {remedy}')
+    question = sql.MAY_BECOME_16 if major >= 16 else sql.MAY_BECOME
+    may_become = {row[0] for row in connection.execute(question, {"names": sorted(existing)})}
+    if barred := sorted((existing & owners(manifest)) - may_become):
+        remedy = " ".join(f'GRANT "{role}" TO "{login}";' for role in barred)
+        raise BadInput(f'login "{login}" may not make objects for {", ".join(barred)}; run as administrator: {remedy}')
+
+
+def owners(manifest: Manifest) -> set[str]:
+    """Return the roles that own something in the set."""
+    stated = (part for item in manifest.inventory for part in item.state.split(" | ") if part.startswith("owner "))
+    return {part.removeprefix("owner ") for part in stated}
+
+
+@task
+def sweep_unfinished(connection: Connection, context: str) -> list[str]:
+    """Drop databases that a restore which died left behind; the caller holds the context's lock, so none is in use."""
+    left = connection.execute(sql.MARKED_DATABASES, {"mark": mark_of(context)}).fetchall()
+    for name, comment in left:
+        get_run_logger().warning('dropping database "%s": %s', name, comment)
+        connection.execute(sql.drop_database(name))
+    return [name for name, _ in left]
+
+
+@task
+def create_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
+    """Create the roles that are missing, NOLOGIN, and the database under its working name."""
+    with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
+        _create_roles(connection, manifest, target)
+        options = database_options(manifest.database, target.server_major)
+        try:
+            connection.execute(sql.create_database(target.working_name, options))
+        except psycopg.Error as error:
+            raise BadInput(
+                f"the database cannot be created with encoding and locale of the source ({dict(options)}): {error}; "
+                "install that locale on the server"
+            ) from error
+        note = f"{mark_of(manifest.context)} set {manifest.id}, run {run.id}, begun {run.started:%Y-%m-%d %H:%M:%S}Z"
+        connection.execute(sql.comment_on_database(target.working_name, note))
+        _hand_over(connection, manifest.database, target)
+    _allow_owners(server, run, manifest, target)
+    get_run_logger().info('database "%s" created as "%s"', target.name, target.working_name)
+
+
+def _create_roles(connection: Connection, manifest: Manifest, target: Target) -> None:
+    names = [role.name for role in manifest.roles]
+    existing = {row[0] for row in connection.execute(sql.EXISTING_ROLES, {"names": names})}
+    superuser = connection.execute(sql.MY_RIGHTS).fetchall()[0][0]
+    for role in manifest.roles:
+        if role.name in existing:
+            continue
+        connection.execute(sql.create_role(role.name))
+        if not superuser:
+            connection.execute(sql.become_member(role.name, target.server_major))
+        was = [word for word, had in (("LOGIN", role.login), ("SUPERUSER", role.superuser), ("CREATEDB", role.createdb),
+                                      ("CREATEROLE", role.createrole), ("BYPASSRLS", role.bypassrls)) if had]  # fmt: skip
+        member = f", member of {', '.join(role.member_of)}" if role.member_of else ""
+        target.to_do.append(
+            f'role "{role.name}" was created NOLOGIN without password; in the source it was {" ".join(was) or "NOLOGIN"}{member}'
+        )
+
+
+def database_options(source: DatabaseProperties, major: int) -> list[tuple[str, str]]:
+    """Return what CREATE DATABASE has to say so that text sorts and compares as in the source."""
+    options = [("ENCODING", source.encoding), ("LC_COLLATE", source.collate), ("LC_CTYPE", source.ctype)]
+    provider = LOCALE_PROVIDERS.get(source.locale_provider or "c", "libc")
+    if major >= 15:
+        options.append(("LOCALE_PROVIDER", provider))
+    if source.locale and provider != "libc":
+        options.append(("ICU_LOCALE" if provider == "icu" else "BUILTIN_LOCALE", source.locale))
+    if source.icu_rules and major >= 16:
+        options.append(("ICU_RULES", source.icu_rules))
+    return options
+
+
+def _hand_over(connection: Connection, source: DatabaseProperties, target: Target) -> None:
+    """Give the database to its owner in the source, where this login may; its owner may create in schema public."""
+    mine = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
+    if source.owner == mine:
+        return
+    question = sql.MAY_BECOME_16 if target.server_major >= 16 else sql.MAY_BECOME
+    if connection.execute(question, {"names": [source.owner]}).fetchall():
+        connection.execute(sql.set_database_owner(target.working_name, source.owner))
+    else:
+        target.to_do.append(f'the database belonged to "{source.owner}", now to "{mine}": ALTER DATABASE "{target.name}" OWNER TO "{source.owner}"')
+
+
+def _allow_owners(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
+    """Let owners of objects create in the schemas that template0 brought, as ALTER … OWNER TO demands of them."""
+    with connect(server, target.working_name, run.title) as connection:
+        for schema in sorted({relation.namespace for relation in manifest.relations}):
+            if connection.execute(sql.SCHEMA_EXISTS, {"schema": schema}).fetchall()[0][0]:
+                asked = {"owners": sorted(owners(manifest)), "schema": schema}
+                target.lent.extend((schema, row[0]) for row in connection.execute(sql.SCHEMA_CREATORS, asked))
+        for schema, role in target.lent:
+            connection.execute(sql.grant_create(schema, role))
+
+
+@task
+def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
+    """Take back what owners were lent for the restore and did not have in the source."""
+    privileges = {item.name: item.state for item in manifest.inventory if item.kind == "schema"}
+    with connect(server, target.working_name, run.title) as connection:
+        for schema, role in target.lent:
+            if f"{role}=CREATE" not in privileges.get(schema, ""):
+                connection.execute(sql.revoke_create(schema, role))
+
+
+@task
+def drop_database(server: Server, run: Run, target: Target) -> None:
+    """Drop the unfinished database."""
+    with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
+        connection.execute(sql.drop_database(target.working_name))
+    get_run_logger().warning('unfinished database "%s" dropped', target.working_name)
+
+
+@task
+def keep_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
+    """Keep a database that differs from its backup, under its working name, out of reach of the next run's sweep."""
+    with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
+        note = f"restored from {manifest.id} and found different from it; drop it when it was looked at"
+        connection.execute(sql.comment_on_database(target.working_name, note))
+
+
+@task
+def finish_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
+    """Set what ALTER DATABASE had set in the source and give the database its final name."""
+    source, name = manifest.database, target.working_name
+    with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
+        for setting in source.settings:
+            _try(connection, sql.set_for_database(name, *setting.split("=", 1)), f'ALTER DATABASE "{target.name}" SET {setting}', target)
+        if source.connection_limit >= 0:
+            connection.execute(sql.limit_connections(name, source.connection_limit))
+        for setting in source.role_settings:
+            target.to_do.append(f"setting of a role in this database: {setting}")
+        _grant(connection, source, target)
+        connection.execute(sql.comment_on_database(name, source.comment))
+        connection.execute(sql.rename_database(name, target.name))
+
+
+def _grant(connection: Connection, source: DatabaseProperties, target: Target) -> None:
+    """Grant on the database what was granted in the source, to the roles that are here."""
+    if not source.restricted:
+        return
+    connection.execute(sql.revoke_public(target.working_name))
+    for grant in source.grants:
+        statement = sql.grant_on_database(target.working_name, grant.privilege, grant.role, grantable=grant.grantable)
+        _try(connection, statement, f'GRANT {grant.privilege} ON DATABASE "{target.name}" TO {grant.role or "PUBLIC"}', target)
+
+
+def _try(connection: Connection, statement: psycopg.sql.Composed, said: str, target: Target) -> None:
+    try:
+        connection.execute(statement)
+    except psycopg.errors.Error as error:
+        target.to_do.append(f"{said} (refused here: {error})")

@@ -1,0 +1,65 @@
+"""The table of backup sets, for the terminal and for the UI."""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from rich.console import Console
+from rich.table import Table
+
+from tasks.core import report
+from tasks.sets import LegacyFile, ListedSet, Listing
+
+
+def listing_rows(listing: Listing, instant: datetime, zone: ZoneInfo) -> list[dict[str, object]]:
+    """Return one row a set, then the unfinished ones and the legacy files, as plain values."""
+    sets = [_set_row(one, instant, zone) for one in listing.sets]
+    unfinished: list[dict[str, object]] = [
+        {"id": name.id, "kind": str(name.kind), "state": "unfinished", "note": "no manifest"}
+        for name in listing.unfinished
+    ]
+    return [*sets, *unfinished, *(_legacy_row(one, instant, zone) for one in listing.legacy)]
+
+
+def zone_of(listing: Listing) -> ZoneInfo:
+    """Return the zone of the newest readable set, UTC if there is none."""
+    return ZoneInfo(next((one.manifest.time_zone for one in listing.sets if one.manifest), "UTC"))
+
+
+def _set_row(one: ListedSet, instant: datetime, zone: ZoneInfo) -> dict[str, object]:
+    row: dict[str, object] = {"id": one.name.id, "kind": str(one.name.kind), "state": one.state, "class": one.storage_class}
+    if one.manifest:
+        taken = one.manifest.snapshot.instant
+        row |= {
+            "instant": report.local_time(taken, zone), "age": _age(taken, instant), "rows": one.manifest.rows,
+            "bytes": one.manifest.bytes, "base": one.manifest.base or "-",
+        }  # fmt: skip
+    return row | {"note": one.damage or "; ".join(one.manifest.warnings if one.manifest else [])}
+
+
+def _legacy_row(one: LegacyFile, instant: datetime, zone: ZoneInfo) -> dict[str, object]:
+    return {
+        "id": one.key, "kind": "legacy", "state": "legacy", "class": one.storage_class, "bytes": one.bytes,
+        "instant": report.local_time(one.modified, zone), "age": _age(one.modified, instant), "note": "a file of the old scripts; never touched",
+    }  # fmt: skip
+
+
+def _age(then: datetime, instant: datetime) -> str:
+    return report.duration(max(0, (instant - then).total_seconds()))
+
+
+COLUMNS = {"id": "left", "kind": "left", "instant": "left", "age": "right", "rows": "right", "bytes": "right", "state": "left",
+           "base": "left", "class": "left"}  # fmt: skip
+
+
+def print_listing(context: str, rows: list[dict[str, object]]) -> None:
+    """Print the table, and below it what has to be said about single sets."""
+    console = Console()
+    shown = Table(title=f"Backups of {context}, newest first")
+    for name, justify in COLUMNS.items():
+        shown.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        shown.add_row(*(f"{row[name]:,}" if isinstance(row.get(name), int) else str(row.get(name, "")) for name in COLUMNS))
+    console.print(shown)
+    for row in rows:
+        if row["note"]:
+            console.print(f"{row['id']}: {row['note']}", highlight=False)

@@ -1,0 +1,227 @@
+"""Restoring a set into a new database: staged and verified first, filled, compared, and only then given its name."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefect import get_run_logger, task
+
+from tasks import catalogue
+from tasks.core import sql
+from tasks.core.compare import compare_inventories
+from tasks.core.context import CONTEXT_FILE, Context, parse_context
+from tasks.core.errors import BadInput, ColdObject, DamagedSet, OperationError, RestoreDiffers
+from tasks.core.kinds import SetName
+from tasks.core.manifest import Manifest, StoredObject, View
+from tasks.core.phases import Phases
+from tasks.core.programs import Program, find_program
+from tasks.core.servers import Server, connect
+from tasks.databases import Target, check_target, create_database, drop_database, finish_database, keep_database, take_back_rights
+from tasks.runs import Run, jobs, require_space, spread
+from tasks.schema import restore_section
+from tasks.sets import StagedSet, candidates, fetch, read_manifest, unpack
+from tasks.store import StoreAddress, open_store
+from tasks.tables import compare_table, load_table
+
+
+
+@dataclass
+class Recovery:
+    """What a restore did, found and left to do; it grows as the restore goes on."""
+
+    store: StoreAddress
+    phases: Phases = field(default_factory=Phases)
+    staged: StagedSet | None = None
+    target: Target | None = None
+    passed_over: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+    load_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the set that was chosen."""
+        if self.staged is None:
+            raise OperationError("no backup set was chosen")
+        return self.staged.manifest
+
+
+def stage_newest_good(
+    recovery: Recovery, server: Server, run: Run, context: str, backup: str, target_database: str | None
+) -> tuple[StagedSet, Target]:  # fmt: skip
+    """Download and verify the named set, or for `latest` the newest that is whole, once the target can take it.
+
+    Raises:
+        DamagedSet: the named set is damaged, or every set is.
+        BadInput, UnsafeTarget: there is no such set, or the target cannot take it; nothing was touched.
+    """
+    for name in candidates(recovery.store, context, backup):
+        try:
+            manifest = read_manifest(open_store(recovery.store), recovery.store, name)
+            target = check_target(server, run, manifest, target_database)
+            staged = StagedSet(name, manifest, _stage(recovery.store, run, name, manifest))
+        except (DamagedSet, ColdObject) as error:
+            if backup != "latest":
+                raise
+            recovery.passed_over.append(str(error))
+            get_run_logger().warning("passed over: %s", error)
+        else:
+            recovery.staged, recovery.target = staged, target
+            return staged, target
+    raise DamagedSet(f'every backup set of context "{context}" in {recovery.store.url} is damaged: {"; ".join(recovery.passed_over)}')
+
+
+def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> dict[str, Path]:
+    require_space(run, manifest.bytes)
+    folder = run.folder / manifest.id
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+    def file(stored: StoredObject) -> Path:
+        return folder / stored.path.replace("/", "-")
+
+    paths = spread(run, fetch, [(address, name, stored, file(stored)) for stored in manifest.objects])
+    return {stored.path: path for stored, path in zip(manifest.objects, paths, strict=True)}
+
+
+def find_pg_restore(manifest: Manifest, target: Target) -> Program:
+    """Return a pg_restore that reads the archive and knows the target.
+
+    Raises:
+        BadInput: none is installed.
+    """
+    return find_program("pg_restore", max(manifest.versions.pg_dump_major, target.server_major))
+
+
+@contextmanager
+def unfinished_database(server: Server, run: Run, manifest: Manifest, target: Target) -> Iterator[None]:
+    """Make the database under its working name; drop it if the block fails, keep it for inspection if it differs."""
+    create_database(server, run, manifest, target)
+    try:
+        yield
+    except RestoreDiffers:
+        keep_database(server, run, manifest, target)
+        raise
+    except BaseException:
+        run.running.stop(final=False)
+        drop_database(server, run, target)
+        raise
+
+
+def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
+    """Schema before the data, data, sequences, schema after the data, statistics, views."""
+    staged, target, manifest = recovery.staged, recovery.target, recovery.manifest
+    assert staged and target  # noqa: S101
+    phases, pg_restore = recovery.phases, find_pg_restore(manifest, target)
+    archive, listing = unpack(staged.files[manifest.schema_archive.path]), staged.files[manifest.schema_list.path]
+    with phases.phase("schema before data"):
+        restore_section(server, target, run, pg_restore, "pre-data", archive, listing, 1)
+    with phases.phase("data"):
+        recovery.load_seconds = load_tables(server, run, staged, target)
+        set_sequences(server, target.working_name, run, manifest)
+    with phases.phase("indexes, keys, triggers"):
+        recovery.differences += restore_section(server, target, run, pg_restore, "post-data", archive, listing, jobs())
+        take_back_rights(server, run, manifest, target)
+    with phases.phase("statistics and views"):
+        analyze(server, target.working_name, run)
+        for view in manifest.views:
+            if view.materialized and view.populated:
+                refresh_view(server, target.working_name, run, view)
+
+
+def load_tables(server: Server, run: Run, staged: StagedSet, target: Target) -> dict[str, float]:
+    """Load every relation, the largest first, several at a time; return seconds by relation."""
+    manifest = staged.manifest
+    relations = sorted(manifest.relations, key=lambda one: one.plain_bytes, reverse=True)
+    encoding, place = manifest.database.encoding, target.working_name
+    files = {relation.qualified: [staged.files[part.path] for part in relation.parts] for relation in relations}
+    calls = [(server, place, run.title, relation, files[relation.qualified], encoding) for relation in relations]
+    return dict(zip(files, spread(run, load_table, calls), strict=True))
+
+
+@task
+def set_sequences(server: Server, database: str, run: Run, manifest: Manifest) -> None:
+    """Set every sequence to the position that the manifest has, at or above every stored row."""
+    with connect(server, database, run.title) as connection:
+        for one in manifest.sequences:
+            place = {"schema": one.namespace, "name": one.name, "value": one.last_value, "called": one.is_called}
+            connection.execute(sql.SET_SEQUENCE, place)
+
+
+@task
+def analyze(server: Server, database: str, run: Run) -> None:
+    """Gather planner statistics of the whole new database."""
+    with connect(server, database, run.title) as connection:
+        connection.execute(sql.ANALYZE)
+
+
+@task
+def refresh_view(server: Server, database: str, run: Run, view: View) -> None:
+    """Compute a materialized view."""
+    with connect(server, database, run.title) as connection:
+        connection.execute(sql.refresh_view(view.namespace, view.name))
+    get_run_logger().info("%s.%s refreshed", view.namespace, view.name)
+
+
+def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:
+    """Compare rows, digests and objects of the new database with the manifest.
+
+    Raises:
+        RestoreDiffers: they are not the same; each difference is named.
+    """
+    manifest, target = recovery.manifest, recovery.target
+    assert target  # noqa: S101
+    with recovery.phases.phase("comparison"):
+        relations = sorted(manifest.relations, key=lambda one: one.plain_bytes, reverse=True)
+        calls = [(server, target.working_name, run, relation, manifest.database.encoding) for relation in relations]
+        for found in spread(run, compare_table, calls):
+            recovery.differences += found
+        recovery.differences += compare_objects(server, target, run, recovery)
+    if recovery.differences:
+        raise RestoreDiffers(
+            f"database \"{target.name}\" restored from {manifest.id} differs from the backup: {'; '.join(recovery.differences[:10])}; "
+            f'it is kept as "{target.working_name}" for inspection'
+        )
+
+
+@task
+def compare_objects(server: Server, target: Target, run: Run, recovery: Recovery) -> list[str]:
+    """Return how the restored objects differ from the manifest's inventory."""
+    manifest = recovery.manifest
+    context = staged_context(recovery)
+    try:
+        with connect(server, target.working_name, run.title) as connection:
+            restored = catalogue.read_inventory(connection, catalogue.read_members(connection, context))
+    except BadInput as error:
+        return [str(error)]
+    same_major = manifest.versions.server_major == target.server_major
+    return compare_inventories(manifest.inventory, restored, same_major=same_major)
+
+
+def staged_context(recovery: Recovery) -> Context:
+    """Return the context as it was when the set was taken."""
+    assert recovery.staged  # noqa: S101
+    path = f"context/{CONTEXT_FILE}"
+    return parse_context(recovery.staged.files[path].read_text(encoding="utf-8"), f"{recovery.manifest.id}/{path}")
+
+
+def to_do(recovery: Recovery) -> list[str]:
+    """Return what a human still has to do after a restore."""
+    keys = [
+        f"foreign key {key.name} of {key.table} to {key.references} (another context): when that table is back, "
+        f"ALTER TABLE {key.table} ADD CONSTRAINT {key.name} {key.definition}"
+        for key in recovery.manifest.outbound_keys
+    ]
+    inbound = [
+        f"foreign key {key.name} of {key.table} refers to {key.references}: it comes back with its own context"
+        for key in recovery.manifest.inbound_keys
+    ]
+    return [*(recovery.target.to_do if recovery.target else []), *keys, *inbound]
+
+
+def finish(recovery: Recovery, server: Server, run: Run) -> None:
+    """Give the database its final name and settings: from here on it is there."""
+    assert recovery.target  # noqa: S101
+    with recovery.phases.phase("finishing"):
+        finish_database(server, run, recovery.manifest, recovery.target)
+
+

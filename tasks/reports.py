@@ -1,0 +1,68 @@
+"""Artifacts: what a person finds in Prefect's UI after a run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from tasks.core import report
+from tasks.core.context import Context
+from tasks.core.errors import RestoreDiffers
+from tasks.core.kinds import set_folder
+from tasks.core.manifest import Manifest
+from tasks.recoveries import Recovery, staged_context, to_do
+from tasks.sets import Listing
+from tasks.sites import Site
+
+
+@task
+def publish_backup(site: Site, manifest: Manifest, started: datetime) -> str:
+    """Publish the report and the table of a backup; return its verdict."""
+    context, seconds = site.context, (manifest.finished - started).total_seconds()
+    path = site.store.path(set_folder(manifest.context, manifest.kind, manifest.id))
+    verdict = report.backup_verdict(manifest, seconds, context.zone)
+    text = report.backup_report(manifest, path, seconds, context.zone, off_host=site.store.off_host)
+    _publish(f"{context.name}-backup", verdict, text, report.relation_rows(manifest.relations))
+    for warning in manifest.warnings:
+        get_run_logger().warning("%s", warning)
+    return verdict
+
+
+@task
+def publish_recovery(context: Context, recovery: Recovery) -> str:
+    """Publish the report and the table of a recovery; return its verdict."""
+    manifest, phases = recovery.manifest, recovery.phases
+    database = recovery.target.name if recovery.target else manifest.database.name
+    verdict = report.recovery_verdict(manifest, database, phases.total, recovery.differences)
+    text = report.recovery_report(
+        manifest, verdict, recovery.store.path(recovery.staged.name.folder) if recovery.staged else "-", phases.seconds,
+        recovery.load_seconds, recovery.differences, recovery.passed_over, to_do(recovery), context.zone,
+    )  # fmt: skip
+    _publish(f"{context.name}-recovery", verdict, text, report.relation_rows(manifest.relations, recovery.load_seconds))
+    return verdict
+
+
+@contextmanager
+def reported(recovery: Recovery) -> Iterator[None]:
+    """Publish the report also of a recovery that differs from its backup; the run fails after that."""
+    try:
+        yield
+    except RestoreDiffers:
+        publish_recovery(staged_context(recovery), recovery)
+        raise
+
+
+def _publish(key: str, verdict: str, text: str, rows: list[dict[str, Any]]) -> None:
+    create_markdown_artifact(key=key, markdown=text, description=verdict)
+    create_table_artifact(key=f"{key}-relations", table=rows, description=verdict)
+    get_run_logger().info("%s", verdict)
+
+
+@task
+def publish_listing(context: str, listing: Listing, rows: list[dict[str, Any]], instant: datetime) -> None:
+    """Publish the table of backup sets."""
+    description = f"{len(listing.sets)} sets, {len(listing.legacy)} legacy files, {len(listing.unfinished)} unfinished"
+    create_table_artifact(key=f"{context}-backups", table=rows, description=f"{description}, {instant:%Y-%m-%d %H:%M}Z")

@@ -1,0 +1,165 @@
+"""One run of a flow: its id, its instant, its private folder and its child processes, all given back at the end.
+
+The folder is 0700, files in it are 0600; a run that was killed is cleaned up by the next one, which knows a dead run by
+its lock on a file beside the folder (https://man7.org/linux/man-pages/man2/flock.2.html).
+"""
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from prefect import Task
+from prefect.futures import PrefectFuture, as_completed, wait
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from tasks.core.errors import BadInput
+from tasks.core.kinds import new_run_id, now
+from tasks.core.programs import Running
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every task of a run shares: plain values, and the handle that ends its child processes."""
+
+    flow: str
+    context: str
+    id: str
+    started: datetime
+    folder: Path
+    running: Running = field(repr=False, compare=False)
+
+    @property
+    def title(self) -> str:
+        """Who is at work, as pg_stat_activity shows it (63 bytes at most)."""
+        return f"{self.context} {self.flow} {self.started:%Y-%m-%d %H:%M}Z {self.id}"[:63]
+
+
+@contextmanager
+def begin(flow: str, context: str) -> Iterator[Run]:
+    """Begin a run; whatever ends it, its processes are ended and its folder is removed.
+
+    Raises:
+        BadInput: the staging folder cannot be made or belongs to somebody else.
+    """
+    started, run_id = now(), new_run_id()
+    base = staging_base()
+    sweep_staging(base)
+    name = f"{context.replace('/', '-')}-{started:%Y%m%d%H%M%S}-{run_id}"
+    with _owned(base / f"{name}.lock"):
+        folder = base / name
+        folder.mkdir(mode=0o700)
+        running = Running()
+        try:
+            yield Run(flow, context, run_id, started, folder, running)
+        finally:
+            running.stop(final=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def task_runner() -> TaskRunner[PrefectFuture[Any]]:
+    """Return what works on several relations at once."""
+    return cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=jobs()))
+
+
+def jobs() -> int:
+    """Return how many relations are worked on at once: BACKUP_JOBS, or one a processor, at least 2 and at most 8."""
+    return int(os.environ.get("BACKUP_JOBS", 0)) or min(max(os.cpu_count() or 2, 2), 8)
+
+
+def staging_base() -> Path:
+    """Return this account's staging folder: BACKUP_STAGING, or one below the system's temporary folder."""
+    named = os.environ.get("BACKUP_STAGING")
+    base = Path(named) if named else Path(tempfile.gettempdir()) / f"backup-staging-{os.getuid()}"
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"staging folder {base} cannot be made: {error.strerror}; set BACKUP_STAGING to another") from error
+    facts = base.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+        raise BadInput(f"staging folder {base} is not ours alone; set BACKUP_STAGING to a folder only this account can write")
+    return base
+
+
+@contextmanager
+def _owned(lock: Path) -> Iterator[None]:
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def sweep_staging(base: Path) -> list[Path]:
+    """Remove the folders of runs that are dead, and return them."""
+    removed = []
+    for lock in base.glob("*.lock"):
+        try:
+            descriptor = os.open(lock, os.O_RDWR)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
+            removed.append(lock.with_suffix(""))
+        finally:
+            os.close(descriptor)
+    return removed
+
+
+def spread(run: Run, task: Task[..., T], calls: Iterable[tuple[Any, ...]]) -> list[T]:
+    """Run a task once for each tuple of arguments, several at once, and return the results in that order.
+
+    When one fails, no further one is begun, the programs of the others are ended, and its error is raised.
+    """
+    futures, active = list[PrefectFuture[T]](), list[PrefectFuture[T]]()
+    try:
+        for arguments in calls:
+            future: PrefectFuture[T] = task.submit(*arguments)
+            futures.append(future)
+            active.append(future)
+            if len(active) == jobs():
+                active.remove(_first_done(active))
+        for future in active:
+            _first_done([future])
+    except BaseException:
+        run.running.stop(final=False)
+        wait([*futures])
+        raise
+    return [future.result() for future in futures]
+
+
+def _first_done(futures: list[PrefectFuture[T]]) -> PrefectFuture[T]:
+    """Wait for whichever task ends first; raise its error if it failed."""
+    done = next(iter(as_completed(futures)))
+    done.result()
+    return done
+
+
+def require_space(run: Run, needed_bytes: int) -> None:
+    """Refuse to begin what the staging folder cannot hold.
+
+    Raises:
+        BadInput: fewer bytes are free than needed.
+    """
+    free = shutil.disk_usage(run.folder).free
+    if free < needed_bytes:
+        raise BadInput(
+            f"staging folder {run.folder.parent} has {free:,} bytes free, {needed_bytes:,} are needed; "
+            "free some, or set BACKUP_STAGING to a larger disk"
+        )

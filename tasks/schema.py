@@ -1,0 +1,91 @@
+"""The schema: dumped whole, restored in the context's part, before and after the data."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from prefect import get_run_logger, task
+
+from tasks.core import programs
+from tasks.core.errors import MovedSnapshot, ProgramFailed
+from tasks.core.programs import Program
+from tasks.core.servers import Server
+from tasks.core.toc import Entry, choose_entries, parse_dependencies, parse_list, render_list
+from tasks.databases import Target
+from tasks.runs import Run
+from tasks.sites import Site
+
+LOCK_WAIT_SECONDS = 60
+
+
+@task
+def dump_schema(site: Site, run: Run, pg_dump: Program, archive: Path) -> None:
+    """Dump the schema of the whole database, 0600, in pg_dump's custom format.
+
+    Raises:
+        MovedSnapshot: pg_dump failed, as it does when a table is dropped while it looks; another try may do.
+    """
+    archive.touch(mode=0o600)
+    argv = programs.dump_schema_command(pg_dump, archive, LOCK_WAIT_SECONDS)
+    try:
+        run.running.run(argv, site.server.environment(site.context.database))
+    except ProgramFailed as error:
+        raise MovedSnapshot(f"the schema could not be dumped: {error}") from error
+    get_run_logger().info("schema dumped by pg_dump %s: %d bytes", pg_dump.version, archive.stat().st_size)
+
+
+def read_entries(run: Run, pg_restore: Program, archive: Path) -> tuple[list[Entry], dict[int, frozenset[int]]]:
+    """Return the archive's table of contents with the dependencies of its entries."""
+    listed = run.running.run(programs.list_command(pg_restore, archive), {}).output
+    script = run.running.run(programs.script_command(pg_restore, archive, verbose=True), {}).output
+    return parse_list(listed.decode(errors="replace")), parse_dependencies(script.decode(errors="replace"))
+
+
+def context_list(
+    run: Run, pg_restore: Program, archive: Path, schemas: set[str], objects: frozenset[tuple[int, int]]
+) -> str:
+    """Return the -L list of the context's part of the archive."""
+    entries, dependencies = read_entries(run, pg_restore, archive)
+    return render_list(choose_entries(entries, dependencies, objects, schemas))
+
+
+@task
+def restore_section(
+    server: Server, target: Target, run: Run, pg_restore: Program, section: str, archive: Path, listing: Path, jobs: int
+) -> list[str]:
+    """Restore one section (pre-data or post-data) of the context's part; return what could not be made.
+
+    pre-data is all or nothing; in post-data an object that cannot be made (a key that the rows violate, say) is
+    reported and the rest goes on.
+    """
+    environment = server.environment(target.working_name) | {"PGOPTIONS": RESTORE_OPTIONS}
+    options = programs.restore_options(section, listing)
+    if pg_restore.major >= 17 > target.server_major:
+        script = _older_script(run, pg_restore, section, archive, options)
+        psql = replace(pg_restore, path=pg_restore.path.with_name("psql"))
+        argv = programs.script_run_command(psql, script, target.working_name, stop=section == "pre-data")
+    else:
+        argv = programs.restore_command(pg_restore, archive, target.working_name, options, jobs)
+    ended = run.running.run(argv, environment, check=section == "pre-data")
+    get_run_logger().info("%s restored by pg_restore %s", section, pg_restore.version)
+    return _complaints(ended.errors)
+
+
+def _older_script(run: Run, pg_restore: Program, section: str, archive: Path, options: list[str]) -> Path:
+    """Write the section as a script for a server that does not know transaction_timeout, which came with 17."""
+    argv = programs.script_command(pg_restore, archive, options=options)
+    lines = run.running.run(argv, {}).output.splitlines(keepends=True)
+    script = run.folder / f"{section}.sql"
+    script.touch(mode=0o600)
+    script.write_bytes(b"".join(line for line in lines if not line.startswith(b"SET transaction_timeout")))
+    return script
+
+
+# Indexes are built several at once; the server's default of 64 MB sorts millions of rows on disk.
+RESTORE_OPTIONS = "-c maintenance_work_mem=256MB -c synchronous_commit=off -c client_min_messages=warning"
+
+
+def _complaints(errors: str) -> list[str]:
+    lines = [line.removeprefix("pg_restore: ") for line in errors.splitlines()]
+    return [line for line in lines if "error:" in line or line.startswith(("ERROR:", "DETAIL:"))]
+
+

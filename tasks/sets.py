@@ -1,0 +1,310 @@
+"""Backup sets in the store: written object by object and read back, committed by their manifest, listed, staged, verified."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import zstandard
+from prefect import get_run_logger, task
+from prefect.tasks import exponential_backoff
+
+from tasks.core.digest import RowDigest, digest_compressed
+from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable
+from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, SetName, parse_set_folder, parse_set_reference
+from tasks.core.manifest import MANIFEST_FILE, Manifest, Relation, StoredObject, parse_manifest, render_manifest
+from tasks.runs import Run
+from tasks.store import ObjectInfo, Store, StoreAddress, open_store
+
+# Manifests and lists are never colder than this: choosing a set must not need a thaw.
+WARM_CLASS = "STANDARD"
+STATES = ("drilled", "decoded")
+
+
+def is_network_fault(_task: object, _task_run: object, state: Any) -> bool:
+    """Say whether another try may help: only the store's silence is worth one."""
+    return isinstance(state.result(raise_on_failure=False), StoreUnavailable)
+
+
+NETWORK_RETRIES: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_network_fault,
+}
+
+
+@task(**NETWORK_RETRIES)
+def upload(address: StoreAddress, run: Run, name: SetName, stored: StoredObject, file: Path, storage_class: str) -> StoredObject:
+    """Upload one object of a set, read it back and remove the staged file.
+
+    Raises:
+        StoreUnavailable: the store did not take it, or gives other bytes back.
+    """
+    store, key = open_store(address), f"{name.folder}/{stored.path}"
+    store.put(key, file, storage_class, {"sha256": stored.sha256, "run": run.id, "set": name.id})
+    read_back(store, key, stored)
+    file.unlink()
+    get_run_logger().info("%s: %d bytes stored and read back", address.path(key), stored.bytes)
+    return stored
+
+
+def read_back(store: Store, key: str, stored: StoredObject) -> None:
+    """Read an object whole and compare it with what was sent."""
+    with Path("/dev/null").open("wb") as nowhere:
+        found = store.fetch(key, nowhere)
+    if found != stored.sha256:
+        raise StoreUnavailable(f"{key}: the store gives back other bytes than were sent (sha256 {found}); try again")
+
+
+@task(**NETWORK_RETRIES)
+def publish(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> str:
+    """Commit a set: write its manifest, create-only, and read it back; return the set's path."""
+    store, key = open_store(address), f"{name.folder}/{MANIFEST_FILE}"
+    store.create(key, render_manifest(manifest), WARM_CLASS, {"run": run.id, "set": name.id})
+    if parse_manifest(store.read(key), address.path(key)) != manifest:
+        raise StoreUnavailable(f"{address.path(key)}: the manifest read back is another; try again")
+    return address.path(name.folder)
+
+
+@task(**NETWORK_RETRIES)
+def require_owner(address: StoreAddress, context: str, system_identifier: str) -> None:
+    """Make sure that this cluster is the one that writes this context's sets; the first one to come is.
+
+    Raises:
+        BadInput: another cluster is.
+    """
+    store, key = open_store(address), f"{context}/{OWNER_FILE}"
+    if store.head(key) is None:
+        try:
+            store.create(key, render_owner(system_identifier), WARM_CLASS, {})
+        except AlreadyExists:
+            get_run_logger().info("%s was written by another run meanwhile", key)
+    owner = json.loads(store.read(key)).get("system_identifier")
+    if owner != system_identifier:
+        raise BadInput(
+            f"{address.path(key)}: sets of {context} are written by the cluster with system identifier {owner}, this one is "
+            f"{system_identifier}; after a disaster recovery take the store over: python -m deployments.register --adopt"
+        )
+
+
+def render_owner(system_identifier: str) -> bytes:
+    """Return what owner.json says."""
+    return (json.dumps({"system_identifier": system_identifier}) + "\n").encode()
+
+
+@task(**NETWORK_RETRIES)
+def require_store(address: StoreAddress, context: str) -> None:
+    """Make sure that the store answers before anything else is done."""
+    open_store(address).head(f"{context}/{OWNER_FILE}")
+
+
+@dataclass(frozen=True)
+class ListedSet:
+    """A set as a listing shows it; `damage` says what is wrong with it, as far as a listing can tell."""
+
+    name: SetName
+    manifest: Manifest | None
+    state: str
+    storage_class: str
+    damage: str | None
+
+
+@dataclass(frozen=True)
+class LegacyFile:
+    """A file of the scripts that this project replaces; never touched."""
+
+    key: str
+    bytes: int
+    modified: datetime
+    storage_class: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a store holds for a context; sets newest first."""
+
+    sets: list[ListedSet]
+    legacy: list[LegacyFile]
+    unfinished: list[SetName]
+
+
+@task(**NETWORK_RETRIES)
+def list_sets(address: StoreAddress, context: str) -> Listing:
+    """List a context's sets, newest first, reading nothing but their manifests."""
+    store = open_store(address)
+    folders, legacy = defaultdict[SetName, dict[str, ObjectInfo]](dict), list[LegacyFile]()
+    for one in store.list(f"{context}/"):
+        name = parse_set_folder("/".join(one.key.split("/")[:3]))
+        if name:
+            folders[name][one.key.removeprefix(f"{name.folder}/")] = one
+        elif LEGACY.search(one.key):
+            legacy.append(LegacyFile(one.key, one.bytes, one.modified, one.storage_class))
+    committed = {name: objects for name, objects in folders.items() if MANIFEST_FILE in objects}
+    sets = [_listed(store, address, name, objects) for name, objects in committed.items()]
+    return Listing(newest_first(sets), legacy, sorted(folders.keys() - committed.keys(), key=lambda name: name.id))
+
+
+def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[str, ObjectInfo]) -> ListedSet:
+    classes = {one.storage_class for path, one in objects.items() if path.startswith("data/")}
+    storage_class = "/".join(sorted(classes)) or "-"
+    try:
+        manifest = read_manifest(store, address, name)
+    except (DamagedSet, ColdObject) as error:
+        return ListedSet(name, None, "damaged", storage_class, str(error))
+    damage = _damage(manifest, objects)
+    state = "damaged" if damage else next((state for state in STATES if f"{state}.json" in objects), "stored")
+    return ListedSet(name, manifest, state, storage_class, damage and f"{address.path(name.folder)}: {damage}")
+
+
+def _damage(manifest: Manifest, objects: dict[str, ObjectInfo]) -> str | None:
+    """Return what a listing alone shows to be wrong: an object that is absent or has another size."""
+    for stored in manifest.objects:
+        found = objects.get(stored.path)
+        if found is None:
+            return f"{stored.path} is missing"
+        if found.bytes != stored.bytes:
+            return f"{stored.path} has {found.bytes} bytes, the manifest says {stored.bytes}"
+    return None
+
+
+def newest_first(sets: Iterable[ListedSet]) -> list[ListedSet]:
+    """Order sets by LSN within one cluster and timeline, across them by instant; unreadable ones last."""
+    readable = [(one, one.manifest) for one in sets if one.manifest]
+    newest = dict[tuple[str, int], datetime]()
+    for _, manifest in readable:
+        line = (manifest.snapshot.system_identifier, manifest.snapshot.timeline)
+        newest[line] = max(newest.get(line, manifest.snapshot.instant), manifest.snapshot.instant)
+
+    def rank(pair: tuple[ListedSet, Manifest]) -> tuple[datetime, tuple[str, int], int, datetime]:
+        snapshot = pair[1].snapshot
+        line = (snapshot.system_identifier, snapshot.timeline)
+        return newest[line], line, lsn_position(snapshot.lsn), snapshot.instant
+
+    ordered = [one for one, _ in sorted(readable, key=rank, reverse=True)]
+    return ordered + sorted((one for one in sets if not one.manifest), key=lambda one: one.name.id, reverse=True)
+
+
+def lsn_position(lsn: str) -> int:
+    """Return a log sequence number such as 16/B374D848 as a byte position."""
+    high, _, low = lsn.partition("/")
+    return (int(high, 16) << 32) + int(low, 16)
+
+
+def read_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifest:
+    """Return the manifest of a set.
+
+    Raises:
+        BadInput: there is no such set.
+        DamagedSet: its manifest is damaged, or is another set's.
+    """
+    key = f"{name.folder}/{MANIFEST_FILE}"
+    if store.require_readable(key) is None:
+        raise BadInput(
+            f"no backup set {address.path(name.folder)} (no {MANIFEST_FILE} there); "
+            f"list what there is: python -m flows.backup list_backups --context {name.context}"
+        )
+    manifest = parse_manifest(store.read(key), address.path(name.folder))
+    if (manifest.context, manifest.id, manifest.kind) != (name.context, name.id, name.kind):
+        raise DamagedSet(f"{address.path(name.folder)}: its manifest is that of set {manifest.id}; restore another set")
+    return manifest
+
+
+@task(**NETWORK_RETRIES)
+def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path) -> Path:
+    """Download one object of a set into a staged file, 0600, and compare it with the manifest.
+
+    Raises:
+        DamagedSet: it is absent, or its bytes are not those of the manifest.
+        ColdObject: it has to be thawed first.
+    """
+    store, key = open_store(address), f"{name.folder}/{stored.path}"
+    if store.require_readable(key) is None:
+        raise DamagedSet(f"{address.path(key)} is missing; restore another set")
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)
+    with file.open("wb") as target:
+        found = store.fetch(key, target)
+    size = file.stat().st_size
+    if (size, found) != (stored.bytes, stored.sha256):
+        raise DamagedSet(
+            f"{address.path(key)} is damaged: {size} bytes with sha256 {found}, the manifest says {stored.bytes} with "
+            f"{stored.sha256}; restore another set"
+        )
+    return file
+
+
+@dataclass(frozen=True)
+class StagedSet:
+    """A set whose every object was downloaded and found as the manifest says; `files` by path in the set."""
+
+    name: SetName
+    manifest: Manifest
+    files: dict[str, Path]
+
+
+def candidates(address: StoreAddress, context: str, backup: str) -> Iterator[SetName]:
+    """Yield the sets to try: the named one, or for `latest` every one that may be it, newest first.
+
+    Raises:
+        BadInput: the reference is none, or there is no set at all.
+    """
+    named = parse_set_reference(backup, context, address.url)
+    if named:
+        yield named
+        return
+    listing = list_sets(address, context)
+    usable = [one for one in listing.sets if RULES[one.name.kind].may_be_latest]
+    if not usable:
+        legacy = f" ({len(listing.legacy)} legacy files are there)" if listing.legacy else ""
+        raise BadInput(
+            f'no backup set of context "{context}" in {address.url}{legacy}; correct the context or BACKUP_STORE, '
+            "or make one: python -m flows.backup daily_backup"
+        )
+    for one in usable:
+        if one.damage:
+            get_run_logger().warning("passed over: %s", one.damage)
+        else:
+            yield one.name
+
+
+def unpack(packed: Path) -> Path:
+    """Decompress a small staged file beside itself."""
+    plain = packed.with_suffix("")
+    plain.touch(mode=0o600)
+    with packed.open("rb") as source, plain.open("wb") as target:
+        zstandard.ZstdDecompressor().copy_stream(source, target)
+    return plain
+
+
+@task
+def decode(staged: StagedSet) -> list[str]:
+    """Recompute rows and digest of every relation of a staged set; return what differs from its manifest."""
+    return [problem for relation in staged.manifest.relations for problem in _decoded(staged, relation)]
+
+
+def _decoded(staged: StagedSet, relation: Relation) -> list[str]:
+    digest = RowDigest()
+    for part in relation.parts:
+        with staged.files[part.path].open("rb") as packed:
+            digest.include(digest_compressed(packed))
+    if (digest.rows, digest.hex) == (relation.rows, relation.digest):
+        return []
+    return [
+        f"{relation.qualified}: {digest.rows} rows with digest {digest.hex} are stored, "
+        f"the manifest says {relation.rows} with {relation.digest}"
+    ]
+
+
+@task(**NETWORK_RETRIES)
+def mark(address: StoreAddress, run: Run, name: SetName, state: str, facts: dict[str, Any]) -> None:
+    """Record beside the manifest what was found out about a set."""
+    if state not in STATES:
+        raise OperationError(f"{state} is no state of a set")
+    file = run.folder / f"{name.id}-{state}.json"
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(facts, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    open_store(address).put(f"{name.folder}/{state}.json", file, WARM_CLASS, {"run": run.id, "set": name.id})

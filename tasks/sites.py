@@ -1,0 +1,147 @@
+"""Where a flow works: the context, its server and its store, from blocks if they are registered, else from the environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar, cast
+
+from prefect.blocks.core import Block
+from prefect.filesystems import LocalFileSystem
+from prefect.logging import get_run_logger
+from prefect_aws import AwsCredentials, S3Bucket
+from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
+
+from blocks.bounded_context import BoundedContext
+from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_context_folder
+from tasks.core.errors import BadInput
+from tasks.core.servers import Server
+from tasks.store import StoreAddress
+
+CONTEXTS = Path(__file__).parents[1] / "deployments" / "contexts"
+
+B = TypeVar("B", bound=Block)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One context with everything that a flow needs to work on it."""
+
+    context: Context
+    files: dict[str, str] = field(repr=False)
+    server: Server
+    store: StoreAddress
+    claimed_tables: frozenset[str]
+
+
+def load(kind: type[B], name: str) -> B | None:
+    """Return a block, or None if it is not registered."""
+    try:
+        return cast(B, kind.load(name))
+    except ValueError as error:
+        if "Unable to find block document" in str(error):
+            return None
+        raise
+
+
+def find_site(context: str) -> Site:
+    """Return the site of a context that is registered, or whose folder is here and whose addresses the environment has.
+
+    Raises:
+        BadInput: neither; or the context file is wrong; or BACKUP_STORE is missing.
+    """
+    block = load(BoundedContext, context)
+    if block:
+        return Site(block.definition, block.files, find_server(block.database), _store_of(block.store), _claimed(block.definition))
+    folder = CONTEXTS / context
+    if "/" in context or not folder.is_dir():
+        known = ", ".join(sorted(path.name for path in CONTEXTS.glob("*/"))) or "none"
+        raise BadInput(
+            f'unknown context "{context}": no block bounded-context/{context}, no folder {folder} (there: {known}); '
+            "correct the name or register it: python -m deployments.register"
+        )
+    files = read_context_folder(folder)
+    definition = parse_context(files[CONTEXT_FILE], f"{folder / CONTEXT_FILE}")
+    return Site(definition, files, Server(), environment_store(), _claimed(definition))
+
+
+def _claimed(context: Context) -> frozenset[str]:
+    """Return the tables that some context looks after or that are known to be others' (schema.table)."""
+    texts = [(path, path.read_text(encoding="utf-8")) for path in CONTEXTS.glob(f"*/{CONTEXT_FILE}")]
+    contexts = [context, *(parse_context(text, str(path)) for path, text in texts)]
+    own = {f"{one.namespace}.{table}" for one in contexts for table in one.tables}
+    return frozenset(own | {f"{context.namespace}.{name}" for names in context.neighbours.values() for name in names})
+
+
+def find_store(context: str) -> StoreAddress:
+    """Return the store of a context: its block's, else BACKUP_STORE; needs no context folder."""
+    block = load(BoundedContext, context)
+    return _store_of(block.store) if block else environment_store()
+
+
+def environment_store() -> StoreAddress:
+    """Return the store that BACKUP_STORE and the usual AWS variables name.
+
+    Raises:
+        BadInput: BACKUP_STORE is not set.
+    """
+    url = os.environ.get("BACKUP_STORE", "")
+    if not url:
+        raise BadInput("BACKUP_STORE is not set; write s3://bucket[/prefix] or the absolute path of a folder")
+    return StoreAddress(url.rstrip("/") if "://" in url else str(Path(url).absolute()))
+
+
+def _store_of(reference: str) -> StoreAddress:
+    kind, _, name = reference.partition("/")
+    if kind == "s3-bucket":
+        bucket = _required(S3Bucket, name, reference)
+        credentials = cast(AwsCredentials, bucket.credentials)
+        # A block without keys stands for the worker's own environment or role.
+        keyed = credentials.aws_access_key_id or credentials.profile_name or credentials.aws_client_parameters.endpoint_url
+        prefix = bucket.bucket_folder.strip("/")
+        return StoreAddress(f"s3://{bucket.bucket_name}" + (f"/{prefix}" if prefix else ""), credentials if keyed else None)
+    folder = _required(LocalFileSystem, name, reference)
+    return StoreAddress(str(Path(folder.basepath or "").absolute()))
+
+
+def _required(kind: type[B], name: str, reference: str) -> B:
+    block = load(kind, name)
+    if block is None:
+        raise BadInput(f"block {reference} does not exist; run python -m deployments.register")
+    return block
+
+
+def find_server(connector: str | None, context: str | None = None) -> Server:
+    """Return the server of a SqlAlchemyConnector block, of a context's own, or of libpq's environment.
+
+    Raises:
+        BadInput: the named block does not exist.
+    """
+    if connector is None and context and (block := load(BoundedContext, context)):
+        connector = block.database
+    if connector is None:
+        return Server()
+    found = load(SqlAlchemyConnector, connector)
+    if found is None:
+        raise BadInput(f'no block sqlalchemy-connector/{connector}; register the server under that name or correct "server"')
+    return Server(_parameters(found), f"block sqlalchemy-connector/{connector}")
+
+
+def _parameters(connector: SqlAlchemyConnector) -> dict[str, str]:
+    """Return libpq's parameters of a connector block built from ConnectionComponents."""
+    components = connector.connection_info
+    if not isinstance(components, ConnectionComponents):
+        raise BadInput("the connector block holds a URL, which shows its password; make it from ConnectionComponents")
+    password = components.password.get_secret_value() if components.password else None
+    named: Mapping[str, object] = {
+        "host": components.host, "port": components.port, "user": components.username, "password": password,
+        **(components.query or {}), **(connector.connect_args or {}),
+    }  # fmt: skip
+    return {key: str(value) for key, value in named.items() if value is not None}
+
+
+def describe(server: Server, store: StoreAddress) -> None:
+    """Log what a run works on."""
+    get_run_logger().info("server: %s; store: %s", server.name, store.url)
+
+

@@ -1,0 +1,111 @@
+"""Taking the snapshot of a context: one instant at which its schema, its members and its rows belong together.
+
+The order is what keeps rows from being lost silently: lock, then dump the schema, then take the snapshot, then look whether
+what was locked is still what there is. LOCK takes no snapshot, so everything after it is current
+(https://www.postgresql.org/docs/current/sql-lock.html).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from prefect import get_run_logger
+from psycopg.rows import dict_row
+
+from tasks.catalogue import Members, read_inventory, read_members
+from tasks.core import sql
+from tasks.core.errors import MovedSnapshot, OperationError
+from tasks.core.manifest import InventoryItem
+from tasks.core.programs import Program
+from tasks.core.servers import Connection, connect
+from tasks.runs import Run
+from tasks.schema import dump_schema
+from tasks.sites import Site
+
+LOCK_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An exported snapshot, held open by its coordinator, with what was found under it."""
+
+    name: str
+    coordinator: Connection
+    members: Members
+    inventory: list[InventoryItem]
+    archive: Path
+    instant: datetime
+    xmin: int
+    lsn: str
+
+    def require_held(self) -> None:
+        """Make sure that locks and snapshot were held until now.
+
+        Raises:
+            OperationError: the coordinator's session is gone.
+        """
+        try:
+            self.coordinator.execute(sql.STILL_THERE)
+        except psycopg.Error as error:
+            raise OperationError(f"the session that held the snapshot was lost: {error}; run again") from error
+
+
+@contextmanager
+def take_snapshot(site: Site, run: Run, pg_dump: Program) -> Iterator[Snapshot]:
+    """Lock the context's relations, dump the schema and export a snapshot; both last as long as the block.
+
+    Raises:
+        MovedSnapshot: something changed in between; another try may do.
+    """
+    archive = run.folder / "schema.dump"
+    archive.unlink(missing_ok=True)
+    with connect(site.server, site.context.database, run.title) as coordinator:
+        planned = read_members(coordinator, site.context)
+        coordinator.execute(sql.set_lock_timeout(LOCK_SECONDS))
+        coordinator.execute(sql.START_SNAPSHOT)
+        _lock(coordinator, planned)
+        with connect(site.server, site.context.database, run.title) as looker:
+            before = read_inventory(looker, read_members(looker, site.context))
+        dump_schema(site, run, pg_dump, archive)
+        # The first query of the transaction takes its snapshot: from here on it does not move.
+        name = coordinator.execute(sql.EXPORT_SNAPSHOT).fetchall()[0][0]
+        facts = _facts(coordinator)
+        members = read_members(coordinator, site.context)
+        inventory = read_inventory(coordinator, members)
+        _require_unmoved(planned, members, before, inventory)
+        get_run_logger().info("snapshot %s of %d relations at LSN %s", name, len(members.relations), facts["lsn"])
+        yield Snapshot(
+            name, coordinator, members, inventory, archive, facts["instant"], int(facts["xmin"]), facts["lsn"]
+        )  # fmt: skip
+
+
+def _lock(coordinator: Connection, members: Members) -> None:
+    names = [(relation.schema, relation.name) for relation in members.relations]
+    try:
+        coordinator.execute(sql.lock_tables(names))
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        raise MovedSnapshot(f"a relation went away before it was locked: {error}") from error
+    except psycopg.errors.LockNotAvailable as error:
+        raise MovedSnapshot(f"a relation stayed locked for {LOCK_SECONDS} s: {error}; see pg_locks for who holds it") from error
+
+
+def _facts(coordinator: Connection) -> dict[str, Any]:
+    return coordinator.cursor(row_factory=dict_row).execute(sql.SNAPSHOT_FACTS).fetchall()[0]
+
+
+def _require_unmoved(
+    planned: Members, found: Members, before: list[InventoryItem], after: list[InventoryItem]
+) -> None:  # fmt: skip
+    pending = [relation.qualified for relation in found.relations if relation.detach_pending]
+    if pending:
+        raise MovedSnapshot(f"{', '.join(pending)}: a DETACH … CONCURRENTLY is pending; finish it: ALTER TABLE … DETACH … FINALIZE")
+    if planned.identity != found.identity:
+        changed = sorted({relation.qualified for relation in {*planned.relations} ^ {*found.relations}})
+        raise MovedSnapshot(f"tables or partitions changed while the snapshot was being taken: {', '.join(changed)}")
+    if before != after:
+        changed = sorted({f"{item.kind} {item.name}" for item in {*before} ^ {*after}})
+        raise MovedSnapshot(f"the schema changed while it was being dumped: {', '.join(changed[:5])}")

@@ -1,0 +1,358 @@
+"""The store: one small interface over S3 and over a folder. Keys are paths below the store's root.
+
+What servers do differently, and what a network does in between, is dealt with here and nowhere else: an object is written
+and then compared by what the store says of it, a cut download goes on where it was cut, create-only is create-only.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+
+import boto3
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from prefect_aws import AwsCredentials
+from urllib3.exceptions import HTTPError
+
+from tasks.core.errors import AlreadyExists, BadInput, ColdObject, StoreUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.literals import StorageClassType
+
+CHUNK_BYTES = 1 << 20
+DOWNLOAD_TRIES = 6
+COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
+
+
+@dataclass(frozen=True)
+class StoreAddress:
+    """Where a store is: `s3://bucket[/prefix]` or an absolute folder, and the block with its credentials, if any."""
+
+    url: str
+    credentials: AwsCredentials | None = field(default=None, repr=False)
+
+    @property
+    def off_host(self) -> bool:
+        """Whether the store outlives this machine, as far as can be told."""
+        return self.url.startswith("s3://")
+
+    def path(self, key: str) -> str:
+        """Return the full path of an object, as an operator would name it."""
+        return f"{self.url.rstrip('/')}/{key}"
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a store says of an object without reading it."""
+
+    key: str
+    bytes: int
+    modified: datetime
+    storage_class: str
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """What the project asks of a store; every method raises StoreUnavailable when it does not answer."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield the objects whose key starts with the prefix, without reading any."""
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Return what the store says of one object, or None if it is absent."""
+
+    def put(self, key: str, file: Path, storage_class: str, metadata: dict[str, str]) -> None:
+        """Store a file, replacing what is there."""
+
+    def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
+        """Store a small object that must not be there yet (AlreadyExists); our own earlier attempt counts as success."""
+
+    def read(self, key: str) -> bytes:
+        """Return a small object."""
+
+    def fetch(self, key: str, target: IO[bytes]) -> str:
+        """Write an object to an open file and return its SHA-256."""
+
+    def require_readable(self, key: str) -> ObjectInfo | None:
+        """Ask before reading: None if absent, ColdObject if it has to be thawed first."""
+
+
+def open_store(address: StoreAddress) -> Store:
+    """Open a store; a fresh client each time, because temporary credentials age.
+
+    Raises:
+        BadInput: the address is neither s3://bucket[/prefix] nor an absolute folder.
+    """
+    if address.url.startswith("s3://"):
+        bucket, _, prefix = address.url.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise BadInput(f'BACKUP_STORE "{address.url}" names no bucket; write s3://bucket or s3://bucket/prefix')
+        return S3Store(_client(address.credentials), bucket, prefix.strip("/"))
+    if not address.url.startswith("/"):
+        raise BadInput(f'BACKUP_STORE "{address.url}" is neither s3://bucket[/prefix] nor an absolute folder')
+    return FolderStore(Path(address.url))
+
+
+def _client(credentials: AwsCredentials | None) -> "S3Client":
+    """Return a client that gives up in bounded time; what the operator configured wins."""
+    session = credentials.get_boto3_session() if credentials else boto3.Session()
+    parameters = credentials.aws_client_parameters.get_params_override() if credentials else {}
+    endpoint = parameters.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    ours = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 5, "mode": "standard"}, tcp_keepalive=True)
+    if endpoint:
+        # Not every server knows the newer checksum headers, nor buckets as host names.
+        ours = ours.merge(Config(s3={"addressing_style": "path"}))
+        if "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
+            ours = ours.merge(Config(request_checksum_calculation="when_required"))
+    given = parameters.pop("config", None)
+    parameters["config"] = ours.merge(given) if given else ours
+    client: S3Client = session.client("s3", **parameters)
+    return client
+
+
+class S3Store:
+    """A bucket, or a prefix of one."""
+
+    def __init__(self, client: "S3Client", bucket: str, prefix: str) -> None:
+        self._client, self._bucket, self._root = client, bucket, f"{prefix}/" if prefix else ""
+        self._transfer = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=2)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield the objects below a prefix."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._root + prefix)
+        with self._answering(prefix):
+            for page in pages:
+                for one in page.get("Contents", []):
+                    key = one["Key"].removeprefix(self._root)
+                    yield ObjectInfo(key, one["Size"], one["LastModified"], one.get("StorageClass", "STANDARD"))
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Return what the store says of an object."""
+        with self._answering(key):
+            facts = self._head(key)
+        return _info(key, facts) if facts else None
+
+    def _head(self, key: str) -> dict[str, Any] | None:
+        try:
+            return dict(self._client.head_object(Bucket=self._bucket, Key=self._root + key))
+        except ClientError as error:
+            if _code(error) in ABSENT:
+                return None
+            raise
+
+    def put(self, key: str, file: Path, storage_class: str, metadata: dict[str, str]) -> None:
+        """Upload a file, in parts if it is large."""
+        extra = {"StorageClass": storage_class, "Metadata": metadata}
+        with self._answering(key):
+            self._client.upload_file(str(file), self._bucket, self._root + key, ExtraArgs=extra, Config=self._transfer)
+
+    def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
+        """Put with If-None-Match, then look: the reply to our own first try may have been lost."""
+        existing = self.head(key)
+        with self._answering(key):
+            if existing is None:
+                self._put_new(key, data, storage_class, metadata)
+        if self.read(key) != data:
+            raise AlreadyExists(f"{key} is in the store already and is not what this run wrote; it is left as it is")
+
+    def _put_new(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
+        chosen = cast("StorageClassType", storage_class)
+        try:
+            self._client.put_object(
+                Bucket=self._bucket, Key=self._root + key, Body=data, StorageClass=chosen, Metadata=metadata, IfNoneMatch="*"
+            )
+        except ClientError as error:
+            if _code(error) not in TAKEN:
+                raise
+
+    def read(self, key: str) -> bytes:
+        """Return a small object."""
+        with self._answering(key):
+            return self._client.get_object(Bucket=self._bucket, Key=self._root + key)["Body"].read()
+
+    def fetch(self, key: str, target: IO[bytes]) -> str:
+        """Download, going on with a Range request where the network cut the stream."""
+        sha256 = hashlib.sha256()
+        with self._answering(key):
+            facts = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
+            size, tag, done, tries = facts["ContentLength"], facts["ETag"], 0, 0
+            while done < size:
+                try:
+                    for chunk in self._range(key, done, tag):
+                        target.write(chunk)
+                        sha256.update(chunk)
+                        done += len(chunk)
+                        tries = 0
+                except (HTTPClientError, HTTPError, BotoCoreError):
+                    tries += 1
+                    if tries == DOWNLOAD_TRIES:
+                        raise
+        return sha256.hexdigest()
+
+    def _range(self, key: str, offset: int, tag: str) -> Iterator[bytes]:
+        body = self._client.get_object(Bucket=self._bucket, Key=self._root + key, Range=f"bytes={offset}-", IfMatch=tag)["Body"]
+        with body:
+            yield from body.iter_chunks(CHUNK_BYTES)
+
+    def require_readable(self, key: str) -> ObjectInfo | None:
+        """Ask HEAD; where it says cold, ask for one byte, because some servers let cold objects be read."""
+        with self._answering(key):
+            facts = self._head(key)
+            if facts is None:
+                return None
+            if _is_cold(facts) and not self._gives_a_byte(key):
+                state = "is being thawed" if 'ongoing-request="true"' in facts.get("Restore", "") else "has to be thawed first"
+                raise ColdObject(
+                    f"{key} lies in storage class {facts['StorageClass']} and {state}; "
+                    "ask for it (aws s3api restore-object) and run again when it is there"
+                )
+        return _info(key, facts)
+
+    def _gives_a_byte(self, key: str) -> bool:
+        try:
+            self._client.get_object(Bucket=self._bucket, Key=self._root + key, Range="bytes=0-0")["Body"].read()
+        except ClientError as error:
+            if _code(error) == "InvalidObjectState":
+                return False
+            raise
+        return True
+
+    @contextmanager
+    def _answering(self, key: str) -> Iterator[None]:
+        """Turn every way in which a server fails to answer into one error that names the object."""
+        place = f"s3://{self._bucket}/{self._root}{key}"
+        try:
+            yield
+        except ClientError as error:
+            said = error.response.get("Error", {})
+            reason = said.get("Message") or said.get("Code") or "no reason given"
+            raise StoreUnavailable(f"{place}: {said.get('Code')}: {reason}; check bucket, credentials and rights") from error
+        except (BotoCoreError, Boto3Error, HTTPError) as error:
+            raise StoreUnavailable(f"{place}: {error}; check the network and AWS_ENDPOINT_URL") from error
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _info(key: str, facts: dict[str, Any]) -> ObjectInfo:
+    storage_class = facts.get("StorageClass", "STANDARD")
+    return ObjectInfo(key, facts["ContentLength"], facts["LastModified"], storage_class, facts.get("Metadata", {}))
+
+
+def _is_cold(facts: dict[str, Any]) -> bool:
+    cold = facts.get("StorageClass") in COLD_CLASSES or "ArchiveStatus" in facts
+    return cold and 'ongoing-request="false"' not in facts.get("Restore", "")
+
+
+class FolderStore:
+    """A folder on a disk, for where there is no S3; files are 0600 in folders of 0700."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield the files below a prefix."""
+        with self._answering(prefix):
+            self._require_root()
+            for path in sorted((self._root / prefix).parent.rglob("*")):
+                key = path.relative_to(self._root).as_posix()
+                if key.startswith(prefix) and path.is_file() and not path.name.startswith(".partial-"):
+                    yield _file_info(key, path)
+
+    def _require_root(self) -> None:
+        if not self._root.is_dir():
+            raise StoreUnavailable(f"{self._root}: no such folder; mount or make it, or correct BACKUP_STORE")
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Return what the disk says of a file."""
+        path = self._root / key
+        with self._answering(key):
+            self._require_root()
+            return _file_info(key, path) if path.is_file() else None
+
+    def put(self, key: str, file: Path, storage_class: str, metadata: dict[str, str]) -> None:
+        """Copy a file in under another name, then give it its name."""
+        with file.open("rb") as source:
+            self._write(key, lambda target: shutil.copyfileobj(source, target, CHUNK_BYTES), Path.replace)
+
+    def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
+        """Write a new file whose name must be free."""
+        try:
+            self._write(key, lambda target: target.write(data), lambda source, path: os.link(source, path))
+        except FileExistsError as error:
+            if self.read(key) != data:
+                raise AlreadyExists(f"{key} is in the store already; it is left as it is") from error
+
+    def _write(self, key: str, fill: Callable[[IO[bytes]], Any], name_it: Callable[[Path, Path], Any]) -> None:
+        path = self._root / key
+        partial = path.with_name(f".partial-{os.urandom(8).hex()}")
+        with self._answering(key):
+            self._require_root()
+            _make_folders(self._root, path.parent)
+            try:
+                with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
+                    fill(target)
+                    target.flush()
+                    os.fsync(target.fileno())
+                name_it(partial, path)
+                _reach_disk(path.parent)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def read(self, key: str) -> bytes:
+        """Return a small file."""
+        with self._answering(key):
+            return (self._root / key).read_bytes()
+
+    def fetch(self, key: str, target: IO[bytes]) -> str:
+        """Copy a file out."""
+        sha256 = hashlib.sha256()
+        with self._answering(key), (self._root / key).open("rb") as source:
+            while chunk := source.read(CHUNK_BYTES):
+                target.write(chunk)
+                sha256.update(chunk)
+        return sha256.hexdigest()
+
+    def require_readable(self, key: str) -> ObjectInfo | None:
+        """Nothing in a folder is cold."""
+        return self.head(key)
+
+    @contextmanager
+    def _answering(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise StoreUnavailable(f"{self._root / key}: {error.strerror}; check the folder, its disk and its rights") from error
+
+
+def _make_folders(root: Path, folder: Path) -> None:
+    missing = [one for one in (folder, *folder.parents) if one.is_relative_to(root) and not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+
+
+def _reach_disk(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _file_info(key: str, path: Path) -> ObjectInfo:
+    facts = path.stat()
+    return ObjectInfo(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC), "folder")

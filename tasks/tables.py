@@ -1,0 +1,117 @@
+"""Tables and leaf partitions: rows out of the database and into it."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psycopg
+import zstandard
+from prefect import get_run_logger, task
+
+from tasks.core import sql, stream
+from tasks.core.errors import MovedSnapshot, OperationError, RestoreDiffers
+from tasks.core.manifest import Relation
+from tasks.core.servers import Server, connect
+from tasks.core.stream import StreamFacts, StreamFault, StreamJob
+from tasks.runs import Run
+
+# Below this a process of its own costs more than it gains.
+SMALL_BYTES = 8 << 20
+COPY_BLOCK_BYTES = 1 << 18
+PROJECT = Path(stream.__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """A relation's rows in a staged file, and how long it took."""
+
+    facts: StreamFacts
+    seconds: float
+
+
+def run_stream(server: Server, run: Run, job: StreamJob, size_bytes: int) -> StreamFacts:
+    """Read a relation here if it is small, else in a process of its own.
+
+    Raises:
+        MovedSnapshot: the snapshot is gone or a lock is asked for by others; another snapshot may do.
+        OperationError: the session broke, or the file could not be written.
+    """
+    if size_bytes > SMALL_BYTES:
+        return _run_process(server, run, job)
+    try:
+        return stream.stream_relation(server, job)
+    except (psycopg.Error, OSError) as error:
+        raise _error(job, stream.describe_fault(error)) from error
+
+
+def _run_process(server: Server, run: Run, job: StreamJob) -> StreamFacts:
+    order = json.dumps({"server": server.parameters, "job": asdict(job)}).encode() + b"\n"
+    with run.running.start(stream.COMMAND, {"PYTHONPATH": str(PROJECT)}) as process:
+        assert process.stdin and process.stdout and process.stderr  # noqa: S101
+        try:
+            process.stdin.write(order)
+            process.stdin.flush()
+            answer = json.loads(process.stdout.read() or b"{}")
+        except BrokenPipeError:
+            answer = {}
+        complaint = process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+        code = process.wait()
+    if facts := answer.get("facts"):
+        return StreamFacts(**facts)
+    raise _error(job, StreamFault(**answer["fault"]) if answer else StreamFault(f"its process ended with code {code} {complaint}", moved=False))
+
+
+def _error(job: StreamJob, fault: StreamFault) -> OperationError:
+    kind = MovedSnapshot if fault.moved else OperationError
+    return kind(f"reading {job.schema}.{job.name}: {fault.message}")
+
+
+@task
+def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int) -> Dumped:
+    """Stream one relation's rows, hashed and compressed, into the staging folder."""
+    started = time.monotonic()
+    facts = run_stream(server, run, job, size_bytes)
+    dumped = Dumped(facts, time.monotonic() - started)
+    get_run_logger().info(
+        "%s.%s: %d rows, %d bytes as %d in %.1f s", job.schema, job.name, facts.rows, facts.plain_bytes, facts.bytes, dumped.seconds
+    )
+    return dumped
+
+
+@task
+def load_table(server: Server, database: str, title: str, relation: Relation, files: list[Path], encoding: str) -> float:
+    """Load one relation's rows into a database that is being made; return the seconds it took.
+
+    Raises:
+        RestoreDiffers: another number of rows arrived than the manifest says.
+    """
+    started = time.monotonic()
+    statement = sql.copy_rows_in(relation.namespace, relation.name, relation.columns, encoding)
+    with connect(server, database, title) as connection, connection.transaction(), connection.cursor() as cursor:
+        connection.execute(sql.FIXED_SETTINGS)
+        connection.execute(sql.empty_relation(relation.namespace, relation.name))
+        with cursor.copy(statement) as copy:
+            for file in files:
+                with file.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as plain:
+                    while block := plain.read(COPY_BLOCK_BYTES):
+                        copy.write(block)
+        loaded = cursor.rowcount
+        if loaded != relation.rows:
+            raise RestoreDiffers(f"{relation.qualified}: {loaded} rows loaded, the manifest says {relation.rows}")
+    seconds = time.monotonic() - started
+    get_run_logger().info("%s: %d rows loaded in %.1f s", relation.qualified, loaded, seconds)
+    return seconds
+
+
+@task
+def compare_table(server: Server, database: str, run: Run, relation: Relation, encoding: str) -> list[str]:
+    """Read a restored relation back and return how it differs from the manifest."""
+    job = StreamJob(database, run.title, relation.namespace, relation.name, relation.columns, encoding)
+    facts = run_stream(server, run, job, relation.plain_bytes)
+    if (facts.rows, facts.digest) == (relation.rows, relation.digest):
+        return []
+    return [
+        f"{relation.qualified}: {facts.rows} rows with digest {facts.digest}, "
+        f"the backup has {relation.rows} with {relation.digest}"
+    ]
