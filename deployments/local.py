@@ -81,7 +81,7 @@ class LocalServer:
     def run_script(self, script: Path, database: str = "postgres") -> None:
         """Run an SQL file as superuser."""
         with self.connect(database) as connection:
-            connection.execute(script.read_text(encoding="utf-8"))  # type: ignore[call-overload]
+            connection.execute(script.read_text(encoding="utf-8"))
 
     def allow_login(self, *users: str) -> None:
         """Give roles the server's password."""

@@ -52,7 +52,7 @@ def check_source(site: Site, run: Run) -> Source:
             known to be wrong with privileges is named at once.
     """
     require_store(site.store, site.context.name)
-    with connect(site.server, site.context.database, run.title) as connection:
+    with connect(site.server, site.database, run.title) as connection:
         members = catalogue.read_members(connection, site.context)
         _require_readable(connection, members)
         system_identifier, timeline, server, number, standby = connection.execute(sql.SERVER_FACTS).fetchall()[0]
@@ -122,7 +122,7 @@ def store_relation(
     file = run.folder / path.rpartition("/")[2]
     file.unlink(missing_ok=True)
     job = StreamJob(
-        site.context.database, run.title, member.schema, member.name, list(member.columns), encoding, snapshot, str(file)
+        site.database, run.title, member.schema, member.name, list(member.columns), encoding, snapshot, str(file)
     )  # fmt: skip
     dumped = dump_table(site.server, run, job, size_bytes)
     stored = StoredObject(path=path, bytes=dumped.facts.bytes, sha256=dumped.facts.sha256)

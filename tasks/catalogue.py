@@ -96,7 +96,7 @@ def read_members(connection: Connection, context: Context) -> Members:
     rows = cursor.execute(sql.MEMBERS, place | {"tables": context.tables}).fetchall()
     relations = tuple(Member(**{**row, "columns": tuple(row["columns"])}) for row in rows)
     found_views = connection.execute(sql.VIEWS, place | {"views": context.views}).fetchall()
-    _require_all(context, {relation.name for relation in relations} | {row[2] for row in found_views})
+    _require_all(connection, context, {relation.name for relation in relations} | {row[2] for row in found_views})
     views = tuple(View(schema=row[1], name=row[2], populated=row[4], materialized=row[3] == "m") for row in _ordered(connection, found_views))
     classes = _class_oids(connection)
     own = [relation.oid for relation in relations] + [row[0] for row in found_views]
@@ -112,10 +112,10 @@ def _ordered(connection: Connection, views: list[tuple[Any, ...]]) -> list[tuple
     return [by_oid[oid] for oid in TopologicalSorter(needs).static_order()]
 
 
-def _require_all(context: Context, found: set[str]) -> None:
+def _require_all(connection: Connection, context: Context, found: set[str]) -> None:
     if missing := [name for name in (*context.tables, *context.views) if name not in found]:
         raise BadInput(
-            f'database "{context.database}", schema "{context.namespace}": {", ".join(missing)} not found; '
+            f'database "{connection.info.dbname}", schema "{context.namespace}": {", ".join(missing)} not found; '
             f"correct tables and views of context {context.name}, or connect to the right database"
         )
 

@@ -27,7 +27,7 @@ def dump_schema(site: Site, run: Run, pg_dump: Program, archive: Path) -> None:
     archive.touch(mode=0o600)
     argv = programs.dump_schema_command(pg_dump, archive, LOCK_WAIT_SECONDS)
     try:
-        run.running.run(argv, site.server.environment(site.context.database))
+        run.running.run(argv, site.server.environment(site.database))
     except ProgramFailed as error:
         raise MovedSnapshot(f"the schema could not be dumped: {error}") from error
     get_run_logger().info("schema dumped by pg_dump %s: %d bytes", pg_dump.version, archive.stat().st_size)

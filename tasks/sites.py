@@ -30,6 +30,7 @@ class Site:
     context: Context
     files: dict[str, str] = field(repr=False)
     server: Server
+    database: str
     store: StoreAddress
     claimed_tables: frozenset[str]
 
@@ -52,7 +53,9 @@ def find_site(context: str) -> Site:
     """
     block = load(BoundedContext, context)
     if block:
-        return Site(block.definition, block.files, find_server(block.database), _store_of(block.store), _claimed(block.definition))
+        server, database = _connector(block.database)
+        name, store = database or block.definition.database, _store_of(block.store)
+        return Site(block.definition, block.files, server, name, store, _claimed(block.definition))
     folder = CONTEXTS / context
     if "/" in context or not folder.is_dir():
         known = ", ".join(sorted(path.name for path in CONTEXTS.glob("*/"))) or "none"
@@ -62,7 +65,8 @@ def find_site(context: str) -> Site:
         )
     files = read_context_folder(folder)
     definition = parse_context(files[CONTEXT_FILE], f"{folder / CONTEXT_FILE}")
-    return Site(definition, files, Server(), environment_store(), _claimed(definition))
+    database = os.environ.get("PGDATABASE") or definition.database
+    return Site(definition, files, Server(), database, environment_store(), _claimed(definition))
 
 
 def _claimed(context: Context) -> frozenset[str]:
@@ -119,25 +123,24 @@ def find_server(connector: str | None, context: str | None = None) -> Server:
     """
     if connector is None and context and (block := load(BoundedContext, context)):
         connector = block.database
-    if connector is None:
-        return Server()
-    found = load(SqlAlchemyConnector, connector)
+    return _connector(connector)[0] if connector else Server()
+
+
+def _connector(name: str) -> tuple[Server, str | None]:
+    """Return the server and the database of a connector block."""
+    found = load(SqlAlchemyConnector, name)
     if found is None:
-        raise BadInput(f'no block sqlalchemy-connector/{connector}; register the server under that name or correct "server"')
-    return Server(_parameters(found), f"block sqlalchemy-connector/{connector}")
-
-
-def _parameters(connector: SqlAlchemyConnector) -> dict[str, str]:
-    """Return libpq's parameters of a connector block built from ConnectionComponents."""
-    components = connector.connection_info
+        raise BadInput(f'no block sqlalchemy-connector/{name}; register the server under that name or correct "server"')
+    components = found.connection_info
     if not isinstance(components, ConnectionComponents):
         raise BadInput("the connector block holds a URL, which shows its password; make it from ConnectionComponents")
     password = components.password.get_secret_value() if components.password else None
-    named: Mapping[str, object] = {
+    given: Mapping[str, object] = {
         "host": components.host, "port": components.port, "user": components.username, "password": password,
-        **(components.query or {}), **(connector.connect_args or {}),
+        **(components.query or {}), **(found.connect_args or {}),
     }  # fmt: skip
-    return {key: str(value) for key, value in named.items() if value is not None}
+    parameters = {key: str(value) for key, value in given.items() if value is not None}
+    return Server(parameters, f"block sqlalchemy-connector/{name}"), components.database
 
 
 def describe(server: Server, store: StoreAddress) -> None:

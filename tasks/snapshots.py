@@ -63,12 +63,12 @@ def take_snapshot(site: Site, run: Run, pg_dump: Program) -> Iterator[Snapshot]:
     """
     archive = run.folder / "schema.dump"
     archive.unlink(missing_ok=True)
-    with connect(site.server, site.context.database, run.title) as coordinator:
+    with connect(site.server, site.database, run.title) as coordinator:
         planned = read_members(coordinator, site.context)
         coordinator.execute(sql.set_lock_timeout(LOCK_SECONDS))
         coordinator.execute(sql.START_SNAPSHOT)
         _lock(coordinator, planned)
-        with connect(site.server, site.context.database, run.title) as looker:
+        with connect(site.server, site.database, run.title) as looker:
             before = read_inventory(looker, read_members(looker, site.context))
         dump_schema(site, run, pg_dump, archive)
         # The first query of the transaction takes its snapshot: from here on it does not move.
