@@ -5,6 +5,7 @@ an ordinary user alike, and is gone when the block ends, when it is interrupted,
 """
 
 import importlib.util
+import logging
 import os
 import pwd
 import secrets
@@ -216,6 +217,7 @@ def s3(bucket: str = "consulting-tool-backups") -> Iterator[LocalS3]:
     # moto takes a second to import, and only this needs it.
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address=HOST, port=0, verbose=False)
     server.start()
     try:

@@ -19,7 +19,8 @@ AnyFlow = Flow[..., Any]
 def run_from_command_line(*flows: AnyFlow) -> None:
     """Run the flow that the command line names and exit: 0 done, 1 failed, 2 wrong usage."""
     arguments = _parse(flows, sys.argv[1:])
-    chosen = next(one for one in flows if one.fn.__name__ == arguments.pop("flow"))
+    named = arguments.pop("flow")
+    chosen = next(one for one in flows if one.fn.__name__ == named)
     _hide_tracebacks_of_expected_errors()
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     with temporary_settings(restore_defaults=_unreachable_api()):

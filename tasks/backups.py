@@ -90,7 +90,9 @@ def take_set(site: Site, run: Run, kind: Kind, source: Source) -> Manifest:
     for attempt in range(1, SNAPSHOT_TRIES + 1):
         try:
             with take_snapshot(site, run, source.pg_dump) as snapshot:
-                name = SetName(site.context.name, kind, new_set_id(site.context.name, kind, snapshot.instant, site.context.zone, run.id))
+                name = SetName(
+                    site.context.name, kind, new_set_id(site.context.name, kind, snapshot.instant, site.context.zone, run.id)
+                )
                 relations = store_relations(site, run, name, snapshot, source)
                 manifest = store_schema(site, run, name, snapshot, source, relations)
                 snapshot.require_held()
@@ -144,9 +146,7 @@ def _relation(member: Member, dumped: Dumped, stored: StoredObject) -> Relation:
     )  # fmt: skip
 
 
-def store_schema(
-    site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, relations: list[Relation]
-) -> Manifest:
+def store_schema(site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, relations: list[Relation]) -> Manifest:
     """Store schema, list and context folder, and return the manifest that will commit the set."""
     connection, members = snapshot.coordinator, snapshot.members
     borders = catalogue.read_borders(connection, members, site.context, site.claimed_tables)
@@ -202,4 +202,3 @@ def project_version() -> str:
         return version("consulting-tool-backup")
     except PackageNotFoundError:
         return "not installed"
-

@@ -97,7 +97,9 @@ def read_members(connection: Connection, context: Context) -> Members:
     relations = tuple(Member(**{**row, "columns": tuple(row["columns"])}) for row in rows)
     found_views = connection.execute(sql.VIEWS, place | {"views": context.views}).fetchall()
     _require_all(connection, context, {relation.name for relation in relations} | {row[2] for row in found_views})
-    views = tuple(View(schema=row[1], name=row[2], populated=row[4], materialized=row[3] == "m") for row in _ordered(connection, found_views))
+    views = tuple(
+        View(schema=row[1], name=row[2], populated=row[4], materialized=row[3] == "m") for row in _ordered(connection, found_views)
+    )
     classes = _class_oids(connection)
     own = [relation.oid for relation in relations] + [row[0] for row in found_views]
     return Members(relations, views, choose_objects(_catalogue(connection, classes), own), classes)

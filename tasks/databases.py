@@ -81,7 +81,8 @@ def _require_extensions(connection: Connection, manifest: Manifest) -> None:
     available = {row[0] for row in connection.execute(sql.AVAILABLE_EXTENSIONS)}
     if missing := [name for name in manifest.extensions if name not in available]:
         raise BadInput(
-            f"the server lacks extension {', '.join(missing)}, which the backup needs; install its package there (postgresql-contrib)"
+            f"the server lacks extension {', '.join(missing)}, which the backup needs; "
+            "install its package there (postgresql-contrib)"
         )
 
 
@@ -96,7 +97,9 @@ def _require_rights(connection: Connection, manifest: Manifest, major: int) -> N
     existing = {row[0] for row in connection.execute(sql.EXISTING_ROLES, {"names": sorted(needed)})}
     if (missing := sorted(needed - existing)) and not createrole:
         remedy = " ".join(f'CREATE ROLE "{role}" NOLOGIN; GRANT "{role}" TO "{login}";' for role in missing)
-        raise BadInput(f'roles {", ".join(missing)} are missing and login "{login}" may not create them; run as administrator: {remedy}')
+        raise BadInput(
+            f'roles {", ".join(missing)} are missing and login "{login}" may not create them; run as administrator: {remedy}'
+        )
     question = sql.MAY_BECOME_16 if major >= 16 else sql.MAY_BECOME
     may_become = {row[0] for row in connection.execute(question, {"names": sorted(existing)})}
     if barred := sorted((existing & owners(manifest)) - may_become):
@@ -180,7 +183,9 @@ def _hand_over(connection: Connection, source: DatabaseProperties, target: Targe
     if connection.execute(question, {"names": [source.owner]}).fetchall():
         connection.execute(sql.set_database_owner(target.working_name, source.owner))
     else:
-        target.to_do.append(f'the database belonged to "{source.owner}", now to "{mine}": ALTER DATABASE "{target.name}" OWNER TO "{source.owner}"')
+        target.to_do.append(
+            f'the database belonged to "{source.owner}", now to "{mine}": ALTER DATABASE "{target.name}" OWNER TO "{source.owner}"'
+        )
 
 
 def _allow_owners(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
@@ -226,7 +231,12 @@ def finish_database(server: Server, run: Run, manifest: Manifest, target: Target
     source, name = manifest.database, target.working_name
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         for setting in source.settings:
-            _try(connection, sql.set_for_database(name, *setting.split("=", 1)), f'ALTER DATABASE "{target.name}" SET {setting}', target)
+            _try(
+                connection,
+                sql.set_for_database(name, *setting.split("=", 1)),
+                f'ALTER DATABASE "{target.name}" SET {setting}',
+                target,
+            )
         if source.connection_limit >= 0:
             connection.execute(sql.limit_connections(name, source.connection_limit))
         for setting in source.role_settings:

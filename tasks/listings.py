@@ -14,8 +14,7 @@ def listing_rows(listing: Listing, instant: datetime, zone: ZoneInfo) -> list[di
     """Return one row a set, then the unfinished ones and the legacy files, as plain values."""
     sets = [_set_row(one, instant, zone) for one in listing.sets]
     unfinished: list[dict[str, object]] = [
-        {"id": name.id, "kind": str(name.kind), "state": "unfinished", "note": "no manifest"}
-        for name in listing.unfinished
+        {"id": name.id, "kind": str(name.kind), "state": "unfinished", "note": "no manifest"} for name in listing.unfinished
     ]
     return [*sets, *unfinished, *(_legacy_row(one, instant, zone) for one in listing.legacy)]
 
@@ -33,13 +32,19 @@ def _set_row(one: ListedSet, instant: datetime, zone: ZoneInfo) -> dict[str, obj
             "instant": report.local_time(taken, zone), "age": _age(taken, instant), "rows": one.manifest.rows,
             "bytes": one.manifest.bytes, "base": one.manifest.base or "-",
         }  # fmt: skip
-    return row | {"note": one.damage or "; ".join(one.manifest.warnings if one.manifest else [])}
+    return row | {"note": one.damage or _warned(one)}
+
+
+def _warned(one: ListedSet) -> str:
+    count = len(one.manifest.warnings) if one.manifest else 0
+    return f"{count} warnings, see its report" if count else ""
 
 
 def _legacy_row(one: LegacyFile, instant: datetime, zone: ZoneInfo) -> dict[str, object]:
     return {
         "id": one.key, "kind": "legacy", "state": "legacy", "class": one.storage_class, "bytes": one.bytes,
-        "instant": report.local_time(one.modified, zone), "age": _age(one.modified, instant), "note": "a file of the old scripts; never touched",
+        "instant": report.local_time(one.modified, zone), "age": _age(one.modified, instant),
+        "note": "a file of the old scripts; never touched",
     }  # fmt: skip
 
 

@@ -25,7 +25,6 @@ from tasks.store import StoreAddress, open_store
 from tasks.tables import compare_table, load_table
 
 
-
 @dataclass
 class Recovery:
     """What a restore did, found and left to do; it grows as the restore goes on."""
@@ -68,7 +67,9 @@ def stage_newest_good(
         else:
             recovery.staged, recovery.target = staged, target
             return staged, target
-    raise DamagedSet(f'every backup set of context "{context}" in {recovery.store.url} is damaged: {"; ".join(recovery.passed_over)}')
+    raise DamagedSet(
+        f'every backup set of context "{context}" in {recovery.store.url} is damaged: {"; ".join(recovery.passed_over)}'
+    )
 
 
 def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> dict[str, Path]:
@@ -178,7 +179,8 @@ def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:
         recovery.differences += compare_objects(server, target, run, recovery)
     if recovery.differences:
         raise RestoreDiffers(
-            f"database \"{target.name}\" restored from {manifest.id} differs from the backup: {'; '.join(recovery.differences[:10])}; "
+            f'database "{target.name}" restored from {manifest.id} differs from the backup: '
+            f"{'; '.join(recovery.differences[:10])}; "
             f'it is kept as "{target.working_name}" for inspection'
         )
 
@@ -223,5 +225,3 @@ def finish(recovery: Recovery, server: Server, run: Run) -> None:
     assert recovery.target  # noqa: S101
     with recovery.phases.phase("finishing"):
         finish_database(server, run, recovery.manifest, recovery.target)
-
-

@@ -73,7 +73,7 @@ def task_runner() -> TaskRunner[PrefectFuture[Any]]:
 
 def jobs() -> int:
     """Return how many relations are worked on at once: BACKUP_JOBS, or one a processor, at least 2 and at most 8."""
-    return int(os.environ.get("BACKUP_JOBS", 0)) or min(max(os.cpu_count() or 2, 2), 8)
+    return int(os.environ.get("BACKUP_JOBS", "0")) or min(max(os.cpu_count() or 2, 2), 8)
 
 
 def staging_base() -> Path:

@@ -40,9 +40,7 @@ def read_entries(run: Run, pg_restore: Program, archive: Path) -> tuple[list[Ent
     return parse_list(listed.decode(errors="replace")), parse_dependencies(script.decode(errors="replace"))
 
 
-def context_list(
-    run: Run, pg_restore: Program, archive: Path, schemas: set[str], objects: frozenset[tuple[int, int]]
-) -> str:
+def context_list(run: Run, pg_restore: Program, archive: Path, schemas: set[str], objects: frozenset[tuple[int, int]]) -> str:
     """Return the -L list of the context's part of the archive."""
     entries, dependencies = read_entries(run, pg_restore, archive)
     return render_list(choose_entries(entries, dependencies, objects, schemas))
@@ -87,5 +85,3 @@ RESTORE_OPTIONS = "-c maintenance_work_mem=256MB -c synchronous_commit=off -c cl
 def _complaints(errors: str) -> list[str]:
     lines = [line.removeprefix("pg_restore: ") for line in errors.splitlines()]
     return [line for line in lines if "error:" in line or line.startswith(("ERROR:", "DETAIL:"))]
-
-

@@ -300,11 +300,9 @@ def _decoded(staged: StagedSet, relation: Relation) -> list[str]:
 
 
 @task(**NETWORK_RETRIES)
-def mark(address: StoreAddress, run: Run, name: SetName, state: str, facts: dict[str, Any]) -> None:
+def mark(address: StoreAddress, name: SetName, state: str, facts: dict[str, Any]) -> None:
     """Record beside the manifest what was found out about a set."""
     if state not in STATES:
         raise OperationError(f"{state} is no state of a set")
-    file = run.folder / f"{name.id}-{state}.json"
-    file.touch(mode=0o600)
-    file.write_text(json.dumps(facts, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    open_store(address).put(f"{name.folder}/{state}.json", file, WARM_CLASS, {"run": run.id, "set": name.id})
+    data = (json.dumps(facts, ensure_ascii=False, default=str) + "\n").encode()
+    open_store(address).replace(f"{name.folder}/{state}.json", data, WARM_CLASS)

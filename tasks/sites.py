@@ -146,5 +146,3 @@ def _connector(name: str) -> tuple[Server, str | None]:
 def describe(server: Server, store: StoreAddress) -> None:
     """Log what a run works on."""
     get_run_logger().info("server: %s; store: %s", server.name, store.url)
-
-

@@ -78,6 +78,9 @@ class Store(Protocol):
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
         """Store a small object that must not be there yet (AlreadyExists); our own earlier attempt counts as success."""
 
+    def replace(self, key: str, data: bytes, storage_class: str) -> None:
+        """Store a small object in place of what is there."""
+
     def read(self, key: str) -> bytes:
         """Return a small object."""
 
@@ -175,6 +178,12 @@ class S3Store:
         except ClientError as error:
             if _code(error) not in TAKEN:
                 raise
+
+    def replace(self, key: str, data: bytes, storage_class: str) -> None:
+        """Put a small object over what is there."""
+        chosen = cast("StorageClassType", storage_class)
+        with self._answering(key):
+            self._client.put_object(Bucket=self._bucket, Key=self._root + key, Body=data, StorageClass=chosen)
 
     def read(self, key: str) -> bytes:
         """Return a small object."""
@@ -290,10 +299,14 @@ class FolderStore:
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
         """Write a new file whose name must be free."""
         try:
-            self._write(key, lambda target: target.write(data), lambda source, path: os.link(source, path))
+            self._write(key, lambda target: target.write(data), os.link)
         except FileExistsError as error:
             if self.read(key) != data:
                 raise AlreadyExists(f"{key} is in the store already; it is left as it is") from error
+
+    def replace(self, key: str, data: bytes, storage_class: str) -> None:
+        """Write a small file in place of what is there."""
+        self._write(key, lambda target: target.write(data), Path.replace)
 
     def _write(self, key: str, fill: Callable[[IO[bytes]], Any], name_it: Callable[[Path, Path], Any]) -> None:
         path = self._root / key

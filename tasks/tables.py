@@ -59,7 +59,10 @@ def _run_process(server: Server, run: Run, job: StreamJob) -> StreamFacts:
         code = process.wait()
     if facts := answer.get("facts"):
         return StreamFacts(**facts)
-    raise _error(job, StreamFault(**answer["fault"]) if answer else StreamFault(f"its process ended with code {code} {complaint}", moved=False))
+    raise _error(
+        job,
+        StreamFault(**answer["fault"]) if answer else StreamFault(f"its process ended with code {code} {complaint}", moved=False),
+    )
 
 
 def _error(job: StreamJob, fault: StreamFault) -> OperationError:
@@ -112,6 +115,5 @@ def compare_table(server: Server, database: str, run: Run, relation: Relation, e
     if (facts.rows, facts.digest) == (relation.rows, relation.digest):
         return []
     return [
-        f"{relation.qualified}: {facts.rows} rows with digest {facts.digest}, "
-        f"the backup has {relation.rows} with {relation.digest}"
+        f"{relation.qualified}: {facts.rows} rows with digest {facts.digest}, the backup has {relation.rows} with {relation.digest}"
     ]

@@ -45,9 +45,13 @@ def relation_rows(relations: Iterable[Relation], seconds: Mapping[str, float] | 
     """Return one row a relation, for the table artifact."""
     return [
         {
-            "relation": one.qualified, "rows": one.rows, "stored bytes": one.bytes, "plain bytes": one.plain_bytes,
-            "seconds": round(seconds.get(one.qualified, 0.0) if seconds else one.seconds, 2), "digest": one.digest,
-        }  # fmt: skip
+            "relation": one.qualified,
+            "rows": one.rows,
+            "stored bytes": one.bytes,
+            "plain bytes": one.plain_bytes,
+            "seconds": round(seconds.get(one.qualified, 0.0) if seconds else one.seconds, 2),
+            "digest": one.digest,
+        }
         for one in relations
     ]
 

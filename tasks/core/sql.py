@@ -137,9 +137,7 @@ def copy_rows_out(schema: str, name: str, columns: Sequence[str], encoding: str)
 
 def copy_rows_in(schema: str, name: str, columns: Sequence[str], encoding: str) -> Composed:
     """Take rows into a relation emptied in the same transaction, already frozen: no later rewrite, no hint bits."""
-    return SQL("COPY {}{} FROM STDIN (FREEZE, ENCODING {})").format(
-        Identifier(schema, name), _list(columns), Literal(encoding)
-    )
+    return SQL("COPY {}{} FROM STDIN (FREEZE, ENCODING {})").format(Identifier(schema, name), _list(columns), Literal(encoding))
 
 
 def empty_relation(schema: str, name: str) -> Composed:
@@ -166,7 +164,8 @@ RELATIONS = SQL(
 # Functions, types and sequences by name, with the source of functions: what plpgsql names is in no pg_depend.
 NAMED_OBJECTS = SQL(
     """SELECT 'pg_proc'::regclass::oid::bigint, p.oid::bigint, p.proname, p.prosrc FROM pg_proc p
-       WHERE p.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e')
+       WHERE p.oid >= 16384 AND NOT EXISTS (
+         SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e')
        UNION ALL SELECT 'pg_type'::regclass::oid::bigint, t.oid::bigint, t.typname, '' FROM pg_type t
        LEFT JOIN pg_class c ON c.oid = t.typrelid
        WHERE t.oid >= 16384 AND t.typtype IN ('e', 'd', 'c', 'r') AND (c.oid IS NULL OR c.relkind = 'c')
@@ -305,10 +304,12 @@ SELECT kind, name, parent, columns, state FROM (
     AND NOT (k.contype = 'f' AND (k.conparentid <> 0 OR k.confrelid <> ALL (%(relations)s::oid[])))
   UNION ALL
   SELECT 'trigger', t.tgname, t.tgrelid::regclass::text, '',
-         concat_ws(' | ', pg_get_triggerdef(t.oid), 'enabled ' || t.tgenabled::text, 'comment ' || obj_description(t.oid, 'pg_trigger'))
+         concat_ws(' | ', pg_get_triggerdef(t.oid), 'enabled ' || t.tgenabled::text,
+                   'comment ' || obj_description(t.oid, 'pg_trigger'))
   FROM pg_trigger t WHERE t.tgrelid = ANY (%(relations)s::oid[]) AND NOT t.tgisinternal
   UNION ALL
-  SELECT 'rule', r.rulename, r.ev_class::regclass::text, '', concat_ws(' | ', pg_get_ruledef(r.oid), 'enabled ' || r.ev_enabled::text)
+  SELECT 'rule', r.rulename, r.ev_class::regclass::text, '',
+         concat_ws(' | ', pg_get_ruledef(r.oid), 'enabled ' || r.ev_enabled::text)
   FROM pg_rewrite r WHERE r.ev_class = ANY (%(relations)s::oid[]) AND r.rulename <> '_RETURN'
   UNION ALL
   SELECT 'policy', p.polname, p.polrelid::regclass::text, '',
@@ -343,7 +344,7 @@ SELECT kind, name, parent, columns, state FROM (
                     FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'))
   FROM pg_type t WHERE t.oid = ANY (%(types)s::oid[]) AND t.typtype IN ('e', 'd', 'c', 'r')
     AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
-) AS item ORDER BY kind, parent, name"""
+) AS item ORDER BY kind, parent, name"""  # noqa: S608
 INVENTORY = SQL(_INVENTORY)
 
 UNUSABLE = SQL(

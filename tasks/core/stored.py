@@ -22,7 +22,10 @@ def restore_by_hand(relations: Iterable[Relation], outbound: Iterable[ForeignKey
         "pg_restore --dbname=NEW --section=pre-data --use-list=schema.list schema.dump",
         *(_load_command(relation) for relation in relations),
         "pg_restore --dbname=NEW --section=post-data --use-list=schema.list schema.dump",
-        *(f"-- when {key.references} is back: ALTER TABLE {key.table} ADD CONSTRAINT {key.name} {key.definition};" for key in outbound),
+        *(
+            f"-- when {key.references} is back: ALTER TABLE {key.table} ADD CONSTRAINT {key.name} {key.definition};"
+            for key in outbound
+        ),
     ]
 
 

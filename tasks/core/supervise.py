@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 GRACE_SECONDS = 10
 
@@ -18,10 +19,8 @@ def _stop_when_abandoned(program: subprocess.Popen[bytes], stop: signal.Signals)
     while os.read(0, 4096):
         pass
     program.send_signal(stop)
-    try:
+    with suppress(subprocess.TimeoutExpired):
         program.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
     os.killpg(0, signal.SIGKILL)
 
 

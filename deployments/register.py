@@ -1,0 +1,123 @@
+"""Register a context: save what its folder and the environment say as blocks, and claim the store for its cluster.
+
+python -m deployments.register [--context bc-004] [--adopt]
+
+Reads deployments/contexts/<context>/ and the environment: libpq's variables (PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE,
+TLS, passfile), BACKUP_STORE and the usual AWS variables. Run again, it gives the same result.
+"""
+
+import os
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+from prefect.filesystems import LocalFileSystem
+from prefect_aws import AwsClientParameters, AwsCredentials, S3Bucket
+from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
+from psycopg import pq
+from pydantic import SecretStr
+
+from blocks.bounded_context import BoundedContext
+from tasks.core import sql
+from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_context_folder
+from tasks.core.errors import BadInput, OperationError
+from tasks.core.kinds import OWNER_FILE
+from tasks.core.servers import Server, connect
+from tasks.sets import WARM_CLASS, render_owner
+from tasks.sites import CONTEXTS, environment_store
+from tasks.store import StoreAddress, open_store
+
+# What the connector block has fields for; libpq's other parameters travel in its query.
+NAMED_PARAMETERS = ("host", "port", "user", "password", "dbname")
+LOCAL_PARAMETERS = ("application_name", "client_encoding", "options")
+
+
+def main() -> None:
+    """Register the context that the command line names."""
+    parser = ArgumentParser(description="Register a context's blocks from its folder and the environment.")
+    parser.add_argument("--context", default="bc-004")
+    parser.add_argument("--adopt", action="store_true", help="let this cluster write the context's sets from now on")
+    arguments = parser.parse_args()
+    try:
+        for line in register(arguments.context, adopt=arguments.adopt):
+            print(line)  # noqa: T201
+    except OperationError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def register(name: str, *, adopt: bool = False) -> list[str]:
+    """Save the blocks of a context and claim its store; return what was done.
+
+    Raises:
+        BadInput: folder, server or store is not usable, or the store belongs to another cluster and adopt is false.
+    """
+    folder = CONTEXTS / name
+    files = read_context_folder(folder)
+    context = parse_context(files[CONTEXT_FILE], str(folder / CONTEXT_FILE))
+    store = environment_store()
+    claimed = claim_store(context, store, adopt=adopt)
+    save_connector(context)
+    reference = save_store(context, store)
+    block = BoundedContext(definition=context, files=files, database=name, store=reference)
+    block.save(name, overwrite=True)
+    return [claimed, f"block sqlalchemy-connector/{name}", f"block {reference}", f"block bounded-context/{name}"]
+
+
+def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
+    """Write owner.json, or compare it: one cluster writes a context's sets."""
+    database = os.environ.get("PGDATABASE") or context.database
+    with connect(Server(), database, "register") as connection:
+        system_identifier = connection.execute(sql.SERVER_FACTS).fetchall()[0][0]
+    opened, key = open_store(store), f"{context.name}/{OWNER_FILE}"
+    wanted = render_owner(system_identifier)
+    found = opened.read(key) if opened.head(key) else None
+    if found is None:
+        opened.create(key, wanted, WARM_CLASS, {})
+    elif found != wanted and not adopt:
+        raise BadInput(
+            f"{store.path(key)} names another cluster ({found.decode().strip()}), this one is {system_identifier}; "
+            "if this cluster takes over, for example after a disaster recovery, run again with --adopt"
+        )
+    elif found != wanted:
+        opened.replace(key, wanted, WARM_CLASS)
+    return f"{store.path(key)} names cluster {system_identifier}"
+
+
+def save_connector(context: Context) -> None:
+    """Save libpq's environment as the context's connector block."""
+    values = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.envvar and o.val}
+    given = {key: value for key, value in values.items() if os.environ.get(_variable(key))}
+    query = {key: value for key, value in given.items() if key not in (*NAMED_PARAMETERS, *LOCAL_PARAMETERS)}
+    components = ConnectionComponents(
+        driver="postgresql+psycopg", host=given.get("host"), port=int(given["port"]) if "port" in given else None,
+        username=given.get("user"), password=given.get("password"), database=given.get("dbname", context.database),
+        query=query or None,
+    )  # fmt: skip
+    SqlAlchemyConnector(connection_info=components).save(context.name, overwrite=True)
+
+
+def _variable(keyword: str) -> str:
+    return next(o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.keyword.decode() == keyword and o.envvar)
+
+
+def save_store(context: Context, store: StoreAddress) -> str:
+    """Save the store's block, and the credentials' if the environment has any; return the store block's reference."""
+    if not store.off_host:
+        LocalFileSystem(basepath=str(Path(store.url))).save(context.name, overwrite=True)
+        return f"local-file-system/{context.name}"
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    secret = os.environ.get("AWS_SECRET_ACCESS_KEY")
+    credentials = AwsCredentials(
+        aws_access_key_id=os.environ.get("AWS_ACCESS_KEY_ID"), aws_secret_access_key=SecretStr(secret) if secret else None,
+        aws_session_token=os.environ.get("AWS_SESSION_TOKEN"), profile_name=os.environ.get("AWS_PROFILE"),
+        region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+        aws_client_parameters=AwsClientParameters(endpoint_url=endpoint),
+    )  # fmt: skip
+    credentials.save(context.name, overwrite=True)
+    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
+    S3Bucket(bucket_name=bucket, bucket_folder=prefix, credentials=credentials).save(context.name, overwrite=True)
+    return f"s3-bucket/{context.name}"
+
+
+if __name__ == "__main__":
+    main()
