@@ -13,7 +13,7 @@ from tasks.locks import context_lock
 from tasks.sets import list_sets
 
 
-@flow(task_runner=runs.task_runner())
+@flow(flow_run_name="daily-backup {context}", task_runner=runs.task_runner())
 def daily_backup(context: str = "bc-004") -> str:
     """Back up the whole context under one snapshot, read every object back, and commit it as one set.
 
@@ -29,7 +29,7 @@ def daily_backup(context: str = "bc-004") -> str:
         return reports.publish_backup(site, manifest, run.started)
 
 
-@flow
+@flow(flow_run_name="list-backups {context}")
 def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
     """List the backup sets of a context, newest first, with what is wrong with them as far as a listing can tell.
 

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import signal
 import sys
 from argparse import ArgumentParser
 from typing import Any
@@ -12,22 +13,33 @@ from prefect import Flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.core.errors import OperationError
+from tasks.core.programs import run_guarded
 
 AnyFlow = Flow[..., Any]
+INTERRUPTED = 128 + signal.SIGINT
+ALONE = "BACKUP_WITHOUT_PREFECT_SERVER"
 
 
 def run_from_command_line(*flows: AnyFlow) -> None:
-    """Run the flow that the command line names and exit: 0 done, 1 failed, 2 wrong usage."""
+    """Run the flow that the command line names and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = _parse(flows, sys.argv[1:])
     named = arguments.pop("flow")
     chosen = next(one for one in flows if one.fn.__name__ == named)
+    # SIGTERM is Ctrl-C, so that every `with` gives back what it borrowed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    alone = ALONE in os.environ
+    if not alone and not _server_answers():
+        # Prefect then starts a server of its own as a child that nothing would end if this process were killed.
+        sys.exit(run_guarded([sys.executable, *sys.orig_argv[1:]], {ALONE: "1"}))
     _hide_tracebacks_of_expected_errors()
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    with temporary_settings(restore_defaults=_unreachable_api()):
+    with temporary_settings(restore_defaults={PREFECT_API_URL} if alone else set()):
         try:
             chosen(**arguments)
         except OperationError as error:
             sys.exit(f"{type(error).__name__}: {error}")
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
 
 
 def _parse(flows: tuple[AnyFlow, ...], words: list[str]) -> dict[str, str]:
@@ -40,17 +52,17 @@ def _parse(flows: tuple[AnyFlow, ...], words: list[str]) -> dict[str, str]:
     return {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
 
 
-def _unreachable_api() -> set[Any]:
-    """Return the API address among the settings to forget, if nothing answers there: the server may have died too."""
+def _server_answers() -> bool:
+    """Say whether there is a Prefect server to record the run; it may have died too."""
     url = PREFECT_API_URL.value()
     if not url:
-        return set()
+        return False
     try:
         httpx.get(f"{url.rstrip('/')}/health", timeout=5).raise_for_status()
     except httpx.HTTPError as error:
         print(f"no Prefect server at {url} ({error}); this run is recorded on this machine only", file=sys.stderr)  # noqa: T201
-        return {PREFECT_API_URL}
-    return set()
+        return False
+    return True
 
 
 class _ExpectedErrors(logging.Filter):

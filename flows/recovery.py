@@ -12,7 +12,7 @@ from flows.restore import restore_as_new
 from tasks import recoveries, reports, runs, sites
 
 
-@flow(task_runner=runs.task_runner())
+@flow(flow_run_name="disaster-recovery {context}", task_runner=runs.task_runner())
 def disaster_recovery(
     context: str = "bc-004", backup: str = "latest", target_database: str | None = None, server: str | None = None
 ) -> str:

@@ -17,7 +17,7 @@ from tasks.runs import Run
 from tasks.store import StoreAddress
 
 
-@flow(task_runner=runs.task_runner())
+@flow(flow_run_name="full-restore {context}", task_runner=runs.task_runner())
 def full_restore(
     context: str = "bc-004",
     backup: str = "latest",
@@ -53,8 +53,9 @@ def restore_as_new(run: Run, store: StoreAddress, server: Server, backup: str, t
     with context_lock(server, run.context, run.title, exclusive=True) as session:
         sweep_unfinished(session, run.context)
         with recovery.phases.phase("download and verification"):
-            staged, target = recoveries.stage_newest_good(recovery, server, run, run.context, backup, target_database)
-        with reports.reported(recovery), recoveries.unfinished_database(server, run, staged.manifest, target):
+            fits = recoveries.choose_target(recovery, server, run, target_database)
+            manifest = recoveries.stage_newest_good(recovery, run, backup, fits).manifest
+        with reports.reported(recovery), recoveries.unfinished_database(server, run, manifest, recovery.chosen):
             recoveries.fill_database(recovery, server, run)
             recoveries.compare_with_manifest(recovery, server, run)
             recoveries.finish(recovery, server, run)

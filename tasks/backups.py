@@ -19,7 +19,7 @@ from tasks.core.programs import Program, find_program
 from tasks.core.servers import Connection, connect, encoding_of
 from tasks.core.stored import describe_file, restore_by_hand
 from tasks.core.stream import StreamJob
-from tasks.runs import Run, require_space, spread
+from tasks.runs import Run, require_space, spread, staging
 from tasks.schema import context_list
 from tasks.sets import publish, require_owner, require_store, upload
 from tasks.sites import Site
@@ -57,11 +57,12 @@ def check_source(site: Site, run: Run) -> Source:
         _require_readable(connection, members)
         system_identifier, timeline, server, number, standby = connection.execute(sql.SERVER_FACTS).fetchall()[0]
         sizes = dict(connection.execute(sql.RELATION_BYTES, {"oids": members.oids}).fetchall())
-    require_owner(site.store, site.context.name, system_identifier)
     pg_dump = find_program("pg_dump", number // 10000)
     pg_restore = find_program("pg_restore", pg_dump.major)
     # Two relations at a time are staged, seldom at more than half their size.
     require_space(run, sum(sorted(sizes.values())[-2:]) // 2 + (16 << 20))
+    # The last check, because the first backup of all leaves its mark in the store.
+    require_owner(site.store, site.context.name, system_identifier)
     return Source(system_identifier, timeline, standby, server, number // 10000, pg_dump, pg_restore, sizes)
 
 
@@ -115,7 +116,7 @@ def store_relations(site: Site, run: Run, name: SetName, snapshot: Snapshot, sou
     return sorted(spread(run, store_relation, calls), key=lambda relation: relation.oid)
 
 
-@task(task_run_name="{member.name}")
+@task(task_run_name="back up {member.name}")
 def store_relation(
     site: Site, run: Run, name: SetName, member: Member, snapshot: str, encoding: str, size_bytes: int
 ) -> Relation:  # fmt: skip
@@ -182,8 +183,9 @@ def _schema_names(members: Members) -> set[str]:
 def _store_text(site: Site, run: Run, name: SetName, path: str, data: bytes) -> StoredObject:
     file = run.folder / path.replace("/", "-")
     file.unlink(missing_ok=True)
-    file.touch(mode=0o600)
-    file.write_bytes(data)
+    with staging(file):
+        file.touch(mode=0o600)
+        file.write_bytes(data)
     return upload(site.store, run, name, describe_file(path, file), file, "STANDARD")
 
 

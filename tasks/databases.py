@@ -43,8 +43,8 @@ def check_target(server: Server, run: Run, manifest: Manifest, target_database: 
         UnsafeTarget: a database of that name exists.
         BadInput: the server is older than the source, or lacks an extension, a right or a role.
     """
-    name = target_database or manifest.database.name
-    if not 0 < len(name.encode()) <= 63:
+    name = manifest.database.name if target_database is None else target_database
+    if not 0 < len(name.encode()) <= 63 or "\0" in name:
         raise BadInput(f'target_database "{name}" is no name of 1 to 63 bytes; choose another')
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         major = major_of(connection)

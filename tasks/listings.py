@@ -52,19 +52,28 @@ def _age(then: datetime, instant: datetime) -> str:
     return report.duration(max(0, (instant - then).total_seconds()))
 
 
-COLUMNS = {"id": "left", "kind": "left", "instant": "left", "age": "right", "rows": "right", "bytes": "right", "state": "left",
-           "base": "left", "class": "left"}  # fmt: skip
+COLUMNS = {"id": "left", "instant": "left", "age": "right", "rows": "right", "size": "right", "state": "left", "base": "left",
+           "class": "left"}  # fmt: skip
+# Ids are for copying: a narrow terminal may wrap the line, but never breaks an id into pieces.
+WIDTH = 120
 
 
 def print_listing(context: str, rows: list[dict[str, object]]) -> None:
     """Print the table, and below it what has to be said about single sets."""
-    console = Console()
+    console = Console(highlight=False)
+    console = Console(highlight=False, width=max(console.width, WIDTH))
     shown = Table(title=f"Backups of {context}, newest first")
     for name, justify in COLUMNS.items():
-        shown.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        shown.add_column(name, justify=justify, no_wrap=True, overflow="fold")  # type: ignore[arg-type]
     for row in rows:
-        shown.add_row(*(f"{row[name]:,}" if isinstance(row.get(name), int) else str(row.get(name, "")) for name in COLUMNS))
+        shown.add_row(*_cells(row))
     console.print(shown)
     for row in rows:
         if row["note"]:
-            console.print(f"{row['id']}: {row['note']}", highlight=False)
+            console.print(f"{row['id']}: {row['note']}")
+
+
+def _cells(row: dict[str, object]) -> list[str]:
+    rows, size = row.get("rows"), row.get("bytes")
+    spelled = {"rows": f"{rows:,}" if isinstance(rows, int) else "", "size": report.size(size) if isinstance(size, int) else ""}
+    return [spelled.get(name) or str(row.get(name, "")) for name in COLUMNS]

@@ -1,6 +1,6 @@
 """Restoring a set into a new database: staged and verified first, filled, compared, and only then given its name."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +20,8 @@ from tasks.core.servers import Server, connect
 from tasks.databases import Target, check_target, create_database, drop_database, finish_database, keep_database, take_back_rights
 from tasks.runs import Run, jobs, require_space, spread
 from tasks.schema import restore_section
-from tasks.sets import StagedSet, candidates, fetch, read_manifest, unpack
-from tasks.store import StoreAddress, open_store
+from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, unpack
+from tasks.store import StoreAddress
 from tasks.tables import compare_table, load_table
 
 
@@ -38,37 +38,50 @@ class Recovery:
     load_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
+    def chosen(self) -> Target:
+        """The target that was found fit for the set."""
+        if self.target is None:
+            raise OperationError("no target was chosen")
+        return self.target
+
+    @property
     def manifest(self) -> Manifest:
         """The manifest of the set that was chosen."""
+        return self.staged_set.manifest
+
+    @property
+    def staged_set(self) -> StagedSet:
+        """The set that was chosen, downloaded and verified."""
         if self.staged is None:
             raise OperationError("no backup set was chosen")
-        return self.staged.manifest
+        return self.staged
 
 
-def stage_newest_good(
-    recovery: Recovery, server: Server, run: Run, context: str, backup: str, target_database: str | None
-) -> tuple[StagedSet, Target]:  # fmt: skip
-    """Download and verify the named set, or for `latest` the newest that is whole, once the target can take it.
+def stage_newest_good(recovery: Recovery, run: Run, backup: str, check: Callable[[Manifest], None] | None = None) -> StagedSet:
+    """Download and verify the named set, or for `latest` the newest that is whole; what `check` refuses is not downloaded.
 
     Raises:
         DamagedSet: the named set is damaged, or every set is.
         BadInput, UnsafeTarget: there is no such set, or the target cannot take it; nothing was touched.
     """
-    for name in candidates(recovery.store, context, backup):
+    for one in candidates(recovery.store, run.context, backup):
         try:
-            manifest = read_manifest(open_store(recovery.store), recovery.store, name)
-            target = check_target(server, run, manifest, target_database)
-            staged = StagedSet(name, manifest, _stage(recovery.store, run, name, manifest))
+            if one.damage:
+                raise DamagedSet(one.damage)
+            manifest = fetch_manifest(recovery.store, one.name)
+            if check:
+                check(manifest)
+            staged = StagedSet(one.name, manifest, _stage(recovery.store, run, one.name, manifest))
         except (DamagedSet, ColdObject) as error:
             if backup != "latest":
                 raise
             recovery.passed_over.append(str(error))
             get_run_logger().warning("passed over: %s", error)
         else:
-            recovery.staged, recovery.target = staged, target
-            return staged, target
+            recovery.staged = staged
+            return staged
     raise DamagedSet(
-        f'every backup set of context "{context}" in {recovery.store.url} is damaged: {"; ".join(recovery.passed_over)}'
+        f'no backup set of context "{run.context}" in {recovery.store.url} can be restored now: {"; ".join(recovery.passed_over)}'
     )
 
 
@@ -82,6 +95,16 @@ def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -
 
     paths = spread(run, fetch, [(address, name, stored, file(stored)) for stored in manifest.objects])
     return {stored.path: path for stored, path in zip(manifest.objects, paths, strict=True)}
+
+
+def choose_target(recovery: Recovery, server: Server, run: Run, name: str | None) -> Callable[[Manifest], None]:
+    """Return the check that finds out whether a set can be restored to a server, and remembers the target."""
+
+    def check(manifest: Manifest) -> None:
+        recovery.target = check_target(server, run, manifest, name)
+        find_pg_restore(manifest, recovery.target)
+
+    return check
 
 
 def find_pg_restore(manifest: Manifest, target: Target) -> Program:
@@ -110,8 +133,7 @@ def unfinished_database(server: Server, run: Run, manifest: Manifest, target: Ta
 
 def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
     """Schema before the data, data, sequences, schema after the data, statistics, views."""
-    staged, target, manifest = recovery.staged, recovery.target, recovery.manifest
-    assert staged and target  # noqa: S101
+    staged, target, manifest = recovery.staged_set, recovery.chosen, recovery.manifest
     phases, pg_restore = recovery.phases, find_pg_restore(manifest, target)
     archive, listing = unpack(staged.files[manifest.schema_archive.path]), staged.files[manifest.schema_list.path]
     with phases.phase("schema before data"):
@@ -155,7 +177,7 @@ def analyze(server: Server, database: str, run: Run) -> None:
         connection.execute(sql.ANALYZE)
 
 
-@task
+@task(task_run_name="refresh {view.name}")
 def refresh_view(server: Server, database: str, run: Run, view: View) -> None:
     """Compute a materialized view."""
     with connect(server, database, run.title) as connection:
@@ -169,8 +191,7 @@ def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:
     Raises:
         RestoreDiffers: they are not the same; each difference is named.
     """
-    manifest, target = recovery.manifest, recovery.target
-    assert target  # noqa: S101
+    manifest, target = recovery.manifest, recovery.chosen
     with recovery.phases.phase("comparison"):
         relations = sorted(manifest.relations, key=lambda one: one.plain_bytes, reverse=True)
         calls = [(server, target.working_name, run, relation, manifest.database.encoding) for relation in relations]
@@ -201,16 +222,15 @@ def compare_objects(server: Server, target: Target, run: Run, recovery: Recovery
 
 def staged_context(recovery: Recovery) -> Context:
     """Return the context as it was when the set was taken."""
-    assert recovery.staged  # noqa: S101
     path = f"context/{CONTEXT_FILE}"
-    return parse_context(recovery.staged.files[path].read_text(encoding="utf-8"), f"{recovery.manifest.id}/{path}")
+    return parse_context(recovery.staged_set.files[path].read_text(encoding="utf-8"), f"{recovery.manifest.id}/{path}")
 
 
 def to_do(recovery: Recovery) -> list[str]:
     """Return what a human still has to do after a restore."""
     keys = [
         f"foreign key {key.name} of {key.table} to {key.references} (another context): when that table is back, "
-        f"ALTER TABLE {key.table} ADD CONSTRAINT {key.name} {key.definition}"
+        f"`ALTER TABLE {key.table} ADD CONSTRAINT {key.name} {key.definition};`"
         for key in recovery.manifest.outbound_keys
     ]
     inbound = [
@@ -222,6 +242,5 @@ def to_do(recovery: Recovery) -> list[str]:
 
 def finish(recovery: Recovery, server: Server, run: Run) -> None:
     """Give the database its final name and settings: from here on it is there."""
-    assert recovery.target  # noqa: S101
     with recovery.phases.phase("finishing"):
-        finish_database(server, run, recovery.manifest, recovery.target)
+        finish_database(server, run, recovery.manifest, recovery.chosen)

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks.core import report
 from tasks.core.context import Context
-from tasks.core.errors import RestoreDiffers
+from tasks.core.errors import DamagedSet, RestoreDiffers
 from tasks.core.kinds import set_folder
 from tasks.core.manifest import Manifest
 from tasks.recoveries import Recovery, staged_context, to_do
@@ -34,14 +34,33 @@ def publish_backup(site: Site, manifest: Manifest, started: datetime) -> str:
 @task
 def publish_recovery(context: Context, recovery: Recovery) -> str:
     """Publish the report and the table of a recovery; return its verdict."""
-    manifest, phases = recovery.manifest, recovery.phases
-    database = recovery.target.name if recovery.target else manifest.database.name
-    verdict = report.recovery_verdict(manifest, database, phases.total, recovery.differences)
-    text = report.recovery_report(
-        manifest, verdict, recovery.store.path(recovery.staged.name.folder) if recovery.staged else "-", phases.seconds,
-        recovery.load_seconds, recovery.differences, recovery.passed_over, to_do(recovery), context.zone,
-    )  # fmt: skip
+    manifest, database = recovery.manifest, recovery.chosen.name
+    verdict = report.recovery_verdict(manifest, database, recovery.phases.total, recovery.differences)
+    text = _recovery_text(verdict, context, recovery)
     _publish(f"{context.name}-recovery", verdict, text, report.relation_rows(manifest.relations, recovery.load_seconds))
+    return verdict
+
+
+def _recovery_text(verdict: str, context: Context, recovery: Recovery) -> str:
+    path = recovery.store.path(recovery.staged.name.folder) if recovery.staged else "-"
+    return report.recovery_report(
+        recovery.manifest, verdict, path, recovery.phases.seconds, recovery.load_seconds, recovery.differences,
+        recovery.passed_over, to_do(recovery) if recovery.target else [], context.zone,
+    )  # fmt: skip
+
+
+@task
+def publish_verification(context: Context, recovery: Recovery) -> str:
+    """Publish what the verification of a set found; return its verdict.
+
+    Raises:
+        DamagedSet: rows or digests are not those of the manifest.
+    """
+    manifest = recovery.manifest
+    verdict = report.verification_verdict(manifest, recovery.phases.total, recovery.differences)
+    _publish(f"{context.name}-verification", verdict, _recovery_text(verdict, context, recovery), [])
+    if recovery.differences:
+        raise DamagedSet(f"{verdict}: {'; '.join(recovery.differences)}")
     return verdict
 
 
@@ -57,7 +76,8 @@ def reported(recovery: Recovery) -> Iterator[None]:
 
 def _publish(key: str, verdict: str, text: str, rows: list[dict[str, Any]]) -> None:
     create_markdown_artifact(key=key, markdown=text, description=verdict)
-    create_table_artifact(key=f"{key}-relations", table=rows, description=verdict)
+    if rows:
+        create_table_artifact(key=f"{key}-relations", table=rows, description=verdict)
     get_run_logger().info("%s", verdict)
 
 

@@ -20,9 +20,10 @@ from prefect import Task
 from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from tasks.core.errors import BadInput
-from tasks.core.kinds import new_run_id, now
+from tasks.core.errors import BadInput, OperationError
+from tasks.core.kinds import new_run_id, now, require_context_name
 from tasks.core.programs import Running
+from tasks.core.stream import MORE_SPACE
 
 T = TypeVar("T")
 
@@ -49,12 +50,13 @@ def begin(flow: str, context: str) -> Iterator[Run]:
     """Begin a run; whatever ends it, its processes are ended and its folder is removed.
 
     Raises:
-        BadInput: the staging folder cannot be made or belongs to somebody else.
+        BadInput: the staging folder cannot be made or belongs to somebody else; or this can be no context's name.
     """
+    require_context_name(context)
     started, run_id = now(), new_run_id()
     base = staging_base()
     sweep_staging(base)
-    name = f"{context.replace('/', '-')}-{started:%Y%m%d%H%M%S}-{run_id}"
+    name = f"{context}-{started:%Y%m%d%H%M%S}-{run_id}"
     with _owned(base / f"{name}.lock"):
         folder = base / name
         folder.mkdir(mode=0o700)
@@ -149,6 +151,19 @@ def _first_done(futures: list[PrefectFuture[T]]) -> PrefectFuture[T]:
     done = next(iter(as_completed(futures)))
     done.result()
     return done
+
+
+@contextmanager
+def staging(file: Path) -> Iterator[None]:
+    """Say what to do when a staged file cannot be written.
+
+    Raises:
+        OperationError: it cannot, mostly because the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OperationError(f"staged file {file}: {error.strerror}; {MORE_SPACE}") from error
 
 
 def require_space(run: Run, needed_bytes: int) -> None:

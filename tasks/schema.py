@@ -46,7 +46,7 @@ def context_list(run: Run, pg_restore: Program, archive: Path, schemas: set[str]
     return render_list(choose_entries(entries, dependencies, objects, schemas))
 
 
-@task
+@task(task_run_name="restore {section}")
 def restore_section(
     server: Server, target: Target, run: Run, pg_restore: Program, section: str, archive: Path, listing: Path, jobs: int
 ) -> list[str]:

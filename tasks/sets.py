@@ -16,7 +16,7 @@ from tasks.core.digest import RowDigest, digest_compressed
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable
 from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, SetName, parse_set_folder, parse_set_reference
 from tasks.core.manifest import MANIFEST_FILE, Manifest, Relation, StoredObject, parse_manifest, render_manifest
-from tasks.runs import Run
+from tasks.runs import Run, staging
 from tasks.store import ObjectInfo, Store, StoreAddress, open_store
 
 # Manifests and lists are never colder than this: choosing a set must not need a thaw.
@@ -37,7 +37,7 @@ NETWORK_RETRIES: dict[str, Any] = {
 }
 
 
-@task(**NETWORK_RETRIES)
+@task(task_run_name="upload {stored.path}", **NETWORK_RETRIES)
 def upload(address: StoreAddress, run: Run, name: SetName, stored: StoredObject, file: Path, storage_class: str) -> StoredObject:
     """Upload one object of a set, read it back and remove the staged file.
 
@@ -83,7 +83,7 @@ def require_owner(address: StoreAddress, context: str, system_identifier: str) -
             store.create(key, render_owner(system_identifier), WARM_CLASS, {})
         except AlreadyExists:
             get_run_logger().info("%s was written by another run meanwhile", key)
-    owner = json.loads(store.read(key)).get("system_identifier")
+    owner = parse_owner(store.read(key), address.path(key))
     if owner != system_identifier:
         raise BadInput(
             f"{address.path(key)}: sets of {context} are written by the cluster with system identifier {owner}, this one is "
@@ -96,10 +96,25 @@ def render_owner(system_identifier: str) -> bytes:
     return (json.dumps({"system_identifier": system_identifier}) + "\n").encode()
 
 
+def parse_owner(data: bytes, where: str) -> str:
+    """Return the system identifier that owner.json names.
+
+    Raises:
+        BadInput: it names none.
+    """
+    try:
+        return str(json.loads(data)["system_identifier"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{where} does not say which cluster writes here; write it anew: python -m deployments.register --adopt"
+        ) from error
+
+
 @task(**NETWORK_RETRIES)
 def require_store(address: StoreAddress, context: str) -> None:
     """Make sure that the store answers before anything else is done."""
-    open_store(address).head(f"{context}/{OWNER_FILE}")
+    # A list, because a HEAD says of a bucket that is missing what it says of an object that is.
+    list(open_store(address).list(f"{context}/{OWNER_FILE}"))
 
 
 @dataclass(frozen=True)
@@ -194,6 +209,12 @@ def lsn_position(lsn: str) -> int:
     return (int(high, 16) << 32) + int(low, 16)
 
 
+@task(**NETWORK_RETRIES)
+def fetch_manifest(address: StoreAddress, name: SetName) -> Manifest:
+    """Read the manifest of one set."""
+    return read_manifest(open_store(address), address, name)
+
+
 def read_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifest:
     """Return the manifest of a set.
 
@@ -213,7 +234,7 @@ def read_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifes
     return manifest
 
 
-@task(**NETWORK_RETRIES)
+@task(task_run_name="download {stored.path}", **NETWORK_RETRIES)
 def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path) -> Path:
     """Download one object of a set into a staged file, 0600, and compare it with the manifest.
 
@@ -225,9 +246,10 @@ def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path
     if store.require_readable(key) is None:
         raise DamagedSet(f"{address.path(key)} is missing; restore another set")
     file.unlink(missing_ok=True)
-    file.touch(mode=0o600)
-    with file.open("wb") as target:
-        found = store.fetch(key, target)
+    with staging(file):
+        file.touch(mode=0o600)
+        with file.open("wb") as target:
+            found = store.fetch(key, target)
     size = file.stat().st_size
     if (size, found) != (stored.bytes, stored.sha256):
         raise DamagedSet(
@@ -246,15 +268,26 @@ class StagedSet:
     files: dict[str, Path]
 
 
-def candidates(address: StoreAddress, context: str, backup: str) -> Iterator[SetName]:
+@dataclass(frozen=True)
+class Candidate:
+    """A set to try; `damage` is what its listing already shows to be wrong."""
+
+    name: SetName
+    damage: str | None = None
+
+
+def candidates(address: StoreAddress, context: str, backup: str) -> Iterator[Candidate]:
     """Yield the sets to try: the named one, or for `latest` every one that may be it, newest first.
+
+    What cannot be read comes before all others, because it may be the newest: nobody is to believe it was not there.
 
     Raises:
         BadInput: the reference is none, or there is no set at all.
     """
     named = parse_set_reference(backup, context, address.url)
     if named:
-        yield named
+        require_store(address, context)
+        yield Candidate(named)
         return
     listing = list_sets(address, context)
     usable = [one for one in listing.sets if RULES[one.name.kind].may_be_latest]
@@ -264,18 +297,15 @@ def candidates(address: StoreAddress, context: str, backup: str) -> Iterator[Set
             f'no backup set of context "{context}" in {address.url}{legacy}; correct the context or BACKUP_STORE, '
             "or make one: python -m flows.backup daily_backup"
         )
-    for one in usable:
-        if one.damage:
-            get_run_logger().warning("passed over: %s", one.damage)
-        else:
-            yield one.name
+    for one in sorted(usable, key=lambda one: one.manifest is not None):
+        yield Candidate(one.name, one.damage)
 
 
 def unpack(packed: Path) -> Path:
     """Decompress a small staged file beside itself."""
     plain = packed.with_suffix("")
     plain.touch(mode=0o600)
-    with packed.open("rb") as source, plain.open("wb") as target:
+    with staging(plain), packed.open("rb") as source, plain.open("wb") as target:
         zstandard.ZstdDecompressor().copy_stream(source, target)
     return plain
 

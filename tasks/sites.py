@@ -15,6 +15,7 @@ from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
 from blocks.bounded_context import BoundedContext
 from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_context_folder
 from tasks.core.errors import BadInput
+from tasks.core.kinds import require_context_name
 from tasks.core.servers import Server
 from tasks.store import StoreAddress
 
@@ -79,6 +80,7 @@ def _claimed(context: Context) -> frozenset[str]:
 
 def find_store(context: str) -> StoreAddress:
     """Return the store of a context: its block's, else BACKUP_STORE; needs no context folder."""
+    require_context_name(context)
     block = load(BoundedContext, context)
     return _store_of(block.store) if block else environment_store()
 

@@ -5,6 +5,7 @@ and then compared by what the store says of it, a cut download goes on where it 
 """
 
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import boto3
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, ParamValidationError
 from prefect_aws import AwsCredentials
 from urllib3.exceptions import HTTPError
 
@@ -33,6 +34,11 @@ DOWNLOAD_TRIES = 6
 COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
+# What asking again does not change; a HEAD has no body and says the number alone.
+REFUSALS = frozenset({
+    "301", "400", "401", "403", "AccessDenied", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId",
+    "InvalidBucketName", "InvalidToken", "NoSuchBucket", "PermanentRedirect", "RequestTimeTooSkewed", "SignatureDoesNotMatch",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,10 @@ class ObjectInfo:
 
 
 class Store(Protocol):
-    """What the project asks of a store; every method raises StoreUnavailable when it does not answer."""
+    """What the project asks of a store.
+
+    Every method raises StoreUnavailable when it does not answer, and BadInput when it refuses for good.
+    """
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose key starts with the prefix, without reading any."""
@@ -108,7 +117,18 @@ def open_store(address: StoreAddress) -> Store:
 
 
 def _client(credentials: AwsCredentials | None) -> "S3Client":
-    """Return a client that gives up in bounded time; what the operator configured wins."""
+    """Return a client that gives up in bounded time; what the operator configured wins.
+
+    Raises:
+        BadInput: profile, endpoint or another setting is none.
+    """
+    try:
+        return _new_client(credentials)
+    except (BotoCoreError, ValueError) as error:
+        raise BadInput(f"the settings of the store: {error}; correct the AWS_… variables, the profile or the block") from error
+
+
+def _new_client(credentials: AwsCredentials | None) -> "S3Client":
     session = credentials.get_boto3_session() if credentials else boto3.Session()
     parameters = credentials.aws_client_parameters.get_params_override() if credentials else {}
     endpoint = parameters.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -187,8 +207,9 @@ class S3Store:
 
     def read(self, key: str) -> bytes:
         """Return a small object."""
-        with self._answering(key):
-            return self._client.get_object(Bucket=self._bucket, Key=self._root + key)["Body"].read()
+        data = io.BytesIO()
+        self.fetch(key, data)
+        return data.getvalue()
 
     def fetch(self, key: str, target: IO[bytes]) -> str:
         """Download, going on with a Range request where the network cut the stream."""
@@ -197,12 +218,15 @@ class S3Store:
             facts = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
             size, tag, done, tries = facts["ContentLength"], facts["ETag"], 0, 0
             while done < size:
+                begun = done
                 try:
                     for chunk in self._range(key, done, tag):
                         target.write(chunk)
                         sha256.update(chunk)
                         done += len(chunk)
                         tries = 0
+                    if done == begun:
+                        raise StoreUnavailable(f"{self._place(key)}: no more than {done} of {size} bytes come; try again")
                 except (HTTPClientError, HTTPError, BotoCoreError):
                     tries += 1
                     if tries == DOWNLOAD_TRIES:
@@ -223,8 +247,9 @@ class S3Store:
             if _is_cold(facts) and not self._gives_a_byte(key):
                 state = "is being thawed" if 'ongoing-request="true"' in facts.get("Restore", "") else "has to be thawed first"
                 raise ColdObject(
-                    f"{key} lies in storage class {facts['StorageClass']} and {state}; "
-                    "ask for it (aws s3api restore-object) and run again when it is there"
+                    f"{self._place(key)} lies in storage class {facts['StorageClass']} and {state}; "
+                    f"ask for it (aws s3api restore-object --bucket {self._bucket} --key '{self._root}{key}' "
+                    "--restore-request Days=7) and run again when it is there"
                 )
         return _info(key, facts)
 
@@ -240,15 +265,21 @@ class S3Store:
     @contextmanager
     def _answering(self, key: str) -> Iterator[None]:
         """Turn every way in which a server fails to answer into one error that names the object."""
-        place = f"s3://{self._bucket}/{self._root}{key}"
+        place = self._place(key)
         try:
             yield
         except ClientError as error:
             said = error.response.get("Error", {})
-            reason = said.get("Message") or said.get("Code") or "no reason given"
-            raise StoreUnavailable(f"{place}: {said.get('Code')}: {reason}; check bucket, credentials and rights") from error
+            reason = said.get("Message") or "no reason given"
+            kind = BadInput if _code(error) in REFUSALS else StoreUnavailable
+            raise kind(f"{place}: {_code(error)}: {reason}; check bucket, credentials and rights") from error
+        except (NoCredentialsError, ParamValidationError) as error:
+            raise BadInput(f"{place}: {' '.join(str(error).split())}; correct BACKUP_STORE and the AWS_… variables") from error
         except (BotoCoreError, Boto3Error, HTTPError) as error:
             raise StoreUnavailable(f"{place}: {error}; check the network and AWS_ENDPOINT_URL") from error
+
+    def _place(self, key: str) -> str:
+        return f"s3://{self._bucket}/{self._root}{key}"
 
 
 def _code(error: ClientError) -> str:
@@ -282,7 +313,7 @@ class FolderStore:
 
     def _require_root(self) -> None:
         if not self._root.is_dir():
-            raise StoreUnavailable(f"{self._root}: no such folder; mount or make it, or correct BACKUP_STORE")
+            raise BadInput(f"{self._root}: no such folder; mount or make it, or correct BACKUP_STORE")
 
     def head(self, key: str) -> ObjectInfo | None:
         """Return what the disk says of a file."""
@@ -332,11 +363,15 @@ class FolderStore:
     def fetch(self, key: str, target: IO[bytes]) -> str:
         """Copy a file out."""
         sha256 = hashlib.sha256()
+        for chunk in self._chunks(key):
+            target.write(chunk)
+            sha256.update(chunk)
+        return sha256.hexdigest()
+
+    def _chunks(self, key: str) -> Iterator[bytes]:
         with self._answering(key), (self._root / key).open("rb") as source:
             while chunk := source.read(CHUNK_BYTES):
-                target.write(chunk)
-                sha256.update(chunk)
-        return sha256.hexdigest()
+                yield chunk
 
     def require_readable(self, key: str) -> ObjectInfo | None:
         """Nothing in a folder is cold."""

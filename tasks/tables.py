@@ -70,7 +70,7 @@ def _error(job: StreamJob, fault: StreamFault) -> OperationError:
     return kind(f"reading {job.schema}.{job.name}: {fault.message}")
 
 
-@task
+@task(task_run_name="dump {job.name}")
 def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int) -> Dumped:
     """Stream one relation's rows, hashed and compressed, into the staging folder."""
     started = time.monotonic()
@@ -82,7 +82,7 @@ def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int) -> Dum
     return dumped
 
 
-@task
+@task(task_run_name="load {relation.name}")
 def load_table(server: Server, database: str, title: str, relation: Relation, files: list[Path], encoding: str) -> float:
     """Load one relation's rows into a database that is being made; return the seconds it took.
 
@@ -107,7 +107,7 @@ def load_table(server: Server, database: str, title: str, relation: Relation, fi
     return seconds
 
 
-@task
+@task(task_run_name="compare {relation.name}")
 def compare_table(server: Server, database: str, run: Run, relation: Relation, encoding: str) -> list[str]:
     """Read a restored relation back and return how it differs from the manifest."""
     job = StreamJob(database, run.title, relation.namespace, relation.name, relation.columns, encoding)

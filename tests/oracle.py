@@ -193,12 +193,17 @@ def _qualified(names: Iterable[str]) -> tuple[str, ...]:
 # pg_dump's text
 
 
-def _dump_schema(connection_info: str, bin_dir: Path) -> str:
+def statements_of_all(connection_info: str, *, bin_dir: Path) -> dict[str, str]:
+    """Read all that pg_dump prints of a database, its own properties too: where a context has a database to itself."""
+    return {_title(key): text for key, text in _entries(_dump_schema(connection_info, bin_dir, "--create"))}
+
+
+def _dump_schema(connection_info: str, bin_dir: Path, *options: str) -> str:
     """Run pg_dump; a password travels by environment."""
     parameters = conninfo_to_dict(connection_info)
     password = parameters.pop("password", None)
     environment = os.environ | ({"PGPASSWORD": str(password)} if password else {})
-    command = [str(bin_dir / "pg_dump"), "--schema-only", "--lock-wait-timeout=30s", "--encoding=UTF8", "--dbname"]
+    command = [str(bin_dir / "pg_dump"), "--schema-only", "--lock-wait-timeout=30s", "--encoding=UTF8", *options, "--dbname"]
     done = subprocess.run(  # noqa: S603
         [*command, make_conninfo("", **parameters)], env=environment, capture_output=True, check=False
     )

@@ -9,9 +9,20 @@ from zoneinfo import ZoneInfo
 
 from tasks.core.errors import BadInput
 
+CONTEXT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 SET_ID = re.compile(r"(?P<context>[a-z0-9][a-z0-9-]*)_(?P<kind>[a-z]+)_(?P<stamp>\d{8}_\d{6})_(?P<run>[0-9a-f]{4})")
 LEGACY = re.compile(r"\.dump(\.gz)?$")
 OWNER_FILE = "owner.json"
+
+
+def require_context_name(name: str) -> None:
+    """Refuse what can be no context's name, because folders and keys are made of it.
+
+    Raises:
+        BadInput: it is none.
+    """
+    if not CONTEXT_NAME.fullmatch(name):
+        raise BadInput(f'context "{name}" is no name of one (lowercase letters, digits and dashes, 41 at most); correct it')
 
 
 class Kind(StrEnum):

@@ -119,6 +119,25 @@ def supervised(argv: Sequence[str], *, stop: signal.Signals = signal.SIGTERM, us
     return [sys.executable, "-I", str(Path(supervise.__file__)), stop.name, user, *argv]
 
 
+def run_guarded(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a program in the foreground and return its exit code; whichever of us ends first, all that it started ends too.
+
+    An interrupt (Ctrl-C) is passed on, so that the program can clean up.
+    """
+    process = subprocess.Popen(  # noqa: S603
+        supervised(argv, stop=signal.SIGINT), stdin=subprocess.PIPE, env={**os.environ, **environment}, start_new_session=True
+    )
+    assert process.stdin  # noqa: S101
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.stdin.close()
+        code = process.wait()
+    finally:
+        kill(process)
+    return code if code >= 0 else 128 - code
+
+
 class Running:
     """The child processes of one run, so that whatever ends the run ends them."""
 
@@ -186,10 +205,9 @@ class Ended:
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a process with everything in its group, and wait for it."""
-    if process.poll() is None or process.returncode < 0:
-        # A killed supervisor may leave its program behind; the group carries the supervisor's pid.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    # Also when it has ended: what it started may live on, and the group carries its pid.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe:

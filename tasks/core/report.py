@@ -8,8 +8,8 @@ from tasks.core.manifest import Manifest, Relation
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as h:mm:ss, with tenths below a minute."""
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+    """Return seconds as h:mm:ss, as seconds with tenths below two minutes."""
+    return f"{seconds:.1f} s" if seconds < 120 else str(timedelta(seconds=round(seconds)))
 
 
 def size(count: int) -> str:
@@ -64,6 +64,12 @@ def _relation_table(manifest: Manifest, seconds: Mapping[str, float] | None) -> 
     return table(["relation", "rows", "stored", "time"], rows, right=(1, 2, 3))
 
 
+def _headline(verdict: str) -> str:
+    """Return a verdict such that its first word is what the eye meets."""
+    word, _, rest = verdict.partition(": ")
+    return f"# {word}\n\n**{rest}**\n"
+
+
 def backup_verdict(manifest: Manifest, seconds: float, zone: ZoneInfo) -> str:
     """Return the one line that says whether the backup is there."""
     warned = f", {len(manifest.warnings)} warnings" if manifest.warnings else ""
@@ -85,7 +91,7 @@ def backup_report(manifest: Manifest, path: str, seconds: float, zone: ZoneInfo,
     return "\n".join(
         part
         for part in (
-            f"# {backup_verdict(manifest, seconds, zone)}\n", place, section("Warnings", manifest.warnings),
+            _headline(backup_verdict(manifest, seconds, zone)), place, section("Warnings", manifest.warnings),
             table(["what", "value"], facts) + "\n", "## Relations\n", _relation_table(manifest, None) + "\n",
             section("Keys to other contexts, made after a restore when their tables are there", keys),
             section("What a human still has to do", manifest.warnings, "Nothing.\n"),
@@ -104,6 +110,13 @@ def recovery_verdict(manifest: Manifest, database: str, seconds: float, differen
     )
 
 
+def verification_verdict(manifest: Manifest, seconds: float, differences: Sequence[str]) -> str:
+    """Return the one line that says whether a set is what it was when it was taken."""
+    if differences:
+        return f"FAIL: {manifest.id} is damaged in {len(differences)} relations"
+    return f"PASS: {manifest.id} decoded in {duration(seconds)}, {manifest.rows:,} rows and every digest as in its manifest"
+
+
 def recovery_report(
     manifest: Manifest, verdict: str, path: str, phases: Mapping[str, float], load_seconds: Mapping[str, float],
     differences: Sequence[str], passed_over: Sequence[str], to_do: Sequence[str], zone: ZoneInfo,
@@ -114,8 +127,8 @@ def recovery_report(
     return "\n".join(
         part
         for part in (
-            f"# {verdict}\n", section("Differences from the backup", differences),
-            section("Newer sets that were passed over", passed_over), section("What a human still has to do", to_do, "Nothing.\n"),
+            _headline(verdict), section("Differences from the backup", differences),
+            section("Sets that were passed over", passed_over), section("What a human still has to do", to_do, "Nothing.\n"),
             table(["what", "value"], facts) + "\n", "## Phases\n", table(["phase", "time"], timed, right=(1,)) + "\n",
             "## Relations, each compared by rows and digest\n", _relation_table(manifest, load_seconds) + "\n",
             section("Warnings of the backup", manifest.warnings),

@@ -62,7 +62,7 @@ MEMBERS = SQL(
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '{}')
                 AS columns
        FROM member m JOIN pg_class c ON c.oid = m.oid JOIN pg_namespace n ON n.oid = c.relnamespace
-       LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+       LEFT JOIN LATERAL (SELECT h.* FROM pg_inherits h WHERE h.inhrelid = c.oid ORDER BY h.inhseqno LIMIT 1) i ON true
        LEFT JOIN pg_class up ON up.oid = i.inhparent LEFT JOIN pg_namespace p ON p.oid = up.relnamespace
        ORDER BY c.oid"""
 )
@@ -257,7 +257,7 @@ SELECT kind, name, parent, columns, state FROM (
          format('%%I.%%I', n.nspname, c.relname) AS name,
          coalesce((SELECT string_agg(i.inhparent::regclass::text, ',' ORDER BY i.inhseqno) FROM pg_inherits i
                    WHERE i.inhrelid = c.oid), '') AS parent,
-         (SELECT string_agg(concat_ws(' ', quote_ident(a.attname), format_type(a.atttypid, a.atttypmod),
+         coalesce((SELECT string_agg(concat_ws(' ', quote_ident(a.attname), format_type(a.atttypid, a.atttypmod),
                    CASE WHEN a.attcollation <> t.typcollation THEN 'COLLATE ' || a.attcollation::regcollation END,
                    CASE WHEN a.attnotnull THEN 'NOT NULL' END,
                    CASE WHEN a.attgenerated <> '' THEN 'GENERATED ' || a.attgenerated::text END,
@@ -268,7 +268,7 @@ SELECT kind, name, parent, columns, state FROM (
                  ', ' ORDER BY a.attnum)
           FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
           LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '') AS columns,
          concat_ws(' | ', 'owner ' || pg_get_userbyid(c.relowner), 'persistence ' || c.relpersistence::text,
                    'key ' || pg_get_partkeydef(c.oid), 'bound ' || pg_get_expr(c.relpartbound, c.oid),
                    CASE WHEN c.relrowsecurity THEN 'row security' END, CASE WHEN c.relforcerowsecurity THEN 'forced' END,

@@ -26,6 +26,7 @@ from tasks.core.errors import OperationError
 from tasks.core.servers import Connection, Server, connect
 
 BLOCK_BYTES = 1 << 20
+MORE_SPACE = "free some space, or set BACKUP_STAGING to a larger disk"
 COMMAND = [sys.executable, "-m", "tasks.core.stream"]
 
 
@@ -183,7 +184,8 @@ def describe_fault(error: Exception) -> StreamFault:
     """Say why a stream ended early."""
     # Lock not to be had, snapshot gone, table gone meanwhile: the schema moved, and another snapshot may do.
     moved = psycopg.errors.LockNotAvailable, psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable
-    return StreamFault(" ".join(str(error).split()), isinstance(error, moved))
+    said = f"the staged file cannot be written: {error}; {MORE_SPACE}" if isinstance(error, OSError) else str(error)
+    return StreamFault(" ".join(said.split()), isinstance(error, moved))
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Run a program that must not outlive whoever asked for it.
 
 Usage: python supervise.py SIGNAL USER PROGRAM [ARGUMENT ...], in a session of its own. Whoever starts it holds the other end
-of its stdin: when that end closes, for whatever reason (also SIGKILL), the program gets SIGNAL, has ten seconds to
+of its stdin: when that end closes, for whatever reason (also SIGKILL), the program gets SIGNAL, has half a minute to
 end, and then the whole process group is killed. USER is empty or the account to run the program as.
 """
 
@@ -12,7 +12,7 @@ import sys
 import threading
 from contextlib import suppress
 
-GRACE_SECONDS = 10
+GRACE_SECONDS = 30
 
 
 def _stop_when_abandoned(program: subprocess.Popen[bytes], stop: signal.Signals) -> None:

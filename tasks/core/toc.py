@@ -1,7 +1,7 @@
 """The table of contents of a pg_dump archive, and the -L list that restores one context's part of it.
 
-`pg_restore --list` gives each entry with its (classid, oid); entries without one (comments, privileges, attachments) are
-known by what they depend on, which `pg_restore --verbose --file=-` prints.
+`pg_restore --list` gives each entry with its (classid, oid); entries without a class (comments, privileges, attachments,
+row security) are known by what they depend on, which `pg_restore --verbose --file=-` prints.
 """
 
 import re
@@ -56,7 +56,7 @@ def choose_entries(
     about_schemas = tuple(f"{kind} - SCHEMA {schema} " for schema in schemas for kind in ("ACL", "COMMENT"))
     always = ALWAYS + about_schemas
     chosen = {e.dump_id for e in entries if e.object_id in objects or e.rest.startswith(always)}
-    nameless = [e for e in entries if e.object_id[1] == 0 and e.dump_id not in chosen]
+    nameless = [e for e in entries if e.object_id[0] == 0 and e.dump_id not in chosen]
     present = {e.dump_id for e in entries}
     while more := {e.dump_id for e in nameless if _is_about(dependencies.get(e.dump_id, frozenset()) & present, chosen)} - chosen:
         chosen |= more

@@ -1,6 +1,7 @@
 """Real servers for the integration tests, and a small world in which each test backs up and recovers."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -181,6 +182,40 @@ def folder() -> Iterator[Path]:
     """A private folder that the servers' account can reach."""
     with tempfile.TemporaryDirectory(prefix="backup-test-") as name:
         yield Path(name)
+
+
+@dataclass(frozen=True)
+class TwoSets:
+    """A folder store with two good sets of different states, made once; tests work on copies of the folder."""
+
+    folder: Path
+    older: str
+    newer: str
+    before_older: State
+    before_newer: State
+
+    def copy(self, to: Path) -> Path:
+        """Copy the store; return the copy."""
+        return Path(shutil.copytree(self.folder, to))
+
+
+@pytest.fixture(scope="session")
+def two_sets(source: LocalServer, target: LocalServer, prefect_api: str) -> Iterator[TwoSets]:
+    """Two backups of a database that changed in between; the database is gone again."""
+    with tempfile.TemporaryDirectory(prefix="backup-test-") as name:
+        store = Path(name) / "store"
+        store.mkdir()
+        copy_template(source)
+        world = World(source, target, Path(name), prefect_api, {"BACKUP_STORE": str(store)})
+        states = []
+        for purpose in ("before the older", "before the newer"):
+            with world.connect() as connection:
+                connection.execute("UPDATE teams SET purpose = %s WHERE id = (SELECT min(id::text)::uuid FROM teams)", [purpose])
+            states.append(world.state())
+            world.backup()
+        older, newer = world.set_folders()
+        drop_databases(source)
+        yield TwoSets(store, older.name, newer.name, *states)
 
 
 @pytest.fixture

@@ -1,0 +1,319 @@
+"""Kill -9 at each step: nothing half is listed, nothing survives, the next run succeeds; interrupts clean up themselves."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import processes_of, wait_for
+from tests.integration.conftest import DATABASE, World, databases
+from tests.integration.moments import (
+    SECONDS, Gates, Started, gates, hold_at_lock, listed_sets, make_big_row, staged, stored_keys,
+)  # fmt: skip
+
+long = pytest.mark.long
+
+
+@pytest.fixture
+def held(s3_world: World) -> Iterator[Gates]:
+    make_big_row(s3_world)
+    with gates(s3_world) as built:
+        yield built
+
+
+# Steps of a backup
+
+
+def at_lock(held: Gates) -> None:
+    holder = hold_at_lock(held)
+    held.release = holder.close  # type: ignore[attr-defined]
+
+
+def at_dump(held: Gates) -> None:
+    held.close("pg_dump")
+    held.start("backup", "daily_backup")
+    held.wait_for("pg_dump")
+
+
+def at_rows(held: Gates) -> None:
+    at_dump(held)
+    held.source.throttle(400_000)
+    held.open("pg_dump")
+    wait_for(lambda: held.backend("state = 'active' AND query LIKE 'COPY%' AND wait_event = 'ClientWrite'"), SECONDS, "rows")
+    held.source.hold()
+    assert held.flow.child("tasks.core.stream")
+
+
+def at_upload(held: Gates) -> None:
+    at_dump(held)
+    held.store.hold()
+    held.open("pg_dump")
+    wait_for(lambda: "bytes as" in held.flow.said, SECONDS, "an upload")
+
+
+def at_list(held: Gates) -> None:
+    held.close("pg_restore")
+    held.start("backup", "daily_backup")
+    held.wait_for("pg_restore")
+
+
+# Steps of a recovery
+
+
+def at_download(held: Gates) -> None:
+    held.store.throttle(1_000_000)
+    held.start("recovery", "disaster_recovery")
+    wait_for(lambda: any(file.is_file() and file.suffix == ".zst" and file.stat().st_size for file in staged(held.world)), SECONDS, "data")
+    held.store.hold()
+
+
+def at_schema(held: Gates) -> None:
+    held.close("pg_restore")
+    held.start("recovery", "disaster_recovery")
+    held.wait_for("pg_restore")
+
+
+def at_load(held: Gates) -> None:
+    at_schema(held)
+    held.target.throttle(400_000)
+    held.open("pg_restore")
+    loading = "state = 'active' AND query LIKE 'COPY%%FROM STDIN%%' AND wait_event = 'ClientRead'".replace("%%", "%")
+    wait_for(lambda: held.backend(loading, held.world.target), SECONDS, "loading")
+    held.target.hold()
+
+
+def at_indexes(held: Gates) -> None:
+    at_schema(held)
+    held.target.throttle(400_000)
+    held.open("pg_restore")
+    wait_for(lambda: held.backend("query LIKE 'COPY%'", held.world.target), SECONDS, "loading")
+    held.close("pg_restore")
+    held.target.pass_through()
+    held.wait_for("pg_restore")
+
+
+def at_comparison(held: Gates) -> None:
+    at_indexes(held)
+    held.target.throttle(400_000)
+    held.open("pg_restore")
+    reading = "state = 'active' AND query LIKE 'COPY%TO STDOUT%' AND wait_event = 'ClientWrite'"
+    wait_for(lambda: held.backend(reading, held.world.target) and held.flow.child("tasks.core.stream"), SECONDS, "comparison")
+    held.target.hold()
+
+
+# Victims
+
+
+def flow(held: Gates) -> None:
+    os.kill(held.flow.process.pid, signal.SIGKILL)
+
+
+def program(word: str) -> Callable[[Gates], None]:
+    def kill(held: Gates) -> None:
+        pid = held.flow.child(word)
+        assert pid, f"no {word} runs"
+        os.kill(pid, signal.SIGKILL)
+
+    kill.__name__ = word
+    return kill
+
+
+def session(name: str, condition: str, *, crash: bool = False) -> Callable[[Gates], None]:
+    """End a session as an administrator would, or its backend with SIGKILL, which makes the server restart."""
+
+    def kill(held: Gates) -> None:
+        server = held.world.source if held.flow.process.args[2] == "flows.backup" else held.world.target  # type: ignore[index]
+        pid = held.backend(condition, server)
+        assert pid, f"no session is {name}"
+        if crash:
+            os.kill(pid, signal.SIGKILL)
+            return
+        with server.connect() as connection:
+            connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
+
+    kill.__name__ = f"{name} crash" if crash else name
+    return kill
+
+
+COORDINATOR = "backend_xmin IS NOT NULL AND state = 'idle in transaction' AND query NOT LIKE 'COPY%'"
+WAITING = "wait_event_type = 'Lock'"
+LOCKED = "state = 'idle in transaction'"
+WORKER = "query LIKE 'COPY%'"
+GUARD = "datname = 'postgres' AND query LIKE '%advisory%'"
+
+BACKUPS = [
+    pytest.param(at_lock, flow, marks=long),
+    pytest.param(at_lock, session("coordinator", WAITING), marks=long),
+    pytest.param(at_dump, flow, marks=long),
+    pytest.param(at_dump, program("pg_dump")),
+    pytest.param(at_dump, session("coordinator", LOCKED), marks=long),
+    pytest.param(at_dump, session("coordinator", LOCKED, crash=True), marks=long),
+    pytest.param(at_rows, flow),
+    pytest.param(at_rows, program("tasks.core.stream"), marks=long),
+    pytest.param(at_rows, session("coordinator", COORDINATOR), marks=long),
+    pytest.param(at_rows, session("worker", WORKER), marks=long),
+    pytest.param(at_rows, session("worker", WORKER, crash=True), marks=long),
+    pytest.param(at_upload, flow, marks=long),
+    pytest.param(at_upload, session("coordinator", COORDINATOR), marks=long),
+    pytest.param(at_list, flow, marks=long),
+    pytest.param(at_list, program("pg_restore"), marks=long),
+    pytest.param(at_list, session("coordinator", COORDINATOR), marks=long),
+]
+RECOVERIES = [
+    pytest.param(at_download, flow, marks=long),
+    pytest.param(at_schema, flow, marks=long),
+    pytest.param(at_schema, program("pg_restore"), marks=long),
+    pytest.param(at_load, flow, marks=long),
+    pytest.param(at_load, session("worker", WORKER)),
+    pytest.param(at_load, session("worker", WORKER, crash=True), marks=long),
+    pytest.param(at_indexes, flow),
+    pytest.param(at_indexes, program("pg_restore"), marks=long),
+    pytest.param(at_indexes, session("guard", GUARD), marks=long),
+    pytest.param(at_comparison, flow, marks=long),
+    pytest.param(at_comparison, program("tasks.core.stream"), marks=long),
+    pytest.param(at_comparison, session("worker", WORKER), marks=long),
+]
+
+
+def named(value: object) -> str:
+    return getattr(value, "__name__", "").replace(" ", "-")
+
+
+@pytest.mark.parametrize(("step", "victim"), BACKUPS, ids=named)
+def test_backup_is_killed(held: Gates, step: Callable[[Gates], None], victim: Callable[[Gates], None]) -> None:
+    world = held.world
+    before = world.state()
+    step(held)
+    assert listed_sets(world) == []
+    victim(held)
+    held.open_all()
+    code = end(held, step)
+    # A backup that lost a helper may have started over and succeeded; what is listed is whole in any case.
+    assert len(listed_sets(world)) == (code == 0)
+    if victim is not flow and code:
+        assert staged(world) == []
+        assert "OperationError" in held.flow.said or "MovedSnapshot" in held.flow.said or "BadInput" in held.flow.said
+    if code:
+        assert world.backup().startswith("STORED")
+    assert staged(world) == []
+    assert len(listed_sets(world)) == 1
+    assert world.recover().startswith("PASS")
+    world.assert_recovered(before)
+
+
+@pytest.mark.parametrize(("step", "victim"), RECOVERIES, ids=named)
+def test_recovery_is_killed(held: Gates, step: Callable[[Gates], None], victim: Callable[[Gates], None]) -> None:
+    world = held.world
+    before = world.state()
+    world.backup()
+    keys = stored_keys(world)
+    step(held)
+    assert DATABASE not in databases(world.target)
+    victim(held)
+    held.open_all()
+    code = end(held, step)
+    assert (DATABASE in databases(world.target)) == (code == 0)
+    if victim is not flow:
+        assert staged(world) == []
+    if code:
+        assert world.recover().startswith("PASS")
+    assert databases(world.target) == {DATABASE}
+    assert staged(world) == []
+    assert stored_keys(world) == keys
+    world.assert_recovered(before)
+
+
+def end(held: Gates, step: Callable[[Gates], None]) -> int:
+    """Wait for the end of the flow and of all that it started."""
+    if step is at_lock:
+        held.release()  # type: ignore[attr-defined]
+    code = held.flow.wait()
+    held.flow.wait_until_gone()
+    return code
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        pytest.param(at_lock, signal.SIGINT, marks=long),
+        pytest.param(at_dump, signal.SIGTERM),
+        pytest.param(at_rows, signal.SIGINT, marks=long),
+        pytest.param(at_list, signal.SIGTERM, marks=long),
+        pytest.param(at_schema, signal.SIGTERM, marks=long),
+        pytest.param(at_load, signal.SIGINT, marks=long),
+        pytest.param(at_indexes, signal.SIGINT),
+        pytest.param(at_indexes, signal.SIGTERM, marks=long),
+    ],
+    ids=named,
+)
+def test_interrupt_cleans_up(held: Gates, step: Callable[[Gates], None], number: signal.Signals) -> None:
+    world = held.world
+    if step in (at_schema, at_load, at_indexes):
+        world.backup()
+    sets = listed_sets(world)
+    step(held)
+    began = time.monotonic()
+    held.flow.process.send_signal(number)
+    # A network that is silent for ever has limits of its own; here it only was slow.
+    held.source.pass_through()
+    held.target.pass_through()
+    assert held.flow.wait() != 0
+    held.flow.wait_until_gone(5)
+    assert time.monotonic() - began < 60
+    assert staged(world) == []
+    assert listed_sets(world) == sets
+    assert databases(world.target) == set()
+
+
+# Without a Prefect server the flow brings one along
+
+
+def alone(held: Gates) -> Started:
+    held.close("pg_dump")
+    started = held.start("backup", "daily_backup", PREFECT_API_URL="", PREFECT_HOME=str(held.folder / "prefect"))
+    held.wait_for("pg_dump")
+    assert started.child("uvicorn"), "Prefect runs without a server of its own: this test is about nothing"
+    return started
+
+
+def command(started: Started) -> int:
+    return started.process.pid
+
+
+def flow_itself(started: Started) -> int:
+    """Return the pid of the flow that the command runs."""
+    parents = {pid: int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1]) for pid in processes_of(started.marker)}
+    server = started.child("uvicorn")
+    assert server
+    return parents[server]
+
+
+@pytest.mark.parametrize(
+    ("victim", "number"),
+    [
+        pytest.param(command, signal.SIGKILL, marks=long),
+        pytest.param(flow_itself, signal.SIGKILL),
+        pytest.param(command, signal.SIGINT, marks=long),
+        pytest.param(command, signal.SIGTERM, marks=long),
+    ],
+    ids=["command-KILL", "flow-KILL", "command-INT", "command-TERM"],
+)
+def test_server_that_a_flow_brought_ends_with_it(held: Gates, victim: Callable[[Started], int], number: signal.Signals) -> None:
+    started = alone(held)
+    os.kill(victim(started), number)
+    assert started.wait() != 0
+    started.wait_until_gone()
+    assert listed_sets(held.world) == []
+    if number != signal.SIGKILL:
+        assert staged(held.world) == []
+
+
+@long
+def test_flow_without_a_server_passes_its_code_on(held: Gates) -> None:
+    held.start("backup", "daily_backup", PREFECT_API_URL="", PREFECT_HOME=str(held.folder / "prefect"))
+    assert held.flow.wait(150) == 0, held.flow.said
+    assert len(listed_sets(held.world)) == 1
+    held.flow.wait_until_gone()
