@@ -87,12 +87,17 @@ def _require_extensions(connection: Connection, manifest: Manifest) -> None:
 
 
 def _require_rights(connection: Connection, manifest: Manifest, major: int) -> None:
-    superuser, createdb, createrole = connection.execute(sql.MY_RIGHTS).fetchall()[0]
+    superuser, createdb, createrole, bypassrls = connection.execute(sql.MY_RIGHTS).fetchall()[0]
     login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
     if superuser:
         return
     if not createdb:
         raise BadInput(f'login "{login}" may not create databases; run as administrator: ALTER ROLE "{login}" CREATEDB')
+    if (forced := _forced(manifest)) and not bypassrls:
+        raise BadInput(
+            f'row-level security is forced on {", ".join(forced)}, so login "{login}" could not compare its rows; '
+            f'run as administrator: ALTER ROLE "{login}" BYPASSRLS'
+        )
     needed = {role.name for role in manifest.roles}
     existing = {row[0] for row in connection.execute(sql.EXISTING_ROLES, {"names": sorted(needed)})}
     if (missing := sorted(needed - existing)) and not createrole:
@@ -105,6 +110,11 @@ def _require_rights(connection: Connection, manifest: Manifest, major: int) -> N
     if barred := sorted((existing & owners(manifest)) - may_become):
         remedy = " ".join(f'GRANT "{role}" TO "{login}";' for role in barred)
         raise BadInput(f'login "{login}" may not make objects for {", ".join(barred)}; run as administrator: {remedy}')
+
+
+def _forced(manifest: Manifest) -> list[str]:
+    """Return the tables whose policies bind even their owner."""
+    return [item.name for item in manifest.inventory if "forced" in item.state.split(" | ")]
 
 
 def owners(manifest: Manifest) -> set[str]:

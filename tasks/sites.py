@@ -1,4 +1,8 @@
-"""Where a flow works: the context, its server and its store, from blocks if they are registered, else from the environment."""
+"""Where a flow works: the context, its server and its store.
+
+What the environment names comes first (PGHOST or PGSERVICE, BACKUP_STORE), because who exports it means it: on the worst day the
+registered server is the one that is dead. Then come the registered blocks; the context's folder stands in for its block.
+"""
 
 import os
 from collections.abc import Mapping
@@ -19,6 +23,7 @@ from tasks.core.kinds import require_context_name
 from tasks.core.servers import Server
 from tasks.store import StoreAddress
 
+SERVER_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
 CONTEXTS = Path(__file__).parents[1] / "deployments" / "contexts"
 
 B = TypeVar("B", bound=Block)
@@ -52,22 +57,25 @@ def find_site(context: str) -> Site:
     Raises:
         BadInput: neither; or the context file is wrong; or BACKUP_STORE is missing.
     """
-    block = load(BoundedContext, context)
-    if block:
-        server, database = _connector(block.database)
-        name, store = database or block.definition.database, _store_of(block.store)
-        return Site(block.definition, block.files, server, name, store, _claimed(block.definition))
+    require_context_name(context)
+    if block := load(BoundedContext, context):
+        definition, files = block.definition, block.files
+    else:
+        files = _folder_of(context)
+        definition = parse_context(files[CONTEXT_FILE], f"{CONTEXTS / context / CONTEXT_FILE}")
+    server, database = _server_of(block.database if block else None)
+    return Site(definition, files, server, database or definition.database, find_store(context), _claimed(definition))
+
+
+def _folder_of(context: str) -> dict[str, str]:
     folder = CONTEXTS / context
-    if "/" in context or not folder.is_dir():
+    if not folder.is_dir():
         known = ", ".join(sorted(path.name for path in CONTEXTS.glob("*/"))) or "none"
         raise BadInput(
             f'unknown context "{context}": no block bounded-context/{context}, no folder {folder} (there: {known}); '
             "correct the name or register it: python -m deployments.register"
         )
-    files = read_context_folder(folder)
-    definition = parse_context(files[CONTEXT_FILE], f"{folder / CONTEXT_FILE}")
-    database = os.environ.get("PGDATABASE") or definition.database
-    return Site(definition, files, Server(), database, environment_store(), _claimed(definition))
+    return read_context_folder(folder)
 
 
 def _claimed(context: Context) -> frozenset[str]:
@@ -79,9 +87,9 @@ def _claimed(context: Context) -> frozenset[str]:
 
 
 def find_store(context: str) -> StoreAddress:
-    """Return the store of a context: its block's, else BACKUP_STORE; needs no context folder."""
+    """Return the store that BACKUP_STORE names, else that of the context's block; needs no context folder."""
     require_context_name(context)
-    block = load(BoundedContext, context)
+    block = None if os.environ.get("BACKUP_STORE") else load(BoundedContext, context)
     return _store_of(block.store) if block else environment_store()
 
 
@@ -118,14 +126,22 @@ def _required(kind: type[B], name: str, reference: str) -> B:
 
 
 def find_server(connector: str | None, context: str | None = None) -> Server:
-    """Return the server of a SqlAlchemyConnector block, of a context's own, or of libpq's environment.
+    """Return the server of the named SqlAlchemyConnector block, else of libpq's environment, else the context's own.
 
     Raises:
         BadInput: the named block does not exist.
     """
-    if connector is None and context and (block := load(BoundedContext, context)):
-        connector = block.database
-    return _connector(connector)[0] if connector else Server()
+    if connector:
+        return _connector(connector)[0]
+    block = load(BoundedContext, context) if context else None
+    return _server_of(block.database if block else None)[0]
+
+
+def _server_of(connector: str | None) -> tuple[Server, str | None]:
+    """Return the server and database of libpq's environment, or of a context's connector block if that names none."""
+    if connector is None or any(os.environ.get(name) for name in SERVER_VARIABLES):
+        return Server(), os.environ.get("PGDATABASE")
+    return _connector(connector)
 
 
 def _connector(name: str) -> tuple[Server, str | None]:

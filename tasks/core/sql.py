@@ -373,7 +373,7 @@ EXISTING_ROLES = SQL("SELECT rolname FROM pg_roles WHERE rolname = ANY (%(names)
 # What this login may become; creating an object for a role needs SET ROLE to it.
 MAY_BECOME = SQL("SELECT rolname FROM pg_roles WHERE rolname = ANY (%(names)s) AND pg_has_role(oid, 'MEMBER')")
 MAY_BECOME_16 = SQL("SELECT rolname FROM pg_roles WHERE rolname = ANY (%(names)s) AND pg_has_role(oid, 'SET')")
-MY_RIGHTS = SQL("SELECT rolsuper, rolcreatedb, rolcreaterole FROM pg_roles WHERE rolname = current_user")
+MY_RIGHTS = SQL("SELECT rolsuper, rolcreatedb, rolcreaterole, rolbypassrls FROM pg_roles WHERE rolname = current_user")
 AVAILABLE_EXTENSIONS = SQL("SELECT name FROM pg_available_extensions")
 SCHEMA_CREATORS = SQL(
     """SELECT rolname FROM pg_roles WHERE rolname = ANY (%(owners)s)
