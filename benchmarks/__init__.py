@@ -1,0 +1,1 @@
+"""Measurements, each against the ways that it replaces, in one run."""

@@ -69,7 +69,7 @@ def main() -> None:
         make_source(source, arguments.violations_per_year)
         make_logins(target)
         for one in [*backups(source, Path(folder), api), *recoveries(target, Path(folder), api)]:
-            print(f"{one.name:60} {one.seconds:7.1f} s  {one.peak_bytes / 1e6:7.0f} MB peak  {one.stored_bytes / 1e6:8.1f} MB stored")
+            print(f"{one.name:60} {one.seconds:7.1f} s {one.peak_bytes / 1e6:6.0f} MB peak {one.stored_bytes / 1e6:8.1f} MB stored")
 
 
 def backups(source: LocalServer, folder: Path, api: str) -> list[Measured]:
