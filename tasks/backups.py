@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import zstandard
 from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
 from tasks import catalogue
 from tasks.catalogue import Member, Members
@@ -43,7 +44,7 @@ class Source:
     sizes: dict[int, int]
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def check_source(site: Site, run: Run) -> Source:
     """Find out, before anything is touched, whether the whole context can be read and stored.
 
@@ -116,7 +117,7 @@ def store_relations(site: Site, run: Run, name: SetName, snapshot: Snapshot, sou
     return sorted(spread(run, store_relation, calls), key=lambda relation: relation.oid)
 
 
-@task(task_run_name="back up {member.name}")
+@task(cache_policy=NO_CACHE, task_run_name="back up {member.name}")
 def store_relation(
     site: Site, run: Run, name: SetName, member: Member, snapshot: str, encoding: str, size_bytes: int
 ) -> Relation:  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
 from tasks.core import sql
 from tasks.core.errors import BadInput, UnsafeTarget
@@ -35,7 +36,7 @@ def mark_of(context: str) -> str:
     return f"unfinished restore of {context}:"
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def check_target(server: Server, run: Run, manifest: Manifest, target_database: str | None) -> Target:
     """Find out, before anything is touched, whether the set can be restored there.
 
@@ -123,7 +124,7 @@ def owners(manifest: Manifest) -> set[str]:
     return {part.removeprefix("owner ") for part in stated}
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def sweep_unfinished(connection: Connection, context: str) -> list[str]:
     """Drop databases that a restore which died left behind; the caller holds the context's lock, so none is in use."""
     left = connection.execute(sql.MARKED_DATABASES, {"mark": mark_of(context)}).fetchall()
@@ -133,7 +134,7 @@ def sweep_unfinished(connection: Connection, context: str) -> list[str]:
     return [name for name, _ in left]
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def create_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
     """Create the roles that are missing, NOLOGIN, and the database under its working name."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
@@ -209,7 +210,7 @@ def _allow_owners(server: Server, run: Run, manifest: Manifest, target: Target) 
             connection.execute(sql.grant_create(schema, role))
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
     """Take back what owners were lent for the restore and did not have in the source."""
     privileges = {item.name: item.state for item in manifest.inventory if item.kind == "schema"}
@@ -219,7 +220,7 @@ def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Targe
                 connection.execute(sql.revoke_create(schema, role))
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def drop_database(server: Server, run: Run, target: Target) -> None:
     """Drop the unfinished database."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
@@ -227,7 +228,7 @@ def drop_database(server: Server, run: Run, target: Target) -> None:
     get_run_logger().warning('unfinished database "%s" dropped', target.working_name)
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def keep_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
     """Keep a database that differs from its backup, under its working name, out of reach of the next run's sweep."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
@@ -235,7 +236,7 @@ def keep_database(server: Server, run: Run, manifest: Manifest, target: Target) 
         connection.execute(sql.comment_on_database(target.working_name, note))
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def finish_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
     """Set what ALTER DATABASE had set in the source and give the database its final name."""
     source, name = manifest.database, target.working_name

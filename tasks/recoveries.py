@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
 from tasks import catalogue
 from tasks.core import sql
@@ -161,7 +162,7 @@ def load_tables(server: Server, run: Run, staged: StagedSet, target: Target) -> 
     return dict(zip(files, spread(run, load_table, calls), strict=True))
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def set_sequences(server: Server, database: str, run: Run, manifest: Manifest) -> None:
     """Set every sequence to the position that the manifest has, at or above every stored row."""
     with connect(server, database, run.title) as connection:
@@ -170,14 +171,14 @@ def set_sequences(server: Server, database: str, run: Run, manifest: Manifest) -
             connection.execute(sql.SET_SEQUENCE, place)
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def analyze(server: Server, database: str, run: Run) -> None:
     """Gather planner statistics of the whole new database."""
     with connect(server, database, run.title) as connection:
         connection.execute(sql.ANALYZE)
 
 
-@task(task_run_name="refresh {view.name}")
+@task(cache_policy=NO_CACHE, task_run_name="refresh {view.name}")
 def refresh_view(server: Server, database: str, run: Run, view: View) -> None:
     """Compute a materialized view."""
     with connect(server, database, run.title) as connection:
@@ -206,7 +207,7 @@ def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:
         )
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def compare_objects(server: Server, target: Target, run: Run, recovery: Recovery) -> list[str]:
     """Return how the restored objects differ from the manifest's inventory."""
     manifest = recovery.manifest

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 
 from tasks.core import report
 from tasks.core.context import Context
@@ -18,7 +19,7 @@ from tasks.sets import Listing
 from tasks.sites import Site
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def publish_backup(site: Site, manifest: Manifest, started: datetime) -> str:
     """Publish the report and the table of a backup; return its verdict."""
     context, seconds = site.context, (manifest.finished - started).total_seconds()
@@ -31,7 +32,7 @@ def publish_backup(site: Site, manifest: Manifest, started: datetime) -> str:
     return verdict
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def publish_recovery(context: Context, recovery: Recovery) -> str:
     """Publish the report and the table of a recovery; return its verdict."""
     manifest, database = recovery.manifest, recovery.chosen.name
@@ -49,7 +50,7 @@ def _recovery_text(verdict: str, context: Context, recovery: Recovery) -> str:
     )  # fmt: skip
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def publish_verification(context: Context, recovery: Recovery) -> str:
     """Publish what the verification of a set found; return its verdict.
 
@@ -81,7 +82,7 @@ def _publish(key: str, verdict: str, text: str, rows: list[dict[str, Any]]) -> N
     get_run_logger().info("%s", verdict)
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def publish_listing(context: str, listing: Listing, rows: list[dict[str, Any]], instant: datetime) -> None:
     """Publish the table of backup sets."""
     description = f"{len(listing.sets)} sets, {len(listing.legacy)} legacy files, {len(listing.unfinished)} unfinished"

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
 from tasks.core import programs
 from tasks.core.errors import MovedSnapshot, ProgramFailed
@@ -17,7 +18,7 @@ from tasks.sites import Site
 LOCK_WAIT_SECONDS = 60
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def dump_schema(site: Site, run: Run, pg_dump: Program, archive: Path) -> None:
     """Dump the schema of the whole database, 0600, in pg_dump's custom format.
 
@@ -46,7 +47,7 @@ def context_list(run: Run, pg_restore: Program, archive: Path, schemas: set[str]
     return render_list(choose_entries(entries, dependencies, objects, schemas))
 
 
-@task(task_run_name="restore {section}")
+@task(cache_policy=NO_CACHE, task_run_name="restore {section}")
 def restore_section(
     server: Server, target: Target, run: Run, pg_restore: Program, section: str, archive: Path, listing: Path, jobs: int
 ) -> list[str]:

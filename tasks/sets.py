@@ -10,6 +10,7 @@ from typing import Any
 
 import zstandard
 from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from tasks.core.digest import RowDigest, digest_compressed
@@ -30,6 +31,7 @@ def is_network_fault(_task: object, _task_run: object, state: Any) -> bool:
 
 
 NETWORK_RETRIES: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
     "retry_jitter_factor": 0.5,
@@ -310,7 +312,7 @@ def unpack(packed: Path) -> Path:
     return plain
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def decode(staged: StagedSet) -> list[str]:
     """Recompute rows and digest of every relation of a staged set; return what differs from its manifest."""
     return [problem for relation in staged.manifest.relations for problem in _decoded(staged, relation)]

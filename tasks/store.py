@@ -306,7 +306,7 @@ class FolderStore:
         """Yield the files below a prefix."""
         with self._answering(prefix):
             self._require_root()
-            for path in sorted((self._root / prefix).parent.rglob("*")):
+            for path in sorted((self._root / prefix.rpartition("/")[0]).rglob("*")):
                 key = path.relative_to(self._root).as_posix()
                 if key.startswith(prefix) and path.is_file() and not path.name.startswith(".partial-"):
                     yield _file_info(key, path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import zstandard
 from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
 from tasks.core import sql, stream
 from tasks.core.errors import MovedSnapshot, OperationError, RestoreDiffers
@@ -70,7 +71,7 @@ def _error(job: StreamJob, fault: StreamFault) -> OperationError:
     return kind(f"reading {job.schema}.{job.name}: {fault.message}")
 
 
-@task(task_run_name="dump {job.name}")
+@task(cache_policy=NO_CACHE, task_run_name="dump {job.name}")
 def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int) -> Dumped:
     """Stream one relation's rows, hashed and compressed, into the staging folder."""
     started = time.monotonic()
@@ -82,7 +83,7 @@ def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int) -> Dum
     return dumped
 
 
-@task(task_run_name="load {relation.name}")
+@task(cache_policy=NO_CACHE, task_run_name="load {relation.name}")
 def load_table(server: Server, database: str, title: str, relation: Relation, files: list[Path], encoding: str) -> float:
     """Load one relation's rows into a database that is being made; return the seconds it took.
 
@@ -107,7 +108,7 @@ def load_table(server: Server, database: str, title: str, relation: Relation, fi
     return seconds
 
 
-@task(task_run_name="compare {relation.name}")
+@task(cache_policy=NO_CACHE, task_run_name="compare {relation.name}")
 def compare_table(server: Server, database: str, run: Run, relation: Relation, encoding: str) -> list[str]:
     """Read a restored relation back and return how it differs from the manifest."""
     job = StreamJob(database, run.title, relation.namespace, relation.name, relation.columns, encoding)

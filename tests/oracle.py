@@ -512,7 +512,8 @@ def _compare(
 def _compare_views(ours: Mapping[str, View], theirs: Mapping[str, View], how: ViewRows) -> Iterator[str]:
     if how == "ignored":
         return
-    before = {name: view.stored if how == "stored" else view.recomputed for name, view in ours.items()}
+    # A view that was never filled stays so.
+    before = {name: view.recomputed if view.stored and how == "recomputed" else view.stored for name, view in ours.items()}
     after = {name: view.stored for name, view in theirs.items()}
     yield from _compare("rows of view", before, after, _rows_differ)
 

@@ -20,7 +20,6 @@ COMMENT ON DOMAIN "other.schema"."Prozent %s" IS 'von hundert';
 CREATE SEQUENCE "Lauf-Nummer" AS smallint INCREMENT BY -3 MINVALUE -3000 MAXVALUE 100 START WITH 100 CYCLE;
 COMMENT ON SEQUENCE "Lauf-Nummer" IS 'abwärts';
 CREATE SEQUENCE only_named_in_a_function;
-CREATE SEQUENCE never_called OWNED BY NONE START WITH 77;
 
 CREATE FUNCTION "other.schema"."Helfer fn"(n integer, VARIADIC rest text[] DEFAULT '{}') RETURNS integer LANGUAGE plpgsql IMMUTABLE AS
 $f$ BEGIN /* $$ ' " \ */ RETURN n * 2 + coalesce(array_length(rest, 1), 0); END $f$;

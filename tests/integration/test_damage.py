@@ -89,8 +89,8 @@ def stage(context: str, backup: str) -> tuple[str, list[str]]:
     """Do what a restore does before it touches anything: choose, download and verify; return the set and what was passed over."""
     with runs.begin("stage", context) as run:
         recovery = Recovery(sites.find_store(context))
-        staged, _ = recoveries.stage_newest_good(recovery, sites.find_server(None, context), run, context, backup, None)
-        return staged.name.id, recovery.passed_over
+        fits = recoveries.choose_target(recovery, sites.find_server(None, context), run, None)
+        return recoveries.stage_newest_good(recovery, run, backup, fits).name.id, recovery.passed_over
 
 
 def staged(world: World, backup: str = "latest") -> tuple[str, list[str]]:

@@ -238,10 +238,13 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://bucket", 'BACKUP_STORE "http://bucket" is neither'), ("s3:", 'BACKUP_STORE "s3:" is neither'), ("s3:///prefix", "names no bucket"),
-        ("relative/folder", "is neither s3://bucket"), ("", "is neither s3://bucket"),
+        ("http://bucket", 'BACKUP_STORE "http://bucket" is neither'),
+        ("s3:", 'BACKUP_STORE "s3:" is neither'),
+        ("s3:///prefix", "names no bucket"),
+        ("relative/folder", "is neither s3://bucket"),
+        ("", "is neither s3://bucket"),
     ],
-)  # fmt: skip
+)
 def test_an_address_that_is_none(url: str, said: str) -> None:
     with pytest.raises(BadInput, match=said):
         open_store(StoreAddress(url))
@@ -258,10 +261,10 @@ def test_a_bucket_or_folder_that_is_not_there_is_refused_at_once(s3: LocalS3, tm
 
 
 def test_settings_of_the_client_that_are_none(s3: LocalS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInput, match="settings of the store.*nonsense"):
+    with pytest.raises(BadInput, match=r"settings of the store.*nonsense"):
         open_store(StoreAddress(s3.url, credentials(s3, "nonsense")))
     monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
-    with pytest.raises(BadInput, match="no-such-profile.*correct the AWS_"):
+    with pytest.raises(BadInput, match=r"no-such-profile.*correct the AWS_"):
         open_store(StoreAddress(s3.url))
     monkeypatch.delenv("AWS_PROFILE")
     with pytest.raises(BadInput, match=r"Invalid bucket name.*correct BACKUP_STORE"):
