@@ -94,6 +94,7 @@ def tell(story: Story, violations_per_year: int) -> bool:
         run_flow(story, "flows.recovery", "disaster_recovery", target, "backup_restorer", store, api)
         same = compare(story, before, fingerprint(target), objects_before, count_objects(target))
         save_reports(story, api)
+        story.say("left to a human: the four foreign keys to users, a table of another context; the report has their statements")
     return same
 
 
@@ -180,8 +181,7 @@ def save_reports(story: Story, api: str) -> None:
         artifact = httpx.get(f"{api}/artifacts/{key}/latest").raise_for_status().json()
         file = REPORTS / f"{key}.md"
         file.write_text(str(artifact["data"]), encoding="utf-8")
-        story.say(f"{artifact['description']}")
-        story.say(f"report: {file.relative_to(PROJECT)}")
+        story.say(f"{artifact['description']} ({file.relative_to(PROJECT)})")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from tasks.core.folders import private_folder, require_own
 from tasks.core.programs import kill, supervised
 
 HOST = "127.0.0.1"
@@ -113,13 +114,12 @@ def postgres(bin_folder: Path | None = None, **settings: str) -> Iterator[LocalS
 
 @contextmanager
 def _private_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="backup-local-"))
-    try:
+    # The servers' account has to pass through, and may see nothing on its way.
+    base = require_own(Path(tempfile.gettempdir()) / f"backup-local-{os.getuid()}", 0o711)
+    with private_folder(base, secrets.token_hex(4)) as folder:
         if _account():
             shutil.chown(folder, _account())
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _account() -> str:
@@ -178,7 +178,7 @@ def _service(argv: list[str], log: Path, environment: dict[str, str]) -> Iterato
         assert process.stdin  # noqa: S101
         process.stdin.close()
         try:
-            process.wait(15)
+            process.wait(5)
         except subprocess.TimeoutExpired:
             kill(process)
 

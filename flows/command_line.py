@@ -27,6 +27,15 @@ def run_from_command_line(*flows: AnyFlow) -> None:
     chosen = next(one for one in flows if one.fn.__name__ == named)
     # SIGTERM is Ctrl-C, so that every `with` gives back what it borrowed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        _run(chosen, arguments)
+    except OperationError as error:
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _run(chosen: AnyFlow, arguments: dict[str, str]) -> None:
     alone = ALONE in os.environ
     if not alone and not _server_answers():
         # Prefect then starts a server of its own as a child that nothing would end if this process were killed.
@@ -34,12 +43,7 @@ def run_from_command_line(*flows: AnyFlow) -> None:
     _hide_tracebacks_of_expected_errors()
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     with temporary_settings(restore_defaults={PREFECT_API_URL} if alone else set()):
-        try:
-            chosen(**arguments)
-        except OperationError as error:
-            sys.exit(f"{type(error).__name__}: {error}")
-        except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)
+        chosen(**arguments)
 
 
 def _parse(flows: tuple[AnyFlow, ...], words: list[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import quote
 
+import psycopg
 import zstandard
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -18,13 +19,14 @@ from tasks.core.manifest import Manifest, Relation, StoredObject, Versions
 from tasks.core.manifest import Snapshot as SnapshotFacts
 from tasks.core.programs import Program, find_program
 from tasks.core.servers import Connection, connect, encoding_of
-from tasks.core.stored import describe_file, restore_by_hand
+from tasks.core.stored import RESTORE_SCRIPT, describe_file, restore_script
 from tasks.core.stream import StreamJob
+from tasks.databases import database_options
 from tasks.runs import Run, require_space, spread, staging
-from tasks.schema import context_list
+from tasks.schema import LOCK_WAIT_SECONDS, context_list
 from tasks.sets import publish, require_owner, require_store, upload
 from tasks.sites import Site
-from tasks.snapshots import Snapshot, take_snapshot
+from tasks.snapshots import Snapshot, patient, take_snapshot
 from tasks.tables import Dumped, dump_table
 
 SNAPSHOT_TRIES = 4
@@ -51,12 +53,14 @@ def check_source(site: Site, run: Run) -> Source:
     Raises:
         BadInput: the database, a table, a privilege, a program, the store or disk space is missing; all that is
             known to be wrong with privileges is named at once.
+        MovedSnapshot: a relation is locked for long.
     """
     require_store(site.store, site.context.name)
-    with connect(site.server, site.database, run.title) as connection:
+    with patient(), connect(site.server, site.database, run.title) as connection:
+        connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
         members = catalogue.read_members(connection, site.context)
         _require_readable(connection, members)
-        system_identifier, timeline, server, number, standby = connection.execute(sql.SERVER_FACTS).fetchall()[0]
+        system_identifier, timeline, server, number, standby = _server_facts(connection)
         sizes = dict(connection.execute(sql.RELATION_BYTES, {"oids": members.oids}).fetchall())
     pg_dump = find_program("pg_dump", number // 10000)
     pg_restore = find_program("pg_restore", pg_dump.major)
@@ -67,15 +71,29 @@ def check_source(site: Site, run: Run) -> Source:
     return Source(system_identifier, timeline, standby, server, number // 10000, pg_dump, pg_restore, sizes)
 
 
+def _server_facts(connection: Connection) -> tuple[str, int, str, int, bool]:
+    try:
+        facts: tuple[str, int, str, int, bool] = connection.execute(sql.SERVER_FACTS).fetchall()[0]
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise BadInput(
+            f"the cluster cannot be identified: {error}; run in that database: GRANT EXECUTE ON FUNCTION pg_control_system(), "
+            f'pg_control_checkpoint() TO "{connection.info.user}"'
+        ) from error
+    return facts
+
+
 def _require_readable(connection: Connection, members: Members) -> None:
     oids = {"oids": members.oids}
     login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
     if odd := [relation.qualified for relation in members.relations if relation.kind not in ("r", "p")]:
         raise BadInput(f"{', '.join(odd)}: foreign tables cannot be backed up; take them out of the context")
-    if unreadable := [row[0] for row in connection.execute(sql.UNREADABLE, oids)]:
+    if unreadable := connection.execute(sql.UNREADABLE, {"sequences": members.chosen_by_class["pg_class"]}).fetchall():
+        grants = {f"USAGE ON SCHEMA {schema}" for schema, may_use, _, _ in unreadable if not may_use}
+        tables = ", ".join(table for _, _, table, may_select in unreadable if not may_select)
+        remedy = " ".join(f'GRANT {one} TO "{login}";' for one in [*sorted(grants), *([f"SELECT ON {tables}"] if tables else [])])
         raise BadInput(
-            f'role "{login}" may not read {", ".join(unreadable)}; run: GRANT SELECT ON {", ".join(unreadable)} TO "{login}"; '
-            f'or, for all tables: GRANT pg_read_all_data TO "{login}"'
+            f'role "{login}" may not read {", ".join(row[2] for row in unreadable)} (the schema is dumped whole, which takes the '
+            f'right to read every table); run: {remedy} or, for all tables: GRANT pg_read_all_data TO "{login}"'
         )
     if hidden := [row[0] for row in connection.execute(sql.HIDDEN_BY_ROW_SECURITY, oids)]:
         raise BadInput(
@@ -156,7 +174,7 @@ def store_schema(site: Site, run: Run, name: SetName, snapshot: Snapshot, source
     archive = _store_text(site, run, name, "schema.dump.zst", zstandard.compress(snapshot.archive.read_bytes()))
     schema_list = _store_text(site, run, name, "schema.list", listing.encode())
     files = [_store_text(site, run, name, f"context/{file}", text.encode()) for file, text in site.files.items()]
-    return Manifest(
+    manifest = Manifest(
         context=name.context, kind=name.kind, id=name.id, run=run.id, finished=now(), time_zone=site.context.time_zone,
         snapshot=SnapshotFacts(
             instant=snapshot.instant, xmin=snapshot.xmin, lsn=snapshot.lsn, timeline=source.timeline,
@@ -173,8 +191,9 @@ def store_schema(site: Site, run: Run, name: SetName, snapshot: Snapshot, source
         forgotten_tables=borders.forgotten, inventory=snapshot.inventory,
         schema_archive=archive, schema_list=schema_list, context_files=files,
         warnings=_warnings(borders, catalogue.read_unusable(connection, members)),
-        restore_by_hand=restore_by_hand(relations, borders.outbound),
     )  # fmt: skip
+    script = restore_script(manifest, database_options(manifest.database, source.major))
+    return manifest.model_copy(update={"restore_script": _store_text(site, run, name, RESTORE_SCRIPT, script.encode())})
 
 
 def _schema_names(members: Members) -> set[str]:

@@ -67,11 +67,15 @@ def _shortened(name: str) -> str:
 
 def _refusal(server: Server, run: Run, manifest: Manifest, name: str) -> str:
     """Say what a database that is in the way holds."""
-    with connect(server, name, run.title) as connection:
-        own = {(relation.namespace, relation.name) for relation in manifest.relations}
-        found = own & {(row[1], row[2]) for row in connection.execute(sql.RELATIONS)}
-        holding = [one for one in sorted(found) if connection.execute(sql.holds_rows(*one)).fetchall()]
-    held = f"it holds rows in {len(holding)} of {len(own)} relations" if holding else f"it has {len(found)} of {len(own)} relations"
+    try:
+        with connect(server, name, run.title) as connection:
+            own = {(relation.namespace, relation.name) for relation in manifest.relations}
+            found = own & {(row[1], row[2]) for row in connection.execute(sql.RELATIONS)}
+            holding = [one for one in sorted(found) if connection.execute(sql.holds_rows(*one)).fetchall()]
+        has, number = ("holds rows in", len(holding)) if holding else ("has", len(found))
+        held = f"it {has} {number} of {len(own)} relations"
+    except (psycopg.Error, BadInput) as error:
+        held = f"what it holds cannot be seen ({' '.join(str(error).split())})"
     return (
         f'refusing to restore into database "{name}" on the server of {server.name}: it exists and {held}; '
         "name another target_database, or rename or drop that one first"

@@ -1,13 +1,10 @@
 """One run of a flow: its id, its instant, its private folder and its child processes, all given back at the end.
 
-The folder is 0700, files in it are 0600; a run that was killed is cleaned up by the next one, which knows a dead run by
-its lock on a file beside the folder (https://man7.org/linux/man-pages/man2/flock.2.html).
+The folder is 0700, files in it are 0600; a run that was killed is cleaned up by the next one.
 """
 
-import fcntl
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +18,7 @@ from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from tasks.core.errors import BadInput, OperationError
+from tasks.core.folders import private_folder, require_own
 from tasks.core.kinds import new_run_id, now, require_context_name
 from tasks.core.programs import Running
 from tasks.core.stream import MORE_SPACE
@@ -54,18 +52,12 @@ def begin(flow: str, context: str) -> Iterator[Run]:
     """
     require_context_name(context)
     started, run_id = now(), new_run_id()
-    base = staging_base()
-    sweep_staging(base)
-    name = f"{context}-{started:%Y%m%d%H%M%S}-{run_id}"
-    with _owned(base / f"{name}.lock"):
-        folder = base / name
-        folder.mkdir(mode=0o700)
+    with private_folder(staging_base(), f"{context}-{started:%Y%m%d%H%M%S}-{run_id}") as folder:
         running = Running()
         try:
             yield Run(flow, context, run_id, started, folder, running)
         finally:
             running.stop(final=True)
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:
@@ -81,47 +73,7 @@ def jobs() -> int:
 def staging_base() -> Path:
     """Return this account's staging folder: BACKUP_STAGING, or one below the system's temporary folder."""
     named = os.environ.get("BACKUP_STAGING")
-    base = Path(named) if named else Path(tempfile.gettempdir()) / f"backup-staging-{os.getuid()}"
-    try:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"staging folder {base} cannot be made: {error.strerror}; set BACKUP_STAGING to another") from error
-    facts = base.lstat()
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
-        raise BadInput(f"staging folder {base} is not ours alone; set BACKUP_STAGING to a folder only this account can write")
-    return base
-
-
-@contextmanager
-def _owned(lock: Path) -> Iterator[None]:
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def sweep_staging(base: Path) -> list[Path]:
-    """Remove the folders of runs that are dead, and return them."""
-    removed = []
-    for lock in base.glob("*.lock"):
-        try:
-            descriptor = os.open(lock, os.O_RDWR)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink(missing_ok=True)
-            removed.append(lock.with_suffix(""))
-        finally:
-            os.close(descriptor)
-    return removed
+    return require_own(Path(named) if named else Path(tempfile.gettempdir()) / f"backup-staging-{os.getuid()}")
 
 
 def spread(run: Run, task: Task[..., T], calls: Iterable[tuple[Any, ...]]) -> list[T]:

@@ -17,6 +17,7 @@ from tasks.core.digest import RowDigest, digest_compressed
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable
 from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, SetName, parse_set_folder, parse_set_reference
 from tasks.core.manifest import MANIFEST_FILE, Manifest, Relation, StoredObject, parse_manifest, render_manifest
+from tasks.core.order import newest_first
 from tasks.runs import Run, staging
 from tasks.store import ObjectInfo, Store, StoreAddress, open_store
 
@@ -162,7 +163,7 @@ def list_sets(address: StoreAddress, context: str) -> Listing:
             legacy.append(LegacyFile(one.key, one.bytes, one.modified, one.storage_class))
     committed = {name: objects for name, objects in folders.items() if MANIFEST_FILE in objects}
     sets = [_listed(store, address, name, objects) for name, objects in committed.items()]
-    return Listing(newest_first(sets), legacy, sorted(folders.keys() - committed.keys(), key=lambda name: name.id))
+    return Listing(_newest_first(sets), legacy, sorted(folders.keys() - committed.keys(), key=lambda name: name.id))
 
 
 def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[str, ObjectInfo]) -> ListedSet:
@@ -188,27 +189,12 @@ def _damage(manifest: Manifest, objects: dict[str, ObjectInfo]) -> str | None:
     return None
 
 
-def newest_first(sets: Iterable[ListedSet]) -> list[ListedSet]:
-    """Order sets by LSN within one cluster and timeline, across them by instant; unreadable ones last."""
-    readable = [(one, one.manifest) for one in sets if one.manifest]
-    newest = dict[tuple[str, int], datetime]()
-    for _, manifest in readable:
-        line = (manifest.snapshot.system_identifier, manifest.snapshot.timeline)
-        newest[line] = max(newest.get(line, manifest.snapshot.instant), manifest.snapshot.instant)
-
-    def rank(pair: tuple[ListedSet, Manifest]) -> tuple[datetime, tuple[str, int], int, datetime]:
-        snapshot = pair[1].snapshot
-        line = (snapshot.system_identifier, snapshot.timeline)
-        return newest[line], line, lsn_position(snapshot.lsn), snapshot.instant
-
-    ordered = [one for one, _ in sorted(readable, key=rank, reverse=True)]
-    return ordered + sorted((one for one in sets if not one.manifest), key=lambda one: one.name.id, reverse=True)
-
-
-def lsn_position(lsn: str) -> int:
-    """Return a log sequence number such as 16/B374D848 as a byte position."""
-    high, _, low = lsn.partition("/")
-    return (int(high, 16) << 32) + int(low, 16)
+def _newest_first(sets: Iterable[ListedSet]) -> list[ListedSet]:
+    """Order sets as their snapshots were taken; unreadable ones last."""
+    pairs = [(one, one.manifest.snapshot) for one in sets if one.manifest]
+    unreadable = [one for one in sets if not one.manifest]
+    readable = [one for one, _ in newest_first(pairs, lambda pair: pair[1])]
+    return readable + sorted(unreadable, key=lambda one: one.name.id, reverse=True)
 
 
 @task(**NETWORK_RETRIES)

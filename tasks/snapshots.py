@@ -23,10 +23,8 @@ from tasks.core.manifest import InventoryItem
 from tasks.core.programs import Program
 from tasks.core.servers import Connection, connect
 from tasks.runs import Run
-from tasks.schema import dump_schema
+from tasks.schema import LOCK_WAIT_SECONDS, dump_schema
 from tasks.sites import Site
-
-LOCK_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,14 @@ def take_snapshot(site: Site, run: Run, pg_dump: Program) -> Iterator[Snapshot]:
     """
     archive = run.folder / "schema.dump"
     archive.unlink(missing_ok=True)
-    with connect(site.server, site.database, run.title) as coordinator:
+    with patient(), connect(site.server, site.database, run.title) as coordinator:
+        coordinator.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
         planned = read_members(coordinator, site.context)
-        coordinator.execute(sql.set_lock_timeout(LOCK_SECONDS))
         coordinator.execute(sql.START_SNAPSHOT)
         _lock(coordinator, planned)
         with connect(site.server, site.database, run.title) as looker:
+            # It may queue behind somebody who waits for the coordinator, which no deadlock check sees.
+            looker.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
             before = read_inventory(looker, read_members(looker, site.context))
         dump_schema(site, run, pg_dump, archive)
         # The first query of the transaction takes its snapshot: from here on it does not move.
@@ -83,14 +83,25 @@ def take_snapshot(site: Site, run: Run, pg_dump: Program) -> Iterator[Snapshot]:
         )  # fmt: skip
 
 
+@contextmanager
+def patient() -> Iterator[None]:
+    """Make a lock that was not to be had in time a reason to start over.
+
+    Raises:
+        MovedSnapshot: it was not.
+    """
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable as error:
+        raise MovedSnapshot(f"a relation stayed locked for {LOCK_WAIT_SECONDS} s: {error}; pg_locks says by whom") from error
+
+
 def _lock(coordinator: Connection, members: Members) -> None:
     names = [(relation.schema, relation.name) for relation in members.relations]
     try:
         coordinator.execute(sql.lock_tables(names))
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
         raise MovedSnapshot(f"a relation went away before it was locked: {error}") from error
-    except psycopg.errors.LockNotAvailable as error:
-        raise MovedSnapshot(f"a relation stayed locked for {LOCK_SECONDS} s: {error}; see pg_locks for who holds it") from error
 
 
 def _facts(coordinator: Connection) -> dict[str, Any]:

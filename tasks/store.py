@@ -132,7 +132,9 @@ def _new_client(credentials: AwsCredentials | None) -> "S3Client":
     session = credentials.get_boto3_session() if credentials else boto3.Session()
     parameters = credentials.aws_client_parameters.get_params_override() if credentials else {}
     endpoint = parameters.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    ours = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 5, "mode": "standard"}, tcp_keepalive=True)
+    ours = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard"}, tcp_keepalive=True)
+    if "AWS_MAX_ATTEMPTS" not in os.environ:
+        ours = ours.merge(Config(retries={"total_max_attempts": 5, "mode": "standard"}))
     if endpoint:
         # Not every server knows the newer checksum headers, nor buckets as host names.
         ours = ours.merge(Config(s3={"addressing_style": "path"}))

@@ -194,7 +194,7 @@ class Manifest(_Record):
     schema_list: StoredObject
     context_files: list[StoredObject]
     warnings: list[str]
-    restore_by_hand: list[str]
+    restore_script: StoredObject | None = None
 
     @model_validator(mode="after")
     def _one_object_a_path(self) -> Self:
@@ -207,7 +207,8 @@ class Manifest(_Record):
     def objects(self) -> list[StoredObject]:
         """Every object of the set but the manifest."""
         data = [part for relation in self.relations for part in relation.parts]
-        return [*data, self.schema_archive, self.schema_list, *self.context_files]
+        script = [self.restore_script] if self.restore_script else []
+        return [*data, self.schema_archive, self.schema_list, *self.context_files, *script]
 
     @property
     def rows(self) -> int:

@@ -50,7 +50,11 @@ def installed_programs(name: str) -> list[Program]:
 def _program_at(path: Path) -> Program | None:
     if not shutil.which(path):
         return None
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+    except OSError:
+        # Of another architecture, say.
+        return None
     major = VERSION.search(said)
     return Program(path, int(major[1]), said.split(")", 1)[1].split()[0]) if major else None
 
@@ -122,7 +126,8 @@ def supervised(argv: Sequence[str], *, stop: signal.Signals = signal.SIGTERM, us
 def run_guarded(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a program in the foreground and return its exit code; whichever of us ends first, all that it started ends too.
 
-    An interrupt (Ctrl-C) is passed on, so that the program can clean up.
+    Raises:
+        KeyboardInterrupt: it was interrupted (Ctrl-C); the program was too, and could clean up.
     """
     process = subprocess.Popen(  # noqa: S603
         supervised(argv, stop=signal.SIGINT), stdin=subprocess.PIPE, env={**os.environ, **environment}, start_new_session=True
@@ -132,7 +137,8 @@ def run_guarded(argv: Sequence[str], environment: Mapping[str, str]) -> int:
         code = process.wait()
     except KeyboardInterrupt:
         process.stdin.close()
-        code = process.wait()
+        process.wait()
+        raise
     finally:
         kill(process)
     return code if code >= 0 else 128 - code

@@ -27,6 +27,12 @@ class Server:
     parameters: dict[str, str] = field(default_factory=dict, repr=False)
     name: str = "libpq's environment"
 
+    @property
+    def address(self) -> str:
+        """Host and port, for people."""
+        chosen = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val} | self.parameters
+        return f"{chosen.get('host', 'local socket')}:{chosen.get('port', '5432')}"
+
     def conninfo(self, database: str) -> dict[str, str]:
         """Return the parameters of a connection to one database."""
         return {"connect_timeout": "10", **_environment_defaults(), **self.parameters, "dbname": database}
@@ -45,7 +51,7 @@ def _environment_defaults() -> dict[str, str]:
 
 @contextmanager
 def connect(server: Server, database: str, application_name: str) -> Iterator[Connection]:
-    """Open an autocommit session without time limits of the server's or the role's making.
+    """Open an autocommit session without time limits or formats of the server's, the database's or the role's making.
 
     Raises:
         BadInput: the server cannot be reached, or refuses the login or the database.
@@ -55,11 +61,12 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
         connection = psycopg.connect(make_conninfo(**server.conninfo(database) | session), autocommit=True)
     except psycopg.OperationalError as error:
         raise BadInput(
-            f'cannot connect to database "{database}" on the server of {server.name}: {" ".join(str(error).split())}; '
+            f'cannot connect to database "{database}" on the server of {server.name} ({server.address}): '
+            f"{' '.join(str(error).split())}; "
             "check that the server runs, its address, the login and its rights (GRANT CONNECT)"
         ) from error
     with connection:
-        connection.execute(sql.NO_TIME_LIMITS)
+        connection.execute(sql.SESSION_SETTINGS)
         yield connection
 
 

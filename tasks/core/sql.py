@@ -3,14 +3,18 @@
 Catalogue queries read pg_inherits and pg_class rather than pg_partition_tree(), which ignores the snapshot.
 """
 
+import re
 from collections.abc import Sequence
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-NO_TIME_LIMITS = SQL(
-    """SELECT set_config(name, '0', false) FROM pg_settings
-       WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
-                      'idle_session_timeout', 'transaction_timeout')"""
+# What every session begins with, whatever role and database have as their defaults: no time limits, text as it is read here.
+SESSION_SETTINGS = SQL(
+    """SELECT set_config(name, coalesce(text, '0'), false) FROM pg_settings
+       LEFT JOIN (VALUES ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'postgres'), ('bytea_output', 'hex'),
+                         ('quote_all_identifiers', 'off')) AS ours (name, text) USING (name)
+       WHERE text IS NOT NULL OR name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
+                                          'idle_session_timeout', 'transaction_timeout')"""
 )
 
 # What a dump and every comparison are read under, so that equal rows are equal text wherever they are.
@@ -76,10 +80,15 @@ VIEWS = SQL(
        WHERE n.nspname = %(schema)s AND c.relname = ANY (%(views)s) AND c.relkind IN ('m', 'v')"""
 )
 
+# pg_dump locks every table of the database, other contexts' too, and locking takes the right to read.
 UNREADABLE = SQL(
-    """SELECT format('%%I.%%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-       WHERE c.oid = ANY (%(oids)s::oid[])
-         AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')) ORDER BY 1"""
+    """SELECT format('%%I', n.nspname), has_schema_privilege(n.oid, 'USAGE'),
+              format('%%I.%%I', n.nspname, c.relname), has_table_privilege(c.oid, 'SELECT')
+       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE (c.relkind IN ('r', 'p') OR c.oid = ANY (%(sequences)s::oid[]) AND c.relkind = 'S')
+         AND c.oid >= 16384 AND c.relpersistence <> 't'
+         AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+         AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')) ORDER BY 1, 3"""
 )
 
 # Row-level security makes COPY fail with row_security = off, unless the role bypasses it or owns the table unforced.
@@ -135,9 +144,10 @@ def copy_rows_out(schema: str, name: str, columns: Sequence[str], encoding: str)
     return SQL("COPY {}{} TO STDOUT (ENCODING {})").format(Identifier(schema, name), _list(columns), Literal(encoding))
 
 
-def copy_rows_in(schema: str, name: str, columns: Sequence[str], encoding: str) -> Composed:
-    """Take rows into a relation emptied in the same transaction, already frozen: no later rewrite, no hint bits."""
-    return SQL("COPY {}{} FROM STDIN (FREEZE, ENCODING {})").format(Identifier(schema, name), _list(columns), Literal(encoding))
+def copy_rows_in(schema: str, name: str, columns: Sequence[str], encoding: str, *, freeze: bool = True) -> Composed:
+    """Take rows into a relation; frozen, if it was emptied in the same transaction: no later rewrite, no hint bits."""
+    statement = SQL("COPY {}{} FROM STDIN ({}ENCODING {})")
+    return statement.format(Identifier(schema, name), _list(columns), SQL("FREEZE, " if freeze else ""), Literal(encoding))
 
 
 def empty_relation(schema: str, name: str) -> Composed:
@@ -422,9 +432,16 @@ def comment_on_database(name: str, comment: str | None) -> Composed:
     return SQL("COMMENT ON DATABASE {} IS {}").format(Identifier(name), Literal(comment))
 
 
+LISTS_OF_NAMES = frozenset({"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"})
+LIST_ELEMENT = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
+
+
 def set_for_database(name: str, setting: str, value: str) -> Composed:
     """Give a database its own default of a setting."""
-    return SQL("ALTER DATABASE {} SET {} TO {}").format(Identifier(name), Identifier(*setting.split(".")), Literal(value))
+    # The catalogue has a list of names as it would be written; as one literal it would be one name.
+    listed = [(found[2] or found[1]).replace('""', '"') for found in LIST_ELEMENT.finditer(value)]
+    values = SQL(", ").join(map(Literal, listed if setting in LISTS_OF_NAMES else [value]))
+    return SQL("ALTER DATABASE {} SET {} TO {}").format(Identifier(name), Identifier(*setting.split(".")), values)
 
 
 def revoke_public(name: str) -> Composed:

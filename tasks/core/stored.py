@@ -1,10 +1,14 @@
 """Facts about stored files, and how to use them with nothing but PostgreSQL's own programs."""
 
 import hashlib
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tasks.core.manifest import ForeignKey, Relation, StoredObject
+from psycopg.sql import SQL, Literal
+
+from tasks.core import sql
+from tasks.core.manifest import Manifest, Relation, StoredObject
 
 
 def describe_file(path: str, file: Path) -> StoredObject:
@@ -14,23 +18,86 @@ def describe_file(path: str, file: Path) -> StoredObject:
     return StoredObject(path=path, bytes=file.stat().st_size, sha256=digest.hexdigest())
 
 
-def restore_by_hand(relations: Iterable[Relation], outbound: Iterable[ForeignKey]) -> list[str]:
-    """Return the commands that restore a set in its downloaded folder with zstd, pg_restore and psql alone."""
-    return [
-        "zstd -d schema.dump.zst",
-        "createdb --template=template0 NEW",
-        "pg_restore --dbname=NEW --section=pre-data --use-list=schema.list schema.dump",
-        *(_load_command(relation) for relation in relations),
-        "pg_restore --dbname=NEW --section=post-data --use-list=schema.list schema.dump",
-        *(
-            f"-- when {key.references} is back: ALTER TABLE {key.table} ADD CONSTRAINT {key.name} {key.definition};"
-            for key in outbound
-        ),
+RESTORE_SCRIPT = "restore.sh"
+SCRIPT_HEAD = """\
+#!/usr/bin/env bash
+# Restores backup set {id} into a new database with nothing but zstd, createdb, pg_restore and psql
+# of PostgreSQL {major} or newer: bash restore.sh NEW
+# Run as a superuser of a server of PostgreSQL {server} or newer, which PGHOST, PGPORT, PGUSER … name.
+set -euo pipefail
+cd "$(dirname "$0")"
+NEW=${{1:?name the database to make}}
+export PGCLIENTENCODING=UTF8
+export PGOPTIONS="-c statement_timeout=0 -c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c lc_monetary=C"
+run() {{ psql --no-psqlrc --quiet --output=/dev/null --set=ON_ERROR_STOP=1 --dbname="$1" --file=-; }}
+load() {{
+    rows=$1 command=$2
+    shift 2
+    said=$(zstd --decompress --stdout -- "$@" | psql --no-psqlrc --set=ON_ERROR_STOP=1 --dbname="$NEW" --command="$command")
+    [ "$said" = "COPY $rows" ] || {{ echo "$command: $said, not $rows rows" >&2; exit 1; }}
+}}
+"""
+
+
+def restore_script(manifest: Manifest, database_options: Iterable[tuple[str, str]]) -> str:
+    """Return the shell script that restores a set in its downloaded folder with stock tools alone."""
+    options = " ".join(_word(f"--{key.lower().replace('_', '-')}={value}") for key, value in database_options)
+    section = 'pg_restore --dbname="$NEW" --use-list=schema.list --section={} schema.dump'
+    versions = manifest.versions
+    return "\n".join([
+        SCRIPT_HEAD.format(id=manifest.id, major=versions.pg_dump_major, server=versions.server_major),
+        f"run postgres <<< {_word(_missing_roles(manifest))}",
+        f'createdb --template=template0 --owner={_word(manifest.database.owner)} {options} "$NEW"',
+        "zstd --decompress --force --quiet schema.dump.zst",
+        section.format("pre-data --single-transaction"),
+        *(_load_command(relation, manifest.database.encoding) for relation in manifest.relations),
+        section.format("post-data"),
+        f'run "$NEW" <<< {_word(_last_statements(manifest))}',
+        f"echo {_word(_left_to_do(manifest))}",
+        "",
+    ])  # fmt: skip
+
+
+def _word(text: str) -> str:
+    return shlex.quote(text)
+
+
+def _missing_roles(manifest: Manifest) -> str:
+    names = sorted({manifest.database.owner, *(role.name for role in manifest.roles)})
+    statement = SQL(
+        "SELECT format('CREATE ROLE %I NOLOGIN', name) FROM unnest(ARRAY[{}]) AS name "
+        "WHERE name NOT IN (SELECT rolname FROM pg_roles) \\gexec"
+    )
+    return statement.format(SQL(", ").join(map(Literal, names))).as_string()
+
+
+def _load_command(relation: Relation, encoding: str) -> str:
+    command = sql.copy_rows_in(relation.namespace, relation.name, relation.columns, encoding, freeze=False).as_string()
+    return f"load {relation.rows} {_word(command)} {' '.join(_word(part.path) for part in relation.parts)}"
+
+
+def _last_statements(manifest: Manifest) -> str:
+    set_sequence = SQL("SELECT setval(format('%I.%I', {}, {})::regclass, {}, {});\n")
+    sequences = [
+        set_sequence.format(*map(Literal, (one.namespace, one.name, one.last_value, one.is_called))).as_string()
+        for one in manifest.sequences
     ]
+    views = [
+        f"{sql.refresh_view(view.namespace, view.name).as_string()};\n"
+        for view in manifest.views
+        if view.materialized and view.populated
+    ]
+    return "".join([*sequences, "ANALYZE;\n", *views])
 
 
-def _load_command(relation: Relation) -> str:
-    columns = ", ".join(f'\\"{column}\\"' for column in relation.columns)
-    table = f'\\"{relation.namespace}\\".\\"{relation.name}\\"'
-    files = " ".join(f"'{part.path}'" for part in relation.parts)
-    return f'zstd -dc {files} | psql --dbname=NEW --command="COPY {table} ({columns}) FROM STDIN"'
+def _left_to_do(manifest: Manifest) -> str:
+    return "\n".join(["restored; left to do:", *_chores(manifest), "compare rows and digests with manifest.json"])
+
+
+def _chores(manifest: Manifest) -> Iterator[str]:
+    for key in manifest.outbound_keys:
+        yield f"when {key.references} is back: ALTER TABLE {key.table} ADD CONSTRAINT {key.name} {key.definition};"
+    for setting in manifest.database.settings:
+        yield f"ALTER DATABASE … SET {setting}"
+    if manifest.database.grants:
+        yield "grants on the database: see manifest.json"

@@ -15,9 +15,10 @@ from contextlib import suppress
 GRACE_SECONDS = 30
 
 
-def _stop_when_abandoned(program: subprocess.Popen[bytes], stop: signal.Signals) -> None:
+def _stop_when_abandoned(program: subprocess.Popen[bytes], stop: signal.Signals, abandoned: threading.Event) -> None:
     while os.read(0, 4096):
         pass
+    abandoned.set()
     program.send_signal(stop)
     with suppress(subprocess.TimeoutExpired):
         program.wait(GRACE_SECONDS)
@@ -29,8 +30,12 @@ def main(arguments: list[str]) -> int:
     stop, user, *argv = arguments
     account: dict[str, str | list[str]] = {"user": user, "extra_groups": []} if user else {}
     program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, **account)  # type: ignore[call-overload]  # noqa: S603
-    threading.Thread(target=_stop_when_abandoned, args=(program, signal.Signals[stop]), daemon=True).start()
+    abandoned = threading.Event()
+    threading.Thread(target=_stop_when_abandoned, args=(program, signal.Signals[stop], abandoned), daemon=True).start()
     code: int = program.wait()
+    if abandoned.is_set():
+        # Nobody else is left to end what the program started.
+        os.killpg(0, signal.SIGKILL)
     return code if code >= 0 else 128 - code
 
 

@@ -51,10 +51,15 @@ def make_template(server: LocalServer, **sizes: Any) -> None:
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
     """A real Prefect server; flows run in this process and in others are recorded there."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     with local.prefect_server() as url, temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield url
+        # What this process still has to tell the server would keep the exit waiting for it.
+        for worker in (APILogWorker, EventsWorker):
+            worker.drain_all()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +20,9 @@ import boto3
 import psycopg
 
 from deployments.local import LocalServer
+from tasks.locks import SPACE
 from tests.faults import FaultyProxy, processes_of, shim, wait_for
-from tests.integration.conftest import PROJECT, World
+from tests.integration.conftest import PROJECT, TABLES, World
 
 # Well above what the product reads without a process of its own, and slow to pass a throttled proxy.
 BIG_ROW = """UPDATE policy_violations SET context = jsonb_build_object('blob',
@@ -130,7 +132,7 @@ class Gates:
         with (server or self.world.source).connect() as connection:
             found = connection.execute(
                 f"""SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'bc-004 %' AND ({condition})
-                    ORDER BY query_start DESC LIMIT 1"""  # noqa: S608
+                    ORDER BY query_start DESC LIMIT 1"""
             ).fetchone()  # type: ignore[arg-type]
         return found[0] if found else None
 
@@ -147,10 +149,9 @@ def gates(world: World) -> Iterator[Gates]:
     (after / "pg_dump.go").touch()
     endpoint = urlsplit(world.store.get("AWS_ENDPOINT_URL", "http://127.0.0.1:1"))
     with ExitStack() as stack:
-        source, target, store = (
-            stack.enter_context(FaultyProxy("127.0.0.1", port or 1)) for port in (world.source.port, world.target.port, endpoint.port)
-        )
-        built = Gates(world, folder, source, target, store)
+        ports = world.source.port, world.target.port, endpoint.port or 1
+        proxies = [stack.enter_context(FaultyProxy("127.0.0.1", port)) for port in ports]
+        built = Gates(world, folder, *proxies)
         built.open_all()
         try:
             yield built
@@ -176,26 +177,31 @@ def make_big_row(world: World, megabytes: int = 12) -> None:
         connection.execute(BIG_ROW, (megabytes << 15,))
 
 
-def hold_at_lock(gates: Gates) -> psycopg.Connection:
-    """Let a backup wait for its first lock; the session that holds it is returned, and nothing else is locked."""
-    holder = gates.world.connect()
-    holder.execute("BEGIN")
-    first = holder.execute(
-        """SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-           WHERE n.nspname = 'public' AND c.relname IN ('organizations', 'teams', 'policy_violations', 'policy_scopes',
-             'organization_units', 'organization_hierarchies', 'organization_members', 'team_members', 'team_leaders',
-             'governance_policies', 'governance_rules') ORDER BY c.oid LIMIT 1"""
-    ).fetchone()
-    assert first
-    holder.execute(f"LOCK TABLE ONLY {first[0]} IN ACCESS EXCLUSIVE MODE")  # type: ignore[arg-type]
-    gates.start("backup", "daily_backup")
+def hold_at_lock(gates: Gates, *, last: bool = False) -> psycopg.Connection:
+    """Let a backup wait for its first lock, or its last; the session that holds it is returned.
+
+    The context's advisory lock keeps the backup waiting between its checks, which look at every table, and the snapshot.
+    """
+    key = SPACE, zlib.crc32(b"bc-004") & 0x7FFFFFFF
+    with gates.world.source.connect() as guard:
+        guard.execute("SELECT pg_advisory_lock(%s, %s)", key)
+        gates.start("backup", "daily_backup")
+        wait_for(lambda: gates.backend("query LIKE '%pg_try_advisory_lock_shared%'"), SECONDS, "the end of the checks")
+        holder = gates.world.connect()
+        holder.execute("BEGIN")
+        first = holder.execute(EDGE + ("DESC" if last else "") + " LIMIT 1", (TABLES,)).fetchone()
+        assert first
+        holder.execute(f"LOCK TABLE ONLY {first[0]} IN ACCESS EXCLUSIVE MODE")  # type: ignore[arg-type]
     wait_for(lambda: gates.backend("wait_event_type = 'Lock' AND query LIKE 'LOCK TABLE%'"), SECONDS, "a waiting coordinator")
     return holder
 
 
-def snapshot_of(server: LocalServer) -> str | None:
-    """Return the name of the snapshot that is exported on a server now."""
-    return next((path.name for path in (server.data / "pg_snapshots").iterdir()), None)
+# The relations of the context in the order in which they are locked.
+EDGE = """WITH RECURSIVE member (oid) AS (
+            SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = 'public' AND c.relname = ANY (%s)
+            UNION SELECT i.inhrelid FROM pg_inherits i JOIN member m ON m.oid = i.inhparent)
+          SELECT oid::regclass::text FROM member ORDER BY oid """
 
 
 def stored_keys(world: World) -> list[str]:

@@ -139,7 +139,7 @@ def test_sixteen_bits_of_every_object(world: World, two_sets: TwoSets) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "fault"), zip(OBJECTS, [middle_bit, swapped, missing, cut_short, first_bit, emptied], strict=True)
+    ("path", "fault"), list(zip(OBJECTS, [middle_bit, swapped, missing, cut_short, first_bit, emptied], strict=True))
 )
 def test_a_damaged_set_is_refused_when_named_and_passed_over_when_not(
     world: World, two_sets: TwoSets, path: str, fault: Callable[[Path, Path], None]

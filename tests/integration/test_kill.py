@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import processes_of, wait_for
+from tests.faults import wait_for
+from tests.integration import moments
 from tests.integration.conftest import DATABASE, World, databases
-from tests.integration.moments import (
-    SECONDS, Gates, Started, gates, hold_at_lock, listed_sets, make_big_row, staged, stored_keys,
-)  # fmt: skip
+from tests.integration.moments import SECONDS, Gates, Started, listed_sets, make_big_row, staged, stored_keys
 
 long = pytest.mark.long
 
@@ -20,7 +19,7 @@ long = pytest.mark.long
 @pytest.fixture
 def held(s3_world: World) -> Iterator[Gates]:
     make_big_row(s3_world)
-    with gates(s3_world) as built:
+    with moments.gates(s3_world) as built:
         yield built
 
 
@@ -28,7 +27,7 @@ def held(s3_world: World) -> Iterator[Gates]:
 
 
 def at_lock(held: Gates) -> None:
-    holder = hold_at_lock(held)
+    holder = moments.hold_at_lock(held)
     held.release = holder.close  # type: ignore[attr-defined]
 
 
@@ -66,7 +65,7 @@ def at_list(held: Gates) -> None:
 def at_download(held: Gates) -> None:
     held.store.throttle(1_000_000)
     held.start("recovery", "disaster_recovery")
-    wait_for(lambda: any(file.is_file() and file.suffix == ".zst" and file.stat().st_size for file in staged(held.world)), SECONDS, "data")
+    wait_for(lambda: [one for one in staged(held.world) if one.suffix == ".zst" and one.stat().st_size], SECONDS, "data")
     held.store.hold()
 
 
@@ -80,7 +79,7 @@ def at_load(held: Gates) -> None:
     at_schema(held)
     held.target.throttle(400_000)
     held.open("pg_restore")
-    loading = "state = 'active' AND query LIKE 'COPY%%FROM STDIN%%' AND wait_event = 'ClientRead'".replace("%%", "%")
+    loading = "state = 'active' AND query LIKE 'COPY%FROM STDIN%' AND wait_event = 'ClientRead'"
     wait_for(lambda: held.backend(loading, held.world.target), SECONDS, "loading")
     held.target.hold()
 
@@ -285,10 +284,9 @@ def command(started: Started) -> int:
 
 def flow_itself(started: Started) -> int:
     """Return the pid of the flow that the command runs."""
-    parents = {pid: int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1]) for pid in processes_of(started.marker)}
     server = started.child("uvicorn")
     assert server
-    return parents[server]
+    return int((Path("/proc") / str(server) / "stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""A manifest to test with."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from tasks.core.kinds import Kind
+from tasks.core.manifest import (
+    DatabaseProperties,
+    ForeignKey,
+    InventoryItem,
+    Manifest,
+    Relation,
+    Role,
+    Sequence,
+    Snapshot,
+    StoredObject,
+    Versions,
+    View,
+)
+
+OWNER = Role(
+    name="o", superuser=False, createdb=False, createrole=False, login=False, inherit=True, bypassrls=False, member_of=[]
+)  # fmt: skip
+KEY = ForeignKey(
+    name="k", table="public.teams", references="public.users", definition="FOREIGN KEY …", on_delete="CASCADE"
+)  # fmt: skip
+INSTANT = datetime(2025, 11, 2, 17, 0, 0, tzinfo=UTC)
+
+
+def stored(path: str, size: int = 10) -> StoredObject:
+    return StoredObject(path=path, bytes=size, sha256="ab" * 32)
+
+
+def relation(name: str = "teams", rows: int = 3, **changes: Any) -> Relation:
+    given: dict[str, Any] = {
+        "schema": "public", "name": name, "oid": 16400, "relfilenode": 16400, "columns": ["id", "氏名"], "rows": rows,
+        "digest": "0f" * 16, "plain_bytes": 2000, "seconds": 0.5, "parts": [stored(f"data/{name}.copy.zst", 1500)],
+    }  # fmt: skip
+    return Relation(**given | changes)
+
+
+def snapshot(**changes: Any) -> Snapshot:
+    given = {"instant": INSTANT, "xmin": 700, "lsn": "0/1000", "timeline": 1, "system_identifier": "7", "standby": False}
+    return Snapshot(**given | changes)
+
+
+def manifest(**changes: Any) -> Manifest:
+    given: dict[str, Any] = {
+        "context": "bc-004", "kind": Kind.FULL, "id": "bc-004_full_20251103_020000_3f9c", "run": "3f9c", "time_zone": "Asia/Tokyo",
+        "snapshot": snapshot(), "finished": INSTANT, "fingerprint": "f",
+        "versions": Versions(server="18.1", server_major=18, pg_dump="18.1", pg_dump_major=18, project="0.1.0"),
+        "database": DatabaseProperties(
+            oid=1, name="consulting_tool", owner="o", encoding="UTF8", collate="C", ctype="C", locale_provider="c", locale=None,
+            icu_rules=None, connection_limit=-1, comment=None, settings=[], role_settings=[], grants=[], restricted=False,
+        ),
+        "relations": [relation(), relation("policy_violations_2025", 1_000_000)],
+        "views": [View(schema="public", name="mv", populated=True, materialized=True)],
+        "sequences": [Sequence(schema="public", name="s", last_value=1, is_called=False)],
+        "roles": [OWNER],
+        "extensions": [],
+        "outbound_keys": [KEY],
+        "inbound_keys": [], "left_out": [], "forgotten_tables": [],
+        "inventory": [InventoryItem(kind="table", name="public.teams", parent="", columns="id uuid", state="owner o")],
+        "schema_archive": stored("schema.dump.zst"), "schema_list": stored("schema.list"),
+        "context_files": [stored("context/context.yaml")], "warnings": [],
+    }  # fmt: skip
+    return Manifest(**given | changes)

@@ -1,0 +1,171 @@
+"""Which objects are a context's, and which entries of an archive restore them."""
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core.closure import Catalogue, Dependency, NamedObject, choose_objects
+from tasks.core.toc import choose_entries, parse_dependencies, parse_list, render_list
+
+CLASSES = {"pg_class": 1, "pg_proc": 2, "pg_type": 3, "pg_namespace": 4, "pg_extension": 5, "pg_publication_rel": 6}
+TRIGGER, CONSTRAINT, REWRITE = 7, 8, 9
+
+
+def relation(oid: int) -> tuple[int, int]:
+    return (CLASSES["pg_class"], oid)
+
+
+def function(oid: int) -> tuple[int, int]:
+    return (CLASSES["pg_proc"], oid)
+
+
+OURS, OTHERS, OUR_INDEX, OTHERS_INDEX, OUR_VIEW, SEQUENCE = map(relation, (10, 20, 11, 21, 12, 13))
+
+
+def choose(
+    *edges: tuple[tuple[int, int], tuple[int, int], str], named: list[NamedObject] | None = None
+) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+    kinds: Mapping[int, str] = {10: "r", 20: "r", 11: "i", 21: "i", 12: "m", 13: "S"}
+    choice = choose_objects(Catalogue([Dependency(*edge) for edge in edges], kinds, named or [], CLASSES), [10, 12])
+    return set(choice.objects) - {OURS, OUR_VIEW}, set(choice.left_out)
+
+
+def test_what_belongs_to_a_table_comes_with_it() -> None:
+    trigger = (TRIGGER, 1)
+    assert choose((OUR_INDEX, OURS, "a"), (SEQUENCE, OURS, "a"), (trigger, OURS, "a")) == ({OUR_INDEX, SEQUENCE, trigger}, set())
+
+
+def test_what_is_needed_comes_too_and_what_that_needs() -> None:
+    enum, schema, trigger = (CLASSES["pg_type"], 5), (CLASSES["pg_namespace"], 6), (TRIGGER, 1)
+    edges = [(OURS, enum, "n"), (enum, schema, "n"), (trigger, OURS, "a"), (trigger, function(7), "n")]
+    assert choose(*edges) == ({enum, schema, trigger, function(7)}, set())
+
+
+def test_what_a_schema_or_an_extension_holds_is_not_ours_for_that() -> None:
+    schema, extension = (CLASSES["pg_namespace"], 6), (CLASSES["pg_extension"], 8)
+    edges = [
+        (OURS, schema, "n"),
+        (OTHERS, schema, "n"),
+        (OURS, function(7), "n"),
+        (function(7), extension, "e"),
+        (function(9), extension, "e"),
+    ]
+    # A function of an extension comes as the extension; the function itself is not dumped.
+    assert choose(*edges) == ({schema, function(7), extension}, set())
+
+
+def test_a_key_to_another_contexts_table_is_left_out_alone() -> None:
+    key, check = (CONSTRAINT, 1), (CONSTRAINT, 2)
+    edges = [(key, OURS, "a"), (key, OTHERS, "n"), (key, OTHERS_INDEX, "n"), (OTHERS_INDEX, OTHERS, "i"), (check, OURS, "a")]
+    assert choose(*edges) == ({check}, {key})
+
+
+def test_what_hangs_on_something_left_out_is_left_out_and_not_named_twice() -> None:
+    key, internal = (CONSTRAINT, 1), (TRIGGER, 2)
+    edges = [(key, OURS, "a"), (key, OTHERS, "n"), (internal, key, "i"), (internal, OURS, "n")]
+    assert choose(*edges) == (set(), {key})
+
+
+def test_another_contexts_view_on_our_table_is_not_ours() -> None:
+    rule = (REWRITE, 1)
+    assert choose((rule, OTHERS, "i"), (rule, OURS, "n")) == (set(), set())
+
+
+def test_a_publication_of_ours_is_not_the_contexts() -> None:
+    assert choose(((CLASSES["pg_publication_rel"], 1), OURS, "a")) == (set(), set())
+
+
+def test_functions_named_in_the_source_of_a_chosen_function_come_too() -> None:
+    trigger = (TRIGGER, 1)
+    named = [
+        NamedObject(function(7), "check_team", "BEGIN PERFORM member_count(NEW.id); END"),
+        NamedObject(function(8), "member_count", "SELECT count(*)"),
+        NamedObject(function(9), "count_all", "SELECT 1"),
+    ]
+    assert choose((trigger, OURS, "a"), (trigger, function(7), "n"), named=named) == ({trigger, function(7), function(8)}, set())
+
+
+def test_circles_end() -> None:
+    assert choose((OURS, function(7), "n"), (function(7), OURS, "n")) == ({function(7)}, set())
+
+
+NODES = st.sampled_from([OURS, OTHERS, OUR_INDEX, OTHERS_INDEX, OUR_VIEW, function(7), (CONSTRAINT, 1), (TRIGGER, 1)])
+
+
+@given(st.lists(st.tuples(NODES, NODES, st.sampled_from("naiPS")), max_size=12))
+def test_another_contexts_table_is_never_chosen(edges: list[tuple[tuple[int, int], tuple[int, int], str]]) -> None:
+    chosen, left_out = choose(*edges)
+    assert OTHERS not in chosen
+    assert not chosen & left_out
+
+
+# --- the table of contents --------------------------------------------------------------------------------------------------
+
+LIST = """;
+; Archive created at 2025-11-03 02:00:00 JST
+;     dbname: consulting_tool
+;
+2; 0 0 ENCODING - ENCODING
+3; 0 0 STDSTRINGS - STDSTRINGS
+4; 0 0 SEARCHPATH - SEARCHPATH
+5; 2615 2200 SCHEMA - public pg_database_owner
+220; 1259 10 TABLE public teams owner with space
+221; 1259 20 TABLE public users owner
+3500; 0 0 COMMENT public TABLE teams owner
+3501; 0 0 COMMENT public TABLE users owner
+3502; 0 0 ACL public TABLE teams owner
+3503; 0 0 ACL - SCHEMA public pg_database_owner
+3504; 0 0 ACL - SCHEMA public_too pg_database_owner
+3505; 0 0 INDEX ATTACH public teams_pkey owner
+"""
+SCRIPT = """--
+-- TOC entry 220 (class 1259 OID 10)
+-- Name: teams; Type: TABLE; Schema: public; Owner: owner
+--
+
+CREATE TABLE teams ();
+-- Dependencies: 221
+-- TOC entry 3500 (class 0 OID 0)
+-- Dependencies: 220
+-- TOC entry 3501 (class 0 OID 0)
+-- Dependencies: 221
+-- TOC entry 3502 (class 0 OID 0)
+-- Dependencies: 220 999
+-- TOC entry 3505 (class 0 OID 0)
+-- Dependencies: 220 221
+"""
+
+
+def test_the_list_is_read_line_by_line() -> None:
+    entries = parse_list(LIST)
+    assert [entry.dump_id for entry in entries] == [2, 3, 4, 5, 220, 221, 3500, 3501, 3502, 3503, 3504, 3505]
+    assert entries[4].object_id == (1259, 10)
+    assert entries[4].rest == "TABLE public teams owner with space"
+    assert parse_list(render_list(entries)) == entries
+
+
+def test_dependencies_are_those_of_the_comment_above_the_statement() -> None:
+    assert parse_dependencies(SCRIPT) == {
+        220: frozenset(), 3500: frozenset({220}), 3501: frozenset({221}), 3502: frozenset({220, 999}), 3505: frozenset({220, 221}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("objects", "chosen"),
+    [
+        ([(1259, 10)], [2, 3, 4, 220, 3500, 3502, 3503]),
+        ([(1259, 20)], [2, 3, 4, 221, 3501, 3503]),
+        ([(1259, 10), (1259, 20)], [2, 3, 4, 220, 221, 3500, 3501, 3502, 3503, 3505]),
+        ([], [2, 3, 4, 3503]),
+    ],
+)
+def test_entries_are_chosen_with_what_is_said_about_them(objects: list[tuple[int, int]], chosen: list[int]) -> None:
+    found = choose_entries(parse_list(LIST), parse_dependencies(SCRIPT), objects, ["public"])
+    assert [entry.dump_id for entry in found] == chosen
+
+
+def test_an_empty_list() -> None:
+    assert parse_list("") == []
+    assert render_list([]) == ""

@@ -1,0 +1,105 @@
+"""A manifest is what was written, to the bit, or it is refused."""
+
+import hashlib
+import json
+from datetime import UTC
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tasks.core.errors import DamagedSet
+from tasks.core.manifest import Manifest, StoredObject, parse_manifest, render_manifest
+from tests.unit.samples import manifest, relation, snapshot, stored
+
+WRITTEN = render_manifest(manifest())
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+def parse(data: bytes) -> Manifest:
+    return parse_manifest(data, "s3://b/set")
+
+
+@given(
+    rows=st.integers(min_value=0, max_value=2**63), columns=st.lists(TEXT), warnings=st.lists(TEXT), state=TEXT,
+    instant=st.datetimes(timezones=st.just(UTC)),
+)  # fmt: skip
+def test_round_trip(rows: int, columns: list[str], warnings: list[str], state: str, instant: Any) -> None:
+    item = manifest().inventory[0].model_copy(update={"state": state})
+    one = manifest(
+        relations=[relation(rows=rows, columns=columns)], warnings=warnings, inventory=[item], snapshot=snapshot(instant=instant)
+    )
+    assert parse(render_manifest(one)) == one
+    assert render_manifest(parse(render_manifest(one))) == render_manifest(one)
+
+
+@given(st.integers(min_value=0, max_value=len(WRITTEN) * 8 - 1))
+def test_any_flipped_bit_is_refused(bit: int) -> None:
+    data = bytearray(WRITTEN)
+    data[bit // 8] ^= 1 << (bit % 8)
+    with pytest.raises(DamagedSet, match=r"^s3://b/set: .*restore another set"):
+        parse(bytes(data))
+
+
+@given(st.integers(min_value=0, max_value=len(WRITTEN) - 1))
+def test_cut_short_anywhere_is_refused(length: int) -> None:
+    with pytest.raises(DamagedSet, match="restore another set"):
+        parse(WRITTEN[:length])
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(DamagedSet):
+        parse(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 100_000, b"{}", b"null", b'{"manifest": 1, "sha256": 2}', b'"text"', WRITTEN + b"\n", b" " + WRITTEN, WRITTEN[:-1],
+        WRITTEN.replace(b'"sha256"', b'"sha256": "x", "sha256"', 1), b'{"manifest": "\\ud800", "sha256": ""}',
+    ],
+)  # fmt: skip
+def test_what_is_no_manifest(data: bytes) -> None:
+    with pytest.raises(DamagedSet, match="restore another set"):
+        parse(data)
+
+
+def rewritten(**changes: Any) -> bytes:
+    """Return a manifest with changed keys and the right checksum."""
+    body = json.loads(WRITTEN)["manifest"] | changes
+    return canonical({"manifest": body, "sha256": hashlib.sha256(canonical(body)).hexdigest()})
+
+
+def canonical(value: object) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
+
+
+def test_another_version_is_refused_with_the_remedy() -> None:
+    assert parse(rewritten()) == manifest()
+    with pytest.raises(DamagedSet, match=r"^s3://b/set: manifest version 2, this project reads 1; use a newer release"):
+        parse(rewritten(version=2))
+
+
+@pytest.mark.parametrize("changes", [{"unknown": 1}, {"relations": None}, {"kind": "weekly"}, {"transforms": ["gzip"]}])
+def test_the_right_checksum_is_not_enough(changes: dict[str, Any]) -> None:
+    with pytest.raises(DamagedSet, match="does not hold what it must"):
+        parse(rewritten(**changes))
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a/../x", "a/b/c", "", ".x", "a/", "a/.x", "a\\b"])
+def test_a_path_never_leads_out_of_its_set(path: str) -> None:
+    with pytest.raises(ValidationError):
+        StoredObject(path=path, bytes=1, sha256="0" * 64)
+
+
+def test_an_object_is_named_once() -> None:
+    with pytest.raises(ValidationError, match="named twice"):
+        manifest(schema_list=stored("schema.dump.zst"))
+
+
+def test_sums() -> None:
+    assert manifest().rows == 1_000_003
+    assert manifest().bytes == 1500 * 2 + 10 * 3

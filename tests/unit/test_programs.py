@@ -1,0 +1,125 @@
+"""Which of PostgreSQL's programs is taken, and what is said to it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tasks.core import programs
+from tasks.core.errors import BadInput, ProgramFailed
+from tasks.core.phases import Phases
+from tasks.core.programs import Program, Running, find_program
+
+
+def install(folder: Path, version: str, name: str = "pg_dump") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / name
+    program.write_text(f"#!/bin/sh\necho '{name} (PostgreSQL) {version}'\n")
+    program.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The only folders that are looked in."""
+    found: list[Path] = []
+    monkeypatch.setattr(programs, "program_folders", lambda: found)
+    return found
+
+
+@pytest.mark.parametrize(("server", "taken"), [(14, 15), (15, 15), (16, 16), (17, 18), (18, 18)])
+def test_the_lowest_that_is_not_older_is_taken(folders: list[Path], tmp_path: Path, server: int, taken: int) -> None:
+    folders += [install(tmp_path / version, version) for version in ("18.1", "15.4 (Debian 15.4-1.pgdg120+1)", "16.0")]
+    assert find_program("pg_dump", server).major == taken
+
+
+def test_of_two_equals_the_better_place_is_taken(folders: list[Path], tmp_path: Path) -> None:
+    folders += [install(tmp_path / "first", "18.1"), install(tmp_path / "second", "18.2")]
+    assert find_program("pg_dump", 18) == Program(tmp_path / "first" / "pg_dump", 18, "18.1")
+
+
+def test_beta_and_development_versions_count(folders: list[Path], tmp_path: Path) -> None:
+    folders += [install(tmp_path / "beta", "19beta1"), install(tmp_path / "devel", "20devel")]
+    assert [one.major for one in programs.installed_programs("pg_dump")] == [19, 20]
+
+
+def test_none_is_new_enough(folders: list[Path], tmp_path: Path) -> None:
+    folders += [install(tmp_path / "old", "15.4")]
+    with pytest.raises(
+        BadInput, match=rf"pg_dump 18 or newer .* found: 15 \({tmp_path}/old/pg_dump\); install postgresql-client-18 or .* PG_BIN"
+    ):
+        find_program("pg_dump", 18)
+    with pytest.raises(BadInput, match="found: none"):
+        find_program("pg_restore", 15)
+
+
+def test_what_is_no_program_is_passed_over(folders: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "folder" / "pg_dump").mkdir(parents=True)
+    silent = install(tmp_path / "silent", "x")
+    (silent / "pg_dump").write_text("#!/bin/sh\nexit 3\n")
+    closed = install(tmp_path / "closed", "18.1")
+    (closed / "pg_dump").chmod(0o644)
+    broken = install(tmp_path / "broken", "x")
+    (broken / "pg_dump").write_bytes(b"\x7fELF broken")
+    folders += [tmp_path / "none", tmp_path / "folder", silent, closed, broken, install(tmp_path / "good", "16.2")]
+    assert [one.major for one in programs.installed_programs("pg_dump")] == [16]
+
+
+def test_pg_bin_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PG_BIN", f"{tmp_path}/a{os.pathsep}{tmp_path}/b")
+    monkeypatch.setenv("PATH", f"{tmp_path}/c")
+    assert programs.program_folders()[:3] == [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+
+
+PROGRAM = Program(Path("/bin/pg_restore"), 18, "18.1")
+
+
+@pytest.mark.parametrize(
+    ("database", "spelled"),
+    [
+        ("plain", "dbname='plain'"),
+        ("it's", r"dbname='it\'s'"),
+        ("a\\b", r"dbname='a\\b'"),
+        ("host=x y", "dbname='host=x y'"),
+        ("s3://x", "dbname='s3://x'"),
+    ],
+)
+def test_a_databases_name_is_never_a_connection_string(database: str, spelled: str) -> None:
+    restore = programs.restore_command(PROGRAM, Path("a"), database, [])
+    script = programs.script_run_command(PROGRAM, Path("s"), database, stop=True)
+    assert f"--dbname={spelled}" in restore and f"--dbname={spelled}" in script
+
+
+def test_one_job_is_all_or_nothing_and_several_go_on() -> None:
+    assert {"--exit-on-error", "--single-transaction"} <= set(programs.restore_command(PROGRAM, Path("a"), "d", []))
+    several = programs.restore_command(PROGRAM, Path("a"), "d", [], 4)
+    assert "--jobs=4" in several and not {"--exit-on-error", "--single-transaction"} & set(several)
+
+
+def test_no_program_asks_for_a_password() -> None:
+    for argv in (programs.dump_schema_command(PROGRAM, Path("f"), 60), programs.restore_command(PROGRAM, Path("a"), "d", [])):
+        assert "--no-password" in argv
+    assert "--lock-wait-timeout=60000" in programs.dump_schema_command(PROGRAM, Path("f"), 60)
+
+
+def test_a_program_that_fails_says_why() -> None:
+    running = Running()
+    with pytest.raises(ProgramFailed, match="sh ended with exit code 3: why"):
+        running.run(["/bin/sh", "-c", "echo out; echo why >&2; exit 3"], {})
+    assert running.run(["/bin/sh", "-c", "echo out; exit 3"], {}, check=False).output == b"out\n"
+    running.stop(final=True)
+    with pytest.raises(ProgramFailed, match="the run is being stopped"):
+        running.run(["/bin/true"], {})
+
+
+def test_phases_count_what_fails_too() -> None:
+    times = iter([0.0, 2.0, 2.0, 5.0, 5.0, 6.0])
+    phases = Phases(clock=lambda: next(times))
+    with phases.phase("a"):
+        pass
+    with pytest.raises(ZeroDivisionError), phases.phase("b"):
+        raise ZeroDivisionError
+    with phases.phase("a"):
+        pass
+    assert phases.seconds == {"a": 3.0, "b": 3.0}
+    assert phases.total == 6.0
