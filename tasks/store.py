@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.literals import StorageClassType
 
 CHUNK_BYTES = 1 << 20
+RANGE_CHUNK_BYTES = 1 << 16
 DOWNLOAD_TRIES = 6
 COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -238,7 +239,8 @@ class S3Store:
     def _range(self, key: str, offset: int, tag: str) -> Iterator[bytes]:
         body = self._client.get_object(Bucket=self._bucket, Key=self._root + key, Range=f"bytes={offset}-", IfMatch=tag)["Body"]
         with body:
-            yield from body.iter_chunks(CHUNK_BYTES)
+            # What came since the last whole chunk is lost with the connection.
+            yield from body.iter_chunks(RANGE_CHUNK_BYTES)
 
     def require_readable(self, key: str) -> ObjectInfo | None:
         """Ask HEAD; where it says cold, ask for one byte, because some servers let cold objects be read."""

@@ -42,7 +42,7 @@ def run_stream(server: Server, run: Run, job: StreamJob, size_bytes: int) -> Str
         return _run_process(server, run, job)
     try:
         return stream.stream_relation(server, job)
-    except (psycopg.Error, OSError) as error:
+    except (psycopg.Error, OSError, OperationError) as error:
         raise _error(job, stream.describe_fault(error)) from error
 
 

@@ -127,10 +127,10 @@ def run_guarded(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a program in the foreground and return its exit code; whichever of us ends first, all that it started ends too.
 
     Raises:
-        KeyboardInterrupt: it was interrupted (Ctrl-C); the program was too, and could clean up.
+        KeyboardInterrupt: this process was interrupted (Ctrl-C); the program got SIGTERM and could clean up.
     """
     process = subprocess.Popen(  # noqa: S603
-        supervised(argv, stop=signal.SIGINT), stdin=subprocess.PIPE, env={**os.environ, **environment}, start_new_session=True
+        supervised(argv), stdin=subprocess.PIPE, env={**os.environ, **environment}, start_new_session=True
     )
     assert process.stdin  # noqa: S101
     try:
@@ -212,7 +212,7 @@ class Ended:
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a process with everything in its group, and wait for it."""
     # Also when it has ended: what it started may live on, and the group carries its pid.
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):

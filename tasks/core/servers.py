@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
 from tasks.core import sql
-from tasks.core.errors import BadInput
+from tasks.core.errors import BadInput, OperationError
 
 KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "6"}
 
@@ -55,6 +55,7 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
 
     Raises:
         BadInput: the server cannot be reached, or refuses the login or the database.
+        OperationError: the session was lost while it was used.
     """
     try:
         session = {"client_encoding": "UTF8", "application_name": application_name[:63], **KEEPALIVE}
@@ -66,8 +67,14 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
             "check that the server runs, its address, the login and its rights (GRANT CONNECT)"
         ) from error
     with connection:
-        connection.execute(sql.SESSION_SETTINGS)
-        yield connection
+        try:
+            connection.execute(sql.SESSION_SETTINGS)
+            yield connection
+        except psycopg.OperationalError as error:
+            if not connection.broken:
+                raise
+            place = f'in database "{database}" on the server of {server.name}'
+            raise OperationError(f"a session {place} was lost: {' '.join(str(error).split())}; run again") from error
 
 
 def encoding_of(connection: Connection) -> str:

@@ -11,6 +11,7 @@ import json
 import os
 import select
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,8 +98,8 @@ class CompressedFile:
         self._file.close()
 
 
-def stream_relation(server: Server, job: StreamJob, abandoned: int | None = None) -> StreamFacts:
-    """Read one relation to its end; `abandoned` is a descriptor that becomes readable when nobody wants it any more.
+def stream_relation(server: Server, job: StreamJob) -> StreamFacts:
+    """Read one relation to its end.
 
     Raises:
         psycopg.Error: the snapshot is gone (InvalidParameterValue), a lock cannot be had at once
@@ -114,18 +115,18 @@ def stream_relation(server: Server, job: StreamJob, abandoned: int | None = None
         connection.execute(sql.FIXED_SETTINGS)
         digest = RowDigest()
         if job.file is None:
-            for rows, size in row_blocks(connection, job, abandoned):
+            for rows, size in row_blocks(connection, job):
                 digest.add(rows, size)
             return StreamFacts(digest.rows, digest.hex, digest.plain_bytes, 0, "")
         with CompressedFile(job.file, job.level) as file:
-            for rows, size in row_blocks(connection, job, abandoned):
+            for rows, size in row_blocks(connection, job):
                 digest.add(rows, size)
                 file.write(b"".join(rows))
             sha256 = file.finish()
         return StreamFacts(digest.rows, digest.hex, digest.plain_bytes, file.bytes, sha256)
 
 
-def row_blocks(connection: Connection, job: StreamJob, abandoned: int | None) -> Iterator[tuple[list[bytes], int]]:
+def row_blocks(connection: Connection, job: StreamJob) -> Iterator[tuple[list[bytes], int]]:
     """Yield the rows of a relation in blocks of about a megabyte, with each block's size.
 
     The server sends one CopyData message a row, and text format has no newline inside a row.
@@ -133,7 +134,7 @@ def row_blocks(connection: Connection, job: StreamJob, abandoned: int | None) ->
     pgconn = connection.pgconn
     query = sql.copy_rows_out(job.schema, job.name, job.columns, job.encoding)
     pgconn.send_query(query.as_bytes(connection))
-    _wait_for_result(pgconn, abandoned)
+    _wait_for_result(pgconn)
     _expect(pgconn.get_result(), pq.ExecStatus.COPY_OUT, connection)
     rows, size = list[bytes](), 0
     while True:
@@ -145,7 +146,7 @@ def row_blocks(connection: Connection, job: StreamJob, abandoned: int | None) ->
                 yield rows, size
                 rows, size = [], 0
         elif length == 0:
-            _read_more(pgconn, abandoned)
+            _read_more(pgconn)
         else:
             break
     _expect(pgconn.get_result(), pq.ExecStatus.COMMAND_OK, connection)
@@ -155,18 +156,16 @@ def row_blocks(connection: Connection, job: StreamJob, abandoned: int | None) ->
     yield rows, size
 
 
-def _wait_for_result(pgconn: pq.abc.PGconn, abandoned: int | None) -> None:
+def _wait_for_result(pgconn: pq.abc.PGconn) -> None:
     pgconn.flush()
     while pgconn.is_busy():
-        _read_more(pgconn, abandoned)
+        _read_more(pgconn)
 
 
-def _read_more(pgconn: pq.abc.PGconn, abandoned: int | None) -> None:
+def _read_more(pgconn: pq.abc.PGconn) -> None:
     poll = select.poll()
-    for descriptor in (pgconn.socket, *([] if abandoned is None else [abandoned])):
-        poll.register(descriptor, select.POLLIN | select.POLLHUP)
-    if abandoned in dict(poll.poll()):
-        os._exit(1)
+    poll.register(pgconn.socket, select.POLLIN | select.POLLHUP)
+    poll.poll()
     pgconn.consume_input()
 
 
@@ -188,12 +187,20 @@ def describe_fault(error: Exception) -> StreamFault:
     return StreamFault(" ".join(said.split()), isinstance(error, moved))
 
 
+def _end_when_abandoned() -> None:
+    """End this process when its stdin closes: nobody wants the rows any more."""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
 def main() -> int:
     """Do the job that stands on stdin."""
     order = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_when_abandoned, daemon=True).start()
     job = StreamJob(**order["job"])
     try:
-        answer = {"facts": asdict(stream_relation(Server(order["server"]), job, sys.stdin.fileno()))}
+        answer = {"facts": asdict(stream_relation(Server(order["server"]), job))}
         code = 0
     except (psycopg.Error, OSError, OperationError) as error:
         answer, code = {"fault": asdict(describe_fault(error))}, 1

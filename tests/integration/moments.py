@@ -133,7 +133,7 @@ class Gates:
             found = connection.execute(
                 f"""SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'bc-004 %' AND ({condition})
                     ORDER BY query_start DESC LIMIT 1"""
-            ).fetchone()  # type: ignore[arg-type]
+            ).fetchone()
         return found[0] if found else None
 
 
@@ -150,8 +150,8 @@ def gates(world: World) -> Iterator[Gates]:
     endpoint = urlsplit(world.store.get("AWS_ENDPOINT_URL", "http://127.0.0.1:1"))
     with ExitStack() as stack:
         ports = world.source.port, world.target.port, endpoint.port or 1
-        proxies = [stack.enter_context(FaultyProxy("127.0.0.1", port)) for port in ports]
-        built = Gates(world, folder, *proxies)
+        source, target, store = (stack.enter_context(FaultyProxy("127.0.0.1", port)) for port in ports)
+        built = Gates(world, folder, source, target, store)
         built.open_all()
         try:
             yield built
@@ -191,7 +191,7 @@ def hold_at_lock(gates: Gates, *, last: bool = False) -> psycopg.Connection:
         holder.execute("BEGIN")
         first = holder.execute(EDGE + ("DESC" if last else "") + " LIMIT 1", (TABLES,)).fetchone()
         assert first
-        holder.execute(f"LOCK TABLE ONLY {first[0]} IN ACCESS EXCLUSIVE MODE")  # type: ignore[arg-type]
+        holder.execute(f"LOCK TABLE ONLY {first[0]} IN ACCESS EXCLUSIVE MODE")
     wait_for(lambda: gates.backend("wait_event_type = 'Lock' AND query LIKE 'LOCK TABLE%'"), SECONDS, "a waiting coordinator")
     return holder
 

@@ -133,7 +133,7 @@ def held(s3_world: World) -> Iterator[Gates]:
 
 
 MOMENTS = ["before the lock", "while locking", "before the dump", "after the dump", "after the snapshot"]
-QUICK = {("before the lock", "truncate"), ("after the dump", "function"), ("after the snapshot", "rewrite")}
+QUICK = {("before the lock", "truncate"), ("after the snapshot", "rewrite")}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_backup_equals_its_snapshot(held: Gates, moment: str, change: str) -> No
         code = held.flow.wait()
         changing.assert_done()
     print(f"{writer.rate:.0f} transactions a second, {dict(writer.errors)}")
-    assert writer.transactions > 200
+    assert writer.rate >= 200
     held.flow.wait_until_gone()
     assert staged(world) == []
     assert len(listed_sets(world)) == (code == 0)
@@ -161,5 +161,3 @@ def test_backup_equals_its_snapshot(held: Gates, moment: str, change: str) -> No
     assert expected
     assert world.recover().startswith("PASS")
     world.assert_recovered(expected)
-
-

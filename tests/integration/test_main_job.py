@@ -16,7 +16,7 @@ import pytest
 from deployments import local
 from deployments.local import LocalServer
 from tests.faults import processes_of, wait_for
-from tests.integration.conftest import DATABASE, OUTBOUND_KEYS, PROJECT, TABLES, World, databases, drop_databases
+from tests.integration.conftest import DATABASE, OUTBOUND_KEYS, PROJECT, TABLES, World, copy_template, databases, drop_databases
 from tests.oracle import State, capture
 
 
@@ -76,17 +76,19 @@ class Stored:
 
 
 @pytest.fixture(scope="module")
-def stored(source: LocalServer, target: LocalServer, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+def stored(
+    source: LocalServer, target: LocalServer, prefect_api: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stored]:
     """Two backups, one after the other; the database is gone afterwards."""
-    from tests.integration.conftest import copy_template
-
     folder = tmp_path_factory.mktemp("stored")
     (folder / "store").mkdir()
     copy_template(source)
     world = World(source, target, folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
     before = world.state()
     with world.connect() as connection:
-        ids = connection.execute("SELECT id::text FROM organizations UNION SELECT policy_id::text FROM policy_violations").fetchall()
+        ids = connection.execute(
+            "SELECT id::text FROM organizations UNION SELECT policy_id::text FROM policy_violations"
+        ).fetchall()
     with StagingWatch(folder / "staging", [id.encode() for (id,) in ids]) as watch:
         assert world.backup().startswith("STORED")
         assert world.backup().startswith("STORED")
@@ -122,14 +124,22 @@ def test_recovered_with_stock_tools_alone(stored: Stored, target: LocalServer, t
     downloaded = tmp_path / "a set"
     shutil.copytree(stored.sets[-1], downloaded)
     zstd = Path(shutil.which("zstd") or pytest.skip("the zstd program is not installed"))
-    environment = target.environment() | {"SET": str(downloaded), "NEW": "by hand", "PATH": f"{target.bin}:{zstd.parent}:/usr/bin:/bin"}
+    environment = target.environment() | {
+        "SET": str(downloaded),
+        "NEW": "by hand",
+        "PATH": f"{target.bin}:{zstd.parent}:/usr/bin:/bin",
+    }
     try:
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block], env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert_equal(stored.before, target, "by hand")
         assert all(key.split(".")[1] in done.stdout for key in OUTBOUND_KEYS)
         leaf = downloaded / "data" / "policy_violations_2025.copy.zst"
-        subprocess.run(["bash", "-c", f"zstd -dc '{leaf}' | tail -n +2 | zstd -qfo '{leaf}'.short && mv '{leaf}'.short '{leaf}'"], check=True)
+        subprocess.run(
+            ["bash", "-c", f"zstd -dc '{leaf}' | tail -n +2 | zstd -qfo '{leaf}'.short && mv '{leaf}'.short '{leaf}'"], check=True
+        )
         again = subprocess.run(
             ["bash", "-c", block], env=environment | {"NEW": "short"}, capture_output=True, text=True, check=False
         )  # fmt: skip

@@ -1,0 +1,105 @@
+"""The main job on every major version that is here, and from one major to a newer one."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from deployments import local
+from deployments.local import LocalS3, LocalServer, wheel_bin
+from tasks.core import programs
+from tests.integration.conftest import DEBIAN_15, World, copy_template, drop_databases, make_template, prepare
+from tests.oracle import State
+
+pytestmark = pytest.mark.long
+
+
+class Servers:
+    """One server a major version, started when first asked for."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[int, LocalServer] = {}
+
+    def __getitem__(self, major: int) -> LocalServer:
+        if major not in self._running:
+            if major == 15 and not (DEBIAN_15 / "postgres").exists():
+                pytest.skip(f"PostgreSQL 15 of Debian is not in {DEBIAN_15}")
+            server = self._stack.enter_context(local.postgres(DEBIAN_15 if major == 15 else wheel_bin(major)))
+            make_template(prepare(server))
+            with server.connect() as connection:
+                assert connection.info.server_version // 10000 == major
+            self._running[major] = server
+        return self._running[major]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """The servers of this module."""
+    with ExitStack() as stack:
+        yield Servers(stack)
+
+
+class Journey:
+    """A backup on one server and its recovery on another, or on the same one after the database was dropped."""
+
+    def __init__(self, source: LocalServer, target: LocalServer, world: World) -> None:
+        self.source, self.target, self.world = source, target, world
+
+    def go(self) -> tuple[State, State]:
+        copy_template(self.source)
+        before = self.world.state(self.source)
+        assert self.world.backup().startswith("STORED")
+        drop_databases(self.source)
+        assert self.world.recover().startswith("PASS")
+        return before, self.world.state(self.target)
+
+
+@pytest.fixture
+def journey(servers: Servers, prefect_api: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[Journey]:
+    """From one major version to another, over a folder store."""
+    source, target = (servers[major] for major in request.param)
+    (folder / "store").mkdir()
+    world = World(source, target, folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
+    yield Journey(source, target, world)
+    drop_databases(source)
+    drop_databases(target)
+
+
+def same(*majors: int) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("journey", [(major, major) for major in majors], ids=map(str, majors), indirect=True)
+
+
+@same(15, 16, 18)
+def test_a_folder_store(journey: Journey) -> None:
+    before, _ = journey.go()
+    journey.world.assert_recovered(before)
+
+
+@same(15, 16)
+def test_an_s3_store(journey: Journey, s3: LocalS3) -> None:
+    journey.world.store = s3.environment() | {"BACKUP_STORE": f"{s3.url}/{journey.world.folder.name}"}
+    before, _ = journey.go()
+    journey.world.assert_recovered(before)
+
+
+@same(16)
+def test_with_newer_programs_than_the_server(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "program_folders", lambda: [wheel_bin(18)])
+    before, _ = journey.go()
+    journey.world.assert_recovered(before)
+
+
+@pytest.mark.parametrize("journey", [(15, 18), (16, 18)], ids=["15 to 18", "16 to 18"], indirect=True)
+def test_to_a_newer_major_version(journey: Journey) -> None:
+    before, after = journey.go()
+    # Between majors the same object is spelled differently: rows, and what there is, are compared, not texts.
+    assert before.rows == after.rows
+    assert {name: view.recomputed for name, view in before.views.items()} == {
+        name: view.stored for name, view in after.views.items()
+    }
+    assert before.partitions == after.partitions
+    assert before.triggers == after.triggers
+    assert before.indexes == after.indexes
+    assert after.missing == after.outside == ()
