@@ -19,7 +19,7 @@ from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, SetName, parse_set_folde
 from tasks.core.manifest import MANIFEST_FILE, Manifest, Relation, StoredObject, parse_manifest, render_manifest
 from tasks.core.order import newest_first
 from tasks.runs import Run, staging
-from tasks.store import ObjectInfo, Store, StoreAddress, open_store
+from tasks.store import ObjectInfo, Store, StoreAddress
 
 # Manifests and lists are never colder than this: choosing a set must not need a thaw.
 WARM_CLASS = "STANDARD"
@@ -47,7 +47,7 @@ def upload(address: StoreAddress, run: Run, name: SetName, stored: StoredObject,
     Raises:
         StoreUnavailable: the store did not take it, or gives other bytes back.
     """
-    store, key = open_store(address), f"{name.folder}/{stored.path}"
+    store, key = address.opened, f"{name.folder}/{stored.path}"
     store.put(key, file, storage_class, {"sha256": stored.sha256, "run": run.id, "set": name.id})
     read_back(store, key, stored)
     file.unlink()
@@ -66,7 +66,7 @@ def read_back(store: Store, key: str, stored: StoredObject) -> None:
 @task(**NETWORK_RETRIES)
 def publish(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> str:
     """Commit a set: write its manifest, create-only, and read it back; return the set's path."""
-    store, key = open_store(address), f"{name.folder}/{MANIFEST_FILE}"
+    store, key = address.opened, f"{name.folder}/{MANIFEST_FILE}"
     store.create(key, render_manifest(manifest), WARM_CLASS, {"run": run.id, "set": name.id})
     if parse_manifest(store.read(key), address.path(key)) != manifest:
         raise StoreUnavailable(f"{address.path(key)}: the manifest read back is another; try again")
@@ -80,7 +80,7 @@ def require_owner(address: StoreAddress, context: str, system_identifier: str) -
     Raises:
         BadInput: another cluster is.
     """
-    store, key = open_store(address), f"{context}/{OWNER_FILE}"
+    store, key = address.opened, f"{context}/{OWNER_FILE}"
     if store.head(key) is None:
         try:
             store.create(key, render_owner(system_identifier), WARM_CLASS, {})
@@ -117,7 +117,7 @@ def parse_owner(data: bytes, where: str) -> str:
 def require_store(address: StoreAddress, context: str) -> None:
     """Make sure that the store answers before anything else is done."""
     # A list, because a HEAD says of a bucket that is missing what it says of an object that is.
-    list(open_store(address).list(f"{context}/{OWNER_FILE}"))
+    list(address.opened.list(f"{context}/{OWNER_FILE}"))
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Listing:
 @task(**NETWORK_RETRIES)
 def list_sets(address: StoreAddress, context: str) -> Listing:
     """List a context's sets, newest first, reading nothing but their manifests."""
-    store = open_store(address)
+    store = address.opened
     folders, legacy = defaultdict[SetName, dict[str, ObjectInfo]](dict), list[LegacyFile]()
     for one in store.list(f"{context}/"):
         name = parse_set_folder("/".join(one.key.split("/")[:3]))
@@ -200,7 +200,7 @@ def _newest_first(sets: Iterable[ListedSet]) -> list[ListedSet]:
 @task(**NETWORK_RETRIES)
 def fetch_manifest(address: StoreAddress, name: SetName) -> Manifest:
     """Read the manifest of one set."""
-    return read_manifest(open_store(address), address, name)
+    return read_manifest(address.opened, address, name)
 
 
 def read_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifest:
@@ -230,7 +230,7 @@ def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path
         DamagedSet: it is absent, or its bytes are not those of the manifest.
         ColdObject: it has to be thawed first.
     """
-    store, key = open_store(address), f"{name.folder}/{stored.path}"
+    store, key = address.opened, f"{name.folder}/{stored.path}"
     if store.require_readable(key) is None:
         raise DamagedSet(f"{address.path(key)} is missing; restore another set")
     file.unlink(missing_ok=True)
@@ -323,4 +323,4 @@ def mark(address: StoreAddress, name: SetName, state: str, facts: dict[str, Any]
     if state not in STATES:
         raise OperationError(f"{state} is no state of a set")
     data = (json.dumps(facts, ensure_ascii=False, default=str) + "\n").encode()
-    open_store(address).replace(f"{name.folder}/{state}.json", data, WARM_CLASS)
+    address.opened.replace(f"{name.folder}/{state}.json", data, WARM_CLASS)

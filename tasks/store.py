@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
@@ -53,6 +54,11 @@ class StoreAddress:
     def off_host(self) -> bool:
         """Whether the store outlives this machine, as far as can be told."""
         return self.url.startswith("s3://")
+
+    @cached_property
+    def opened(self) -> "Store":
+        """The open store, one for all tasks of a flow run; a client takes long to make, and every run makes its own."""
+        return open_store(self)
 
     def path(self, key: str) -> str:
         """Return the full path of an object, as an operator would name it."""
@@ -102,7 +108,7 @@ class Store(Protocol):
 
 
 def open_store(address: StoreAddress) -> Store:
-    """Open a store; a fresh client each time, because temporary credentials age.
+    """Open a store with a fresh client, because temporary credentials age.
 
     Raises:
         BadInput: the address is neither s3://bucket[/prefix] nor an absolute folder.

@@ -457,7 +457,7 @@ def test_a_staging_folder_that_is_not_ours_alone(filled: World, flow: str, spoil
     staging.mkdir(exist_ok=True)
     spoil(staging)
     said = refused(filled, flow)
-    assert f"staging folder {staging} " in said and "set BACKUP_STAGING to" in said
+    assert f"folder {staging} " in said and "set BACKUP_STAGING to" in said
 
 
 @contextmanager

@@ -124,21 +124,22 @@ def test_an_encoding_with_characters_that_unicode_has_not(world: World, monkeypa
     monkeypatch.setattr(sites, "CONTEXTS", world.folder / "contexts")
     write_context(world.folder / "contexts", name="bc-901", database="euc", schema="public", tables=["顧客"])
     with world.source.connect() as connection:
-        connection.execute("CREATE DATABASE euc ENCODING 'EUC_JP' LOCALE 'C' TEMPLATE template0")
+        connection.execute("CREATE DATABASE euc OWNER consulting_owner ENCODING 'EUC_JP' LOCALE 'C' TEMPLATE template0")
     with world.connect() as connection:
+        connection.execute("SET ROLE consulting_owner")
         connection.execute("CREATE TABLE 顧客 (番号 integer PRIMARY KEY, 名 text DEFAULT '無名')")
         # A user-defined character: valid in EUC_JP, in no conversion to UTF8.
         connection.execute("INSERT INTO 顧客 VALUES (1, '佐藤'), (2, convert_from('\\xf5a1f5a2'::bytea, 'EUC_JP'))")
     conninfo = world.source.conninfo("euc")
     before = (
-        capture(conninfo, bin_dir=world.source.bin, tables=["public.顧客"]),
+        capture(conninfo, bin_dir=world.source.bin, tables=['public."顧客"']),
         statements_of_all(conninfo, bin_dir=world.source.bin),
     )
     assert world.backup(context="bc-901").startswith("STORED")
-    assert world.recover(context="bc-901", user="postgres").startswith("PASS")
+    assert world.recover(context="bc-901").startswith("PASS")
     conninfo = world.target.conninfo("euc")
     after = (
-        capture(conninfo, bin_dir=world.target.bin, tables=["public.顧客"]),
+        capture(conninfo, bin_dir=world.target.bin, tables=['public."顧客"']),
         statements_of_all(conninfo, bin_dir=world.target.bin),
     )
     assert before[0].differences(after[0]) == []

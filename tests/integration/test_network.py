@@ -294,7 +294,7 @@ def test_a_backup_whose_store_fails_on_the_way_lists_nothing(
     with pytest.raises(StoreUnavailable, match=rf"{folder.name}/bc-004/daily/bc-004_full_[^ ]*/{what}.*check the network"):
         faulty.backup()
 
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - began < 180
     assert manifests(s3, folder) == []
     proxy.pass_through()
     assert faulty.run(list_backups, "backup_reader")[0]["state"] == "unfinished"
@@ -352,7 +352,7 @@ def test_the_databases_network_lost_in_mid_dump(world: World, moment: str) -> No
             world.backup()
         cutter.join()
 
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - began < 180
     assert not list(world.store_folder.rglob("manifest.json"))
     assert not [path for path in (world.folder / "staging").iterdir() if path.is_dir()]
     world.extra = {}
@@ -594,6 +594,9 @@ def test_a_backup_waits_for_the_end_of_a_restore(world: World) -> None:
     assert released and released[0] < ended
 
 
+BACKEND_KEY = re.compile(rb"(K\0\0\0[\x0c-\xff])....(?=.*Z\0\0\0\x05)", re.DOTALL)
+
+
 class Pooler(socketserver.ThreadingTCPServer):
     """Passes everything, but tells the client another backend's number than the one it gets, as every pooler does."""
 
@@ -616,9 +619,7 @@ class _Pooled(socketserver.BaseRequestHandler):
                         if not data:
                             return
                         # BackendKeyData: K, its length, the number of the backend.
-                        other.sendall(
-                            re.sub(rb"(K\0\0\0[\x0c-\xff])....(?=.*Z\0\0\0\x05)", rb"\1\0\0\0\x07", data, flags=re.DOTALL)
-                        )
+                        other.sendall(BACKEND_KEY.sub(lambda found: found[1] + (7).to_bytes(4, "big"), data))
 
 
 @pytest.mark.parametrize(("flow_of", "user"), [(daily_backup, "backup_reader"), (disaster_recovery, "backup_restorer")])
