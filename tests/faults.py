@@ -350,7 +350,7 @@ class Writer:
         self._stopped = threading.Event()
         self._started = self._ended = 0.0
         self._threads = [
-            threading.Thread(target=self._run, args=(random.Random(seed + n),), daemon=True)  # noqa: S311
+            threading.Thread(target=self._run, args=(random.Random(seed + n),), daemon=True)
             for n in range(threads)
         ]
 
@@ -597,7 +597,7 @@ class MemoryWatch:
         while more := {pid for pid, (parent, _) in parents.items() if parent in tree} - tree:
             tree |= more
         self._seen |= {pid: parents[pid][1] for pid in tree}
-        self.peak_bytes = max(self.peak_bytes, sum(_memory(pid) for pid in tree))
+        self.peak_bytes = max(self.peak_bytes, sum(_memory(pid) for pid in tree if not _is_its_parent(pid, parents[pid][0])))
         self.samples += 1
 
 
@@ -609,6 +609,18 @@ def _parents() -> Iterator[tuple[int, tuple[int, str]]]:
                 # The name, in brackets, may hold anything.
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 yield int(folder.name), (int(fields[1]), fields[19])
+
+
+def _is_its_parent(pid: int, parent: int) -> bool:
+    """Say whether a process is between vfork and exec, where its memory is its parent's, to be counted once."""
+    try:
+        one, other = (
+            ((folder / "cmdline").read_bytes(), (folder / "statm").read_text().split()[0])
+            for folder in (Path("/proc") / str(pid), Path("/proc") / str(parent))
+        )
+    except OSError:
+        return False
+    return one == other
 
 
 def _memory(pid: int) -> int:

@@ -40,9 +40,7 @@ ENTRY = re.compile(
     r"^--\n-- (?:Data for )?Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: (?P<schema>.*?); Owner: .*\n--\n",
     re.MULTILINE,
 )
-NOISE = re.compile(
-    r"^(?:\\(?:un)?restrict .*|-- PostgreSQL database dump complete|--|SET default_\w+ = .*;)$", re.MULTILINE
-)
+NOISE = re.compile(r"^(?:\\(?:un)?restrict .*|-- PostgreSQL database dump complete|--|SET default_\w+ = .*;)$", re.MULTILINE)
 # A dump and restore moves the cast of `column IN ('a', 'b')` from the array to its elements: one spelling for both.
 CAST_ELEMENTS = re.compile(
     r"\(ARRAY\[((?:\('(?:[^']|'')*'::character varying\)::text(?:, )?)+)\]\)",
@@ -103,9 +101,7 @@ class State:
     indexes: Mapping[str, str] = field(default_factory=dict)
     sequences: Mapping[str, SequenceValue] = field(default_factory=dict)
 
-    def differences(
-        self, other: "State", *, ignore_foreign_keys: Collection[str] = (), views: ViewRows = "stored"
-    ) -> list[str]:
+    def differences(self, other: "State", *, ignore_foreign_keys: Collection[str] = (), views: ViewRows = "stored") -> list[str]:
         """Say what `other` (the restored side) has not as `self` (the source) had it; an empty list is equality.
 
         `ignore_foreign_keys` ('table.constraint') may be absent from `other`; where present they have to be equal.
@@ -152,9 +148,7 @@ def capture(
             return _capture(conn, dump, _qualified(tables), views, snapshot is not None)
 
 
-def _capture(
-    conn: psycopg.Connection, dump: str, tables: Sequence[str], views: Sequence[str] | None, at_snapshot: bool
-) -> State:
+def _capture(conn: psycopg.Connection, dump: str, tables: Sequence[str], views: Sequence[str] | None, at_snapshot: bool) -> State:
     found = _oids(conn, tables)
     tree = _tree(conn, found.values())
     if views is None:
@@ -179,9 +173,7 @@ def _capture(
         foreign_keys=_foreign_keys(conn, oids),
         indexes=_indexes(conn, oids),
         sequences={
-            name: _sequence(conn, name, int(facts["oid"]), at_snapshot)
-            for name, facts in relations.items()
-            if facts["kind"] == "S"
+            name: _sequence(conn, name, int(facts["oid"]), at_snapshot) for name, facts in relations.items() if facts["kind"] == "S"
         },
     )
 
@@ -204,9 +196,7 @@ def _dump_schema(connection_info: str, bin_dir: Path, *options: str) -> str:
     password = parameters.pop("password", None)
     environment = os.environ | ({"PGPASSWORD": str(password)} if password else {})
     command = [str(bin_dir / "pg_dump"), "--schema-only", "--lock-wait-timeout=30s", "--encoding=UTF8", *options, "--dbname"]
-    done = subprocess.run(  # noqa: S603
-        [*command, make_conninfo("", **parameters)], env=environment, capture_output=True, check=False
-    )
+    done = subprocess.run([*command, make_conninfo("", **parameters)], env=environment, capture_output=True, check=False)
     if done.returncode != 0:
         raise AssertionError(f"pg_dump exited {done.returncode}: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout.decode()
@@ -241,9 +231,7 @@ def _cast_array(found: re.Match[str]) -> str:
     return f"((ARRAY[{elements}])::text[])"
 
 
-def _of_context(
-    entries: Iterable[tuple[str, str, str]], names: Collection[tuple[str, str]]
-) -> set[tuple[str, str, str]]:
+def _of_context(entries: Iterable[tuple[str, str, str]], names: Collection[tuple[str, str]]) -> set[tuple[str, str, str]]:
     return {key for key in entries if (key[1], _subject(key[0], key[2])) in names}
 
 
@@ -443,7 +431,7 @@ def _sequence(conn: psycopg.Connection, name: str, oid: int, at_snapshot: bool) 
            WHERE s.seqrelid = %s""",
         (oid,),
     ).fetchone()
-    last = conn.execute(f"SELECT last_value - (NOT is_called)::int FROM {name}").fetchone()  # noqa: S608
+    last = conn.execute(f"SELECT last_value - (NOT is_called)::int FROM {name}").fetchone()
     assert row is not None and last is not None
     increment, table, column = row
     floor = last[0]
@@ -461,16 +449,14 @@ def _rows(conn: psycopg.Connection, source: str) -> Rows:
     row = conn.execute(
         f"""SELECT count(*), coalesce(sum(hashtextextended(r::text COLLATE "C", 0)::numeric), 0)::text || '/'
                 || coalesce(sum(hashtextextended(r::text COLLATE "C", 1)::numeric), 0)::text
-            FROM {source} AS r"""  # noqa: S608
+            FROM {source} AS r"""
     ).fetchone()
     assert row is not None
     return Rows(row[0], row[1])
 
 
 def _view(conn: psycopg.Connection, name: str, facts: Mapping[str, str]) -> View:
-    row = conn.execute(
-        "SELECT relispopulated, pg_get_viewdef(oid) FROM pg_class WHERE oid = %s::oid", (facts["oid"],)
-    ).fetchone()
+    row = conn.execute("SELECT relispopulated, pg_get_viewdef(oid) FROM pg_class WHERE oid = %s::oid", (facts["oid"],)).fetchone()
     assert row is not None
     populated, definition = row
     return View(_rows(conn, name) if populated else None, _rows(conn, f"({definition.rstrip().rstrip(';')})"))
@@ -487,9 +473,7 @@ def _pairs(conn: psycopg.Connection, query: str, oids: Sequence[int]) -> dict[st
 # the comparison
 
 
-def _keys_that_may_be_absent(
-    foreign_keys: Collection[str], ours: Mapping[str, str], theirs: Mapping[str, str]
-) -> set[str]:
+def _keys_that_may_be_absent(foreign_keys: Collection[str], ours: Mapping[str, str], theirs: Mapping[str, str]) -> set[str]:
     """Translate 'table.constraint' into the headings of the key and of its comment, where the other has none."""
     named = [name.rsplit(".", 2)[-2:] for name in foreign_keys]
     titles = {f"FK CONSTRAINT {table} {key}" for table, key in named}

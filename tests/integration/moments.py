@@ -201,7 +201,7 @@ EDGE = """WITH RECURSIVE member (oid) AS (
             SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname = 'public' AND c.relname = ANY (%s)
             UNION SELECT i.inhrelid FROM pg_inherits i JOIN member m ON m.oid = i.inhparent)
-          SELECT oid::regclass::text FROM member ORDER BY oid """
+          SELECT oid::regclass::text AS name FROM member ORDER BY member.oid """
 
 
 def stored_keys(world: World) -> list[str]:

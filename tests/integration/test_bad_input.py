@@ -195,13 +195,17 @@ def test_an_older_server_than_the_source(filled: World, older: LocalServer) -> N
 
 
 @pytest.mark.parametrize("flow", BOTH)
-def test_a_server_newer_than_every_program(filled: World, flow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_newer_than_every_program(
+    filled: World, flow: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(programs, "program_folders", lambda: [wheel_bin(16)])
     before = stored(filled)
     said = refused(filled, flow)
     assert "18 or newer is needed" in said and f"found: 16 ({wheel_bin(16)}" in said
     assert "install postgresql-client-18 or point PG_BIN at its bin folder" in said
     assert stored(filled) == before
+    # Neither was a database made that is gone again.
+    assert "created as" not in caplog.text
 
 
 def test_no_program_at_all_leaves_an_empty_store_empty(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

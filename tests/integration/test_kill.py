@@ -141,7 +141,7 @@ COORDINATOR = "backend_xmin IS NOT NULL AND state = 'idle in transaction' AND qu
 WAITING = "wait_event_type = 'Lock'"
 LOCKED = "state = 'idle in transaction'"
 WORKER = "query LIKE 'COPY%'"
-GUARD = "datname = 'postgres' AND query LIKE '%advisory%'"
+GUARD = "datname = 'postgres' AND state = 'idle'"
 
 BACKUPS = [
     pytest.param(at_lock, flow, marks=long),

@@ -48,8 +48,8 @@ CHANGES: dict[str, list[LiteralString]] = {
 class Change:
     """A change of the schema in a session of its own; it may have to wait for the backup."""
 
-    def __init__(self, world: World, statements: list[LiteralString]) -> None:
-        self.world, self.statements = world, statements
+    def __init__(self, world: World, statements: list[LiteralString], writer: Writer) -> None:
+        self.world, self.statements, self.writer = world, statements, writer
         self.error: psycopg.Error | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -64,7 +64,8 @@ class Change:
             self.error = error
 
     def begin(self) -> None:
-        """Return when it is done, or queued behind the backup's locks."""
+        """Return when it is done, or queued behind the backup's locks; from then on the writer may queue behind it."""
+        assert self.writer.rate >= 200
         self.thread.start()
         wait_for(lambda: not self.thread.is_alive() or self._waits(), SECONDS, "the change")
 
@@ -146,14 +147,13 @@ QUICK = {("before the lock", "truncate"), ("after the snapshot", "rewrite")}
 )  # fmt: skip
 def test_backup_equals_its_snapshot(held: Gates, moment: str, change: str) -> None:
     world = held.world
-    changing = Change(world, CHANGES[change])
     with load(world) as writer:
+        changing = Change(world, CHANGES[change], writer)
         begin_change(held, moment, changing)
         expected = lead(held, moment, changing)
         code = held.flow.wait()
         changing.assert_done()
-    print(f"{writer.rate:.0f} transactions a second, {dict(writer.errors)}")
-    assert writer.rate >= 200
+    print(f"{writer.rate:.0f} transactions a second, the slowest {writer.slowest_seconds:.1f} s, {dict(writer.errors)}")
     held.flow.wait_until_gone()
     assert staged(world) == []
     assert len(listed_sets(world)) == (code == 0)

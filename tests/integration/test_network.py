@@ -323,12 +323,13 @@ def test_a_recovery_over_a_network_that_cuts_every_connection_once_in_a_while(
     faulty: World, proxy: FaultyProxy, s3: LocalS3, two_sets: TwoSets, folder: Path
 ) -> None:
     fill(s3, folder, two_sets.folder)
-    proxy.reset_after(200_000, direction="down")
+    # Manifests are larger than this, and so are the largest tables.
+    proxy.reset_after(100_000, direction="down")
     faulty.store.pop("AWS_MAX_ATTEMPTS")
 
     assert faulty.recover().startswith("PASS")
 
-    assert proxy.faults > 3
+    assert proxy.faults >= 2
     faulty.assert_recovered(two_sets.before_newer)
 
 

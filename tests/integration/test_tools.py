@@ -302,9 +302,7 @@ def test_each_damage_is_seen(server: Server, pristine: State, damage: str) -> No
 def test_rewriting_the_tables_is_no_difference(server: Server, pristine: State) -> None:
     server.copy_of("source", "vacuumed")
     server.run("vacuumed", "VACUUM FULL")
-    server.run(
-        "vacuumed", "CLUSTER policy_scopes USING policy_scopes_pkey; ALTER TABLE policy_scopes SET WITHOUT CLUSTER"
-    )
+    server.run("vacuumed", "CLUSTER policy_scopes USING policy_scopes_pkey; ALTER TABLE policy_scopes SET WITHOUT CLUSTER")
     server.run("vacuumed", "REINDEX TABLE policy_violations")
     assert pristine.differences(server.state("vacuumed")) == []
 
@@ -359,9 +357,7 @@ def test_a_stale_view_is_told_apart(server: Server) -> None:
     stale = server.state("stale")
     server.run("stale", "REFRESH MATERIALIZED VIEW mv_team_violations")
     fresh = server.state("stale")
-    assert [sentence.split(":")[0] for sentence in stale.differences(fresh)] == [
-        "rows of view public.mv_team_violations"
-    ]
+    assert [sentence.split(":")[0] for sentence in stale.differences(fresh)] == ["rows of view public.mv_team_violations"]
     assert stale.differences(fresh, views="recomputed") == []
     assert stale.differences(fresh, views="ignored") == []
 
@@ -436,13 +432,13 @@ def proxy() -> Iterator[FaultyProxy]:
 
 
 def _get(proxy: FaultyProxy, size: int, timeout: float = 10) -> int:
-    with urllib.request.urlopen(f"{proxy.url}/{size}", timeout=timeout) as reply:  # noqa: S310
+    with urllib.request.urlopen(f"{proxy.url}/{size}", timeout=timeout) as reply:
         return len(reply.read())
 
 
 def _put(proxy: FaultyProxy, size: int) -> bytes:
-    request = urllib.request.Request(f"{proxy.url}/put", data=b"y" * size, method="PUT")  # noqa: S310
-    with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310
+    request = urllib.request.Request(f"{proxy.url}/put", data=b"y" * size, method="PUT")
+    with urllib.request.urlopen(request, timeout=10) as reply:
         answer: bytes = reply.read()
         return answer
 
@@ -545,7 +541,7 @@ def test_the_proxy_stands_before_s3() -> None:
                 endpoint_url=proxy.url,
                 region_name="us-east-1",
                 aws_access_key_id="key",
-                aws_secret_access_key="secret",  # noqa: S106
+                aws_secret_access_key="secret",
                 config=Config(retries={"total_max_attempts": 1}, read_timeout=5, s3={"addressing_style": "path"}),
             )
             store.create_bucket(Bucket="faults")
