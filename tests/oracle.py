@@ -375,7 +375,7 @@ def _relations(conn: psycopg.Connection, oids: Sequence[int]) -> dict[str, dict[
            ORDER BY 1""",
         [list(oids)],
     )
-    return {name: row for name, row in facts}
+    return dict(facts)
 
 
 def _partitions(conn: psycopg.Connection, oids: Sequence[int]) -> dict[str, str]:
@@ -467,7 +467,7 @@ def _column(conn: psycopg.Connection, query: str, parameters: Sequence[Any] = ()
 
 
 def _pairs(conn: psycopg.Connection, query: str, oids: Sequence[int]) -> dict[str, str]:
-    return {name: fact for name, fact in conn.execute(query, [list(oids)])}
+    return dict(conn.execute(query, [list(oids)]))
 
 
 # the comparison
