@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
@@ -149,7 +150,7 @@ def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
         analyze(server, target.working_name, run)
         for view in manifest.views:
             if view.materialized and view.populated:
-                refresh_view(server, target.working_name, run, view)
+                recovery.differences += refresh_view(server, target.working_name, run, view)
 
 
 def load_tables(server: Server, run: Run, staged: StagedSet, target: Target) -> dict[str, float]:
@@ -179,11 +180,15 @@ def analyze(server: Server, database: str, run: Run) -> None:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="refresh {view.name}")
-def refresh_view(server: Server, database: str, run: Run, view: View) -> None:
-    """Compute a materialized view."""
+def refresh_view(server: Server, database: str, run: Run, view: View) -> list[str]:
+    """Compute a materialized view; return why it cannot be computed, where something that it reads could not be made."""
     with connect(server, database, run.title) as connection:
-        connection.execute(sql.refresh_view(view.namespace, view.name))
+        try:
+            connection.execute(sql.refresh_view(view.namespace, view.name))
+        except (psycopg.errors.UndefinedTable, psycopg.errors.ObjectNotInPrerequisiteState) as error:
+            return [f"view {view.namespace}.{view.name} cannot be computed: {error}"]
     get_run_logger().info("%s.%s refreshed", view.namespace, view.name)
+    return []
 
 
 def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:

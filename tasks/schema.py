@@ -56,6 +56,9 @@ def restore_section(
 
     pre-data is all or nothing; in post-data an object that cannot be made (a key that the rows violate, say) is
     reported and the rest goes on.
+
+    Raises:
+        ProgramFailed: the program did not come to its end.
     """
     environment = server.environment(target.working_name) | {"PGOPTIONS": RESTORE_OPTIONS}
     options = programs.restore_options(section, listing)
@@ -66,8 +69,11 @@ def restore_section(
     else:
         argv = programs.restore_command(pg_restore, archive, target.working_name, options, jobs)
     ended = run.running.run(argv, environment, check=section == "pre-data")
+    complaints = _complaints(ended.errors)
+    if ended.code > 1 or (ended.code and not complaints):
+        raise ProgramFailed(f"{ended.program} ended with exit code {ended.code} in {section}: {ended.errors or 'it was killed'}")
     get_run_logger().info("%s restored by pg_restore %s", section, pg_restore.version)
-    return _complaints(ended.errors)
+    return complaints
 
 
 def _older_script(run: Run, pg_restore: Program, section: str, archive: Path, options: list[str]) -> Path:

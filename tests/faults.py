@@ -338,9 +338,7 @@ class Writer:
     in `errors` by its type, and the work goes on.
     """
 
-    def __init__(
-        self, connection_info: str, *, threads: int = 4, rate_per_second: float = 300.0, seed: int = 0
-    ) -> None:
+    def __init__(self, connection_info: str, *, threads: int = 4, rate_per_second: float = 300.0, seed: int = 0) -> None:
         self.connection_info = connection_info
         self.pause = threads / rate_per_second
         self.errors: Counter[str] = Counter()
@@ -349,10 +347,7 @@ class Writer:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._started = self._ended = 0.0
-        self._threads = [
-            threading.Thread(target=self._run, args=(random.Random(seed + n),), daemon=True)
-            for n in range(threads)
-        ]
+        self._threads = [threading.Thread(target=self._run, args=(random.Random(seed + n),), daemon=True) for n in range(threads)]
 
     @property
     def rate(self) -> float:
@@ -413,10 +408,7 @@ class Writer:
 
 def _actions(conn: psycopg.Connection) -> list[Action]:
     """Choose what can be done in this database."""
-    found = {
-        row[0]
-        for row in conn.execute("SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition")
-    }
+    found = {row[0] for row in conn.execute("SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition")}
     actions: list[Action] = []
     teams = _ids(conn, "SELECT id FROM teams LIMIT 1000") if "teams" in found else []
     if teams:
