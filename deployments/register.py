@@ -106,10 +106,13 @@ def save_store(context: Context, store: StoreAddress) -> str:
         LocalFileSystem(basepath=str(Path(store.url))).save(context.name, overwrite=True)
         return f"local-file-system/{context.name}"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    secret = os.environ.get("AWS_SECRET_ACCESS_KEY")
+    # Keys with a session token expire, and the block would show the token: then the worker's own environment or role serves.
+    lasting = not os.environ.get("AWS_SESSION_TOKEN")
+    secret = os.environ.get("AWS_SECRET_ACCESS_KEY") if lasting else None
     credentials = AwsCredentials(
-        aws_access_key_id=os.environ.get("AWS_ACCESS_KEY_ID"), aws_secret_access_key=SecretStr(secret) if secret else None,
-        aws_session_token=os.environ.get("AWS_SESSION_TOKEN"), profile_name=os.environ.get("AWS_PROFILE"),
+        aws_access_key_id=os.environ.get("AWS_ACCESS_KEY_ID") if lasting else None,
+        aws_secret_access_key=SecretStr(secret) if secret else None,
+        profile_name=os.environ.get("AWS_PROFILE"),
         region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
         aws_client_parameters=AwsClientParameters(endpoint_url=endpoint),
     )  # fmt: skip

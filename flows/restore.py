@@ -54,8 +54,8 @@ def restore_as_new(run: Run, store: StoreAddress, server: Server, backup: str, t
         sweep_unfinished(session, run.context)
         with recovery.phases.phase("download and verification"):
             fits = recoveries.choose_target(recovery, server, run, target_database)
-            manifest = recoveries.stage_newest_good(recovery, run, backup, fits).manifest
-        with reports.reported(recovery), recoveries.unfinished_database(server, run, manifest, recovery.chosen):
+            recoveries.stage_newest_good(recovery, run, backup, fits)
+        with reports.reported(recovery), recoveries.unfinished_database(recovery, server, run):
             recoveries.fill_database(recovery, server, run)
             recoveries.compare_with_manifest(recovery, server, run)
             recoveries.finish(recovery, server, run)

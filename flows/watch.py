@@ -28,6 +28,7 @@ def verify_backups(context: str = "bc-004", backup: str = "latest") -> str:
             recovery.differences += decode(staged)
         verdict = reports.publish_verification(recoveries.staged_context(recovery), recovery)
         mark(recovery.store, staged.name, "decoded", {"instant": now(), "run": run.id})
+        recovery.require_newest()
         return verdict
 
 

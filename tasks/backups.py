@@ -15,7 +15,7 @@ from tasks.catalogue import Member, Members
 from tasks.core import sql
 from tasks.core.errors import BadInput, MovedSnapshot
 from tasks.core.kinds import RULES, Kind, SetName, new_set_id, now
-from tasks.core.manifest import Manifest, Relation, StoredObject, Versions
+from tasks.core.manifest import Manifest, Relation, Role, StoredObject, Versions
 from tasks.core.manifest import Snapshot as SnapshotFacts
 from tasks.core.programs import Program, find_program
 from tasks.core.servers import Connection, connect, encoding_of
@@ -85,8 +85,6 @@ def _server_facts(connection: Connection) -> tuple[str, int, str, int, bool]:
 def _require_readable(connection: Connection, members: Members) -> None:
     oids = {"oids": members.oids}
     login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
-    if odd := [relation.qualified for relation in members.relations if relation.kind not in ("r", "p")]:
-        raise BadInput(f"{', '.join(odd)}: foreign tables cannot be backed up; take them out of the context")
     if unreadable := connection.execute(sql.UNREADABLE, {"sequences": members.chosen_by_class["pg_class"]}).fetchall():
         grants = {f"USAGE ON SCHEMA {schema}" for schema, may_use, _, _ in unreadable if not may_use}
         tables = ", ".join(table for _, _, table, may_select in unreadable if not may_select)
@@ -170,6 +168,7 @@ def store_schema(site: Site, run: Run, name: SetName, snapshot: Snapshot, source
     """Store schema, list and context folder, and return the manifest that will commit the set."""
     connection, members = snapshot.coordinator, snapshot.members
     borders = catalogue.read_borders(connection, members, site.context, site.claimed_tables)
+    roles = catalogue.read_roles(connection, members)
     listing = context_list(run, source.pg_restore, snapshot.archive, _schema_names(members), members.choice.objects)
     archive = _store_text(site, run, name, "schema.dump.zst", zstandard.compress(snapshot.archive.read_bytes()))
     schema_list = _store_text(site, run, name, "schema.list", listing.encode())
@@ -186,11 +185,11 @@ def store_schema(site: Site, run: Run, name: SetName, snapshot: Snapshot, source
         ),
         database=catalogue.read_database(connection), fingerprint=catalogue.fingerprint(snapshot.inventory),
         relations=relations, views=list(members.views), sequences=catalogue.read_sequences(connection, members),
-        roles=catalogue.read_roles(connection, members), extensions=catalogue.read_extensions(connection, members),
+        roles=roles, extensions=catalogue.read_extensions(connection, members),
         outbound_keys=borders.outbound, inbound_keys=borders.inbound, left_out=borders.left_out,
         forgotten_tables=borders.forgotten, inventory=snapshot.inventory,
         schema_archive=archive, schema_list=schema_list, context_files=files,
-        warnings=_warnings(borders, catalogue.read_unusable(connection, members)),
+        warnings=_warnings(borders, catalogue.read_unusable(connection, members), roles),
     )  # fmt: skip
     script = restore_script(manifest, database_options(manifest.database, source.major))
     return manifest.model_copy(update={"restore_script": _store_text(site, run, name, RESTORE_SCRIPT, script.encode())})
@@ -209,13 +208,19 @@ def _store_text(site: Site, run: Run, name: SetName, path: str, data: bytes) -> 
     return upload(site.store, run, name, describe_file(path, file), file, "STANDARD")
 
 
-def _warnings(borders: catalogue.Borders, unusable: Iterable[str]) -> list[str]:
+def _warnings(borders: catalogue.Borders, unusable: Iterable[str], roles: Iterable[Role]) -> list[str]:
+    above = [
+        f"superuser {role.name} owns, or is granted, something of the context: a recovery may need a superuser; "
+        "better give what it owns to the tables' owner (ALTER … OWNER TO)"
+        for role in roles
+        if role.superuser
+    ]
     forgotten = [
         f"table {table} is looked after by no context and is not in any backup; add it to a context, or to `neighbours`"
         for table in borders.forgotten
     ]
     left_out = [f"{one} needs another context's table and is not in the backup" for one in borders.left_out]
-    return [*unusable, *forgotten, *left_out]
+    return [*unusable, *above, *forgotten, *left_out]
 
 
 def project_version() -> str:

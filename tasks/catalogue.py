@@ -19,7 +19,7 @@ from tasks.core.errors import BadInput
 from tasks.core.manifest import DatabaseProperties, ForeignKey, InventoryItem, Role, Sequence, View
 from tasks.core.servers import Connection
 
-CLASSES = ["pg_class", "pg_proc", "pg_type", "pg_namespace", "pg_extension", "pg_publication_rel"]
+CLASSES = ["pg_class", "pg_proc", "pg_type", "pg_namespace", "pg_extension", "pg_publication_rel", "pg_rewrite"]
 FINGERPRINT_KINDS = frozenset({"table", "partitioned table", "type"})
 
 
@@ -102,7 +102,19 @@ def read_members(connection: Connection, context: Context) -> Members:
     )
     classes = _class_oids(connection)
     own = [relation.oid for relation in relations] + [row[0] for row in found_views]
-    return Members(relations, views, choose_objects(_catalogue(connection, classes), own), classes)
+    choice = choose_objects(_catalogue(connection, classes), own)
+    _require_whole(connection, context, relations, choice)
+    return Members(relations, views, choice, classes)
+
+
+def _require_whole(connection: Connection, context: Context, relations: Iterable[Member], choice: Choice) -> None:
+    if odd := [relation.qualified for relation in relations if relation.kind not in ("r", "p")]:
+        raise BadInput(f"{', '.join(odd)}: foreign tables cannot be backed up; take them out of the context")
+    if choice.torn:
+        raise BadInput(
+            f"{', '.join(_names(connection, choice.torn))} cannot be restored without another context's tables; "
+            f"take it out of context {context.name}, or take those in"
+        )
 
 
 def _ordered(connection: Connection, views: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -136,13 +148,15 @@ def _catalogue(connection: Connection, classes: dict[str, int]) -> Catalogue:
 
 def read_inventory(connection: Connection, members: Members) -> list[InventoryItem]:
     """Return every object of the context as text; the session must not depend on its search_path for names."""
-    chosen = members.chosen_by_class
-    oids = {"relations": chosen["pg_class"], "functions": chosen["pg_proc"], "types": chosen["pg_type"]} | {
-        "schemas": chosen["pg_namespace"]
-    }
+    oids = _inventory_oids(members)
     with connection.transaction():
         connection.execute(sql.FIXED_SETTINGS)
         return [InventoryItem(**spelled_stably(row)) for row in _dicts(connection, sql.INVENTORY, oids)]
+
+
+def _inventory_oids(members: Members) -> dict[str, list[int]]:
+    named = {"relations": "pg_class", "functions": "pg_proc", "types": "pg_type", "schemas": "pg_namespace"}
+    return {name: members.chosen_by_class[of_class] for name, of_class in named.items()}
 
 
 def fingerprint(inventory: Iterable[InventoryItem]) -> str:
@@ -186,9 +200,8 @@ def _dicts(connection: Connection, query: SQL, parameters: dict[str, Any]) -> li
 
 def _key(row: dict[str, Any]) -> ForeignKey:
     return ForeignKey(
-        name=row["name"], table=f"{row['schema']}.{row['table']}",
-        references=f"{row['referenced_schema']}.{row['referenced_table']}",
-        definition=row["definition"], on_delete=row["on_delete"],
+        name=row["name"], table=row["table"], references=row["references"], definition=row["definition"],
+        on_delete=row["on_delete"],
     )  # fmt: skip
 
 
@@ -202,7 +215,7 @@ def read_roles(connection: Connection, members: Members) -> list[Role]:
     """Return the roles that own, or are granted, something of the context."""
     chosen = sorted(members.choice.objects)
     parameters = {"classes": [one[0] for one in chosen], "objects": [one[1] for one in chosen]}
-    return [Role(**row) for row in _dicts(connection, sql.ROLES, parameters)]
+    return [Role(**row) for row in _dicts(connection, sql.ROLES, parameters | _inventory_oids(members))]
 
 
 def read_sequences(connection: Connection, members: Members) -> list[Sequence]:

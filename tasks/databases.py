@@ -112,20 +112,28 @@ def _require_rights(connection: Connection, manifest: Manifest, major: int) -> N
         )
     question = sql.MAY_BECOME_16 if major >= 16 else sql.MAY_BECOME
     may_become = {row[0] for row in connection.execute(question, {"names": sorted(existing)})}
-    if barred := sorted((existing & owners(manifest)) - may_become):
+    barred = sorted((existing & owners(manifest)) - may_become)
+    if above := [role.name for role in manifest.roles if role.superuser and role.name in barred]:
+        raise BadInput(
+            f'objects of the backup belong to {", ".join(above)}, a superuser whom login "{login}" cannot become; '
+            "run the recovery as a superuser (or give the objects another owner in the source, and back up again)"
+        )
+    if barred:
         remedy = " ".join(f'GRANT "{role}" TO "{login}";' for role in barred)
         raise BadInput(f'login "{login}" may not make objects for {", ".join(barred)}; run as administrator: {remedy}')
 
 
 def _forced(manifest: Manifest) -> list[str]:
     """Return the tables whose policies bind even their owner."""
-    return [item.name for item in manifest.inventory if "forced" in item.state.split(" | ")]
+    # What comes after the replica identity is free text.
+    facts = {item.name: item.state.partition(" | replica identity ")[0].split(" | ") for item in manifest.inventory}
+    return [name for name, stated in facts.items() if "forced" in stated]
 
 
 def owners(manifest: Manifest) -> set[str]:
-    """Return the roles that own something in the set."""
-    stated = (part for item in manifest.inventory for part in item.state.split(" | ") if part.startswith("owner "))
-    return {part.removeprefix("owner ") for part in stated}
+    """Return the roles that own something in the set but its schemas."""
+    stated = (item.state for item in manifest.inventory if item.kind != "schema" and item.state.startswith("owner "))
+    return {state.removeprefix("owner ").partition(" | ")[0] for state in stated}
 
 
 @task(cache_policy=NO_CACHE)
@@ -220,7 +228,7 @@ def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Targe
     privileges = {item.name: item.state for item in manifest.inventory if item.kind == "schema"}
     with connect(server, target.working_name, run.title) as connection:
         for schema, role in target.lent:
-            if f"{role}=CREATE" not in privileges.get(schema, ""):
+            if f" {role}=CREATE" not in privileges.get(schema, ""):
                 connection.execute(sql.revoke_create(schema, role))
 
 
@@ -233,10 +241,10 @@ def drop_database(server: Server, run: Run, target: Target) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def keep_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
-    """Keep a database that differs from its backup, under its working name, out of reach of the next run's sweep."""
+def keep_database(server: Server, run: Run, manifest: Manifest, target: Target, found: str) -> None:
+    """Keep a database under its working name, out of reach of the next run's sweep, with what was found as its comment."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
-        note = f"restored from {manifest.id} and found different from it; drop it when it was looked at"
+        note = f"restored from {manifest.id} and {found}"
         connection.execute(sql.comment_on_database(target.working_name, note))
 
 
@@ -257,8 +265,9 @@ def finish_database(server: Server, run: Run, manifest: Manifest, target: Target
         for setting in source.role_settings:
             target.to_do.append(f"setting of a role in this database: {setting}")
         _grant(connection, source, target)
-        connection.execute(sql.comment_on_database(name, source.comment))
-        connection.execute(sql.rename_database(name, target.name))
+        with connection.transaction():
+            connection.execute(sql.comment_on_database(name, source.comment))
+            connection.execute(sql.rename_database(name, target.name))
 
 
 def _grant(connection: Connection, source: DatabaseProperties, target: Target) -> None:

@@ -38,6 +38,16 @@ class Recovery:
     passed_over: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     load_seconds: dict[str, float] = field(default_factory=dict)
+    proven: bool = False
+
+    def require_newest(self) -> None:
+        """Refuse to be content with a set that newer, damaged ones had to be passed over for.
+
+        Raises:
+            DamagedSet: there are such; each is named.
+        """
+        if self.passed_over:
+            raise DamagedSet(f"{self.manifest.id} is good, but sets were passed over: {'; '.join(self.passed_over)}")
 
     @property
     def chosen(self) -> Target:
@@ -119,13 +129,23 @@ def find_pg_restore(manifest: Manifest, target: Target) -> Program:
 
 
 @contextmanager
-def unfinished_database(server: Server, run: Run, manifest: Manifest, target: Target) -> Iterator[None]:
-    """Make the database under its working name; drop it if the block fails, keep it for inspection if it differs."""
-    create_database(server, run, manifest, target)
+def unfinished_database(recovery: Recovery, server: Server, run: Run) -> Iterator[None]:
+    """Make the database under its working name; drop it if the block fails, keep it if it differs or was already proven."""
+    manifest, target = recovery.manifest, recovery.chosen
     try:
+        create_database(server, run, manifest, target)
         yield
     except RestoreDiffers:
-        keep_database(server, run, manifest, target)
+        keep_database(server, run, manifest, target, "found different from it; drop it when it was looked at")
+        raise
+    except psycopg.Error as error:
+        if recovery.proven:
+            keep_database(server, run, manifest, target, "found equal to it, but not yet renamed")
+            raise OperationError(
+                f'database "{target.working_name}" is complete and equal to {manifest.id}, but could not be finished: {error}; '
+                f'end the sessions in it and run: ALTER DATABASE "{target.working_name}" RENAME TO "{target.name}"'
+            ) from error
+        drop_database(server, run, target)
         raise
     except BaseException:
         run.running.stop(final=False)
@@ -185,8 +205,10 @@ def refresh_view(server: Server, database: str, run: Run, view: View) -> list[st
     with connect(server, database, run.title) as connection:
         try:
             connection.execute(sql.refresh_view(view.namespace, view.name))
-        except (psycopg.errors.UndefinedTable, psycopg.errors.ObjectNotInPrerequisiteState) as error:
-            return [f"view {view.namespace}.{view.name} cannot be computed: {error}"]
+        except psycopg.Error as error:
+            if connection.broken:
+                raise
+            return [f"view {view.namespace}.{view.name} cannot be computed: {error.diag.message_primary}"]
     get_run_logger().info("%s.%s refreshed", view.namespace, view.name)
     return []
 
@@ -210,6 +232,7 @@ def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:
             f"{'; '.join(recovery.differences[:10])}; "
             f'it is kept as "{target.working_name}" for inspection'
         )
+    recovery.proven = True
 
 
 @task(cache_policy=NO_CACHE)

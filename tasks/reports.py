@@ -36,7 +36,7 @@ def publish_backup(site: Site, manifest: Manifest, started: datetime) -> str:
 def publish_recovery(context: Context, recovery: Recovery) -> str:
     """Publish the report and the table of a recovery; return its verdict."""
     manifest, database = recovery.manifest, recovery.chosen.name
-    verdict = report.recovery_verdict(manifest, database, recovery.phases.total, recovery.differences)
+    verdict = report.recovery_verdict(manifest, database, recovery.phases.total, recovery.differences, recovery.passed_over)
     text = _recovery_text(verdict, context, recovery)
     _publish(f"{context.name}-recovery", verdict, text, report.relation_rows(manifest.relations, recovery.load_seconds))
     return verdict
@@ -70,7 +70,8 @@ def reported(recovery: Recovery) -> Iterator[None]:
     """Publish the report also of a recovery that differs from its backup; the run fails after that."""
     try:
         yield
-    except RestoreDiffers:
+    except RestoreDiffers as error:
+        recovery.differences = recovery.differences or [str(error)]
         publish_recovery(staged_context(recovery), recovery)
         raise
 

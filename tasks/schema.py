@@ -92,4 +92,5 @@ RESTORE_OPTIONS = "-c maintenance_work_mem=256MB -c synchronous_commit=off -c cl
 
 def _complaints(errors: str) -> list[str]:
     lines = [line.removeprefix("pg_restore: ") for line in errors.splitlines()]
-    return [line for line in lines if "error:" in line or line.startswith(("ERROR:", "DETAIL:"))]
+    # Not DETAIL, which may quote a row.
+    return [line for line in lines if "error:" in line or "ERROR:" in line]

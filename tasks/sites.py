@@ -80,9 +80,14 @@ def _folder_of(context: str) -> dict[str, str]:
 
 def _claimed(context: Context) -> frozenset[str]:
     """Return the tables that some context looks after or that are known to be others' (schema.table)."""
-    texts = [(path, path.read_text(encoding="utf-8")) for path in CONTEXTS.glob(f"*/{CONTEXT_FILE}")]
-    contexts = [context, *(parse_context(text, str(path)) for path, text in texts)]
-    own = {f"{one.namespace}.{table}" for one in contexts for table in one.tables}
+    contexts = [context]
+    for path in CONTEXTS.glob(f"*/{CONTEXT_FILE}"):
+        try:
+            contexts.append(parse_context(path.read_text(encoding="utf-8"), str(path)))
+        except BadInput as error:
+            # Another context's mistake must not cost this one its backup.
+            get_run_logger().warning("%s", error)
+    own = {f"{one.namespace}.{name}" for one in contexts for name in (*one.tables, *one.views)}
     return frozenset(own | {f"{context.namespace}.{name}" for names in context.neighbours.values() for name in names})
 
 

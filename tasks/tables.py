@@ -95,11 +95,17 @@ def load_table(server: Server, database: str, title: str, relation: Relation, fi
     with connect(server, database, title) as connection, connection.transaction(), connection.cursor() as cursor:
         connection.execute(sql.FIXED_SETTINGS)
         connection.execute(sql.empty_relation(relation.namespace, relation.name))
-        with cursor.copy(statement) as copy:
-            for file in files:
-                with file.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as plain:
-                    while block := plain.read(COPY_BLOCK_BYTES):
-                        copy.write(block)
+        try:
+            with cursor.copy(statement) as copy:
+                for file in files:
+                    with file.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as plain:
+                        while block := plain.read(COPY_BLOCK_BYTES):
+                            copy.write(block)
+        except psycopg.DatabaseError as error:
+            if connection.broken:
+                raise
+            # The whole message may quote the row.
+            raise OperationError(f"loading {relation.qualified}: {error.diag.message_primary or type(error).__name__}") from None
         loaded = cursor.rowcount
         if loaded != relation.rows:
             raise RestoreDiffers(f"{relation.qualified}: {loaded} rows loaded, the manifest says {relation.rows}")

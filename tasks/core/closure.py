@@ -48,10 +48,14 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Choice:
-    """The context's objects, and the topmost ones left out because they need another context's relations."""
+    """The context's objects, and the topmost ones left out because they need another context's relations.
+
+    `torn` are relations of the context itself among these: with one of them nothing can be restored.
+    """
 
     objects: frozenset[ObjectId]
     left_out: frozenset[ObjectId]
+    torn: frozenset[ObjectId] = frozenset()
 
 
 @dataclass
@@ -81,8 +85,11 @@ def choose_objects(catalogue: Catalogue, relations: Iterable[int]) -> Choice:
                 pending.append(needed)
         pending += _belonging(one, own, foreign, edges, catalogue.classes)
     lost = _dependants(blocked - own, chosen, edges)
+    # A view is its rule: without what the rule reads there is no view.
+    rules = {one for one in lost if one[0] == catalogue.classes.get("pg_rewrite")}
+    torn = own & (lost | {d.referenced for rule in rules for d in edges.above.get(rule, []) if d.kind == "i"})
     part = {one for one in lost if any(d.kind in BELONGING and d.referenced in lost for d in edges.above.get(one, []))}
-    return Choice(frozenset(chosen - lost), frozenset(lost - part))
+    return Choice(frozenset(chosen - lost), frozenset(lost - part), frozenset(torn))
 
 
 def _edges(dependencies: Iterable[Dependency]) -> _Edges:
@@ -108,7 +115,13 @@ def _mentions(named: list[NamedObject]) -> dict[ObjectId, set[ObjectId]]:
     by_name = defaultdict[str, set[ObjectId]](set)
     for one in named:
         by_name[one.name].add(one.id)
-    return {one.id: {found for word in set(WORD.findall(one.source)) for found in by_name.get(word, ())} for one in named}
+    return {one.id: {found for word in _words(one.source) for found in by_name.get(word, ())} for one in named}
+
+
+def _words(source: str) -> set[str]:
+    """Return the words of a source as written and folded to lower case, as PostgreSQL folds names without quotes."""
+    words = set(WORD.findall(source))
+    return words | {word.lower() for word in words}
 
 
 def _needed(one: ObjectId, edges: _Edges, mentions: Mapping[ObjectId, set[ObjectId]]) -> Iterable[ObjectId]:

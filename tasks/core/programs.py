@@ -160,7 +160,7 @@ class Running:
                 raise ProgramFailed(f"{argv[0]} is not started: the run is being stopped")
             pipe = subprocess.PIPE
             process = subprocess.Popen(  # noqa: S603
-                argv, stdin=pipe, stdout=pipe, stderr=pipe, env={**os.environ, **environment}, start_new_session=True
+                argv, stdin=pipe, stdout=pipe, stderr=pipe, env={**os.environ, "LC_ALL": "C", **environment}, start_new_session=True
             )
             self._processes.add(process)
         try:

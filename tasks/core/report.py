@@ -100,13 +100,15 @@ def backup_report(manifest: Manifest, path: str, seconds: float, zone: ZoneInfo,
     )  # fmt: skip
 
 
-def recovery_verdict(manifest: Manifest, database: str, seconds: float, differences: Sequence[str]) -> str:
+def recovery_verdict(
+    manifest: Manifest, database: str, seconds: float, differences: Sequence[str], passed_over: Sequence[str] = ()
+) -> str:
     """Return the one line that says whether the database is back."""
     if differences:
         return f"FAIL: {manifest.id} restored, but {len(differences)} differences from the backup"
     return (
         f'PASS: database "{database}" is back from {manifest.id} in {duration(seconds)}, {len(manifest.relations)} relations '
-        f"with {manifest.rows:,} rows identical"
+        f"with {manifest.rows:,} rows identical" + (f", {len(passed_over)} damaged sets passed over" if passed_over else "")
     )
 
 

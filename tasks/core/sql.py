@@ -108,18 +108,12 @@ VIEW_NEEDS = SQL(
 CURRENT_USER = SQL("SELECT current_user")
 
 START_SNAPSHOT = SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-ROLLBACK = SQL("ROLLBACK")
 EXPORT_SNAPSHOT = SQL("SELECT pg_export_snapshot()")
 STILL_THERE = SQL("SELECT 1")
 SNAPSHOT_FACTS = SQL(
-    """SELECT transaction_timestamp() AS started, clock_timestamp() AS instant,
+    """SELECT clock_timestamp() AS instant,
               pg_snapshot_xmin(pg_current_snapshot())::text AS xmin,
               (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text AS lsn"""
-)
-
-WAITING_FOR_US = SQL(
-    """SELECT format('%%s of %%s (%%s)', left(a.query, 80), a.usename, coalesce(nullif(a.application_name, ''), a.pid::text))
-       FROM pg_stat_activity a WHERE pg_backend_pid() = ANY (pg_blocking_pids(a.pid)) ORDER BY a.query_start LIMIT 3"""
 )
 
 
@@ -194,13 +188,12 @@ DESCRIBE_OBJECTS = SQL(
 )
 
 FOREIGN_KEYS = SQL(
-    """SELECT k.oid::bigint AS oid, k.conname AS name, n.nspname AS schema, c.relname AS table,
-              fn.nspname AS referenced_schema, f.relname AS referenced_table, pg_get_constraintdef(k.oid) AS definition,
-              k.conrelid::bigint AS table_oid, k.confrelid::bigint AS referenced_oid,
+    """SELECT k.oid::bigint AS oid, quote_ident(k.conname) AS name, k.conrelid::regclass::text AS table,
+              k.confrelid::regclass::text AS references, pg_get_constraintdef(k.oid) AS definition,
+              k.conrelid::bigint AS table_oid,
               CASE k.confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT'
                                  WHEN 'r' THEN 'RESTRICT' ELSE 'NO ACTION' END AS on_delete
        FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-       JOIN pg_class f ON f.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace
        WHERE k.contype = 'f' AND k.conparentid = 0
          AND ((k.conrelid = ANY (%(oids)s::oid[])) <> (k.confrelid = ANY (%(oids)s::oid[])))
        ORDER BY n.nspname, c.relname, k.conname"""
@@ -212,7 +205,7 @@ NEIGHBOURS = SQL(
               EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = c.oid
                       AND k.confrelid = ANY (%(oids)s::oid[])) AS refers
        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-       WHERE c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384 AND c.oid <> ALL (%(oids)s::oid[]) AND NOT c.relispartition
+       WHERE c.relkind IN ('r', 'p', 'f', 'm') AND c.oid >= 16384 AND c.oid <> ALL (%(oids)s::oid[]) AND NOT c.relispartition
          AND n.nspname !~ '^pg_'
          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
          AND (n.nspname = %(schema)s OR EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = c.oid
@@ -235,7 +228,11 @@ ROLES = SQL(
                        JOIN unnest(%(classes)s::bigint[], %(objects)s::bigint[]) AS o (classid, objid)
                          ON s.classid = o.classid::oid AND s.objid = o.objid::oid
                        JOIN pg_database d ON d.oid = s.dbid AND d.datname = current_database()
-                       WHERE s.refclassid = 'pg_authid'::regclass)
+                       WHERE s.refclassid = 'pg_authid'::regclass
+                       -- The bootstrap superuser is pinned: what it owns is in no pg_shdepend.
+                       UNION SELECT relowner FROM pg_class WHERE oid = ANY (%(relations)s::oid[])
+                       UNION SELECT proowner FROM pg_proc WHERE oid = ANY (%(functions)s::oid[])
+                       UNION SELECT typowner FROM pg_type WHERE oid = ANY (%(types)s::oid[]))
          AND r.rolname !~ '^pg_'
        ORDER BY r.rolname"""
 )
@@ -332,7 +329,7 @@ SELECT kind, name, parent, columns, state FROM (
   FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = ANY (%(relations)s::oid[])
   UNION ALL
   SELECT 'function', p.oid::regprocedure::text, '', '',
-         concat_ws(' | ', CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END, 'owner ' || pg_get_userbyid(p.proowner),
+         concat_ws(' | ', 'owner ' || pg_get_userbyid(p.proowner), CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END,
                    'comment ' || obj_description(p.oid, 'pg_proc'),
                    'privileges ' || {_privileges("p.proacl", "'f'", "p.proowner")})
   FROM pg_proc p WHERE p.oid = ANY (%(functions)s::oid[])
@@ -375,9 +372,11 @@ EXTENSIONS = SQL("SELECT extname FROM pg_extension WHERE oid = ANY (%(oids)s::oi
 # --- restoring into a new database ------------------------------------------------------------------------------------
 
 DATABASE_EXISTS = SQL("SELECT EXISTS (SELECT FROM pg_database WHERE datname = %(name)s)")
+# By name as well: a database that somebody renamed by hand may be in use, whatever its comment still says.
 MARKED_DATABASES = SQL(
     """SELECT d.datname, shobj_description(d.oid, 'pg_database') FROM pg_database d
-       WHERE starts_with(shobj_description(d.oid, 'pg_database'), %(mark)s) ORDER BY 1"""
+       WHERE starts_with(shobj_description(d.oid, 'pg_database'), %(mark)s)
+         AND d.datname ~ '_restoring_[0-9a-f]{4}$' ORDER BY 1"""
 )
 EXISTING_ROLES = SQL("SELECT rolname FROM pg_roles WHERE rolname = ANY (%(names)s)")
 # What this login may become; creating an object for a role needs SET ROLE to it.

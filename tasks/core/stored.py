@@ -30,6 +30,11 @@ NEW=${{1:?name the database to make}}
 export PGCLIENTENCODING=UTF8
 export PGOPTIONS="-c statement_timeout=0 -c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c lc_monetary=C"
 run() {{ psql --no-psqlrc --quiet --output=/dev/null --set=ON_ERROR_STOP=1 --dbname="$1" --file=-; }}
+# A newer pg_restore says what servers before 17 do not know.
+section() {{
+    pg_restore --section="$1" --use-list=schema.list --file=- schema.dump | grep -v '^SET transaction_timeout' |
+        psql --no-psqlrc --quiet --output=/dev/null --set=ON_ERROR_STOP=1 --dbname="$NEW" --file=- "${{@:2}}"
+}}
 load() {{
     rows=$1 command=$2
     shift 2
@@ -42,16 +47,15 @@ load() {{
 def restore_script(manifest: Manifest, database_options: Iterable[tuple[str, str]]) -> str:
     """Return the shell script that restores a set in its downloaded folder with stock tools alone."""
     options = " ".join(_word(f"--{key.lower().replace('_', '-')}={value}") for key, value in database_options)
-    section = 'pg_restore --dbname="$NEW" --use-list=schema.list --section={} schema.dump'
     versions = manifest.versions
     return "\n".join([
         SCRIPT_HEAD.format(id=manifest.id, major=versions.pg_dump_major, server=versions.server_major),
         f"run postgres <<< {_word(_missing_roles(manifest))}",
         f'createdb --template=template0 --owner={_word(manifest.database.owner)} {options} "$NEW"',
         "zstd --decompress --force --quiet schema.dump.zst",
-        section.format("pre-data --single-transaction"),
+        "section pre-data --single-transaction",
         *(_load_command(relation, manifest.database.encoding) for relation in manifest.relations),
-        section.format("post-data"),
+        "section post-data",
         f'run "$NEW" <<< {_word(_last_statements(manifest))}',
         f"echo {_word(_left_to_do(manifest))}",
         "",

@@ -22,8 +22,10 @@ from tests.oracle import State
 long = pytest.mark.long
 WAITING = "SELECT FROM pg_stat_activity WHERE application_name = 'test change' AND wait_event_type = 'Lock'"
 SET_UP = """
+SET ROLE consulting_owner;
 CREATE TABLE invoices (id int PRIMARY KEY, team_id uuid REFERENCES teams (id));
 CREATE TABLE next_year (LIKE policy_violations INCLUDING ALL);
+ALTER TABLE next_year OWNER TO consulting_owner;
 """
 CHANGES: dict[str, list[LiteralString]] = {
     "truncate": ["TRUNCATE policy_scopes"],
@@ -58,6 +60,7 @@ class Change:
             with psycopg.connect(
                 self.world.source.conninfo(self.world.database), autocommit=True, application_name="test change"
             ) as connection:
+                connection.execute("SET ROLE consulting_owner")
                 for statement in self.statements:
                     connection.execute(statement)
         except psycopg.Error as error:
