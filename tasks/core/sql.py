@@ -231,7 +231,8 @@ ROLES = SQL(
                        WHERE s.refclassid = 'pg_authid'::regclass
                        -- The bootstrap superuser is pinned: what it owns is in no pg_shdepend.
                        UNION SELECT relowner FROM pg_class WHERE oid = ANY (%(relations)s::oid[])
-                       UNION SELECT proowner FROM pg_proc WHERE oid = ANY (%(functions)s::oid[])
+                       UNION SELECT p.proowner FROM pg_proc p WHERE p.oid = ANY (%(functions)s::oid[]) AND NOT EXISTS (
+                         SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'i')
                        UNION SELECT typowner FROM pg_type WHERE oid = ANY (%(types)s::oid[]))
          AND r.rolname !~ '^pg_'
        ORDER BY r.rolname"""
@@ -332,7 +333,9 @@ SELECT kind, name, parent, columns, state FROM (
          concat_ws(' | ', 'owner ' || pg_get_userbyid(p.proowner), CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid) END,
                    'comment ' || obj_description(p.oid, 'pg_proc'),
                    'privileges ' || {_privileges("p.proacl", "'f'", "p.proowner")})
-  FROM pg_proc p WHERE p.oid = ANY (%(functions)s::oid[])
+  FROM pg_proc p WHERE p.oid = ANY (%(functions)s::oid[]) AND NOT EXISTS (
+    -- What a range type brings with it belongs to the bootstrap superuser, whoever made the type.
+    SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'i')
   UNION ALL
   SELECT 'schema', n.nspname, '', '',
          concat_ws(' | ', 'owner ' || pg_get_userbyid(n.nspowner), 'comment ' || obj_description(n.oid, 'pg_namespace'),

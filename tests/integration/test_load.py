@@ -70,9 +70,9 @@ class Change:
         """Return when it is done, or queued behind the backup's locks; from then on the writer may queue behind it."""
         assert self.writer.rate >= 200
         self.thread.start()
-        wait_for(lambda: not self.thread.is_alive() or self._waits(), SECONDS, "the change")
+        wait_for(lambda: not self.thread.is_alive() or self.waits(), SECONDS, "the change")
 
-    def _waits(self) -> bool:
+    def waits(self) -> bool:
         with self.world.source.connect() as connection:
             return connection.execute(WAITING).fetchone() is not None
 
@@ -114,7 +114,9 @@ def lead(held: Gates, moment: str, change: Change) -> State | None:
         wait_for(lambda: flow.ended or "bytes as" in flow.said.rpartition("starting over")[2], SECONDS, "rows")
         if flow.ended:
             return None
-        expected = held.world.state(snapshot=re.findall(r"snapshot (\S+) of", flow.said)[-1])
+        # Behind a change that is queued the oracle would wait too; then the backup has to start over.
+        queued = change.waits()
+        expected = None if queued else held.world.state(snapshot=re.findall(r"snapshot (\S+) of", flow.said)[-1])
         if moment == "after the snapshot" and not change.thread.ident:
             change.begin()
         held.close("pg_dump")
