@@ -163,6 +163,9 @@ def test_backup_equals_its_snapshot(held: Gates, moment: str, change: str) -> No
     assert staged(world) == []
     assert len(listed_sets(world)) == (code == 0)
     assert code == 0, held.flow.said[-3000:]
-    assert expected
     assert world.recover().startswith("PASS")
-    world.assert_recovered(expected)
+    if expected is None:
+        # Queued on the parent alone, it hinders the oracle's pg_dump, and not the backup: only the product has seen this snapshot.
+        assert (moment, change) == ("after the dump", "create")
+    else:
+        world.assert_recovered(expected)
