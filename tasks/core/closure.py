@@ -89,7 +89,9 @@ def choose_objects(catalogue: Catalogue, relations: Iterable[int]) -> Choice:
     rules = {one for one in lost if one[0] == catalogue.classes.get("pg_rewrite")}
     torn = own & (lost | {d.referenced for rule in rules for d in edges.above.get(rule, []) if d.kind == "i"})
     part = {one for one in lost if any(d.kind in BELONGING and d.referenced in lost for d in edges.above.get(one, []))}
-    return Choice(frozenset(chosen - lost), frozenset(lost - part), frozenset(torn))
+    # What an extension brings with it is the extension's.
+    brought = {one for one in chosen - own if any(d.kind == "e" for d in edges.above.get(one, []))}
+    return Choice(frozenset(chosen - lost - brought), frozenset(lost - part), frozenset(torn))
 
 
 def _edges(dependencies: Iterable[Dependency]) -> _Edges:
