@@ -138,19 +138,16 @@ def unfinished_database(recovery: Recovery, server: Server, run: Run) -> Iterato
     except RestoreDiffers:
         keep_database(server, run, manifest, target, "found different from it; drop it when it was looked at")
         raise
-    except psycopg.Error as error:
-        if recovery.proven:
-            keep_database(server, run, manifest, target, "found equal to it, but not yet renamed")
-            raise OperationError(
-                f'database "{target.working_name}" is complete and equal to {manifest.id}, but could not be finished: {error}; '
-                f'end the sessions in it and run: ALTER DATABASE "{target.working_name}" RENAME TO "{target.name}"'
-            ) from error
-        drop_database(server, run, target)
-        raise
-    except BaseException:
+    except BaseException as error:
         run.running.stop(final=False)
-        drop_database(server, run, target)
-        raise
+        if not recovery.proven:
+            drop_database(server, run, target)
+            raise
+        keep_database(server, run, manifest, target, "found equal to it, but not yet renamed")
+        raise OperationError(
+            f'database "{target.working_name}" is complete and equal to {manifest.id}, but could not be finished: {error}; '
+            f'end the sessions in it and run: ALTER DATABASE "{target.working_name}" RENAME TO "{target.name}"'
+        ) from error
 
 
 def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
