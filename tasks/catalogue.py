@@ -32,13 +32,9 @@ class Member:
     name: str
     kind: str
     relfilenode: int
-    is_child: bool
     parent_schema: str | None
     parent_name: str | None
     detach_pending: bool
-    row_security: bool
-    row_security_forced: bool
-    owner: str
     columns: tuple[str, ...]
 
     @property
@@ -171,7 +167,6 @@ class Borders:
 
     outbound: list[ForeignKey]
     inbound: list[ForeignKey]
-    outbound_ids: frozenset[int]
     forgotten: list[str]
     left_out: list[str]
 
@@ -191,7 +186,7 @@ def read_borders(connection: Connection, members: Members, context: Context, cla
     # Keys to other contexts are named as such; what else is left out is named here.
     outbound_ids = frozenset(key["oid"] for key in outbound)
     others = [one for one in members.choice.left_out if one[1] not in outbound_ids]
-    return Borders([_key(k) for k in outbound], [_key(k) for k in inbound], outbound_ids, forgotten, _names(connection, others))
+    return Borders([_key(k) for k in outbound], [_key(k) for k in inbound], forgotten, _names(connection, others))
 
 
 def _dicts(connection: Connection, query: SQL, parameters: dict[str, Any]) -> list[dict[str, Any]]:

@@ -57,11 +57,8 @@ MEMBERS = SQL(
        member (oid) AS (
          SELECT oid FROM named UNION SELECT i.inhrelid FROM pg_inherits i JOIN member m ON i.inhparent = m.oid)
        SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
-              c.relfilenode::bigint AS relfilenode, (p.nspname, up.relname) IS NOT NULL AND up.oid IS NOT NULL AS is_child,
-              p.nspname AS parent_schema, up.relname AS parent_name,
+              c.relfilenode::bigint AS relfilenode, p.nspname AS parent_schema, up.relname AS parent_name,
               coalesce(i.inhdetachpending, false) AS detach_pending,
-              c.relrowsecurity AS row_security, c.relforcerowsecurity AS row_security_forced,
-              pg_get_userbyid(c.relowner) AS owner,
               coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '{}')
                 AS columns
