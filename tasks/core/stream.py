@@ -141,7 +141,7 @@ def row_blocks(connection: Connection, job: StreamJob) -> Iterator[tuple[list[by
     while True:
         length, row = pgconn.get_copy_data(1)
         if length > 0:
-            rows.append(row)
+            rows.append(bytes(row))
             size += length
             if size >= BLOCK_BYTES:
                 yield rows, size
