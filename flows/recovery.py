@@ -1,15 +1,20 @@
-"""Disaster recovery: from the store alone onto an empty server.
+"""Disaster recovery: from the store alone onto an empty server; and the drill that rehearses it.
 
 Needs the store (BACKUP_STORE and the usual AWS variables, or blocks) and the address of a server (PGHOST … or a connector
 block); no context folder, no blocks, no Prefect server. Leaves the database under its old name, compared row by row.
-By hand: python -m flows.recovery disaster_recovery --context bc-004
+By hand: python -m flows.recovery disaster_recovery --context bc-004, or recovery_drill
 """
 
 from prefect import flow
 
 from flows.command_line import run_from_command_line
 from flows.restore import restore_as_new
-from tasks import recoveries, reports, runs, sites
+from tasks import recoveries, recovery_reports, runs, sites
+from tasks.core.recovery_report import Purpose
+from tasks.databases import sweep_unfinished
+from tasks.locks import context_lock
+from tasks.recoveries import Recovery
+from tasks.sets import random_recent
 
 
 @flow(flow_run_name="disaster-recovery {context}", task_runner=runs.task_runner())
@@ -26,10 +31,37 @@ def disaster_recovery(
             environment (PGHOST, PGPORT, PGUSER, …).
     """
     with runs.begin("disaster_recovery", context) as run:
-        store, target_server = sites.find_store(context), sites.find_server(server, context)
-        recovery = restore_as_new(run, store, target_server, backup, target_database)
-        return reports.publish_recovery(recoveries.staged_context(recovery), recovery)
+        recovery = Recovery(sites.find_store(context), run.started, newest=backup == "latest")
+        return restore_as_new(recovery, run, sites.find_server(server, context), backup, target_database)
+
+
+@flow(flow_run_name="recovery-drill {context}", task_runner=runs.task_runner())
+def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool = False) -> str:
+    """Rehearse a disaster recovery into a scratch database, compare, check, measure against the objectives, and report.
+
+    Args:
+        context: the bounded context.
+        backup: `latest`, `random` (one of the last 30 days), the id of a set, or its s3:// or folder path.
+        keep: leave the scratch database there for a look; otherwise it is dropped in every outcome.
+    """
+    with runs.begin("recovery_drill", context) as run:
+        drill = Recovery(sites.find_store(context), run.started, Purpose.DRILL, newest=backup == "latest")
+        server = sites.find_drill_server(context)
+        sites.describe(server, drill.store)
+        with (
+            recovery_reports.reported(drill, run),
+            context_lock(server, f"drill of {context}", run.title, exclusive=True) as session,
+        ):
+            drill.removed = sweep_unfinished(session, context, scratch=True)
+            chosen = random_recent(drill.store, context, run.started) if backup == "random" else backup
+            recoveries.stage(drill, server, run, chosen, None)
+            with recoveries.scratch_database(drill, server, run, keep=keep):
+                recoveries.fill_database(drill, server, run)
+                recoveries.compare_with_manifest(drill, server, run)
+                recoveries.check_integrity(drill, server, run)
+                recoveries.try_triggers(drill, server, run)
+        return recovery_reports.publish_recovery(drill, run)
 
 
 if __name__ == "__main__":
-    run_from_command_line(disaster_recovery)
+    run_from_command_line(disaster_recovery, recovery_drill)

@@ -7,14 +7,14 @@ nothing. By hand: python -m flows.restore full_restore --backup latest --target-
 from prefect import flow
 
 from flows.command_line import run_from_command_line
-from tasks import recoveries, reports, runs, sites
+from tasks import recoveries, recovery_reports, runs, sites
 from tasks.core.errors import BadInput
+from tasks.core.recovery_report import Purpose
 from tasks.core.servers import Server
 from tasks.databases import sweep_unfinished
 from tasks.locks import context_lock
 from tasks.recoveries import Recovery
 from tasks.runs import Run
-from tasks.store import StoreAddress
 
 
 @flow(flow_run_name="full-restore {context}", task_runner=runs.task_runner())
@@ -42,24 +42,22 @@ def full_restore(
             "a restore into the live database is not available"
         )
     with runs.begin("full_restore", context) as run:
-        recovery = restore_as_new(run, sites.find_store(context), sites.find_server(None, context), backup, target_database)
-        return reports.publish_recovery(recoveries.staged_context(recovery), recovery)
+        copy = Recovery(sites.find_store(context), run.started, Purpose.COPY, newest=False)
+        return restore_as_new(copy, run, sites.find_server(None, context), backup, target_database)
 
 
-def restore_as_new(run: Run, store: StoreAddress, server: Server, backup: str, target_database: str | None) -> Recovery:
-    """Restore the newest good or the named set into a new database; publish the report also when it differs."""
-    recovery = Recovery(store)
-    sites.describe(server, store)
-    with context_lock(server, run.context, run.title, exclusive=True) as session:
-        sweep_unfinished(session, run.context)
-        with recovery.phases.phase("download and verification"):
-            fits = recoveries.choose_target(recovery, server, run, target_database)
-            recoveries.stage_newest_good(recovery, run, backup, fits)
-        with reports.reported(recovery), recoveries.unfinished_database(recovery, server, run):
+def restore_as_new(recovery: Recovery, run: Run, server: Server, backup: str, target_database: str | None) -> str:
+    """Restore the newest good or the named set into a new database; publish the report, also when it fails."""
+    sites.describe(server, recovery.store)
+    with recovery_reports.reported(recovery, run), context_lock(server, run.context, run.title, exclusive=True) as session:
+        recovery.removed = sweep_unfinished(session, run.context)
+        recoveries.stage(recovery, server, run, backup, target_database)
+        with recoveries.unfinished_database(recovery, server, run):
             recoveries.fill_database(recovery, server, run)
             recoveries.compare_with_manifest(recovery, server, run)
+            recoveries.check_integrity(recovery, server, run)
             recoveries.finish(recovery, server, run)
-    return recovery
+    return recovery_reports.publish_recovery(recovery, run)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ Needs the store alone. By hand: python -m flows.watch verify_backups --context b
 from prefect import flow
 
 from flows.command_line import run_from_command_line
-from tasks import recoveries, reports, runs, sites
+from tasks import recoveries, recovery_reports, runs, sites
 from tasks.core.kinds import now
+from tasks.core.recovery_report import Purpose
 from tasks.recoveries import Recovery
 from tasks.sets import decode, mark
 
@@ -21,12 +22,12 @@ def verify_backups(context: str = "bc-004", backup: str = "latest") -> str:
         backup: `latest`, the id of a set, or its s3:// or folder path.
     """
     with runs.begin("verify_backups", context) as run:
-        recovery = Recovery(sites.find_store(context))
+        recovery = Recovery(sites.find_store(context), run.started, Purpose.COPY, newest=False)
         with recovery.phases.phase("download and verification"):
             staged = recoveries.stage_newest_good(recovery, run, backup)
         with recovery.phases.phase("decoding"):
             recovery.differences += decode(staged)
-        verdict = reports.publish_verification(recoveries.staged_context(recovery), recovery)
+        verdict = recovery_reports.publish_verification(recovery, run)
         mark(recovery.store, staged.name, "decoded", {"instant": now(), "run": run.id})
         recovery.require_newest()
         return verdict

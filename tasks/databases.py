@@ -27,24 +27,28 @@ class Target:
     name: str
     working_name: str
     server_major: int
+    mark: str
     to_do: list[str] = field(default_factory=list)
     lent: list[tuple[str, str]] = field(default_factory=list)
 
 
-def mark_of(context: str) -> str:
-    """Return how the comment of an unfinished database begins."""
-    return f"unfinished restore of {context}:"
+def mark_of(context: str, *, scratch: bool = False) -> str:
+    """Return how the comment of an unfinished database, or of a drill's scratch database, begins."""
+    return f"scratch database of a drill of {context}:" if scratch else f"unfinished restore of {context}:"
 
 
 @task(cache_policy=NO_CACHE)
-def check_target(server: Server, run: Run, manifest: Manifest, target_database: str | None) -> Target:
-    """Find out, before anything is touched, whether the set can be restored there.
+def check_target(server: Server, run: Run, manifest: Manifest, target_database: str | None, *, scratch: bool = False) -> Target:
+    """Find out, before anything is touched, whether the set can be restored there; a scratch database gets a name of its own.
 
     Raises:
         UnsafeTarget: a database of that name exists.
         BadInput: the server is older than the source, or lacks an extension, a right or a role.
     """
     name = manifest.database.name if target_database is None else target_database
+    working_name = f"{_shortened(name)}_{'drill' if scratch else 'restoring'}_{run.id}"
+    if scratch:
+        name = working_name
     if not 0 < len(name.encode()) <= 63 or "\0" in name:
         raise BadInput(f'target_database "{name}" is no name of 1 to 63 bytes; choose another')
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
@@ -58,7 +62,7 @@ def check_target(server: Server, run: Run, manifest: Manifest, target_database: 
             raise UnsafeTarget(_refusal(server, run, manifest, name))
         _require_extensions(connection, manifest)
         _require_rights(connection, manifest, major)
-    return Target(name, f"{_shortened(name)}_restoring_{run.id}", major)
+    return Target(name, working_name, major, mark_of(run.context, scratch=scratch))
 
 
 def _shortened(name: str) -> str:
@@ -137,13 +141,13 @@ def owners(manifest: Manifest) -> set[str]:
 
 
 @task(cache_policy=NO_CACHE)
-def sweep_unfinished(connection: Connection, context: str) -> list[str]:
-    """Drop databases that a restore which died left behind; the caller holds the context's lock, so none is in use."""
-    left = connection.execute(sql.MARKED_DATABASES, {"mark": mark_of(context)}).fetchall()
+def sweep_unfinished(connection: Connection, context: str, *, scratch: bool = False) -> list[str]:
+    """Drop databases that a run which died left behind, and name them; the caller holds the lock, so none is in use."""
+    left = connection.execute(sql.MARKED_DATABASES, {"mark": mark_of(context, scratch=scratch)}).fetchall()
     for name, comment in left:
         get_run_logger().warning('dropping database "%s": %s', name, comment)
         connection.execute(sql.drop_database(name))
-    return [name for name, _ in left]
+    return [f'database "{name}" of a run that died was dropped ({comment})' for name, comment in left]
 
 
 @task(cache_policy=NO_CACHE)
@@ -159,7 +163,7 @@ def create_database(server: Server, run: Run, manifest: Manifest, target: Target
                 f"the database cannot be created with encoding and locale of the source ({dict(options)}): {error}; "
                 "install that locale on the server"
             ) from error
-        note = f"{mark_of(manifest.context)} set {manifest.id}, run {run.id}, begun {run.started:%Y-%m-%d %H:%M:%S}Z"
+        note = f"{target.mark} set {manifest.id}, run {run.id}, begun {run.started:%Y-%m-%d %H:%M:%S}Z"
         connection.execute(sql.comment_on_database(target.working_name, note))
         _hand_over(connection, manifest.database, target)
     _allow_owners(server, run, manifest, target)
@@ -234,10 +238,10 @@ def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Targe
 
 @task(cache_policy=NO_CACHE)
 def drop_database(server: Server, run: Run, target: Target) -> None:
-    """Drop the unfinished database."""
+    """Drop the database under its working name."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         connection.execute(sql.drop_database(target.working_name))
-    get_run_logger().warning('unfinished database "%s" dropped', target.working_name)
+    get_run_logger().info('database "%s" dropped', target.working_name)
 
 
 @task(cache_policy=NO_CACHE)

@@ -1,23 +1,30 @@
 """Restoring a set into a new database: staged and verified first, filled, compared, and only then given its name."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks import catalogue
+from tasks.checks import key_check_name, run_checks
 from tasks.core import sql
+from tasks.core.checks import CHECKS_FILE, Finding, Severity, Verdict
 from tasks.core.compare import compare_inventories
 from tasks.core.context import CONTEXT_FILE, Context, parse_context
+from tasks.core.drills import DrillRecord
 from tasks.core.errors import BadInput, ColdObject, DamagedSet, OperationError, RestoreDiffers
+from tasks.core.exercise import Exercise
 from tasks.core.kinds import SetName
 from tasks.core.manifest import Manifest, StoredObject, View
 from tasks.core.phases import Phases
 from tasks.core.programs import Program, find_program
+from tasks.core.recovery_report import Purpose, RecoveryFacts
 from tasks.core.servers import Server, connect
 from tasks.databases import Target, check_target, create_database, drop_database, finish_database, keep_database, take_back_rights
 from tasks.runs import Run, jobs, require_space, spread
@@ -25,6 +32,7 @@ from tasks.schema import restore_section
 from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, unpack
 from tasks.store import StoreAddress
 from tasks.tables import compare_table, load_table
+from tasks.triggers import exercise_triggers
 
 
 @dataclass
@@ -32,12 +40,19 @@ class Recovery:
     """What a restore did, found and left to do; it grows as the restore goes on."""
 
     store: StoreAddress
+    started: datetime
+    purpose: Purpose = Purpose.RECOVERY
+    newest: bool = True
     phases: Phases = field(default_factory=Phases)
     staged: StagedSet | None = None
     target: Target | None = None
     passed_over: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     load_seconds: dict[str, float] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    exercises: list[Exercise] = field(default_factory=list)
+    database_bytes: int | None = None
     proven: bool = False
 
     def require_newest(self) -> None:
@@ -97,6 +112,12 @@ def stage_newest_good(recovery: Recovery, run: Run, backup: str, check: Callable
     )
 
 
+def stage(recovery: Recovery, server: Server, run: Run, backup: str, target_database: str | None) -> StagedSet:
+    """Choose set and target such that one fits the other, and have the set here, verified; nothing else is touched."""
+    with recovery.phases.phase("download and verification"):
+        return stage_newest_good(recovery, run, backup, choose_target(recovery, server, run, target_database))
+
+
 def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> dict[str, Path]:
     require_space(run, manifest.bytes)
     folder = run.folder / manifest.id
@@ -113,7 +134,7 @@ def choose_target(recovery: Recovery, server: Server, run: Run, name: str | None
     """Return the check that finds out whether a set can be restored to a server, and remembers the target."""
 
     def check(manifest: Manifest) -> None:
-        recovery.target = check_target(server, run, manifest, name)
+        recovery.target = check_target(server, run, manifest, name, scratch=recovery.purpose is Purpose.DRILL)
         find_pg_restore(manifest, recovery.target)
 
     return check
@@ -148,6 +169,21 @@ def unfinished_database(recovery: Recovery, server: Server, run: Run) -> Iterato
             f'database "{target.working_name}" is complete and equal to {manifest.id}, but could not be finished: {error}; '
             f'end the sessions in it and run: ALTER DATABASE "{target.working_name}" RENAME TO "{target.name}"'
         ) from error
+
+
+@contextmanager
+def scratch_database(recovery: Recovery, server: Server, run: Run, *, keep: bool) -> Iterator[None]:
+    """Make a drill's database; drop it in every outcome, unless it is to be kept for a look."""
+    manifest, target = recovery.manifest, recovery.chosen
+    try:
+        create_database(server, run, manifest, target)
+        yield
+    finally:
+        run.running.stop(final=False)
+        if keep:
+            keep_database(server, run, manifest, target, "kept after a drill; drop it when it was looked at")
+        else:
+            drop_database(server, run, target)
 
 
 def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
@@ -226,8 +262,8 @@ def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:
     if recovery.differences:
         raise RestoreDiffers(
             f'database "{target.name}" restored from {manifest.id} differs from the backup: '
-            f"{'; '.join(recovery.differences[:10])}; "
-            f'it is kept as "{target.working_name}" for inspection'
+            f"{'; '.join(recovery.differences[:10])}"
+            + ("" if recovery.purpose is Purpose.DRILL else f'; it is kept as "{target.working_name}" for inspection')
         )
     recovery.proven = True
 
@@ -246,10 +282,69 @@ def compare_objects(server: Server, target: Target, run: Run, recovery: Recovery
     return compare_inventories(manifest.inventory, restored, same_major=same_major)
 
 
+def check_integrity(recovery: Recovery, server: Server, run: Run, timeout_seconds: float = 600) -> None:
+    """Run the checks that the set carries: what offends now offended in the source, because both were found equal."""
+    target, manifest = recovery.chosen, recovery.manifest
+    files = {path.removeprefix("context/"): file.read_text("utf-8") for path, file in staged_context_files(recovery)}
+    with recovery.phases.phase("integrity checks"):
+        try:
+            found = run_checks(
+                server, target.working_name, run, staged_context(recovery), files, timeout_seconds, manifest.snapshot.instant
+            )  # fmt: skip
+        except BadInput as error:
+            found = [Finding(CHECKS_FILE, Severity.ERROR, Verdict.BROKEN, note=str(error))]
+        recovery.database_bytes = database_bytes(server, target.working_name, run)
+    recovery.findings += [*found, *_keys_not_here(manifest, {finding.check for finding in found})]
+
+
+def _keys_not_here(manifest: Manifest, checked: set[str]) -> Iterator[Finding]:
+    """Yield the keys to other contexts that the restored database does not have, because their tables are not in the set."""
+    for key in manifest.outbound_keys:
+        name = key_check_name(key.table.rpartition(".")[2], key.name)
+        if name not in checked:
+            yield Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"{key.references} of another context is not in the set")
+
+
+def database_bytes(server: Server, database: str, run: Run) -> int:
+    """Return the size of a database on disk."""
+    with connect(server, database, run.title) as connection:
+        return int(connection.execute(sql.DATABASE_BYTES).fetchall()[0][0])
+
+
+def try_triggers(recovery: Recovery, server: Server, run: Run) -> None:
+    """Let every trigger fire in a drill's database, rolled back."""
+    with recovery.phases.phase("triggers"):
+        recovery.exercises = exercise_triggers(server, recovery.chosen.working_name, run, staged_context(recovery))
+
+
+def staged_context_files(recovery: Recovery) -> list[tuple[str, Path]]:
+    """Return path in the set and staged file of the context folder's files."""
+    return [(stored.path, recovery.staged_set.files[stored.path]) for stored in recovery.manifest.context_files]
+
+
 def staged_context(recovery: Recovery) -> Context:
     """Return the context as it was when the set was taken."""
     path = f"context/{CONTEXT_FILE}"
     return parse_context(recovery.staged_set.files[path].read_text(encoding="utf-8"), f"{recovery.manifest.id}/{path}")
+
+
+def facts_of(recovery: Recovery, failure: str | None = None, records: Sequence[DrillRecord] = ()) -> RecoveryFacts:
+    """Return all that a report tells."""
+    chosen = recovery.staged
+    known: dict[str, Any] = {}
+    if chosen:
+        context = staged_context(recovery)
+        known = {
+            "manifest": chosen.manifest, "contacts": context.contacts, "rto": context.objectives.rto, "rpo": context.objectives.rpo,
+            "zone": context.zone, "path": recovery.store.path(chosen.name.folder),
+            "database": recovery.chosen.name if recovery.target else None, "to_do": to_do(recovery) if recovery.target else [],
+        }  # fmt: skip
+    return RecoveryFacts(
+        **{"path": recovery.store.url, **known}, purpose=recovery.purpose, started=recovery.started, phases=recovery.phases.seconds,
+        failure=failure, differences=recovery.differences, passed_over=recovery.passed_over, removed=recovery.removed,
+        load_seconds=recovery.load_seconds, findings=recovery.findings, exercises=recovery.exercises, records=records,
+        database_bytes=recovery.database_bytes, newest=recovery.newest, off_host=recovery.store.off_host, proven=recovery.proven,
+    )  # fmt: skip
 
 
 def to_do(recovery: Recovery) -> list[str]:

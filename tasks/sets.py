@@ -1,10 +1,11 @@
 """Backup sets in the store: written object by object and read back, committed by their manifest, listed, staged, verified."""
 
 import json
+import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tasks.store import ObjectInfo, Store, StoreAddress
 
 # Manifests and lists are never colder than this: choosing a set must not need a thaw.
 WARM_CLASS = "STANDARD"
+RECENT = timedelta(days=30)
 STATES = ("drilled", "decoded")
 
 
@@ -287,6 +289,19 @@ def candidates(address: StoreAddress, context: str, backup: str) -> Iterator[Can
         )
     for one in sorted(usable, key=lambda one: one.manifest is not None):
         yield Candidate(one.name, one.damage)
+
+
+def random_recent(address: StoreAddress, context: str, instant: datetime) -> str:
+    """Return the id of one of the sets of the last 30 days that look whole, whichever chance names.
+
+    Raises:
+        BadInput: there is none.
+    """
+    listed = [(one, one.manifest.snapshot.instant) for one in list_sets(address, context).sets if one.manifest and not one.damage]
+    recent = [one.name.id for one, taken in listed if RULES[one.name.kind].may_be_latest and instant - taken <= RECENT]
+    if not recent:
+        raise BadInput(f'no whole backup set of context "{context}" of the last {RECENT.days} days in {address.url}; name one')
+    return secrets.choice(recent)
 
 
 def unpack(packed: Path) -> Path:

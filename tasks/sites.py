@@ -57,14 +57,18 @@ def find_site(context: str) -> Site:
     Raises:
         BadInput: neither; or the context file is wrong; or BACKUP_STORE is missing.
     """
-    require_context_name(context)
-    if block := load(BoundedContext, context):
-        definition, files = block.definition, block.files
-    else:
-        files = _folder_of(context)
-        definition = parse_context(files[CONTEXT_FILE], f"{CONTEXTS / context / CONTEXT_FILE}")
+    definition, files, block = _definition(context)
     server, database = _server_of(block.database if block else None)
     return Site(definition, files, server, database or definition.database, find_store(context), _claimed(definition))
+
+
+def _definition(context: str) -> tuple[Context, dict[str, str], BoundedContext | None]:
+    """Return what a context is and its folder's files, from its block or from its folder."""
+    require_context_name(context)
+    if block := load(BoundedContext, context):
+        return block.definition, block.files, block
+    files = _folder_of(context)
+    return parse_context(files[CONTEXT_FILE], f"{CONTEXTS / context / CONTEXT_FILE}"), files, None
 
 
 def _folder_of(context: str) -> dict[str, str]:
@@ -140,6 +144,16 @@ def find_server(connector: str | None, context: str | None = None) -> Server:
         return _connector(connector)[0]
     block = load(BoundedContext, context) if context else None
     return _server_of(block.database if block else None)[0]
+
+
+def find_drill_server(context: str) -> Server:
+    """Return the server that drills restore to: the context's `drill_database` block, else the context's own server.
+
+    Raises:
+        BadInput: the context is unknown, or the block does not exist.
+    """
+    definition, _, _ = _definition(context)
+    return find_server(definition.drill_database, context)
 
 
 def _server_of(connector: str | None) -> tuple[Server, str | None]:

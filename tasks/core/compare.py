@@ -27,11 +27,17 @@ def compare_inventories(source: Iterable[InventoryItem], restored: Iterable[Inve
     Texts are compared within one major version only: between majors PostgreSQL spells the same object differently.
     """
     before, after = ({item.identity: item for item in items} for items in (source, restored))
-    missing = [f"{_named(item)} is missing" for identity, item in before.items() if identity not in after]
+    missing = [f"{name} is missing" for name in missing_objects(before.values(), after.values())]
     added = [f"{_named(item)} was not in the source" for identity, item in after.items() if identity not in before]
     both = [(item, after[identity]) for identity, item in before.items() if identity in after]
     changed = [_change(old, new) for old, new in both if same_major and old != new]
     return missing + added + changed
+
+
+def missing_objects(before: Iterable[InventoryItem], after: Iterable[InventoryItem]) -> list[str]:
+    """Return the objects that are there no longer."""
+    there = {item.identity for item in after}
+    return [_named(item) for item in before if item.identity not in there]
 
 
 def _named(item: InventoryItem) -> str:

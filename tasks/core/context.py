@@ -98,6 +98,7 @@ class Context(_Part):
     long_term: dict[str, LongTerm] = {}
     retention: Retention = Retention()
     objectives: Objectives
+    max_row_loss: float = Field(0.2, ge=0, le=1, description="the share of its rows whose loss in one table is an alarm")
     time_zone: Zone = Field(description="the zone of names, schedules and retention")
     timestamps: Zone = Field(description="the zone that timestamps without time zone mean")
     drill_database: str | None = Field(None, description="the connector block of the server that drills restore to")

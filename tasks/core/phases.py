@@ -8,21 +8,26 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Phases:
-    """Seconds by phase, in order; the clock is given."""
+    """Seconds by phase, in order and without gaps: what passes between two phases belongs to the later one; the clock is given."""
 
     clock: Callable[[], float] = time.monotonic
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Begin to count."""
+        self._since = self.clock()
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a phase, also when it fails."""
-        started = self.clock()
+        """Give the time up to the end of the block to a phase, also when it fails."""
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + self.clock() - started
+            now = self.clock()
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+            self._since = now
 
     @property
     def total(self) -> float:
-        """Seconds of all phases."""
+        """Seconds from the beginning to the end of the last phase: the sum of all phases."""
         return sum(self.seconds.values())

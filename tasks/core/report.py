@@ -1,15 +1,22 @@
 """The reports that operators read: verdict first, then what was done, then what a human still has to do."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
+from tasks.core.checks import Finding, Verdict, failures, summary
 from tasks.core.manifest import Manifest, Relation
 
 
 def duration(seconds: float) -> str:
     """Return seconds as h:mm:ss, as seconds with tenths below two minutes."""
     return f"{seconds:.1f} s" if seconds < 120 else str(timedelta(seconds=round(seconds)))
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as h:mm:ss, days as hours: how objectives are written."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def size(count: int) -> str:
@@ -20,7 +27,7 @@ def size(count: int) -> str:
     return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
-def local_time(instant: datetime, zone: ZoneInfo) -> str:
+def local_time(instant: datetime, zone: tzinfo) -> str:
     """Return an instant in the context's zone, for example 2025-11-03 02:00:00 JST."""
     return f"{instant.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
 
@@ -56,7 +63,8 @@ def relation_rows(relations: Iterable[Relation], seconds: Mapping[str, float] | 
     ]
 
 
-def _relation_table(manifest: Manifest, seconds: Mapping[str, float] | None) -> str:
+def relation_table(manifest: Manifest, seconds: Mapping[str, float] | None) -> str:
+    """Return the relations of a set as a markdown table, with the seconds of its dump or of the load."""
     rows = [
         (one.qualified, f"{one.rows:,}", size(one.bytes), duration(seconds.get(one.qualified, 0.0) if seconds else one.seconds))
         for one in manifest.relations
@@ -64,7 +72,7 @@ def _relation_table(manifest: Manifest, seconds: Mapping[str, float] | None) -> 
     return table(["relation", "rows", "stored", "time"], rows, right=(1, 2, 3))
 
 
-def _headline(verdict: str) -> str:
+def headline(verdict: str) -> str:
     """Return a verdict such that its first word is what the eye meets."""
     word, _, rest = verdict.partition(": ")
     return f"# {word}\n\n**{rest}**\n"
@@ -91,25 +99,13 @@ def backup_report(manifest: Manifest, path: str, seconds: float, zone: ZoneInfo,
     return "\n".join(
         part
         for part in (
-            _headline(backup_verdict(manifest, seconds, zone)), place, section("Warnings", manifest.warnings),
-            table(["what", "value"], facts) + "\n", "## Relations\n", _relation_table(manifest, None) + "\n",
+            headline(backup_verdict(manifest, seconds, zone)), place, section("Warnings", manifest.warnings),
+            table(["what", "value"], facts) + "\n", "## Relations\n", relation_table(manifest, None) + "\n",
             section("Keys to other contexts, made after a restore when their tables are there", keys),
             section("What a human still has to do", manifest.warnings, "Nothing.\n"),
         )
         if part
     )  # fmt: skip
-
-
-def recovery_verdict(
-    manifest: Manifest, database: str, seconds: float, differences: Sequence[str], passed_over: Sequence[str] = ()
-) -> str:
-    """Return the one line that says whether the database is back."""
-    if differences:
-        return f"FAIL: {manifest.id} restored, but {len(differences)} differences from the backup"
-    return (
-        f'PASS: database "{database}" is back from {manifest.id} in {duration(seconds)}, {len(manifest.relations)} relations '
-        f"with {manifest.rows:,} rows identical" + (f", {len(passed_over)} damaged sets passed over" if passed_over else "")
-    )
 
 
 def verification_verdict(manifest: Manifest, seconds: float, differences: Sequence[str]) -> str:
@@ -119,21 +115,32 @@ def verification_verdict(manifest: Manifest, seconds: float, differences: Sequen
     return f"PASS: {manifest.id} decoded in {duration(seconds)}, {manifest.rows:,} rows and every digest as in its manifest"
 
 
-def recovery_report(
-    manifest: Manifest, verdict: str, path: str, phases: Mapping[str, float], load_seconds: Mapping[str, float],
-    differences: Sequence[str], passed_over: Sequence[str], to_do: Sequence[str], zone: ZoneInfo,
-) -> str:  # fmt: skip
-    """Return the report of a recovery as markdown."""
-    timed = [*((name, duration(seconds)) for name, seconds in phases.items()), ("**in all**", duration(sum(phases.values())))]
-    facts = [("set", f"`{manifest.id}`"), ("path", f"`{path}`"), ("state of", local_time(manifest.snapshot.instant, zone))]
+def checks_verdict(database: str, findings: Sequence[Finding]) -> str:
+    """Return the one line that says whether a database keeps its own rules."""
+    failed = failures(findings)
+    return f'{"FAIL" if failed else "PASS"}: database "{database}", {len(findings)} integrity checks: {summary(findings)}'
+
+
+def finding_line(finding: Finding) -> str:
+    """Return a finding as a sentence."""
+    if finding.verdict in (Verdict.BROKEN, Verdict.NOT_RUN):
+        return f"{finding.check} ({finding.verdict}): {finding.note}"
+    samples = "; ".join(f"`{sample}`" for sample in finding.sample)
+    more = ", …" if finding.offending > len(finding.sample) else ""
+    return f"**{finding.check}** ({finding.verdict}): {finding.offending:,} offending. {finding.note} {samples}{more}"
+
+
+def checks_report(verdict: str, findings: Sequence[Finding]) -> str:
+    """Return the report of an integrity check as markdown."""
+    failed = failures(findings)
+    remarkable = [one for one in findings if one.is_remarkable and not one.fails]
+    rows = [(one.check, one.severity, f"{one.offending:,}", one.verdict, duration(one.seconds)) for one in findings]
     return "\n".join(
         part
         for part in (
-            _headline(verdict), section("Differences from the backup", differences),
-            section("Sets that were passed over", passed_over), section("What a human still has to do", to_do, "Nothing.\n"),
-            table(["what", "value"], facts) + "\n", "## Phases\n", table(["phase", "time"], timed, right=(1,)) + "\n",
-            "## Relations, each compared by rows and digest\n", _relation_table(manifest, load_seconds) + "\n",
-            section("Warnings of the backup", manifest.warnings),
+            headline(verdict), section("Failed", map(finding_line, failed)),
+            section("Worth knowing", map(finding_line, remarkable)),
+            "## All checks\n", table(["check", "severity", "offending rows", "verdict", "time"], rows, right=(2, 4)) + "\n",
         )
         if part
     )  # fmt: skip

@@ -376,7 +376,7 @@ DATABASE_EXISTS = SQL("SELECT EXISTS (SELECT FROM pg_database WHERE datname = %(
 MARKED_DATABASES = SQL(
     """SELECT d.datname, shobj_description(d.oid, 'pg_database') FROM pg_database d
        WHERE starts_with(shobj_description(d.oid, 'pg_database'), %(mark)s)
-         AND d.datname ~ '_restoring_[0-9a-f]{4}$' ORDER BY 1"""
+         AND d.datname ~ '_(restoring|drill)_[0-9a-f]{4}$' ORDER BY 1"""
 )
 EXISTING_ROLES = SQL("SELECT rolname FROM pg_roles WHERE rolname = ANY (%(names)s)")
 # What this login may become; creating an object for a role needs SET ROLE to it.
@@ -477,6 +477,199 @@ def refresh_view(schema: str, name: str) -> Composed:
     """Fill a materialized view."""
     return SQL("REFRESH MATERIALIZED VIEW {}").format(Identifier(schema, name))
 
+
+# --- integrity checks -------------------------------------------------------------------------------------------------
+
+MISSING_RELATIONS = SQL(
+    """SELECT name FROM unnest(%(names)s::text[]) AS name
+       WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                         WHERE n.nspname = %(schema)s AND c.relname = name AND c.relkind IN ('r', 'p', 'm', 'v')) ORDER BY 1"""
+)
+
+
+def check_settings(schema: str, zone: str, timeout_seconds: float) -> Composed:
+    """Let the checks of this transaction name the context's tables as they are called, and limit how long each may take."""
+    return SQL(
+        "SELECT set_config('search_path', quote_ident({}) || ', pg_catalog', true), set_config('TimeZone', {}, true), "
+        "set_config('statement_timeout', {}, true), set_config('row_security', 'off', true)"
+    ).format(Literal(schema), Literal(zone), Literal(str(int(timeout_seconds * 1000))))
+
+
+RELATION_IS_THERE = SQL("SELECT to_regclass(%(name)s) IS NOT NULL")
+
+
+def offending_rows(query: str, limit: int) -> Composed:
+    """Count the rows of a check and return the first few of them; the query is the context's or made from the catalogue."""
+    return SQL("SELECT count(*) OVER () AS all_of_them, offending.* FROM (\n{}\n) AS offending LIMIT {}").format(
+        SQL(query),
+        Literal(limit),
+    )
+
+
+# For each foreign key of the given relations, one without its parents: the anti-join that finds rows that it does not allow.
+FOREIGN_KEY_ORPHANS = SQL(
+    """SELECT k.oid::bigint, c.relname, k.conname,
+         format('SELECT %%s FROM %%s%%s AS c WHERE %%s AND NOT EXISTS (SELECT FROM %%s%%s AS r WHERE %%s)',
+           (SELECT string_agg(format('c.%%I', a.attname), ', ' ORDER BY u.place) FROM (
+              SELECT attnum, min(place) AS place
+              FROM unnest(coalesce(p.conkey, '{}') || k.conkey) WITH ORDINALITY AS o (attnum, place) GROUP BY attnum) AS u
+            JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum),
+           CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, k.conrelid::regclass,
+           string_agg(format('c.%%I IS NOT NULL', ca.attname), ' AND ' ORDER BY u.place),
+           CASE f.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, k.confrelid::regclass,
+           string_agg(format('r.%%I OPERATOR(%%I.%%s) c.%%I', fa.attname, n.nspname, o.oprname, ca.attname), ' AND '
+             ORDER BY u.place))
+       FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_class f ON f.oid = k.confrelid
+       LEFT JOIN pg_constraint p ON p.conrelid = k.conrelid AND p.contype = 'p'
+       CROSS JOIN LATERAL unnest(k.conkey, k.confkey, k.conpfeqop) WITH ORDINALITY AS u (key, foreign_key, operator, place)
+       JOIN pg_attribute ca ON ca.attrelid = k.conrelid AND ca.attnum = u.key
+       JOIN pg_attribute fa ON fa.attrelid = k.confrelid AND fa.attnum = u.foreign_key
+       JOIN pg_operator o ON o.oid = u.operator JOIN pg_namespace n ON n.oid = o.oprnamespace
+       WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY (%(oids)s::oid[])
+         AND NOT coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false)
+       GROUP BY k.oid, k.conrelid, k.confrelid, k.conname, k.conkey, c.relname, c.relkind, f.relkind, p.conkey ORDER BY 2, 3"""
+)
+
+# Of every materialized view: what it holds too much and too little against its own query, by its unique key.
+STALE_VIEW_ROWS = SQL(
+    """SELECT c.relname, format(
+         'SELECT ''gone from its tables'' AS why%%1$s FROM (SELECT * FROM %%2$s EXCEPT ALL (%%3$s)) AS v UNION ALL '
+         'SELECT ''not in it yet''%%1$s FROM ((%%3$s) EXCEPT ALL SELECT * FROM %%2$s) AS v',
+         coalesce((SELECT ', ' || string_agg(format('v.%%I', a.attname), ', ') FROM pg_attribute a
+                   WHERE a.attrelid = c.oid AND a.attnum = ANY (
+                     (SELECT i.indkey::smallint[] FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indpred IS NULL
+                        AND i.indexprs IS NULL ORDER BY i.indexrelid LIMIT 1)::smallint[])), ''),
+         c.oid::regclass, rtrim(pg_get_viewdef(c.oid), ';'))
+       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE n.nspname = %(schema)s AND c.relname = ANY (%(views)s) AND c.relkind = 'm' AND c.relispopulated ORDER BY 1"""
+)
+
+# Whether a row of that instant has a leaf of its own, by the leaf's own constraint; a DEFAULT partition is none.
+LEAF_CONSTRAINTS = SQL(
+    """WITH RECURSIVE member (oid) AS (
+         SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind = 'p'
+         UNION SELECT i.inhrelid FROM pg_inherits i JOIN member m ON i.inhparent = m.oid)
+       SELECT pg_get_partition_constraintdef(c.oid), (
+                SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = %(column)s)
+       FROM member m JOIN pg_class c ON c.oid = m.oid
+       WHERE c.relkind = 'r' AND c.relispartition AND pg_get_expr(c.relpartbound, c.oid) <> 'DEFAULT'"""
+)
+
+
+def instants_without_leaf(column: str, leaves: Sequence[tuple[str, str]], instants: Sequence[str]) -> Composed:
+    """Return those of the instants (with offset) that no leaf would take; the session's zone is that of naive timestamps."""
+    kind = SQL(leaves[0][1] if leaves else "timestamptz")
+    taken = SQL(" OR ").join(SQL("({})").format(SQL(constraint)) for constraint, _ in leaves) if leaves else SQL("false")
+    return SQL(
+        "SELECT w.{} AS without_partition FROM (SELECT i::timestamptz::{} AS {} FROM unnest({}::text[]) AS i) AS w WHERE NOT ({})"
+    ).format(Identifier(column), kind, Identifier(column), Literal(list(instants)), taken)
+
+
+def count_rows(schema: str, name: str) -> Composed:
+    """Count the rows of one relation without its children."""
+    return SQL("SELECT count(*) FROM ONLY {}").format(Identifier(schema, name))
+
+
+TRIGGERS_OFF = """
+SELECT t.tgrelid::regclass::text AS "table",
+       CASE WHEN t.tgisinternal THEN coalesce(k.conname, t.tgname) ELSE t.tgname END AS "trigger",
+       CASE t.tgenabled WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'for replicas only' END AS state
+FROM pg_trigger t LEFT JOIN pg_constraint k ON k.oid = t.tgconstraint
+WHERE t.tgrelid = ANY ({oids}) AND t.tgenabled IN ('D', 'R')"""
+INDEXES_INVALID = """
+SELECT i.indrelid::regclass::text AS "table", i.indexrelid::regclass::text AS "index" FROM pg_index i
+WHERE i.indrelid = ANY ({oids}) AND NOT (i.indisvalid AND i.indisready AND i.indislive)"""
+CONSTRAINTS_UNPROVEN = """
+SELECT k.conrelid::regclass::text AS "table", k.conname AS "constraint",
+       CASE WHEN k.convalidated THEN 'not enforced' ELSE 'never validated' END AS state
+FROM pg_constraint k WHERE k.conrelid = ANY ({oids}) AND k.conparentid = 0
+  AND (NOT k.convalidated OR NOT coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true))"""
+VIEWS_EMPTY = """
+SELECT c.oid::regclass::text AS "view" FROM pg_class c
+WHERE c.oid = ANY ({oids}) AND c.relkind = 'm' AND NOT c.relispopulated"""
+VIEW_OIDS = SQL(
+    """SELECT c.oid::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE n.nspname = %(schema)s AND c.relname = ANY (%(views)s) AND c.relkind = 'm'"""
+)
+
+
+def about(query: str, oids: Sequence[int]) -> str:
+    """Return one of the catalogue's checks for these relations."""
+    return query.format(oids=f"'{{{','.join(map(str, oids))}}}'::oid[]")
+
+
+# --- triggers, made to fire -------------------------------------------------------------------------------------------
+
+# Enabled triggers of tables that are no partitions (those have copies of their parent's), with what they fire on.
+TRIGGERS = SQL(
+    """SELECT n.nspname, c.relname,
+         (SELECT coalesce(array_agg(a.attname::text ORDER BY a.attnum), '{}') FROM pg_attribute a
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''),
+         (SELECT coalesce(array_agg(a.attname::text), '{}') FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attidentity = 'a'),
+         t.tgname, array_remove(ARRAY[CASE WHEN t.tgtype & 16 <> 0 THEN 'UPDATE' END, CASE WHEN t.tgtype & 8 <> 0 THEN 'DELETE' END,
+                                      CASE WHEN t.tgtype & 4 <> 0 THEN 'INSERT' END], NULL)
+       FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE t.tgrelid = ANY (%(oids)s::oid[]) AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND c.relkind IN ('r', 'p')
+         AND t.tgparentid = 0 ORDER BY n.nspname, c.relname, t.tgname"""
+)
+
+KEYS_AROUND = SQL(
+    """SELECT n.nspname, c.relname, k.conname FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+       JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE k.contype = 'f' AND k.conparentid = 0
+         AND format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass IN (k.conrelid, k.confrelid)"""
+)
+
+
+def trigger_settings(schema: str) -> Composed:
+    """Let trigger functions find the context's tables by their bare names, as an application's session does."""
+    return SQL("SELECT set_config('search_path', quote_ident({}) || ', public', true)").format(Literal(schema))
+
+
+def defer_key(schema: str, table: str, key: str) -> Composed:
+    """Check a foreign key at the end of the transaction, which never comes."""
+    return SQL("ALTER TABLE {} ALTER CONSTRAINT {} DEFERRABLE INITIALLY DEFERRED").format(
+        Identifier(schema, table), Identifier(key)
+    )
+
+
+def some_rows(schema: str, name: str, limit: int) -> Composed:
+    """Return leaf and place of a few rows."""
+    return SQL("SELECT tableoid::text, ctid::text FROM {} LIMIT {}").format(Identifier(schema, name), Literal(limit))
+
+
+def _at(leaf: str, row: str) -> Composed:
+    return SQL("tableoid = {}::oid AND ctid = {}::tid").format(Literal(leaf), Literal(row))
+
+
+def touch_row(schema: str, name: str, columns: Sequence[str], leaf: str, row: str) -> Composed:
+    """Set every column of a row to what it is."""
+    same = SQL(", ").join(SQL("{0} = {0}").format(Identifier(column)) for column in columns)
+    return SQL("UPDATE {} SET {} WHERE {}").format(Identifier(schema, name), same, _at(leaf, row))
+
+
+def delete_row(schema: str, name: str, leaf: str, row: str) -> Composed:
+    """Delete a row."""
+    return SQL("DELETE FROM {} WHERE {}").format(Identifier(schema, name), _at(leaf, row))
+
+
+def remember_row(schema: str, name: str, leaf: str, row: str) -> Composed:
+    """Keep a copy of a row for as long as the transaction."""
+    return SQL("CREATE TEMP TABLE remembered_row ON COMMIT DROP AS SELECT * FROM {} WHERE {}").format(
+        Identifier(schema, name), _at(leaf, row)
+    )
+
+
+def insert_remembered(schema: str, name: str, columns: Sequence[str]) -> Composed:
+    """Insert the row that was remembered."""
+    names = SQL(", ").join(map(Identifier, columns))
+    return SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM pg_temp.remembered_row").format(
+        Identifier(schema, name), names, names
+    )
+
+
+DATABASE_BYTES = SQL("SELECT pg_database_size(current_database())")
 
 # --- locks ------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,28 @@
+"""Integrity checks of the live database.
+
+Needs the database (a role that may read it) and the store; changes nothing. By hand: python -m flows.checks integrity_check
+"""
+
+from prefect import flow
+
+from flows.command_line import run_from_command_line
+from tasks import checks, recovery_reports, runs, sites
+
+
+@flow(flow_run_name="integrity-check {context}")
+def integrity_check(context: str = "bc-004", timeout_seconds: int = 600) -> str:
+    """Run every integrity check of a context; publish what offends; fail if a check of severity error failed.
+
+    Args:
+        context: the bounded context to check.
+        timeout_seconds: how long one check may take.
+    """
+    with runs.begin("integrity_check", context) as run:
+        site = sites.find_site(context)
+        findings = checks.run_checks(site.server, site.database, run, site.context, site.files, timeout_seconds, run.started)
+        findings += checks.compare_with_newest_backup(site.server, site.database, run, site.context, site.store)
+        return recovery_reports.publish_checks(site.context, site.database, findings)
+
+
+if __name__ == "__main__":
+    run_from_command_line(integrity_check)

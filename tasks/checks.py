@@ -1,0 +1,171 @@
+"""Integrity checks of a database: those of the context's file, those made from the catalogue, and the newest backup as witness.
+
+Everything is read in one READ ONLY transaction under one snapshot; a check that takes too long or fails is a finding itself.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+
+import pandas as pd
+import psycopg
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from psycopg import IsolationLevel
+
+from tasks import catalogue
+from tasks.catalogue import Members
+from tasks.core import sql
+from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge, lost_rows, parse_checks, summary
+from tasks.core.compare import missing_objects
+from tasks.core.context import Context, PartitionRule
+from tasks.core.errors import OperationError
+from tasks.core.servers import Connection, Server, connect
+from tasks.runs import Run
+from tasks.sets import list_sets
+from tasks.store import StoreAddress
+
+SAMPLE_ROWS = 5
+AHEAD = timedelta(days=30)
+PERIOD = {"month": timedelta(days=31), "quarter": timedelta(days=92), "year": timedelta(days=366)}
+WITNESSES = ("objects of the newest backup", "rows of the newest backup")
+
+
+@task(cache_policy=NO_CACHE)
+def run_checks(
+    server: Server, database: str, run: Run, context: Context, files: dict[str, str], timeout_seconds: float, instant: datetime
+) -> list[Finding]:
+    """Run the checks of the context's file and of the catalogue, each limited in time, as of an instant.
+
+    Raises:
+        BadInput: the file is wrong, or the database cannot be reached.
+    """
+    own = parse_checks(files.get(CHECKS_FILE, ""), f"{context.name}/{CHECKS_FILE}")
+    with connect(server, database, run.title) as connection, _one_snapshot(connection):
+        missing = _missing_relations(connection, context)
+        present = _without(context, missing)
+        members = catalogue.read_members(connection, present)
+        connection.execute(sql.check_settings(context.namespace, context.timestamps, timeout_seconds))
+        made = list(_catalogue_checks(connection, present, members, instant))
+        there = Check("tables and views are there", Severity.ERROR, "", "A table or view of the context is missing.")
+        findings = [judge(there, len(missing), missing), *(_run(connection, check) for check in [*own, *made])]
+    get_run_logger().info("%d checks: %s", len(findings), summary(findings))
+    return findings
+
+
+def _one_snapshot(connection: Connection) -> AbstractContextManager[object]:
+    connection.isolation_level = IsolationLevel.REPEATABLE_READ
+    connection.read_only = True
+    return connection.transaction()
+
+
+def _missing_relations(connection: Connection, context: Context) -> list[str]:
+    asked = {"schema": context.namespace, "names": [*context.tables, *context.views]}
+    return [row[0] for row in connection.execute(sql.MISSING_RELATIONS, asked)]
+
+
+def _without(context: Context, missing: Iterable[str]) -> Context:
+    """Return the context as far as it is there, so that the rest of it is checked too."""
+    gone = set(missing)
+    present = {kind: [name for name in getattr(context, kind) if name not in gone] for kind in ("tables", "views")}
+    return context.model_copy(update=present)
+
+
+def _run(connection: Connection, check: Check) -> Finding:
+    for relation in check.needs:
+        if not connection.execute(sql.RELATION_IS_THERE, {"name": relation}).fetchall()[0][0]:
+            return Finding(check.name, check.severity, Verdict.NOT_RUN, note=f"{relation} of another context is not here")
+    started = time.monotonic()
+    try:
+        with connection.transaction():
+            # Prepared, because PostgreSQL then takes one statement only: nothing can end the transaction.
+            cursor = connection.execute(sql.offending_rows(check.query, SAMPLE_ROWS), prepare=True)
+            rows = cursor.fetchall()
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        said = error.diag.message_primary or type(error).__name__
+        return Finding(check.name, check.severity, Verdict.BROKEN, note=said, seconds=time.monotonic() - started)
+    names = [column.name for column in cursor.description or []][1:]
+    sample = [", ".join(f"{name}={value}" for name, value in zip(names, row[1:], strict=True)) for row in rows]
+    return judge(check, rows[0][0] if rows else 0, sample, time.monotonic() - started)
+
+
+def _catalogue_checks(connection: Connection, context: Context, members: Members, instant: datetime) -> Iterator[Check]:
+    oids, place = members.oids, {"schema": context.namespace, "views": context.views}
+    for _, table, key, query in connection.execute(sql.FOREIGN_KEY_ORPHANS, {"oids": oids}).fetchall():
+        yield Check(key_check_name(table, key), Severity.ERROR, query, "A row refers to a row that is not there.")
+    views = [row[0] for row in connection.execute(sql.VIEW_OIDS, place)]
+    for name, severity, query, relations, about in (
+        ("triggers enabled", Severity.ERROR, sql.TRIGGERS_OFF, oids, "A trigger does not fire, or a foreign key is not enforced."),
+        ("indexes valid", Severity.ERROR, sql.INDEXES_INVALID, oids, "An index is not used; REINDEX or drop it."),
+        ("constraints proven", Severity.WARNING, sql.CONSTRAINTS_UNPROVEN, oids, "A constraint was not checked for all rows."),
+        ("views populated", Severity.ERROR, sql.VIEWS_EMPTY, views, "A materialized view was never computed; refresh it."),
+    ):
+        yield Check(name, severity, sql.about(query, relations), about)
+    for view, query in connection.execute(sql.STALE_VIEW_ROWS, place).fetchall():
+        yield Check(f"view {view} is current", Severity.WARNING, query, "Rows that a refresh of the view would change.")
+    for rule in context.partitions:
+        yield from _partition_checks(connection, context, rule, instant)
+
+
+def key_check_name(table: str, key: str) -> str:
+    """Return what the check of a foreign key is called."""
+    return f"key {table}.{key}"
+
+
+def _partition_checks(connection: Connection, context: Context, rule: PartitionRule, instant: datetime) -> Iterator[Check]:
+    asked = {"schema": context.namespace, "table": rule.table, "column": rule.column}
+    leaves = connection.execute(sql.LEAF_CONSTRAINTS, asked).fetchall()
+    for severity, until, instants in (
+        (Severity.ERROR, f"next {AHEAD.days} days", [instant, instant + AHEAD]),
+        (Severity.WARNING, f"next {rule.period}", [instant + PERIOD[rule.period]]),
+    ):
+        query = sql.instants_without_leaf(rule.column, leaves, [one.isoformat() for one in instants])
+        about = f"No partition of {rule.table} takes rows of that instant; create it before it comes."
+        yield Check(f"partitions of {rule.table} for the {until}", severity, query.as_string(connection), about)
+
+
+@task(cache_policy=NO_CACHE)
+def compare_with_newest_backup(server: Server, database: str, run: Run, context: Context, store: StoreAddress) -> list[Finding]:
+    """Find out what the newest backup has and the database has no longer: objects, and more rows than may go unnoticed."""
+    try:
+        manifest = next((one.manifest for one in list_sets(store, context.name).sets if one.manifest and not one.damage), None)
+    except OperationError as error:
+        return [Finding(name, Severity.ERROR, Verdict.BROKEN, note=str(error)) for name in WITNESSES]
+    if manifest is None:
+        return [Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"no backup of it in {store.url}") for name in WITNESSES]
+    with connect(server, database, run.title) as connection, _one_snapshot(connection):
+        members = catalogue.read_members(connection, _without(context, _missing_relations(connection, context)))
+        lost = missing_objects(manifest.inventory, catalogue.read_inventory(connection, members))
+        counted = _counted(connection, members)
+    before = [(relation.qualified, relation.rows) for relation in manifest.relations]
+    fewer = list(lost_rows(before, counted, context.max_row_loss))
+    about = f"{manifest.id} has it; if it went on purpose, take a backup now."
+    return [
+        judge(Check(name, Severity.ERROR, "", about), len(offending), offending[:SAMPLE_ROWS])
+        for name, offending in zip(WITNESSES, (lost, fewer), strict=True)
+    ]
+
+
+def _counted(connection: Connection, members: Members) -> dict[str, int]:
+    return {
+        one.qualified: connection.execute(sql.count_rows(one.schema, one.name)).fetchall()[0][0] for one in members.holding_rows
+    }
+
+
+def frame(findings: Iterable[Finding]) -> pd.DataFrame:
+    """Return findings as a frame, worst first: check, severity, offending rows, sample keys, verdict, note, seconds."""
+    order = list(Verdict)
+    worst_first = sorted(findings, key=lambda one: (not one.fails, -order.index(one.verdict)))
+    return pd.DataFrame(
+        [
+            {
+                "check": one.check, "severity": str(one.severity), "offending rows": one.offending,
+                "sample keys": "; ".join(one.sample), "verdict": str(one.verdict), "note": one.note,
+                "seconds": round(one.seconds, 2),
+            }
+            for one in worst_first
+        ]
+    )  # fmt: skip

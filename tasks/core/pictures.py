@@ -1,0 +1,60 @@
+"""Pictures for reports: SVG in a data URI, which both of Prefect's web UIs show (inline SVG they do not)."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Text stays text, in the reader's own fonts: Japanese names need no font here.
+STYLE: Any = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "report"}
+GOOD, BAD, LIMIT = "#2f6f9f", "#b3372f", "#b3372f"
+
+
+def bars(alternative: str, seconds: Mapping[str, float]) -> str:
+    """Return a picture of one bar a phase, in order from the top, as markdown."""
+    figure = Figure(figsize=(8, 0.6 + 0.36 * len(seconds)), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.barh(list(seconds), list(seconds.values()), color=GOOD)
+    axes.bar_label(drawn, [f"{value:.1f} s" for value in seconds.values()], padding=4)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("seconds")
+    _bare(axes)
+    return _markdown(figure, alternative)
+
+
+def against_limit(alternative: str, points: Sequence[tuple[datetime, float, bool]], limit_seconds: float) -> str:
+    """Return a picture of durations over time below their limit (logarithmic, because they should be far apart), as markdown."""
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(limit_seconds, color=LIMIT, linestyle="--")
+    axes.annotate(
+        "limit", (0, limit_seconds), (4, -12), xycoords=("axes fraction", "data"), textcoords="offset points", color=LIMIT
+    )
+    labels = [f"{instant:%m-%d %H:%M}" for instant, _, _ in points]
+    places = range(len(points))
+    values = [value for _, value, _ in points]
+    axes.plot(places, values, color=GOOD, zorder=1)
+    axes.scatter(places, values, c=[GOOD if passed else BAD for _, _, passed in points], zorder=2)
+    axes.set_xticks(list(places), labels, rotation=30, ha="right")
+    axes.set_yscale("log")
+    axes.set_ylim(min([*values, limit_seconds]) / 2, limit_seconds * 2)
+    axes.set_ylabel("seconds")
+    _bare(axes)
+    return _markdown(figure, alternative)
+
+
+def _bare(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _markdown(figure: Figure, alternative: str) -> str:
+    drawn = io.BytesIO()
+    with rc_context(STYLE):
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return f"![{alternative}](data:image/svg+xml;base64,{base64.b64encode(drawn.getvalue()).decode()})"

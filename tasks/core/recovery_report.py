@@ -1,0 +1,241 @@
+"""The report of a recovery, of a drill of one, or of as much of it as there was before it failed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from enum import StrEnum
+
+from tasks.core.checks import Finding, failures, summary
+from tasks.core.context import Contact
+from tasks.core.drills import DrillRecord, carries_to_bytes, recovery_point_age
+from tasks.core.exercise import Exercise, Outcome
+from tasks.core.manifest import Manifest
+from tasks.core.pictures import against_limit, bars
+from tasks.core.report import clock, duration, finding_line, headline, local_time, relation_table, section, size, table
+
+
+class Purpose(StrEnum):
+    """What a restore into a new database is for: only a drill fails when an objective is missed."""
+
+    RECOVERY = "recovery"
+    COPY = "copy"
+    DRILL = "drill"
+
+
+@dataclass(frozen=True)
+class RecoveryFacts:
+    """What a restore did, found and left to do; times in seconds, without a set when it failed before one was chosen."""
+
+    purpose: Purpose
+    started: datetime
+    path: str
+    phases: Mapping[str, float]
+    manifest: Manifest | None = None
+    database: str | None = None
+    failure: str | None = None
+    differences: Sequence[str] = ()
+    passed_over: Sequence[str] = ()
+    removed: Sequence[str] = ()
+    to_do: Sequence[str] = ()
+    load_seconds: Mapping[str, float] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
+    exercises: Sequence[Exercise] = ()
+    records: Sequence[DrillRecord] = ()
+    contacts: Sequence[Contact] = ()
+    database_bytes: int | None = None
+    rto: timedelta = timedelta(hours=4)
+    rpo: timedelta = timedelta(hours=4)
+    zone: tzinfo = UTC
+    newest: bool = True
+    off_host: bool = True
+    proven: bool = False
+
+    @property
+    def rto_seconds(self) -> float:
+        """How long it took from the start of the run to the end of its last phase."""
+        return sum(self.phases.values())
+
+    @property
+    def rpo_seconds(self) -> float | None:
+        """How much would be lost if the disaster came at the start; not to be said of a set that somebody chose."""
+        if self.manifest is None or not self.newest:
+            return None
+        return recovery_point_age(self.manifest.snapshot.instant, self.started).total_seconds()
+
+    @property
+    def missed(self) -> list[str]:
+        """The objectives that were not reached."""
+        rpo = self.rpo_seconds
+        late, lost = self.rto_seconds > self.rto.total_seconds(), rpo is not None and rpo > self.rpo.total_seconds()
+        return [name for name, is_missed in (("RTO", late), ("RPO", lost)) if is_missed and self.purpose is not Purpose.COPY]
+
+    @property
+    def broken_triggers(self) -> list[str]:
+        """Triggers whose functions do not run in the restored database."""
+        return [
+            f"{one.event} on {one.table} ({', '.join(one.triggers)}): {one.note}"
+            for one in self.exercises
+            if one.outcome is Outcome.FAILED
+        ]
+
+    @property
+    def problems(self) -> list[str]:
+        """Why it is a failure, shortest first; nothing if it is none."""
+        if self.failure:
+            return [self.failure]
+        if self.differences:
+            return [f"{len(self.differences)} differences from the backup: {'; '.join(self.differences[:3])}"]
+        found = [f"{len(self.broken_triggers)} triggers do not run"] if self.broken_triggers else []
+        if self.purpose is Purpose.DRILL:
+            found += [f"{name} missed" for name in self.missed]
+            found += [f"{len(self.passed_over)} newer sets cannot be restored"] if self.passed_over else []
+        return found
+
+
+def recovery_verdict(facts: RecoveryFacts) -> str:
+    """Return the one line that says whether the database is, or would have been, back, how fast and how fresh."""
+    said = [", ".join(filter(None, (*facts.problems, _reached(facts))))]
+    if facts.manifest and facts.proven:
+        said.append(f'database "{facts.database}" from {facts.manifest.id}')
+    if facts.passed_over and facts.purpose is not Purpose.DRILL:
+        said.append(f"{len(facts.passed_over)} damaged sets passed over")
+    if facts.missed and facts.purpose is Purpose.RECOVERY:
+        said.append(f"{' and '.join(facts.missed)} missed")
+    if failed := failures(facts.findings):
+        said.append(f"the source was already inconsistent ({len(failed)} checks)")
+    return f"{'FAIL' if facts.problems else 'PASS'}: {'; '.join(said)}"
+
+
+def _reached(facts: RecoveryFacts) -> str:
+    if facts.purpose is Purpose.COPY:
+        reached = f"restored in {clock(facts.rto_seconds)}"
+    else:
+        reached = f"RTO {clock(facts.rto_seconds)} of {clock(facts.rto.total_seconds())}"
+        if facts.rpo_seconds is not None:
+            reached += f", RPO {clock(facts.rpo_seconds)} of {clock(facts.rpo.total_seconds())}"
+    if not facts.proven or facts.manifest is None:
+        return "" if facts.problems else reached
+    return f"{reached}, {len(facts.manifest.relations)} relations identical"
+
+
+def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
+    """Return the report as markdown: what failed and what is left to do first, then the evidence."""
+    failed = failures(facts.findings)
+    parts = [
+        headline(verdict),
+        "" if facts.off_host else "**Not off-host:** the store is a folder; if this machine is lost, so are the backups.\n",
+        section("What failed", [facts.failure] if facts.failure else []),
+        section("Differences from the backup", facts.differences),
+        section("Triggers that do not run", facts.broken_triggers),
+        section("Sets that were passed over", facts.passed_over),
+        section("The source was already inconsistent (the restore is equal to it)", map(finding_line, failed)),
+        section("What a human still has to do", facts.to_do, "Nothing.\n"),
+        _objectives(facts),
+        _phases(facts),
+        _checks(facts, failed),
+        _triggers(facts),
+        _relations(facts),
+        _past(facts),
+        section("Left by earlier runs, and removed", facts.removed),
+        section("Warnings of the backup", facts.manifest.warnings if facts.manifest else []),
+        section("Contacts", [f"{one.role}: {one.reach}" for one in facts.contacts]),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _objectives(facts: RecoveryFacts) -> str:
+    rows = [
+        (
+            "recovery time (RTO)",
+            clock(facts.rto_seconds),
+            clock(facts.rto.total_seconds()),
+            "from the start of the run to its last phase",
+        )
+    ]
+    if facts.rpo_seconds is not None:
+        rows.append(
+            (
+                "recovery point (RPO)",
+                clock(facts.rpo_seconds),
+                clock(facts.rpo.total_seconds()),
+                "age of the state at the start of the run",
+            )
+        )
+    lines = [table(["objective", "reached", "limit", "measured"], rows, right=(1, 2)), ""]
+    if facts.manifest:
+        one = facts.manifest
+        known = [
+            ("set", f"`{one.id}`"), ("path", f"`{facts.path}`"), ("state of", local_time(one.snapshot.instant, facts.zone)),
+            ("source", f"PostgreSQL {one.versions.server}, database {one.database.name}"),
+        ]  # fmt: skip
+        lines += [table(["what", "value"], known), ""]
+    return "## Objectives\n\n" + "\n".join([*lines, _carries(facts)])
+
+
+def _carries(facts: RecoveryFacts) -> str:
+    """Say up to which database size the limit would hold."""
+    limit = carries_to_bytes(record_of(facts, "", "")) if facts.purpose is not Purpose.COPY else None
+    if not limit or not facts.database_bytes:
+        return ""
+    return (
+        f"The restored database takes {size(facts.database_bytes)}. If the time grew in proportion, the RTO would be missed at "
+        f"about **{size(limit)}**, {limit / facts.database_bytes:,.0f} times as much. This is extrapolated from this run alone, not "
+        "measured: indexes take a little more than in proportion, and a slower network or disk counts in full.\n"
+    )
+
+
+def _phases(facts: RecoveryFacts) -> str:
+    timed = [*((name, duration(seconds)) for name, seconds in facts.phases.items()), ("**in all**", duration(facts.rto_seconds))]
+    picture = bars("seconds of each phase", facts.phases) if facts.phases else ""
+    return f"## Phases\n\n{picture}\n\n" + table(["phase", "time"], timed, right=(1,)) + "\n"
+
+
+def _checks(facts: RecoveryFacts, failed: Sequence[Finding]) -> str:
+    if not facts.findings:
+        return ""
+    others = [finding_line(one) for one in facts.findings if one.is_remarkable and one not in failed]
+    return f"## Integrity checks: {summary(facts.findings)}\n\n" + "".join(f"- {line}\n" for line in others)
+
+
+def _triggers(facts: RecoveryFacts) -> str:
+    if not facts.exercises:
+        return ""
+    rows = [(one.table, one.event, ", ".join(one.triggers), one.outcome, one.note) for one in facts.exercises]
+    return "## Triggers, fired and rolled back\n\n" + table(["table", "event", "triggers", "outcome", "note"], rows) + "\n"
+
+
+def _relations(facts: RecoveryFacts) -> str:
+    if facts.manifest is None:
+        return ""
+    title = "each compared by rows and digest and found identical" if facts.proven else "as the backup has them; NOT proven equal"
+    return f"## Relations, {title}\n\n" + relation_table(facts.manifest, facts.load_seconds) + "\n"
+
+
+def _past(facts: RecoveryFacts) -> str:
+    if not facts.records:
+        return ""
+    points = [(one.instant.astimezone(facts.zone), one.rto_seconds, one.passed) for one in reversed(facts.records) if one.proven]
+    picture = (
+        against_limit("recovery time of the last drills against the limit", points, facts.rto.total_seconds()) if points else ""
+    )
+    rows = [
+        (
+            local_time(one.instant, facts.zone), clock(one.rto_seconds) if one.proven else "-",
+            "-" if one.rpo_seconds is None else clock(one.rpo_seconds), size(one.database_bytes) if one.database_bytes else "-",
+            one.verdict.partition(":")[0],
+        )
+        for one in facts.records
+    ]  # fmt: skip
+    return (
+        f"## The last drills\n\n{picture}\n\n" + table(["when", "RTO", "RPO", "database", "verdict"], rows, right=(1, 2, 3)) + "\n"
+    )
+
+
+def record_of(facts: RecoveryFacts, run: str, verdict: str) -> DrillRecord:
+    """Return what is kept of a drill."""
+    return DrillRecord(
+        instant=facts.started, run=run, set=facts.manifest.id if facts.manifest else None, verdict=verdict,
+        passed=not facts.problems, proven=facts.proven, rto_seconds=facts.rto_seconds, rto_limit_seconds=facts.rto.total_seconds(),
+        rpo_seconds=facts.rpo_seconds, rpo_limit_seconds=facts.rpo.total_seconds(), database_bytes=facts.database_bytes,
+        rows=facts.manifest.rows if facts.manifest else None, phases=dict(facts.phases),
+    )  # fmt: skip

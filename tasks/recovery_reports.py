@@ -1,0 +1,94 @@
+"""Reports of recoveries, drills, verifications and integrity checks; they are the only ones that draw."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import psycopg
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.checks import frame
+from tasks.core import report
+from tasks.core.checks import Finding, failures
+from tasks.core.context import Context
+from tasks.core.errors import DamagedSet, OperationError
+from tasks.core.recovery_report import Purpose, record_of, recovery_report, recovery_verdict
+from tasks.drills import keep_record, read_records
+from tasks.recoveries import Recovery, facts_of
+from tasks.reports import publish
+from tasks.runs import Run
+from tasks.sets import mark
+
+
+@task(cache_policy=NO_CACHE)
+def publish_recovery(recovery: Recovery, run: Run, failure: str | None = None) -> str:
+    """Publish the report of a recovery or a drill, and keep the record of a drill; return its verdict.
+
+    Raises:
+        OperationError: the drill ran to its end, but did not pass.
+    """
+    drill = recovery.purpose is Purpose.DRILL
+    facts = facts_of(recovery, failure)
+    verdict = recovery_verdict(facts)
+    if drill:
+        keep_record(recovery.store, run.context, record_of(facts, run.id, verdict))
+        facts = replace(facts, records=read_records(recovery.store, run.context))
+        if recovery.proven:
+            mark(recovery.store, recovery.staged_set.name, "drilled", {"instant": run.started, "run": run.id, "verdict": verdict})
+    rows = report.relation_rows(facts.manifest.relations, recovery.load_seconds) if facts.manifest else []
+    publish(f"{run.context}-{'drill' if drill else 'recovery'}", verdict, recovery_report(facts, verdict), rows)
+    if facts.problems and not failure:
+        raise OperationError(verdict)
+    return verdict
+
+
+@contextmanager
+def reported(recovery: Recovery, run: Run) -> Iterator[None]:
+    """Publish the report also of a recovery that failed, with as much as there was of it; the run fails after that."""
+    try:
+        yield
+    except (OperationError, psycopg.Error, OSError) as error:
+        try:
+            publish_recovery(recovery, run, " ".join(str(error).split()))
+        except OperationError as unpublished:
+            error.add_note(f"and its report could not be published: {unpublished}")
+        raise
+
+
+@task(cache_policy=NO_CACHE)
+def publish_verification(recovery: Recovery, run: Run) -> str:
+    """Publish what the verification of a set found; return its verdict.
+
+    Raises:
+        DamagedSet: rows or digests are not those of the manifest.
+    """
+    facts = facts_of(recovery)
+    verdict = report.verification_verdict(recovery.manifest, recovery.phases.total, recovery.differences)
+    publish(f"{run.context}-verification", verdict, recovery_report(facts, verdict), [])
+    if recovery.differences:
+        raise DamagedSet(f"{verdict}: {'; '.join(recovery.differences)}")
+    return verdict
+
+
+@task(cache_policy=NO_CACHE)
+def publish_checks(context: Context, database: str, findings: list[Finding]) -> str:
+    """Publish the report and the table of an integrity check; return its verdict.
+
+    Raises:
+        OperationError: a check of severity error failed or could not be run.
+    """
+    verdict = report.checks_verdict(database, findings)
+    publish(f"{context.name}-integrity", verdict, report.checks_report(verdict, findings), _rows(frame(findings)), "checks")
+    if failed := failures(findings):
+        raise OperationError(f"{verdict}: {'; '.join(report.finding_line(one) for one in failed)}")
+    return verdict
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a frame as the rows of a table artifact, which takes plain values only."""
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", date_format="iso"))
+    return rows
