@@ -179,8 +179,8 @@ def _carries(facts: RecoveryFacts) -> str:
         return ""
     return (
         f"The restored database takes {size(facts.database_bytes)}. If the time grew in proportion, the RTO would be missed at "
-        f"about **{size(limit)}**, {limit / facts.database_bytes:,.0f} times as much. This is extrapolated from this run alone, not "
-        "measured: indexes take a little more than in proportion, and a slower network or disk counts in full.\n"
+        f"about **{size(limit)}**, {limit / facts.database_bytes:,.0f} times as much. This is extrapolated from this run alone, "
+        "not measured: indexes take a little more than in proportion, and a slower network or disk counts in full.\n"
     )
 
 
