@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from blocks.bounded_context import BoundedContext
 from tasks.core import sql
+from tasks.core.checks import CHECKS_FILE, parse_checks
 from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_context_folder
 from tasks.core.errors import BadInput, OperationError
 from tasks.core.kinds import OWNER_FILE
@@ -54,6 +55,7 @@ def register(name: str, *, adopt: bool = False) -> list[str]:
     folder = CONTEXTS / name
     files = read_context_folder(folder)
     context = parse_context(files[CONTEXT_FILE], str(folder / CONTEXT_FILE))
+    parse_checks(files.get(CHECKS_FILE, ""), str(folder / CHECKS_FILE))
     store = environment_store()
     claimed = claim_store(context, store, adopt=adopt)
     save_connector(context)

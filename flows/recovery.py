@@ -5,23 +5,36 @@ block); no context folder, no blocks, no Prefect server. Leaves the database und
 By hand: python -m flows.recovery disaster_recovery --context bc-004, or recovery_drill
 """
 
+from typing import Literal
+
 from prefect import flow
 
 from flows.command_line import run_from_command_line
 from flows.restore import restore_as_new
 from tasks import recoveries, recovery_reports, runs, sites
 from tasks.core.recovery_report import Purpose
+from tasks.core.servers import Server
 from tasks.databases import sweep_unfinished
+from tasks.keys import complete_keys
 from tasks.locks import context_lock
 from tasks.recoveries import Recovery
-from tasks.sets import random_recent
+from tasks.runs import Run
+from tasks.sets import newest_manifest, random_recent
+from tasks.store import StoreAddress
 
 
 @flow(flow_run_name="disaster-recovery {context}", task_runner=runs.task_runner())
 def disaster_recovery(
-    context: str = "bc-004", backup: str = "latest", target_database: str | None = None, server: str | None = None
+    context: str = "bc-004",
+    backup: str = "latest",
+    target_database: str | None = None,
+    server: str | None = None,
+    resume: Literal["constraints"] | None = None,
 ) -> str:
-    """Bring a lost database back onto an empty server, from the newest good backup, and prove that it is equal.
+    """Bring a lost database back from the newest good backup, and prove that it is equal.
+
+    The database may be missing, or there without the context's tables, or have them empty. Foreign keys to other contexts'
+    tables that are not there yet are made later, by the same flow with resume="constraints".
 
     Args:
         context: the bounded context to bring back.
@@ -29,10 +42,21 @@ def disaster_recovery(
         target_database: the name of the database; by default the one it had.
         server: name of the connector block of the server to restore to; by default the context's own, or libpq's
             environment (PGHOST, PGPORT, PGUSER, …).
+        resume: `constraints` restores nothing, but makes the foreign keys that are still missing.
     """
     with runs.begin("disaster_recovery", context) as run:
+        if resume == "constraints":
+            return complete_constraints(run, sites.find_store(context), sites.find_server(server, context), backup, target_database)
         recovery = Recovery(sites.find_store(context), run.started, newest=backup == "latest")
         return restore_as_new(recovery, run, sites.find_server(server, context), backup, target_database)
+
+
+def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: str, target_database: str | None) -> str:
+    """Make the foreign keys that a recovery had to leave out; those that cannot be made are named, with the rows in the way."""
+    manifest = newest_manifest(store, run.context, backup)
+    with context_lock(server, run.context, run.title, exclusive=True):
+        outcomes = complete_keys(server, run, manifest, target_database or manifest.database.name)
+    return recovery_reports.publish_keys(run, outcomes)
 
 
 @flow(flow_run_name="recovery-drill {context}", task_runner=runs.task_runner())

@@ -12,6 +12,7 @@ from tasks.core.errors import BadInput
 from tasks.core.recovery_report import Purpose
 from tasks.core.servers import Server
 from tasks.databases import sweep_unfinished
+from tasks.existing import restore_into_existing
 from tasks.locks import context_lock
 from tasks.recoveries import Recovery
 from tasks.runs import Run
@@ -47,16 +48,20 @@ def full_restore(
 
 
 def restore_as_new(recovery: Recovery, run: Run, server: Server, backup: str, target_database: str | None) -> str:
-    """Restore the newest good or the named set into a new database; publish the report, also when it fails."""
+    """Restore the newest good or the named set, and compare it; publish the report, also when it fails."""
     sites.describe(server, recovery.store)
     with recovery_reports.reported(recovery, run), context_lock(server, run.context, run.title, exclusive=True) as session:
         recovery.removed = sweep_unfinished(session, run.context)
         recoveries.stage(recovery, server, run, backup, target_database)
-        with recoveries.unfinished_database(recovery, server, run):
-            recoveries.fill_database(recovery, server, run)
-            recoveries.compare_with_manifest(recovery, server, run)
+        if recovery.chosen.exists:
+            restore_into_existing(recovery, server, run)
             recoveries.check_integrity(recovery, server, run)
-            recoveries.finish(recovery, server, run)
+        else:
+            with recoveries.unfinished_database(recovery, server, run):
+                recoveries.fill_database(recovery, server, run)
+                recoveries.compare_with_manifest(recovery, server, run)
+                recoveries.check_integrity(recovery, server, run)
+                recoveries.finish(recovery, server, run)
     return recovery_reports.publish_recovery(recovery, run)
 
 

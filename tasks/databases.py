@@ -4,6 +4,7 @@ Until everything was compared, the database carries a working name and a comment
 leaves nothing under the final name, and the next run removes what carries the mark.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import psycopg
@@ -28,6 +29,7 @@ class Target:
     working_name: str
     server_major: int
     mark: str
+    exists: bool = False
     to_do: list[str] = field(default_factory=list)
     lent: list[tuple[str, str]] = field(default_factory=list)
 
@@ -38,11 +40,15 @@ def mark_of(context: str, *, scratch: bool = False) -> str:
 
 
 @task(cache_policy=NO_CACHE)
-def check_target(server: Server, run: Run, manifest: Manifest, target_database: str | None, *, scratch: bool = False) -> Target:
+def check_target(
+    server: Server, run: Run, manifest: Manifest, target_database: str | None, *, scratch: bool = False, may_exist: bool = False
+) -> Target:
     """Find out, before anything is touched, whether the set can be restored there; a scratch database gets a name of its own.
 
+    A database that is there is taken only with may_exist, and only if it holds no row of ours.
+
     Raises:
-        UnsafeTarget: a database of that name exists.
+        UnsafeTarget: a database of that name exists and is not to be used.
         BadInput: the server is older than the source, or lacks an extension, a right or a role.
     """
     name = manifest.database.name if target_database is None else target_database
@@ -58,30 +64,68 @@ def check_target(server: Server, run: Run, manifest: Manifest, target_database: 
                 f"the server is PostgreSQL {major}, the backup is of {manifest.versions.server_major}; "
                 "restore to the same or a newer major version"
             )
-        if connection.execute(sql.DATABASE_EXISTS, {"name": name}).fetchall()[0][0]:
-            raise UnsafeTarget(_refusal(server, run, manifest, name))
+        exists = connection.execute(sql.DATABASE_EXISTS, {"name": name}).fetchall()[0][0]
+        if exists:
+            _require_usable(server, run, manifest, name, may_exist=may_exist)
         _require_extensions(connection, manifest)
-        _require_rights(connection, manifest, major)
-    return Target(name, working_name, major, mark_of(run.context, scratch=scratch))
+        _require_rights(connection, manifest, major, creating=not exists)
+    return Target(name, name if exists else working_name, major, mark_of(run.context, scratch=scratch), exists)
 
 
 def _shortened(name: str) -> str:
     return name.encode()[:40].decode(errors="ignore")
 
 
-def _refusal(server: Server, run: Run, manifest: Manifest, name: str) -> str:
-    """Say what a database that is in the way holds."""
+def _require_usable(server: Server, run: Run, manifest: Manifest, name: str, *, may_exist: bool) -> None:
+    """Refuse a database that is there, unless it may be and what it has of ours is empty, as expected and this login's to fill."""
+    own = [(relation.namespace, relation.name) for relation in manifest.relations]
+    parents = {(schema, table) for schema, _, table in (one.parent.partition(".") for one in manifest.relations if one.parent)}
     try:
         with connect(server, name, run.title) as connection:
-            own = {(relation.namespace, relation.name) for relation in manifest.relations}
-            found = own & {(row[1], row[2]) for row in connection.execute(sql.RELATIONS)}
-            holding = [one for one in sorted(found) if connection.execute(sql.holds_rows(*one)).fetchall()]
-        has, number = ("holds rows in", len(holding)) if holding else ("has", len(found))
-        held = f"it {has} {number} of {len(own)} relations"
+            place = {"schemas": [schema for schema, _ in (*own, *parents)], "names": [table for _, table in (*own, *parents)]}
+            columns = {(row[0], row[1]): row[2] for row in connection.execute(sql.OWN_COLUMNS, place)}
+            holding = [one for one in columns if connection.execute(sql.holds_rows(*one)).fetchall()]
+            barred = [row[0] for row in connection.execute(sql.FOREIGN_OWNED, place)]
+            login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
+            cramped = [] if columns else _schemas_without_create(connection, manifest)
     except (psycopg.Error, BadInput) as error:
-        held = f"what it holds cannot be seen ({' '.join(str(error).split())})"
+        said = f"what it holds cannot be seen ({' '.join(str(error).split())})"
+        raise UnsafeTarget(_refusal(name, server, said)) from error
+    has, number = ("holds rows in", len(set(holding) & set(own))) if holding else ("has", len(columns.keys() & set(own)))
+    if holding or not may_exist:
+        raise UnsafeTarget(_refusal(name, server, f"it {has} {number} of {len(own)} relations"))
+    if barred:
+        remedy = " ".join(f'GRANT "{role}" TO "{login}";' for role in barred)
+        raise BadInput(f'login "{login}" may not fill the empty tables of {", ".join(barred)} in database "{name}"; run: {remedy}')
+    if cramped:
+        raise BadInput(f'in database "{name}" the tables\' owner may not create; run there: {" ".join(cramped)}')
+    if unlike := list(_unlike(manifest, columns)):
+        raise UnsafeTarget(_refusal(name, server, f"its empty tables differ from the backup's: {'; '.join(unlike)}"))
+
+
+def _schemas_without_create(connection: Connection, manifest: Manifest) -> list[str]:
+    """Return the grants that are missing for owners to get objects in the schemas that are there."""
+    granted = list[str]()
+    for schema in sorted({relation.namespace for relation in manifest.relations}):
+        if connection.execute(sql.SCHEMA_EXISTS, {"schema": schema}).fetchall()[0][0]:
+            asked = {"owners": sorted(owners(manifest)), "schema": schema}
+            granted += [
+                f'GRANT CREATE ON SCHEMA "{schema}" TO "{row[0]}";' for row in connection.execute(sql.SCHEMA_CREATORS, asked)
+            ]
+    return granted
+
+
+def _unlike(manifest: Manifest, columns: dict[tuple[str, str], list[str]]) -> Iterator[str]:
+    for relation in manifest.relations:
+        there = columns.get((relation.namespace, relation.name))
+        if there is not None and set(there) != set(relation.columns):
+            missing, more = sorted(set(relation.columns) - set(there)), sorted(set(there) - set(relation.columns))
+            yield f"{relation.qualified} lacks {', '.join(missing) or 'nothing'}, has more: {', '.join(more) or 'nothing'}"
+
+
+def _refusal(name: str, server: Server, said: str) -> str:
     return (
-        f'refusing to restore into database "{name}" on the server of {server.name}: it exists and {held}; '
+        f'refusing to restore into database "{name}" on the server of {server.name}: it exists and {said}; '
         "name another target_database, or rename or drop that one first"
     )
 
@@ -95,12 +139,12 @@ def _require_extensions(connection: Connection, manifest: Manifest) -> None:
         )
 
 
-def _require_rights(connection: Connection, manifest: Manifest, major: int) -> None:
+def _require_rights(connection: Connection, manifest: Manifest, major: int, *, creating: bool) -> None:
     superuser, createdb, createrole, bypassrls = connection.execute(sql.MY_RIGHTS).fetchall()[0]
     login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
     if superuser:
         return
-    if not createdb:
+    if creating and not createdb:
         raise BadInput(f'login "{login}" may not create databases; run as administrator: ALTER ROLE "{login}" CREATEDB')
     if (forced := _forced(manifest)) and not bypassrls:
         raise BadInput(
@@ -154,7 +198,7 @@ def sweep_unfinished(connection: Connection, context: str, *, scratch: bool = Fa
 def create_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
     """Create the roles that are missing, NOLOGIN, and the database under its working name."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
-        _create_roles(connection, manifest, target)
+        create_roles(connection, manifest, target)
         options = database_options(manifest.database, target.server_major)
         try:
             connection.execute(sql.create_database(target.working_name, options))
@@ -170,7 +214,8 @@ def create_database(server: Server, run: Run, manifest: Manifest, target: Target
     get_run_logger().info('database "%s" created as "%s"', target.name, target.working_name)
 
 
-def _create_roles(connection: Connection, manifest: Manifest, target: Target) -> None:
+def create_roles(connection: Connection, manifest: Manifest, target: Target) -> None:
+    """Create the roles that the objects need and that are missing, NOLOGIN; they are told as to do."""
     names = [role.name for role in manifest.roles]
     existing = {row[0] for row in connection.execute(sql.EXISTING_ROLES, {"names": names})}
     superuser = connection.execute(sql.MY_RIGHTS).fetchall()[0][0]

@@ -27,6 +27,7 @@ from tasks.core.programs import Program, find_program
 from tasks.core.recovery_report import Purpose, RecoveryFacts
 from tasks.core.servers import Server, connect
 from tasks.databases import Target, check_target, create_database, drop_database, finish_database, keep_database, take_back_rights
+from tasks.keys import KeyOutcome
 from tasks.runs import Run, jobs, require_space, spread
 from tasks.schema import restore_section
 from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, unpack
@@ -52,6 +53,7 @@ class Recovery:
     removed: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     exercises: list[Exercise] = field(default_factory=list)
+    keys: list[KeyOutcome] = field(default_factory=list)
     database_bytes: int | None = None
     proven: bool = False
 
@@ -134,7 +136,10 @@ def choose_target(recovery: Recovery, server: Server, run: Run, name: str | None
     """Return the check that finds out whether a set can be restored to a server, and remembers the target."""
 
     def check(manifest: Manifest) -> None:
-        recovery.target = check_target(server, run, manifest, name, scratch=recovery.purpose is Purpose.DRILL)
+        recovery.target = check_target(
+            server, run, manifest, name,
+            scratch=recovery.purpose is Purpose.DRILL, may_exist=recovery.purpose is Purpose.RECOVERY,
+        )  # fmt: skip
         find_pg_restore(manifest, recovery.target)
 
     return check
@@ -344,15 +349,19 @@ def facts_of(recovery: Recovery, failure: str | None = None, records: Sequence[D
         failure=failure, differences=recovery.differences, passed_over=recovery.passed_over, removed=recovery.removed,
         load_seconds=recovery.load_seconds, findings=recovery.findings, exercises=recovery.exercises, records=records,
         database_bytes=recovery.database_bytes, newest=recovery.newest, off_host=recovery.store.off_host, proven=recovery.proven,
+        schema_was_there=recovery.target is not None and recovery.target.exists,
     )  # fmt: skip
 
 
 def to_do(recovery: Recovery) -> list[str]:
     """Return what a human still has to do after a restore."""
+    made = {outcome.key: outcome for outcome in recovery.keys}
     keys = [
-        f"foreign key {key.name} of {key.table} to {key.references} (another context): when that table is back, "
-        f"`ALTER TABLE {key.table} ADD CONSTRAINT {key.name} {key.definition};`"
+        f"foreign key {key.name} of {key.table} to {key.references} (another context)"
+        f"{f': {made[key].note}' if key in made else ''}; when its rows are there, run this recovery again with "
+        f"`resume=constraints`, or `{key.statement};`"
         for key in recovery.manifest.outbound_keys
+        if key not in made or not made[key].made
     ]
     inbound = [
         f"foreign key {key.name} of {key.table} refers to {key.references}: it comes back with its own context"

@@ -18,6 +18,7 @@ from tasks.core.context import Context
 from tasks.core.errors import DamagedSet, OperationError
 from tasks.core.recovery_report import Purpose, record_of, recovery_report, recovery_verdict
 from tasks.drills import keep_record, read_records
+from tasks.keys import KeyOutcome
 from tasks.recoveries import Recovery, facts_of
 from tasks.reports import publish
 from tasks.runs import Run
@@ -43,6 +44,25 @@ def publish_recovery(recovery: Recovery, run: Run, failure: str | None = None) -
     publish(f"{run.context}-{'drill' if drill else 'recovery'}", verdict, recovery_report(facts, verdict), rows)
     if facts.problems and not failure:
         raise OperationError(verdict)
+    return verdict
+
+
+@task(cache_policy=NO_CACHE)
+def publish_keys(run: Run, outcomes: list[KeyOutcome]) -> str:
+    """Publish which foreign keys are there and which cannot be made; return the verdict.
+
+    Raises:
+        OperationError: some cannot be made.
+    """
+    missing = [f"{one.key.name} of {one.key.table}: {one.note}" for one in outcomes if not one.made]
+    made = sum(one.note == "made" for one in outcomes)
+    there = f"{len(outcomes) - len(missing)} of {len(outcomes)} foreign keys are there, {made} made now"
+    verdict = f"{'FAIL' if missing else 'PASS'}: {there}"
+    rows = [{"foreign key": one.key.name, "table": one.key.table, "made": one.made, "note": one.note} for one in outcomes]
+    text = report.headline(verdict) + report.section("What a human still has to do", missing, "Nothing.\n")
+    publish(f"{run.context}-foreign-keys", verdict, text, rows, "outcomes")
+    if missing:
+        raise OperationError(f"{verdict}; {'; '.join(missing)}")
     return verdict
 
 

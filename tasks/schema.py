@@ -10,7 +10,7 @@ from tasks.core import programs
 from tasks.core.errors import MovedSnapshot, ProgramFailed
 from tasks.core.programs import Program
 from tasks.core.servers import Server
-from tasks.core.toc import Entry, choose_entries, parse_dependencies, parse_list, render_list
+from tasks.core.toc import Chunk, Entry, choose_entries, parse_chunks, parse_dependencies, parse_list, render_list
 from tasks.databases import Target
 from tasks.runs import Run
 from tasks.sites import Site
@@ -76,6 +76,12 @@ def restore_section(
     return complaints
 
 
+def read_chunks(run: Run, pg_restore: Program, section: str, archive: Path, listing: Path) -> tuple[bytes, list[Chunk]]:
+    """Return the statements of one section of the context's part, entry by entry, and the settings that go before them."""
+    argv = programs.script_command(pg_restore, archive, verbose=True, options=programs.restore_options(section, listing))
+    return parse_chunks(run.running.run(argv, {}).output)
+
+
 def _older_script(run: Run, pg_restore: Program, section: str, archive: Path, options: list[str]) -> Path:
     """Write the section as a script for a server that does not know transaction_timeout, which came with 17."""
     argv = programs.script_command(pg_restore, archive, options=options)
@@ -87,6 +93,7 @@ def _older_script(run: Run, pg_restore: Program, section: str, archive: Path, op
 
 
 # Indexes are built several at once; the server's default of 64 MB sorts millions of rows on disk.
+RESTORE_SETTINGS = "SET maintenance_work_mem = '256MB'"
 RESTORE_OPTIONS = "-c maintenance_work_mem=256MB -c synchronous_commit=off -c client_min_messages=warning"
 
 

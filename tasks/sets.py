@@ -291,6 +291,19 @@ def candidates(address: StoreAddress, context: str, backup: str) -> Iterator[Can
         yield Candidate(one.name, one.damage)
 
 
+def newest_manifest(address: StoreAddress, context: str, backup: str) -> Manifest:
+    """Return the manifest of the named set, or for `latest` of the newest one that looks whole.
+
+    Raises:
+        BadInput: there is no such set.
+        DamagedSet: the named one, or every one, is damaged.
+    """
+    for one in candidates(address, context, backup):
+        if not one.damage:
+            return fetch_manifest(address, one.name)
+    raise DamagedSet(f'every backup set of context "{context}" in {address.url} is damaged; see list_backups')
+
+
 def random_recent(address: StoreAddress, context: str, instant: datetime) -> str:
     """Return the id of one of the sets of the last 30 days that look whole, whichever chance names.
 

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.core import sql, stream
 from tasks.core.errors import MovedSnapshot, OperationError, RestoreDiffers
 from tasks.core.manifest import Relation
-from tasks.core.servers import Server, connect
+from tasks.core.servers import Connection, Server, connect
 from tasks.core.stream import StreamFacts, StreamFault, StreamJob
 from tasks.runs import Run
 
@@ -90,11 +90,21 @@ def load_table(server: Server, database: str, title: str, relation: Relation, fi
     Raises:
         RestoreDiffers: another number of rows arrived than the manifest says.
     """
-    started = time.monotonic()
-    statement = sql.copy_rows_in(relation.namespace, relation.name, relation.columns, encoding)
-    with connect(server, database, title) as connection, connection.transaction(), connection.cursor() as cursor:
+    with connect(server, database, title) as connection, connection.transaction():
         connection.execute(sql.FIXED_SETTINGS)
         connection.execute(sql.empty_relation(relation.namespace, relation.name))
+        return load_rows(connection, relation, files, encoding, freeze=True)
+
+
+def load_rows(connection: Connection, relation: Relation, files: list[Path], encoding: str, *, freeze: bool) -> float:
+    """Load one relation's rows in a transaction with the fixed settings; return the seconds it took.
+
+    Raises:
+        RestoreDiffers: another number of rows arrived than the manifest says.
+    """
+    started = time.monotonic()
+    statement = sql.copy_rows_in(relation.namespace, relation.name, relation.columns, encoding, freeze=freeze)
+    with connection.cursor() as cursor:
         try:
             with cursor.copy(statement) as copy:
                 for file in files:
@@ -107,8 +117,8 @@ def load_table(server: Server, database: str, title: str, relation: Relation, fi
             # The whole message may quote the row.
             raise OperationError(f"loading {relation.qualified}: {error.diag.message_primary or type(error).__name__}") from None
         loaded = cursor.rowcount
-        if loaded != relation.rows:
-            raise RestoreDiffers(f"{relation.qualified}: {loaded} rows loaded, the manifest says {relation.rows}")
+    if loaded != relation.rows:
+        raise RestoreDiffers(f"{relation.qualified}: {loaded} rows loaded, the manifest says {relation.rows}")
     seconds = time.monotonic() - started
     get_run_logger().info("%s: %d rows loaded in %.1f s", relation.qualified, loaded, seconds)
     return seconds
@@ -117,10 +127,17 @@ def load_table(server: Server, database: str, title: str, relation: Relation, fi
 @task(cache_policy=NO_CACHE, task_run_name="compare {relation.name}")
 def compare_table(server: Server, database: str, run: Run, relation: Relation, encoding: str) -> list[str]:
     """Read a restored relation back and return how it differs from the manifest."""
-    job = StreamJob(database, run.title, relation.namespace, relation.name, relation.columns, encoding)
-    facts = run_stream(server, run, job, relation.plain_bytes)
-    if (facts.rows, facts.digest) == (relation.rows, relation.digest):
+    facts = run_stream(server, run, reading_job(database, run, relation, encoding), relation.plain_bytes)
+    return differences(relation, facts.rows, facts.digest)
+
+
+def reading_job(database: str, run: Run, relation: Relation, encoding: str) -> StreamJob:
+    """Return the job that reads a restored relation as it was read when it was backed up."""
+    return StreamJob(database, run.title, relation.namespace, relation.name, relation.columns, encoding)
+
+
+def differences(relation: Relation, rows: int, digest: str) -> list[str]:
+    """Return how what was read differs from the manifest."""
+    if (rows, digest) == (relation.rows, relation.digest):
         return []
-    return [
-        f"{relation.qualified}: {facts.rows} rows with digest {facts.digest}, the backup has {relation.rows} with {relation.digest}"
-    ]
+    return [f"{relation.qualified}: {rows} rows with digest {digest}, the backup has {relation.rows} with {relation.digest}"]

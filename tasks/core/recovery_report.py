@@ -49,6 +49,7 @@ class RecoveryFacts:
     newest: bool = True
     off_host: bool = True
     proven: bool = False
+    schema_was_there: bool = False
 
     @property
     def rto_seconds(self) -> float:
@@ -96,14 +97,20 @@ def recovery_verdict(facts: RecoveryFacts) -> str:
     """Return the one line that says whether the database is, or would have been, back, how fast and how fresh."""
     said = [", ".join(filter(None, (*facts.problems, _reached(facts))))]
     if facts.manifest and facts.proven:
-        said.append(f'database "{facts.database}" from {facts.manifest.id}')
+        place = "" if facts.purpose is Purpose.DRILL else f'database "{facts.database}" '
+        said.append(f"{place}from {facts.manifest.id}")
     if facts.passed_over and facts.purpose is not Purpose.DRILL:
         said.append(f"{len(facts.passed_over)} damaged sets passed over")
     if facts.missed and facts.purpose is Purpose.RECOVERY:
         said.append(f"{' and '.join(facts.missed)} missed")
     if failed := failures(facts.findings):
-        said.append(f"the source was already inconsistent ({len(failed)} checks)")
+        said.append(f"{_whose(facts)} ({len(failed)} checks)")
     return f"{'FAIL' if facts.problems else 'PASS'}: {'; '.join(said)}"
+
+
+def _whose(facts: RecoveryFacts) -> str:
+    """Say what failed checks are about: equal to its backup, a database breaks its rules only as its source did."""
+    return "integrity checks failed" if facts.schema_was_there else "the source was already inconsistent"
 
 
 def _reached(facts: RecoveryFacts) -> str:
@@ -128,7 +135,7 @@ def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
         section("Differences from the backup", facts.differences),
         section("Triggers that do not run", facts.broken_triggers),
         section("Sets that were passed over", facts.passed_over),
-        section("The source was already inconsistent (the restore is equal to it)", map(finding_line, failed)),
+        section(f"{_whose(facts).capitalize()} (rows are those of the backup)", map(finding_line, failed)),
         section("What a human still has to do", facts.to_do, "Nothing.\n"),
         _objectives(facts),
         _phases(facts),

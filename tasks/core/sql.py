@@ -394,6 +394,16 @@ SCHEMA_EXISTS = SQL("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %(s
 ANALYZE = SQL("ANALYZE")
 
 
+def analyze_relation(schema: str, name: str) -> Composed:
+    """Gather planner statistics of one table."""
+    return SQL("ANALYZE {}").format(Identifier(schema, name))
+
+
+def quoted(name: str) -> str:
+    """Return a name as an identifier, quoted."""
+    return Identifier(name).as_string()
+
+
 def create_role(name: str) -> Composed:
     """Create a role that owns or is granted things and that nobody can log in as."""
     return SQL("CREATE ROLE {} NOLOGIN").format(Identifier(name))
@@ -478,6 +488,74 @@ def refresh_view(schema: str, name: str) -> Composed:
     return SQL("REFRESH MATERIALIZED VIEW {}").format(Identifier(schema, name))
 
 
+# --- restoring into a database that is there ---------------------------------------------------------------------------
+
+OWN_COLUMNS = SQL(
+    """SELECT n.nspname, c.relname,
+              coalesce(array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attname IS NOT NULL), '{}')
+       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+       WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest(%(schemas)s::text[], %(names)s::text[])) AND c.relkind IN ('r', 'p')
+       GROUP BY 1, 2 ORDER BY 1, 2"""
+)
+FOREIGN_OWNED = SQL(
+    """SELECT DISTINCT pg_get_userbyid(c.relowner) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest(%(schemas)s::text[], %(names)s::text[]))
+         AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1"""
+)
+# Triggers of people's making that fire, each with the words that bring its state back; of a partition, those of its parent
+# are switched with it.
+TRIGGERS_ON = SQL(
+    """SELECT n.nspname, c.relname, t.tgname, CASE t.tgenabled WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS'
+                                                               ELSE 'ENABLE' END
+       FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE t.tgrelid = ANY (%(oids)s::oid[]) AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgparentid = 0
+       ORDER BY 1, 2, 3"""
+)
+KEYS_WITHIN = SQL(
+    """SELECT n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint')
+       FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY (%(oids)s::oid[]) AND k.confrelid = ANY (%(oids)s::oid[])
+       ORDER BY 1, 2, 3"""
+)
+HAS_CONSTRAINT = SQL(
+    "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = %(table)s::regclass AND conname = (parse_ident(%(name)s))[1])"
+)
+
+
+def lock_own(schema: str, tables: Sequence[str]) -> Composed:
+    """Keep everybody else away from tables, their partitions included, that are to be filled."""
+    names = SQL(", ").join(Identifier(schema, table) for table in tables)
+    return SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names)
+
+
+def switch_trigger(schema: str, table: str, trigger: str, words: str) -> Composed:
+    """Switch one trigger: DISABLE, ENABLE, ENABLE ALWAYS or ENABLE REPLICA."""
+    if words not in ("DISABLE", "ENABLE", "ENABLE ALWAYS", "ENABLE REPLICA"):
+        raise ValueError(f"{words} is no state of a trigger")
+    return SQL("ALTER TABLE {} {} TRIGGER {}").format(Identifier(schema, table), SQL(words), Identifier(trigger))
+
+
+def drop_constraint(schema: str, table: str, name: str) -> Composed:
+    """Drop a constraint of a table."""
+    return SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(Identifier(schema, table), Identifier(name))
+
+
+def add_constraint(schema: str, table: str, name: str, definition: str) -> Composed:
+    """Add a constraint as pg_get_constraintdef() gave it."""
+    return SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(Identifier(schema, table), Identifier(name), SQL(definition))
+
+
+def comment_on_constraint(schema: str, table: str, name: str, comment: str) -> Composed:
+    """Write the comment of a constraint."""
+    return SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(Identifier(name), Identifier(schema, table), Literal(comment))
+
+
+def statement(text: str) -> SQL:
+    """Return a statement that was made from the catalogue, or stands in a set."""
+    return SQL(text)
+
+
 # --- integrity checks -------------------------------------------------------------------------------------------------
 
 MISSING_RELATIONS = SQL(
@@ -528,6 +606,12 @@ FOREIGN_KEY_ORPHANS = SQL(
        WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY (%(oids)s::oid[])
          AND NOT coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false)
        GROUP BY k.oid, k.conrelid, k.confrelid, k.conname, k.conkey, c.relname, c.relkind, f.relkind, p.conkey ORDER BY 2, 3"""
+)
+
+ORPHANS_OF_KEY = SQL(
+    FOREIGN_KEY_ORPHANS.as_string().replace(
+        "k.conrelid = ANY (%(oids)s::oid[])", "k.conrelid = %(table)s::regclass AND k.conname = (parse_ident(%(name)s))[1]"
+    )
 )
 
 # Of every materialized view: what it holds too much and too little against its own query, by its unique key.

@@ -100,7 +100,7 @@ def _left_to_do(manifest: Manifest) -> str:
 
 def _chores(manifest: Manifest) -> Iterator[str]:
     for key in manifest.outbound_keys:
-        yield f"when {key.references} is back: ALTER TABLE {key.table} ADD CONSTRAINT {key.name} {key.definition};"
+        yield f"when {key.references} is back: {key.statement};"
     for setting in manifest.database.settings:
         yield f"ALTER DATABASE … SET {setting}"
     if manifest.database.grants:

@@ -114,17 +114,24 @@ def stream_relation(server: Server, job: StreamJob) -> StreamFacts:
             # A queued ACCESS EXCLUSIVE would let COPY wait for ever behind the coordinator's own lock.
             connection.execute(sql.lock_tables([(job.schema, job.name)], nowait=True))
         connection.execute(sql.FIXED_SETTINGS)
-        digest = RowDigest()
         if job.file is None:
-            for rows, size in row_blocks(connection, job):
-                digest.add(rows, size)
+            digest = digest_relation(connection, job)
             return StreamFacts(digest.rows, digest.hex, digest.plain_bytes, 0, "")
+        digest = RowDigest()
         with CompressedFile(job.file) as file:
             for rows, size in row_blocks(connection, job):
                 digest.add(rows, size)
                 file.write(b"".join(rows))
             sha256 = file.finish()
         return StreamFacts(digest.rows, digest.hex, digest.plain_bytes, file.bytes, sha256)
+
+
+def digest_relation(connection: Connection, job: StreamJob) -> RowDigest:
+    """Read one relation in a session that has the fixed settings; return count and digest of its rows."""
+    digest = RowDigest()
+    for rows, size in row_blocks(connection, job):
+        digest.add(rows, size)
+    return digest
 
 
 def row_blocks(connection: Connection, job: StreamJob) -> Iterator[tuple[list[bytes], int]]:

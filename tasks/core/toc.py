@@ -45,6 +45,38 @@ def parse_dependencies(script: str) -> dict[int, frozenset[int]]:
     return dependencies
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """The statements of one entry, as they stand in a verbose script; entries without a class are about those they depend on."""
+
+    dump_id: int
+    has_class: bool
+    needs: frozenset[int]
+    statements: bytes
+
+
+CHUNK = re.compile(
+    rb"^--\n-- TOC entry (?P<id>\d+) \(class (?P<class>\d+) OID \d+\)\n(?:-- Dependencies:(?P<needs>(?: \d+)+)\n)?",
+    re.MULTILINE,
+)
+# psql's own commands, and what servers before 17 do not know.
+FOR_PSQL = re.compile(rb"^(\\(un)?restrict .*|SET transaction_timeout = 0;)\n", re.MULTILINE)
+
+
+def parse_chunks(script: bytes) -> tuple[bytes, list[Chunk]]:
+    """Return the settings that a verbose script begins with, and the statements of each entry in order."""
+    script = FOR_PSQL.sub(b"", script)
+    found = list(CHUNK.finditer(script))
+    ends = [*(one.start() for one in found[1:]), len(script)]
+    chunks = [
+        Chunk(
+            int(one["id"]), one["class"] != b"0", frozenset(map(int, (one["needs"] or b"").split())), script[one.end() : end]
+        )
+        for one, end in zip(found, ends, strict=True)
+    ]  # fmt: skip
+    return script[: found[0].start() if found else len(script)], chunks
+
+
 def choose_entries(
     entries: list[Entry],
     dependencies: Mapping[int, frozenset[int]],

@@ -51,7 +51,8 @@ class StagingWatch:
 
     def _watch(self) -> None:
         while not self._stopped.wait(0.002):
-            for path in self.folder.rglob("*"):
+            # os.walk passes over what vanishes meanwhile; rglob would end this thread.
+            for path in (Path(at) / name for at, folders, files in os.walk(self.folder) for name in (*folders, *files)):
                 try:
                     mode, data = path.stat().st_mode, path.read_bytes() if path.is_file() else b""
                 except FileNotFoundError:

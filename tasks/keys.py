@@ -1,0 +1,95 @@
+"""Foreign keys that a restore leaves out, because they refer to tables of other contexts: made when those tables are there."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import psycopg
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.core import sql
+from tasks.core.errors import BadInput
+from tasks.core.manifest import ForeignKey, Manifest
+from tasks.core.servers import Connection, Server, connect
+from tasks.runs import Run
+from tasks.schema import LOCK_WAIT_SECONDS
+
+SAMPLE_ROWS = 5
+
+
+@dataclass(frozen=True)
+class KeyOutcome:
+    """What became of a foreign key: it is there, or why it is not."""
+
+    key: ForeignKey
+    made: bool
+    note: str
+
+
+def keys_of(manifest: Manifest) -> list[ForeignKey]:
+    """Return every foreign key of a set: those to other contexts, and its own as the inventory has them."""
+    own = [
+        ForeignKey(
+            name=sql.quoted(item.name), table=item.parent, references="", definition=item.state.partition(" | ")[0], on_delete=""
+        )
+        for item in manifest.inventory
+        if item.kind == "constraint" and item.state.startswith("FOREIGN KEY")
+    ]  # fmt: skip
+    return [*own, *manifest.outbound_keys]
+
+
+@task(cache_policy=NO_CACHE)
+def complete_keys(server: Server, run: Run, manifest: Manifest, database: str) -> list[KeyOutcome]:
+    """Make every foreign key of a set that its restored database does not have yet.
+
+    Raises:
+        BadInput: the database is not there, or has none of the tables.
+    """
+    with connect(server, database, run.title) as connection:
+        if not any(connection.execute(sql.RELATION_IS_THERE, {"name": key.table}).fetchall()[0][0] for key in keys_of(manifest)):
+            raise BadInput(f'database "{database}" has no table of {manifest.id}; recover it first, without resume')
+        return make_keys(connection, keys_of(manifest), LOCK_WAIT_SECONDS)
+
+
+def make_keys(connection: Connection, keys: Iterable[ForeignKey], lock_seconds: float) -> list[KeyOutcome]:
+    """Make the keys that are missing, one by one; rows that refer to nothing are counted, and their key is left out.
+
+    Each takes SHARE ROW EXCLUSIVE on both tables until its transaction ends
+    (https://www.postgresql.org/docs/current/sql-altertable.html).
+    """
+    connection.execute(sql.set_lock_timeout(lock_seconds))
+    outcomes = [_make_key(connection, key) for key in keys]
+    for one in outcomes:
+        get_run_logger().info("foreign key %s of %s: %s", one.key.name, one.key.table, one.note)
+    return outcomes
+
+
+def _make_key(connection: Connection, key: ForeignKey) -> KeyOutcome:
+    for table in filter(None, (key.table, key.references)):
+        if not connection.execute(sql.RELATION_IS_THERE, {"name": table}).fetchall()[0][0]:
+            return KeyOutcome(key, made=False, note=f"{table} is not there")
+    if connection.execute(sql.HAS_CONSTRAINT, {"table": key.table, "name": key.name}).fetchall()[0][0]:
+        return KeyOutcome(key, made=True, note="was there")
+    try:
+        with connection.transaction():
+            connection.execute(sql.statement(key.statement))
+    except psycopg.errors.ForeignKeyViolation:
+        return KeyOutcome(key, made=False, note=_orphans(connection, key))
+    except psycopg.errors.LockNotAvailable:
+        return KeyOutcome(key, made=False, note=f"{key.table} or {key.references} is in use; run again")
+    except psycopg.errors.InsufficientPrivilege as error:
+        remedy = f'GRANT REFERENCES ON {key.references} TO "{connection.info.user}"' if key.references else "run as the owner"
+        return KeyOutcome(key, made=False, note=f"{error.diag.message_primary}; {remedy}")
+    return KeyOutcome(key, made=True, note="made")
+
+
+def _orphans(connection: Connection, key: ForeignKey) -> str:
+    """Say how many rows refer to nothing, and which; the key is made for a moment, unproven, so that it can be asked."""
+    with connection.transaction(force_rollback=True):
+        connection.execute(sql.statement(f"{key.statement} NOT VALID"))
+        query = connection.execute(sql.ORPHANS_OF_KEY, {"table": key.table, "name": key.name}).fetchall()[0][3]
+        cursor = connection.execute(sql.offending_rows(query, SAMPLE_ROWS))
+        rows = cursor.fetchall()
+    names = [column.name for column in cursor.description or []][1:]
+    sample = "; ".join(", ".join(f"{name}={value}" for name, value in zip(names, row[1:], strict=True)) for row in rows)
+    return f"{rows[0][0] if rows else 0:,} rows refer to nothing: {sample}"
