@@ -55,13 +55,12 @@ def restore_as_new(recovery: Recovery, run: Run, server: Server, backup: str, ta
         recoveries.stage(recovery, server, run, backup, target_database)
         if recovery.chosen.exists:
             restore_into_existing(recovery, server, run)
-            recoveries.check_integrity(recovery, server, run)
         else:
             with recoveries.unfinished_database(recovery, server, run):
                 recoveries.fill_database(recovery, server, run)
                 recoveries.compare_with_manifest(recovery, server, run)
-                recoveries.check_integrity(recovery, server, run)
                 recoveries.finish(recovery, server, run)
+        recoveries.check_integrity(recovery, server, run)
     return recovery_reports.publish_recovery(recovery, run)
 
 

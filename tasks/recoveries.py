@@ -294,11 +294,12 @@ def check_integrity(recovery: Recovery, server: Server, run: Run, timeout_second
     with recovery.phases.phase("integrity checks"):
         try:
             found = run_checks(
-                server, target.working_name, run, staged_context(recovery), files, timeout_seconds, manifest.snapshot.instant
+                server, target.name, run, staged_context(recovery), files, timeout_seconds, manifest.snapshot.instant
             )  # fmt: skip
-        except BadInput as error:
+            recovery.database_bytes = database_bytes(server, target.name, run)
+        except OperationError as error:
+            # The database is there and equal to its backup, whatever can be said of it.
             found = [Finding(CHECKS_FILE, Severity.ERROR, Verdict.BROKEN, note=str(error))]
-        recovery.database_bytes = database_bytes(server, target.working_name, run)
     recovery.findings += [*found, *_keys_not_here(manifest, {finding.check for finding in found})]
 
 

@@ -15,8 +15,8 @@ from tasks.checks import frame
 from tasks.core import report
 from tasks.core.checks import Finding, failures
 from tasks.core.context import Context
-from tasks.core.errors import DamagedSet, OperationError
-from tasks.core.recovery_report import Purpose, record_of, recovery_report, recovery_verdict
+from tasks.core.errors import DamagedSet, OperationError, StoreUnavailable
+from tasks.core.recovery_report import Purpose, RecoveryFacts, record_of, recovery_report, recovery_verdict
 from tasks.drills import keep_record, read_records
 from tasks.keys import KeyOutcome
 from tasks.recoveries import Recovery, facts_of
@@ -26,25 +26,38 @@ from tasks.sets import mark
 
 
 @task(cache_policy=NO_CACHE)
-def publish_recovery(recovery: Recovery, run: Run, failure: str | None = None) -> str:
+def publish_recovery(recovery: Recovery, run: Run, failure: Exception | None = None) -> str:
     """Publish the report of a recovery or a drill, and keep the record of a drill; return its verdict.
 
     Raises:
         OperationError: the drill ran to its end, but did not pass.
     """
-    drill = recovery.purpose is Purpose.DRILL
-    facts = facts_of(recovery, failure)
+    facts = facts_of(recovery, " ".join(str(failure).split()) if failure else None)
     verdict = recovery_verdict(facts)
-    if drill:
-        keep_record(recovery.store, run.context, record_of(facts, run.id, verdict))
-        facts = replace(facts, records=read_records(recovery.store, run.context))
-        if recovery.proven:
-            mark(recovery.store, recovery.staged_set.name, "drilled", {"instant": run.started, "run": run.id, "verdict": verdict})
+    if not isinstance(failure, StoreUnavailable):
+        facts = replace(facts, **_remembered(recovery, run, facts, verdict))
     rows = report.relation_rows(facts.manifest.relations, recovery.load_seconds) if facts.manifest else []
-    publish(f"{run.context}-{'drill' if drill else 'recovery'}", verdict, recovery_report(facts, verdict), rows)
+    key = "drill" if recovery.purpose is Purpose.DRILL else "recovery"
+    publish(f"{run.context}-{key}", verdict, recovery_report(facts, verdict), rows)
     if facts.problems and not failure:
         raise OperationError(verdict)
     return verdict
+
+
+def _remembered(recovery: Recovery, run: Run, facts: RecoveryFacts, verdict: str) -> dict[str, Any]:
+    """Record a drill in the store, and read what was recorded of the last ones; that it fails is told, and costs no report."""
+    if recovery.purpose is Purpose.COPY:
+        return {}
+    try:
+        if recovery.purpose is Purpose.DRILL:
+            keep_record(recovery.store, run.context, record_of(facts, run.id, verdict))
+            if recovery.proven:
+                mark(
+                    recovery.store, recovery.staged_set.name, "drilled", {"instant": run.started, "run": run.id, "verdict": verdict}
+                )
+        return {"records": read_records(recovery.store, run.context)}
+    except OperationError as error:
+        return {"to_do": [*facts.to_do, f"the drills' records in the store could not be read or written: {error}"]}
 
 
 @task(cache_policy=NO_CACHE)
@@ -73,7 +86,7 @@ def reported(recovery: Recovery, run: Run) -> Iterator[None]:
         yield
     except (OperationError, psycopg.Error, OSError) as error:
         try:
-            publish_recovery(recovery, run, " ".join(str(error).split()))
+            publish_recovery(recovery, run, error)
         except OperationError as unpublished:
             error.add_note(f"and its report could not be published: {unpublished}")
         raise

@@ -97,8 +97,8 @@ def recovery_verdict(facts: RecoveryFacts) -> str:
     """Return the one line that says whether the database is, or would have been, back, how fast and how fresh."""
     said = [", ".join(filter(None, (*facts.problems, _reached(facts))))]
     if facts.manifest and facts.proven:
-        place = "" if facts.purpose is Purpose.DRILL else f'database "{facts.database}" '
-        said.append(f"{place}from {facts.manifest.id}")
+        drill = facts.purpose is Purpose.DRILL
+        said.append(f"set {facts.manifest.id}" if drill else f'database "{facts.database}" from {facts.manifest.id}')
     if facts.passed_over and facts.purpose is not Purpose.DRILL:
         said.append(f"{len(facts.passed_over)} damaged sets passed over")
     if facts.missed and facts.purpose is Purpose.RECOVERY:

@@ -66,10 +66,16 @@ def relation_rows(relations: Iterable[Relation], seconds: Mapping[str, float] | 
 def relation_table(manifest: Manifest, seconds: Mapping[str, float] | None) -> str:
     """Return the relations of a set as a markdown table, with the seconds of its dump or of the load."""
     rows = [
-        (one.qualified, f"{one.rows:,}", size(one.bytes), duration(seconds.get(one.qualified, 0.0) if seconds else one.seconds))
+        (
+            one.qualified,
+            f"{one.rows:,}",
+            f"`{one.digest[:12]}…`",
+            size(one.bytes),
+            duration(seconds.get(one.qualified, 0.0) if seconds else one.seconds),
+        )
         for one in manifest.relations
     ]
-    return table(["relation", "rows", "stored", "time"], rows, right=(1, 2, 3))
+    return table(["relation", "rows", "digest", "stored", "time"], rows, right=(1, 3, 4))
 
 
 def headline(verdict: str) -> str:

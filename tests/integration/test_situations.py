@@ -1,0 +1,269 @@
+"""Where a recovery may find itself: the database there without our tables, with all of them empty, with rows in them."""
+
+import subprocess
+
+import httpx
+import psycopg
+import pytest
+from psycopg import sql
+
+from deployments.local import LocalServer
+from flows.recovery import disaster_recovery
+from flows.restore import full_restore
+from tasks import existing
+from tasks.core.errors import BadInput, OperationError, UnsafeTarget
+from tests.faults import wait_for
+from tests.integration.conftest import DATABASE, OUTBOUND_KEYS, TwoSets, World
+from tests.oracle import State, statements_of_all
+
+TEN_USERS = "SELECT DISTINCT user_id FROM team_leaders ORDER BY 1 LIMIT 10"
+
+
+def copy_to_target(world: World, *options: str) -> None:
+    """Copy a part of the source database into the target's, with PostgreSQL's own programs."""
+    dump = [str(world.source.bin / "pg_dump"), f"--dbname={world.source.conninfo(DATABASE)}", *options]
+    script = subprocess.run(dump, check=True, capture_output=True).stdout
+    psql = [
+        str(world.target.bin / "psql"),
+        "--no-psqlrc",
+        "--quiet",
+        "--set=ON_ERROR_STOP=1",
+        f"--dbname={world.target.conninfo(DATABASE)}",
+    ]
+    subprocess.run(psql, input=script, check=True, capture_output=True)
+
+
+def give_users(world: World) -> None:
+    """Let the other context's table be there, with all its rows."""
+    copy_to_target(world, "--table=public.users")
+
+
+def migrate(world: World) -> None:
+    """Let the target have everything but rows of ours, as an application's migrations leave it."""
+    copy_to_target(world, "--schema-only")
+    copy_to_target(world, "--data-only", "--table=public.users")
+
+
+def execute(world: World, *statements: str, server: LocalServer | None = None) -> None:
+    with world.connect(server or world.target) as connection:
+        for statement in statements:
+            connection.execute(sql.SQL(statement))  # type: ignore[arg-type]
+
+
+def target_text(world: World) -> dict[str, str]:
+    """Return all statements of the target database: what must not change when a recovery is refused or fails."""
+    return statements_of_all(world.target.conninfo(DATABASE), bin_dir=world.target.bin)
+
+
+def report(world: World, key: str = "bc-004-recovery") -> str:
+    return str(httpx.get(f"{world.api}/artifacts/{key}/latest").raise_for_status().json()["data"])
+
+
+@pytest.fixture
+def stored(world: World, two_sets: TwoSets) -> World:
+    """A world whose store has sets of the example database."""
+    world.store = {"BACKUP_STORE": str(two_sets.copy(world.folder / "sets"))}
+    return world
+
+
+@pytest.fixture
+def backed_up(stored: World) -> World:
+    """The same with an empty database of the same name on the target."""
+    stored.target.create_database(DATABASE, "consulting_owner")
+    return stored
+
+
+@pytest.fixture
+def before(two_sets: TwoSets) -> State:
+    """What was lost."""
+    return two_sets.before_newer
+
+
+def assert_equal(world: World, before: State, *, missing_keys: tuple[str, ...] = ()) -> None:
+    """Assert that the target equals the source, keys to users included."""
+    after = world.state(world.target)
+    assert before.differences(after, ignore_foreign_keys=missing_keys, views="recomputed") == []
+
+
+def test_there_without_our_tables(backed_up: World, before: State) -> None:
+    give_users(backed_up)
+    execute(backed_up, "CREATE TABLE of_another_context (id int PRIMARY KEY)", "INSERT INTO of_another_context VALUES (1)",
+            "CREATE FUNCTION touch() RETURNS int LANGUAGE sql AS 'SELECT 1'")  # fmt: skip
+    assert backed_up.recover().startswith("PASS: RTO 0:00:")
+    with backed_up.connect(backed_up.target) as connection:
+        assert connection.execute("SELECT count(*) FROM of_another_context").fetchall() == [(1,)]
+        assert connection.execute("SELECT touch()").fetchall() == [(1,)]
+        connection.execute("DROP FUNCTION touch()")
+        connection.execute("DROP TABLE of_another_context")
+    assert_equal(backed_up, before)
+    assert "## What a human still has to do\n\nNothing." in report(backed_up)
+
+
+def test_there_and_empty_altogether(backed_up: World, before: State) -> None:
+    assert backed_up.recover().startswith("PASS")
+    assert_equal(backed_up, before, missing_keys=tuple(OUTBOUND_KEYS))
+    assert report(backed_up).count("public.users is not there") == len(OUTBOUND_KEYS)
+
+
+def test_migrated_and_empty(backed_up: World, before: State) -> None:
+    migrate(backed_up)
+    assert backed_up.recover().startswith("PASS")
+    assert_equal(backed_up, before)
+
+
+def test_migrated_but_not_to_the_end(backed_up: World, before: State) -> None:
+    migrate(backed_up)
+    execute(backed_up, "DROP INDEX teams_unit_idx", "DROP TABLE policy_violations_2024", "DROP FUNCTION is_last_leader",
+            "DROP TRIGGER teams_updated ON teams", "DROP MATERIALIZED VIEW mv_team_statistics",
+            "ALTER TABLE teams DROP CONSTRAINT teams_unit_fkey")  # fmt: skip
+    assert backed_up.recover().startswith("PASS")
+    assert_equal(backed_up, before)
+
+
+def test_what_the_application_made_meanwhile_stays(backed_up: World) -> None:
+    migrate(backed_up)
+    execute(backed_up, "CREATE INDEX made_by_the_application ON teams (purpose)",
+            "ALTER TABLE teams DISABLE TRIGGER teams_updated", "ALTER TABLE team_members ENABLE ALWAYS TRIGGER team_members_count",
+            "COMMENT ON CONSTRAINT teams_unit_fkey ON teams IS 'where it sits'",
+            "CREATE VIEW of_another_context AS SELECT count(*) FROM teams")  # fmt: skip
+    text = target_text(backed_up)
+    assert backed_up.recover().startswith("PASS")
+    assert target_text(backed_up) == text
+    assert "index public.made_by_the_application of public.teams was not in the source" in report(backed_up)
+    assert "integrity checks failed" in report(backed_up)
+    with backed_up.connect(backed_up.target) as connection:
+        assert connection.execute("SELECT count FROM of_another_context").fetchall() == connection.execute(
+            "SELECT count(*) FROM teams"
+        ).fetchall() != [(0,)]  # fmt: skip
+
+
+def test_keys_are_made_when_their_rows_are_there(backed_up: World, before: State) -> None:
+    give_users(backed_up)
+    execute(backed_up, "CREATE TABLE away AS SELECT * FROM users", "TRUNCATE users")
+    with backed_up.connect() as connection:
+        gone = [str(row[0]) for row in connection.execute(TEN_USERS)]
+    with backed_up.connect(backed_up.target) as connection:
+        connection.execute("INSERT INTO users SELECT * FROM away WHERE id <> ALL (%s)", [gone])
+    assert backed_up.recover().startswith("PASS")
+    told = report(backed_up)
+    assert "rows refer to nothing: " in told and any(f"user_id={user}" in told for user in gone)
+    assert "foreign key policy_violations_resolver_fkey" not in told.split("What a human still has to do")[1].split("\n## ")[0]
+
+    resume = {"resume": "constraints"}
+    with pytest.raises(OperationError, match=r"team_leaders_user_fkey of public.team_leaders: \d+ rows refer to nothing"):
+        backed_up.run(disaster_recovery, "backup_restorer", backed_up.target, **resume)
+    assert "cannot" not in report(backed_up, "bc-004-foreign-keys")
+    execute(backed_up, "INSERT INTO users SELECT * FROM away ON CONFLICT DO NOTHING", "DROP TABLE away")
+    assert backed_up.run(disaster_recovery, "backup_restorer", backed_up.target, **resume).startswith("PASS: 21 of 21")
+    assert_equal(backed_up, before)
+    again = backed_up.run(disaster_recovery, "backup_restorer", backed_up.target, **resume)
+    assert again.endswith("21 of 21 foreign keys are there, 0 made now")
+
+
+def test_resume_after_a_recovery_onto_an_empty_server(stored: World, before: State) -> None:
+    stored.recover()
+    give_users(stored)
+    verdict = stored.run(disaster_recovery, "backup_restorer", stored.target, resume="constraints")
+    assert verdict == "PASS: 21 of 21 foreign keys are there, 4 made now"
+    assert_equal(stored, before)
+
+
+def test_resume_where_nothing_was_recovered(backed_up: World) -> None:
+    with pytest.raises(BadInput, match=r'database "consulting_tool" has no table of .*; recover it first'):
+        backed_up.run(disaster_recovery, "backup_restorer", backed_up.target, resume="constraints")
+
+
+ONE_ROW = "INSERT INTO organizations (name, code, type) VALUES ('x', 'x', 'branch')"
+REFUSED = {
+    "a row in one table": ([ONE_ROW], UnsafeTarget, "it holds rows in 1 of 16 relations"),
+    "a row in a partition that the set does not have": (
+        [
+            "CREATE TABLE policy_violations_2031 PARTITION OF policy_violations FOR VALUES FROM ('2031-01-01') TO ('2032-01-01')",
+            "SET session_replication_role = replica",
+            "INSERT INTO policy_violations SELECT * FROM jsonb_populate_record(NULL::policy_violations, jsonb_build_object("
+            "'id', gen_random_uuid(), 'policy_id', gen_random_uuid(), 'rule_id', gen_random_uuid(), 'target_type', 'team',"
+            "'target_id', gen_random_uuid(), 'error_message', 'x', 'severity', 'error', 'status', 'active',"
+            "'detected_at', '2031-06-01',"
+            "'created_at', '2031-06-01'))",
+        ],
+        UnsafeTarget,
+        "it holds rows in 0 of 16 relations",
+    ),
+    "another column": (
+        ["ALTER TABLE teams RENAME COLUMN purpose TO aim"], UnsafeTarget, "public.teams lacks purpose, has more: aim",
+    ),
+    "tables of somebody else": (
+        ["ALTER TABLE teams OWNER TO postgres"], BadInput, 'may not fill the empty tables of postgres .* GRANT "postgres" TO',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("statements", "error", "said"), REFUSED.values(), ids=REFUSED)
+def test_refused_with_nothing_changed(backed_up: World, statements: list[str], error: type[Exception], said: str) -> None:
+    migrate(backed_up)
+    execute(backed_up, *statements)
+    text, rows = target_text(backed_up), backed_up.state(backed_up.target).rows
+    with pytest.raises(error, match=said):
+        backed_up.recover()
+    assert (target_text(backed_up), backed_up.state(backed_up.target).rows) == (text, rows)
+
+
+def test_the_owner_may_not_create(backed_up: World) -> None:
+    execute(backed_up, "ALTER SCHEMA public OWNER TO postgres", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    with pytest.raises(BadInput, match='GRANT CREATE ON SCHEMA "public" TO "consulting_owner"'):
+        backed_up.recover()
+
+
+def test_a_function_of_that_name_that_does_something_else(backed_up: World) -> None:
+    give_users(backed_up)
+    execute(backed_up, "CREATE FUNCTION is_last_leader(team uuid, leader uuid) RETURNS boolean LANGUAGE sql AS 'SELECT false'",
+            "ALTER FUNCTION is_last_leader OWNER TO consulting_owner")  # fmt: skip
+    text = target_text(backed_up)
+    with pytest.raises(OperationError, match=r"is as it was: .*function public.is_last_leader\(uuid,uuid\) differs"):
+        backed_up.recover()
+    assert target_text(backed_up) == text
+
+
+def test_rows_that_cannot_be_loaded(backed_up: World) -> None:
+    migrate(backed_up)
+    execute(backed_up, "ALTER TABLE policy_violations_2026 ADD CONSTRAINT never CHECK (severity = 'never')")
+    text = target_text(backed_up)
+    with pytest.raises(OperationError, match=r"loading public.policy_violations_2026: .*\"never\""):
+        backed_up.recover()
+    assert target_text(backed_up) == text
+
+
+def test_somebody_reads_an_empty_table_for_long(backed_up: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(existing, "LOCK_WAIT_SECONDS", 1)
+    migrate(backed_up)
+    with psycopg.connect(backed_up.target.conninfo(DATABASE)) as reader:
+        reader.execute("SELECT FROM teams")
+        with pytest.raises(
+            OperationError, match='database "consulting_tool" is as it was: canceling statement due to lock timeout'
+        ):
+            backed_up.recover()
+    assert backed_up.recover().startswith("PASS")
+
+
+def test_kill_9_before_the_commit(backed_up: World, before: State) -> None:
+    give_users(backed_up)
+    ours = "SELECT relname FROM pg_class WHERE relname IN ('teams', 'organizations')"
+    sessions = "SELECT FROM pg_stat_activity WHERE datname = 'consulting_tool' AND application_name LIKE 'bc-004 disaster%'"
+    with psycopg.connect(backed_up.target.conninfo(DATABASE)) as holder, backed_up.target.connect() as watch:
+        holder.execute("LOCK TABLE users IN ROW EXCLUSIVE MODE")
+        # All rows are loaded and compared, and the recovery waits for the last lock.
+        with backed_up.start("recovery", "disaster_recovery", "backup_restorer", backed_up.target) as flow:
+            wait_for(lambda: watch.execute(f"{sessions} AND wait_event_type = 'Lock'").fetchall(), 60, "the last lock")
+            flow.kill()
+            flow.communicate()
+        holder.rollback()
+        wait_for(lambda: not watch.execute(sessions).fetchall(), 60, "the end of its session")
+    with backed_up.connect(backed_up.target) as connection:
+        assert connection.execute(ours).fetchall() == []
+    assert backed_up.recover().startswith("PASS")
+    assert_equal(backed_up, before)
+
+
+def test_a_copy_never_goes_into_a_database_that_is_there(backed_up: World) -> None:
+    with pytest.raises(UnsafeTarget, match="it exists and it has 0 of 16 relations"):
+        backed_up.run(full_restore, "backup_restorer", backed_up.target, target_database=DATABASE)
