@@ -20,7 +20,7 @@ def integrity_check(context: str = "bc-004", timeout_seconds: int = 600) -> str:
     with runs.begin("integrity_check", context) as run:
         site = sites.find_site(context)
         findings = checks.run_checks(site.server, site.database, run, site.context, site.files, timeout_seconds, run.started)
-        findings += checks.compare_with_newest_backup(site.server, site.database, run, site.context, site.store)
+        findings += checks.compare_with_newest_backup(site.server, site.database, run, site.context, site.store, timeout_seconds)
         return recovery_reports.publish_checks(site.context, site.database, findings)
 
 

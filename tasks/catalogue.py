@@ -189,6 +189,12 @@ def read_borders(connection: Connection, members: Members, context: Context, cla
     return Borders([_key(k) for k in outbound], [_key(k) for k in inbound], forgotten, _names(connection, others))
 
 
+def read_outbound_keys(connection: Connection, members: Members) -> list[ForeignKey]:
+    """Return the foreign keys to tables of other contexts; the session must not depend on its search_path for names."""
+    keys = _dicts(connection, sql.FOREIGN_KEYS, {"oids": members.oids})
+    return [_key(key) for key in keys if key["table_oid"] in set(members.oids)]
+
+
 def _dicts(connection: Connection, query: SQL, parameters: dict[str, Any]) -> list[dict[str, Any]]:
     return connection.cursor(row_factory=dict_row).execute(query, parameters).fetchall()
 

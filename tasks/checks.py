@@ -4,7 +4,7 @@ Everything is read in one READ ONLY transaction under one snapshot; a check that
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
@@ -20,7 +20,8 @@ from tasks.core import sql
 from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge, lost_rows, parse_checks, summary
 from tasks.core.compare import missing_objects
 from tasks.core.context import Context, PartitionRule
-from tasks.core.errors import OperationError
+from tasks.core.errors import DamagedSet, OperationError
+from tasks.core.manifest import Manifest
 from tasks.core.servers import Connection, Server, connect
 from tasks.runs import Run
 from tasks.sets import list_sets
@@ -44,14 +45,27 @@ def run_checks(
     own = parse_checks(files.get(CHECKS_FILE, ""), f"{context.name}/{CHECKS_FILE}")
     with connect(server, database, run.title) as connection, _one_snapshot(connection):
         missing = _missing_relations(connection, context)
+        there = Check("tables and views are there", Severity.ERROR, "", "A table or view of the context is missing.")
         present = _without(context, missing)
         members = catalogue.read_members(connection, present)
         connection.execute(sql.check_settings(context.namespace, context.timestamps, timeout_seconds))
-        made = list(_catalogue_checks(connection, present, members, instant))
-        there = Check("tables and views are there", Severity.ERROR, "", "A table or view of the context is missing.")
-        findings = [judge(there, len(missing), missing), *(_run(connection, check) for check in [*own, *made])]
+        findings = [judge(there, len(missing), missing[:SAMPLE_ROWS]), *(_run(connection, check) for check in own)]
+        for subject, make in _catalogue_checks(connection, present, members, instant).items():
+            findings += _run_made(connection, subject, make)
     get_run_logger().info("%d checks: %s", len(findings), summary(findings))
     return findings
+
+
+def _run_made(connection: Connection, subject: str, make: Callable[[], Iterable[Check]]) -> list[Finding]:
+    """Ask the catalogue for checks and run them; that it cannot be asked, because a view is locked, say, is a finding."""
+    try:
+        with connection.transaction():
+            checks = list(make())
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        return [Finding(subject, Severity.ERROR, Verdict.BROKEN, note=error.diag.message_primary or type(error).__name__)]
+    return [_run(connection, check) for check in checks]
 
 
 def _one_snapshot(connection: Connection) -> AbstractContextManager[object]:
@@ -92,22 +106,39 @@ def _run(connection: Connection, check: Check) -> Finding:
     return judge(check, rows[0][0] if rows else 0, sample, time.monotonic() - started)
 
 
-def _catalogue_checks(connection: Connection, context: Context, members: Members, instant: datetime) -> Iterator[Check]:
-    oids, place = members.oids, {"schema": context.namespace, "views": context.views}
-    for _, table, key, query in connection.execute(sql.FOREIGN_KEY_ORPHANS, {"oids": oids}).fetchall():
+def _catalogue_checks(
+    connection: Connection, context: Context, members: Members, instant: datetime
+) -> dict[str, Callable[[], Iterable[Check]]]:
+    """Return what makes the checks of each subject."""
+    return {
+        "foreign keys": lambda: _key_checks(connection, members),
+        "objects": lambda: _object_checks(connection, context, members),
+        "views": lambda: _view_checks(connection, context),
+        "partitions": lambda: (
+            check for rule in context.partitions for check in _partition_checks(connection, context, rule, instant)
+        ),
+    }
+
+
+def _key_checks(connection: Connection, members: Members) -> Iterator[Check]:
+    for _, table, key, query in connection.execute(sql.FOREIGN_KEY_ORPHANS, {"oids": members.oids}).fetchall():
         yield Check(key_check_name(table, key), Severity.ERROR, query, "A row refers to a row that is not there.")
-    views = [row[0] for row in connection.execute(sql.VIEW_OIDS, place)]
+
+
+def _object_checks(connection: Connection, context: Context, members: Members) -> Iterator[Check]:
+    views = [row[0] for row in connection.execute(sql.VIEW_OIDS, {"schema": context.namespace, "views": context.views})]
     for name, severity, query, relations, about in (
-        ("triggers enabled", Severity.ERROR, sql.TRIGGERS_OFF, oids, "A trigger does not fire, or a foreign key is not enforced."),
-        ("indexes valid", Severity.ERROR, sql.INDEXES_INVALID, oids, "An index is not used; REINDEX or drop it."),
-        ("constraints proven", Severity.WARNING, sql.CONSTRAINTS_UNPROVEN, oids, "A constraint was not checked for all rows."),
+        ("triggers enabled", Severity.ERROR, sql.TRIGGERS_OFF, members.oids, "A trigger, or a foreign key, does not act."),
+        ("indexes valid", Severity.ERROR, sql.INDEXES_INVALID, members.oids, "An index is not used; REINDEX or drop it."),
+        ("constraints proven", Severity.WARNING, sql.CONSTRAINTS_UNPROVEN, members.oids, "Not every row was checked."),
         ("views populated", Severity.ERROR, sql.VIEWS_EMPTY, views, "A materialized view was never computed; refresh it."),
     ):
         yield Check(name, severity, sql.about(query, relations), about)
-    for view, query in connection.execute(sql.STALE_VIEW_ROWS, place).fetchall():
+
+
+def _view_checks(connection: Connection, context: Context) -> Iterator[Check]:
+    for view, query in connection.execute(sql.STALE_VIEW_ROWS, {"schema": context.namespace, "views": context.views}).fetchall():
         yield Check(f"view {view} is current", Severity.WARNING, query, "Rows that a refresh of the view would change.")
-    for rule in context.partitions:
-        yield from _partition_checks(connection, context, rule, instant)
 
 
 def key_check_name(table: str, key: str) -> str:
@@ -128,25 +159,42 @@ def _partition_checks(connection: Connection, context: Context, rule: PartitionR
 
 
 @task(cache_policy=NO_CACHE)
-def compare_with_newest_backup(server: Server, database: str, run: Run, context: Context, store: StoreAddress) -> list[Finding]:
+def compare_with_newest_backup(
+    server: Server, database: str, run: Run, context: Context, store: StoreAddress, timeout_seconds: float
+) -> list[Finding]:
     """Find out what the newest backup has and the database has no longer: objects, and more rows than may go unnoticed."""
     try:
-        manifest = next((one.manifest for one in list_sets(store, context.name).sets if one.manifest and not one.damage), None)
-    except OperationError as error:
-        return [Finding(name, Severity.ERROR, Verdict.BROKEN, note=str(error)) for name in WITNESSES]
-    if manifest is None:
-        return [Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"no backup of it in {store.url}") for name in WITNESSES]
-    with connect(server, database, run.title) as connection, _one_snapshot(connection):
-        members = catalogue.read_members(connection, _without(context, _missing_relations(connection, context)))
-        lost = missing_objects(manifest.inventory, catalogue.read_inventory(connection, members))
-        counted = _counted(connection, members)
-    before = [(relation.qualified, relation.rows) for relation in manifest.relations]
-    fewer = list(lost_rows(before, counted, context.max_row_loss))
+        listed = list_sets(store, context.name).sets
+        manifest = next((one.manifest for one in listed if one.manifest and not one.damage), None)
+        if manifest is None and not listed:
+            return [Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"no backup of it in {store.url}") for name in WITNESSES]
+        if manifest is None:
+            raise DamagedSet(f"every backup set of it in {store.url} is damaged; see list_backups")
+        lost, fewer = _losses(server, database, run, context, manifest, timeout_seconds)
+    except (OperationError, psycopg.Error) as error:
+        said = error.diag.message_primary if isinstance(error, psycopg.Error) else str(error)
+        return [Finding(name, Severity.ERROR, Verdict.BROKEN, note=said or type(error).__name__) for name in WITNESSES]
     about = f"{manifest.id} has it; if it went on purpose, take a backup now."
     return [
         judge(Check(name, Severity.ERROR, "", about), len(offending), offending[:SAMPLE_ROWS])
         for name, offending in zip(WITNESSES, (lost, fewer), strict=True)
     ]
+
+
+def _losses(
+    server: Server, database: str, run: Run, context: Context, manifest: Manifest, timeout_seconds: float
+) -> tuple[list[str], list[str]]:  # fmt: skip
+    """Return the objects that are there no longer, and the relations that lost too many rows."""
+    with connect(server, database, run.title) as connection, _one_snapshot(connection):
+        connection.execute(sql.limit_statements(timeout_seconds))
+        members = catalogue.read_members(connection, _without(context, _missing_relations(connection, context)))
+        lost = missing_objects(manifest.inventory, catalogue.read_inventory(connection, members))
+        # The inventory is without keys to other contexts, because a recovery may have to leave them out.
+        there = {(key.table, key.name) for key in catalogue.read_outbound_keys(connection, members)}
+        lost += [f"foreign key {key.name} of {key.table}" for key in manifest.outbound_keys if (key.table, key.name) not in there]
+        counted = _counted(connection, members)
+    before = [(relation.qualified, relation.rows) for relation in manifest.relations]
+    return lost, list(lost_rows(before, counted, context.max_row_loss))
 
 
 def _counted(connection: Connection, members: Members) -> dict[str, int]:

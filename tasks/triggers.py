@@ -5,7 +5,7 @@ What a trigger function calls is in no pg_depend, so nothing but running it show
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 from prefect import get_run_logger, task
@@ -31,6 +31,7 @@ class _Table:
     name: str
     columns: list[str]
     always_generated: list[str]
+    key_columns: list[str]
     triggers: dict[str, list[str]]
 
     @property
@@ -50,7 +51,7 @@ def exercise_triggers(server: Server, database: str, run: Run, context: Context)
         for table in _tables(connection, members.oids):
             with connection.transaction(force_rollback=True):
                 connection.execute(sql.trigger_settings(context.namespace))
-                _defer_keys(connection, table)
+                _prepare(connection, table)
                 done += _exercise(connection, table)
     outcomes = [one.outcome for one in done]
     get_run_logger().info(
@@ -61,54 +62,82 @@ def exercise_triggers(server: Server, database: str, run: Run, context: Context)
 
 def _tables(connection: Connection, oids: list[int]) -> list[_Table]:
     events = defaultdict[tuple[str, str], dict[str, list[str]]](dict)
-    columns = dict[tuple[str, str], tuple[list[str], list[str]]]()
-    for schema, name, names, generated, trigger, fires_on in connection.execute(sql.TRIGGERS, {"oids": oids}):
-        columns[schema, name] = names, generated
+    columns = dict[tuple[str, str], tuple[list[str], list[str], list[str]]]()
+    for schema, name, names, generated, keys, trigger, fires_on in connection.execute(sql.TRIGGERS, {"oids": oids}):
+        columns[schema, name] = names, generated, keys
         for event in fires_on:
             events[schema, name].setdefault(event, []).append(trigger)
     return [_Table(*key, *columns[key], triggers) for key, triggers in events.items()]
 
 
-def _defer_keys(connection: Connection, table: _Table) -> None:
-    """Let a row go and come back although others refer to it."""
-    for owner_schema, owner, key in connection.execute(sql.KEYS_AROUND, {"schema": table.schema, "name": table.name}).fetchall():
+def _prepare(connection: Connection, table: _Table) -> None:
+    """Let a row go and come back although others refer to it, and deferred triggers fire at once."""
+    place = {"schema": table.schema, "name": table.name}
+    for owner_schema, owner, key in connection.execute(sql.KEYS_AROUND, place).fetchall():
         connection.execute(sql.defer_key(owner_schema, owner, key))
+    for schema, trigger in connection.execute(sql.DEFERRED_TRIGGERS, place).fetchall():
+        connection.execute(sql.fire_at_once(schema, trigger))
 
 
 def _exercise(connection: Connection, table: _Table) -> Iterator[Exercise]:
     rows = connection.execute(sql.some_rows(table.schema, table.name, ROWS_TRIED)).fetchall()
     for event, triggers in table.triggers.items():
-        said = _first_that_passes(connection, [_statements(table, event, *row) for row in rows])
-        yield Exercise(table.qualified, event, triggers, *said)
+        tried = _try_rows(connection, set(triggers), [way for row in rows for way in _ways(table, event, *row)])
+        if tried.failure:
+            yield Exercise(table.qualified, event, triggers, Outcome.FAILED, tried.failure)
+            continue
+        fired, rest = [[name for name in triggers if (name in tried.fired) is yes] for yes in (True, False)]
+        if fired:
+            yield Exercise(table.qualified, event, fired, Outcome.RAN, "")
+        if rest and tried.refusal and not fired:
+            yield Exercise(table.qualified, event, rest, Outcome.REFUSED, tried.refusal)
+        elif rest:
+            why = "its condition was not met" if rows else "the table holds no row to try it with"
+            yield Exercise(table.qualified, event, rest, Outcome.NOT_FIRED, why)
 
 
-def _statements(table: _Table, event: str, leaf: str, row: str) -> list[Composed]:
+def _ways(table: _Table, event: str, leaf: str, row: str) -> list[list[Composed]]:
+    """Return the ways to let a row meet with an event: statements, of which the last one counts."""
     place = (table.schema, table.name)
-    delete = sql.delete_row(*place, leaf, row)
-    # An identity column that is GENERATED ALWAYS takes no value of ours.
-    own = [name for name in table.columns if name not in table.always_generated]
-    return {
-        "UPDATE": [sql.touch_row(*place, own, leaf, row)],
-        "DELETE": [delete],
-        "INSERT": [sql.remember_row(*place, leaf, row), delete, sql.insert_remembered(*place, table.columns)],
-    }[event]
+    delete, remember = sql.delete_row(*place, leaf, row), sql.remember_row(*place, leaf, row)
+    if event == "DELETE":
+        return [[delete]]
+    if event == "UPDATE":
+        # An identity column that is GENERATED ALWAYS takes no value of ours.
+        own = [name for name in table.columns if name not in table.always_generated]
+        return [[sql.touch_row(*place, own, leaf, row)]]
+    again = [remember, delete, sql.insert_remembered(*place, table.columns, [])]
+    copied = [remember, sql.insert_remembered(*place, table.columns, table.key_columns)]
+    return [copied, again] if table.key_columns else [again]
 
 
-def _first_that_passes(connection: Connection, tries: Iterable[list[Composed]]) -> tuple[Outcome, str]:
-    """Try row after row until one passes; a failure of the function itself ends the search at once."""
-    said = Outcome.NOT_TRIED, "the table holds no row to try it with"
-    for statements in tries:
+@dataclass
+class _Tried:
+    fired: set[str] = field(default_factory=set)
+    refusal: str = ""
+    failure: str = ""
+
+
+def _try_rows(connection: Connection, wanted: set[str], ways: Iterable[list[Composed]]) -> _Tried:
+    """Try row after row until every trigger fired; a function that fails by itself ends the search at once."""
+    tried = _Tried()
+    for *before, statement in ways:
         try:
             with connection.transaction(force_rollback=True):
-                for statement in statements:
-                    connection.execute(statement)
+                for one in before:
+                    connection.execute(one)
+                # EXPLAIN ANALYZE runs the statement and says which triggers were called.
+                plan = connection.execute(sql.explain_analyze(statement)).fetchall()[0][0]
         except psycopg.Error as error:
             if connection.broken:
                 raise
             state = error.sqlstate or ""
             if not state.startswith(REFUSALS):
-                return Outcome.FAILED, f"{error.diag.message_primary} ({state})"
-            said = Outcome.REFUSED, f"a rule of the database ({type(error).__name__})"
+                tried.failure = f"{error.diag.message_primary} ({state})"
+                return tried
+            tried.refusal = f"by a rule of the database ({type(error).__name__})"
         else:
-            return Outcome.RAN, ""
-    return said
+            tried.fired |= {one["Trigger Name"] for part in plan for one in part.get("Triggers", []) if one["Calls"]}
+            if wanted <= tried.fired:
+                break
+    return tried

@@ -18,7 +18,9 @@ from enum import StrEnum
 from tasks.core.errors import BadInput
 
 CHECKS_FILE = "checks.sql"
-CHECK = re.compile(r"^--\s*check:\s*(?P<name>.*?)\s*$", re.MULTILINE)
+CHECK = re.compile(r"^--[ \t]*check:[ \t]*(?P<name>.*?)[ \t]*$", re.MULTILINE)
+# The end of a query's last line: its semicolon, and a comment behind it.
+END = re.compile(r"(;[ \t]*)+(--.*)?\Z")
 HEADER = re.compile(r"--\s*(?:(?P<key>severity|needs):\s*)?(?P<text>.*?)\s*")
 NAME = re.compile(r"\w[\w .-]{0,80}")
 
@@ -86,7 +88,7 @@ def parse_checks(text: str, where: str) -> list[Check]:
     Raises:
         BadInput: one has no name, no severity, no query, or the name of another; the message names file, check and remedy.
     """
-    pieces = CHECK.split(text)
+    pieces = CHECK.split(text.replace("\r\n", "\n"))
     if before := [line for line in pieces[0].splitlines() if line.strip() and not line.lstrip().startswith("--")]:
         raise BadInput(f'{where}: "{before[0].strip()}" belongs to no check; write "-- check: name" above it')
     checks = [_check(name, body, where) for name, body in zip(pieces[1::2], pieces[2::2], strict=True)]
@@ -106,7 +108,7 @@ def _check(name: str, body: str, where: str) -> Check:
         if found := HEADER.fullmatch(line.strip()):
             key = found["key"] or "about"
             said[key] = f"{said[key]} {found['text']}" if key in said else found["text"]
-    query = "\n".join(lines[count:]).strip().rstrip(";").rstrip()
+    query = _query(lines[count:])
     if said.get("severity") not in list(Severity):
         raise BadInput(
             f'{where}: check {name} says no severity; write "-- severity: error" or "-- severity: warning" below its name'
@@ -115,6 +117,13 @@ def _check(name: str, body: str, where: str) -> Check:
         raise BadInput(f"{where}: check {name} has no query; write a SELECT of the offending rows, or remove the check")
     needs = tuple(word.strip() for word in said.get("needs", "").split(",") if word.strip())
     return Check(name, Severity(said["severity"]), query, said.get("about", ""), needs)
+
+
+def _query(lines: list[str]) -> str:
+    """Return the query without its semicolon, and without comments that stand between it and the next check."""
+    while lines and (not lines[-1].strip() or lines[-1].lstrip().startswith("--")):
+        lines = lines[:-1]
+    return END.sub("", "\n".join(lines).strip()).rstrip()
 
 
 def failures(findings: Iterable[Finding]) -> list[Finding]:

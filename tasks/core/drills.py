@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 DRILLS_FOLDER = "drills"
 
@@ -13,7 +13,7 @@ class DrillRecord(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    instant: datetime
+    instant: AwareDatetime
     run: str
     set: str | None = Field(description="id of the backup set that was restored")
     verdict: str

@@ -8,8 +8,8 @@ class Outcome(StrEnum):
     """Whether a trigger's function runs in the restored database."""
 
     RAN = "ran"
-    REFUSED = "ran and refused"
-    NOT_TRIED = "not tried"
+    REFUSED = "refused every row"
+    NOT_FIRED = "did not fire"
     FAILED = "FAILED"
 
 

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -55,6 +56,8 @@ def _bare(axes: Axes) -> None:
 
 def _markdown(figure: Figure, alternative: str) -> str:
     drawn = io.BytesIO()
-    with rc_context(STYLE):
+    with rc_context(STYLE), catch_warnings():
+        # Only the width of a name is guessed without its glyphs.
+        filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(drawn, format="svg", metadata={"Date": None})
     return f"![{alternative}](data:image/svg+xml;base64,{base64.b64encode(drawn.getvalue()).decode()})"

@@ -565,6 +565,11 @@ MISSING_RELATIONS = SQL(
 )
 
 
+def limit_statements(timeout_seconds: float) -> Composed:
+    """Limit how long each statement of this transaction may take."""
+    return SQL("SET LOCAL statement_timeout = {}").format(Literal(int(timeout_seconds * 1000)))
+
+
 def check_settings(schema: str, zone: str, timeout_seconds: float) -> Composed:
     """Let the checks of this transaction name the context's tables as they are called, and limit how long each may take."""
     return SQL(
@@ -691,6 +696,8 @@ TRIGGERS = SQL(
          (SELECT coalesce(array_agg(a.attname::text ORDER BY a.attnum), '{}') FROM pg_attribute a
           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''),
          (SELECT coalesce(array_agg(a.attname::text), '{}') FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attidentity = 'a'),
+         (SELECT coalesce(array_agg(a.attname::text), '{}') FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid
+          WHERE i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY (i.indkey) AND a.atttypid = 'uuid'::regtype),
          t.tgname, array_remove(ARRAY[CASE WHEN t.tgtype & 16 <> 0 THEN 'UPDATE' END, CASE WHEN t.tgtype & 8 <> 0 THEN 'DELETE' END,
                                       CASE WHEN t.tgtype & 4 <> 0 THEN 'INSERT' END], NULL)
        FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -704,6 +711,24 @@ KEYS_AROUND = SQL(
        WHERE k.contype = 'f' AND k.conparentid = 0
          AND format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass IN (k.conrelid, k.confrelid)"""
 )
+
+
+DEFERRED_TRIGGERS = SQL(
+    """SELECT n.nspname, t.tgname
+       FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE NOT t.tgisinternal AND t.tgdeferrable
+         AND t.tgrelid = format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass"""
+)
+
+
+def fire_at_once(schema: str, trigger: str) -> Composed:
+    """Let a deferred constraint trigger fire with its statement."""
+    return SQL("SET CONSTRAINTS {} IMMEDIATE").format(Identifier(schema, trigger))
+
+
+def explain_analyze(statement: Composed) -> Composed:
+    """Run a statement, and say which triggers were called."""
+    return SQL("EXPLAIN (ANALYZE, COSTS off, TIMING off, FORMAT json) {}").format(statement)
 
 
 def trigger_settings(schema: str) -> Composed:
@@ -745,11 +770,11 @@ def remember_row(schema: str, name: str, leaf: str, row: str) -> Composed:
     )
 
 
-def insert_remembered(schema: str, name: str, columns: Sequence[str]) -> Composed:
-    """Insert the row that was remembered."""
-    names = SQL(", ").join(map(Identifier, columns))
+def insert_remembered(schema: str, name: str, columns: Sequence[str], new: Sequence[str]) -> Composed:
+    """Insert the row that was remembered, with new values for some columns of type uuid."""
+    values = [SQL("gen_random_uuid()") if column in new else Identifier(column) for column in columns]
     return SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM pg_temp.remembered_row").format(
-        Identifier(schema, name), names, names
+        Identifier(schema, name), SQL(", ").join(map(Identifier, columns)), SQL(", ").join(values)
     )
 
 

@@ -138,7 +138,7 @@ def test_a_reference_that_is_none(filled: World, two_sets: TwoSets, reference: s
 
 def test_a_target_that_is_there(filled: World) -> None:
     filled.target.create_database(DATABASE, "consulting_owner")
-    said = refused(filled, "disaster_recovery", UnsafeTarget)
+    said = refused(filled, "full_restore", UnsafeTarget, target_database=DATABASE)
     assert f'refusing to restore into database "{DATABASE}"' in said and "it exists and it has 0 of" in said
     assert "name another target_database, or rename or drop that one first" in said
 

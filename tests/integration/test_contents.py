@@ -302,5 +302,8 @@ def test_reports_are_there_with_the_verdict_first(night: Night) -> None:
             row = rows.pop(f"public.{one['name']}")
             assert (row["rows"], row["stored bytes"]) == (one["rows"], sum(part["bytes"] for part in one["parts"]))
             assert row["seconds"] >= 0
-            assert re.search(rf"\| public\.{one['name']} \| {one['rows']:,} \| [\d.]+ [KM]?B \| [\d.]+ s \|", report["data"])
+            assert re.search(
+                rf"\| public\.{one['name']} \| {one['rows']:,} \| `{one['digest'][:12]}…` \| [\d.]+ [KM]?B \| [\d.]+ s \|",
+                report["data"],
+            )
         assert rows == {}

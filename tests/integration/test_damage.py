@@ -13,7 +13,7 @@ from prefect.artifacts import Artifact
 from deployments.local import LocalServer
 from tasks import recoveries, runs, sites
 from tasks.core.errors import BadInput, DamagedSet
-from tasks.core.kinds import Kind, SetName
+from tasks.core.kinds import Kind, SetName, now
 from tasks.recoveries import Recovery
 from tasks.sets import fetch, read_manifest
 from tasks.store import StoreAddress, open_store
@@ -96,7 +96,7 @@ CASES = [
 def stage(context: str, backup: str) -> tuple[str, list[str]]:
     """Do what a restore does before it touches anything: choose, download and verify; return the set and what was passed over."""
     with runs.begin("stage", context) as run:
-        recovery = Recovery(sites.find_store(context))
+        recovery = Recovery(sites.find_store(context), now())
         fits = recoveries.choose_target(recovery, sites.find_server(None, context), run, None)
         return recoveries.stage_newest_good(recovery, run, backup, fits).name.id, recovery.passed_over
 

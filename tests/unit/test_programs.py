@@ -1,9 +1,13 @@
 """Which of PostgreSQL's programs is taken, and what is said to it."""
 
 import os
+from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.core import programs
 from tasks.core.errors import BadInput, ProgramFailed
@@ -112,9 +116,13 @@ def test_a_program_that_fails_says_why() -> None:
         running.run(["/bin/true"], {})
 
 
+def fixed_clock(*instants: float) -> Callable[[], float]:
+    """Return a clock that says these, one after the other."""
+    return iter(instants).__next__
+
+
 def test_phases_count_what_fails_too() -> None:
-    times = iter([0.0, 2.0, 2.0, 5.0, 5.0, 6.0])
-    phases = Phases(clock=lambda: next(times))
+    phases = Phases(fixed_clock(0, 2, 5, 6))
     with phases.phase("a"):
         pass
     with pytest.raises(ZeroDivisionError), phases.phase("b"):
@@ -123,3 +131,39 @@ def test_phases_count_what_fails_too() -> None:
         pass
     assert phases.seconds == {"a": 3.0, "b": 3.0}
     assert phases.total == 6.0
+
+
+def test_phases_have_no_gaps() -> None:
+    clock, at = iter([10, 14, 15.5, 20]), {}
+    phases = Phases(clock.__next__)
+    for name in ("choose", "load", "keys"):
+        with phases.phase(name):
+            at[name] = dict(phases.seconds)
+    assert phases.seconds == {"choose": 4, "load": 1.5, "keys": 4.5}
+    assert list(phases.seconds) == ["choose", "load", "keys"]
+    assert at["keys"] == {"choose": 4, "load": 1.5}
+    assert phases.total == 20 - 10
+
+
+def test_counting_begins_at_once_and_ends_with_the_last_phase() -> None:
+    said = iter([100.0, 103.0])
+    phases = Phases(said.__next__)
+    assert next(said) == 103.0, "the clock was asked for the beginning and for nothing else"
+    assert (phases.seconds, phases.total) == ({}, 0)
+
+
+def test_a_failed_phase_is_the_last_one() -> None:
+    phases = Phases(fixed_clock(0, 1, 4))
+    with pytest.raises(KeyboardInterrupt), phases.phase("a"), phases.phase("b"):
+        raise KeyboardInterrupt
+    assert phases.seconds == {"b": 1.0, "a": 3.0}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(min_value=0, max_value=10**6)), max_size=10))
+def test_phases_sum_to_the_time_that_passed(steps: list[tuple[str, int]]) -> None:
+    instants = list(accumulate([7, *(taken for _, taken in steps)]))
+    phases = Phases(fixed_clock(*instants))
+    for name, _ in steps:
+        with phases.phase(name):
+            pass
+    assert phases.total == instants[-1] - instants[0]

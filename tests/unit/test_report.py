@@ -5,6 +5,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tasks.core import report
+from tasks.core.checks import Finding, Severity, Verdict
 from tests.unit.samples import manifest
 
 ZONE = ZoneInfo("Asia/Tokyo")
@@ -16,6 +17,17 @@ ZONE = ZoneInfo("Asia/Tokyo")
 )
 def test_durations(seconds: float, text: str) -> None:
     assert report.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0:00:00"), (0.4, "0:00:00"), (0.6, "0:00:01"), (48, "0:00:48"), (59.5, "0:01:00"), (3599.6, "1:00:00"),
+        (3661.4, "1:01:01"), (14400, "4:00:00"), (90000, "25:00:00"), (360_000, "100:00:00"),
+    ],
+)  # fmt: skip
+def test_objectives_are_told_by_the_clock(seconds: float, text: str) -> None:
+    assert report.clock(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -47,34 +59,10 @@ def test_a_backups_report() -> None:
     assert text.startswith("# STORED\n")
     assert one.id in text.split("\n")[2] and "1,000,003 rows" in text and "1 warnings" in text
     assert text.index("trigger t is DISABLED") < text.index("## Relations")
-    assert "| public.policy_violations_2025 | 1,000,000 | 1.5 KB | 0.5 s |" in text
+    assert "| public.policy_violations_2025 | 1,000,000 | `0f0f0f0f0f0f…` | 1.5 KB | 0.5 s |" in text
     assert "k of public.teams to public.users" in text
     assert "Not off-host" not in text
     assert "Not off-host" in report.backup_report(one, "/x", 1, ZONE, off_host=False)
-
-
-def test_a_good_recoverys_report() -> None:
-    verdict = report.recovery_verdict(manifest(), "copy", 180, [])
-    assert verdict.startswith(
-        'PASS: database "copy" is back from bc-004_full_20251103_020000_3f9c in 0:03:00, 2 relations with 1,000,003'
-    )
-    text = report.recovery_report(manifest(), verdict, "p", {"data": 120, "keys": 60}, {}, [], [], [], ZONE)
-    assert text.startswith("# PASS\n")
-    assert "| **in all** | 0:03:00 |" in text
-    assert "passed over" not in text and "Differences" not in text
-    assert "## What a human still has to do\n\nNothing." in text
-
-
-def test_a_bad_recoverys_report() -> None:
-    differences = ["public.teams: 2 rows", "index i is missing"]
-    verdict = report.recovery_verdict(manifest(), "copy", 1, differences)
-    assert verdict.startswith("FAIL:") and "2 differences" in verdict
-    text = report.recovery_report(
-        manifest(), verdict, "p", {}, {}, differences, ["s3://b/newer is damaged"], ["make the key"], ZONE
-    )
-    assert text.startswith("# FAIL\n")
-    for told in (*differences, "s3://b/newer is damaged", "make the key"):
-        assert f"- {told}" in text
 
 
 def test_rows_of_the_table_artifact() -> None:
@@ -89,3 +77,59 @@ def test_rows_of_the_table_artifact() -> None:
     }
     assert second["seconds"] == 0
     assert report.relation_rows(manifest().relations)[0]["seconds"] == 0.5
+
+
+# Integrity checks.
+
+
+FINE = Finding("teams", Severity.ERROR, Verdict.OK, seconds=0.04)
+FAILED = Finding("key", Severity.ERROR, Verdict.FAILED, 1234, ["id=1", "id=2"], "A row refers to nothing.", 130)
+WARNED = Finding("view", Severity.WARNING, Verdict.WARNING, 1, ["id=3"], "It is stale.")
+BROKEN = Finding("slow", Severity.ERROR, Verdict.BROKEN, note="canceling statement due to statement timeout")
+LEFT = Finding("user", Severity.ERROR, Verdict.NOT_RUN, note="users of another context is not here")
+
+
+@pytest.mark.parametrize(
+    ("finding", "line"),
+    [
+        (FAILED, "**key** (FAILED): 1,234 offending. A row refers to nothing. `id=1`; `id=2`, …"),
+        (WARNED, "**view** (warning): 1 offending. It is stale. `id=3`"),
+        (BROKEN, "slow (CANNOT BE RUN): canceling statement due to statement timeout"),
+        (LEFT, "user (not run): users of another context is not here"),
+    ],
+)
+def test_a_finding_as_a_sentence(finding: Finding, line: str) -> None:
+    assert report.finding_line(finding) == line
+
+
+@pytest.mark.parametrize(
+    ("findings", "verdict"),
+    [
+        ([], 'PASS: database "d", 0 integrity checks: no checks'),
+        ([FINE, FINE], 'PASS: database "d", 2 integrity checks: 2 ok'),
+        ([WARNED, FINE, LEFT], 'PASS: database "d", 3 integrity checks: 1 ok, 1 warning, 1 not run'),
+        ([FINE, FAILED, WARNED], 'FAIL: database "d", 3 integrity checks: 1 ok, 1 FAILED, 1 warning'),
+        ([FINE, BROKEN], 'FAIL: database "d", 2 integrity checks: 1 ok, 1 CANNOT BE RUN'),
+    ],
+)
+def test_verdicts_of_integrity_checks(findings: list[Finding], verdict: str) -> None:
+    assert report.checks_verdict("d", findings) == verdict
+
+
+def test_a_report_of_integrity_checks_says_what_failed_first() -> None:
+    findings = [FINE, WARNED, FAILED, LEFT, BROKEN]
+    text = report.checks_report(report.checks_verdict("d", findings), findings)
+    assert text.startswith('# FAIL\n\n**database "d", 5 integrity checks: ')
+    lines = [text.index(f"\n- {report.finding_line(one)}\n") for one in (FAILED, BROKEN, WARNED, LEFT)]
+    assert lines == sorted(lines)
+    headings = [text.index(f"\n## {one}\n") for one in ("Failed", "Worth knowing", "All checks")]
+    assert headings[0] < lines[0] and lines[1] < headings[1] < lines[2] and lines[3] < headings[2]
+    assert "| check | severity | offending rows | verdict | time |\n| --- | --- | ---: | --- | ---: |" in text
+    assert "| teams | error | 0 | ok | 0.0 s |" in text
+    assert "| key | error | 1,234 | FAILED | 0:02:10 |" in text
+
+
+def test_a_good_report_of_integrity_checks_has_the_table_alone() -> None:
+    text = report.checks_report(report.checks_verdict("d", [FINE]), [FINE])
+    assert text.startswith("# PASS\n") and "## All checks" in text
+    assert "## Failed" not in text and "## Worth knowing" not in text
