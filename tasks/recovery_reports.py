@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.checks import frame
 from tasks.core import report
-from tasks.core.checks import Finding, failures
+from tasks.core.checks import Finding, Verdict, failures
 from tasks.core.context import Context
 from tasks.core.errors import DamagedSet, OperationError, StoreUnavailable
 from tasks.core.recovery_report import Purpose, RecoveryFacts, record_of, recovery_report, recovery_verdict
@@ -117,7 +117,10 @@ def publish_checks(context: Context, database: str, findings: list[Finding]) -> 
     verdict = report.checks_verdict(database, findings)
     publish(f"{context.name}-integrity", verdict, report.checks_report(verdict, findings), _rows(frame(findings)), "checks")
     if failed := failures(findings):
-        raise OperationError(f"{verdict}: {'; '.join(report.finding_line(one) for one in failed)}")
+        named = "; ".join(
+            f"{one.check}: {one.note if one.verdict is Verdict.BROKEN else f'{one.offending:,} offending'}" for one in failed
+        )
+        raise OperationError(f"{verdict}; {named}; the samples are in artifact {context.name}-integrity")
     return verdict
 
 

@@ -210,11 +210,11 @@ def server_of(world: World, user: str = "backup_reader") -> Server:
 def check(world: World, instant: datetime = SUMMER, **how: Any) -> list[Finding]:
     """Run all checks of a database as the flow does, as of an instant and without a flow around them."""
     run = Run("integrity_check", CONTEXT, "3f9c", instant, world.folder, Running())
-    place = (server_of(world), world.database, run, DEFINITION)
+    place, seconds = (server_of(world), world.database, run, DEFINITION), how.get("timeout_seconds", 60)
     with disable_run_logger():
         return [
-            *run_checks.fn(*place, FILES, how.get("timeout_seconds", 60), instant),
-            *compare_with_newest_backup.fn(*place, StoreAddress(how.get("store", world.store["BACKUP_STORE"]))),
+            *run_checks.fn(*place, FILES, seconds, instant),
+            *compare_with_newest_backup.fn(*place, StoreAddress(how.get("store", world.store["BACKUP_STORE"])), seconds),
         ]
 
 

@@ -118,6 +118,12 @@ def test_verdicts(changes: dict[str, Any], verdict: str) -> None:
     assert recovery_verdict(facts(**changes)) == verdict
 
 
+def test_of_a_copy_nothing_was_promised() -> None:
+    late = {"rto": timedelta(0), "rpo": timedelta(0)}
+    assert facts(purpose=Purpose.COPY, **late).missed == []
+    assert facts(purpose=Purpose.RECOVERY, **late).missed == facts(**late).missed == ["RTO", "RPO"]
+
+
 @pytest.mark.parametrize("purpose", Purpose)
 @pytest.mark.parametrize("changes", [{"failure": "f"}, {"differences": ["d"]}, {"exercises": [BROKEN]}])
 def test_no_restore_passes_with(purpose: Purpose, changes: dict[str, Any]) -> None:
@@ -289,14 +295,20 @@ def pictures(text: str) -> list[ElementTree.Element]:
     return roots
 
 
+def texts(picture: ElementTree.Element) -> list[ElementTree.Element]:
+    return list(picture.iter("{http://www.w3.org/2000/svg}text"))
+
+
 def words(picture: ElementTree.Element) -> list[str]:
-    return ["".join(one.itertext()).strip() for one in picture.iter("{http://www.w3.org/2000/svg}text")]
+    return ["".join(one.itertext()).strip() for one in texts(picture)]
 
 
 def test_the_phases_are_a_picture_with_their_names_as_text() -> None:
     (picture,) = pictures(report())
     told = words(picture)
     assert [word for word in told if word in PHASES] == list(PHASES)
+    heights = [float(one.attrib["y"]) for one in texts(picture) if "".join(one.itertext()).strip() in PHASES]
+    assert heights == sorted(set(heights)), "the first phase is at the top"
     assert {"5.5 s", "30.0 s", "12.5 s", "seconds"} <= set(told)
 
 

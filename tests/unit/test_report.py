@@ -122,6 +122,7 @@ def test_a_report_of_integrity_checks_says_what_failed_first() -> None:
     assert text.startswith('# FAIL\n\n**database "d", 5 integrity checks: ')
     lines = [text.index(f"\n- {report.finding_line(one)}\n") for one in (FAILED, BROKEN, WARNED, LEFT)]
     assert lines == sorted(lines)
+    assert text.count("\n- ") == len(lines)
     headings = [text.index(f"\n## {one}\n") for one in ("Failed", "Worth knowing", "All checks")]
     assert headings[0] < lines[0] and lines[1] < headings[1] < lines[2] and lines[3] < headings[2]
     assert "| check | severity | offending rows | verdict | time |\n| --- | --- | ---: | --- | ---: |" in text
