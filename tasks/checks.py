@@ -130,6 +130,7 @@ def _object_checks(connection: Connection, context: Context, members: Members) -
     for name, severity, query, relations, about in (
         ("triggers enabled", Severity.ERROR, sql.TRIGGERS_OFF, members.oids, "A trigger, or a foreign key, does not act."),
         ("indexes valid", Severity.ERROR, sql.INDEXES_INVALID, members.oids, "An index is not used; REINDEX or drop it."),
+        ("constraints enforced", Severity.ERROR, sql.CONSTRAINTS_OFF, members.oids, "A constraint lets every row pass."),
         ("constraints proven", Severity.WARNING, sql.CONSTRAINTS_UNPROVEN, members.oids, "Not every row was checked."),
         ("views populated", Severity.ERROR, sql.VIEWS_EMPTY, views, "A materialized view was never computed; refresh it."),
     ):
@@ -189,6 +190,13 @@ def _losses(
         connection.execute(sql.limit_statements(timeout_seconds))
         members = catalogue.read_members(connection, _without(context, _missing_relations(connection, context)))
         lost = missing_objects(manifest.inventory, catalogue.read_inventory(connection, members))
+        columns = {one.qualified: set(one.columns) for one in members.relations}
+        lost += [
+            f"column {name} of {relation.qualified}"
+            for relation in manifest.relations
+            for name in relation.columns
+            if relation.qualified in columns and name not in columns[relation.qualified]
+        ]
         # The inventory is without keys to other contexts, because a recovery may have to leave them out.
         there = {(key.table, key.name) for key in catalogue.read_outbound_keys(connection, members)}
         lost += [f"foreign key {key.name} of {key.table}" for key in manifest.outbound_keys if (key.table, key.name) not in there]

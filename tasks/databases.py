@@ -188,10 +188,22 @@ def owners(manifest: Manifest) -> set[str]:
 def sweep_unfinished(connection: Connection, context: str, *, scratch: bool = False) -> list[str]:
     """Drop databases that a run which died left behind, and name them; the caller holds the lock, so none is in use."""
     left = connection.execute(sql.MARKED_DATABASES, {"mark": mark_of(context, scratch=scratch)}).fetchall()
-    for name, comment in left:
-        get_run_logger().warning('dropping database "%s": %s', name, comment)
+    return [_swept(connection, name, comment) for name, comment in left]
+
+
+def _swept(connection: Connection, name: str, comment: str) -> str:
+    """Drop what a run which died left, and say so; what another login left is only named."""
+    try:
         connection.execute(sql.drop_database(name))
-    return [f'database "{name}" of a run that died was dropped ({comment})' for name, comment in left]
+    except psycopg.errors.InsufficientPrivilege as error:
+        said = (
+            f'database "{name}" of a run that died ({comment}) cannot be dropped: {error.diag.message_primary}; '
+            f'run as its owner: DROP DATABASE "{name}"'
+        )
+    else:
+        said = f'database "{name}" of a run that died was dropped ({comment})'
+    get_run_logger().warning("%s", said)
+    return said
 
 
 @task(cache_policy=NO_CACHE)

@@ -22,7 +22,7 @@ from tasks.core.servers import Connection, Server, connect
 from tasks.core.stream import digest_relation
 from tasks.core.toc import Chunk
 from tasks.databases import create_roles
-from tasks.keys import make_keys
+from tasks.keys import make_keys, own_keys, without
 from tasks.locks import MAINTENANCE_DATABASE
 from tasks.recoveries import Recovery, find_pg_restore, staged_context
 from tasks.runs import Run
@@ -77,12 +77,13 @@ def _fill(connection: Connection, recovery: Recovery, run: Run, pg_restore: Prog
     with phases.phase("indexes, keys, triggers"):
         connection.execute(sql.statement(RESTORE_SETTINGS))
         _create_missing(connection, *read_chunks(run, pg_restore, "post-data", archive, listing), made)
+        recovery.keys = make_keys(connection, own_keys(manifest), LOCK_WAIT_SECONDS)
     with phases.phase("statistics and views"):
         _refresh(connection, manifest)
     with phases.phase("comparison"):
         _compare(connection, recovery, run, had_tables=had_tables)
     with phases.phase("keys to other contexts"):
-        recovery.keys = make_keys(connection, manifest.outbound_keys, LOCK_WAIT_SECONDS)
+        recovery.keys += make_keys(connection, manifest.outbound_keys, LOCK_WAIT_SECONDS)
 
 
 def _lock_empty(connection: Connection, context: Context) -> bool:
@@ -112,6 +113,8 @@ def _create_missing(connection: Connection, settings: bytes, chunks: list[Chunk]
                 connection.execute(chunk.statements)
         except IS_THERE as error:
             get_run_logger().info("there already: %s", error.diag.message_primary)
+        except psycopg.errors.ForeignKeyViolation as error:
+            get_run_logger().warning("left out: %s", error.diag.message_primary)
         else:
             made.add(chunk.dump_id)
     connection.execute(sql.FIXED_SETTINGS)
@@ -130,9 +133,13 @@ def _unguarded(connection: Connection, context: Context) -> Iterator[None]:
         connection.execute(sql.drop_constraint(schema, table, key))
     yield
     for schema, table, key, definition, comment in keys:
-        connection.execute(sql.add_constraint(schema, table, key, definition))
-        if comment:
-            connection.execute(sql.comment_on_constraint(schema, table, key, comment))
+        try:
+            with connection.transaction():
+                connection.execute(sql.add_constraint(schema, table, key, definition))
+                if comment:
+                    connection.execute(sql.comment_on_constraint(schema, table, key, comment))
+        except psycopg.errors.ForeignKeyViolation as error:
+            get_run_logger().warning("left out: %s", error.diag.message_primary)
     for schema, table, trigger, words in triggers:
         connection.execute(sql.switch_trigger(schema, table, trigger, words))
 
@@ -164,7 +171,7 @@ def _compare(connection: Connection, recovery: Recovery, run: Run, *, had_tables
         recovery.differences += differences(relation, digest.rows, digest.hex)
     restored = catalogue.read_inventory(connection, catalogue.read_members(connection, staged_context(recovery)))
     same_major = manifest.versions.server_major == target.server_major
-    unlike = compare_inventories(manifest.inventory, restored, same_major=same_major)
+    unlike = compare_inventories(without(manifest.inventory, recovery.keys), restored, same_major=same_major)
     if had_tables:
         target.to_do.extend(f"the tables were there before, and {one}" for one in unlike)
     else:

@@ -1,7 +1,7 @@
 """Foreign keys that a restore leaves out, because they refer to tables of other contexts: made when those tables are there."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 from prefect import get_run_logger, task
@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.core import sql
 from tasks.core.errors import BadInput
-from tasks.core.manifest import ForeignKey, Manifest
+from tasks.core.manifest import ForeignKey, InventoryItem, Manifest
 from tasks.core.servers import Connection, Server, connect
 from tasks.runs import Run
 from tasks.schema import LOCK_WAIT_SECONDS
@@ -24,18 +24,24 @@ class KeyOutcome:
     key: ForeignKey
     made: bool
     note: str
+    orphans: int = 0
+    sample: list[str] = field(default_factory=list)
 
 
 def keys_of(manifest: Manifest) -> list[ForeignKey]:
-    """Return every foreign key of a set: those to other contexts, and its own as the inventory has them."""
-    own = [
+    """Return every foreign key of a set: its own, and those to other contexts."""
+    return [*own_keys(manifest), *manifest.outbound_keys]
+
+
+def own_keys(manifest: Manifest) -> list[ForeignKey]:
+    """Return the foreign keys within a set, as its inventory has them."""
+    return [
         ForeignKey(
             name=sql.quoted(item.name), table=item.parent, references="", definition=item.state.partition(" | ")[0], on_delete=""
         )
         for item in manifest.inventory
         if item.kind == "constraint" and item.state.startswith("FOREIGN KEY")
     ]  # fmt: skip
-    return [*own, *manifest.outbound_keys]
 
 
 @task(cache_policy=NO_CACHE)
@@ -74,7 +80,7 @@ def _make_key(connection: Connection, key: ForeignKey) -> KeyOutcome:
         with connection.transaction():
             connection.execute(sql.statement(key.statement))
     except psycopg.errors.ForeignKeyViolation:
-        return KeyOutcome(key, made=False, note=_orphans(connection, key))
+        return _orphaned(connection, key)
     except psycopg.errors.LockNotAvailable:
         return KeyOutcome(key, made=False, note=f"{key.table} or {key.references} is in use; run again")
     except psycopg.errors.InsufficientPrivilege as error:
@@ -83,7 +89,7 @@ def _make_key(connection: Connection, key: ForeignKey) -> KeyOutcome:
     return KeyOutcome(key, made=True, note="made")
 
 
-def _orphans(connection: Connection, key: ForeignKey) -> str:
+def _orphaned(connection: Connection, key: ForeignKey) -> KeyOutcome:
     """Say how many rows refer to nothing, and which; the key is made for a moment, unproven, so that it can be asked."""
     with connection.transaction(force_rollback=True):
         connection.execute(sql.statement(f"{key.statement} NOT VALID"))
@@ -91,5 +97,20 @@ def _orphans(connection: Connection, key: ForeignKey) -> str:
         cursor = connection.execute(sql.offending_rows(query, SAMPLE_ROWS))
         rows = cursor.fetchall()
     names = [column.name for column in cursor.description or []][1:]
-    sample = "; ".join(", ".join(f"{name}={value}" for name, value in zip(names, row[1:], strict=True)) for row in rows)
-    return f"{rows[0][0] if rows else 0:,} rows refer to nothing: {sample}"
+    sample = [", ".join(f"{name}={value}" for name, value in zip(names, row[1:], strict=True)) for row in rows]
+    count = rows[0][0] if rows else 0
+    return KeyOutcome(key, made=False, note=f"{count:,} rows refer to nothing: {'; '.join(sample)}", orphans=count, sample=sample)
+
+
+@task(cache_policy=NO_CACHE)
+def try_keys(server: Server, run: Run, manifest: Manifest, database: str, names: Iterable[str]) -> list[KeyOutcome]:
+    """Try again to make the keys of these names, which pg_restore could not make, and find out which rows are in the way."""
+    wanted = {sql.quoted(name) for name in names}
+    with connect(server, database, run.title) as connection:
+        return make_keys(connection, [key for key in keys_of(manifest) if key.name in wanted], LOCK_WAIT_SECONDS)
+
+
+def without(inventory: Iterable[InventoryItem], outcomes: Iterable[KeyOutcome]) -> list[InventoryItem]:
+    """Return an inventory without the foreign keys that could not be made: they are told by themselves."""
+    unmade = {(one.key.table, one.key.name) for one in outcomes if not one.made}
+    return [item for item in inventory if not (item.kind == "constraint" and (item.parent, sql.quoted(item.name)) in unmade)]

@@ -1,6 +1,7 @@
 """Restoring a set into a new database: staged and verified first, filled, compared, and only then given its name."""
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks import catalogue
 from tasks.checks import key_check_name, run_checks
 from tasks.core import sql
-from tasks.core.checks import CHECKS_FILE, Finding, Severity, Verdict
+from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge
 from tasks.core.compare import compare_inventories
 from tasks.core.context import CONTEXT_FILE, Context, parse_context
 from tasks.core.drills import DrillRecord
@@ -27,13 +28,15 @@ from tasks.core.programs import Program, find_program
 from tasks.core.recovery_report import Purpose, RecoveryFacts
 from tasks.core.servers import Server, connect
 from tasks.databases import Target, check_target, create_database, drop_database, finish_database, keep_database, take_back_rights
-from tasks.keys import KeyOutcome
+from tasks.keys import KeyOutcome, try_keys, without
 from tasks.runs import Run, jobs, require_space, spread
 from tasks.schema import restore_section
 from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, unpack
 from tasks.store import StoreAddress
 from tasks.tables import compare_table, load_table
 from tasks.triggers import exercise_triggers
+
+VIOLATION = re.compile(r'violates foreign key constraint "(?P<key>.*)"')
 
 
 @dataclass
@@ -186,7 +189,8 @@ def scratch_database(recovery: Recovery, server: Server, run: Run, *, keep: bool
     finally:
         run.running.stop(final=False)
         if keep:
-            keep_database(server, run, manifest, target, "kept after a drill; drop it when it was looked at")
+            found = "equal to it" if recovery.proven else "different from it, or not compared"
+            keep_database(server, run, manifest, target, f"found {found} in a drill; drop it when it was looked at")
         else:
             drop_database(server, run, target)
 
@@ -202,13 +206,26 @@ def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
         recovery.load_seconds = load_tables(server, run, staged, target)
         set_sequences(server, target.working_name, run, manifest)
     with phases.phase("indexes, keys, triggers"):
-        recovery.differences += restore_section(server, target, run, pg_restore, "post-data", archive, listing, jobs())
+        complaints = restore_section(server, target, run, pg_restore, "post-data", archive, listing, jobs())
+        broken, others = violated_keys(complaints)
+        if broken:
+            recovery.keys = try_keys(server, run, manifest, target.working_name, broken)
+        recovery.differences += others
         take_back_rights(server, run, manifest, target)
     with phases.phase("statistics and views"):
         analyze(server, target.working_name, run)
         for view in manifest.views:
             if view.materialized and view.populated:
                 recovery.differences += refresh_view(server, target.working_name, run, view)
+
+
+def violated_keys(complaints: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the names of foreign keys that rows violate, and the other complaints.
+
+    Rows are compared with the backup: what they violate here, they violated in the source.
+    """
+    found = [(VIOLATION.search(complaint), complaint) for complaint in complaints]
+    return [violation["key"] for violation, _ in found if violation], [said for violation, said in found if not violation]
 
 
 def load_tables(server: Server, run: Run, staged: StagedSet, target: Target) -> dict[str, float]:
@@ -284,7 +301,7 @@ def compare_objects(server: Server, target: Target, run: Run, recovery: Recovery
     except BadInput as error:
         return [str(error)]
     same_major = manifest.versions.server_major == target.server_major
-    return compare_inventories(manifest.inventory, restored, same_major=same_major)
+    return compare_inventories(without(manifest.inventory, recovery.keys), restored, same_major=same_major)
 
 
 def check_integrity(recovery: Recovery, server: Server, run: Run, timeout_seconds: float = 600) -> None:
@@ -300,14 +317,27 @@ def check_integrity(recovery: Recovery, server: Server, run: Run, timeout_second
         except OperationError as error:
             # The database is there and equal to its backup, whatever can be said of it.
             found = [Finding(CHECKS_FILE, Severity.ERROR, Verdict.BROKEN, note=str(error))]
-    recovery.findings += [*found, *_keys_not_here(manifest, {finding.check for finding in found})]
+    recovery.findings += [
+        *found,
+        *_broken_keys(recovery.keys),
+        *_keys_not_here(manifest, {finding.check for finding in found}, recovery.keys),
+    ]
 
 
-def _keys_not_here(manifest: Manifest, checked: set[str]) -> Iterator[Finding]:
+def _broken_keys(outcomes: Iterable[KeyOutcome]) -> Iterator[Finding]:
+    """Yield what the checks cannot see: keys that are not there, because rows violate them."""
+    for one in outcomes:
+        if one.orphans:
+            name = key_check_name(one.key.table.rpartition(".")[2], one.key.name.strip('"'))
+            check = Check(name, Severity.ERROR, "", "Rows refer to rows that are not there, so the key could not be made.")
+            yield judge(check, one.orphans, one.sample)
+
+
+def _keys_not_here(manifest: Manifest, checked: set[str], outcomes: Sequence[KeyOutcome]) -> Iterator[Finding]:
     """Yield the keys to other contexts that the restored database does not have, because their tables are not in the set."""
     for key in manifest.outbound_keys:
         name = key_check_name(key.table.rpartition(".")[2], key.name)
-        if name not in checked:
+        if name not in checked and not any(one.orphans and one.key == key for one in outcomes):
             yield Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"{key.references} of another context is not in the set")
 
 
@@ -357,13 +387,15 @@ def facts_of(recovery: Recovery, failure: str | None = None, records: Sequence[D
 def to_do(recovery: Recovery) -> list[str]:
     """Return what a human still has to do after a restore."""
     made = {outcome.key: outcome for outcome in recovery.keys}
-    keys = [
-        f"foreign key {key.name} of {key.table} to {key.references} (another context)"
-        f"{f': {made[key].note}' if key in made else ''}; when its rows are there, run this recovery again with "
-        f"`resume=constraints`, or `{key.statement};`"
-        for key in recovery.manifest.outbound_keys
-        if key not in made or not made[key].made
+    unmade = [key for key in recovery.manifest.outbound_keys if key not in made] + [
+        one.key for one in recovery.keys if not one.made
     ]
+    keys = [
+        f"foreign key {key.name} of {key.table}" + (f" to {key.references} (another context)" if key.references else "")
+        + (f": {made[key].note}" if key in made else "")
+        + f"; when its rows are right, run this recovery again with `resume=constraints`, or `{key.statement};`"
+        for key in unmade
+    ]  # fmt: skip
     inbound = [
         f"foreign key {key.name} of {key.table} refers to {key.references}: it comes back with its own context"
         for key in recovery.manifest.inbound_keys

@@ -167,7 +167,10 @@ def _connector(name: str) -> tuple[Server, str | None]:
     """Return the server and the database of a connector block."""
     found = load(SqlAlchemyConnector, name)
     if found is None:
-        raise BadInput(f'no block sqlalchemy-connector/{name}; register the server under that name or correct "server"')
+        raise BadInput(
+            f"no block sqlalchemy-connector/{name}; register the server under that name, or correct the name "
+            '("server" of a recovery, drill_database of the context)'
+        )
     components = found.connection_info
     if not isinstance(components, ConnectionComponents):
         raise BadInput("the connector block holds a URL, which shows its password; make it from ConnectionComponents")

@@ -19,7 +19,7 @@ from psycopg import sql
 TODAY = datetime(2026, 10, 31, tzinfo=UTC)
 """Nothing in the example happened later."""
 
-YEARS = (2021, 2022, 2023, 2024, 2025, 2026)
+YEARS = (2021, 2022, 2023, 2024, 2025, 2026, 2027)
 
 logger = logging.getLogger(__name__)
 

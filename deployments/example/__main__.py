@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deployments.example", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="size of the small tables, 1 as in production")
     parser.add_argument("--violations-per-year", type=int, default=10_000)
-    parser.add_argument("--years", type=parse_years, default=YEARS, help="for example 2021-2026")
+    parser.add_argument("--years", type=parse_years, default=YEARS, help="for example 2021-2027")
     parser.add_argument("--seed", type=int, default=4)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -67,7 +67,9 @@ class RecoveryFacts:
     def missed(self) -> list[str]:
         """The objectives that were not reached."""
         rpo = self.rpo_seconds
-        late, lost = self.rto_seconds > self.rto.total_seconds(), rpo is not None and rpo > self.rpo.total_seconds()
+        # To the second, as both are told.
+        late = round(self.rto_seconds) > self.rto.total_seconds()
+        lost = rpo is not None and round(rpo) > self.rpo.total_seconds()
         return [name for name, is_missed in (("RTO", late), ("RPO", lost)) if is_missed and self.purpose is not Purpose.COPY]
 
     @property

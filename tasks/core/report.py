@@ -131,22 +131,22 @@ def finding_line(finding: Finding) -> str:
     """Return a finding as a sentence."""
     if finding.verdict in (Verdict.BROKEN, Verdict.NOT_RUN):
         return f"{finding.check} ({finding.verdict}): {finding.note}"
-    samples = "; ".join(f"`{sample}`" for sample in finding.sample)
-    more = ", …" if finding.offending > len(finding.sample) else ""
-    return f"**{finding.check}** ({finding.verdict}): {finding.offending:,} offending. {finding.note} {samples}{more}"
+    samples = "".join(f"\n    - `{sample}`" for sample in finding.sample)
+    more = "\n    - …" if finding.offending > len(finding.sample) else ""
+    return f"**{finding.check}** ({finding.verdict}): {finding.offending:,} offending. {finding.note}{samples}{more}"
 
 
 def checks_report(verdict: str, findings: Sequence[Finding]) -> str:
     """Return the report of an integrity check as markdown."""
     failed = failures(findings)
     remarkable = [one for one in findings if one.is_remarkable and not one.fails]
-    rows = [(one.check, one.severity, f"{one.offending:,}", one.verdict, duration(one.seconds)) for one in findings]
+    rows = [(one.check, one.severity, f"{one.offending:,}", one.verdict) for one in findings]
     return "\n".join(
         part
         for part in (
             headline(verdict), section("Failed", map(finding_line, failed)),
             section("Worth knowing", map(finding_line, remarkable)),
-            "## All checks\n", table(["check", "severity", "offending rows", "verdict", "time"], rows, right=(2, 4)) + "\n",
+            "## All checks\n", table(["check", "severity", "offending", "verdict"], rows, right=(2,)) + "\n",
         )
         if part
     )  # fmt: skip

@@ -669,11 +669,12 @@ WHERE t.tgrelid = ANY ({oids}) AND t.tgenabled IN ('D', 'R')"""
 INDEXES_INVALID = """
 SELECT i.indrelid::regclass::text AS "table", i.indexrelid::regclass::text AS "index" FROM pg_index i
 WHERE i.indrelid = ANY ({oids}) AND NOT (i.indisvalid AND i.indisready AND i.indislive)"""
-CONSTRAINTS_UNPROVEN = """
-SELECT k.conrelid::regclass::text AS "table", k.conname AS "constraint",
-       CASE WHEN k.convalidated THEN 'not enforced' ELSE 'never validated' END AS state
-FROM pg_constraint k WHERE k.conrelid = ANY ({oids}) AND k.conparentid = 0
-  AND (NOT k.convalidated OR NOT coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true))"""
+_ENFORCED = "coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)"
+_CONSTRAINTS = """
+SELECT k.conrelid::regclass::text AS "table", k.conname AS "constraint" FROM pg_constraint k
+WHERE k.conrelid = ANY ({oids}) AND k.conparentid = 0"""
+CONSTRAINTS_OFF = f"{_CONSTRAINTS} AND NOT {_ENFORCED}"
+CONSTRAINTS_UNPROVEN = f"{_CONSTRAINTS} AND NOT k.convalidated AND {_ENFORCED}"
 VIEWS_EMPTY = """
 SELECT c.oid::regclass::text AS "view" FROM pg_class c
 WHERE c.oid = ANY ({oids}) AND c.relkind = 'm' AND NOT c.relispopulated"""

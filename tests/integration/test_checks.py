@@ -30,7 +30,7 @@ from tasks.runs import Run
 from tasks.store import StoreAddress
 from tests.integration.conftest import CONTEXT, DATABASE, TABLES, World, copy_template, drop_databases
 
-SUMMER = datetime(2026, 6, 1, tzinfo=UTC)
+SUMMER = datetime(2027, 6, 1, tzinfo=UTC)
 FILES = read_context_folder(sites.CONTEXTS / CONTEXT)
 DEFINITION = parse_context(FILES[CONTEXT_FILE], "")
 OBJECTS, ROWS = WITNESSES
@@ -161,7 +161,7 @@ DAMAGES = [
     objects("a view dropped", "DROP MATERIALIZED VIEW mv_team_statistics", {OBJECTS, THERE}),
     objects("a table dropped", "DROP TABLE policy_scopes CASCADE", {OBJECTS, THERE, "policy_scope_target", "policy_scope_user"}),
     objects("a leaf dropped", "DROP TABLE policy_violations_2023", {OBJECTS}),
-    objects("the leaf for now detached", "ALTER TABLE policy_violations DETACH PARTITION policy_violations_2026", {OBJECTS, SOON}),
+    objects("the leaf for now detached", "ALTER TABLE policy_violations DETACH PARTITION policy_violations_2027", {OBJECTS, SOON}),
     # Objects that do nothing any more.
     objects("a trigger disabled", "ALTER TABLE teams DISABLE TRIGGER teams_updated", {"triggers enabled"}),
     objects("a trigger for replicas", "ALTER TABLE teams ENABLE REPLICA TRIGGER teams_updated", {"triggers enabled"}),
@@ -271,12 +271,12 @@ def test_what_offends_is_counted_and_at_most_five_are_shown(copy: World) -> None
 @pytest.mark.parametrize(
     ("instant", "failed", "warned"),
     [
-        (datetime(2025, 10, 1, tzinfo=UTC), set(), set()),
-        (datetime(2026, 6, 1, tzinfo=UTC), set(), {LATER}),
+        (datetime(2026, 10, 1, tzinfo=UTC), set(), set()),
+        (datetime(2027, 6, 1, tzinfo=UTC), set(), {LATER}),
         # The year ends in Tokyo, where the timestamps are from, nine hours before it ends in Greenwich.
-        (datetime(2026, 12, 1, 14, 59, 59, tzinfo=UTC), set(), {LATER}),
-        (datetime(2026, 12, 1, 15, tzinfo=UTC), {SOON}, {LATER}),
-        (datetime(2027, 2, 1, tzinfo=UTC), {SOON}, {LATER}),
+        (datetime(2027, 12, 1, 14, 59, 59, tzinfo=UTC), set(), {LATER}),
+        (datetime(2027, 12, 1, 15, tzinfo=UTC), {SOON}, {LATER}),
+        (datetime(2028, 2, 1, tzinfo=UTC), {SOON}, {LATER}),
         (datetime(2020, 12, 15, tzinfo=UTC), {SOON}, set()),
     ],
 )
@@ -288,7 +288,7 @@ def test_leaves_for_the_time_to_come(healthy: World, instant: datetime, failed: 
 def test_a_default_partition_is_no_leaf_for_now(copy: World) -> None:
     with copy.connect() as connection:
         connection.execute("CREATE TABLE policy_violations_rest PARTITION OF policy_violations DEFAULT")
-    assert named(check(copy, datetime(2027, 2, 1, tzinfo=UTC)), fails=True) == {SOON}
+    assert named(check(copy, datetime(2028, 2, 1, tzinfo=UTC)), fails=True) == {SOON}
 
 
 def test_without_the_users_what_needs_them_is_not_run(copy: World) -> None:

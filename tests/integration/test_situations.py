@@ -1,6 +1,8 @@
 """Where a recovery may find itself: the database there without our tables, with all of them empty, with rows in them."""
 
+import re
 import subprocess
+from collections.abc import Callable
 
 import httpx
 import psycopg
@@ -8,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from deployments.local import LocalServer
-from flows.recovery import disaster_recovery
+from flows.recovery import disaster_recovery, recovery_drill
 from flows.restore import full_restore
 from tasks import existing
 from tasks.core.errors import BadInput, OperationError, UnsafeTarget
@@ -175,7 +177,7 @@ def test_resume_where_nothing_was_recovered(backed_up: World) -> None:
 
 ONE_ROW = "INSERT INTO organizations (name, code, type) VALUES ('x', 'x', 'branch')"
 REFUSED = {
-    "a row in one table": ([ONE_ROW], UnsafeTarget, "it holds rows in 1 of 16 relations"),
+    "a row in one table": ([ONE_ROW], UnsafeTarget, "it holds rows in 1 of 17 relations"),
     "a row in a partition that the set does not have": (
         [
             "CREATE TABLE policy_violations_2031 PARTITION OF policy_violations FOR VALUES FROM ('2031-01-01') TO ('2032-01-01')",
@@ -187,7 +189,7 @@ REFUSED = {
             "'created_at', '2031-06-01'))",
         ],
         UnsafeTarget,
-        "it holds rows in 0 of 16 relations",
+        "it holds rows in 0 of 17 relations",
     ),
     "another column": (
         ["ALTER TABLE teams RENAME COLUMN purpose TO aim"], UnsafeTarget, "public.teams lacks purpose, has more: aim",
@@ -265,5 +267,57 @@ def test_kill_9_before_the_commit(backed_up: World, before: State) -> None:
 
 
 def test_a_copy_never_goes_into_a_database_that_is_there(backed_up: World) -> None:
-    with pytest.raises(UnsafeTarget, match="it exists and it has 0 of 16 relations"):
+    with pytest.raises(UnsafeTarget, match="it exists and it has 0 of 17 relations"):
         backed_up.run(full_restore, "backup_restorer", backed_up.target, target_database=DATABASE)
+
+
+@pytest.fixture
+def broken(world: World) -> World:
+    """A world whose source already broke a key within the context, and one to users, with its backup."""
+    execute(
+        world, "SET session_replication_role = replica",
+        "UPDATE team_members SET team_id = gen_random_uuid() WHERE id = (SELECT min(id::text)::uuid FROM team_members)",
+        "DELETE FROM users WHERE id = (SELECT user_id FROM team_leaders LIMIT 1)",
+        server=world.source,
+    )  # fmt: skip
+    world.backup()
+    return world
+
+
+BROKEN_KEY = "team_members.team_members_team_fkey"
+LEFT_OUT = '"team_members_team_fkey" of public.team_members: 1 rows refer to nothing: '
+
+
+def test_a_source_that_broke_its_own_key_comes_back_as_it_was(broken: World) -> None:
+    before = broken.state()
+    verdict = broken.recover()
+    assert re.match(r"PASS: .*17 relations identical; .*; the source was already inconsistent \(\d checks\)$", verdict)
+    assert_equal(broken, before, missing_keys=(*OUTBOUND_KEYS, BROKEN_KEY))
+    inconsistent, to_do = (report(broken).split(f"## {title}")[1].split("\n## ")[0] for title in ("The source was", "What a human"))
+    assert "**key team_members.team_members_team_fkey** (FAILED): 1 offending" in inconsistent
+    assert LEFT_OUT in to_do
+
+    give_users(broken)
+    with pytest.raises(OperationError, match=r"FAIL: 17 of 21 foreign keys are there, 1 made now; .*team_members_team_fkey"):
+        broken.run(disaster_recovery, "backup_restorer", broken.target, resume="constraints")
+
+
+def test_a_drill_of_such_a_source_passes(broken: World) -> None:
+    verdict = broken.run(recovery_drill, "backup_restorer", broken.target)
+    assert verdict.startswith("PASS: ") and "the source was already inconsistent" in verdict
+
+
+@pytest.mark.parametrize("make", [give_users, migrate], ids=["without our tables", "with our tables empty"])
+def test_such_a_source_into_a_database_that_is_there(broken: World, make: Callable[[World], None]) -> None:
+    broken.target.create_database(DATABASE, "consulting_owner")
+    before = broken.state()
+    copy_to_target(broken, "--schema-only", *([] if make is migrate else ["--table=public.users"]))
+    if make is migrate:
+        execute(broken, "ALTER TABLE team_members DROP CONSTRAINT team_members_user_fkey",
+                "ALTER TABLE team_leaders DROP CONSTRAINT team_leaders_user_fkey",
+                "ALTER TABLE policy_violations DROP CONSTRAINT policy_violations_resolver_fkey",
+                "ALTER TABLE organization_members DROP CONSTRAINT organization_members_user_fkey")  # fmt: skip
+    copy_to_target(broken, "--data-only", "--table=public.users")
+    assert broken.recover().startswith("PASS")
+    assert_equal(broken, before, missing_keys=(*OUTBOUND_KEYS, BROKEN_KEY))
+    assert LEFT_OUT in report(broken) and "team_leaders_user_fkey of public.team_leaders" in report(broken)

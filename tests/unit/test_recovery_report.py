@@ -189,7 +189,7 @@ def test_what_failed_comes_first() -> None:
 def test_what_the_source_had_wrong_is_listed_apart() -> None:
     text = report(findings=[FINE, WORN, STALE])
     apart, checks = section(text, "The source was already inconsistent"), section(text, "Integrity checks")
-    assert "**team_has_leader** (FAILED): 7 offending. An active team has an active leader. `team_id=1`, …" in apart
+    assert "**team_has_leader** (FAILED): 7 offending. An active team has an active leader.\n    - `team_id=1`\n    - …" in apart
     assert STALE.check in checks and WORN.check not in checks and STALE.check not in apart
     assert "Differences" not in text and "What failed" not in text
     # Where the schema was not restored, what is wrong may be its own.

@@ -92,8 +92,8 @@ LEFT = Finding("user", Severity.ERROR, Verdict.NOT_RUN, note="users of another c
 @pytest.mark.parametrize(
     ("finding", "line"),
     [
-        (FAILED, "**key** (FAILED): 1,234 offending. A row refers to nothing. `id=1`; `id=2`, …"),
-        (WARNED, "**view** (warning): 1 offending. It is stale. `id=3`"),
+        (FAILED, "**key** (FAILED): 1,234 offending. A row refers to nothing.\n    - `id=1`\n    - `id=2`\n    - …"),
+        (WARNED, "**view** (warning): 1 offending. It is stale.\n    - `id=3`"),
         (BROKEN, "slow (CANNOT BE RUN): canceling statement due to statement timeout"),
         (LEFT, "user (not run): users of another context is not here"),
     ],
@@ -125,9 +125,9 @@ def test_a_report_of_integrity_checks_says_what_failed_first() -> None:
     assert text.count("\n- ") == len(lines)
     headings = [text.index(f"\n## {one}\n") for one in ("Failed", "Worth knowing", "All checks")]
     assert headings[0] < lines[0] and lines[1] < headings[1] < lines[2] and lines[3] < headings[2]
-    assert "| check | severity | offending rows | verdict | time |\n| --- | --- | ---: | --- | ---: |" in text
-    assert "| teams | error | 0 | ok | 0.0 s |" in text
-    assert "| key | error | 1,234 | FAILED | 0:02:10 |" in text
+    assert "| check | severity | offending | verdict |\n| --- | --- | ---: | --- |" in text
+    assert "| teams | error | 0 | ok |" in text
+    assert "| key | error | 1,234 | FAILED |" in text
 
 
 def test_a_good_report_of_integrity_checks_has_the_table_alone() -> None:
