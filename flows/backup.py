@@ -10,7 +10,7 @@ from flows.command_line import run_from_command_line
 from tasks import backups, listings, reports, runs, sites
 from tasks.core.kinds import Kind, now
 from tasks.locks import context_lock
-from tasks.sets import list_sets
+from tasks.sets import list_sets, zone_of
 
 
 @flow(flow_run_name="daily-backup {context}", task_runner=runs.task_runner())
@@ -38,7 +38,7 @@ def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
     """
     instant = now()
     listing = list_sets(sites.find_store(context), context)
-    rows = listings.listing_rows(listing, instant, listings.zone_of(listing))
+    rows = listings.listing_rows(listing, instant, zone_of(listing))
     reports.publish_listing(context, listing, rows, instant)
     listings.print_listing(context, rows)
     return rows

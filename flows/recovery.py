@@ -38,7 +38,8 @@ def disaster_recovery(
 
     Args:
         context: the bounded context to bring back.
-        backup: `latest`, the id of a set, or its s3:// or folder path.
+        backup: `latest`, an instant (`2025-11-03 14:00`: the newest state by then), the id of a set, or its s3:// or folder
+            path.
         target_database: the name of the database; by default the one it had.
         server: name of the connector block of the server to restore to; by default the context's own, or libpq's
             environment (PGHOST, PGPORT, PGUSER, …).
@@ -65,7 +66,8 @@ def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool =
 
     Args:
         context: the bounded context.
-        backup: `latest`, `random` (one of the last 30 days), the id of a set, or its s3:// or folder path.
+        backup: `latest`, `random` (one of the last 30 days), an instant (`2025-11-03 14:00`: the newest state by then), the id
+            of a set, or its s3:// or folder path.
         keep: leave the scratch database there for a look; otherwise it is dropped in every outcome.
     """
     with runs.begin("recovery_drill", context) as run:

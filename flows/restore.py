@@ -31,7 +31,8 @@ def full_restore(
 
     Args:
         context: the bounded context to restore.
-        backup: `latest`, the id of a set, or its s3:// or folder path.
+        backup: `latest`, an instant (`2025-11-03 14:00`: the newest state by then), the id of a set, or its s3:// or folder
+            path.
         target_database: the new database; it must not exist.
         in_place: not available yet; restore into a new database.
         dry_run: only meant for restores in place.

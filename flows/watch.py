@@ -19,7 +19,8 @@ def verify_backups(context: str = "bc-004", backup: str = "latest") -> str:
 
     Args:
         context: the bounded context.
-        backup: `latest`, the id of a set, or its s3:// or folder path.
+        backup: `latest`, an instant (`2025-11-03 14:00`: the newest state by then), the id of a set, or its s3:// or folder
+            path.
     """
     with runs.begin("verify_backups", context) as run:
         recovery = Recovery(sites.find_store(context), run.started, Purpose.COPY, newest=False)

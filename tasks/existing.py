@@ -58,6 +58,9 @@ def _all_or_nothing(connection: Connection, database: str) -> Iterator[None]:
         with connection.transaction():
             yield
     except psycopg.Error as error:
+        if connection.broken:
+            # Nobody knows whether a COMMIT that was under way came through.
+            raise
         said = error.diag.message_primary or type(error).__name__
         raise OperationError(f'database "{database}" is as it was: {said}; mend that, or name another target_database') from error
 

@@ -19,11 +19,6 @@ def listing_rows(listing: Listing, instant: datetime, zone: ZoneInfo) -> list[di
     return [*sets, *unfinished, *(_legacy_row(one, instant, zone) for one in listing.legacy)]
 
 
-def zone_of(listing: Listing) -> ZoneInfo:
-    """Return the zone of the newest readable set, UTC if there is none."""
-    return ZoneInfo(next((one.manifest.time_zone for one in listing.sets if one.manifest), "UTC"))
-
-
 def _set_row(one: ListedSet, instant: datetime, zone: ZoneInfo) -> dict[str, object]:
     row: dict[str, object] = {"id": one.name.id, "kind": str(one.name.kind), "state": one.state, "class": one.storage_class}
     if one.manifest:

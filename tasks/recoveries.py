@@ -90,7 +90,7 @@ class Recovery:
 
 
 def stage_newest_good(recovery: Recovery, run: Run, backup: str, check: Callable[[Manifest], None] | None = None) -> StagedSet:
-    """Download and verify the named set, or for `latest` the newest that is whole; what `check` refuses is not downloaded.
+    """Download and verify the named set, or else the newest whole one that fits; what `check` refuses is not downloaded.
 
     Raises:
         DamagedSet: the named set is damaged, or every set is.
@@ -105,7 +105,7 @@ def stage_newest_good(recovery: Recovery, run: Run, backup: str, check: Callable
                 check(manifest)
             staged = StagedSet(one.name, manifest, _stage(recovery.store, run, one.name, manifest))
         except (DamagedSet, ColdObject) as error:
-            if backup != "latest":
+            if one.named:
                 raise
             recovery.passed_over.append(str(error))
             get_run_logger().warning("passed over: %s", error)

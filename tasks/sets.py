@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import zstandard
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
+from tasks.core.calendar import is_instant, parse_instant
 from tasks.core.digest import RowDigest, digest_compressed
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable
 from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, SetName, parse_set_folder, parse_set_reference
@@ -260,24 +262,25 @@ class StagedSet:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A set to try; `damage` is what its listing already shows to be wrong."""
+    """A set to try; `damage` is what its listing already shows to be wrong; if it was `named`, no other will do."""
 
     name: SetName
     damage: str | None = None
+    named: bool = False
 
 
 def candidates(address: StoreAddress, context: str, backup: str) -> Iterator[Candidate]:
-    """Yield the sets to try: the named one, or for `latest` every one that may be it, newest first.
+    """Yield the sets to try: the named one, or, newest first, every one that may be `latest`, or was taken by an instant.
 
     What cannot be read comes before all others, because it may be the newest: nobody is to believe it was not there.
 
     Raises:
         BadInput: the reference is none, or there is no set at all.
     """
-    named = parse_set_reference(backup, context, address.url)
+    named = None if is_instant(backup) else parse_set_reference(backup, context, address.url)
     if named:
         require_store(address, context)
-        yield Candidate(named)
+        yield Candidate(named, named=True)
         return
     listing = list_sets(address, context)
     usable = [one for one in listing.sets if RULES[one.name.kind].may_be_latest]
@@ -287,8 +290,29 @@ def candidates(address: StoreAddress, context: str, backup: str) -> Iterator[Can
             f'no backup set of context "{context}" in {address.url}{legacy}; correct the context or BACKUP_STORE, '
             "or make one: python -m flows.backup daily_backup"
         )
+    if is_instant(backup):
+        usable = _taken_by(usable, parse_instant(backup, zone_of(listing)))
     for one in sorted(usable, key=lambda one: one.manifest is not None):
         yield Candidate(one.name, one.damage)
+
+
+def _taken_by(sets: list[ListedSet], instant: datetime) -> list[ListedSet]:
+    """Return the sets whose state is not newer than an instant, and those of which nobody can say.
+
+    Raises:
+        BadInput: every state is newer.
+    """
+    states = {one.name: one.manifest.snapshot.instant for one in sets if one.manifest}
+    if not any(taken <= instant for taken in states.values()):
+        oldest = min(states.values(), default=None)
+        there = f"the oldest is of {oldest.astimezone(instant.tzinfo):%Y-%m-%d %H:%M:%S %Z}" if oldest else "none can be read"
+        raise BadInput(f"no backup at or before {instant:%Y-%m-%d %H:%M:%S %Z}: {there}; name a later instant, or a set")
+    return [one for one in sets if one.name not in states or states[one.name] <= instant]
+
+
+def zone_of(listing: Listing) -> ZoneInfo:
+    """Return the zone of the newest readable set, UTC if there is none."""
+    return ZoneInfo(next((one.manifest.time_zone for one in listing.sets if one.manifest), "UTC"))
 
 
 def newest_manifest(address: StoreAddress, context: str, backup: str) -> Manifest:

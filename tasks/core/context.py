@@ -1,6 +1,5 @@
 """What one bounded context is, as its folder says: `context.yaml` and `checks.sql`."""
 
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,10 +8,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from tasks.core.calendar import PERIOD
 from tasks.core.errors import BadInput
 
 CONTEXT_FILE = "context.yaml"
-PERIOD = re.compile(r"(\d+) (hour|day|month|year)s?")
 
 Name = Annotated[str, Field(min_length=1, max_length=63, description="a name in PostgreSQL, spelled as in the catalogue")]
 
@@ -27,7 +26,7 @@ def _known_zone(name: str) -> str:
 
 def _hours(text: object) -> object:
     found = PERIOD.fullmatch(text) if isinstance(text, str) else None
-    return timedelta(hours=int(found[1])) if found and found[2] == "hour" else text
+    return timedelta(hours=int(found["count"])) if found and found["unit"] == "hour" else text
 
 
 def _period(text: str) -> str:

@@ -101,7 +101,8 @@ def parse_set_reference(reference: str, context: str, root: str) -> SetName | No
     name = parse_set_folder(folder)
     if name is None:
         raise BadInput(
-            f'backup "{reference}" is neither "latest", nor the id of a set (such as {context}_full_20251103_020000_3f9c), '
+            f'backup "{reference}" is neither "latest", nor an instant (such as 2025-11-03 14:00), nor the id of a set '
+            f"(such as {context}_full_20251103_020000_3f9c), "
             f"nor the path of one below {root}; list them with: python -m flows.backup list_backups --context {context}"
         )
     if name.context != context:

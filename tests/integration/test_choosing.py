@@ -1,0 +1,63 @@
+"""A backup is chosen by an instant: the newest state at or before it."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from flows.watch import verify_backups
+from tasks.core.errors import BadInput, DamagedSet
+from tasks.core.manifest import MANIFEST_FILE, parse_manifest
+from tests.integration.conftest import CONTEXT, TwoSets, World
+
+
+@pytest.fixture
+def stored(world: World, two_sets: TwoSets) -> World:
+    world.store = {"BACKUP_STORE": str(two_sets.copy(world.folder / "sets"))}
+    return world
+
+
+def taken(world: World) -> list[datetime]:
+    """Return the instants of the two states, the older first."""
+    manifests = [folder / MANIFEST_FILE for folder in world.set_folders()]
+    return [parse_manifest(file.read_bytes(), str(file)).snapshot.instant for file in manifests]
+
+
+def chosen(world: World, instant: datetime | str) -> str:
+    """Return the verdict of verifying the set that an instant names."""
+    text = instant if isinstance(instant, str) else instant.isoformat()
+    return str(world.run(verify_backups, "backup_reader", backup=text))
+
+
+def test_the_newest_state_at_or_before(stored: World, two_sets: TwoSets) -> None:
+    older, newer = taken(stored)
+    assert two_sets.newer in chosen(stored, newer)
+    assert two_sets.older in chosen(stored, newer - timedelta(microseconds=1))
+    assert two_sets.older in chosen(stored, older)
+    assert two_sets.newer in chosen(stored, newer + timedelta(days=1))
+
+
+def test_an_instant_is_in_the_contexts_zone(stored: World, two_sets: TwoSets) -> None:
+    _, newer = taken(stored)
+    in_tokyo = (newer + timedelta(hours=9)).astimezone(UTC).replace(tzinfo=None)
+    assert two_sets.older in chosen(stored, f"{in_tokyo - timedelta(microseconds=1)}")
+    assert two_sets.newer in chosen(stored, f"{in_tokyo} JST")
+    assert two_sets.newer in chosen(stored, f"{in_tokyo}")
+
+
+def test_nothing_is_that_old(stored: World) -> None:
+    with pytest.raises(
+        BadInput, match=r"no backup at or before 2001-01-01 00:00:00 JST: the oldest is of 20.* JST; name a later instant"
+    ):
+        chosen(stored, "2001-01-01")
+
+
+def test_a_damaged_one_is_passed_over_aloud(stored: World, two_sets: TwoSets) -> None:
+    (Path(stored.store["BACKUP_STORE"]) / CONTEXT / "daily" / two_sets.newer / "schema.list").unlink()
+    with pytest.raises(DamagedSet, match=f"{two_sets.older} is good, but sets were passed over: .*{two_sets.newer}"):
+        chosen(stored, taken(stored)[1])
+
+
+def test_no_instant(stored: World) -> None:
+    with pytest.raises(BadInput, match='"2025-13-03" is no instant'):
+        chosen(stored, "2025-13-03")

@@ -1,0 +1,95 @@
+"""Instants are read in the context's zone; periods are the calendar's."""
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core.calendar import before, is_instant, parse_instant
+from tasks.core.errors import BadInput
+
+TOKYO = ZoneInfo("Asia/Tokyo")
+
+
+@pytest.mark.parametrize(
+    ("text", "instant"),
+    [
+        ("2025-11-03", datetime(2025, 11, 2, 15, tzinfo=UTC)),
+        ("2025-11-03 14:00", datetime(2025, 11, 3, 5, tzinfo=UTC)),
+        ("2025-11-03T14:00:30", datetime(2025, 11, 3, 5, 0, 30, tzinfo=UTC)),
+        ("2025-11-03 14:00 JST", datetime(2025, 11, 3, 5, tzinfo=UTC)),
+        ("2025-11-03 14:00 Asia/Tokyo", datetime(2025, 11, 3, 5, tzinfo=UTC)),
+        ("2025-11-03 14:00 UTC", datetime(2025, 11, 3, 14, tzinfo=UTC)),
+        ("2025-11-03 14:00 Europe/Berlin", datetime(2025, 11, 3, 13, tzinfo=UTC)),
+        ("2025-11-03T14:00+09:00", datetime(2025, 11, 3, 5, tzinfo=UTC)),
+        ("2025-11-03 14:00:00Z", datetime(2025, 11, 3, 14, tzinfo=UTC)),
+    ],
+)
+def test_instants(text: str, instant: datetime) -> None:
+    assert is_instant(text)
+    assert parse_instant(text, TOKYO) == instant
+    assert parse_instant(text, TOKYO).tzinfo
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2025-13-01", "2025-11-03 25:00", "2025-11-03 JST", "2025-11-03 14:00 Nowhere/City", "2025-11-03 14:00 JST JST",
+     "2025-11-03 14:00+09:00 UTC", "2025-02-29", "2025-11-03 noon", "2025-11-03 14:00 ../etc/passwd"],
+)  # fmt: skip
+def test_what_is_no_instant(text: str) -> None:
+    with pytest.raises(BadInput, match=r'is no instant.*; write for example "2025-11-03 14:00"'):
+        parse_instant(text, TOKYO)
+
+
+@pytest.mark.parametrize("text", ["latest", "", "bc-004_full_20251103_020000_3f9c", "/2025-11-03", "s3://b/2025-11-03"])
+def test_what_nobody_means_as_an_instant(text: str) -> None:
+    assert not is_instant(text)
+
+
+@pytest.mark.parametrize(
+    ("instant", "period", "earlier"),
+    [
+        ("2028-02-29 10:00", "1 year", "2027-02-28 10:00"),
+        ("2028-02-29 10:00", "4 years", "2024-02-29 10:00"),
+        ("2026-03-31 00:00", "1 month", "2026-02-28 00:00"),
+        ("2026-01-15 05:00", "1 month", "2025-12-15 05:00"),
+        ("2026-01-01 00:00", "3 years", "2023-01-01 00:00"),
+        ("2026-01-01 00:00", "36 months", "2023-01-01 00:00"),
+        ("2026-03-01 00:00", "30 days", "2026-01-30 00:00"),
+        ("2026-03-01 00:00", "5 hours", "2026-02-28 19:00"),
+        # In Greenwich it is still the old year.
+        ("2026-01-01 08:59", "1 year", "2025-01-01 08:59"),
+    ],
+)
+def test_periods(instant: str, period: str, earlier: str) -> None:
+    now = parse_instant(instant, TOKYO).astimezone(UTC)
+    assert before(now, period, TOKYO) == parse_instant(earlier, TOKYO)
+
+
+def test_days_of_a_zone_with_summer_time_keep_the_time_of_day() -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    assert before(parse_instant("2025-10-27 02:00", berlin), "2 days", berlin) == parse_instant("2025-10-25 02:00", berlin)
+
+
+def test_what_is_no_period() -> None:
+    with pytest.raises(BadInput, match='"3 weeks" is no period; write for example'):
+        before(datetime(2026, 1, 1, tzinfo=UTC), "3 weeks", TOKYO)
+
+
+INSTANTS = st.datetimes(
+    datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC),  # noqa: DTZ001 - the zone is added
+)  # fmt: skip
+
+
+@given(INSTANTS, st.integers(0, 20), st.sampled_from(["hour", "day", "month", "year"]))
+def test_a_longer_period_never_ends_later(instant: datetime, count: int, unit: str) -> None:
+    shorter, longer = (before(instant, f"{n} {unit}s", TOKYO) for n in (count, count + 1))
+    assert longer <= shorter <= instant
+
+
+@given(INSTANTS, st.integers(0, 20))
+def test_a_year_is_twelve_months(instant: datetime, count: int) -> None:
+    assert before(instant, f"{12 * count} months", TOKYO) == before(instant, f"{count} years", TOKYO)
+    assert timedelta(days=365 * count) <= instant - before(instant, f"{count} years", TOKYO) <= timedelta(days=366 * count)
