@@ -14,18 +14,26 @@ from tasks.sets import list_sets, zone_of
 
 
 @flow(flow_run_name="daily-backup {context}", task_runner=runs.task_runner())
-def daily_backup(context: str = "bc-004") -> str:
+def daily_backup(
+    context: str = "bc-004", label: str | None = None, keep_until: str | None = None, accept_losses: bool = False
+) -> str:
     """Back up the whole context under one snapshot, read every object back, and commit it as one set.
+
+    A set in which a table lost too many of its rows since the last good one is stored, called suspect, and fails the run.
 
     Args:
         context: the bounded context to back up.
+        label: what to call it, for example `before release 12`.
+        keep_until: an instant (`2026-12-31`) before which it is never pruned.
+        accept_losses: rows that are gone since the last good backup went on purpose.
     """
     with runs.begin("daily_backup", context) as run:
         site = sites.find_site(context)
         sites.describe(site.server, site.store)
+        why = backups.occasion(site, run, label, keep_until, accept_losses=accept_losses)
         source = backups.check_source(site, run)
         with context_lock(site.server, context, run.title):
-            manifest = backups.take_set(site, run, Kind.FULL, source)
+            manifest = backups.take_set(site, run, Kind.FULL, source, why)
         return reports.publish_backup(site, manifest, run.started)
 
 

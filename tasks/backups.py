@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import quote
 
@@ -13,8 +14,10 @@ from prefect.cache_policies import NO_CACHE
 from tasks import catalogue
 from tasks.catalogue import Member, Members
 from tasks.core import sql
+from tasks.core.calendar import parse_instant
 from tasks.core.errors import BadInput, MovedSnapshot
 from tasks.core.kinds import RULES, Kind, SetName, new_set_id, now
+from tasks.core.losses import losses_between
 from tasks.core.manifest import Manifest, Relation, Role, StoredObject, Versions
 from tasks.core.manifest import Snapshot as SnapshotFacts
 from tasks.core.programs import Program, find_program
@@ -24,7 +27,7 @@ from tasks.core.stream import StreamJob
 from tasks.databases import database_options
 from tasks.runs import Run, require_space, spread, staging
 from tasks.schema import LOCK_WAIT_SECONDS, context_list
-from tasks.sets import publish, require_owner, require_store, upload
+from tasks.sets import newest_trusted, publish, require_owner, require_store, upload
 from tasks.sites import Site
 from tasks.snapshots import Snapshot, patient, take_snapshot
 from tasks.tables import Dumped, dump_table
@@ -99,12 +102,34 @@ def _require_readable(connection: Connection, members: Members) -> None:
         )
 
 
-def take_set(site: Site, run: Run, kind: Kind, source: Source) -> Manifest:
+@dataclass(frozen=True)
+class Occasion:
+    """Why a set is taken: what it is called, until when it must be kept, and whether rows that are gone are meant to be."""
+
+    label: str | None = None
+    keep_until: datetime | None = None
+    accept_losses: bool = False
+
+
+def occasion(site: Site, run: Run, label: str | None, keep_until: str | None, *, accept_losses: bool) -> Occasion:
+    """Return why a set is taken, as an operator said it.
+
+    Raises:
+        BadInput: keep_until is no instant, or is past.
+    """
+    until = parse_instant(keep_until, site.context.zone) if keep_until else None
+    if until and until <= run.started:
+        raise BadInput(f'keep_until "{keep_until}" is past; name an instant to come')
+    return Occasion(label or None, until, accept_losses)
+
+
+def take_set(site: Site, run: Run, kind: Kind, source: Source, why: Occasion) -> Manifest:
     """Take a set of the whole context under one snapshot and commit it; start over when the schema moved meanwhile.
 
     Raises:
         MovedSnapshot: it moved at every try; nothing is listed.
     """
+    trusted = None if why.accept_losses else newest_trusted(site.store, site.context.name)
     for attempt in range(1, SNAPSHOT_TRIES + 1):
         try:
             with take_snapshot(site, run, source.pg_dump) as snapshot:
@@ -114,6 +139,9 @@ def take_set(site: Site, run: Run, kind: Kind, source: Source) -> Manifest:
                 relations = store_relations(site, run, name, snapshot, source)
                 manifest = store_schema(site, run, name, snapshot, source, relations)
                 snapshot.require_held()
+            losses = losses_between(trusted, relations, site.context.max_row_loss) if trusted else []
+            said = {"label": why.label, "keep_until": why.keep_until, "losses": losses}
+            manifest = manifest.model_copy(update=said)
             publish(site.store, run, name, manifest)
             return manifest
         except MovedSnapshot as error:

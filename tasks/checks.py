@@ -17,10 +17,11 @@ from psycopg import IsolationLevel
 from tasks import catalogue
 from tasks.catalogue import Members
 from tasks.core import sql
-from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge, lost_rows, parse_checks, summary
+from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge, parse_checks, summary
 from tasks.core.compare import missing_objects
 from tasks.core.context import Context, PartitionRule
 from tasks.core.errors import DamagedSet, OperationError
+from tasks.core.losses import lost_rows
 from tasks.core.manifest import Manifest
 from tasks.core.servers import Connection, Server, connect
 from tasks.runs import Run

@@ -31,8 +31,12 @@ def _set_row(one: ListedSet, instant: datetime, zone: ZoneInfo) -> dict[str, obj
 
 
 def _warned(one: ListedSet) -> str:
-    count = len(one.manifest.warnings) if one.manifest else 0
-    return f"{count} warnings, see its report" if count else ""
+    if one.manifest is None:
+        return ""
+    kept = f"keep until {report.local_time(one.manifest.keep_until, one.manifest.zone)}" if one.manifest.keep_until else ""
+    lost = f"lost since the last good full: {'; '.join(one.manifest.losses)}" if one.manifest.losses else ""
+    warned = f"{len(one.manifest.warnings)} warnings, see its report" if one.manifest.warnings else ""
+    return ", ".join(filter(None, (one.manifest.label, kept, lost, warned)))
 
 
 def _legacy_row(one: LegacyFile, instant: datetime, zone: ZoneInfo) -> dict[str, object]:

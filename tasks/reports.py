@@ -8,6 +8,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.core import report
+from tasks.core.errors import OperationError
 from tasks.core.kinds import set_folder
 from tasks.core.manifest import Manifest
 from tasks.sets import Listing
@@ -16,7 +17,11 @@ from tasks.sites import Site
 
 @task(cache_policy=NO_CACHE)
 def publish_backup(site: Site, manifest: Manifest, started: datetime) -> str:
-    """Publish the report and the table of a backup; return its verdict."""
+    """Publish the report and the table of a backup; return its verdict.
+
+    Raises:
+        OperationError: the set is stored, but suspect: too many rows are gone.
+    """
     context, seconds = site.context, (manifest.finished - started).total_seconds()
     path = site.store.path(set_folder(manifest.context, manifest.kind, manifest.id))
     verdict = report.backup_verdict(manifest, seconds, context.zone)
@@ -24,6 +29,8 @@ def publish_backup(site: Site, manifest: Manifest, started: datetime) -> str:
     publish(f"{context.name}-backup", verdict, text, report.relation_rows(manifest.relations))
     for warning in manifest.warnings:
         get_run_logger().warning("%s", warning)
+    if manifest.losses:
+        raise OperationError(f"{verdict}; {report.ACCEPT}")
     return verdict
 
 

@@ -18,7 +18,7 @@ from prefect.tasks import exponential_backoff
 from tasks.core.calendar import is_instant, parse_instant
 from tasks.core.digest import RowDigest, digest_compressed
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable
-from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, SetName, parse_set_folder, parse_set_reference
+from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, parse_set_folder, parse_set_reference
 from tasks.core.manifest import MANIFEST_FILE, Manifest, Relation, StoredObject, parse_manifest, render_manifest
 from tasks.core.order import newest_first
 from tasks.runs import Run, staging
@@ -178,7 +178,8 @@ def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[st
     except (DamagedSet, ColdObject) as error:
         return ListedSet(name, None, "damaged", storage_class, str(error))
     damage = _damage(manifest, objects)
-    state = "damaged" if damage else next((state for state in STATES if f"{state}.json" in objects), "stored")
+    found = "suspect" if manifest.losses else next((state for state in STATES if f"{state}.json" in objects), "stored")
+    state = "damaged" if damage else found
     return ListedSet(name, manifest, state, storage_class, damage and f"{address.path(name.folder)}: {damage}")
 
 
@@ -326,6 +327,12 @@ def newest_manifest(address: StoreAddress, context: str, backup: str) -> Manifes
         if not one.damage:
             return fetch_manifest(address, one.name)
     raise DamagedSet(f'every backup set of context "{context}" in {address.url} is damaged; see list_backups')
+
+
+def newest_trusted(address: StoreAddress, context: str) -> Manifest | None:
+    """Return the manifest of the newest full set that looks whole and lost no rows: what the next one is measured against."""
+    listed = (one.manifest for one in list_sets(address, context).sets if one.manifest and not one.damage)
+    return next((manifest for manifest in listed if manifest.kind is Kind.FULL and not manifest.losses), None)
 
 
 def random_recent(address: StoreAddress, context: str, instant: datetime) -> str:

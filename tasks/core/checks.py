@@ -11,7 +11,7 @@ comment lines:
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -135,11 +135,3 @@ def summary(findings: Iterable[Finding]) -> str:
     """Return how many checks came out how, for example `58 ok, 2 FAILED, 1 warning`."""
     verdicts = [finding.verdict for finding in findings]
     return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict if verdict in verdicts) or "no checks"
-
-
-def lost_rows(before: Iterable[tuple[str, int]], now: dict[str, int], allowed_share: float) -> Iterator[str]:
-    """Yield each relation that is there and lost more than the allowed share of its rows, or all of them."""
-    for relation, rows in before:
-        found = now.get(relation)
-        if found is not None and (found < rows * (1 - allowed_share) or (rows and not found)):
-            yield f"{relation}: {found:,} of {rows:,} rows"

@@ -4,8 +4,9 @@ import hashlib
 import json
 from datetime import datetime
 from typing import Any, Literal, Self
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tasks.core.errors import DamagedSet
 from tasks.core.kinds import Kind
@@ -176,7 +177,9 @@ class Manifest(_Record):
     kind: Kind
     id: str
     base: str | None = None
-    label: str | None = None
+    label: str | None = Field(default=None, description="what an operator called it")
+    keep_until: AwareDatetime | None = Field(default=None, description="never pruned before")
+    losses: list[str] = Field(default=[], description="what makes it suspect: tables that lost too many rows since a good full")
     run: str
     time_zone: str
     transforms: list[Literal["zstd"]] = ["zstd"]
@@ -214,6 +217,11 @@ class Manifest(_Record):
         data = [part for relation in self.relations for part in relation.parts]
         script = [self.restore_script] if self.restore_script else []
         return [*data, self.schema_archive, self.schema_list, *self.context_files, *script]
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The context's zone."""
+        return ZoneInfo(self.time_zone)
 
     @property
     def rows(self) -> int:

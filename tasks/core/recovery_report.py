@@ -105,6 +105,8 @@ def recovery_verdict(facts: RecoveryFacts) -> str:
         said.append(f"{len(facts.passed_over)} damaged sets passed over")
     if facts.missed and facts.purpose is Purpose.RECOVERY:
         said.append(f"{' and '.join(facts.missed)} missed")
+    if facts.manifest and facts.manifest.losses:
+        said.append("the set is SUSPECT")
     if failed := failures(facts.findings):
         said.append(f"{_whose(facts)} ({len(failed)} checks)")
     return f"{'FAIL' if facts.problems else 'PASS'}: {'; '.join(said)}"
@@ -137,6 +139,7 @@ def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
         section("Differences from the backup", facts.differences),
         section("Triggers that do not run", facts.broken_triggers),
         section("Sets that were passed over", facts.passed_over),
+        section("Suspect: rows were gone when this set was taken", facts.manifest.losses if facts.manifest else []),
         section(f"{_whose(facts).capitalize()} (rows are those of the backup)", map(finding_line, failed)),
         section("What a human still has to do", facts.to_do, "Nothing.\n"),
         _objectives(facts),

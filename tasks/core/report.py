@@ -87,10 +87,15 @@ def headline(verdict: str) -> str:
 def backup_verdict(manifest: Manifest, seconds: float, zone: ZoneInfo) -> str:
     """Return the one line that says whether the backup is there."""
     warned = f", {len(manifest.warnings)} warnings" if manifest.warnings else ""
+    lost = f", but rows are gone since the last good full: {'; '.join(manifest.losses[:3])}" if manifest.losses else ""
+    word = "SUSPECT" if lost else "STORED"
     return (
-        f"STORED: {manifest.id}, {len(manifest.relations)} relations, {manifest.rows:,} rows, {size(manifest.bytes)} "
-        f"in {duration(seconds)}, state of {local_time(manifest.snapshot.instant, zone)}{warned}"
+        f"{word}: {manifest.id}, {len(manifest.relations)} relations, {manifest.rows:,} rows, {size(manifest.bytes)} "
+        f"in {duration(seconds)}, state of {local_time(manifest.snapshot.instant, zone)}{warned}{lost}"
     )
+
+
+ACCEPT = "find out where the rows went; if they went on purpose, say so: `daily_backup` with `accept_losses=true`"
 
 
 def backup_report(manifest: Manifest, path: str, seconds: float, zone: ZoneInfo, *, off_host: bool) -> str:
@@ -100,15 +105,18 @@ def backup_report(manifest: Manifest, path: str, seconds: float, zone: ZoneInfo,
         ("set", f"`{manifest.id}`"), ("path", f"`{path}`"), ("state of", local_time(manifest.snapshot.instant, zone)),
         ("LSN", manifest.snapshot.lsn), ("server", f"PostgreSQL {manifest.versions.server}, database {manifest.database.name}"),
         ("took", duration(seconds)), ("stored", f"{size(manifest.bytes)} ({manifest.bytes:,} bytes), read back and compared"),
+        *([("label", manifest.label)] if manifest.label else []),
+        *([("kept until", local_time(manifest.keep_until, zone))] if manifest.keep_until else []),
     ]  # fmt: skip
     keys = [f"{key.name} of {key.table} to {key.references}" for key in manifest.outbound_keys]
     return "\n".join(
         part
         for part in (
-            headline(backup_verdict(manifest, seconds, zone)), place, section("Warnings", manifest.warnings),
+            headline(backup_verdict(manifest, seconds, zone)), place,
+            section("Suspect: rows are gone since the last good full", manifest.losses), section("Warnings", manifest.warnings),
             table(["what", "value"], facts) + "\n", "## Relations\n", relation_table(manifest, None) + "\n",
             section("Keys to other contexts, made after a restore when their tables are there", keys),
-            section("What a human still has to do", manifest.warnings, "Nothing.\n"),
+            section("What a human still has to do", [*([ACCEPT] if manifest.losses else []), *manifest.warnings], "Nothing.\n"),
         )
         if part
     )  # fmt: skip

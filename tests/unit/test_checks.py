@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.checks import Check, Finding, Severity, Verdict, failures, judge, lost_rows, parse_checks, summary
+from tasks.core.checks import Check, Finding, Severity, Verdict, failures, judge, parse_checks, summary
 from tasks.core.errors import BadInput
+from tasks.core.losses import lost_rows
 
 SHIPPED = Path(__file__).parents[2] / "deployments" / "contexts" / "bc-004" / "checks.sql"
 GOOD = "-- check: a\n-- severity: error\nSELECT 1;\n"

@@ -1,0 +1,30 @@
+"""Rows that are gone since a backup: more of them than may go unnoticed are an alarm."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from tasks.core.manifest import Manifest, Relation
+
+
+def lost_rows(before: Iterable[tuple[str, int]], now: dict[str, int], allowed_share: float) -> Iterator[str]:
+    """Yield each relation that is there and lost more than the allowed share of its rows, or all of them."""
+    for relation, rows in before:
+        found = now.get(relation)
+        if found is not None and (found < rows * (1 - allowed_share) or (rows and not found)):
+            yield f"{relation}: {found:,} of {rows:,} rows"
+
+
+def losses_between(previous: Manifest, relations: Iterable[Relation], allowed_share: float) -> list[str]:
+    """Return the relations, and partitioned tables as wholes, that lost too many rows since a backup."""
+    before, now = _counts(previous.relations), _counts(relations)
+    return list(lost_rows(before.items(), now, allowed_share))
+
+
+def _counts(relations: Iterable[Relation]) -> dict[str, int]:
+    """Return rows by relation, and by the table that partitions belong to."""
+    counts = defaultdict[str, int](int)
+    for one in relations:
+        counts[one.qualified] += one.rows
+        if one.parent:
+            counts[one.parent] += one.rows
+    return dict(counts)
