@@ -19,16 +19,17 @@ from tasks.catalogue import Members
 from tasks.core import sql
 from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge, parse_checks, summary
 from tasks.core.compare import missing_objects
+from tasks.core.complaints import message_of
 from tasks.core.context import Context, PartitionRule
 from tasks.core.errors import DamagedSet, OperationError
 from tasks.core.losses import lost_rows
 from tasks.core.manifest import Manifest
 from tasks.core.servers import Connection, Server, connect
+from tasks.keys import SAMPLE_ROWS, offending
 from tasks.runs import Run
-from tasks.sets import list_sets
+from tasks.sets import list_sets, newest_trusted
 from tasks.store import StoreAddress
 
-SAMPLE_ROWS = 5
 AHEAD = timedelta(days=30)
 PERIOD = {"month": timedelta(days=31), "quarter": timedelta(days=92), "year": timedelta(days=366)}
 WITNESSES = ("objects of the newest backup", "rows of the newest backup")
@@ -65,7 +66,7 @@ def _run_made(connection: Connection, subject: str, make: Callable[[], Iterable[
     except psycopg.Error as error:
         if connection.broken:
             raise
-        return [Finding(subject, Severity.ERROR, Verdict.BROKEN, note=error.diag.message_primary or type(error).__name__)]
+        return [Finding(subject, Severity.ERROR, Verdict.BROKEN, note=message_of(error))]
     return [_run(connection, check) for check in checks]
 
 
@@ -94,17 +95,12 @@ def _run(connection: Connection, check: Check) -> Finding:
     started = time.monotonic()
     try:
         with connection.transaction():
-            # Prepared, because PostgreSQL then takes one statement only: nothing can end the transaction.
-            cursor = connection.execute(sql.offending_rows(check.query, SAMPLE_ROWS), prepare=True)
-            rows = cursor.fetchall()
+            count, sample = offending(connection, check.query)
     except psycopg.Error as error:
         if connection.broken:
             raise
-        said = error.diag.message_primary or type(error).__name__
-        return Finding(check.name, check.severity, Verdict.BROKEN, note=said, seconds=time.monotonic() - started)
-    names = [column.name for column in cursor.description or []][1:]
-    sample = [", ".join(f"{name}={value}" for name, value in zip(names, row[1:], strict=True)) for row in rows]
-    return judge(check, rows[0][0] if rows else 0, sample, time.monotonic() - started)
+        return Finding(check.name, check.severity, Verdict.BROKEN, note=message_of(error), seconds=time.monotonic() - started)
+    return judge(check, count, sample, time.monotonic() - started)
 
 
 def _catalogue_checks(
@@ -166,16 +162,16 @@ def compare_with_newest_backup(
 ) -> list[Finding]:
     """Find out what the newest backup has and the database has no longer: objects, and more rows than may go unnoticed."""
     try:
-        listed = list_sets(store, context.name).sets
-        manifest = next((one.manifest for one in listed if one.manifest and not one.damage), None)
-        if manifest is None and not listed:
+        # Not a suspect one: what it lost is what is looked for.
+        manifest = newest_trusted(store, context.name)
+        if manifest is None and not list_sets(store, context.name).sets:
             return [Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"no backup of it in {store.url}") for name in WITNESSES]
         if manifest is None:
-            raise DamagedSet(f"every backup set of it in {store.url} is damaged; see list_backups")
+            raise DamagedSet(f"every backup set of it in {store.url} is damaged or suspect; see list_backups")
         lost, fewer = _losses(server, database, run, context, manifest, timeout_seconds)
     except (OperationError, psycopg.Error) as error:
-        said = error.diag.message_primary if isinstance(error, psycopg.Error) else str(error)
-        return [Finding(name, Severity.ERROR, Verdict.BROKEN, note=said or type(error).__name__) for name in WITNESSES]
+        note = message_of(error) if isinstance(error, psycopg.Error) else str(error)
+        return [Finding(name, Severity.ERROR, Verdict.BROKEN, note=note) for name in WITNESSES]
     about = f"{manifest.id} has it; if it went on purpose, take a backup now."
     return [
         judge(Check(name, Severity.ERROR, "", about), len(offending), offending[:SAMPLE_ROWS])

@@ -12,6 +12,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.core import sql
+from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput, UnsafeTarget
 from tasks.core.manifest import DatabaseProperties, Manifest
 from tasks.core.servers import Connection, Server, connect, major_of
@@ -31,6 +32,7 @@ class Target:
     mark: str
     exists: bool = False
     to_do: list[str] = field(default_factory=list)
+    created_roles: list[str] = field(default_factory=list)
     lent: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -87,7 +89,7 @@ def _require_usable(server: Server, run: Run, manifest: Manifest, name: str, *, 
             holding = [one for one in columns if connection.execute(sql.holds_rows(*one)).fetchall()]
             barred = [row[0] for row in connection.execute(sql.FOREIGN_OWNED, place)]
             login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
-            cramped = [] if columns else _schemas_without_create(connection, manifest)
+            cramped = _schemas_without_create(connection, manifest, login)
     except (psycopg.Error, BadInput) as error:
         said = f"what it holds cannot be seen ({' '.join(str(error).split())})"
         raise UnsafeTarget(_refusal(name, server, said)) from error
@@ -98,17 +100,17 @@ def _require_usable(server: Server, run: Run, manifest: Manifest, name: str, *, 
         remedy = " ".join(f'GRANT "{role}" TO "{login}";' for role in barred)
         raise BadInput(f'login "{login}" may not fill the empty tables of {", ".join(barred)} in database "{name}"; run: {remedy}')
     if cramped:
-        raise BadInput(f'in database "{name}" the tables\' owner may not create; run there: {" ".join(cramped)}')
+        raise BadInput(f'in database "{name}" objects of the backup cannot be created; run there: {" ".join(cramped)}')
     if unlike := list(_unlike(manifest, columns)):
         raise UnsafeTarget(_refusal(name, server, f"its empty tables differ from the backup's: {'; '.join(unlike)}"))
 
 
-def _schemas_without_create(connection: Connection, manifest: Manifest) -> list[str]:
-    """Return the grants that are missing for owners to get objects in the schemas that are there."""
+def _schemas_without_create(connection: Connection, manifest: Manifest, login: str) -> list[str]:
+    """Return the grants that this login, and owners of objects, lack to create in the schemas that are there."""
     granted = list[str]()
     for schema in sorted({relation.namespace for relation in manifest.relations}):
         if connection.execute(sql.SCHEMA_EXISTS, {"schema": schema}).fetchall()[0][0]:
-            asked = {"owners": sorted(owners(manifest)), "schema": schema}
+            asked = {"owners": sorted({*owners(manifest), login}), "schema": schema}
             granted += [
                 f'GRANT CREATE ON SCHEMA "{schema}" TO "{row[0]}";' for row in connection.execute(sql.SCHEMA_CREATORS, asked)
             ]
@@ -196,14 +198,14 @@ def _swept(connection: Connection, name: str, comment: str) -> str:
     try:
         connection.execute(sql.drop_database(name))
     except psycopg.errors.InsufficientPrivilege as error:
-        said = (
-            f'database "{name}" of a run that died ({comment}) cannot be dropped: {error.diag.message_primary}; '
+        swept = (
+            f'database "{name}" of a run that died ({comment}) cannot be dropped: {message_of(error)}; '
             f'run as its owner: DROP DATABASE "{name}"'
         )
     else:
-        said = f'database "{name}" of a run that died was dropped ({comment})'
-    get_run_logger().warning("%s", said)
-    return said
+        swept = f'database "{name}" of a run that died was dropped ({comment})'
+    get_run_logger().warning("%s", swept)
+    return swept
 
 
 @task(cache_policy=NO_CACHE)
@@ -235,6 +237,7 @@ def create_roles(connection: Connection, manifest: Manifest, target: Target) -> 
         if role.name in existing:
             continue
         connection.execute(sql.create_role(role.name))
+        target.created_roles.append(role.name)
         if not superuser:
             connection.execute(sql.become_member(role.name, target.server_major))
         was = [word for word, had in (("LOGIN", role.login), ("SUPERUSER", role.superuser), ("CREATEDB", role.createdb),
@@ -299,6 +302,19 @@ def drop_database(server: Server, run: Run, target: Target) -> None:
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         connection.execute(sql.drop_database(target.working_name))
     get_run_logger().info('database "%s" dropped', target.working_name)
+
+
+@task(cache_policy=NO_CACHE)
+def drop_roles(server: Server, run: Run, target: Target) -> None:
+    """Drop the roles that were created for a database which is gone again; one that is used meanwhile stays."""
+    with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
+        for role in target.created_roles:
+            try:
+                connection.execute(sql.drop_role(role))
+            except psycopg.Error as error:
+                if connection.broken:
+                    raise
+                get_run_logger().warning('role "%s", created for this run, stays: %s', role, message_of(error))
 
 
 @task(cache_policy=NO_CACHE)

@@ -14,15 +14,16 @@ from prefect import get_run_logger
 from tasks import catalogue
 from tasks.core import sql
 from tasks.core.compare import compare_inventories
+from tasks.core.complaints import message_of
 from tasks.core.context import Context
-from tasks.core.errors import OperationError, RestoreDiffers, UnsafeTarget
-from tasks.core.manifest import Manifest
+from tasks.core.errors import BrokenKey, OperationError, RestoreDiffers, UnsafeTarget
+from tasks.core.manifest import ForeignKey, Manifest
 from tasks.core.programs import Program
 from tasks.core.servers import Connection, Server, connect
 from tasks.core.stream import digest_relation
 from tasks.core.toc import Chunk
 from tasks.databases import create_roles
-from tasks.keys import make_keys, own_keys, without
+from tasks.keys import keys_of, make_keys, own_keys, without
 from tasks.locks import MAINTENANCE_DATABASE
 from tasks.recoveries import Recovery, find_pg_restore, staged_context
 from tasks.runs import Run
@@ -45,48 +46,65 @@ def restore_into_existing(recovery: Recovery, server: Server, run: Run) -> None:
         OperationError: an object cannot be created or rows cannot be loaded.
     """
     manifest, target = recovery.manifest, recovery.chosen
+    pg_restore = find_pg_restore(manifest, target)
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         create_roles(connection, manifest, target)
-    with connect(server, target.name, run.title) as connection, _all_or_nothing(connection, target.name):
-        _fill(connection, recovery, run, find_pg_restore(manifest, target))
+    try:
+        _fill_whole(recovery, server, run, pg_restore, with_outbound_keys=True)
+    except BrokenKey as error:
+        # Dropping such a key locks the other context's table until the end, so only where its rows are not there anyway.
+        get_run_logger().warning("%s; once more without the keys to other contexts", error)
+        _fill_whole(recovery, server, run, pg_restore, with_outbound_keys=False)
     recovery.proven = True
 
 
-@contextmanager
-def _all_or_nothing(connection: Connection, database: str) -> Iterator[None]:
-    try:
-        with connection.transaction():
-            yield
-    except psycopg.Error as error:
-        if connection.broken:
-            # Nobody knows whether a COMMIT that was under way came through.
-            raise
-        said = error.diag.message_primary or type(error).__name__
-        raise OperationError(f'database "{database}" is as it was: {said}; mend that, or name another target_database') from error
+def _fill_whole(recovery: Recovery, server: Server, run: Run, pg_restore: Program, *, with_outbound_keys: bool) -> None:
+    name = recovery.chosen.name
+    recovery.keys, recovery.differences, recovery.load_seconds = [], [], {}
+    with connect(server, name, run.title) as connection:
+        try:
+            with connection.transaction():
+                _fill(connection, recovery, run, pg_restore, with_outbound_keys=with_outbound_keys)
+        except psycopg.Error as error:
+            if connection.broken:
+                # Nobody knows whether a COMMIT that was under way came through.
+                raise
+            said = f'database "{name}" is as it was: {message_of(error)}; mend that, or name another target_database'
+            raise OperationError(said) from None
 
 
-def _fill(connection: Connection, recovery: Recovery, run: Run, pg_restore: Program) -> None:
+def _fill(connection: Connection, recovery: Recovery, run: Run, pg_restore: Program, *, with_outbound_keys: bool) -> None:
     staged, phases, manifest = recovery.staged_set, recovery.phases, recovery.manifest
     context = staged_context(recovery)
     archive, listing = unpack(staged.files[manifest.schema_archive.path]), staged.files[manifest.schema_list.path]
-    made = set[int]()
-    connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
+    made, dropped = set[int](), list[ForeignKey]()
     with phases.phase("schema before data"):
+        connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
         had_tables = _lock_empty(connection, context)
         _create_missing(connection, *read_chunks(run, pg_restore, "pre-data", archive, listing), made)
-    with phases.phase("data"), _unguarded(connection, context):
-        connection.execute(sql.FIXED_SETTINGS)
+    with phases.phase("data"), _unguarded(connection, context, dropped, with_outbound_keys=with_outbound_keys):
         _load(connection, recovery)
     with phases.phase("indexes, keys, triggers"):
         connection.execute(sql.statement(RESTORE_SETTINGS))
         _create_missing(connection, *read_chunks(run, pg_restore, "post-data", archive, listing), made)
-        recovery.keys = make_keys(connection, own_keys(manifest), LOCK_WAIT_SECONDS)
+        within, outbound = _keys_to_make(manifest, dropped)
+        recovery.keys = make_keys(connection, within, LOCK_WAIT_SECONDS)
     with phases.phase("statistics and views"):
         _refresh(connection, manifest)
     with phases.phase("comparison"):
         _compare(connection, recovery, run, had_tables=had_tables)
     with phases.phase("keys to other contexts"):
-        recovery.keys += make_keys(connection, manifest.outbound_keys, LOCK_WAIT_SECONDS)
+        recovery.keys += make_keys(connection, outbound, LOCK_WAIT_SECONDS)
+        for one in manifest.sequences:
+            connection.execute(sql.advance_sequence(one.namespace, one.name, one.last_value, called=one.is_called))
+
+
+def _keys_to_make(manifest: Manifest, dropped: list[ForeignKey]) -> tuple[list[ForeignKey], list[ForeignKey]]:
+    """Return the keys within the context and those to others: the set's, and what the database had besides."""
+    known = {(key.table, sql.unquoted(key.name)) for key in keys_of(manifest)}
+    more = [key for key in dropped if (key.table, sql.unquoted(key.name)) not in known]
+    within = [*own_keys(manifest), *(key for key in more if not key.references)]
+    return within, [*manifest.outbound_keys, *(key for key in more if key.references)]
 
 
 def _lock_empty(connection: Connection, context: Context) -> bool:
@@ -108,41 +126,48 @@ def _lock_empty(connection: Connection, context: Context) -> bool:
 def _create_missing(connection: Connection, settings: bytes, chunks: list[Chunk], made: set[int]) -> None:
     """Run the statements of each entry whose object is not there; what is said about an object that was, stays unsaid."""
     connection.execute(settings)
+    connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
     for chunk in chunks:
         if not chunk.has_class and not chunk.needs & made:
             continue
         try:
             with connection.transaction():
                 connection.execute(chunk.statements)
-        except IS_THERE as error:
-            get_run_logger().info("there already: %s", error.diag.message_primary)
-        except psycopg.errors.ForeignKeyViolation as error:
-            get_run_logger().warning("left out: %s", error.diag.message_primary)
+        except (*IS_THERE, psycopg.errors.ForeignKeyViolation) as error:
+            get_run_logger().info("not made: %s", message_of(error))
+        except psycopg.errors.InsufficientPrivilege:
+            # An extension that is there may be another's; CREATE … IF NOT EXISTS does not say that it was.
+            if b"COMMENT ON EXTENSION" not in chunk.statements:
+                raise
         else:
             made.add(chunk.dump_id)
     connection.execute(sql.FIXED_SETTINGS)
 
 
 @contextmanager
-def _unguarded(connection: Connection, context: Context) -> Iterator[None]:
-    """Load without triggers and without keys among our own tables, whose circles no order satisfies; then as it was."""
+def _unguarded(
+    connection: Connection, context: Context, dropped: list[ForeignKey], *, with_outbound_keys: bool
+) -> Iterator[None]:  # fmt: skip
+    """Load without triggers and without the keys among our own tables, whose circles no order satisfies.
+
+    Triggers are as they were afterwards; which keys were `dropped`, the caller makes again.
+    """
     # Views may still be missing: some are made after the data.
-    oids = {"oids": catalogue.read_members(connection, context.model_copy(update={"views": []})).oids}
-    triggers = connection.execute(sql.TRIGGERS_ON, oids).fetchall()
-    keys = connection.execute(sql.KEYS_WITHIN, oids).fetchall()
+    members = catalogue.read_members(connection, context.model_copy(update={"views": []}))
+    triggers = connection.execute(sql.TRIGGERS_ON, {"oids": members.oids}).fetchall()
+    comments = dict[str, str]()
     for schema, table, trigger, _ in triggers:
         connection.execute(sql.switch_trigger(schema, table, trigger, "DISABLE"))
-    for schema, table, key, _, _ in keys:
-        connection.execute(sql.drop_constraint(schema, table, key))
+    for table, name, definition, comment in connection.execute(sql.KEYS_WITHIN, {"oids": members.oids}).fetchall():
+        dropped.append(ForeignKey(name=name, table=table, references="", definition=definition, on_delete=""))
+        comments |= {f"{name} ON {table}": comment} if comment else {}
+    dropped += [] if with_outbound_keys else catalogue.read_outbound_keys(connection, members)
+    for key in dropped:
+        connection.execute(sql.statement(f"ALTER TABLE {key.table} DROP CONSTRAINT {key.name}"))
     yield
-    for schema, table, key, definition, comment in keys:
-        try:
-            with connection.transaction():
-                connection.execute(sql.add_constraint(schema, table, key, definition))
-                if comment:
-                    connection.execute(sql.comment_on_constraint(schema, table, key, comment))
-        except psycopg.errors.ForeignKeyViolation as error:
-            get_run_logger().warning("left out: %s", error.diag.message_primary)
+    for outcome in make_keys(connection, [key for key in dropped if not key.references], LOCK_WAIT_SECONDS):
+        if comment := comments.get(f"{outcome.key.name} ON {outcome.key.table}") if outcome.made else None:
+            connection.execute(sql.comment_on_constraint(outcome.key.table, outcome.key.name, comment))
     for schema, table, trigger, words in triggers:
         connection.execute(sql.switch_trigger(schema, table, trigger, words))
 
@@ -153,9 +178,6 @@ def _load(connection: Connection, recovery: Recovery) -> None:
         parts: list[Path] = [files[part.path] for part in relation.parts]
         seconds = load_rows(connection, relation, parts, manifest.database.encoding, freeze=False)
         recovery.load_seconds[relation.qualified] = seconds
-    for one in manifest.sequences:
-        place = {"schema": one.namespace, "name": one.name, "value": one.last_value, "called": one.is_called}
-        connection.execute(sql.SET_SEQUENCE, place)
 
 
 def _refresh(connection: Connection, manifest: Manifest) -> None:
@@ -166,19 +188,25 @@ def _refresh(connection: Connection, manifest: Manifest) -> None:
             connection.execute(sql.refresh_view(view.namespace, view.name))
 
 
+# What must be as in the backup also where tables were there before: without a leaf, or with it elsewhere, rows are not seen.
+WHERE_ROWS_ARE = ("table ", "partitioned table ")
+
+
 def _compare(connection: Connection, recovery: Recovery, run: Run, *, had_tables: bool) -> None:
-    """Compare rows, digests and objects inside the transaction; of tables that were there, other objects are told, not refused."""
+    """Compare rows, digests and objects inside the transaction; what the database had before is told, not refused."""
     manifest, target = recovery.manifest, recovery.chosen
     for relation in manifest.relations:
         digest = digest_relation(connection, reading_job(target.name, run, relation, manifest.database.encoding))
         recovery.differences += differences(relation, digest.rows, digest.hex)
     restored = catalogue.read_inventory(connection, catalogue.read_members(connection, staged_context(recovery)))
     same_major = manifest.versions.server_major == target.server_major
-    unlike = compare_inventories(without(manifest.inventory, recovery.keys), restored, same_major=same_major)
-    if had_tables:
-        target.to_do.extend(f"the tables were there before, and {one}" for one in unlike)
-    else:
-        recovery.differences += unlike
+    for unlike in compare_inventories(without(manifest.inventory, recovery.keys), restored, same_major=same_major):
+        no_rows_lost = had_tables and not (unlike.startswith(WHERE_ROWS_ARE) and unlike.endswith("is missing"))
+        # A schema that was there is not this context's alone.
+        if no_rows_lost or unlike.startswith("schema "):
+            target.to_do.append(f"it was there before, and {unlike}")
+        else:
+            recovery.differences.append(unlike)
     if recovery.differences:
         raise RestoreDiffers(
             f'database "{target.name}" is as it was: what was restored from {manifest.id} differs from the backup: '

@@ -1,6 +1,5 @@
 """Restoring a set into a new database: staged and verified first, filled, compared, and only then given its name."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,17 +16,27 @@ from tasks.checks import key_check_name, run_checks
 from tasks.core import sql
 from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge
 from tasks.core.compare import compare_inventories
+from tasks.core.complaints import message_of
 from tasks.core.context import CONTEXT_FILE, Context, parse_context
 from tasks.core.drills import DrillRecord
 from tasks.core.errors import BadInput, ColdObject, DamagedSet, OperationError, RestoreDiffers
 from tasks.core.exercise import Exercise
 from tasks.core.kinds import SetName
-from tasks.core.manifest import Manifest, StoredObject, View
+from tasks.core.manifest import ForeignKey, Manifest, StoredObject, View
 from tasks.core.phases import Phases
 from tasks.core.programs import Program, find_program
 from tasks.core.recovery_report import Purpose, RecoveryFacts
 from tasks.core.servers import Server, connect
-from tasks.databases import Target, check_target, create_database, drop_database, finish_database, keep_database, take_back_rights
+from tasks.databases import (
+    Target,
+    check_target,
+    create_database,
+    drop_database,
+    drop_roles,
+    finish_database,
+    keep_database,
+    take_back_rights,
+)
 from tasks.keys import KeyOutcome, try_keys, without
 from tasks.runs import Run, jobs, require_space, spread
 from tasks.schema import restore_section
@@ -35,8 +44,6 @@ from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, unpack
 from tasks.store import StoreAddress
 from tasks.tables import compare_table, load_table
 from tasks.triggers import exercise_triggers
-
-VIOLATION = re.compile(r'violates foreign key constraint "(?P<key>.*)"')
 
 
 @dataclass
@@ -193,6 +200,7 @@ def scratch_database(recovery: Recovery, server: Server, run: Run, *, keep: bool
             keep_database(server, run, manifest, target, f"found {found} in a drill; drop it when it was looked at")
         else:
             drop_database(server, run, target)
+            drop_roles(server, run, target)
 
 
 def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
@@ -207,10 +215,9 @@ def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
         set_sequences(server, target.working_name, run, manifest)
     with phases.phase("indexes, keys, triggers"):
         complaints = restore_section(server, target, run, pg_restore, "post-data", archive, listing, jobs())
-        broken, others = violated_keys(complaints)
-        if broken:
-            recovery.keys = try_keys(server, run, manifest, target.working_name, broken)
-        recovery.differences += others
+        if complaints:
+            recovery.keys = try_keys(server, run, manifest, target.working_name)
+        recovery.differences += but_for_broken_keys(complaints, recovery.keys)
         take_back_rights(server, run, manifest, target)
     with phases.phase("statistics and views"):
         analyze(server, target.working_name, run)
@@ -219,13 +226,13 @@ def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
                 recovery.differences += refresh_view(server, target.working_name, run, view)
 
 
-def violated_keys(complaints: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the names of foreign keys that rows violate, and the other complaints.
+def but_for_broken_keys(complaints: Iterable[str], outcomes: Iterable[KeyOutcome]) -> list[str]:
+    """Return the complaints that are not about keys which rows violate, whatever language the server speaks.
 
     Rows are compared with the backup: what they violate here, they violated in the source.
     """
-    found = [(VIOLATION.search(complaint), complaint) for complaint in complaints]
-    return [violation["key"] for violation, _ in found if violation], [said for violation, said in found if not violation]
+    broken = [f'"{sql.unquoted(one.key.name)}"' for one in outcomes if one.orphans]
+    return [complaint for complaint in complaints if not any(name in complaint for name in broken)]
 
 
 def load_tables(server: Server, run: Run, staged: StagedSet, target: Target) -> dict[str, float]:
@@ -263,7 +270,7 @@ def refresh_view(server: Server, database: str, run: Run, view: View) -> list[st
         except psycopg.Error as error:
             if connection.broken:
                 raise
-            return [f"view {view.namespace}.{view.name} cannot be computed: {error.diag.message_primary}"]
+            return [f"view {view.namespace}.{view.name} cannot be computed: {message_of(error)}"]
     get_run_logger().info("%s.%s refreshed", view.namespace, view.name)
     return []
 
@@ -328,15 +335,18 @@ def _broken_keys(outcomes: Iterable[KeyOutcome]) -> Iterator[Finding]:
     """Yield what the checks cannot see: keys that are not there, because rows violate them."""
     for one in outcomes:
         if one.orphans:
-            name = key_check_name(one.key.table.rpartition(".")[2], one.key.name.strip('"'))
-            check = Check(name, Severity.ERROR, "", "Rows refer to rows that are not there, so the key could not be made.")
+            check = Check(_name_of(one.key), Severity.ERROR, "", "Rows refer to nothing, so the key could not be made.")
             yield judge(check, one.orphans, one.sample)
+
+
+def _name_of(key: ForeignKey) -> str:
+    return key_check_name(sql.unquoted(key.table.rpartition(".")[2]), sql.unquoted(key.name))
 
 
 def _keys_not_here(manifest: Manifest, checked: set[str], outcomes: Sequence[KeyOutcome]) -> Iterator[Finding]:
     """Yield the keys to other contexts that the restored database does not have, because their tables are not in the set."""
     for key in manifest.outbound_keys:
-        name = key_check_name(key.table.rpartition(".")[2], key.name)
+        name = _name_of(key)
         if name not in checked and not any(one.orphans and one.key == key for one in outcomes):
             yield Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"{key.references} of another context is not in the set")
 

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.checks import frame
 from tasks.core import report
 from tasks.core.checks import Finding, Verdict, failures
+from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.errors import DamagedSet, OperationError, StoreUnavailable
 from tasks.core.recovery_report import Purpose, RecoveryFacts, record_of, recovery_report, recovery_verdict
@@ -84,12 +85,21 @@ def reported(recovery: Recovery, run: Run) -> Iterator[None]:
     """Publish the report also of a recovery that failed, with as much as there was of it; the run fails after that."""
     try:
         yield
-    except (OperationError, psycopg.Error, OSError) as error:
-        try:
-            publish_recovery(recovery, run, error)
-        except OperationError as unpublished:
-            error.add_note(f"and its report could not be published: {unpublished}")
+    except psycopg.Error as error:
+        # Not the error itself, whose details may quote rows.
+        failure = OperationError(message_of(error))
+        _publish_failure(recovery, run, failure)
+        raise failure from None
+    except (OperationError, OSError) as error:
+        _publish_failure(recovery, run, error)
         raise
+
+
+def _publish_failure(recovery: Recovery, run: Run, failure: Exception) -> None:
+    try:
+        publish_recovery(recovery, run, failure)
+    except OperationError as unpublished:
+        failure.add_note(f"and its report could not be published: {unpublished}")
 
 
 @task(cache_policy=NO_CACHE)

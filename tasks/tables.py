@@ -11,7 +11,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.core import sql, stream
-from tasks.core.errors import MovedSnapshot, OperationError, RestoreDiffers
+from tasks.core.complaints import message_of
+from tasks.core.errors import BrokenKey, MovedSnapshot, OperationError, RestoreDiffers
 from tasks.core.manifest import Relation
 from tasks.core.servers import Connection, Server, connect
 from tasks.core.stream import StreamFacts, StreamFault, StreamJob
@@ -100,6 +101,7 @@ def load_rows(connection: Connection, relation: Relation, files: list[Path], enc
     """Load one relation's rows in a transaction with the fixed settings; return the seconds it took.
 
     Raises:
+        BrokenKey: a foreign key that is there does not take the rows.
         RestoreDiffers: another number of rows arrived than the manifest says.
     """
     started = time.monotonic()
@@ -111,11 +113,12 @@ def load_rows(connection: Connection, relation: Relation, files: list[Path], enc
                     with file.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as plain:
                         while block := plain.read(COPY_BLOCK_BYTES):
                             copy.write(block)
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise BrokenKey(f"loading {relation.qualified}: {message_of(error)}") from None
         except psycopg.DatabaseError as error:
             if connection.broken:
                 raise
-            # The whole message may quote the row.
-            raise OperationError(f"loading {relation.qualified}: {error.diag.message_primary or type(error).__name__}") from None
+            raise OperationError(f"loading {relation.qualified}: {message_of(error)}") from None
         loaded = cursor.rowcount
     if loaded != relation.rows:
         raise RestoreDiffers(f"{relation.qualified}: {loaded} rows loaded, the manifest says {relation.rows}")

@@ -14,6 +14,7 @@ from psycopg.sql import Composed
 
 from tasks import catalogue
 from tasks.core import sql
+from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.exercise import Exercise, Outcome
 from tasks.core.servers import Connection, Server, connect
@@ -133,7 +134,7 @@ def _try_rows(connection: Connection, wanted: set[str], ways: Iterable[list[Comp
                 raise
             state = error.sqlstate or ""
             if not state.startswith(REFUSALS):
-                tried.failure = f"{error.diag.message_primary} ({state})"
+                tried.failure = f"{message_of(error)} ({state})"
                 return tried
             tried.refusal = f"by a rule of the database ({type(error).__name__})"
         else:

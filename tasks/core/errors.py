@@ -37,5 +37,9 @@ class ProgramFailed(OperationError):
     """A PostgreSQL program ended with an error."""
 
 
+class BrokenKey(OperationError):
+    """Rows refer to rows of another context that are not there; without that key they can be loaded."""
+
+
 class RestoreDiffers(OperationError):
     """What was restored is not what was backed up."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 
-from tasks.core.checks import Finding, failures, summary
+from tasks.core.checks import Finding, Verdict, summary
 from tasks.core.context import Contact
 from tasks.core.drills import DrillRecord, carries_to_bytes, recovery_point_age
 from tasks.core.exercise import Exercise, Outcome
@@ -82,6 +82,16 @@ class RecoveryFacts:
         ]
 
     @property
+    def broken_rules(self) -> list[Finding]:
+        """Checks that found rows which offend."""
+        return [one for one in self.findings if one.fails and one.verdict is Verdict.FAILED]
+
+    @property
+    def unrun(self) -> list[Finding]:
+        """Important checks that could not be run: nobody knows what they would have found."""
+        return [one for one in self.findings if one.fails and one.verdict is Verdict.BROKEN]
+
+    @property
     def problems(self) -> list[str]:
         """Why it is a failure, shortest first; nothing if it is none."""
         if self.failure:
@@ -92,6 +102,8 @@ class RecoveryFacts:
         if self.purpose is Purpose.DRILL:
             found += [f"{name} missed" for name in self.missed]
             found += [f"{len(self.passed_over)} newer sets cannot be restored"] if self.passed_over else []
+            found += ["the set is SUSPECT"] if self.manifest and self.manifest.losses else []
+            found += [f"{len(self.unrun)} checks could not be run"] if self.unrun else []
         return found
 
 
@@ -105,10 +117,11 @@ def recovery_verdict(facts: RecoveryFacts) -> str:
         said.append(f"{len(facts.passed_over)} damaged sets passed over")
     if facts.missed and facts.purpose is Purpose.RECOVERY:
         said.append(f"{' and '.join(facts.missed)} missed")
-    if facts.manifest and facts.manifest.losses:
-        said.append("the set is SUSPECT")
-    if failed := failures(facts.findings):
-        said.append(f"{_whose(facts)} ({len(failed)} checks)")
+    if facts.purpose is not Purpose.DRILL:
+        said += ["the set is SUSPECT"] if facts.manifest and facts.manifest.losses else []
+        said += [f"{len(facts.unrun)} checks could not be run"] if facts.unrun else []
+    if facts.broken_rules:
+        said.append(f"{_whose(facts)} ({len(facts.broken_rules)} checks)")
     return f"{'FAIL' if facts.problems else 'PASS'}: {'; '.join(said)}"
 
 
@@ -131,7 +144,6 @@ def _reached(facts: RecoveryFacts) -> str:
 
 def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
     """Return the report as markdown: what failed and what is left to do first, then the evidence."""
-    failed = failures(facts.findings)
     parts = [
         headline(verdict),
         "" if facts.off_host else "**Not off-host:** the store is a folder; if this machine is lost, so are the backups.\n",
@@ -140,11 +152,12 @@ def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
         section("Triggers that do not run", facts.broken_triggers),
         section("Sets that were passed over", facts.passed_over),
         section("Suspect: rows were gone when this set was taken", facts.manifest.losses if facts.manifest else []),
-        section(f"{_whose(facts).capitalize()} (rows are those of the backup)", map(finding_line, failed)),
+        section("Checks that could not be run", map(finding_line, facts.unrun)),
+        section(f"{_whose(facts).capitalize()} (rows are those of the backup)", map(finding_line, facts.broken_rules)),
         section("What a human still has to do", facts.to_do, "Nothing.\n"),
         _objectives(facts),
         _phases(facts),
-        _checks(facts, failed),
+        _checks(facts),
         _triggers(facts),
         _relations(facts),
         _past(facts),
@@ -202,10 +215,10 @@ def _phases(facts: RecoveryFacts) -> str:
     return f"## Phases\n\n{picture}\n\n" + table(["phase", "time"], timed, right=(1,)) + "\n"
 
 
-def _checks(facts: RecoveryFacts, failed: Sequence[Finding]) -> str:
+def _checks(facts: RecoveryFacts) -> str:
     if not facts.findings:
         return ""
-    others = [finding_line(one) for one in facts.findings if one.is_remarkable and one not in failed]
+    others = [finding_line(one) for one in facts.findings if one.is_remarkable and not one.fails]
     return f"## Integrity checks: {summary(facts.findings)}\n\n" + "".join(f"- {line}\n" for line in others)
 
 

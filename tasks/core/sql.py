@@ -243,6 +243,18 @@ def sequence_position(schema: str, name: str) -> Composed:
 
 SET_SEQUENCE = SQL("SELECT setval(format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass, %(value)s, %(called)s)")
 
+
+def advance_sequence(schema: str, name: str, value: int, *, called: bool) -> Composed:
+    """Set a sequence that was there before to a position, but never back: others may use it, and it obeys no transaction."""
+    return SQL(
+        "SELECT setval({name}::regclass, {value}, {called}) FROM {sequence} s JOIN pg_sequence q ON q.seqrelid = {name}::regclass "
+        "WHERE sign(q.seqincrement) * ({value} - s.last_value) > 0 OR {value} = s.last_value AND {called} AND NOT s.is_called"
+    ).format(
+        name=Literal(Identifier(schema, name).as_string()), sequence=Identifier(schema, name), value=Literal(value),
+        called=Literal(called),
+    )  # fmt: skip
+
+
 # --- the inventory: every object as text that a dump and restore does not change -------------------------------------------
 
 _PRIVILEGES = """(SELECT string_agg(format('%%s=%%s%%s', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee) END,
@@ -399,6 +411,11 @@ def analyze_relation(schema: str, name: str) -> Composed:
     return SQL("ANALYZE {}").format(Identifier(schema, name))
 
 
+def unquoted(name: str) -> str:
+    """Return the name that an identifier stands for."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
 def quoted(name: str) -> str:
     """Return a name as an identifier, quoted."""
     return Identifier(name).as_string()
@@ -407,6 +424,11 @@ def quoted(name: str) -> str:
 def create_role(name: str) -> Composed:
     """Create a role that owns or is granted things and that nobody can log in as."""
     return SQL("CREATE ROLE {} NOLOGIN").format(Identifier(name))
+
+
+def drop_role(name: str) -> Composed:
+    """Drop a role that owns nothing."""
+    return SQL("DROP ROLE {}").format(Identifier(name))
 
 
 def become_member(name: str, major: int) -> Composed:
@@ -513,10 +535,10 @@ TRIGGERS_ON = SQL(
        ORDER BY 1, 2, 3"""
 )
 KEYS_WITHIN = SQL(
-    """SELECT n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint')
-       FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-       WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY (%(oids)s::oid[]) AND k.confrelid = ANY (%(oids)s::oid[])
-       ORDER BY 1, 2, 3"""
+    """SELECT k.conrelid::regclass::text, quote_ident(k.conname), pg_get_constraintdef(k.oid),
+              obj_description(k.oid, 'pg_constraint')
+       FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0
+         AND k.conrelid = ANY (%(oids)s::oid[]) AND k.confrelid = ANY (%(oids)s::oid[]) ORDER BY 1, 2"""
 )
 HAS_CONSTRAINT = SQL(
     "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = %(table)s::regclass AND conname = (parse_ident(%(name)s))[1])"
@@ -536,19 +558,9 @@ def switch_trigger(schema: str, table: str, trigger: str, words: str) -> Compose
     return SQL("ALTER TABLE {} {} TRIGGER {}").format(Identifier(schema, table), SQL(words), Identifier(trigger))
 
 
-def drop_constraint(schema: str, table: str, name: str) -> Composed:
-    """Drop a constraint of a table."""
-    return SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(Identifier(schema, table), Identifier(name))
-
-
-def add_constraint(schema: str, table: str, name: str, definition: str) -> Composed:
-    """Add a constraint as pg_get_constraintdef() gave it."""
-    return SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(Identifier(schema, table), Identifier(name), SQL(definition))
-
-
-def comment_on_constraint(schema: str, table: str, name: str, comment: str) -> Composed:
-    """Write the comment of a constraint."""
-    return SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(Identifier(name), Identifier(schema, table), Literal(comment))
+def comment_on_constraint(table: str, name: str, comment: str) -> Composed:
+    """Write the comment of a constraint; table and name are quoted where they must be."""
+    return SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(SQL(name), SQL(table), Literal(comment))
 
 
 def statement(text: str) -> SQL:
@@ -572,8 +584,9 @@ def limit_statements(timeout_seconds: float) -> Composed:
 
 def check_settings(schema: str, zone: str, timeout_seconds: float) -> Composed:
     """Let the checks of this transaction name the context's tables as they are called, and limit how long each may take."""
+    # PostgreSQL itself puts pg_catalog first where it is not named: nothing of a schema's can stand for what is built in.
     return SQL(
-        "SELECT set_config('search_path', quote_ident({}) || ', pg_catalog', true), set_config('TimeZone', {}, true), "
+        "SELECT set_config('search_path', quote_ident({}), true), set_config('TimeZone', {}, true), "
         "set_config('statement_timeout', {}, true), set_config('row_security', 'off', true)"
     ).format(Literal(schema), Literal(zone), Literal(str(int(timeout_seconds * 1000))))
 
@@ -590,15 +603,17 @@ def offending_rows(query: str, limit: int) -> Composed:
 
 
 # For each foreign key of the given relations, one without its parents: the anti-join that finds rows that it does not allow.
-FOREIGN_KEY_ORPHANS = SQL(
-    """SELECT k.oid::bigint, c.relname, k.conname,
+_ORPHANS = """SELECT k.oid::bigint, c.relname, k.conname,
          format('SELECT %%s FROM %%s%%s AS c WHERE %%s AND NOT EXISTS (SELECT FROM %%s%%s AS r WHERE %%s)',
            (SELECT string_agg(format('c.%%I', a.attname), ', ' ORDER BY u.place) FROM (
               SELECT attnum, min(place) AS place
               FROM unnest(coalesce(p.conkey, '{}') || k.conkey) WITH ORDINALITY AS o (attnum, place) GROUP BY attnum) AS u
             JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum),
            CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, k.conrelid::regclass,
-           string_agg(format('c.%%I IS NOT NULL', ca.attname), ' AND ' ORDER BY u.place),
+           -- MATCH FULL allows no row with a part of the key.
+           CASE k.confmatchtype WHEN 'f' THEN format('num_nonnulls(%%1$s) BETWEEN 1 AND %%2$s - 1 OR ',
+             string_agg(format('c.%%I', ca.attname), ', ' ORDER BY u.place), count(*)) ELSE '' END
+           || string_agg(format('c.%%I IS NOT NULL', ca.attname), ' AND ' ORDER BY u.place),
            CASE f.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, k.confrelid::regclass,
            string_agg(format('r.%%I OPERATOR(%%I.%%s) c.%%I', fa.attname, n.nspname, o.oprname, ca.attname), ' AND '
              ORDER BY u.place))
@@ -608,15 +623,18 @@ FOREIGN_KEY_ORPHANS = SQL(
        JOIN pg_attribute ca ON ca.attrelid = k.conrelid AND ca.attnum = u.key
        JOIN pg_attribute fa ON fa.attrelid = k.confrelid AND fa.attnum = u.foreign_key
        JOIN pg_operator o ON o.oid = u.operator JOIN pg_namespace n ON n.oid = o.oprnamespace
-       WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY (%(oids)s::oid[])
+       WHERE k.contype = 'f' AND k.conparentid = 0 AND <which>
          AND NOT coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false)
-       GROUP BY k.oid, k.conrelid, k.confrelid, k.conname, k.conkey, c.relname, c.relkind, f.relkind, p.conkey ORDER BY 2, 3"""
-)
+       GROUP BY k.oid, k.conrelid, k.confrelid, k.conname, k.conkey, k.confmatchtype, c.relname, c.relkind, f.relkind, p.conkey
+       ORDER BY 2, 3"""
+FOREIGN_KEY_ORPHANS = SQL(_ORPHANS.replace("<which>", "k.conrelid = ANY (%(oids)s::oid[])"))
+ORPHANS_OF_KEY = SQL(_ORPHANS.replace("<which>", "k.conrelid = %(table)s::regclass AND k.conname = (parse_ident(%(name)s))[1]"))
 
-ORPHANS_OF_KEY = SQL(
-    FOREIGN_KEY_ORPHANS.as_string().replace(
-        "k.conrelid = ANY (%(oids)s::oid[])", "k.conrelid = %(table)s::regclass AND k.conname = (parse_ident(%(name)s))[1]"
-    )
+LEAVES = SQL(
+    """WITH RECURSIVE member (oid) AS (
+         SELECT %(table)s::regclass::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN member m ON i.inhparent = m.oid
+         WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = m.oid AND c.relkind = 'p'))
+       SELECT c.oid::regclass::text FROM member m JOIN pg_class c ON c.oid = m.oid WHERE c.relkind = 'r' ORDER BY 1"""
 )
 
 # Of every materialized view: what it holds too much and too little against its own query, by its unique key.
@@ -633,16 +651,15 @@ STALE_VIEW_ROWS = SQL(
        WHERE n.nspname = %(schema)s AND c.relname = ANY (%(views)s) AND c.relkind = 'm' AND c.relispopulated ORDER BY 1"""
 )
 
-# Whether a row of that instant has a leaf of its own, by the leaf's own constraint; a DEFAULT partition is none.
+# Whether a row of that instant has a partition of its own, by the partition's own constraint; a DEFAULT one is none. What it
+# is partitioned by further down is not asked.
 LEAF_CONSTRAINTS = SQL(
-    """WITH RECURSIVE member (oid) AS (
-         SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind = 'p'
-         UNION SELECT i.inhrelid FROM pg_inherits i JOIN member m ON i.inhparent = m.oid)
-       SELECT pg_get_partition_constraintdef(c.oid), (
+    """SELECT pg_get_partition_constraintdef(c.oid), (
                 SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = %(column)s)
-       FROM member m JOIN pg_class c ON c.oid = m.oid
-       WHERE c.relkind = 'r' AND c.relispartition AND pg_get_expr(c.relpartbound, c.oid) <> 'DEFAULT'"""
+       FROM pg_class p JOIN pg_namespace n ON n.oid = p.relnamespace JOIN pg_inherits i ON i.inhparent = p.oid
+       JOIN pg_class c ON c.oid = i.inhrelid
+       WHERE n.nspname = %(schema)s AND p.relname = %(table)s AND p.relkind = 'p'
+         AND pg_get_expr(c.relpartbound, c.oid) <> 'DEFAULT'"""
 )
 
 
@@ -665,7 +682,9 @@ SELECT t.tgrelid::regclass::text AS "table",
        CASE WHEN t.tgisinternal THEN coalesce(k.conname, t.tgname) ELSE t.tgname END AS "trigger",
        CASE t.tgenabled WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'for replicas only' END AS state
 FROM pg_trigger t LEFT JOIN pg_constraint k ON k.oid = t.tgconstraint
-WHERE t.tgrelid = ANY ({oids}) AND t.tgenabled IN ('D', 'R')"""
+WHERE t.tgenabled IN ('D', 'R')
+  -- A key's triggers sit on both its tables, on those of other contexts too.
+  AND (t.tgrelid = ANY ({oids}) OR k.contype = 'f' AND k.conrelid = ANY ({oids}))"""
 INDEXES_INVALID = """
 SELECT i.indrelid::regclass::text AS "table", i.indexrelid::regclass::text AS "index" FROM pg_index i
 WHERE i.indrelid = ANY ({oids}) AND NOT (i.indisvalid AND i.indisready AND i.indislive)"""

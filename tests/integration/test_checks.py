@@ -22,7 +22,7 @@ from flows.checks import integrity_check
 from tasks import checks, sites
 from tasks.checks import WITNESSES, compare_with_newest_backup, frame, run_checks
 from tasks.core.checks import CHECKS_FILE, Finding, Verdict
-from tasks.core.context import CONTEXT_FILE, parse_context, read_context_folder
+from tasks.core.context import CONTEXT_FILE, PartitionRule, parse_context, read_context_folder
 from tasks.core.errors import BadInput, OperationError
 from tasks.core.programs import Running
 from tasks.core.servers import Server
@@ -172,6 +172,7 @@ DAMAGES = [
     objects("a view not populated", "REFRESH MATERIALIZED VIEW mv_team_statistics WITH NO DATA", {"views populated"}),
     objects("a constraint not proven", "ALTER TABLE teams ADD CONSTRAINT positive CHECK (member_count >= 0) NOT VALID", set(),
             {"constraints proven"}),
+    objects("foreign keys of another context's table not enforced", "ALTER TABLE users DISABLE TRIGGER ALL", {"triggers enabled"}),
     objects("a key not enforced", "ALTER TABLE teams ALTER CONSTRAINT teams_unit_fkey NOT ENFORCED", {"constraints enforced"}),
 ]  # fmt: skip
 
@@ -283,6 +284,22 @@ def test_what_offends_is_counted_and_at_most_five_are_shown(copy: World) -> None
 def test_leaves_for_the_time_to_come(healthy: World, instant: datetime, failed: set[str], warned: set[str]) -> None:
     findings = check(healthy, instant)
     assert (named(findings, fails=True), named(findings, fails=False)) == (failed, warned)
+
+
+def test_partitions_of_two_levels(copy: World) -> None:
+    with copy.connect() as connection:
+        connection.execute("CREATE TABLE events (at timestamp, region text) PARTITION BY RANGE (at)")
+        bounds = "FOR VALUES FROM ('2027-01-01') TO ('2028-01-01') PARTITION BY LIST (region)"
+        connection.execute(f"CREATE TABLE events_2027 PARTITION OF events {bounds}")
+        connection.execute("CREATE TABLE events_2027_jp PARTITION OF events_2027 FOR VALUES IN ('jp')")
+    rule = PartitionRule(table="events", column="at", period="year", name="events_{year}", keep="1 year", hold=None)
+    definition = DEFINITION.model_copy(update={"tables": [*DEFINITION.tables, "events"], "partitions": [rule]})
+    run = Run("integrity_check", CONTEXT, "3f9c", SUMMER, copy.folder, Running())
+    with disable_run_logger():
+        findings = run_checks.fn(server_of(copy), copy.database, run, definition, FILES, 60, SUMMER)
+    assert {one.check: one.verdict for one in findings if "of events" in one.check} == {
+        "partitions of events for the next 30 days": Verdict.OK, "partitions of events for the next year": Verdict.WARNING,
+    }  # fmt: skip
 
 
 def test_a_default_partition_is_no_leaf_for_now(copy: World) -> None:

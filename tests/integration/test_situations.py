@@ -321,3 +321,80 @@ def test_such_a_source_into_a_database_that_is_there(broken: World, make: Callab
     assert broken.recover().startswith("PASS")
     assert_equal(broken, before, missing_keys=(*OUTBOUND_KEYS, BROKEN_KEY))
     assert LEFT_OUT in report(broken) and "team_leaders_user_fkey of public.team_leaders" in report(broken)
+
+
+# What others have in that database
+
+
+def test_a_sequence_of_others_never_goes_back(world: World) -> None:
+    make = ["CREATE SEQUENCE shared", "ALTER SEQUENCE shared OWNER TO consulting_owner"]
+    execute(world, *make, "ALTER TABLE governance_rules ADD number bigint DEFAULT nextval('shared')", server=world.source)
+    world.backup()
+    world.target.create_database(DATABASE, "consulting_owner")
+    give_users(world)
+    execute(world, *make, "SELECT setval('shared', 1000000)")
+    assert world.recover().startswith("PASS")
+    with world.connect(world.target) as connection:
+        assert connection.execute("SELECT last_value FROM shared").fetchall() == [(1_000_000,)]
+
+
+def test_a_schema_that_is_there_may_be_granted_to_others(backed_up: World) -> None:
+    give_users(backed_up)
+    execute(backed_up, "GRANT CREATE ON SCHEMA public TO backup_reader")
+    assert backed_up.recover().startswith("PASS")
+    assert "it was there before, and schema public differs" in report(backed_up)
+
+
+def test_the_remedy_for_an_owner_who_may_not_create_works(backed_up: World, before: State) -> None:
+    give_users(backed_up)
+    execute(backed_up, "ALTER SCHEMA public OWNER TO postgres", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    with pytest.raises(BadInput) as error:
+        backed_up.recover()
+    execute(backed_up, *re.findall(r"GRANT CREATE .*?;", str(error.value)))
+    assert backed_up.recover().startswith("PASS")
+    assert backed_up.state(backed_up.target).rows == before.rows
+
+
+def test_a_partition_that_is_not_attached_is_no_place_for_rows(backed_up: World) -> None:
+    migrate(backed_up)
+    execute(backed_up, "ALTER TABLE policy_violations DETACH PARTITION policy_violations_2024")
+    text = target_text(backed_up)
+    with pytest.raises(
+        OperationError, match=r"is as it was: .*table public.policy_violations_2024 of .*policy_violations is missing"
+    ):
+        backed_up.recover()
+    assert target_text(backed_up) == text
+
+
+def test_a_key_of_a_newer_migration_that_the_rows_break_is_told(backed_up: World) -> None:
+    migrate(backed_up)
+    execute(backed_up, "ALTER TABLE policy_scopes ADD CONSTRAINT newer FOREIGN KEY (target_id) REFERENCES teams (id)")
+    assert backed_up.recover().startswith("PASS")
+    to_do = report(backed_up).split("## What a human")[1].split("\n## ")[0]
+    assert re.search(r"foreign key newer of public.policy_scopes: \d+ rows refer to nothing", to_do)
+
+
+def test_migrated_before_the_users_came_back(backed_up: World, before: State) -> None:
+    copy_to_target(backed_up, "--schema-only")
+    assert backed_up.recover().startswith("PASS")
+    assert_equal(backed_up, before, missing_keys=tuple(OUTBOUND_KEYS))
+    copy_to_target(backed_up, "--data-only", "--table=public.users")
+    verdict = backed_up.run(disaster_recovery, "backup_restorer", backed_up.target, resume="constraints")
+    assert verdict == "PASS: 21 of 21 foreign keys are there, 4 made now"
+    assert_equal(backed_up, before)
+
+
+def test_the_other_contexts_table_is_not_finished(backed_up: World) -> None:
+    execute(backed_up, "CREATE TABLE users (id uuid)", "GRANT ALL ON users TO PUBLIC")
+    assert backed_up.recover().startswith("PASS")
+    assert report(backed_up).count('there is no unique constraint matching given keys for referenced table "users"') == 4
+
+
+def test_what_rows_hold_is_in_no_message(backed_up: World) -> None:
+    migrate(backed_up)
+    execute(backed_up, "ALTER TABLE organizations ALTER name TYPE integer USING 0")
+    with backed_up.connect() as connection:
+        names = [row[0] for row in connection.execute("SELECT name FROM organizations")]
+    with pytest.raises(OperationError, match=r"loading public.organizations: InvalidTextRepresentation \(22P02\)") as error:
+        backed_up.recover()
+    assert not any(name in f"{error.value} {error.value.__cause__} {report(backed_up)}" for name in names)

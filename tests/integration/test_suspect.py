@@ -5,6 +5,8 @@ import re
 import pytest
 
 from flows.backup import daily_backup, list_backups
+from flows.checks import integrity_check
+from flows.recovery import recovery_drill
 from tasks.core.errors import BadInput, OperationError
 from tests.integration.conftest import World
 
@@ -40,6 +42,17 @@ def test_an_emptied_table_makes_a_set_suspect_until_it_is_accepted(world: World)
     assert world.run(daily_backup, "backup_reader", accept_losses=True).startswith("STORED")
     assert world.backup().startswith("STORED")
     assert states(world) == ["stored", "stored", "suspect", "suspect", "stored"]
+
+
+def test_a_backup_of_the_damage_does_not_make_the_check_green(world: World) -> None:
+    world.backup()
+    execute(world, EMPTIED)
+    with pytest.raises(OperationError, match=r"^SUSPECT"):
+        world.backup()
+    with pytest.raises(OperationError, match="rows of the newest backup: 1 offending"):
+        world.run(integrity_check, "backup_reader")
+    with pytest.raises(OperationError, match=r"^FAIL: the set is SUSPECT, RTO"):
+        world.run(recovery_drill, "backup_restorer", world.target)
 
 
 def test_a_partitioned_table_is_measured_whole_and_by_partition(world: World) -> None:
