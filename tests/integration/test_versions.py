@@ -84,7 +84,7 @@ def test_an_s3_store(journey: Journey, s3: LocalS3) -> None:
     journey.world.assert_recovered(before)
 
 
-@same(16)
+@same(15, 16)
 def test_with_newer_programs_than_the_server(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "program_folders", lambda: [wheel_bin(18)])
     before, _ = journey.go()
