@@ -154,7 +154,7 @@ def _unguarded(
     """
     # Views may still be missing: some are made after the data.
     members = catalogue.read_members(connection, context.model_copy(update={"views": []}))
-    triggers = connection.execute(sql.TRIGGERS_ON, {"oids": members.oids}).fetchall()
+    triggers = connection.execute(sql.TRIGGER_STATES, {"oids": members.oids}).fetchall()
     comments = dict[str, str]()
     for schema, table, trigger, _ in triggers:
         connection.execute(sql.switch_trigger(schema, table, trigger, "DISABLE"))

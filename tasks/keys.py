@@ -75,11 +75,13 @@ def _make_key(connection: Connection, key: ForeignKey) -> KeyOutcome:
     for table in filter(None, (key.table, key.references)):
         if not connection.execute(sql.RELATION_IS_THERE, {"name": table}).fetchall()[0][0]:
             return KeyOutcome(key, made=False, note=f"{table} is not there")
-    if connection.execute(sql.HAS_CONSTRAINT, {"table": key.table, "name": key.name}).fetchall()[0][0]:
+    there = connection.execute(sql.IS_VALIDATED, {"table": key.table, "name": key.name}).fetchall()
+    if there and (there[0][0] or key.definition.endswith("NOT VALID")):
         return KeyOutcome(key, made=True, note="was there")
     try:
         with connection.transaction():
-            connection.execute(sql.statement(key.statement))
+            validate = f"ALTER TABLE {key.table} VALIDATE CONSTRAINT {key.name}"
+            connection.execute(sql.statement(validate if there else key.statement))
     except psycopg.errors.ForeignKeyViolation:
         return _orphaned(connection, key)
     except psycopg.errors.LockNotAvailable:
@@ -100,7 +102,8 @@ def _orphaned(connection: Connection, key: ForeignKey) -> KeyOutcome:
     for (leaf,) in connection.execute(sql.LEAVES, {"table": key.table}).fetchall():
         of_leaf = key.model_copy(update={"table": leaf})
         with connection.transaction(force_rollback=True):
-            connection.execute(sql.statement(f"{of_leaf.statement} NOT VALID"))
+            if not connection.execute(sql.IS_VALIDATED, {"table": leaf, "name": key.name}).fetchall():
+                connection.execute(sql.statement(f"{of_leaf.statement} NOT VALID"))
             query = connection.execute(sql.ORPHANS_OF_KEY, {"table": leaf, "name": key.name}).fetchall()[0][3]
             found = offending(connection, query)
         count, sample = count + found[0], [*sample, *found[1]][:SAMPLE_ROWS]

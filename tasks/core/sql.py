@@ -525,14 +525,14 @@ FOREIGN_OWNED = SQL(
        WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest(%(schemas)s::text[], %(names)s::text[]))
          AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1"""
 )
-# Triggers of people's making that fire, each with the words that bring its state back; of a partition, those of its parent
-# are switched with it.
-TRIGGERS_ON = SQL(
+# Triggers of people's making, each with the words that bring its state back; those of a partition after those of its parent,
+# which is switched with all that is below it.
+TRIGGER_STATES = SQL(
     """SELECT n.nspname, c.relname, t.tgname, CASE t.tgenabled WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS'
-                                                               ELSE 'ENABLE' END
+                                                               WHEN 'D' THEN 'DISABLE' ELSE 'ENABLE' END
        FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-       WHERE t.tgrelid = ANY (%(oids)s::oid[]) AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgparentid = 0
-       ORDER BY 1, 2, 3"""
+       WHERE t.tgrelid = ANY (%(oids)s::oid[]) AND NOT t.tgisinternal
+       ORDER BY (SELECT count(*) FROM pg_partition_ancestors(c.oid)), 1, 2, 3"""
 )
 KEYS_WITHIN = SQL(
     """SELECT k.conrelid::regclass::text, quote_ident(k.conname), pg_get_constraintdef(k.oid),
@@ -540,8 +540,8 @@ KEYS_WITHIN = SQL(
        FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0
          AND k.conrelid = ANY (%(oids)s::oid[]) AND k.confrelid = ANY (%(oids)s::oid[]) ORDER BY 1, 2"""
 )
-HAS_CONSTRAINT = SQL(
-    "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = %(table)s::regclass AND conname = (parse_ident(%(name)s))[1])"
+IS_VALIDATED = SQL(
+    "SELECT convalidated FROM pg_constraint WHERE conrelid = %(table)s::regclass AND conname = (parse_ident(%(name)s))[1]"
 )
 
 
