@@ -1,11 +1,12 @@
 """Backup sets in the store: written object by object and read back, committed by their manifest, listed, staged, verified."""
 
 import json
+import math
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -126,13 +127,14 @@ def require_store(address: StoreAddress, context: str) -> None:
 
 @dataclass(frozen=True)
 class ListedSet:
-    """A set as a listing shows it; `damage` says what is wrong with it, as far as a listing can tell."""
+    """A set as a listing shows it; `damage` is what is wrong with it, as far as a listing can tell; when it was last decoded."""
 
     name: SetName
     manifest: Manifest | None
     state: str
     storage_class: str
     damage: str | None
+    verified: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[st
     damage = _damage(manifest, objects)
     found = "suspect" if manifest.losses else next((state for state in STATES if f"{state}.json" in objects), "stored")
     state = "damaged" if damage else found
-    return ListedSet(name, manifest, state, storage_class, damage and f"{address.path(name.folder)}: {damage}")
+    verified = max((objects[f"{mark}.json"].modified for mark in STATES if f"{mark}.json" in objects), default=None)
+    return ListedSet(name, manifest, state, storage_class, damage and f"{address.path(name.folder)}: {damage}", verified)
 
 
 def _damage(manifest: Manifest, objects: dict[str, ObjectInfo]) -> str | None:
@@ -333,6 +336,21 @@ def newest_trusted(address: StoreAddress, context: str) -> Manifest | None:
     """Return the manifest of the newest full set that looks whole and lost no rows: what the next one is measured against."""
     listed = (one.manifest for one in list_sets(address, context).sets if one.manifest and not one.damage)
     return next((manifest for manifest in listed if manifest.kind is Kind.FULL and not manifest.losses), None)
+
+
+def longest_unverified(address: StoreAddress, context: str, fraction: float) -> list[str]:
+    """Return the ids of a share of the sets, rounded up: those never decoded first, then those longest ago.
+
+    Raises:
+        BadInput: the share is none between 0 and 1, or there is no set.
+    """
+    if not 0 < fraction <= 1:
+        raise BadInput(f"fraction {fraction} is no share of the sets; write a number above 0 and at most 1, such as 0.25")
+    sets = list_sets(address, context).sets
+    if not sets:
+        raise BadInput(f'no backup set of context "{context}" in {address.url}; make one: python -m flows.backup daily_backup')
+    waiting = sorted(sets, key=lambda one: (one.verified or datetime.min.replace(tzinfo=UTC), one.name.id))
+    return [one.name.id for one in waiting[: math.ceil(fraction * len(sets))]]
 
 
 def random_recent(address: StoreAddress, context: str, instant: datetime) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.backup import list_backups
 from flows.watch import verify_backups
 from tasks.core.errors import BadInput, DamagedSet
 from tasks.core.manifest import MANIFEST_FILE, parse_manifest
@@ -61,3 +62,29 @@ def test_a_damaged_one_is_passed_over_aloud(stored: World, two_sets: TwoSets) ->
 def test_no_instant(stored: World) -> None:
     with pytest.raises(BadInput, match='"2025-13-03" is no instant'):
         chosen(stored, "2025-13-03")
+
+
+def states(world: World) -> dict[str, str]:
+    return {str(row["id"]): str(row["state"]) for row in world.run(list_backups, "backup_reader")}
+
+
+def test_a_share_of_the_sets_is_verified_those_longest_not_first(stored: World, two_sets: TwoSets) -> None:
+    assert stored.run(verify_backups, "backup_reader", fraction=0.1) == "PASS: 1 sets decoded"
+    assert states(stored) == {two_sets.older: "decoded", two_sets.newer: "stored"}
+    assert stored.run(verify_backups, "backup_reader", fraction=0.5) == "PASS: 1 sets decoded"
+    assert states(stored) == {two_sets.older: "decoded", two_sets.newer: "decoded"}
+
+
+def test_a_damaged_set_does_not_keep_others_from_being_verified(stored: World, two_sets: TwoSets) -> None:
+    folder = Path(stored.store["BACKUP_STORE"]) / CONTEXT / "daily" / two_sets.older / "data"
+    file = folder / "teams.copy.zst"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(DamagedSet, match=rf"^FAIL: 1 sets decoded, 1 damaged: .*{two_sets.older}/data/teams.copy.zst is damaged"):
+        stored.run(verify_backups, "backup_reader", fraction=1)
+    assert states(stored) == {two_sets.older: "stored", two_sets.newer: "decoded"}
+
+
+@pytest.mark.parametrize("fraction", [0, -1, 1.5])
+def test_no_share(stored: World, fraction: float) -> None:
+    with pytest.raises(BadInput, match="is no share of the sets; write a number above 0"):
+        stored.run(verify_backups, "backup_reader", fraction=fraction)

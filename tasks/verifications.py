@@ -1,0 +1,59 @@
+"""Verifying stored sets without restoring them: every byte downloaded, every row decoded and counted."""
+
+import shutil
+from collections.abc import Iterable
+
+from prefect import get_run_logger
+
+from tasks import recoveries
+from tasks.core.errors import ColdObject, DamagedSet
+from tasks.core.kinds import now
+from tasks.core.recovery_report import Purpose
+from tasks.recoveries import Recovery
+from tasks.recovery_reports import publish_verification
+from tasks.runs import Run
+from tasks.sets import decode, mark
+from tasks.store import StoreAddress
+
+
+def verify_set(store: StoreAddress, run: Run, backup: str) -> str:
+    """Verify the newest or the named set and record that it is good; return the verdict.
+
+    Raises:
+        DamagedSet: it is not what its manifest says, or newer ones had to be passed over.
+    """
+    recovery = Recovery(store, run.started, Purpose.COPY, newest=False)
+    with recovery.phases.phase("download and verification"):
+        staged = recoveries.stage_newest_good(recovery, run, backup)
+    with recovery.phases.phase("decoding"):
+        recovery.differences += decode(staged)
+    verdict = publish_verification(recovery, run)
+    mark(store, staged.name, "decoded", {"instant": now(), "run": run.id})
+    shutil.rmtree(run.folder / staged.manifest.id)
+    recovery.require_newest()
+    return verdict
+
+
+def verify_all(store: StoreAddress, run: Run, backups: Iterable[str]) -> str:
+    """Verify sets one after the other, whatever is wrong with single ones; return the verdict.
+
+    Raises:
+        DamagedSet: some are not what their manifests say; each is named.
+    """
+    good, cold, damaged = 0, list[str](), list[str]()
+    for backup in backups:
+        try:
+            verify_set(store, run, backup)
+        except ColdObject as error:
+            # A listing compared its sizes; more takes a thaw.
+            cold.append(str(error))
+            get_run_logger().info("looked at from outside only: %s", error)
+        except DamagedSet as error:
+            damaged.append(str(error))
+            get_run_logger().error("%s", error)
+        else:
+            good += 1
+    said = f"{good} sets decoded" + (f", {len(cold)} cold ones looked at from outside" if cold else "")
+    if damaged:
+        raise DamagedSet(f"FAIL: {said}, {len(damaged)} damaged: {'; '.join(damaged)}")
+    return f"PASS: {said}"
