@@ -119,7 +119,7 @@ def test_unknown_set(filled: World) -> None:
 @pytest.mark.parametrize(
     ("reference", "fact"),
     [
-        ("yesterday", 'backup "yesterday" is neither "latest", nor the id of a set'),
+        ("yesterday", 'backup "yesterday" is neither "latest", nor an instant (such as 2025-11-03 14:00), nor the id of a set'),
         ("", 'backup "" is neither'),
         ("/elsewhere/bc-004/daily/bc-004_full_20251103_020000_3f9c", "nor the path of one below"),
         ("{store}/../store/bc-004/daily/{id}", "nor the path of one below"),

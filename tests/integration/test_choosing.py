@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.local import LocalServer
 from flows.backup import list_backups
 from flows.watch import verify_backups
 from tasks.core.errors import BadInput, DamagedSet
@@ -13,9 +14,9 @@ from tests.integration.conftest import CONTEXT, TwoSets, World
 
 
 @pytest.fixture
-def stored(world: World, two_sets: TwoSets) -> World:
-    world.store = {"BACKUP_STORE": str(two_sets.copy(world.folder / "sets"))}
-    return world
+def stored(source: LocalServer, target: LocalServer, prefect_api: str, folder: Path, two_sets: TwoSets) -> World:
+    """A world of which only the store is looked at."""
+    return World(source, target, folder, prefect_api, {"BACKUP_STORE": str(two_sets.copy(folder / "sets"))})
 
 
 def taken(world: World) -> list[datetime]:

@@ -356,6 +356,7 @@ def stored(rehearsed: Rehearsed, target: LocalServer, folder: Path) -> Iterator[
     drop_databases(target)
 
 
+@long
 def test_the_scratch_database_is_kept_on_demand_and_survives_the_next_drill(stored: World, rehearsed: Rehearsed) -> None:
     code, said = by_hand(stored, "--keep", "true", "--backup", rehearsed.newer)
     assert code == 0, said[-3000:]
@@ -416,6 +417,7 @@ def test_an_object_of_another_day_fails_the_drill_although_an_older_set_is_good(
     assert databases(stored.target) == set()
 
 
+@long
 def test_an_object_of_another_day_under_a_manifest_that_fits_is_told_by_its_rows(stored: World, rehearsed: Rehearsed) -> None:
     exchange_consistently(set_folder(stored, rehearsed.newer), "teams", (set_folder(stored, rehearsed.older) / TEAMS).read_bytes())
     before = newest_report(stored)
@@ -435,6 +437,7 @@ def test_an_object_of_another_day_under_a_manifest_that_fits_is_told_by_its_rows
     assert not (set_folder(stored, rehearsed.newer) / "drilled.json").exists()
 
 
+@long
 def test_a_missed_objective_fails_a_drill_that_is_proven(stored: World, rehearsed: Rehearsed) -> None:
     newer = set_folder(stored, rehearsed.newer)
     shutil.rmtree(set_folder(stored, rehearsed.older))
@@ -593,6 +596,7 @@ def test_a_trigger_that_did_not_fire_is_not_said_to_have_run(world: World) -> No
     assert failed.verdict.startswith("FAIL: 2 triggers do not run, RTO ")
 
 
+@long
 def test_a_session_lost_while_the_triggers_fire_is_reported_with_every_phase(world: World) -> None:
     spoil(
         world,
@@ -608,6 +612,7 @@ def test_a_session_lost_while_the_triggers_fire_is_reported_with_every_phase(wor
     assert databases(world.target) == set()
 
 
+@long
 def test_an_index_that_cannot_be_made_fails_the_drill_by_name(world: World) -> None:
     spoil(
         world,
@@ -649,6 +654,7 @@ def registered(stored: World) -> Iterator[Callable[[str], None]]:
             client.delete_block_document(document)
 
 
+@long
 def test_a_drill_happens_on_the_server_that_the_context_names(stored: World, registered: Callable[[str], None]) -> None:
     registered("drill")
     server = ConnectionComponents(

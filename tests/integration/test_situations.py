@@ -165,6 +165,7 @@ def test_keys_are_made_when_their_rows_are_there(backed_up: World, before: State
     assert again.endswith("21 of 21 foreign keys are there, 0 made now")
 
 
+@pytest.mark.long
 def test_resume_after_a_recovery_onto_an_empty_server(stored: World, before: State) -> None:
     stored.recover()
     give_users(stored)
@@ -238,6 +239,7 @@ def test_rows_that_cannot_be_loaded(backed_up: World) -> None:
     assert target_text(backed_up) == text
 
 
+@pytest.mark.long
 def test_somebody_reads_an_empty_table_for_long(backed_up: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(existing, "LOCK_WAIT_SECONDS", 1)
     migrate(backed_up)
@@ -250,6 +252,7 @@ def test_somebody_reads_an_empty_table_for_long(backed_up: World, monkeypatch: p
     assert backed_up.recover().startswith("PASS")
 
 
+@pytest.mark.long
 def test_kill_9_before_the_commit(backed_up: World, before: State) -> None:
     give_users(backed_up)
     ours = "SELECT relname FROM pg_class WHERE relname IN ('teams', 'organizations')"
@@ -291,6 +294,7 @@ BROKEN_KEY = "team_members.team_members_team_fkey"
 LEFT_OUT = '"team_members_team_fkey" of public.team_members: 1 rows refer to nothing: '
 
 
+@pytest.mark.long
 def test_a_source_that_broke_its_own_key_comes_back_as_it_was(broken: World) -> None:
     before = broken.state()
     verdict = broken.recover()
@@ -305,11 +309,13 @@ def test_a_source_that_broke_its_own_key_comes_back_as_it_was(broken: World) -> 
         broken.run(disaster_recovery, "backup_restorer", broken.target, resume="constraints")
 
 
+@pytest.mark.long
 def test_a_drill_of_such_a_source_passes(broken: World) -> None:
     verdict = broken.run(recovery_drill, "backup_restorer", broken.target)
     assert verdict.startswith("PASS: ") and "the source was already inconsistent" in verdict
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [give_users, migrate], ids=["without our tables", "with our tables empty"])
 def test_such_a_source_into_a_database_that_is_there(broken: World, make: Callable[[World], None]) -> None:
     broken.target.create_database(DATABASE, "consulting_owner")
@@ -329,6 +335,7 @@ def test_such_a_source_into_a_database_that_is_there(broken: World, make: Callab
 # What others have in that database
 
 
+@pytest.mark.long
 def test_a_sequence_of_others_never_goes_back(world: World) -> None:
     make = ["CREATE SEQUENCE shared", "ALTER SEQUENCE shared OWNER TO consulting_owner"]
     execute(world, *make, "ALTER TABLE governance_rules ADD number bigint DEFAULT nextval('shared')", server=world.source)
@@ -348,6 +355,7 @@ def test_a_schema_that_is_there_may_be_granted_to_others(backed_up: World) -> No
     assert "it was there before, and schema public differs" in report(backed_up)
 
 
+@pytest.mark.long
 def test_the_remedy_for_an_owner_who_may_not_create_works(backed_up: World, before: State) -> None:
     give_users(backed_up)
     execute(backed_up, "ALTER SCHEMA public OWNER TO postgres", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")

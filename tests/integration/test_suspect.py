@@ -44,6 +44,7 @@ def test_an_emptied_table_makes_a_set_suspect_until_it_is_accepted(world: World)
     assert states(world) == ["stored", "stored", "suspect", "suspect", "stored"]
 
 
+@pytest.mark.long
 def test_a_backup_of_the_damage_does_not_make_the_check_green(world: World) -> None:
     world.backup()
     execute(world, EMPTIED)
@@ -55,6 +56,7 @@ def test_a_backup_of_the_damage_does_not_make_the_check_green(world: World) -> N
         world.run(recovery_drill, "backup_restorer", world.target)
 
 
+@pytest.mark.long
 def test_a_partitioned_table_is_measured_whole_and_by_partition(world: World) -> None:
     world.backup()
     execute(world, SHRUNK)
