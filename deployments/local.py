@@ -188,6 +188,7 @@ def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{what} did not start: {log.read_text(errors='replace')[-2000:]}")
+        # A server that starts tells nobody when it is ready; it is asked until it answers, ends or is too late.
         time.sleep(0.1)
 
 

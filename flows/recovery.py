@@ -10,7 +10,7 @@ from typing import Literal
 from prefect import flow
 
 from flows.command_line import run_from_command_line
-from flows.restore import restore_as_new
+from flows.restore import restore_and_compare
 from tasks import recoveries, recovery_reports, runs, sites
 from tasks.core.recovery_report import Purpose
 from tasks.core.servers import Server
@@ -49,7 +49,7 @@ def disaster_recovery(
         if resume == "constraints":
             return complete_constraints(run, sites.find_store(context), sites.find_server(server, context), backup, target_database)
         recovery = Recovery(sites.find_store(context), run.started, newest=backup == "latest")
-        return restore_as_new(recovery, run, sites.find_server(server, context), backup, target_database)
+        return restore_and_compare(recovery, run, sites.find_server(server, context), backup, target_database)
 
 
 def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: str, target_database: str | None) -> str:

@@ -45,10 +45,10 @@ def full_restore(
         )
     with runs.begin("full_restore", context) as run:
         copy = Recovery(sites.find_store(context), run.started, Purpose.COPY, newest=False)
-        return restore_as_new(copy, run, sites.find_server(None, context), backup, target_database)
+        return restore_and_compare(copy, run, sites.find_server(None, context), backup, target_database)
 
 
-def restore_as_new(recovery: Recovery, run: Run, server: Server, backup: str, target_database: str | None) -> str:
+def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: str, target_database: str | None) -> str:
     """Restore the newest good or the named set, and compare it; publish the report, also when it fails."""
     sites.describe(server, recovery.store)
     with recovery_reports.reported(recovery, run), context_lock(server, run.context, run.title, exclusive=True) as session:

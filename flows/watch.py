@@ -8,7 +8,7 @@ from prefect import flow
 from flows.command_line import run_from_command_line
 from tasks import runs, sites
 from tasks.sets import longest_unverified
-from tasks.verifications import verify_all, verify_set
+from tasks.verifications import verify_set, verify_share
 
 
 @flow(flow_run_name="verify-backups {context}", task_runner=runs.task_runner())
@@ -25,7 +25,7 @@ def verify_backups(context: str = "bc-004", backup: str = "latest", fraction: fl
         store = sites.find_store(context)
         if fraction is None:
             return verify_set(store, run, backup)
-        return verify_all(store, run, longest_unverified(store, context, fraction))
+        return verify_share(store, run, *longest_unverified(store, context, fraction))
 
 
 if __name__ == "__main__":

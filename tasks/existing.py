@@ -13,11 +13,11 @@ from prefect import get_run_logger
 
 from tasks import catalogue
 from tasks.core import sql
-from tasks.core.compare import compare_inventories
+from tasks.core.compare import compare_inventories, missing_objects
 from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.errors import BrokenKey, OperationError, RestoreDiffers, UnsafeTarget
-from tasks.core.manifest import ForeignKey, Manifest
+from tasks.core.manifest import ForeignKey, InventoryItem, Manifest
 from tasks.core.programs import Program
 from tasks.core.servers import Connection, Server, connect
 from tasks.core.stream import digest_relation
@@ -27,7 +27,7 @@ from tasks.keys import keys_of, make_keys, own_keys, without
 from tasks.locks import MAINTENANCE_DATABASE
 from tasks.recoveries import Recovery, find_pg_restore, staged_context
 from tasks.runs import Run
-from tasks.schema import LOCK_WAIT_SECONDS, RESTORE_SETTINGS, read_chunks
+from tasks.schema import LOCK_WAIT_SECONDS, read_chunks
 from tasks.sets import unpack
 from tasks.tables import differences, load_rows, reading_job
 
@@ -85,7 +85,7 @@ def _fill(connection: Connection, recovery: Recovery, run: Run, pg_restore: Prog
     with phases.phase("data"), _unguarded(connection, context, dropped, with_outbound_keys=with_outbound_keys):
         _load(connection, recovery)
     with phases.phase("indexes, keys, triggers"):
-        connection.execute(sql.statement(RESTORE_SETTINGS))
+        connection.execute(sql.SORT_IN_MEMORY)
         _create_missing(connection, *read_chunks(run, pg_restore, "post-data", archive, listing), made)
         within, outbound = _keys_to_make(manifest, dropped)
         recovery.keys = make_keys(connection, within, LOCK_WAIT_SECONDS)
@@ -163,7 +163,7 @@ def _unguarded(
         comments |= {f"{name} ON {table}": comment} if comment else {}
     dropped += [] if with_outbound_keys else catalogue.read_outbound_keys(connection, members)
     for key in dropped:
-        connection.execute(sql.statement(f"ALTER TABLE {key.table} DROP CONSTRAINT {key.name}"))
+        connection.execute(sql.drop_key(key.table, key.name))
     yield
     for outcome in make_keys(connection, [key for key in dropped if not key.references], LOCK_WAIT_SECONDS):
         if comment := comments.get(f"{outcome.key.name} ON {outcome.key.table}") if outcome.made else None:
@@ -188,8 +188,9 @@ def _refresh(connection: Connection, manifest: Manifest) -> None:
             connection.execute(sql.refresh_view(view.namespace, view.name))
 
 
-# What must be as in the backup also where tables were there before: without a leaf, or with it elsewhere, rows are not seen.
-WHERE_ROWS_ARE = ("table ", "partitioned table ")
+# A partition that is not attached where it was, has rows that nobody sees.
+TABLES = ("table", "partitioned table")
+SCHEMA = ("schema",)
 
 
 def _compare(connection: Connection, recovery: Recovery, run: Run, *, had_tables: bool) -> None:
@@ -199,16 +200,31 @@ def _compare(connection: Connection, recovery: Recovery, run: Run, *, had_tables
         digest = digest_relation(connection, reading_job(target.name, run, relation, manifest.database.encoding))
         recovery.differences += differences(relation, digest.rows, digest.hex)
     restored = catalogue.read_inventory(connection, catalogue.read_members(connection, staged_context(recovery)))
-    same_major = manifest.versions.server_major == target.server_major
-    for unlike in compare_inventories(without(manifest.inventory, recovery.keys), restored, same_major=same_major):
-        no_rows_lost = had_tables and not (unlike.startswith(WHERE_ROWS_ARE) and unlike.endswith("is missing"))
+    expected = without(manifest.inventory, recovery.keys)
+    if had_tables:
+        # What a migration made is the application's; but every table must be there.
+        recovery.differences += [f"{name} is missing" for name in missing_objects(_of(TABLES, expected), restored)]
+        told = expected, restored
+    else:
         # A schema that was there is not this context's alone.
-        if no_rows_lost or unlike.startswith("schema "):
-            target.to_do.append(f"it was there before, and {unlike}")
-        else:
-            recovery.differences.append(unlike)
+        recovery.differences += _unlike(recovery, _but(SCHEMA, expected), _but(SCHEMA, restored))
+        told = _of(SCHEMA, expected), _of(SCHEMA, restored)
+    target.to_do.extend(f"it was there before, and {unlike}" for unlike in _unlike(recovery, *told))
     if recovery.differences:
         raise RestoreDiffers(
             f'database "{target.name}" is as it was: what was restored from {manifest.id} differs from the backup: '
             f"{'; '.join(recovery.differences[:10])}"
         )
+
+
+def _unlike(recovery: Recovery, expected: list[InventoryItem], restored: list[InventoryItem]) -> list[str]:
+    same_major = recovery.manifest.versions.server_major == recovery.chosen.server_major
+    return compare_inventories(expected, restored, same_major=same_major)
+
+
+def _of(kinds: tuple[str, ...], items: list[InventoryItem]) -> list[InventoryItem]:
+    return [item for item in items if item.kind in kinds]
+
+
+def _but(kinds: tuple[str, ...], items: list[InventoryItem]) -> list[InventoryItem]:
+    return [item for item in items if item.kind not in kinds]

@@ -80,8 +80,8 @@ def _make_key(connection: Connection, key: ForeignKey) -> KeyOutcome:
         return KeyOutcome(key, made=True, note="was there")
     try:
         with connection.transaction():
-            validate = f"ALTER TABLE {key.table} VALIDATE CONSTRAINT {key.name}"
-            connection.execute(sql.statement(validate if there else key.statement))
+            add = sql.add_key(key.table, key.name, key.definition)
+            connection.execute(sql.validate_key(key.table, key.name) if there else add)
     except psycopg.errors.ForeignKeyViolation:
         return _orphaned(connection, key)
     except psycopg.errors.LockNotAvailable:
@@ -100,10 +100,9 @@ def _orphaned(connection: Connection, key: ForeignKey) -> KeyOutcome:
     count, sample = 0, list[str]()
     # Of a partitioned table leaf by leaf: before 18 it takes no key that is NOT VALID.
     for (leaf,) in connection.execute(sql.LEAVES, {"table": key.table}).fetchall():
-        of_leaf = key.model_copy(update={"table": leaf})
         with connection.transaction(force_rollback=True):
             if not connection.execute(sql.IS_VALIDATED, {"table": leaf, "name": key.name}).fetchall():
-                connection.execute(sql.statement(f"{of_leaf.statement} NOT VALID"))
+                connection.execute(sql.add_key(leaf, key.name, key.definition, proven=False))
             query = connection.execute(sql.ORPHANS_OF_KEY, {"table": leaf, "name": key.name}).fetchall()[0][3]
             found = offending(connection, query)
         count, sample = count + found[0], [*sample, *found[1]][:SAMPLE_ROWS]

@@ -3,7 +3,7 @@
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from tasks.core import report
@@ -51,8 +51,10 @@ def _age(then: datetime, instant: datetime) -> str:
     return report.duration(max(0, (instant - then).total_seconds()))
 
 
-COLUMNS = {"id": "left", "instant": "left", "age": "right", "rows": "right", "size": "right", "state": "left", "base": "left",
-           "class": "left"}  # fmt: skip
+COLUMNS: dict[str, JustifyMethod] = {
+    "id": "left", "instant": "left", "age": "right", "rows": "right", "size": "right",
+    "state": "left", "base": "left", "class": "left",
+}  # fmt: skip
 # Ids are for copying: a narrow terminal may wrap the line, but never breaks an id into pieces.
 WIDTH = 120
 
@@ -63,7 +65,7 @@ def print_listing(context: str, rows: list[dict[str, object]]) -> None:
     console = Console(highlight=False, width=max(console.width, WIDTH))
     shown = Table(title=f"Backups of {context}, newest first")
     for name, justify in COLUMNS.items():
-        shown.add_column(name, justify=justify, no_wrap=True, overflow="fold")  # type: ignore[arg-type]
+        shown.add_column(name, justify=justify, no_wrap=True, overflow="fold")
     for row in rows:
         shown.add_row(*_cells(row))
     console.print(shown)

@@ -40,6 +40,7 @@ def context_lock(
                     f'context "{context}" is locked by {holders or "a run that just ended"} for more than {wait_seconds:.0f} s; '
                     "wait for it to end, or end it, and run again"
                 )
+            # Not waited for in the server: a statement that waits holds a snapshot, which keeps vacuum from its work.
             time.sleep(POLL_SECONDS)
         yield connection
 

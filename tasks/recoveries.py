@@ -1,5 +1,6 @@
 """Restoring a set into a new database: staged and verified first, filled, compared, and only then given its name."""
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -138,7 +139,11 @@ def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -
     def file(stored: StoredObject) -> Path:
         return folder / stored.path.replace("/", "-")
 
-    paths = spread(run, fetch, [(address, name, stored, file(stored)) for stored in manifest.objects])
+    try:
+        paths = spread(run, fetch, [(address, name, stored, file(stored)) for stored in manifest.objects])
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
     return {stored.path: path for stored, path in zip(manifest.objects, paths, strict=True)}
 
 
@@ -403,7 +408,8 @@ def to_do(recovery: Recovery) -> list[str]:
     keys = [
         f"foreign key {key.name} of {key.table}" + (f" to {key.references} (another context)" if key.references else "")
         + (f": {made[key].note}" if key in made else "")
-        + f"; when its rows are right, run this recovery again with `resume=constraints`, or `{key.statement};`"
+        + "; when its rows are right, run this recovery again with `resume=constraints`, or "
+        f"`{sql.add_key(key.table, key.name, key.definition).as_string()};`"
         for key in unmade
     ]  # fmt: skip
     inbound = [

@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.core import programs
+from tasks.core import programs, sql
 from tasks.core.errors import MovedSnapshot, ProgramFailed
 from tasks.core.programs import Program
 from tasks.core.servers import Server
@@ -93,9 +93,7 @@ def _older_script(run: Run, pg_restore: Program, section: str, archive: Path, op
     return script
 
 
-# Indexes are built several at once; the server's default of 64 MB sorts millions of rows on disk.
-RESTORE_SETTINGS = "SET maintenance_work_mem = '256MB'"
-RESTORE_OPTIONS = "-c maintenance_work_mem=256MB -c synchronous_commit=off -c client_min_messages=warning"
+RESTORE_OPTIONS = f"-c maintenance_work_mem={sql.SORT_MEMORY} -c synchronous_commit=off -c client_min_messages=warning"
 
 
 def _complaints(errors: str) -> list[str]:

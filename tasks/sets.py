@@ -338,8 +338,8 @@ def newest_trusted(address: StoreAddress, context: str) -> Manifest | None:
     return next((manifest for manifest in listed if manifest.kind is Kind.FULL and not manifest.losses), None)
 
 
-def longest_unverified(address: StoreAddress, context: str, fraction: float) -> list[str]:
-    """Return the ids of a share of the sets, rounded up: those never decoded first, then those longest ago.
+def longest_unverified(address: StoreAddress, context: str, fraction: float) -> tuple[list[str], int]:
+    """Return the ids of all sets, those never decoded first, then those longest ago, and how many a share of them is, rounded up.
 
     Raises:
         BadInput: the share is none between 0 and 1, or there is no set.
@@ -350,7 +350,7 @@ def longest_unverified(address: StoreAddress, context: str, fraction: float) -> 
     if not sets:
         raise BadInput(f'no backup set of context "{context}" in {address.url}; make one: python -m flows.backup daily_backup')
     waiting = sorted(sets, key=lambda one: (one.verified or datetime.min.replace(tzinfo=UTC), one.name.id))
-    return [one.name.id for one in waiting[: math.ceil(fraction * len(sets))]]
+    return [one.name.id for one in waiting], math.ceil(fraction * len(sets))
 
 
 def random_recent(address: StoreAddress, context: str, instant: datetime) -> str:
@@ -385,7 +385,10 @@ def _decoded(staged: StagedSet, relation: Relation) -> list[str]:
     digest = RowDigest()
     for part in relation.parts:
         with staged.files[part.path].open("rb") as packed:
-            digest.include(digest_compressed(packed))
+            try:
+                digest.include(digest_compressed(packed))
+            except zstandard.ZstdError as error:
+                return [f"{relation.qualified}: {part.path} cannot be decompressed ({error})"]
     if (digest.rows, digest.hex) == (relation.rows, relation.digest):
         return []
     return [

@@ -25,23 +25,29 @@ def verify_set(store: StoreAddress, run: Run, backup: str) -> str:
     recovery = Recovery(store, run.started, Purpose.COPY, newest=False)
     with recovery.phases.phase("download and verification"):
         staged = recoveries.stage_newest_good(recovery, run, backup)
-    with recovery.phases.phase("decoding"):
-        recovery.differences += decode(staged)
-    verdict = publish_verification(recovery, run)
+    try:
+        with recovery.phases.phase("decoding"):
+            recovery.differences += decode(staged)
+        verdict = publish_verification(recovery, run)
+    finally:
+        shutil.rmtree(run.folder / staged.manifest.id)
     mark(store, staged.name, "decoded", {"instant": now(), "run": run.id})
-    shutil.rmtree(run.folder / staged.manifest.id)
     recovery.require_newest()
     return verdict
 
 
-def verify_all(store: StoreAddress, run: Run, backups: Iterable[str]) -> str:
-    """Verify sets one after the other, whatever is wrong with single ones; return the verdict.
+def verify_share(store: StoreAddress, run: Run, backups: Iterable[str], count: int) -> str:
+    """Verify sets one after the other until so many were not damaged; return the verdict.
+
+    Damaged ones do not count: they come first each time, and would keep the others from ever being looked at.
 
     Raises:
         DamagedSet: some are not what their manifests say; each is named.
     """
     good, cold, damaged = 0, list[str](), list[str]()
     for backup in backups:
+        if good + len(cold) == count:
+            break
         try:
             verify_set(store, run, backup)
         except ColdObject as error:

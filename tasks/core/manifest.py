@@ -99,11 +99,6 @@ class ForeignKey(_Record):
     definition: str
     on_delete: str
 
-    @property
-    def statement(self) -> str:
-        """The statement that makes it; name and table are quoted where they must be."""
-        return f"ALTER TABLE {self.table} ADD CONSTRAINT {self.name} {self.definition}"
-
 
 class DatabaseGrant(_Record):
     """A privilege on the database; without a role it is everybody's."""

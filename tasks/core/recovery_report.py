@@ -15,7 +15,7 @@ from tasks.core.report import clock, duration, finding_line, headline, local_tim
 
 
 class Purpose(StrEnum):
-    """What a restore into a new database is for: only a drill fails when an objective is missed."""
+    """What a restore is for: only a drill fails when an objective is missed."""
 
     RECOVERY = "recovery"
     COPY = "copy"

@@ -563,9 +563,27 @@ def comment_on_constraint(table: str, name: str, comment: str) -> Composed:
     return SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(SQL(name), SQL(table), Literal(comment))
 
 
-def statement(text: str) -> SQL:
-    """Return a statement that was made from the catalogue, or stands in a set."""
-    return SQL(text)
+# Keys are named and defined as the catalogue or a manifest spells them, quoted where they must be.
+
+
+def add_key(table: str, name: str, definition: str, *, proven: bool = True) -> SQL:
+    """Make a foreign key; unproven, it is made without a look at the rows that are there."""
+    return SQL(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}{'' if proven else ' NOT VALID'}")
+
+
+def drop_key(table: str, name: str) -> SQL:
+    """Drop a foreign key."""
+    return SQL(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+
+
+def validate_key(table: str, name: str) -> SQL:
+    """Look whether every row obeys a foreign key that was made without a look."""
+    return SQL(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
+
+
+# Indexes are built several at once; the server's default of 64 MB sorts millions of rows on disk.
+SORT_MEMORY = "256MB"
+SORT_IN_MEMORY = SQL("SET maintenance_work_mem = {}").format(Literal(SORT_MEMORY))
 
 
 # --- integrity checks -------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def _left_to_do(manifest: Manifest) -> str:
 
 def _chores(manifest: Manifest) -> Iterator[str]:
     for key in manifest.outbound_keys:
-        yield f"when {key.references} is back: {key.statement};"
+        yield f"when {key.references} is back: {sql.add_key(key.table, key.name, key.definition).as_string()};"
     for setting in manifest.database.settings:
         yield f"ALTER DATABASE … SET {setting}"
     if manifest.database.grants:

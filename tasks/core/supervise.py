@@ -28,11 +28,11 @@ def _stop_when_abandoned(program: subprocess.Popen[bytes], stop: signal.Signals,
 def main(arguments: list[str]) -> int:
     """Run the program to its end and return its exit code."""
     stop, user, *argv = arguments
-    account: dict[str, str | list[str]] = {"user": user, "extra_groups": []} if user else {}
-    program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, **account)  # type: ignore[call-overload]  # noqa: S603
+    groups: list[str] | None = [] if user else None
+    program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, user=user or None, extra_groups=groups)  # noqa: S603
     abandoned = threading.Event()
     threading.Thread(target=_stop_when_abandoned, args=(program, signal.Signals[stop], abandoned), daemon=True).start()
-    code: int = program.wait()
+    code = program.wait()
     if abandoned.is_set():
         # Nobody else is left to end what the program started.
         os.killpg(0, signal.SIGKILL)

@@ -12,6 +12,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
 from psycopg import sql
 
 from deployments import local
@@ -180,6 +182,19 @@ def copy_template(server: LocalServer, name: str = DATABASE) -> None:
     with server.connect() as connection:
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER consulting_owner")
         connection.execute(statement.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+
+
+def delete_blocks(*names: str) -> None:
+    """Delete what a test registered, given as kind/name; what it did not is passed over."""
+    with get_client(sync_client=True) as client:
+        for name in names:
+            try:
+                document = Block.load(name)._block_document_id
+            except ValueError:
+                continue
+            assert document
+            # Prefect's client asks again where its server on SQLite is busy.
+            client.delete_block_document(document)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ class Damage:
         if self.quietly:
             connection.execute("SET session_replication_role = replica")
         for statement in self.statements:
-            assert connection.execute(statement).rowcount != 0, f"nothing was damaged by {statement}"  # type: ignore[arg-type]
+            assert connection.execute(statement).rowcount != 0, f"nothing was damaged by {statement}"
 
 
 def rows(name: str, statement: str, failed: Set[str], warned: Set[str] = frozenset()) -> Damage:

@@ -85,6 +85,14 @@ def test_a_damaged_set_does_not_keep_others_from_being_verified(stored: World, t
     assert states(stored) == {two_sets.older: "stored", two_sets.newer: "decoded"}
 
 
+def test_damaged_sets_do_not_use_up_the_share(stored: World, two_sets: TwoSets) -> None:
+    folder = Path(stored.store["BACKUP_STORE"]) / CONTEXT / "daily" / two_sets.older / "data"
+    (folder / "teams.copy.zst").write_bytes(b"no longer")
+    with pytest.raises(DamagedSet, match=r"^FAIL: 1 sets decoded, 1 damaged"):
+        stored.run(verify_backups, "backup_reader", fraction=0.1)
+    assert states(stored)[two_sets.newer] == "decoded"
+
+
 @pytest.mark.parametrize("fraction", [0, -1, 1.5])
 def test_no_share(stored: World, fraction: float) -> None:
     with pytest.raises(BadInput, match="is no share of the sets; write a number above 0"):

@@ -21,8 +21,6 @@ import httpx
 import psycopg
 import pytest
 import zstandard
-from prefect.blocks.core import Block
-from prefect.client.orchestration import get_client
 from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
 
 from blocks.bounded_context import BoundedContext
@@ -47,6 +45,7 @@ from tests.integration.conftest import (
     World,
     copy_template,
     databases,
+    delete_blocks,
     drop_databases,
 )
 from tests.integration.moments import Gates
@@ -534,7 +533,7 @@ def spoil(world: World, *statements: str) -> None:
     with world.connect() as connection:
         connection.execute("SET ROLE consulting_owner")
         for statement in statements:
-            connection.execute(statement)  # type: ignore[arg-type]
+            connection.execute(statement)
 
 
 def test_a_source_that_was_inconsistent_is_another_finding_than_a_bad_restore(world: World) -> None:
@@ -644,14 +643,7 @@ def registered(stored: World) -> Iterator[Callable[[str], None]]:
         block.save(CONTEXT, overwrite=True)
 
     yield register
-    with get_client(sync_client=True) as client:
-        for name in (f"bounded-context/{CONTEXT}", "sqlalchemy-connector/drill"):
-            try:
-                document = Block.load(name)._block_document_id
-            except ValueError:
-                continue
-            assert document
-            client.delete_block_document(document)
+    delete_blocks(f"bounded-context/{CONTEXT}", "sqlalchemy-connector/drill")
 
 
 @long

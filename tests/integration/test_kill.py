@@ -29,7 +29,7 @@ def held(s3_world: World) -> Iterator[Gates]:
 
 def at_lock(held: Gates) -> None:
     holder = moments.hold_at_lock(held)
-    held.release = holder.close  # type: ignore[attr-defined]
+    held.release = holder.close
 
 
 def at_dump(held: Gates) -> None:
@@ -125,7 +125,7 @@ def session(name: str, condition: str, *, crash: bool = False) -> Callable[[Gate
     """End a session as an administrator would, or its backend with SIGKILL, which makes the server restart."""
 
     def kill(held: Gates) -> None:
-        server = held.world.source if held.flow.process.args[2] == "flows.backup" else held.world.target  # type: ignore[index]
+        server = held.world.source if held.flow.process.args[2] == "flows.backup" else held.world.target
         pid = held.backend(condition, server)
         assert pid, f"no session is {name}"
         if crash:
@@ -239,7 +239,7 @@ def assert_one_clear_error(started: Started) -> None:
 def end(held: Gates, step: Callable[[Gates], None]) -> int:
     """Wait for the end of the flow and of all that it started."""
     if step is at_lock:
-        held.release()  # type: ignore[attr-defined]
+        held.release()
     code = held.flow.wait()
     held.flow.wait_until_gone()
     return code

@@ -195,7 +195,7 @@ def test_no_wait_of_the_client_is_endless(s3: LocalS3, monkeypatch: pytest.Monke
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
     for address in (StoreAddress(s3.url), StoreAddress(s3.url, credentials(s3))):
-        config = open_store(address)._client.meta.config  # type: ignore[attr-defined]
+        config = open_store(address)._client.meta.config
         assert (config.connect_timeout, config.read_timeout) == (10, 30)
         assert config.retries["total_max_attempts"] == 5
         assert config.request_checksum_calculation == "when_required"

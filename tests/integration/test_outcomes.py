@@ -54,7 +54,7 @@ def test_what_was_proven_is_not_thrown_away_by_a_rename(world: World) -> None:
     held: list[psycopg.Connection] = []
 
     def prove_and_hold(recovery: recoveries.Recovery, *arguments: object) -> None:
-        proven(recovery, *arguments)  # type: ignore[arg-type]
+        proven(recovery, *arguments)
         held.append(world.target.connect(recovery.chosen.working_name))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +68,7 @@ def test_what_was_proven_is_not_thrown_away_by_a_rename(world: World) -> None:
     before = world.state()
     with world.target.connect() as connection:
         name = working.pop()
-        connection.execute(f'ALTER DATABASE "{name}" RENAME TO {DATABASE}')  # type: ignore[arg-type]
+        connection.execute(f'ALTER DATABASE "{name}" RENAME TO {DATABASE}')
     world.assert_recovered(before)
 
 
@@ -110,7 +110,7 @@ def test_helpers_are_found_however_they_are_spelled(world: World) -> None:
         connection.execute("CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM Note_It(); RETURN NEW; END'")
         connection.execute("CREATE TRIGGER note BEFORE UPDATE ON teams FOR EACH ROW EXECUTE FUNCTION note()")
         for function in ("note_it()", "note()"):
-            connection.execute(f"ALTER FUNCTION {function} OWNER TO consulting_owner")  # type: ignore[arg-type]
+            connection.execute(f"ALTER FUNCTION {function} OWNER TO consulting_owner")
     world.backup()
     world.recover()
     with world.connect(world.target) as connection:

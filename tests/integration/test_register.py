@@ -6,8 +6,6 @@ from typing import Any
 
 import httpx
 import pytest
-from prefect.blocks.core import Block
-from prefect.client.orchestration import get_client
 from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
 
 from deployments.register import register
@@ -16,7 +14,7 @@ from flows.recovery import disaster_recovery
 from flows.restore import full_restore
 from flows.watch import verify_backups
 from tasks.core.errors import BadInput
-from tests.integration.conftest import CONTEXT, DATABASE, World, databases
+from tests.integration.conftest import CONTEXT, DATABASE, World, databases, delete_blocks
 
 NAMES = ("bounded-context/bc-004", "sqlalchemy-connector/bc-004", "sqlalchemy-connector/drill", "s3-bucket/bc-004",
          "local-file-system/bc-004", "aws-credentials/bc-004")  # fmt: skip
@@ -26,15 +24,7 @@ NAMES = ("bounded-context/bc-004", "sqlalchemy-connector/bc-004", "sqlalchemy-co
 def bare(s3_world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A world whose flows are told nothing by their environment but where to stage; its blocks are deleted at the end."""
     yield s3_world
-    with get_client(sync_client=True) as client:
-        for name in NAMES:
-            try:
-                document = Block.load(name)._block_document_id
-            except ValueError:
-                continue
-            assert document
-            # Prefect's client asks again where its server on SQLite is busy.
-            client.delete_block_document(document)
+    delete_blocks(*NAMES)
 
 
 def registered(world: World, **how: Any) -> list[str]:

@@ -49,7 +49,7 @@ def migrate(world: World) -> None:
 def execute(world: World, *statements: str, server: LocalServer | None = None) -> None:
     with world.connect(server or world.target) as connection:
         for statement in statements:
-            connection.execute(sql.SQL(statement))  # type: ignore[arg-type]
+            connection.execute(sql.SQL(statement))
 
 
 def target_text(world: World) -> dict[str, str]:

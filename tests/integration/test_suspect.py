@@ -17,7 +17,7 @@ SHRUNK = "DELETE FROM policy_violations WHERE detected_at < '2023-05-01'"
 def execute(world: World, *statements: str) -> None:
     with world.connect() as connection:
         for statement in statements:
-            connection.execute(statement)  # type: ignore[call-overload]
+            connection.execute(statement)
 
 
 def states(world: World) -> list[str]:
