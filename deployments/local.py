@@ -94,12 +94,18 @@ class LocalServer:
 
 
 @contextmanager
-def postgres(bin_folder: Path | None = None, **settings: str) -> Iterator[LocalServer]:
-    """Run a new PostgreSQL server on a free port for as long as the block lasts; passwords are asked for."""
+def postgres(bin_folder: Path | None = None, copy_of: LocalServer | None = None, **settings: str) -> Iterator[LocalServer]:
+    """Run a new PostgreSQL server on a free port for as long as the block lasts; passwords are asked for.
+
+    A copy of another server is a standby that follows nobody, until it is promoted.
+    """
     with _private_folder() as folder:
-        bin_folder = _reachable(bin_folder or wheel_bin(), folder)
-        server = LocalServer(free_port(), bin_folder, folder / "data", secrets.token_urlsafe(12))
-        _initialize(server, folder)
+        bin_folder = copy_of.bin if copy_of else _reachable(bin_folder or wheel_bin(), folder)
+        server = LocalServer(free_port(), bin_folder, folder / "data", copy_of.password if copy_of else secrets.token_urlsafe(12))
+        if copy_of:
+            _copy(copy_of, server)
+        else:
+            _initialize(server, folder)
         options = {
             "port": str(server.port), "listen_addresses": HOST, "unix_socket_directories": str(folder), "fsync": "off",
             "max_wal_size": "4GB", **settings,
@@ -148,12 +154,26 @@ def _initialize(server: LocalServer, folder: Path) -> None:
         str(server.bin / "initdb"), "-D", str(server.data), "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8",
         "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync",
     ]  # fmt: skip
-    made = subprocess.run(  # noqa: S603
-        argv, capture_output=True, text=True, cwd=folder, check=False, user=pwd.getpwnam(account).pw_uid if account else None
-    )
-    if made.returncode:
-        raise RuntimeError(f"initdb failed: {made.stderr.strip()}")
+    _make(argv, folder, {})
     password.unlink()
+
+
+def _copy(server: LocalServer, copy: LocalServer) -> None:
+    argv = [str(server.bin / "pg_basebackup"), "-D", str(copy.data), "--checkpoint=fast", "--wal-method=fetch", "--no-sync"]
+    _make(argv, copy.data.parent, server.environment())
+    # Whose it is does not matter: it is looked for, not read.
+    (copy.data / "standby.signal").touch()
+
+
+def _make(argv: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """Run a program that makes a server's files, as the account that the server will run as."""
+    account = _account()
+    made = subprocess.run(  # noqa: S603
+        argv, capture_output=True, text=True, cwd=folder, check=False, env={**os.environ, **environment},
+        user=pwd.getpwnam(account).pw_uid if account else None,
+    )  # fmt: skip
+    if made.returncode:
+        raise RuntimeError(f"{argv[0]} failed: {made.stderr.strip()}")
 
 
 def _accepts(server: LocalServer) -> bool:

@@ -1,6 +1,6 @@
 """Register a context: save what its folder and the environment say as blocks, and claim the store for its cluster.
 
-python -m deployments.register [--context bc-004] [--adopt]
+python -m deployments.register [--context bc-004] [--adopt] [--notify slack-webhook/operators]
 
 Reads deployments/contexts/<context>/ and the environment: libpq's variables (PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE,
 TLS, passfile), BACKUP_STORE and the usual AWS variables. Run again, it gives the same result.
@@ -9,8 +9,15 @@ TLS, passfile), BACKUP_STORE and the usual AWS variables. Run again, it gives th
 import os
 import sys
 from argparse import ArgumentParser
+from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.events.actions import SendNotification
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
 from prefect.filesystems import LocalFileSystem
 from prefect_aws import AwsClientParameters, AwsCredentials, S3Bucket
 from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
@@ -38,15 +45,16 @@ def main() -> None:
     parser = ArgumentParser(description="Register a context's blocks from its folder and the environment.")
     parser.add_argument("--context", default="bc-004")
     parser.add_argument("--adopt", action="store_true", help="let this cluster write the context's sets from now on")
+    parser.add_argument("--notify", help="the notification block (type/name) that is told of runs that fail or crash")
     arguments = parser.parse_args()
     try:
-        for line in register(arguments.context, adopt=arguments.adopt):
+        for line in register(arguments.context, adopt=arguments.adopt, notify=arguments.notify):
             print(line)  # noqa: T201
     except OperationError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def register(name: str, *, adopt: bool = False) -> list[str]:
+def register(name: str, *, adopt: bool = False, notify: str | None = None) -> list[str]:
     """Save the blocks of a context and claim its store; return what was done.
 
     Raises:
@@ -62,7 +70,8 @@ def register(name: str, *, adopt: bool = False) -> list[str]:
     reference = save_store(context, store)
     block = BoundedContext(definition=context, files=files, database=name, store=reference)
     block.save(name, overwrite=True)
-    return [claimed, f"block sqlalchemy-connector/{name}", f"block {reference}", f"block bounded-context/{name}"]
+    alarm = save_alarm(name, notify) if notify else "no alarm for failed runs: name a notification block, --notify type/name"
+    return [claimed, f"block sqlalchemy-connector/{name}", f"block {reference}", f"block bounded-context/{name}", alarm]
 
 
 def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
@@ -122,6 +131,39 @@ def save_store(context: Context, store: StoreAddress) -> str:
     bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
     S3Bucket(bucket_name=bucket, bucket_folder=prefix, credentials=credentials).save(context.name, overwrite=True)
     return f"s3-bucket/{context.name}"
+
+
+def save_alarm(context: str, notify: str) -> str:
+    """Save the automation that tells a notification block of each run of the context's deployments that fails or crashes.
+
+    Raises:
+        BadInput: there is no such block.
+    """
+    try:
+        block = cast(Block, Block.load(notify))
+    except ValueError as error:
+        raise BadInput(f"no block {notify}; make it under Blocks in Prefect's UI, or name another (type/name)") from error
+    assert block._block_document_id  # noqa: S101
+    name = f"{context}: run failed"
+    told = SendNotification(
+        block_document_id=block._block_document_id,
+        subject="{{ flow_run.name }}: {{ flow_run.state.name }}",
+        body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+    )
+    trigger = EventTrigger(
+        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+        match_related=ResourceSpecification(
+            {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{context}"}
+        ),
+        expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}, posture=Posture.Reactive, threshold=1,
+        within=timedelta(0),
+    )  # fmt: skip
+    with get_client(sync_client=True) as client:
+        # Names are no keys: saved twice there would be two.
+        for one in client.read_automations_by_name(name):
+            client.delete_automation(one.id)
+        client.create_automation(AutomationCore(name=name, trigger=trigger, actions=[told]))
+    return f'automation "{name}" tells block {notify}'
 
 
 if __name__ == "__main__":

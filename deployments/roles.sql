@@ -31,6 +31,8 @@ ALTER ROLE backup_reader LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREP
 COMMENT ON ROLE backup_reader IS
     'Backups, verification and monitoring: reads everything, writes nothing';
 GRANT pg_read_all_data TO backup_reader;
+-- Names the session whose transaction has been open for so long that differentials grow.
+GRANT pg_read_all_stats TO backup_reader;
 
 -- Restores, partitions, retention, refreshing of views.
 -- CREATEDB: a restore goes into a new database beside the live one.

@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows.command_line import run_from_command_line
 from tasks import backups, listings, reports, runs, sites
-from tasks.core.kinds import Kind, now
+from tasks.core.kinds import now
 from tasks.locks import context_lock
 from tasks.sets import list_sets, zone_of
 
@@ -33,8 +33,31 @@ def daily_backup(
         why = backups.occasion(site, run, label, keep_until, accept_losses=accept_losses)
         source = backups.check_source(site, run)
         with context_lock(site.server, context, run.title):
-            manifest = backups.take_set(site, run, Kind.FULL, source, why)
-        return reports.publish_backup(site, manifest, run.started)
+            manifest = backups.take_set(site, run, source, why)
+        local_copy = backups.keep_local_copy(site, run, manifest)
+        return reports.publish_backup(site, manifest, run.started, local_copy)
+
+
+@flow(flow_run_name="differential-backup {context}", task_runner=runs.task_runner())
+def differential_backup(context: str = "bc-004", label: str | None = None, accept_losses: bool = False) -> str:
+    """Store what changed since the newest full, deletions included, so that full and differential restore this moment.
+
+    Where there is no full that fits, a full is taken instead, and the report says why.
+
+    Args:
+        context: the bounded context to back up.
+        label: what to call it.
+        accept_losses: rows that are gone since the last good full went on purpose.
+    """
+    with runs.begin("differential_backup", context) as run:
+        site = sites.find_site(context)
+        sites.describe(site.server, site.store)
+        why = backups.occasion(site, run, label, None, accept_losses=accept_losses)
+        source = backups.check_source(site, run)
+        with context_lock(site.server, context, run.title):
+            manifest = backups.take_set(site, run, source, why, backups.find_base(site, run))
+        local_copy = backups.keep_local_copy(site, run, manifest)
+        return reports.publish_backup(site, manifest, run.started, local_copy)
 
 
 @flow(flow_run_name="list-backups {context}")
@@ -53,4 +76,4 @@ def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    run_from_command_line(daily_backup, list_backups)
+    run_from_command_line(daily_backup, differential_backup, list_backups)

@@ -1,12 +1,17 @@
-"""Looking after the backups that exist.
+"""Looking after the backups that exist, and after the promise that never more than the recovery point objective is lost.
 
-Needs the store alone. By hand: python -m flows.watch verify_backups --context bc-004
+Needs the store alone; where a differential is due, the database too. By hand: python -m flows.watch watch_recovery_point
 """
 
-from prefect import flow
+from datetime import timedelta
 
+from prefect import flow, get_run_logger
+
+from flows.backup import differential_backup
 from flows.command_line import run_from_command_line
-from tasks import runs, sites
+from tasks import recovery_points, runs, sites
+from tasks.core.calendar import parse_instant
+from tasks.core.kinds import now
 from tasks.sets import longest_unverified
 from tasks.verifications import verify_set, verify_share
 
@@ -28,5 +33,38 @@ def verify_backups(context: str = "bc-004", backup: str = "latest", fraction: fl
         return verify_share(store, run, *longest_unverified(store, context, fraction))
 
 
+@flow(flow_run_name="watch-recovery-point {context}", task_runner=runs.task_runner())
+def watch_recovery_point(
+    context: str = "bc-004", every_minutes: int = 15, refresh: bool = True, as_of: str | None = None
+) -> str:  # fmt: skip
+    """Measure how old the newest restorable state is, and take a differential where one at a later look could come too late.
+
+    Fails if more would be lost than the objective allows, now or before the next look.
+
+    Args:
+        context: the bounded context.
+        every_minutes: how often this runs.
+        refresh: take that differential; otherwise only look.
+        as_of: an instant (`2025-11-03 14:00`) to judge by instead of now.
+    """
+    with runs.begin("watch_recovery_point", context):
+        definition, store = sites.find_context(context), sites.find_store(context)
+        given, every, done = parse_instant(as_of, definition.zone) if as_of else None, timedelta(minutes=every_minutes), list[str]()
+        point = recovery_points.look(store, definition, given or now(), every)
+        if refresh and point.is_due:
+            done.append(_refresh(context))
+            point = recovery_points.look(store, definition, given or now(), every)
+        return recovery_points.tell(definition, point, done)
+
+
+def _refresh(context: str) -> str:
+    """Take a differential; return what came of it: whatever it was, the watch has to tell it."""
+    try:
+        return f"a differential was due: {differential_backup(context)}"
+    except Exception as error:  # noqa: BLE001
+        get_run_logger().error("a differential was due: %s", error)
+        return f"a differential was due, and failed: {' '.join(str(error).split())}"
+
+
 if __name__ == "__main__":
-    run_from_command_line(verify_backups)
+    run_from_command_line(verify_backups, watch_recovery_point)

@@ -1,9 +1,12 @@
 """Taking a backup set: from the checks before anything is touched to the manifest that commits it."""
 
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -14,23 +17,26 @@ from prefect.cache_policies import NO_CACHE
 from tasks import catalogue
 from tasks.catalogue import Member, Members
 from tasks.core import sql
+from tasks.core.bases import Base, BasePart, misfit, parse_block_rows, render_block_rows
+from tasks.core.blocks import BlockRows
 from tasks.core.calendar import parse_instant
-from tasks.core.errors import BadInput, MovedSnapshot
+from tasks.core.errors import BadInput, MovedSnapshot, OperationError
 from tasks.core.kinds import RULES, Kind, SetName, new_set_id, now
 from tasks.core.losses import losses_between
-from tasks.core.manifest import Manifest, Relation, Role, StoredObject, Versions
+from tasks.core.manifest import MANIFEST_FILE, Inherited, Manifest, Relation, Role, StoredObject, Versions, render_manifest
 from tasks.core.manifest import Snapshot as SnapshotFacts
 from tasks.core.programs import Program, find_program
 from tasks.core.servers import Connection, connect, encoding_of
 from tasks.core.stored import RESTORE_SCRIPT, describe_file, restore_script
-from tasks.core.stream import StreamJob
+from tasks.core.stream import StreamFacts, StreamJob
 from tasks.databases import database_options
 from tasks.runs import Run, require_space, spread, staging
 from tasks.schema import LOCK_WAIT_SECONDS, context_list
-from tasks.sets import newest_trusted, publish, require_owner, require_store, upload
+from tasks.sets import fetch, newest_full, newest_trusted, publish, require_owner, require_store, unpack, upload
 from tasks.sites import Site
 from tasks.snapshots import Snapshot, patient, take_snapshot
-from tasks.tables import Dumped, dump_table
+from tasks.store import StoreAddress
+from tasks.tables import Dumped, dump_table, is_unchanged
 
 SNAPSHOT_TRIES = 4
 
@@ -123,8 +129,22 @@ def occasion(site: Site, run: Run, label: str | None, keep_until: str | None, *,
     return Occasion(label or None, until, accept_losses)
 
 
-def take_set(site: Site, run: Run, kind: Kind, source: Source, why: Occasion) -> Manifest:
-    """Take a set of the whole context under one snapshot and commit it; start over when the schema moved meanwhile.
+def find_base(site: Site, run: Run) -> Base | None:
+    """Return the newest full that looks whole, with the rows by block that it recorded; None if there is no full at all."""
+    manifest = newest_full(site.store, site.context.name)
+    if manifest is None:
+        return None
+    if manifest.block_rows is None:
+        return Base(manifest, {})
+    name, stored = SetName(manifest.context, manifest.kind, manifest.id), manifest.block_rows
+    file = fetch(site.store, name, stored, run.folder / stored.path)
+    return Base(manifest, parse_block_rows(unpack(file).read_bytes(), f"{stored.path} of {manifest.id}"))
+
+
+def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | None = None) -> Manifest:
+    """Take a full of the context under one snapshot, or a differential if there is a base that fits, and commit it.
+
+    It starts over when the schema moved meanwhile.
 
     Raises:
         MovedSnapshot: it moved at every try; nothing is listed.
@@ -133,14 +153,18 @@ def take_set(site: Site, run: Run, kind: Kind, source: Source, why: Occasion) ->
     for attempt in range(1, SNAPSHOT_TRIES + 1):
         try:
             with take_snapshot(site, run, source.pg_dump) as snapshot:
+                unfit = base and _misfit(base, source, snapshot)
+                fitting = None if unfit else base
+                kind = Kind.DIFFERENTIAL if fitting else Kind.FULL
                 name = SetName(
                     site.context.name, kind, new_set_id(site.context.name, kind, snapshot.instant, site.context.zone, run.id)
                 )
-                relations = store_relations(site, run, name, snapshot, source)
-                manifest = store_schema(site, run, name, snapshot, source, relations)
+                relations, blocks = store_relations(site, run, name, snapshot, source, fitting)
+                manifest = store_schema(site, run, name, snapshot, source, relations, blocks, fitting)
                 snapshot.require_held()
             losses = losses_between(trusted, relations, site.context.max_row_loss) if trusted else []
-            said = {"label": why.label, "keep_until": why.keep_until, "losses": losses}
+            instead = f"{base.manifest.id} is no base: {unfit}" if base and unfit else None
+            said = {"label": why.label, "keep_until": why.keep_until, "losses": losses, "instead": instead}
             manifest = manifest.model_copy(update=said)
             publish(site.store, run, name, manifest)
             return manifest
@@ -151,31 +175,106 @@ def take_set(site: Site, run: Run, kind: Kind, source: Source, why: Occasion) ->
     raise AssertionError  # the last try returns or raises
 
 
-def store_relations(site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source) -> list[Relation]:
-    """Dump and store every relation that holds rows, the largest first, several at a time."""
+@task(cache_policy=NO_CACHE)
+def keep_local_copy(site: Site, run: Run, manifest: Manifest) -> str | None:
+    """Copy a stored set from the store into the context's local folder, if it has one; return what became of it.
+
+    The set is safe where it is: a copy that cannot be kept is told, and fails nothing.
+    """
+    local = site.context.local_copy
+    if local is None:
+        return None
+    copy, name = StoreAddress(local.folder), SetName(manifest.context, manifest.kind, manifest.id)
+    try:
+        for stored in manifest.objects:
+            file = fetch(site.store, name, stored, run.folder / f"copy-{stored.path.replace('/', '-')}")
+            copy.opened.put(f"{name.folder}/{stored.path}", file, "folder", {})
+            file.unlink()
+        copy.opened.create(f"{name.folder}/{MANIFEST_FILE}", render_manifest(manifest), "folder", {})
+    except OperationError as error:
+        get_run_logger().error("no local copy: %s", error)
+        return f"none: {error}"
+    return copy.path(name.folder)
+
+
+def _misfit(base: Base, source: Source, snapshot: Snapshot) -> str | None:
+    if not base.blocks:
+        return "it did not count rows by block"
+    database = catalogue.read_database(snapshot.coordinator)
+    return misfit(base.manifest, _snapshot_facts(source, snapshot), snapshot.xmax, database.oid, snapshot.inventory)
+
+
+def store_relations(
+    site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, base: Base | None
+) -> tuple[list[Relation], dict[str, BlockRows]]:
+    """Dump and store every relation that holds rows, the largest first, several at a time; of a full return rows by block."""
     members = sorted(snapshot.members.holding_rows, key=lambda one: source.sizes.get(one.oid, 0), reverse=True)
     encoding = encoding_of(snapshot.coordinator)
     calls = [
-        (site, run, name, member, snapshot.name, encoding, source.sizes.get(member.oid, 1 << 40)) for member in members
+        (
+            site, run, name, member, _job(site, run, member, snapshot, encoding, count_blocks=base is None),
+            source.sizes.get(member.oid, 1 << 40),
+            base and base.part_of(member.oid, member.relfilenode, member.qualified, member.columns),
+        )
+        for member in members
     ]  # fmt: skip
-    return sorted(spread(run, store_relation, calls), key=lambda relation: relation.oid)
+    stored = spread(run, store_relation, calls)
+    blocks = {relation.qualified: blocks for relation, blocks in stored if blocks}
+    return sorted((relation for relation, _ in stored), key=lambda relation: relation.oid), blocks
+
+
+def _job(site: Site, run: Run, member: Member, snapshot: Snapshot, encoding: str, *, count_blocks: bool) -> StreamJob:
+    file = str(_staged_file(site, run, member))
+    columns = list(member.columns)
+    return StreamJob(site.database, run.title, member.schema, member.name, columns, encoding, snapshot.name, file, count_blocks)
+
+
+def _staged_file(site: Site, run: Run, member: Member) -> Path:
+    return run.folder / f"{_file_name(site, member)}.copy.zst"
 
 
 @task(cache_policy=NO_CACHE, task_run_name="back up {member.name}")
 def store_relation(
-    site: Site, run: Run, name: SetName, member: Member, snapshot: str, encoding: str, size_bytes: int
-) -> Relation:  # fmt: skip
-    """Dump one relation and store it; nothing but database, store and this machine's staging folder is needed."""
-    path = f"data/{_file_name(site, member)}.copy.zst"
-    file = run.folder / path.rpartition("/")[2]
+    site: Site, run: Run, name: SetName, member: Member, job: StreamJob, size_bytes: int, base: BasePart | None
+) -> tuple[Relation, BlockRows | None]:
+    """Dump one relation and store it; nothing but database, store and this machine's staging folder is needed.
+
+    Of a relation that is in the base only the blocks that changed are stored, or nothing if none did.
+    """
+    place, file = f"data/{_file_name(site, member)}", _staged_file(site, run, member)
     file.unlink(missing_ok=True)
-    job = StreamJob(
-        site.database, run.title, member.schema, member.name, list(member.columns), encoding, snapshot, str(file)
-    )  # fmt: skip
+    if base:
+        started = time.monotonic()
+        if is_unchanged(site.server, job, base.blocks):
+            return _unchanged(member, base.relation, time.monotonic() - started), None
+        job = replace(job, base=base.blocks)
     dumped = dump_table(site.server, run, job, size_bytes)
-    stored = StoredObject(path=path, bytes=dumped.facts.bytes, sha256=dumped.facts.sha256)
-    upload(site.store, run, name, stored, file, RULES[name.kind].storage_class)
-    return _relation(member, dumped, stored)
+    facts, parts = dumped.facts, list[StoredObject]()
+    inherited = _inherited(site, run, name, place, facts) if base else None
+    if inherited is None or facts.taken:
+        part = StoredObject(path=f"{place}.copy.zst", bytes=facts.bytes, sha256=facts.sha256)
+        parts.append(upload(site.store, run, name, part, file, RULES[name.kind].storage_class))
+    return _relation(member, dumped, parts, inherited), facts.blocks
+
+
+def _unchanged(member: Member, known: Relation, seconds: float) -> Relation:
+    """Return a relation that has the rows that the base has."""
+    same: dict[str, Any] = {
+        "parent": member.parent,
+        "seconds": round(seconds, 3),
+        "parts": [],
+        "inherited": Inherited(rows=known.rows),
+    }
+    return known.model_copy(update=same)
+
+
+def _inherited(site: Site, run: Run, name: SetName, place: str, facts: StreamFacts) -> Inherited | None:
+    """Store which lines of the base are not among the relation's rows; None if none are left."""
+    rows = facts.rows - facts.taken
+    if not rows:
+        return None
+    text = zstandard.compress(facts.left_out.encode())
+    return Inherited(rows=rows, left_out=_store_text(site, run, name, f"{place}.left-out.zst", text) if facts.left_out else None)
 
 
 def _file_name(site: Site, member: Member) -> str:
@@ -183,16 +282,19 @@ def _file_name(site: Site, member: Member) -> str:
     return ".".join(quote(name, safe="").replace(".", "%2E") for name in names)
 
 
-def _relation(member: Member, dumped: Dumped, stored: StoredObject) -> Relation:
+def _relation(member: Member, dumped: Dumped, parts: list[StoredObject], inherited: Inherited | None) -> Relation:
     facts = dumped.facts
     return Relation(
         schema=member.schema, name=member.name, parent=member.parent, oid=member.oid, relfilenode=member.relfilenode,
         columns=list(member.columns), rows=facts.rows, digest=facts.digest, plain_bytes=facts.plain_bytes,
-        seconds=round(dumped.seconds, 3), parts=[stored],
+        seconds=round(dumped.seconds, 3), parts=parts, inherited=inherited,
     )  # fmt: skip
 
 
-def store_schema(site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, relations: list[Relation]) -> Manifest:
+def store_schema(
+    site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, relations: list[Relation],
+    blocks: dict[str, BlockRows], base: Base | None,
+) -> Manifest:  # fmt: skip
     """Store schema, list and context folder, and return the manifest that will commit the set."""
     connection, members = snapshot.coordinator, snapshot.members
     borders = catalogue.read_borders(connection, members, site.context, site.claimed_tables)
@@ -203,10 +305,7 @@ def store_schema(site: Site, run: Run, name: SetName, snapshot: Snapshot, source
     files = [_store_text(site, run, name, f"context/{file}", text.encode()) for file, text in site.files.items()]
     manifest = Manifest(
         context=name.context, kind=name.kind, id=name.id, run=run.id, finished=now(), time_zone=site.context.time_zone,
-        snapshot=SnapshotFacts(
-            instant=snapshot.instant, xmin=snapshot.xmin, lsn=snapshot.lsn, timeline=source.timeline,
-            system_identifier=source.system_identifier, standby=source.standby,
-        ),
+        base=base.manifest.id if base else None, snapshot=_snapshot_facts(source, snapshot),
         versions=Versions(
             server=source.server, server_major=source.major, pg_dump=source.pg_dump.version,
             pg_dump_major=source.pg_dump.major, project=project_version(),
@@ -217,10 +316,24 @@ def store_schema(site: Site, run: Run, name: SetName, snapshot: Snapshot, source
         outbound_keys=borders.outbound, inbound_keys=borders.inbound, left_out=borders.left_out,
         forgotten_tables=borders.forgotten, inventory=snapshot.inventory,
         schema_archive=archive, schema_list=schema_list, context_files=files,
-        warnings=_warnings(borders, catalogue.read_unusable(connection, members), roles),
+        warnings=[
+            *_warnings(borders, catalogue.read_unusable(connection, members), roles),
+            *catalogue.read_lasting_transactions(connection),
+        ],
     )  # fmt: skip
-    script = restore_script(manifest, database_options(manifest.database, source.major))
-    return manifest.model_copy(update={"restore_script": _store_text(site, run, name, RESTORE_SCRIPT, script.encode())})
+    script = restore_script(manifest, database_options(manifest.database, source.major), base.manifest if base else None)
+    more = {"restore_script": _store_text(site, run, name, RESTORE_SCRIPT, script.encode())}
+    if blocks:
+        packed = zstandard.compress(render_block_rows(blocks))
+        more["block_rows"] = _store_text(site, run, name, "block-rows.json.zst", packed)
+    return manifest.model_copy(update=more)
+
+
+def _snapshot_facts(source: Source, snapshot: Snapshot) -> SnapshotFacts:
+    return SnapshotFacts(
+        instant=snapshot.instant, xmin=snapshot.xmin, lsn=snapshot.lsn, timeline=source.timeline,
+        system_identifier=source.system_identifier, standby=source.standby,
+    )  # fmt: skip
 
 
 def _schema_names(members: Members) -> set[str]:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from graphlib import TopologicalSorter
 from hashlib import sha256
@@ -233,6 +234,18 @@ def _sequence(connection: Connection, schema: str, name: str) -> Sequence:
 def read_extensions(connection: Connection, members: Members) -> list[str]:
     """Return the extensions that the context's objects come from."""
     return [row[0] for row in connection.execute(sql.EXTENSIONS, {"oids": members.chosen_by_class["pg_extension"]})]
+
+
+LONG = timedelta(hours=1)
+
+
+def read_lasting_transactions(connection: Connection) -> list[str]:
+    """Return, as warnings, the transactions that are open for long.
+
+    Every row that was written since the oldest began looks unfinished to a backup, and differentials store it again.
+    """
+    found = connection.execute(sql.LASTING_TRANSACTIONS, [LONG]).fetchall()
+    return [f"{who} is open since {since:%Y-%m-%d %H:%M %Z}: differentials grow until it ends" for who, since in found]
 
 
 def read_database(connection: Connection) -> DatabaseProperties:

@@ -6,7 +6,6 @@ nothing happened. Slower than a database of our own, which is filled by several 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 from prefect import get_run_logger
@@ -173,10 +172,9 @@ def _unguarded(
 
 
 def _load(connection: Connection, recovery: Recovery) -> None:
-    manifest, files = recovery.manifest, recovery.staged_set.files
-    for relation in manifest.relations:
-        parts: list[Path] = [files[part.path] for part in relation.parts]
-        seconds = load_rows(connection, relation, parts, manifest.database.encoding, freeze=False)
+    staged, encoding = recovery.staged_set, recovery.manifest.database.encoding
+    for relation in staged.manifest.relations:
+        seconds = load_rows(connection, relation, staged.sources(relation), encoding, freeze=False)
         recovery.load_seconds[relation.qualified] = seconds
 
 

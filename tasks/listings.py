@@ -4,19 +4,23 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from rich.console import Console, JustifyMethod
+from rich.measure import Measurement
 from rich.table import Table
 
 from tasks.core import report
-from tasks.sets import LegacyFile, ListedSet, Listing
+from tasks.core.manifest import MANIFEST_FILE
+from tasks.core.pruning import EXPIRED_FILE, GRACE
+from tasks.sets import ExpiredSet, LegacyFile, ListedSet, Listing
 
 
 def listing_rows(listing: Listing, instant: datetime, zone: ZoneInfo) -> list[dict[str, object]]:
-    """Return one row a set, then the unfinished ones and the legacy files, as plain values."""
+    """Return one row a set, then the unfinished and the expired ones and the legacy files, as plain values."""
     sets = [_set_row(one, instant, zone) for one in listing.sets]
     unfinished: list[dict[str, object]] = [
         {"id": name.id, "kind": str(name.kind), "state": "unfinished", "note": "no manifest"} for name in listing.unfinished
     ]
-    return [*sets, *unfinished, *(_legacy_row(one, instant, zone) for one in listing.legacy)]
+    expired = [_expired_row(one, zone) for one in listing.expired]
+    return [*sets, *unfinished, *expired, *(_legacy_row(one, instant, zone) for one in listing.legacy)]
 
 
 def _set_row(one: ListedSet, instant: datetime, zone: ZoneInfo) -> dict[str, object]:
@@ -36,7 +40,15 @@ def _warned(one: ListedSet) -> str:
     kept = f"keep until {report.local_time(one.manifest.keep_until, one.manifest.zone)}" if one.manifest.keep_until else ""
     lost = f"lost since the last good full: {'; '.join(one.manifest.losses)}" if one.manifest.losses else ""
     warned = f"{len(one.manifest.warnings)} warnings, see its report" if one.manifest.warnings else ""
-    return ", ".join(filter(None, (one.manifest.label, kept, lost, warned)))
+    return ", ".join(filter(None, (one.manifest.label, one.manifest.instead, kept, lost, warned)))
+
+
+def _expired_row(one: ExpiredSet, zone: ZoneInfo) -> dict[str, object]:
+    until = report.local_time(one.since + GRACE, zone)
+    return {
+        "id": one.name.id, "kind": str(one.name.kind), "state": "expired", "class": one.storage_class, "bytes": one.bytes,
+        "note": f"its data are deleted after {until}; to have it back, rename its {EXPIRED_FILE} to {MANIFEST_FILE}",
+    }  # fmt: skip
 
 
 def _legacy_row(one: LegacyFile, instant: datetime, zone: ZoneInfo) -> dict[str, object]:
@@ -55,19 +67,18 @@ COLUMNS: dict[str, JustifyMethod] = {
     "id": "left", "instant": "left", "age": "right", "rows": "right", "size": "right",
     "state": "left", "base": "left", "class": "left",
 }  # fmt: skip
-# Ids are for copying: a narrow terminal may wrap the line, but never breaks an id into pieces.
-WIDTH = 120
+WIDE = Console(width=1000)
 
 
 def print_listing(context: str, rows: list[dict[str, object]]) -> None:
     """Print the table, and below it what has to be said about single sets."""
-    console = Console(highlight=False)
-    console = Console(highlight=False, width=max(console.width, WIDTH))
     shown = Table(title=f"Backups of {context}, newest first")
     for name, justify in COLUMNS.items():
         shown.add_column(name, justify=justify, no_wrap=True, overflow="fold")
     for row in rows:
         shown.add_row(*_cells(row))
+    # Ids are for copying: a narrow terminal may wrap the line, but never breaks an id into pieces.
+    console = Console(highlight=False, width=Measurement.get(WIDE, WIDE.options, shown).maximum)
     console.print(shown)
     for row in rows:
         if row["note"]:

@@ -22,7 +22,7 @@ from tasks.core.context import CONTEXT_FILE, Context, parse_context
 from tasks.core.drills import DrillRecord
 from tasks.core.errors import BadInput, ColdObject, DamagedSet, OperationError, RestoreDiffers
 from tasks.core.exercise import Exercise
-from tasks.core.kinds import SetName
+from tasks.core.kinds import Kind, SetName
 from tasks.core.manifest import ForeignKey, Manifest, StoredObject, View
 from tasks.core.phases import Phases
 from tasks.core.programs import Program, find_program
@@ -41,7 +41,7 @@ from tasks.databases import (
 from tasks.keys import KeyOutcome, try_keys, without
 from tasks.runs import Run, jobs, require_space, spread
 from tasks.schema import restore_section
-from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, unpack
+from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, hold, inherited_parts, read_base, unpack
 from tasks.store import StoreAddress
 from tasks.tables import compare_table, load_table
 from tasks.triggers import exercise_triggers
@@ -111,7 +111,7 @@ def stage_newest_good(recovery: Recovery, run: Run, backup: str, check: Callable
             manifest = fetch_manifest(recovery.store, one.name)
             if check:
                 check(manifest)
-            staged = StagedSet(one.name, manifest, _stage(recovery.store, run, one.name, manifest))
+            staged = _stage(recovery.store, run, one.name, manifest)
         except (DamagedSet, ColdObject) as error:
             if one.named:
                 raise
@@ -131,20 +131,26 @@ def stage(recovery: Recovery, server: Server, run: Run, backup: str, target_data
         return stage_newest_good(recovery, run, backup, choose_target(recovery, server, run, target_database))
 
 
-def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> dict[str, Path]:
-    require_space(run, manifest.bytes)
+def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> StagedSet:
+    """Download a set, and of the full that it is a differential against the rows that it inherits."""
+    base_name, needed = None, list[StoredObject]()
+    if base := read_base(address, manifest):
+        base_name = SetName(name.context, Kind.FULL, base.id)
+        needed = inherited_parts(manifest, base)
+    require_space(run, manifest.bytes + sum(stored.bytes for stored in needed))
     folder = run.folder / manifest.id
     folder.mkdir(mode=0o700, exist_ok=True)
-
-    def file(stored: StoredObject) -> Path:
-        return folder / stored.path.replace("/", "-")
-
+    calls = [(address, name, stored, folder / stored.path.replace("/", "-")) for stored in manifest.objects]
+    calls += [(address, base_name, stored, folder / f"base-{stored.path.replace('/', '-')}") for stored in needed if base_name]
     try:
-        paths = spread(run, fetch, [(address, name, stored, file(stored)) for stored in manifest.objects])
+        with hold(address, run, filter(None, (name, base_name))):
+            paths = spread(run, fetch, calls)
     except BaseException:
         shutil.rmtree(folder)
         raise
-    return {stored.path: path for stored, path in zip(manifest.objects, paths, strict=True)}
+    own = len(manifest.objects)
+    files = {stored.path: path for stored, path in zip(manifest.objects, paths[:own], strict=True)}
+    return StagedSet(name, manifest, files, base, {stored.path: path for stored, path in zip(needed, paths[own:], strict=True)})
 
 
 def choose_target(recovery: Recovery, server: Server, run: Run, name: str | None) -> Callable[[Manifest], None]:
@@ -245,9 +251,8 @@ def load_tables(server: Server, run: Run, staged: StagedSet, target: Target) -> 
     manifest = staged.manifest
     relations = sorted(manifest.relations, key=lambda one: one.plain_bytes, reverse=True)
     encoding, place = manifest.database.encoding, target.working_name
-    files = {relation.qualified: [staged.files[part.path] for part in relation.parts] for relation in relations}
-    calls = [(server, place, run.title, relation, files[relation.qualified], encoding) for relation in relations]
-    return dict(zip(files, spread(run, load_table, calls), strict=True))
+    calls = [(server, place, run.title, relation, staged.sources(relation), encoding) for relation in relations]
+    return dict(zip((one.qualified for one in relations), spread(run, load_table, calls), strict=True))
 
 
 @task(cache_policy=NO_CACHE)

@@ -16,8 +16,8 @@ from tasks.sites import Site
 
 
 @task(cache_policy=NO_CACHE)
-def publish_backup(site: Site, manifest: Manifest, started: datetime) -> str:
-    """Publish the report and the table of a backup; return its verdict.
+def publish_backup(site: Site, manifest: Manifest, started: datetime, local_copy: str | None = None) -> str:
+    """Publish the report and the table of a backup, with what became of its local copy; return its verdict.
 
     Raises:
         OperationError: the set is stored, but suspect: too many rows are gone.
@@ -25,7 +25,7 @@ def publish_backup(site: Site, manifest: Manifest, started: datetime) -> str:
     context, seconds = site.context, (manifest.finished - started).total_seconds()
     path = site.store.path(set_folder(manifest.context, manifest.kind, manifest.id))
     verdict = report.backup_verdict(manifest, seconds, context.zone)
-    text = report.backup_report(manifest, path, seconds, context.zone, off_host=site.store.off_host)
+    text = report.backup_report(manifest, path, seconds, context.zone, off_host=site.store.off_host, local_copy=local_copy)
     publish(f"{context.name}-backup", verdict, text, report.relation_rows(manifest.relations))
     for warning in manifest.warnings:
         get_run_logger().warning("%s", warning)

@@ -5,7 +5,8 @@ import math
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
+from tasks.core.blocks import Lines, parse_lines
 from tasks.core.calendar import is_instant, parse_instant
-from tasks.core.digest import RowDigest, digest_compressed
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable
-from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, parse_set_folder, parse_set_reference
-from tasks.core.manifest import MANIFEST_FILE, Manifest, Relation, StoredObject, parse_manifest, render_manifest
+from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, now, parse_set_folder, parse_set_reference
+from tasks.core.manifest import MANIFEST_FILE, Inherited, Manifest, Relation, StoredObject, parse_manifest, render_manifest
 from tasks.core.order import newest_first
+from tasks.core.pruning import EXPIRED_FILE, HOLD
+from tasks.core.sources import RowSource, digest_sources
 from tasks.runs import Run, staging
 from tasks.store import ObjectInfo, Store, StoreAddress
 
@@ -127,7 +130,10 @@ def require_store(address: StoreAddress, context: str) -> None:
 
 @dataclass(frozen=True)
 class ListedSet:
-    """A set as a listing shows it; `damage` is what is wrong with it, as far as a listing can tell; when it was last decoded."""
+    """A set as a listing shows it; `damage` is what is wrong with it, as far as a listing can tell.
+
+    `verified` is when it was last decoded, `held` since when a restore reads it.
+    """
 
     name: SetName
     manifest: Manifest | None
@@ -135,6 +141,18 @@ class ListedSet:
     storage_class: str
     damage: str | None
     verified: datetime | None = None
+    held: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ExpiredSet:
+    """A set that is none any more: its data are still there for a while, and since when."""
+
+    name: SetName
+    since: datetime
+    storage_class: str
+    bytes: int
+    held: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +172,7 @@ class Listing:
     sets: list[ListedSet]
     legacy: list[LegacyFile]
     unfinished: list[SetName]
+    expired: list[ExpiredSet] = field(default_factory=list)
 
 
 @task(**NETWORK_RETRIES)
@@ -168,13 +187,28 @@ def list_sets(address: StoreAddress, context: str) -> Listing:
         elif LEGACY.search(one.key):
             legacy.append(LegacyFile(one.key, one.bytes, one.modified, one.storage_class))
     committed = {name: objects for name, objects in folders.items() if MANIFEST_FILE in objects}
-    sets = [_listed(store, address, name, objects) for name, objects in committed.items()]
-    return Listing(_newest_first(sets), legacy, sorted(folders.keys() - committed.keys(), key=lambda name: name.id))
+    sets = _with_bases([_listed(store, address, name, objects) for name, objects in committed.items()])
+    rest = {name: objects for name, objects in folders.items() if name not in committed}
+    expired = [_expired(name, objects) for name, objects in rest.items() if EXPIRED_FILE in objects]
+    unfinished = sorted(rest.keys() - {one.name for one in expired}, key=lambda name: name.id)
+    return Listing(_newest_first(sets), legacy, unfinished, sorted(expired, key=lambda one: one.name.id, reverse=True))
+
+
+def _expired(name: SetName, objects: dict[str, ObjectInfo]) -> ExpiredSet:
+    size = sum(one.bytes for one in objects.values())
+    return ExpiredSet(name, objects[EXPIRED_FILE].modified, _class_of(objects), size, _held(objects))
+
+
+def _held(objects: dict[str, ObjectInfo]) -> datetime | None:
+    return max((one.modified for path, one in objects.items() if HOLD.fullmatch(path)), default=None)
+
+
+def _class_of(objects: dict[str, ObjectInfo]) -> str:
+    return "/".join(sorted({one.storage_class for path, one in objects.items() if path.startswith("data/")})) or "-"
 
 
 def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[str, ObjectInfo]) -> ListedSet:
-    classes = {one.storage_class for path, one in objects.items() if path.startswith("data/")}
-    storage_class = "/".join(sorted(classes)) or "-"
+    storage_class = _class_of(objects)
     try:
         manifest = read_manifest(store, address, name)
     except (DamagedSet, ColdObject) as error:
@@ -183,7 +217,20 @@ def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[st
     found = "suspect" if manifest.losses else next((state for state in STATES if f"{state}.json" in objects), "stored")
     state = "damaged" if damage else found
     verified = max((objects[f"{mark}.json"].modified for mark in STATES if f"{mark}.json" in objects), default=None)
-    return ListedSet(name, manifest, state, storage_class, damage and f"{address.path(name.folder)}: {damage}", verified)
+    said = damage and f"{address.path(name.folder)}: {damage}"
+    return ListedSet(name, manifest, state, storage_class, said, verified, _held(objects))
+
+
+def _with_bases(sets: list[ListedSet]) -> list[ListedSet]:
+    """Return the sets with those called damaged whose base is gone or damaged."""
+    whole = {one.name.id for one in sets if one.name.kind is Kind.FULL and not one.damage}
+
+    def with_base(one: ListedSet) -> ListedSet:
+        if one.damage or one.manifest is None or one.manifest.base is None or one.manifest.base in whole:
+            return one
+        return replace(one, state="damaged", damage=f"{one.name.id}: its base {one.manifest.base} is gone or damaged")
+
+    return [with_base(one) for one in sets]
 
 
 def _damage(manifest: Manifest, objects: dict[str, ObjectInfo]) -> str | None:
@@ -255,13 +302,84 @@ def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path
     return file
 
 
+@contextmanager
+def hold(address: StoreAddress, run: Run, names: Iterable[SetName]) -> Iterator[None]:
+    """Keep sets from being pruned while they are read; who may only read from the store reads without."""
+    keys = [f"{name.folder}/hold-{run.id}.json" for name in names]
+    said = json.dumps({"run": run.title, "since": f"{now():%Y-%m-%dT%H:%M:%SZ}"}) + "\n"
+    try:
+        for key in keys:
+            address.opened.replace(key, said.encode(), WARM_CLASS)
+    except OperationError as error:
+        get_run_logger().warning("read without a hold, which matters only if it is being pruned: %s", error)
+    try:
+        yield
+    finally:
+        try:
+            for key in keys:
+                address.opened.delete(key)
+        except OperationError as error:
+            get_run_logger().warning("the hold stays for a week: %s", error)
+
+
+def read_base(address: StoreAddress, manifest: Manifest) -> Manifest | None:
+    """Return the manifest of the full that a differential needs; a full needs none.
+
+    Raises:
+        DamagedSet: it is gone or damaged.
+    """
+    if manifest.base is None:
+        return None
+    try:
+        return fetch_manifest(address, SetName(manifest.context, Kind.FULL, manifest.base))
+    except (BadInput, DamagedSet) as error:
+        raise DamagedSet(f"{manifest.id} cannot be restored without its base {manifest.base}: {error}") from error
+
+
+def inherited_parts(manifest: Manifest, base: Manifest) -> list[StoredObject]:
+    """Return the parts of a full that a differential needs.
+
+    Raises:
+        DamagedSet: the full has no such relation.
+    """
+    parts = {relation.qualified: relation.parts for relation in base.relations}
+    inherited = [one.qualified for one in manifest.relations if one.inherited]
+    if absent := [name for name in inherited if name not in parts]:
+        raise DamagedSet(f"{manifest.id} needs rows of {', '.join(absent)}, which {base.id} does not have; restore another set")
+    return [part for name in inherited for part in parts[name]]
+
+
 @dataclass(frozen=True)
 class StagedSet:
-    """A set whose every object was downloaded and found as the manifest says; `files` by path in the set."""
+    """A set whose every object was downloaded and found as the manifest says; files by path in the set, and in its base."""
 
     name: SetName
     manifest: Manifest
     files: dict[str, Path]
+    base: Manifest | None = None
+    base_files: dict[str, Path] = field(default_factory=dict)
+
+    def sources(self, relation: Relation) -> list[RowSource]:
+        """Return where the rows of a relation come from: what it inherits from the base, then its own parts.
+
+        Raises:
+            DamagedSet: what it inherits cannot be read.
+        """
+        own = [RowSource([self.files[part.path] for part in relation.parts])] if relation.parts else []
+        if not (relation.inherited and self.base):
+            return own
+        parts = next(one.parts for one in self.base.relations if one.qualified == relation.qualified)
+        files = [self.base_files[part.path] for part in parts]
+        return [RowSource(files, self._left_out(relation.inherited)), *own]
+
+    def _left_out(self, inherited: Inherited) -> list[Lines]:
+        if inherited.left_out is None:
+            return []
+        file = self.files[inherited.left_out.path]
+        try:
+            return list(parse_lines(zstandard.ZstdDecompressor().decompressobj().decompress(file.read_bytes())))
+        except (ValueError, zstandard.ZstdError) as error:
+            raise DamagedSet(f"{inherited.left_out.path} of {self.manifest.id} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -332,6 +450,12 @@ def newest_manifest(address: StoreAddress, context: str, backup: str) -> Manifes
     raise DamagedSet(f'every backup set of context "{context}" in {address.url} is damaged; see list_backups')
 
 
+def newest_full(address: StoreAddress, context: str) -> Manifest | None:
+    """Return the manifest of the newest full set that looks whole: what a differential is taken against."""
+    listed = (one.manifest for one in list_sets(address, context).sets if one.manifest and not one.damage)
+    return next((manifest for manifest in listed if manifest.kind is Kind.FULL), None)
+
+
 def newest_trusted(address: StoreAddress, context: str) -> Manifest | None:
     """Return the manifest of the newest full set that looks whole and lost no rows: what the next one is measured against."""
     listed = (one.manifest for one in list_sets(address, context).sets if one.manifest and not one.damage)
@@ -382,13 +506,10 @@ def decode(staged: StagedSet) -> list[str]:
 
 
 def _decoded(staged: StagedSet, relation: Relation) -> list[str]:
-    digest = RowDigest()
-    for part in relation.parts:
-        with staged.files[part.path].open("rb") as packed:
-            try:
-                digest.include(digest_compressed(packed))
-            except zstandard.ZstdError as error:
-                return [f"{relation.qualified}: {part.path} cannot be decompressed ({error})"]
+    try:
+        digest = digest_sources(staged.sources(relation))
+    except zstandard.ZstdError as error:
+        return [f"{relation.qualified}: its parts cannot be decompressed ({error})"]
     if (digest.rows, digest.hex) == (relation.rows, relation.digest):
         return []
     return [

@@ -62,6 +62,11 @@ def find_site(context: str) -> Site:
     return Site(definition, files, server, database or definition.database, find_store(context), _claimed(definition))
 
 
+def find_context(context: str) -> Context:
+    """Return what a context is, from its block or from its folder; server and store are not asked for."""
+    return _definition(context)[0]
+
+
 def _definition(context: str) -> tuple[Context, dict[str, str], BoundedContext | None]:
     """Return what a context is and its folder's files, from its block or from its folder."""
     require_context_name(context)

@@ -38,6 +38,7 @@ class Snapshot:
     archive: Path
     instant: datetime
     xmin: int
+    xmax: int
     lsn: str
 
     def require_held(self) -> None:
@@ -79,7 +80,8 @@ def take_snapshot(site: Site, run: Run, pg_dump: Program) -> Iterator[Snapshot]:
         _require_unmoved(planned, members, before, inventory)
         get_run_logger().info("snapshot %s of %d relations at LSN %s", name, len(members.relations), facts["lsn"])
         yield Snapshot(
-            name, coordinator, members, inventory, archive, facts["instant"], int(facts["xmin"]), facts["lsn"]
+            name, coordinator, members, inventory, archive,
+            facts["instant"], int(facts["xmin"]), int(facts["xmax"]), facts["lsn"],
         )  # fmt: skip
 
 

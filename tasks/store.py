@@ -9,7 +9,7 @@ import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 RANGE_CHUNK_BYTES = 1 << 16
 DOWNLOAD_TRIES = 6
+PARTIAL = ".partial-"
 COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
@@ -74,6 +75,16 @@ class ObjectInfo:
     modified: datetime
     storage_class: str
     metadata: dict[str, str] = field(default_factory=dict)
+    locked_until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An upload that was begun and not ended: nothing lists it, and it is paid for."""
+
+    key: str
+    begun: datetime
+    id: str
 
 
 class Store(Protocol):
@@ -81,6 +92,8 @@ class Store(Protocol):
 
     Every method raises StoreUnavailable when it does not answer, and BadInput when it refuses for good.
     """
+
+    keeps_metadata: bool
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose key starts with the prefix, without reading any."""
@@ -105,6 +118,15 @@ class Store(Protocol):
 
     def require_readable(self, key: str) -> ObjectInfo | None:
         """Ask before reading: None if absent, ColdObject if it has to be thawed first."""
+
+    def delete(self, key: str) -> None:
+        """Delete one object; that it is gone already is as good."""
+
+    def uploads(self, prefix: str) -> Iterator[Upload]:
+        """Yield the unfinished uploads of objects whose key starts with the prefix."""
+
+    def abort(self, upload: Upload) -> None:
+        """End an unfinished upload; that it is gone already is as good."""
 
 
 def open_store(address: StoreAddress) -> Store:
@@ -155,6 +177,8 @@ def _new_client(credentials: AwsCredentials | None) -> "S3Client":
 
 class S3Store:
     """A bucket, or a prefix of one."""
+
+    keeps_metadata = True
 
     def __init__(self, client: "S3Client", bucket: str, prefix: str) -> None:
         self._client, self._bucket, self._root = client, bucket, f"{prefix}/" if prefix else ""
@@ -272,6 +296,28 @@ class S3Store:
             raise
         return True
 
+    def delete(self, key: str) -> None:
+        """Delete an object; of a bucket with versions this leaves a marker, and the version."""
+        with self._answering(key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._root + key)
+
+    def uploads(self, prefix: str) -> Iterator[Upload]:
+        """Yield unfinished multipart uploads."""
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._root + prefix)
+        with self._answering(prefix):
+            for page in pages:
+                for one in page.get("Uploads", []):
+                    yield Upload(one["Key"].removeprefix(self._root), one["Initiated"], one["UploadId"])
+
+    def abort(self, upload: Upload) -> None:
+        """Give back the parts of a multipart upload."""
+        with self._answering(upload.key):
+            try:
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._root + upload.key, UploadId=upload.id)
+            except ClientError as error:
+                if _code(error) not in {*ABSENT, "NoSuchUpload"}:
+                    raise
+
     @contextmanager
     def _answering(self, key: str) -> Iterator[None]:
         """Turn every way in which a server fails to answer into one error that names the object."""
@@ -298,7 +344,12 @@ def _code(error: ClientError) -> str:
 
 def _info(key: str, facts: dict[str, Any]) -> ObjectInfo:
     storage_class = facts.get("StorageClass", "STANDARD")
-    return ObjectInfo(key, facts["ContentLength"], facts["LastModified"], storage_class, facts.get("Metadata", {}))
+    # A legal hold ends when somebody ends it.
+    locked = datetime.max.replace(tzinfo=UTC) if facts.get("ObjectLockLegalHoldStatus") == "ON" else None
+    return ObjectInfo(
+        key, facts["ContentLength"], facts["LastModified"], storage_class, facts.get("Metadata", {}),
+        locked or facts.get("ObjectLockRetainUntilDate"),
+    )  # fmt: skip
 
 
 def _is_cold(facts: dict[str, Any]) -> bool:
@@ -309,6 +360,8 @@ def _is_cold(facts: dict[str, Any]) -> bool:
 class FolderStore:
     """A folder on a disk, for where there is no S3; files are 0600 in folders of 0700."""
 
+    keeps_metadata = False
+
     def __init__(self, root: Path) -> None:
         self._root = root
 
@@ -318,7 +371,7 @@ class FolderStore:
             self._require_root()
             for path in sorted((self._root / prefix.rpartition("/")[0]).rglob("*")):
                 key = path.relative_to(self._root).as_posix()
-                if key.startswith(prefix) and path.is_file() and not path.name.startswith(".partial-"):
+                if key.startswith(prefix) and path.is_file() and not path.name.startswith(PARTIAL):
                     yield _file_info(key, path)
 
     def _require_root(self) -> None:
@@ -351,7 +404,7 @@ class FolderStore:
 
     def _write(self, key: str, fill: Callable[[IO[bytes]], Any], name_it: Callable[[Path, Path], Any]) -> None:
         path = self._root / key
-        partial = path.with_name(f".partial-{os.urandom(8).hex()}")
+        partial = path.with_name(f"{PARTIAL}{os.urandom(8).hex()}")
         with self._answering(key):
             self._require_root()
             _make_folders(self._root, path.parent)
@@ -386,6 +439,30 @@ class FolderStore:
     def require_readable(self, key: str) -> ObjectInfo | None:
         """Nothing in a folder is cold."""
         return self.head(key)
+
+    def delete(self, key: str) -> None:
+        """Delete a file, and the folders that it leaves empty."""
+        path = self._root / key
+        with self._answering(key):
+            self._require_root()
+            path.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == self._root or not folder.is_dir() or any(folder.iterdir()):
+                    break
+                with suppress(OSError):  # Somebody wrote there meanwhile.
+                    folder.rmdir()
+
+    def uploads(self, prefix: str) -> Iterator[Upload]:
+        """Yield the files that were never given their name."""
+        with self._answering(prefix):
+            self._require_root()
+            for path in sorted((self._root / prefix).rglob(f"{PARTIAL}*")):
+                begun = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                yield Upload(path.relative_to(self._root).as_posix(), begun, path.name)
+
+    def abort(self, upload: Upload) -> None:
+        """Remove the file."""
+        self.delete(upload.key)
 
     @contextmanager
     def _answering(self, key: str) -> Iterator[None]:

@@ -6,21 +6,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psycopg
-import zstandard
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.core import sql, stream
+from tasks.core.blocks import BaseBlocks
 from tasks.core.complaints import message_of
 from tasks.core.errors import BrokenKey, MovedSnapshot, OperationError, RestoreDiffers
 from tasks.core.manifest import Relation
 from tasks.core.servers import Connection, Server, connect
+from tasks.core.sources import RowSource
 from tasks.core.stream import StreamFacts, StreamFault, StreamJob
 from tasks.runs import Run
 
 # Below this a process of its own costs more than it gains.
 SMALL_BYTES = 8 << 20
-COPY_BLOCK_BYTES = 1 << 18
 PROJECT = Path(stream.__file__).parents[2]
 
 
@@ -48,7 +48,7 @@ def run_stream(server: Server, run: Run, job: StreamJob, size_bytes: int) -> Str
 
 
 def _run_process(server: Server, run: Run, job: StreamJob) -> StreamFacts:
-    order = json.dumps({"server": server.parameters, "job": asdict(job)}).encode() + b"\n"
+    order = stream.dump_json({"server": server.parameters, "job": asdict(job)}).encode() + b"\n"
     with run.running.start(stream.COMMAND, {"PYTHONPATH": str(PROJECT)}) as process:
         assert process.stdin and process.stdout and process.stderr  # noqa: S101
         try:
@@ -60,7 +60,7 @@ def _run_process(server: Server, run: Run, job: StreamJob) -> StreamFacts:
         complaint = process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
         code = process.wait()
     if facts := answer.get("facts"):
-        return StreamFacts(**facts)
+        return StreamFacts.parse(facts)
     raise _error(
         job,
         StreamFault(**answer["fault"]) if answer else StreamFault(f"its process ended with code {code} {complaint}", moved=False),
@@ -84,8 +84,20 @@ def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int) -> Dum
     return dumped
 
 
+def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
+    """Say whether a relation has the rows that the base saw, and no other.
+
+    Raises:
+        MovedSnapshot, OperationError: as run_stream.
+    """
+    try:
+        return stream.is_unchanged(server, job, base)
+    except psycopg.Error as error:
+        raise _error(job, stream.describe_fault(error)) from error
+
+
 @task(cache_policy=NO_CACHE, task_run_name="load {relation.name}")
-def load_table(server: Server, database: str, title: str, relation: Relation, files: list[Path], encoding: str) -> float:
+def load_table(server: Server, database: str, title: str, relation: Relation, sources: list[RowSource], encoding: str) -> float:
     """Load one relation's rows into a database that is being made; return the seconds it took.
 
     Raises:
@@ -94,10 +106,10 @@ def load_table(server: Server, database: str, title: str, relation: Relation, fi
     with connect(server, database, title) as connection, connection.transaction():
         connection.execute(sql.FIXED_SETTINGS)
         connection.execute(sql.empty_relation(relation.namespace, relation.name))
-        return load_rows(connection, relation, files, encoding, freeze=True)
+        return load_rows(connection, relation, sources, encoding, freeze=True)
 
 
-def load_rows(connection: Connection, relation: Relation, files: list[Path], encoding: str, *, freeze: bool) -> float:
+def load_rows(connection: Connection, relation: Relation, sources: list[RowSource], encoding: str, *, freeze: bool) -> float:
     """Load one relation's rows in a transaction with the fixed settings; return the seconds it took.
 
     Raises:
@@ -109,10 +121,9 @@ def load_rows(connection: Connection, relation: Relation, files: list[Path], enc
     with connection.cursor() as cursor:
         try:
             with cursor.copy(statement) as copy:
-                for file in files:
-                    with file.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as plain:
-                        while block := plain.read(COPY_BLOCK_BYTES):
-                            copy.write(block)
+                for source in sources:
+                    for block in source.blocks():
+                        copy.write(block)
         except psycopg.errors.ForeignKeyViolation as error:
             raise BrokenKey(f"loading {relation.qualified}: {message_of(error)}") from None
         except psycopg.DatabaseError as error:

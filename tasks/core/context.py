@@ -76,6 +76,13 @@ class Retention(_Part):
     differential: Period = "7 days"
 
 
+class LocalCopy(_Part):
+    """A second copy of each set in a folder of this machine, for a fast restore; no backup by itself."""
+
+    folder: str = Field(pattern=r"^/", description="an absolute path; the folder must be there")
+    keep: Period = Field("3 days", description="how long the copies are kept")
+
+
 class Contact(_Part):
     """Whom to call."""
 
@@ -96,6 +103,7 @@ class Context(_Part):
     neighbours: dict[str, list[Name]] = Field({}, description="tables that others look after, by whom")
     long_term: dict[str, LongTerm] = {}
     retention: Retention = Retention()
+    local_copy: LocalCopy | None = None
     objectives: Objectives
     max_row_loss: float = Field(0.2, ge=0, le=1, description="the share of its rows whose loss in one table is an alarm")
     time_zone: Zone = Field(description="the zone of names, schedules and retention")

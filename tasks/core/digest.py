@@ -5,13 +5,10 @@ cryptographic: it guards against loss and mix-up, while the stored bytes are gua
 modulo 2**128, so that the same rows in another physical order give the same digest and a doubled row does not cancel.
 """
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import IO
 
 import xxhash
-import zstandard
 
 MODULUS = 1 << 128
 
@@ -53,13 +50,3 @@ def digest_rows(rows: Iterable[bytes], batch_bytes: int = 1 << 20) -> RowDigest:
             pending, size = [], 0
     digest.add(pending, size)
     return digest
-
-
-def digest_compressed(stream: IO[bytes]) -> RowDigest:
-    """Return count and digest of the rows in a zstd-compressed stream.
-
-    Raises:
-        zstandard.ZstdError: the stream is not zstd, or is cut short.
-    """
-    with zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True) as plain:
-        return digest_rows(io.BufferedReader(plain, 1 << 20))

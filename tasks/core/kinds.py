@@ -29,6 +29,7 @@ class Kind(StrEnum):
     """Kinds of backup sets."""
 
     FULL = "full"
+    DIFFERENTIAL = "differential"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,11 @@ class KindRule:
     may_be_latest: bool
 
 
-RULES = {Kind.FULL: KindRule("daily", "STANDARD_IA", may_be_latest=True)}
+# STANDARD_IA bills at least 30 days, longer than differentials live.
+RULES = {
+    Kind.FULL: KindRule("daily", "STANDARD_IA", may_be_latest=True),
+    Kind.DIFFERENTIAL: KindRule("differential", "STANDARD", may_be_latest=True),
+}
 
 
 def new_run_id() -> str:
@@ -70,6 +75,11 @@ class SetName:
     def folder(self) -> str:
         """Its folder below the store's root."""
         return set_folder(self.context, self.kind, self.id)
+
+    @property
+    def run(self) -> str:
+        """The run that wrote it, four hexadecimal digits."""
+        return self.id[-4:]
 
 
 def parse_set_folder(folder: str) -> SetName | None:

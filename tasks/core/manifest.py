@@ -27,8 +27,15 @@ class StoredObject(_Record):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class Inherited(_Record):
+    """Rows of the same relation in the base, which a differential does not store again."""
+
+    rows: int = Field(ge=0)
+    left_out: StoredObject | None = Field(default=None, description="which lines of the base's are not among them")
+
+
 class Relation(_Record):
-    """A table or leaf partition with its rows, as read under the set's snapshot."""
+    """A table or leaf partition with its rows, as read under the set's snapshot: inherited ones, then those of the parts."""
 
     namespace: str = Field(alias="schema")
     name: str
@@ -41,6 +48,7 @@ class Relation(_Record):
     plain_bytes: int = Field(ge=0)
     seconds: float
     parts: list[StoredObject]
+    inherited: Inherited | None = None
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -52,7 +60,12 @@ class Relation(_Record):
     @property
     def bytes(self) -> int:
         """The stored size."""
-        return sum(part.bytes for part in self.parts)
+        return sum(part.bytes for part in self.objects)
+
+    @property
+    def objects(self) -> list[StoredObject]:
+        """What is stored of it in this set."""
+        return [*self.parts, *([self.inherited.left_out] if self.inherited and self.inherited.left_out else [])]
 
 
 class View(_Record):
@@ -172,6 +185,7 @@ class Manifest(_Record):
     kind: Kind
     id: str
     base: str | None = None
+    instead: str | None = Field(default=None, description="why this is a full, where a differential was asked for")
     label: str | None = Field(default=None, description="what an operator called it")
     keep_until: AwareDatetime | None = Field(default=None, description="never pruned before")
     losses: list[str] = Field(default=[], description="what makes it suspect: tables that lost too many rows since a good full")
@@ -198,6 +212,7 @@ class Manifest(_Record):
     context_files: list[StoredObject]
     warnings: list[str]
     restore_script: StoredObject | None = None
+    block_rows: StoredObject | None = Field(default=None, description="rows by block of each relation, for differentials to come")
 
     @model_validator(mode="after")
     def _one_object_a_path(self) -> Self:
@@ -209,9 +224,9 @@ class Manifest(_Record):
     @property
     def objects(self) -> list[StoredObject]:
         """Every object of the set but the manifest."""
-        data = [part for relation in self.relations for part in relation.parts]
-        script = [self.restore_script] if self.restore_script else []
-        return [*data, self.schema_archive, self.schema_list, *self.context_files, *script]
+        data = [stored for relation in self.relations for stored in relation.objects]
+        optional = [stored for stored in (self.restore_script, self.block_rows) if stored]
+        return [*data, self.schema_archive, self.schema_list, *self.context_files, *optional]
 
     @property
     def zone(self) -> ZoneInfo:

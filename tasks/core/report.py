@@ -98,13 +98,18 @@ def backup_verdict(manifest: Manifest, seconds: float, zone: ZoneInfo) -> str:
 ACCEPT = "find out where the rows went; if they went on purpose, say so: `daily_backup` with `accept_losses=true`"
 
 
-def backup_report(manifest: Manifest, path: str, seconds: float, zone: ZoneInfo, *, off_host: bool) -> str:
+def backup_report(
+    manifest: Manifest, path: str, seconds: float, zone: ZoneInfo, *, off_host: bool, local_copy: str | None = None
+) -> str:
     """Return the report of a backup as markdown."""
     place = "" if off_host else "**Not off-host:** the store is a folder; if this machine is lost, so is the backup.\n"
     facts = [
         ("set", f"`{manifest.id}`"), ("path", f"`{path}`"), ("state of", local_time(manifest.snapshot.instant, zone)),
         ("LSN", manifest.snapshot.lsn), ("server", f"PostgreSQL {manifest.versions.server}, database {manifest.database.name}"),
         ("took", duration(seconds)), ("stored", f"{size(manifest.bytes)} ({manifest.bytes:,} bytes), read back and compared"),
+        *([("differential against", f"`{manifest.base}`")] if manifest.base else []),
+        *([("a full instead of a differential", manifest.instead)] if manifest.instead else []),
+        *([("local copy", local_copy)] if local_copy else []),
         *([("label", manifest.label)] if manifest.label else []),
         *([("kept until", local_time(manifest.keep_until, zone))] if manifest.keep_until else []),
     ]  # fmt: skip

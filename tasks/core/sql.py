@@ -27,7 +27,9 @@ FIXED_SETTINGS = SQL(
 
 SERVER_FACTS = SQL(
     """SELECT (SELECT system_identifier::text FROM pg_control_system()),
-              (SELECT timeline_id FROM pg_control_checkpoint()),
+              -- After a promotion the last checkpoint may still be one of the old timeline.
+              (SELECT greatest(timeline_id, CASE WHEN NOT pg_is_in_recovery() THEN
+                 ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END) FROM pg_control_checkpoint()),
               current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery()"""
 )
 
@@ -109,8 +111,18 @@ EXPORT_SNAPSHOT = SQL("SELECT pg_export_snapshot()")
 STILL_THERE = SQL("SELECT 1")
 SNAPSHOT_FACTS = SQL(
     """SELECT clock_timestamp() AS instant,
-              pg_snapshot_xmin(pg_current_snapshot())::text AS xmin,
+              pg_snapshot_xmin(pg_current_snapshot())::text AS xmin, pg_snapshot_xmax(pg_current_snapshot())::text AS xmax,
               (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text AS lsn"""
+)
+
+
+# What a snapshot counts as unfinished: transactions with an id, in every database of the cluster.
+LASTING_TRANSACTIONS = SQL(
+    """SELECT who, since FROM (
+         SELECT concat('prepared transaction ', quote_literal(gid), ' of ', owner) AS who, prepared AS since FROM pg_prepared_xacts
+         UNION ALL SELECT concat('the transaction of ', usename, ' (session ', pid, ')'), xact_start FROM pg_stat_activity
+         WHERE backend_xid IS NOT NULL) AS unfinished
+       WHERE since < now() - %s ORDER BY since"""
 )
 
 
@@ -139,6 +151,32 @@ def copy_rows_in(schema: str, name: str, columns: Sequence[str], encoding: str, 
     """Take rows into a relation; frozen, if it was emptied in the same transaction: no later rewrite, no hint bits."""
     statement = SQL("COPY {}{} FROM STDIN ({}ENCODING {})")
     return statement.format(Identifier(schema, name), _list(columns), SQL("FREEZE, " if freeze else ""), Literal(encoding))
+
+
+def count_rows_and_old(schema: str, name: str, since: int) -> Composed:
+    """Count the rows of one relation, and those that a transaction before this one (a full transaction id) wrote."""
+    return SQL("SELECT count(*), count(*) FILTER (WHERE {}) FROM ONLY {}").format(_older(since), Identifier(schema, name))
+
+
+def count_rows_by_block(schema: str, name: str, shift: int, since: int | None) -> Composed:
+    """Count the same for each group of 2**shift blocks; the first four bytes of a ctid are the number of the block."""
+    return SQL(
+        """SELECT block >> {}, sum(rows)::bigint, sum(old)::bigint FROM (
+             SELECT ('x' || encode(bytes, 'hex'))::bit(32)::bigint AS block, rows, old FROM (
+               SELECT substr(tidsend(ctid), 1, 4) AS bytes, count(*) AS rows, count(*) FILTER (WHERE {}) AS old
+               FROM ONLY {} GROUP BY 1) AS counted) AS numbered GROUP BY 1 ORDER BY 1"""
+    ).format(Literal(shift), SQL("true") if since is None else _older(since), Identifier(schema, name))
+
+
+def _older(since: int) -> Composed:
+    """Say of a row whether a transaction before this one wrote it; sound while fewer than 2**31 have come since."""
+    return SQL("age(xmin) > age({}::xid)").format(Literal(str(since % (1 << 32))))
+
+
+RELATION_BLOCKS = SQL(
+    "SELECT pg_relation_size(%(name)s::regclass) / current_setting('block_size')::bigint, "
+    "(SELECT a.amname = 'heap' FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE c.oid = %(name)s::regclass)"
+)
 
 
 def empty_relation(schema: str, name: str) -> Composed:

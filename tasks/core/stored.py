@@ -8,6 +8,7 @@ from pathlib import Path
 from psycopg.sql import SQL, Literal
 
 from tasks.core import sql
+from tasks.core.kinds import RULES
 from tasks.core.manifest import Manifest, Relation, StoredObject
 
 
@@ -35,17 +36,27 @@ section() {{
     pg_restore --section="$1" --use-list=schema.list --file=- schema.dump | grep -v '^SET transaction_timeout' |
         psql --no-psqlrc --quiet --output=/dev/null --set=ON_ERROR_STOP=1 --dbname="$NEW" --file=- "${{@:2}}"
 }}
+rows() {{ zstd --decompress --stdout -- "$@"; }}
+# Leaves out the lines whose first and last numbers a file of runs names.
+but() {{
+    LC_ALL=C awk -v runs=<(rows "$1") '
+        function next_run() {{ if ((getline run < runs) > 0) {{ split(run, ends, " ") }} else {{ ends[1] = ends[2] = 0 }} }}
+        BEGIN {{ next_run() }}
+        {{ while (ends[2] && NR > ends[2]) next_run(); if (!ends[1] || NR < ends[1]) print }}'
+}}
 load() {{
     rows=$1 command=$2
-    shift 2
-    said=$(zstd --decompress --stdout -- "$@" | psql --no-psqlrc --set=ON_ERROR_STOP=1 --dbname="$NEW" --command="$command")
+    said=$(psql --no-psqlrc --set=ON_ERROR_STOP=1 --dbname="$NEW" --command="$command")
     [ "$said" = "COPY $rows" ] || {{ echo "$command: $said, not $rows rows" >&2; exit 1; }}
 }}
 """
 
 
-def restore_script(manifest: Manifest, database_options: Iterable[tuple[str, str]]) -> str:
-    """Return the shell script that restores a set in its downloaded folder with stock tools alone."""
+def restore_script(manifest: Manifest, database_options: Iterable[tuple[str, str]], base: Manifest | None = None) -> str:
+    """Return the shell script that restores a set in its downloaded folder with stock tools alone.
+
+    A differential looks for its base where it is in the store: in the folder `daily` beside its own folder's.
+    """
     options = " ".join(_word(f"--{key.lower().replace('_', '-')}={value}") for key, value in database_options)
     versions = manifest.versions
     return "\n".join([
@@ -54,7 +65,7 @@ def restore_script(manifest: Manifest, database_options: Iterable[tuple[str, str
         f'createdb --template=template0 --owner={_word(manifest.database.owner)} {options} "$NEW"',
         "zstd --decompress --force --quiet schema.dump.zst",
         "section pre-data --single-transaction",
-        *(_load_command(relation, manifest.database.encoding) for relation in manifest.relations),
+        *(_load_command(relation, manifest.database.encoding, base) for relation in manifest.relations),
         "section post-data",
         f'run "$NEW" <<< {_word(_last_statements(manifest))}',
         f"echo {_word(_left_to_do(manifest))}",
@@ -75,9 +86,15 @@ def _missing_roles(manifest: Manifest) -> str:
     return statement.format(SQL(", ").join(map(Literal, names))).as_string()
 
 
-def _load_command(relation: Relation, encoding: str) -> str:
+def _load_command(relation: Relation, encoding: str, base: Manifest | None) -> str:
     command = sql.copy_rows_in(relation.namespace, relation.name, relation.columns, encoding, freeze=False).as_string()
-    return f"load {relation.rows} {_word(command)} {' '.join(_word(part.path) for part in relation.parts)}"
+    rows = [f"rows {' '.join(_word(part.path) for part in relation.parts)}"] if relation.parts else []
+    if base and (inherited := relation.inherited):
+        folder = f"../../{RULES[base.kind].folder}/{base.id}"
+        parts = next(one.parts for one in base.relations if one.qualified == relation.qualified)
+        but = f" | but {_word(inherited.left_out.path)}" if inherited.left_out else ""
+        rows.insert(0, f"rows {' '.join(_word(f'{folder}/{part.path}') for part in parts)}{but}")
+    return f"{{ {'; '.join(rows)}; }} | load {relation.rows} {_word(command)}"
 
 
 def _last_statements(manifest: Manifest) -> str:

@@ -12,16 +12,18 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 import zstandard
 from psycopg import pq
 
 from tasks.core import sql
+from tasks.core.blocks import BaseBlocks, BlockRows, BlockState, Changes, Chosen, find_changes, render_lines, shift_for
 from tasks.core.digest import RowDigest
 from tasks.core.errors import OperationError
 from tasks.core.servers import Connection, Server, connect
@@ -37,7 +39,10 @@ COMMAND = [sys.executable, "-m", "tasks.core.stream"]
 
 @dataclass(frozen=True)
 class StreamJob:
-    """What to read, under which snapshot, and where to; without a file the rows are only counted and hashed."""
+    """What to read, under which snapshot, and where to; without a file the rows are only counted and hashed.
+
+    With `count_blocks` the rows of each block are counted too; with a `base` only rows of blocks that changed are written.
+    """
 
     database: str
     application_name: str
@@ -47,17 +52,37 @@ class StreamJob:
     encoding: str
     snapshot: str | None = None
     file: str | None = None
+    count_blocks: bool = False
+    base: BaseBlocks | None = None
+
+    @classmethod
+    def parse(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the job that another process was given."""
+        base = plain["base"]
+        return cls(**{**plain, "base": base and BaseBlocks(base["xmin"], BlockRows.parse(base["counted"]))})
 
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """What went by: rows, digest (32 hex digits), bytes before and after compression, SHA-256 of the file."""
+    """What went by: rows, digest (32 hex digits), bytes before and after compression, SHA-256 of the file.
+
+    Where they were asked for: rows by block (none of a table that is no heap), how many rows were written of blocks that
+    changed, and which lines of the base they replace (as render_lines writes them).
+    """
 
     rows: int
     digest: str
     plain_bytes: int
     bytes: int
     sha256: str
+    blocks: BlockRows | None = None
+    taken: int = 0
+    left_out: str = ""
+
+    @classmethod
+    def parse(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the facts that another process told."""
+        return cls(**{**plain, "blocks": plain["blocks"] and BlockRows.parse(plain["blocks"])})
 
 
 @dataclass(frozen=True)
@@ -107,6 +132,27 @@ def stream_relation(server: Server, job: StreamJob) -> StreamFacts:
             (LockNotAvailable), or the session broke.
         OSError: the file cannot be written.
     """
+    with reading(server, job) as connection:
+        if job.file is None:
+            digest = digest_relation(connection, job)
+            return StreamFacts(digest.rows, digest.hex, digest.plain_bytes, 0, "")
+        changes = _changes(connection, job, job.base) if job.base else None
+        chosen = Chosen(changes.taken) if changes else None
+        digest = RowDigest()
+        with CompressedFile(job.file) as file:
+            for rows, size in row_blocks(connection, job):
+                digest.add(rows, size)
+                file.write(b"".join(chosen.of(rows) if chosen else rows))
+            sha256 = file.finish()
+        facts = StreamFacts(digest.rows, digest.hex, digest.plain_bytes, file.bytes, sha256)
+        if changes:
+            return replace(facts, taken=changes.rows_taken, left_out=render_lines(changes.left_out))
+        return replace(facts, blocks=_count_blocks(connection, job)) if job.count_blocks else facts
+
+
+@contextmanager
+def reading(server: Server, job: StreamJob) -> Iterator[Connection]:
+    """Open a session that sees what the job's snapshot sees."""
     with connect(server, job.database, job.application_name) as connection:
         connection.execute(sql.START_SNAPSHOT)
         if job.snapshot:
@@ -114,16 +160,37 @@ def stream_relation(server: Server, job: StreamJob) -> StreamFacts:
             # A queued ACCESS EXCLUSIVE would let COPY wait for ever behind the coordinator's own lock.
             connection.execute(sql.lock_tables([(job.schema, job.name)], nowait=True))
         connection.execute(sql.FIXED_SETTINGS)
-        if job.file is None:
-            digest = digest_relation(connection, job)
-            return StreamFacts(digest.rows, digest.hex, digest.plain_bytes, 0, "")
-        digest = RowDigest()
-        with CompressedFile(job.file) as file:
-            for rows, size in row_blocks(connection, job):
-                digest.add(rows, size)
-                file.write(b"".join(rows))
-            sha256 = file.finish()
-        return StreamFacts(digest.rows, digest.hex, digest.plain_bytes, file.bytes, sha256)
+        yield connection
+
+
+def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
+    """Say whether a relation has the rows that the base saw, and no other: it has as many, none of them younger.
+
+    Raises:
+        psycopg.Error: as stream_relation.
+    """
+    with reading(server, job) as connection:
+        rows, old = connection.execute(sql.count_rows_and_old(job.schema, job.name, base.xmin)).fetchall()[0]
+    return bool(rows == old == sum(base.counted.rows))
+
+
+def _changes(connection: Connection, job: StreamJob, base: BaseBlocks) -> Changes:
+    counted = connection.execute(sql.count_rows_by_block(job.schema, job.name, base.counted.shift, base.xmin)).fetchall()
+    return find_changes(base.counted, [BlockState(*row) for row in counted])
+
+
+def _count_blocks(connection: Connection, job: StreamJob) -> BlockRows | None:
+    """Count rows by block; other tables than heaps say nothing about where rows lie."""
+    name = {"name": sql.quoted(job.schema) + "." + sql.quoted(job.name)}
+    blocks, is_heap = connection.execute(sql.RELATION_BLOCKS, name).fetchall()[0]
+    if not is_heap:
+        return None
+    shift = shift_for(blocks)
+    counted = connection.execute(sql.count_rows_by_block(job.schema, job.name, shift, None)).fetchall()
+    rows = [0] * (counted[-1][0] + 1 if counted else 0)
+    for number, count, _ in counted:
+        rows[number] = count
+    return BlockRows.of(shift, rows)
 
 
 def digest_relation(connection: Connection, job: StreamJob) -> RowDigest:
@@ -195,6 +262,11 @@ def describe_fault(error: Exception) -> StreamFault:
     return StreamFault(" ".join(said.split()), isinstance(error, moved))
 
 
+def dump_json(value: object) -> str:
+    """Return jobs or facts as JSON, arrays as lists."""
+    return json.dumps(value, default=list)
+
+
 def _end_when_abandoned() -> None:
     """End this process when its stdin closes: nobody wants the rows any more."""
     while os.read(0, 4096):
@@ -206,7 +278,7 @@ def main() -> int:
     """Do the job that stands on stdin."""
     order = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_when_abandoned, daemon=True).start()
-    job = StreamJob(**order["job"])
+    job = StreamJob.parse(order["job"])
     try:
         answer = {"facts": asdict(stream_relation(Server(order["server"]), job))}
         code = 0
@@ -214,7 +286,7 @@ def main() -> int:
         answer, code = {"fault": asdict(describe_fault(error))}, 1
         if job.file:
             Path(job.file).unlink(missing_ok=True)
-    print(json.dumps(answer))  # noqa: T201
+    print(dump_json(answer))  # noqa: T201
     return code
 
 

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,14 @@ from psycopg import sql
 
 from deployments import local
 from deployments.example import create_example
-from deployments.local import LocalS3, LocalServer
+from deployments.local import LocalS3, LocalServer, wheel_bin
 from tests.oracle import State, capture
 
 PROJECT = Path(__file__).parents[2]
 CONTEXT = "bc-004"
 DATABASE = "consulting_tool"
 TEMPLATE = "example_template"
+SETTINGS = {"max_prepared_transactions": "10"}
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 TABLES = [
     "organizations", "organization_units", "organization_hierarchies", "organization_members", "teams", "team_members",
@@ -50,6 +53,12 @@ def make_template(server: LocalServer, **sizes: Any) -> None:
     create_example(server.conninfo(TEMPLATE), **({"scale": 0.1, "violations_per_year": 1000} | sizes))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Let the flows that tests start be interrupted, even where a shell started the tests in its background: it ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
     """A real Prefect server; flows run in this process and in others are recorded there."""
@@ -64,10 +73,36 @@ def prefect_api() -> Iterator[str]:
             worker.drain_all()
 
 
+class Servers:
+    """One server a major version, started when first asked for."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[int, LocalServer] = {}
+
+    def __getitem__(self, major: int) -> LocalServer:
+        if major not in self._running:
+            if major == 15 and not (DEBIAN_15 / "postgres").exists():
+                pytest.skip(f"PostgreSQL 15 of Debian is not in {DEBIAN_15}")
+            server = self._stack.enter_context(local.postgres(DEBIAN_15 if major == 15 else wheel_bin(major), **SETTINGS))
+            make_template(prepare(server))
+            with server.connect() as connection:
+                assert connection.info.server_version // 10000 == major
+            self._running[major] = server
+        return self._running[major]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """The servers of this module."""
+    with ExitStack() as stack:
+        yield Servers(stack)
+
+
 @pytest.fixture(scope="session")
 def source() -> Iterator[LocalServer]:
     """The server that is backed up, PostgreSQL 18, with the example database as a template."""
-    with local.postgres() as server:
+    with local.postgres(**SETTINGS) as server:
         make_template(prepare(server))
         yield server
 
@@ -116,6 +151,12 @@ class World:
 
         return self._run(daily_backup, self.environment(self.source, user), parameters)
 
+    def differential(self, user: str = "backup_reader", **parameters: Any) -> str:
+        """Run differential_backup in this process; return its verdict."""
+        from flows.backup import differential_backup
+
+        return self._run(differential_backup, self.environment(self.source, user), parameters)
+
     def recover(self, user: str = "backup_restorer", **parameters: Any) -> str:
         """Run disaster_recovery onto the empty server in this process; return its verdict."""
         from flows.recovery import disaster_recovery
@@ -158,9 +199,9 @@ class World:
         assert before.differences(after, ignore_foreign_keys=OUTBOUND_KEYS, views="recomputed") == []
         assert after.outside == ()
 
-    def set_folders(self) -> list[Path]:
-        """Return the folders of all sets in a folder store, oldest first, finished or not."""
-        return sorted(self.store_folder.glob(f"{CONTEXT}/daily/*"))
+    def set_folders(self, kind: str = "daily") -> list[Path]:
+        """Return the folders of all fulls, or of another kind of set, in a folder store, oldest first, finished or not."""
+        return sorted(self.store_folder.glob(f"{CONTEXT}/{kind}/*"))
 
 
 def databases(server: LocalServer) -> set[str]:

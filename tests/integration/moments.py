@@ -78,6 +78,7 @@ class Gates:
     target: FaultyProxy
     store: FaultyProxy
     started: list[Started] = field(default_factory=list)
+    backup: str = "daily_backup"
 
     @property
     def flow(self) -> Started:
@@ -185,7 +186,7 @@ def hold_at_lock(gates: Gates, *, last: bool = False) -> psycopg.Connection:
     key = SPACE, zlib.crc32(b"bc-004") & 0x7FFFFFFF
     with gates.world.source.connect() as guard:
         guard.execute("SELECT pg_advisory_lock(%s, %s)", key)
-        gates.start("backup", "daily_backup")
+        gates.start("backup", gates.backup)
         wait_for(lambda: gates.backend("query LIKE '%pg_try_advisory_lock_shared%'"), SECONDS, "the end of the checks")
         holder = gates.world.connect()
         holder.execute("BEGIN")

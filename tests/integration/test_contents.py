@@ -1,9 +1,12 @@
 """What is in a set and what is not, and that whatever PostgreSQL allows comes back as it was."""
 
+import contextlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -15,7 +18,9 @@ from psycopg import sql
 
 from deployments.local import LocalServer
 from flows.backup import list_backups
-from tasks import sites
+from flows.retention import prune_backups
+from tasks import catalogue, runs, sites
+from tasks.core.kinds import now
 from tests.integration.conftest import OUTBOUND_KEYS, TABLES, World, copy_template, drop_databases
 from tests.oracle import State, capture, statements_of_all
 
@@ -116,6 +121,78 @@ def test_whatever_postgresql_allows_comes_back(hostile: Hostile) -> None:
     before = hostile.state(of_target=False)
     hostile.backup_and_recover()
     hostile.assert_equal(before)
+
+
+@pytest.mark.long
+def test_a_differential_of_whatever_postgresql_allows(hostile: Hostile) -> None:
+    world = hostile.world
+    world.backup(context="bc-900")
+    changed = 0
+    with world.connect() as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        leaves = connection.execute(
+            "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'",
+            (sql.Identifier(NAMESPACE).as_string(),),
+        ).fetchall()
+        for (leaf,) in leaves:
+            for change in (
+                "DELETE FROM ONLY {} WHERE ctid = (SELECT min(ctid) FROM ONLY {})",
+                "INSERT INTO {} TABLE ONLY {} LIMIT 1",
+            ):
+                with contextlib.suppress(psycopg.errors.IntegrityError, psycopg.ProgrammingError, psycopg.errors.RaiseException):
+                    changed += connection.execute(change.format(leaf, leaf).encode()).rowcount
+        for view in ("Mat 1", "Mat 0 auf 1"):
+            connection.execute(sql.SQL("REFRESH MATERIALIZED VIEW {}").format(sql.Identifier(NAMESPACE, view)))
+    assert changed > 5
+    before = hostile.state(of_target=False)
+    assert "differential" in world.differential(context="bc-900", accept_losses=True)
+    assert world.recover(context="bc-900").startswith("PASS")
+    hostile.assert_equal(before)
+
+
+@pytest.mark.long
+def test_a_local_copy_restores_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = world.folder / "copies"
+    text = (sites.CONTEXTS / "bc-004" / "context.yaml").read_text(encoding="utf-8")
+    shutil.copytree(sites.CONTEXTS, world.folder / "contexts")
+    monkeypatch.setattr(sites, "CONTEXTS", world.folder / "contexts")
+    (sites.CONTEXTS / "bc-004" / "context.yaml").write_text(f"{text}\nlocal_copy: {{folder: {copies}, keep: 3 days}}\n")
+    # What cannot be copied is stored all the same.
+    assert world.backup().startswith("STORED")
+    copies.mkdir()
+    assert world.backup().startswith("STORED")
+    before = world.state()
+    assert "differential" in world.differential()
+    there = world.store["BACKUP_STORE"]
+    world.store["BACKUP_STORE"] = str(copies)
+    assert [row["state"] for row in world.run(list_backups, "backup_reader")] == ["stored", "stored"]
+    shutil.move(there, f"{there} gone")
+    assert world.recover().startswith("PASS")
+    world.assert_recovered(before)
+
+    world.store["BACKUP_STORE"] = there
+    shutil.move(f"{there} gone", there)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "now", lambda: now() + timedelta(days=4))
+        said = world.run(prune_backups, "backup_reader", dry_run=False)
+    # The newest is kept there too, and what it needs.
+    assert said.count("PRUNED: 0 sets expire") == 2
+
+
+@pytest.mark.long
+def test_who_makes_differentials_grow_is_named(world: World) -> None:
+    with world.connect() as connection:
+        connection.execute("BEGIN")
+        connection.execute("UPDATE teams SET purpose = 'x' WHERE ctid = '(0,1)'")
+        connection.execute("PREPARE TRANSACTION 'forgotten'")
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(catalogue, "LONG", timedelta(0))
+                assert "1 warnings" in world.backup()
+        finally:
+            connection.execute("ROLLBACK PREPARED 'forgotten'")
+    (folder,) = world.set_folders()
+    assert "prepared transaction 'forgotten' of postgres is open since" in (folder / "manifest.json").read_text()
 
 
 @pytest.mark.long

@@ -1,44 +1,16 @@
 """The main job on every major version that is here, and from one major to a newer one."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from deployments import local
 from deployments.local import LocalS3, LocalServer, wheel_bin
 from tasks.core import programs
-from tests.integration.conftest import DEBIAN_15, OUTBOUND_KEYS, World, copy_template, drop_databases, make_template, prepare
+from tests.integration.conftest import OUTBOUND_KEYS, Servers, World, copy_template, drop_databases
 from tests.oracle import State
 
 pytestmark = pytest.mark.long
-
-
-class Servers:
-    """One server a major version, started when first asked for."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._running: dict[int, LocalServer] = {}
-
-    def __getitem__(self, major: int) -> LocalServer:
-        if major not in self._running:
-            if major == 15 and not (DEBIAN_15 / "postgres").exists():
-                pytest.skip(f"PostgreSQL 15 of Debian is not in {DEBIAN_15}")
-            server = self._stack.enter_context(local.postgres(DEBIAN_15 if major == 15 else wheel_bin(major)))
-            make_template(prepare(server))
-            with server.connect() as connection:
-                assert connection.info.server_version // 10000 == major
-            self._running[major] = server
-        return self._running[major]
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    """The servers of this module."""
-    with ExitStack() as stack:
-        yield Servers(stack)
 
 
 class Journey:

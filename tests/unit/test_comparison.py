@@ -1,6 +1,7 @@
 """Digests do not depend on the order of rows; inventories are compared object by object."""
 
-import io
+import tempfile
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -8,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.compare import compare_inventories, spelled_stably
-from tasks.core.digest import RowDigest, digest_compressed, digest_rows
+from tasks.core.digest import RowDigest, digest_rows
 from tasks.core.manifest import InventoryItem
+from tasks.core.sources import RowSource, digest_sources
 
 ROWS = st.lists(st.binary(max_size=30).map(lambda row: row.replace(b"\n", b"") + b"\n"), max_size=20)
 
@@ -49,13 +51,16 @@ def test_no_rows() -> None:
 @given(ROWS)
 def test_what_is_stored_has_the_digest_of_what_was_read(rows: list[bytes]) -> None:
     packed = b"".join(zstandard.compress(part) for part in (b"".join(rows[:5]), b"".join(rows[5:])))
-    assert digest_compressed(io.BytesIO(packed)) == digest_rows(rows)
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(packed)
+        assert digest_sources([RowSource([Path(file.name)])]) == digest_rows(rows)
 
 
 @pytest.mark.parametrize("data", [b"no zstd at all"])
-def test_what_is_no_zstd(data: bytes) -> None:
+def test_what_is_no_zstd(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "part").write_bytes(data)
     with pytest.raises(zstandard.ZstdError):
-        digest_compressed(io.BytesIO(data))
+        digest_sources([RowSource([tmp_path / "part"])])
 
 
 # --- inventories ------------------------------------------------------------------------------------------------------------

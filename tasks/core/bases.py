@@ -1,0 +1,87 @@
+"""Whether a differential can be taken against a full, and which relations have something to inherit from it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tasks.core.blocks import BaseBlocks, BlockRows
+from tasks.core.errors import DamagedSet
+from tasks.core.manifest import InventoryItem, Manifest, Relation, Snapshot
+from tasks.core.order import lsn_position
+
+# Half of what age() can tell apart: a row that is younger than this may not look old.
+MOST_TRANSACTIONS = 1 << 30
+TABLES = frozenset({"table", "partitioned table"})
+TYPES = frozenset({"type"})
+
+
+@dataclass(frozen=True)
+class Base:
+    """The manifest of a full, and the rows by block that it recorded of each relation."""
+
+    manifest: Manifest
+    blocks: dict[str, BlockRows]
+
+    def part_of(self, oid: int, relfilenode: int, name: str, columns: Iterable[str]) -> "BasePart | None":
+        """Return what the full has of a table in the same file; None if it has another's rows, or did not count their blocks."""
+        for one in self.manifest.relations:
+            same = (one.oid, one.relfilenode, one.qualified) == (oid, relfilenode, name)
+            if same and one.columns == list(columns) and name in self.blocks:
+                return BasePart(one, BaseBlocks(self.manifest.snapshot.xmin, self.blocks[name]))
+        return None
+
+
+@dataclass(frozen=True)
+class BasePart:
+    """One relation of a base."""
+
+    relation: Relation
+    blocks: BaseBlocks
+
+
+def misfit(base: Manifest, snapshot: Snapshot, xmax: int, database_oid: int, inventory: Iterable[InventoryItem]) -> str | None:
+    """Return why rows that a full has cannot be told from those that a snapshot sees; None if they can.
+
+    Transactions are compared by full transaction id: in one cluster on one timeline they never repeat.
+    """
+    then = base.snapshot
+    line = (then.system_identifier, then.timeline, base.database.oid), (
+        snapshot.system_identifier, snapshot.timeline, database_oid,
+    )  # fmt: skip
+    names = ("cluster", "timeline", "database")
+    if other := [name for name, was, found in zip(names, *line, strict=True) if was != found]:
+        return f"it is of another {other[0]}"
+    if lsn_position(snapshot.lsn) < lsn_position(then.lsn) or snapshot.xmin < then.xmin:
+        return "this server is behind it"
+    if xmax - then.xmin >= MOST_TRANSACTIONS:
+        return f"{xmax - then.xmin:,} transactions have come since"
+    if moved := _moved(base.inventory, inventory):
+        return f"{moved} is not as it was"
+    return None
+
+
+def _moved(before: Iterable[InventoryItem], after: Iterable[InventoryItem]) -> str | None:
+    """Return a table that both have with other columns, or a type that is another: the same row may have another text now."""
+    spelled = {item.identity: item.columns for item in before if item.kind in TABLES}
+    for item in after:
+        if item.kind in TABLES and spelled.get((item.kind, item.parent, item.name), item.columns) != item.columns:
+            return f"{item.kind} {item.name}"
+    types = [{(item.name, item.columns, item.state) for item in items if item.kind in TYPES} for items in (before, after)]
+    return next((f"type {name}" for name, _, _ in sorted(types[0] ^ types[1])), None)
+
+
+def render_block_rows(blocks: dict[str, BlockRows]) -> bytes:
+    """Return rows by block as the bytes that are stored."""
+    return json.dumps({name: one.plain for name, one in blocks.items()}, ensure_ascii=False).encode()
+
+
+def parse_block_rows(data: bytes, where: str) -> dict[str, BlockRows]:
+    """Return rows by block.
+
+    Raises:
+        DamagedSet: the bytes are none.
+    """
+    try:
+        return {name: BlockRows.parse(one) for name, one in json.loads(data).items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise DamagedSet(f"{where} cannot be read: {error}") from error

@@ -1,0 +1,103 @@
+"""Which backup sets have had their time: a pure plan over what exists, made before anything is touched."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+
+from tasks.core.calendar import before
+from tasks.core.kinds import LEGACY, RULES, Kind
+from tasks.core.manifest import MANIFEST_FILE
+
+EXPIRED_FILE = "expired.json"
+HOLD = re.compile(r"hold-[0-9a-f]{4}\.json")
+# What a backup writes into the folder of its set; anything else there is somebody else's.
+WRITTEN = re.compile(r"(data|context)/[^/]+|schema\.dump\.zst|schema\.list|restore\.sh|block-rows\.json\.zst")
+# An expired set is a set no more, but for so long it can be made one again.
+GRACE = timedelta(hours=24)
+# What lies unfinished for so long is dead: no backup and no restore takes a week.
+DEAD = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class StoredSet:
+    """What the plan has to know of a set; without an instant its manifest cannot be read."""
+
+    id: str
+    kind: Kind
+    instant: datetime | None
+    base: str | None = None
+    keep_until: datetime | None = None
+    restorable: bool = True
+    proven: bool = False
+    suspect: bool = False
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a set, and why."""
+
+    set: StoredSet
+    expires: bool
+    why: str
+
+
+def plan(newest_first: Sequence[StoredSet], now: datetime, zone: tzinfo, periods: Mapping[Kind, str]) -> list[Decision]:
+    """Decide for every set, in the order given, whether it expires; kinds without a period never do.
+
+    A set expires when its state is older than its kind's period, and nothing speaks for it: it is not the newest that can be
+    restored, nor the newest full, nor the newest full that was decoded or drilled, no differential that is kept needs it, and
+    nobody holds it or labelled it. Nothing expires while the newest set is suspect.
+    """
+    alarm = _alarm(newest_first)
+    newest = _newest(newest_first)
+    decided = dict[str, Decision]()
+    # Differentials first: what they need follows from which of them are kept.
+    for one in sorted(newest_first, key=lambda one: one.kind is Kind.FULL):
+        needed = next((other.set.id for other in decided.values() if other.set.base == one.id and not other.expires), None)
+        young = _is_young(one, now, zone, periods)
+        why = alarm or young or _protection(one, now) or newest.get(one.id) or (f"{needed} needs it" if needed else None)
+        decided[one.id] = Decision(one, why is None, why or f"older than {periods[one.kind]}")
+    return [decided[one.id] for one in newest_first]
+
+
+def _alarm(newest_first: Sequence[StoredSet]) -> str | None:
+    newest = next((one for one in newest_first if one.instant and RULES[one.kind].may_be_latest), None)
+    return f"the newest set {newest.id} is suspect: nothing is pruned" if newest and newest.suspect else None
+
+
+def _newest(newest_first: Sequence[StoredSet]) -> dict[str, str]:
+    """Return what is never pruned for being the newest of its sort."""
+    whole = [one for one in newest_first if one.restorable and RULES[one.kind].may_be_latest]
+    fulls = [one for one in whole if one.kind is Kind.FULL]
+    sorts = {
+        "the newest full that was decoded or drilled": [one for one in fulls if one.proven],
+        "the newest full": fulls,
+        "the newest state that can be restored": whole,
+    }
+    return {sets[0].id: f"it is {sort}" for sort, sets in sorts.items() if sets}
+
+
+def _is_young(one: StoredSet, now: datetime, zone: tzinfo, periods: Mapping[Kind, str]) -> str | None:
+    if one.kind not in periods:
+        return f"sets of kind {one.kind} are kept for ever"
+    if one.instant is None:
+        return "its manifest cannot be read: nobody knows what it is"
+    return f"younger than {periods[one.kind]}" if one.instant >= before(now, periods[one.kind], zone) else None
+
+
+def _protection(one: StoredSet, now: datetime) -> str | None:
+    if one.keep_until and one.keep_until > now:
+        return f"to be kept until {one.keep_until:%Y-%m-%d %H:%M %Z}"
+    return "a restore is reading it" if one.held else None
+
+
+def is_written_by_a_backup(path: str) -> bool:
+    """Say whether an object in the folder of a set is one that a backup, or a restore that read it, leaves there."""
+    return HOLD.fullmatch(path) is not None or (WRITTEN.fullmatch(path) is not None and not LEGACY.search(path))
+
+
+def is_ours(path: str, stored: Iterable[str]) -> bool:
+    """Say whether an object of an expired set is the set's: its manifest names it, or it is one of the marks beside that."""
+    return path in {*stored, EXPIRED_FILE, MANIFEST_FILE, "decoded.json", "drilled.json"} or HOLD.fullmatch(path) is not None

@@ -1,0 +1,59 @@
+"""Looking at the recovery point, and telling what was seen: as event, as artifact, as the state of the run."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+
+from tasks.core import recovery_point
+from tasks.core.context import Context
+from tasks.core.errors import OperationError
+from tasks.core.kinds import RULES
+from tasks.core.recovery_point import LEAST_DURATION, RecoveryPoint, State
+from tasks.reports import publish
+from tasks.sets import list_sets
+from tasks.store import StoreAddress
+
+DURATIONS = 20
+
+
+@task(cache_policy=NO_CACHE)
+def look(store: StoreAddress, context: Context, instant: datetime, every: timedelta) -> RecoveryPoint:
+    """Return the newest state that can be restored, as far as a listing can tell."""
+    listed = [one for one in list_sets(store, context.name).sets if RULES[one.name.kind].may_be_latest]
+    good = [(one, one.manifest) for one in listed if one.manifest and not one.damage]
+    seen = RecoveryPoint(instant, context.objectives.rpo, every, off_host=store.off_host)
+    if not good:
+        return replace(seen, damaged=[one.damage for one in listed if one.damage])
+    newest, manifest = good[0]
+    # Nobody knows of what instant those are that cannot be read; they come last in a listing.
+    newer = [one for one in listed if one.manifest is None] + listed[: listed.index(newest)]
+    return replace(
+        seen, newest=manifest.id, taken=manifest.snapshot.instant, suspect=bool(manifest.losses),
+        longest=max(LEAST_DURATION, *(one.finished - one.snapshot.instant for _, one in good[:DURATIONS])),
+        damaged=[one.damage for one in newer if one.damage],
+    )  # fmt: skip
+
+
+@task(cache_policy=NO_CACHE)
+def tell(context: Context, point: RecoveryPoint, done: list[str]) -> str:
+    """Emit the event, publish the artifact, and return the verdict.
+
+    Raises:
+        OperationError: the objective is missed, or will be before the next look.
+    """
+    said = recovery_point.verdict(point)
+    emit_event(
+        event=f"recovery-point.{point.state.replace(' ', '-')}",
+        resource={"prefect.resource.id": f"bounded-context.{context.name}", "prefect.resource.name": context.name},
+        payload={
+            "verdict": said, "set": point.newest, "rpo_seconds": point.rpo.total_seconds(),
+            "age_seconds": point.age.total_seconds() if point.age is not None else None,
+        },
+    )  # fmt: skip
+    publish(f"{context.name}-recovery-point", said, recovery_point.report(point, context.zone, done), [])
+    if point.state is not State.KEPT:
+        raise OperationError("; ".join([said, *done]))
+    return said

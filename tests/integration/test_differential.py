@@ -1,0 +1,253 @@
+"""A full and a differential together are the source at the differential's snapshot, whatever happened in between."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments import local
+from flows.backup import differential_backup, list_backups
+from flows.watch import verify_backups
+from tasks import backups
+from tasks.core.errors import DamagedSet
+from tests.faults import Writer, wait_for
+from tests.integration.conftest import DATABASE, SETTINGS, Servers, World, copy_template, databases, drop_databases
+from tests.integration.moments import SECONDS
+from tests.integration.storm import Storm
+from tests.oracle import State
+
+long = pytest.mark.long
+SEEDS = int(os.environ.get("STRESS_SEEDS", "1"))
+
+
+@contextmanager
+def observed(world: World) -> Iterator[list[State]]:
+    """Note what the oracle sees in the snapshot of each backup that is taken in this block, while it is held."""
+    seen, store_relations = list[State](), backups.store_relations
+
+    def observing(*arguments: Any) -> Any:
+        stored = store_relations(*arguments)
+        seen.append(world.state(snapshot=arguments[3].name))
+        return stored
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backups, "store_relations", observing)
+        yield seen
+
+
+def newest(world: World) -> dict[str, Any]:
+    """Return the newest set as the listing shows it."""
+    return dict(world.run(list_backups, "backup_reader")[0])
+
+
+def notes(world: World) -> list[str]:
+    return [str(row["note"]) for row in world.run(list_backups, "backup_reader")]
+
+
+def weather(world: World, seed: int) -> None:
+    """Storms before and after a full, each followed by a differential, under load; the last one is restored."""
+    storm = Storm(world, seed)
+    try:
+        with Writer(world.source.conninfo(world.database), rate_per_second=100, seed=seed) as writer:
+            wait_for(lambda: writer.transactions > 20, SECONDS, "load")
+            storm.blow(6)
+            storm.begin_lasting()
+            world.backup(accept_losses=True)
+            for _ in range(2):
+                storm.blow(2)
+                storm.end_lasting()
+                storm.blow(8)
+                storm.begin_lasting()
+                with observed(world) as seen:
+                    world.differential(accept_losses=True)
+                assert newest(world)["kind"] == "differential", newest(world)["note"]
+                assert world.run(verify_backups, "backup_reader").startswith("PASS")
+        storm.end_lasting()
+        drop_databases(world.source)
+        assert world.recover().startswith("PASS")
+        world.assert_recovered(seen[-1])
+    finally:
+        print(f"seed {seed}:", *storm.done, dict(storm.refused), sep="\n")
+        storm.end_lasting()
+
+
+@pytest.fixture
+def stormy(servers: Servers, prefect_api: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """A world on a server of some version."""
+    server = servers[request.param]
+    (folder / "store").mkdir()
+    copy_template(server)
+    yield World(server, server, folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
+    drop_databases(server)
+
+
+@long
+@pytest.mark.parametrize("seed", range(1, 1 + SEEDS))
+@pytest.mark.parametrize("stormy", [15, 16, 18], indirect=True)
+def test_storms(stormy: World, seed: int) -> None:
+    weather(stormy, seed)
+
+
+def differential(world: World, **parameters: Any) -> dict[str, Any]:
+    """Take a differential, and return how it is listed."""
+    world.differential(**parameters)
+    return newest(world)
+
+
+def execute(world: World, *statements: str) -> None:
+    with world.connect() as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def test_only_what_changed_is_stored(world: World) -> None:
+    world.backup()
+    full = newest(world)
+    assert differential(world)["rows"] == full["rows"]
+    assert list((world.set_folders("differential")[0] / "data").glob("*")) == []
+
+    execute(world, "DELETE FROM policy_violations_2025 WHERE ctid = '(3,1)'", "UPDATE teams SET purpose = 'x' WHERE ctid = '(0,1)'")
+    before = world.state()
+    listed = differential(world)
+    assert (listed["kind"], listed["base"], listed["rows"]) == ("differential", full["id"], full["rows"] - 1)
+    stored = {file.name for file in (world.set_folders("differential")[-1] / "data").glob("*")}
+    assert stored == {
+        f"{table}.{what}.zst" for table in ("teams", "policy_violations_2025") for what in ("copy", "left-out")
+    }  # fmt: skip
+    assert world.run(verify_backups, "backup_reader").startswith("PASS")
+    assert newest(world)["state"] == "decoded"
+    assert world.recover().startswith("PASS")
+    world.assert_recovered(before)
+
+
+@long
+def test_without_a_full_one_is_taken(world: World) -> None:
+    assert differential(world)["kind"] == "full"
+    assert differential(world)["kind"] == "differential"
+
+
+SET_UP = """
+SET ROLE consulting_owner;
+CREATE TYPE mood AS ENUM ('good', 'bad');
+ALTER TABLE teams ADD COLUMN mood mood NOT NULL DEFAULT 'good', ADD COLUMN size varchar(3) NOT NULL DEFAULT '12';
+"""
+UNLIKE = {
+    "a value renamed": ("ALTER TYPE mood RENAME VALUE 'bad' TO 'worse'", "type public.mood is not as it was"),
+    "a column changed": ("ALTER TABLE teams ALTER COLUMN size TYPE varchar(9)", "table public.teams is not as it was"),
+    "a column added": ("ALTER TABLE teams ADD COLUMN note text DEFAULT 'none'", "table public.teams is not as it was"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [pytest.param(one, marks=() if one == "a value renamed" else long) for one in UNLIKE])
+def test_a_text_of_rows_that_did_not_change_may_be_another(world: World, change: str) -> None:
+    execute(world, SET_UP)
+    world.backup()
+    full = newest(world)
+    statement, why = UNLIKE[change]
+    execute(world, statement)
+    listed = differential(world)
+    assert (listed["kind"], listed["base"]) == ("full", "-")
+    assert listed["note"] == f"{full['id']} is no base: {why}"
+
+
+@long
+def test_another_database_of_the_same_name(world: World) -> None:
+    world.backup()
+    drop_databases(world.source)
+    copy_template(world.source)
+    listed = differential(world)
+    assert (listed["kind"], "it is of another database" in str(listed["note"])) == ("full", True)
+
+
+@long
+def test_another_cluster(world: World) -> None:
+    world.backup()
+    drop_databases(world.source)
+    world.recover()
+    (owner,) = world.store_folder.glob("*/owner.json")
+    owner.unlink()
+    world.run(differential_backup, "backup_reader", world.target)
+    listed = newest(world)
+    assert (listed["kind"], "it is of another cluster" in str(listed["note"])) == ("full", True)
+
+
+@long
+def test_a_copy_of_the_cluster_that_is_behind_or_went_its_own_way(world: World) -> None:
+    with local.postgres(copy_of=world.source, **SETTINGS) as copy:
+        world.backup()
+        full = newest(world)
+        execute(world, "DELETE FROM policy_violations_2025")
+        world.run(differential_backup, "backup_reader", copy)
+        assert f"{full['id']} is no base: this server is behind it" in notes(world)
+
+        with copy.connect() as connection:
+            connection.execute("SELECT pg_promote()")
+        world.backup(accept_losses=True)
+        with copy.connect() as connection:
+            # Rows of its own, and further on in its own log than the base.
+            connection.execute("SELECT pg_switch_wal() FROM generate_series(1, 3)")
+        world.run(differential_backup, "backup_reader", copy)
+        assert any("it is of another timeline" in note for note in notes(world))
+
+
+@pytest.mark.parametrize("harm", ["gone", pytest.param("damaged", marks=long)])
+def test_without_its_base_it_is_nothing(world: World, harm: str) -> None:
+    world.backup()
+    execute(world, "DELETE FROM policy_violations_2025")
+    world.differential(accept_losses=True)
+    (base,) = world.set_folders()
+    if harm == "gone":
+        shutil.rmtree(base)
+    else:
+        (base / "data" / "teams.copy.zst").write_bytes(b"")
+    listed = newest(world)
+    assert listed["state"] == "damaged"
+    assert f"its base {base.name} is gone or damaged" in str(listed["note"])
+    with pytest.raises(DamagedSet, match=f"its base {base.name} is gone or damaged"):
+        world.recover()
+    assert databases(world.target) == set()
+    # The next one has nothing to stand on, and is whole by itself.
+    assert differential(world, accept_losses=True)["kind"] == "full"
+    assert world.recover().startswith("PASS")
+
+
+@long
+def test_a_damaged_object_of_the_base_is_found_when_it_is_read(world: World) -> None:
+    world.backup()
+    before = world.state()
+    world.backup()
+    execute(world, "DELETE FROM policy_violations_2025 WHERE ctid = '(3,1)'")
+    world.differential()
+    part = world.set_folders()[-1] / "data" / "policy_violations_2024.copy.zst"
+    harmed = bytearray(part.read_bytes())
+    harmed[100] ^= 1
+    part.write_bytes(harmed)
+    with pytest.raises(DamagedSet, match=r"policy_violations_2024\.copy\.zst is damaged"):
+        world.run(verify_backups, "backup_reader")
+    said = world.recover()
+    assert said.startswith("PASS")
+    world.assert_recovered(before)
+
+
+@long
+def test_restored_with_stock_tools_alone(world: World, tmp_path: Path) -> None:
+    zstd = Path(shutil.which("zstd") or pytest.skip("the zstd program is not installed"))
+    world.backup()
+    execute(
+        world, "DELETE FROM policy_violations_2025 WHERE ctid IN ('(3,1)', '(3,2)', '(9,1)')",
+        "UPDATE policy_violations_2025 SET error_message = E'tab\\t, newline\\n, backslash \\\\' WHERE ctid = '(5,1)'",
+        "TRUNCATE policy_scopes",
+    )  # fmt: skip
+    before = world.state()
+    world.differential(accept_losses=True)
+    shutil.copytree(world.store_folder, tmp_path / "downloaded")
+    (script,) = (tmp_path / "downloaded").glob("*/differential/*/restore.sh")
+    environment = world.target.environment() | {"PATH": f"{world.target.bin}:{zstd.parent}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", script, DATABASE], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    world.assert_recovered(before)

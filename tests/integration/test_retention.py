@@ -1,0 +1,344 @@
+"""Pruning real stores with the clock moved on: what goes, what stays byte for byte, and a death at any moment in between."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from deployments.local import LocalS3, LocalServer
+from flows.backup import daily_backup, list_backups
+from flows.recovery import disaster_recovery
+from flows.retention import prune_backups
+from flows.watch import verify_backups
+from tasks import prunings, runs, sites
+from tasks.core.errors import OperationError
+from tasks.core.kinds import now
+from tasks.store import FolderStore, StoreAddress
+from tests.integration.conftest import CONTEXT, World, copy_template, drop_databases
+from tests.oracle import State
+
+# The scripts' own files in all their prefixes, among them one inside a folder where ours lie, and things of others.
+FOREIGN = [
+    "bc-004/daily/bc-004_full_20241103_020000.dump.gz", "bc-004/violations/2024/policy_violations_2024_11.dump.gz",
+    "bc-004/archive/policy_violations_2021.dump.gz", "bc-004/differential/bc-004_teams_20241103_020000.dump.gz",
+    "bc-004/bc-004_full_20241103_020000.dump", "bc-004/notes.txt", "bc-005/daily/bc-005_full_20200101_000000_aaaa/data/x.copy.zst",
+    "elsewhere/bc-004/daily/bc-004_full_20200101_000000_aaaa/data/x.copy.zst",
+]  # fmt: skip
+
+
+@contextmanager
+def later(**passed: float) -> Iterator[None]:
+    """Let runs begin so much later than now."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "now", lambda: now() + timedelta(**passed))
+        yield
+
+
+def prune(world: World, **parameters: Any) -> str:
+    return str(world.run(prune_backups, "backup_reader", **{"dry_run": False} | parameters))
+
+
+def states(world: World) -> dict[str, str]:
+    """Return the states of what is listed by kind and place in time, for example {"full 0": "stored"}."""
+    rows = [row for row in world.run(list_backups, "backup_reader") if row["kind"] != "legacy"]
+    ids = sorted({str(row["id"]) for row in rows}, key=lambda one: one[-20:])
+    return {f"{row['kind']} {ids.index(str(row['id']))}": str(row["state"]) for row in rows}
+
+
+def contents(world: World) -> dict[str, str]:
+    """Return every object of a folder store with a digest of its bytes."""
+    root = world.store_folder
+    files = [path for path in root.rglob("*") if path.is_file()]
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def execute(world: World, statement: str) -> None:
+    with world.connect() as connection:
+        connection.execute(statement.encode())
+
+
+class Kept:
+    """A store with two fulls, each with a differential, and what belongs to others; tests work on copies of it."""
+
+    def __init__(self, folder: Path, before: State) -> None:
+        self.folder, self.before = folder, before
+
+
+@pytest.fixture(scope="module")
+def kept(source: LocalServer, target: LocalServer, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "store").mkdir()
+    copy_template(source)
+    world = World(source, target, folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
+    for purpose in ("first", "second"):
+        world.backup()
+        execute(world, f"UPDATE teams SET purpose = '{purpose}' WHERE ctid = '(0,1)'")
+        world.differential()
+    before = world.state()
+    drop_databases(source)
+    for key in FOREIGN:
+        (folder / "store" / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "store" / key).write_bytes(os.urandom(100))
+    yield Kept(folder / "store", before)
+
+
+@pytest.fixture
+def old(source: LocalServer, target: LocalServer, prefect_api: str, folder: Path, kept: Kept) -> World:
+    """A world of which only the store is looked at."""
+    return World(source, target, folder, prefect_api, {"BACKUP_STORE": str(shutil.copytree(kept.folder, folder / "store"))})
+
+
+def test_the_life_of_sets(old: World, kept: Kept) -> None:
+    everything = contents(old)
+    with later(days=400):
+        assert prune(old, dry_run=True).startswith("PLANNED, nothing touched: 2 sets expire, 0 are deleted, 0 swept, 4 looked at")
+    assert contents(old) == everything
+    with later(days=6):
+        assert prune(old).startswith("PRUNED: 0 sets expire")
+    assert contents(old) == everything
+
+    with later(days=8):
+        prune(old)
+    assert states(old) == {"full 0": "stored", "differential 1": "expired", "full 2": "stored", "differential 3": "stored"}
+    with later(days=31):
+        prune(old)
+    # The newer full is as old, but it is the newest, and the newest state needs it.
+    assert states(old) == {"full 0": "expired", "full 1": "stored", "differential 2": "stored"}
+    with later(hours=23):
+        prune(old)
+    assert states(old)["full 0"] == "expired"
+    with later(days=40):
+        prune(old)
+    assert states(old) == {"full 0": "stored", "differential 1": "stored"}
+    left = contents(old)
+    assert {key: left.get(key) for key in FOREIGN} == {key: everything[key] for key in FOREIGN}
+    assert left.items() <= everything.items()
+    try:
+        assert old.run(disaster_recovery, "backup_restorer", old.target).startswith("PASS")
+        old.assert_recovered(kept.before)
+    finally:
+        drop_databases(old.target)
+
+
+@pytest.mark.long
+def test_an_expired_set_can_be_made_one_again(old: World) -> None:
+    with later(days=8):
+        prune(old)
+    (expired,) = old.store_folder.rglob("expired.json")
+    expired.rename(expired.with_name("manifest.json"))
+    with later(days=6):
+        prune(old)
+    assert states(old)["differential 1"] == "stored"
+    assert old.run(verify_backups, "backup_reader", backup=expired.parent.name).startswith("PASS")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("why", ["held", "proven", "labelled"])
+def test_what_stays_whatever_its_age(world: World, why: str) -> None:
+    world.run(daily_backup, "backup_reader", **({"keep_until": "2999-01-01"} if why == "labelled" else {}))
+    (older,) = world.set_folders()
+    if why == "proven":
+        world.run(verify_backups, "backup_reader")
+    world.backup()
+    if why == "held":
+        (older / "hold-0a1f.json").write_text("{}")
+    with later(days=40):
+        prune(world)
+    # A hold is forgotten after a week: whoever left it is dead.
+    assert states(world) == {"full 0": "expired" if why == "held" else {"proven": "decoded"}.get(why, "stored"), "full 1": "stored"}
+    assert not (older / "hold-0a1f.json").exists()
+
+
+@pytest.mark.long
+def test_a_restore_that_reads_a_set_keeps_it(old: World) -> None:
+    with later(days=8):
+        first = old.set_folders("differential")[0]
+        (first / "hold-0a1f.json").write_text("{}")
+        os.utime(first / "hold-0a1f.json", (later_stamp := (now() + timedelta(days=7, hours=23)).timestamp(), later_stamp))
+        assert prune(old).startswith("PRUNED: 0 sets expire")
+
+
+@pytest.mark.long
+def test_nothing_goes_while_the_newest_is_suspect(world: World) -> None:
+    world.backup()
+    world.backup()
+    execute(world, "TRUNCATE policy_scopes")
+    with pytest.raises(OperationError, match="SUSPECT"):
+        world.backup()
+    before = contents(world)
+    with later(days=400):
+        prune(world)
+    assert contents(world) == before
+    world.backup(accept_losses=True)
+    with later(days=400):
+        assert prune(world).startswith("PRUNED: 3 sets expire")
+
+
+class Death(BaseException):
+    """The process ends here."""
+
+
+@contextmanager
+def dying_at(moment: int) -> Iterator[list[str]]:
+    """Let the store's n-th change never come, and none after it; what was changed is noted."""
+    done = list[str]()
+
+    def counting(real: Callable[..., Any]) -> Callable[..., Any]:
+        def change(store: FolderStore, key: str, *rest: Any) -> Any:
+            if len(done) == moment:
+                raise Death(key)
+            done.append(key)
+            return real(store, key, *rest)
+
+        return change
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("delete", "replace"):
+            patch.setattr(FolderStore, name, counting(getattr(FolderStore, name)))
+        yield done
+
+
+@pytest.mark.long
+def test_a_death_at_any_moment(old: World, kept: Kept) -> None:
+    def ends(days: int) -> dict[str, str]:
+        # Twice, because what expires is deleted a day later, and files do not age as fast as this clock.
+        for _ in range(2):
+            with later(days=days):
+                prune(old)
+        return contents(old)
+
+    for days in (8, 31, 40):
+        start = shutil.copytree(old.store_folder, old.folder / f"start-{days}")
+        expected = ends(days)
+        moment = 0
+        while True:
+            shutil.rmtree(old.store_folder)
+            shutil.copytree(start, old.store_folder)
+            with dying_at(moment) as done, later(days=days):
+                try:
+                    prune(old)
+                except Death:
+                    pass
+                else:
+                    assert len(done) == moment
+                    break
+            # What is listed as good is good: a differential has its base, a set all its objects.
+            assert "damaged" not in states(old).values(), (days, done)
+            assert ends(days) == expected, (days, done)
+            moment += 1
+        assert moment
+        assert old.run(verify_backups, "backup_reader", fraction=1).startswith("PASS")
+
+
+@pytest.mark.long
+def test_two_at_once(old: World) -> None:
+    store, definition = StoreAddress(str(old.store_folder)), sites.find_context(CONTEXT)
+    for days in (8, 40):
+        instant = now() + timedelta(days=days)
+        ((_, _, periods),) = prunings.places(definition, store)
+        plans = [prunings.survey(store, definition, periods, instant) for _ in range(2)]
+        for one in plans:
+            prunings.carry_out(store, one)
+    assert states(old) == {"full 0": "expired", "full 1": "stored", "differential 2": "stored"}
+
+
+# What only S3 has.
+
+
+@pytest.fixture
+def locking(world: World, s3: LocalS3, folder: Path) -> World:
+    """A world whose store is a bucket with object lock."""
+    client_of(s3).create_bucket(
+        Bucket=folder.name.lower().replace("_", "-"), ObjectLockEnabledForBucket=True,
+        CreateBucketConfiguration={"LocationConstraint": "ap-northeast-1"},
+    )  # fmt: skip
+    world.store = s3.environment() | {"BACKUP_STORE": f"s3://{folder.name.lower().replace('_', '-')}/a prefix"}
+    return world
+
+
+def client_of(s3: LocalS3) -> Any:
+    return boto3.client(
+        "s3", endpoint_url=s3.endpoint, aws_access_key_id="local", aws_secret_access_key="local", region_name="ap-northeast-1"
+    )
+
+
+def bucket_of(world: World) -> str:
+    return world.store["BACKUP_STORE"].removeprefix("s3://").partition("/")[0]
+
+
+def keys(world: World, s3: LocalS3) -> list[str]:
+    return [one["Key"] for one in client_of(s3).list_objects_v2(Bucket=bucket_of(world)).get("Contents", [])]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["retention", "legal hold"])
+def test_an_object_lock_keeps_a_set(locking: World, s3: LocalS3, how: str) -> None:
+    locking.backup()
+    locking.backup()
+    locked = next(key for key in keys(locking, s3) if key.endswith("teams.copy.zst"))
+    if how == "retention":
+        client_of(s3).put_object_retention(
+            Bucket=bucket_of(locking), Key=locked,
+            Retention={"Mode": "GOVERNANCE", "RetainUntilDate": now() + timedelta(days=50)},
+        )  # fmt: skip
+    else:
+        client_of(s3).put_object_legal_hold(Bucket=bucket_of(locking), Key=locked, LegalHold={"Status": "ON"})
+    with later(days=40):
+        assert prune(locking).startswith("PRUNED: 0 sets expire")
+    with later(days=60):
+        assert prune(locking).startswith(f"PRUNED: {int(how == 'retention')} sets expire")
+
+
+def test_what_died_unfinished_is_swept(s3_world: World, s3: LocalS3) -> None:
+    s3_world.backup()
+    client, bucket, root = client_of(s3), bucket_of(s3_world), s3_world.folder.name
+    ours, theirs = (f"{root}/bc-004/daily/bc-004_full_2020010{day}_000000_aaaa" for day in (1, 2))
+
+    def put(key: str, **metadata: str) -> None:
+        client.put_object(Bucket=bucket, Key=key, Body=b"x", Metadata=metadata)
+
+    put(f"{ours}/data/teams.copy.zst", run="aaaa")
+    put(f"{ours}/schema.list", run="aaaa")
+    put(f"{theirs}/data/teams.copy.zst", run="aaaa")
+    put(f"{theirs}/data/units.copy.zst", run="bbbb")
+    uploads = [
+        f"{ours}/data/big.copy.zst",
+        f"{root}/bc-004/violations/2024/policy_violations_2024_11.dump.gz",
+        f"other/{ours}/data/x",
+    ]
+    for key in uploads:
+        client.create_multipart_upload(Bucket=bucket, Key=key)
+    before = set(keys(s3_world, s3))
+    with later(days=6):
+        assert ", 0 swept" in prune(s3_world)
+    assert set(keys(s3_world, s3)) == before
+    with later(days=8):
+        said = prune(s3_world)
+    assert ", 1 swept" in said
+    assert before - set(keys(s3_world, s3)) == {f"{ours}/data/teams.copy.zst", f"{ours}/schema.list"}
+    left = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    assert {one["Key"] for one in left} & set(uploads) == set(uploads[1:])
+
+
+@pytest.mark.long
+def test_what_died_unfinished_in_a_folder_is_swept(world: World) -> None:
+    world.backup()
+    died = world.store_folder / "bc-004" / "daily" / "bc-004_full_20200101_000000_aaaa"
+    strange = died.with_name("bc-004_full_20200102_000000_aaaa")
+    for file in (died / "data" / "teams.copy.zst", died / "data" / ".partial-0a", strange / "data" / "teams.dump.gz"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    before = contents(world)
+    with later(days=8):
+        assert ", 1 swept" in prune(world)
+    assert before.keys() - contents(world).keys() == {
+        f"bc-004/daily/{died.name}/data/{name}" for name in ("teams.copy.zst", ".partial-0a")
+    }  # fmt: skip
+    assert not died.exists()

@@ -1,0 +1,73 @@
+"""The watch over the recovery point: it looks, takes a differential in time, and is red before too much could be lost."""
+
+import shutil
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from flows.backup import list_backups
+from flows.watch import watch_recovery_point
+from tasks.core.errors import OperationError
+from tasks.core.kinds import now
+from tests.faults import wait_for
+from tests.integration.conftest import World
+from tests.integration.moments import SECONDS
+
+
+def watch(world: World, hours: float = 0.0, **parameters: Any) -> str:
+    """Run the watch as if it were so many hours later."""
+    as_of = (now() + timedelta(hours=hours)).isoformat()
+    return str(world.run(watch_recovery_point, "backup_reader", as_of=as_of, **parameters))
+
+
+def kinds(world: World) -> list[object]:
+    return [row["kind"] for row in world.run(list_backups, "backup_reader")]
+
+
+def events(world: World) -> list[dict[str, Any]]:
+    asked = {"filter": {"event": {"prefix": ["recovery-point."]}, "order": "DESC"}, "limit": 5}
+    return list(httpx.post(f"{world.api}/events/filter", json=asked).raise_for_status().json()["events"])
+
+
+def test_a_differential_is_taken_in_time(world: World) -> None:
+    world.backup()
+    assert watch(world).startswith("PASS: bc-004_full_")
+    assert watch(world, 3.4).startswith("PASS: bc-004_full_")
+    assert kinds(world) == ["full"]
+    said = watch(world, 3.6)
+    assert said.startswith("PASS: bc-004_differential_")
+    assert said.endswith(", not off-host")
+    assert kinds(world) == ["differential", "full"]
+    assert watch(world, 3.4, every_minutes=5).startswith("PASS: bc-004_differential_")
+    assert kinds(world) == ["differential", "full"]
+
+
+@pytest.mark.long
+def test_without_the_database_it_is_red_before_the_objective_is_missed(world: World) -> None:
+    world.backup()
+    world.extra["PGPORT"] = "1"
+    assert watch(world, 3.4).startswith("PASS")
+    with pytest.raises(OperationError, match=r"it will be exceeded before the next look.*a differential was due, and failed: "):
+        watch(world, 3.9)
+    with pytest.raises(OperationError, match=r"FAIL: .*: more would be lost than is promised"):
+        watch(world, 4.1)
+    seen = wait_for(lambda: [one for one in events(world) if one["event"] == "recovery-point.missed"], SECONDS, "the event")[0]
+    assert seen["resource"]["prefect.resource.id"] == "bounded-context.bc-004"
+    assert seen["payload"]["rpo_seconds"] == 4 * 3600
+    assert seen["payload"]["age_seconds"] > 4 * 3600
+
+
+def test_a_base_that_is_gone_is_noticed(world: World) -> None:
+    world.backup()
+    world.differential()
+    shutil.rmtree(world.set_folders()[0])
+    with pytest.raises(OperationError, match="FAIL: no state at all can be restored"):
+        watch(world, refresh=False)
+    assert watch(world).startswith("PASS: bc-004_full_")
+
+
+@pytest.mark.long
+def test_an_empty_store_is_filled(world: World) -> None:
+    assert watch(world).startswith("PASS: bc-004_full_")

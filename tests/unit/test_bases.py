@@ -1,0 +1,60 @@
+"""What a differential can be taken against, and which relations of it."""
+
+from typing import Any
+
+import pytest
+
+from tasks.core.bases import MOST_TRANSACTIONS, Base, misfit
+from tasks.core.blocks import BlockRows
+from tasks.core.manifest import InventoryItem
+from tests.unit import samples
+
+BASE = samples.manifest()
+TABLE, TYPE = (
+    InventoryItem(kind="table", name="public.teams", parent="", columns="id uuid", state="owner o"),
+    InventoryItem(kind="type", name="public.mood", parent="", columns="good, bad", state="owner o"),
+)
+
+
+def why(xmax: int = 800, database: int = 1, inventory: list[InventoryItem] | None = None, **snapshot: Any) -> str | None:
+    found = samples.snapshot(**{"xmin": 750, "lsn": "0/2000"} | snapshot)
+    return misfit(BASE, found, xmax, database, [TABLE] if inventory is None else inventory)
+
+
+def test_a_base_that_fits() -> None:
+    assert why() is None
+    assert why(xmin=700, lsn="0/1000", xmax=700) is None
+    assert why(xmax=700 + MOST_TRANSACTIONS - 1) is None
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"system_identifier": "8"}, "it is of another cluster"),
+        ({"timeline": 2}, "it is of another timeline"),
+        ({"database": 2}, "it is of another database"),
+        ({"lsn": "0/FFF"}, "this server is behind it"),
+        ({"xmin": 699}, "this server is behind it"),
+        ({"xmax": 700 + MOST_TRANSACTIONS}, "1,073,741,824 transactions have come since"),
+        ({"inventory": [TABLE.model_copy(update={"columns": "id text"})]}, "table public.teams is not as it was"),
+        ({"inventory": [TABLE, TYPE]}, "type public.mood is not as it was"),
+    ],
+)
+def test_a_base_that_does_not(now: dict[str, Any], said: str) -> None:
+    assert why(**now) == said
+
+
+def test_tables_may_come_and_go() -> None:
+    assert why(inventory=[]) is None
+    assert why(inventory=[TABLE, TABLE.model_copy(update={"name": "public.later"})]) is None
+
+
+@pytest.mark.parametrize(
+    ("now", "has"),
+    [({}, True), ({"oid": 1}, False), ({"relfilenode": 1}, False), ({"name": "public.other"}, False), ({"columns": ["id"]}, False)],
+)
+def test_a_relation_of_the_base(now: dict[str, Any], has: bool) -> None:
+    base = Base(BASE, {"public.teams": BlockRows.of(0, [3])})
+    found = base.part_of(**{"oid": 16400, "relfilenode": 16400, "name": "public.teams", "columns": ["id", "氏名"]} | now)
+    assert (found is not None) == has
+    assert Base(BASE, {}).part_of(16400, 16400, "public.teams", ["id", "氏名"]) is None
