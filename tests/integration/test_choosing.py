@@ -1,7 +1,9 @@
 """A backup is chosen by an instant: the newest state at or before it."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -11,6 +13,8 @@ from flows.watch import verify_backups
 from tasks.core.errors import BadInput, DamagedSet
 from tasks.core.manifest import MANIFEST_FILE, parse_manifest
 from tests.integration.conftest import CONTEXT, TwoSets, World
+
+TOKYO = ZoneInfo("Asia/Tokyo")
 
 
 @pytest.fixture
@@ -97,3 +101,30 @@ def test_damaged_sets_do_not_use_up_the_share(stored: World, two_sets: TwoSets) 
 def test_no_share(stored: World, fraction: float) -> None:
     with pytest.raises(BadInput, match="is no share of the sets; write a number above 0"):
         stored.run(verify_backups, "backup_reader", fraction=fraction)
+
+
+@pytest.mark.long
+def test_wherever_server_and_operator_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with world.connect() as connection:
+        connection.execute(f"ALTER DATABASE {world.database} SET timezone = 'America/New_York'".encode())
+    listings = list[list[tuple[object, ...]]]()
+    try:
+        for zone in ("Pacific/Kiritimati", "America/Los_Angeles"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            world.backup()
+            world.differential()
+            listings.append([(row["id"], row["instant"], row["kind"]) for row in world.run(list_backups, "backup_reader")])
+            manifests = [parse_manifest(file.read_bytes(), "") for file in world.store_folder.rglob(MANIFEST_FILE)]
+            for one in manifests:
+                in_tokyo = one.snapshot.instant.astimezone(TOKYO)
+                assert f"_{in_tokyo:%Y%m%d_%H%M%S}_" in one.id
+                assert one.id in chosen(world, f"{in_tokyo.replace(tzinfo=None)}")
+        monkeypatch.setenv("TZ", "UTC")
+        time.tzset()
+        assert [(row["id"], row["instant"], row["kind"]) for row in world.run(list_backups, "backup_reader")] == listings[-1]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert listings[-1][2:] == listings[0]
+    assert all(str(state).endswith("JST") for _, state, _ in listings[-1])
