@@ -22,6 +22,7 @@ def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
     """
     with runs.begin("prune_backups", context) as run:
         definition, store = sites.find_context(context), sites.find_store(context)
+        sites.require_apart(definition, store)
         verdicts = list[str]()
         for key, place, periods in prunings.places(definition, store):
             pruning = prunings.survey(place, definition, periods, run.started)

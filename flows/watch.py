@@ -45,13 +45,13 @@ def watch_recovery_point(
         context: the bounded context.
         every_minutes: how often this runs.
         refresh: take that differential; otherwise only look.
-        as_of: an instant (`2025-11-03 14:00`) to judge by instead of now.
+        as_of: an instant (`2025-11-03 14:00`) to judge by instead of now; of a past one nothing is taken.
     """
-    with runs.begin("watch_recovery_point", context):
+    with runs.begin("watch_recovery_point", context) as run:
         definition, store = sites.find_context(context), sites.find_store(context)
         given, every, done = parse_instant(as_of, definition.zone) if as_of else None, timedelta(minutes=every_minutes), list[str]()
         point = recovery_points.look(store, definition, given or now(), every)
-        if refresh and point.is_due:
+        if refresh and point.is_due and point.instant >= run.started:
             done.append(_refresh(context))
             point = recovery_points.look(store, definition, given or now(), every)
         return recovery_points.tell(definition, point, done)

@@ -32,7 +32,19 @@ from tasks.core.stream import StreamFacts, StreamJob
 from tasks.databases import database_options
 from tasks.runs import Run, require_space, spread, staging
 from tasks.schema import LOCK_WAIT_SECONDS, context_list
-from tasks.sets import fetch, newest_full, newest_trusted, publish, require_owner, require_store, unpack, upload
+from tasks.sets import (
+    fetch,
+    hold,
+    name_of,
+    newest_full,
+    newest_trusted,
+    publish,
+    read_base,
+    require_owner,
+    require_store,
+    unpack,
+    upload,
+)  # fmt: skip
 from tasks.sites import Site
 from tasks.snapshots import Snapshot, patient, take_snapshot
 from tasks.store import StoreAddress
@@ -46,8 +58,6 @@ class Source:
     """What was found out about the source before the backup began."""
 
     system_identifier: str
-    timeline: int
-    standby: bool
     server: str
     major: int
     pg_dump: Program
@@ -69,7 +79,7 @@ def check_source(site: Site, run: Run) -> Source:
         connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
         members = catalogue.read_members(connection, site.context)
         _require_readable(connection, members)
-        system_identifier, timeline, server, number, standby = _server_facts(connection)
+        system_identifier, _, server, number, _ = _server_facts(connection)
         sizes = dict(connection.execute(sql.RELATION_BYTES, {"oids": members.oids}).fetchall())
     pg_dump = find_program("pg_dump", number // 10000)
     pg_restore = find_program("pg_restore", pg_dump.major)
@@ -77,7 +87,7 @@ def check_source(site: Site, run: Run) -> Source:
     require_space(run, sum(sorted(sizes.values())[-2:]) // 2 + (16 << 20))
     # The last check, because the first backup of all leaves its mark in the store.
     require_owner(site.store, site.context.name, system_identifier)
-    return Source(system_identifier, timeline, standby, server, number // 10000, pg_dump, pg_restore, sizes)
+    return Source(system_identifier, server, number // 10000, pg_dump, pg_restore, sizes)
 
 
 def _server_facts(connection: Connection) -> tuple[str, int, str, int, bool]:
@@ -136,8 +146,8 @@ def find_base(site: Site, run: Run) -> Base | None:
         return None
     if manifest.block_rows is None:
         return Base(manifest, {})
-    name, stored = SetName(manifest.context, manifest.kind, manifest.id), manifest.block_rows
-    file = fetch(site.store, name, stored, run.folder / stored.path)
+    stored = manifest.block_rows
+    file = fetch(site.store, name_of(manifest), stored, run.folder / stored.path)
     return Base(manifest, parse_block_rows(unpack(file).read_bytes(), f"{stored.path} of {manifest.id}"))
 
 
@@ -150,6 +160,11 @@ def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | N
         MovedSnapshot: it moved at every try; nothing is listed.
     """
     trusted = None if why.accept_losses else newest_trusted(site.store, site.context.name)
+    with hold(site.store, run, [name_of(base.manifest)] if base else []):
+        return _try_to_take(site, run, source, why, base, trusted)
+
+
+def _try_to_take(site: Site, run: Run, source: Source, why: Occasion, base: Base | None, trusted: Manifest | None) -> Manifest:
     for attempt in range(1, SNAPSHOT_TRIES + 1):
         try:
             with take_snapshot(site, run, source.pg_dump) as snapshot:
@@ -164,8 +179,10 @@ def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | N
                 snapshot.require_held()
             losses = losses_between(trusted, relations, site.context.max_row_loss) if trusted else []
             instead = f"{base.manifest.id} is no base: {unfit}" if base and unfit else None
-            said = {"label": why.label, "keep_until": why.keep_until, "losses": losses, "instead": instead}
+            said = {"label": why.label, "keep_until": why.keep_until, "losses": losses, "instead": instead, "finished": now()}
             manifest = manifest.model_copy(update=said)
+            # It may have expired before it was held.
+            read_base(site.store, manifest)
             publish(site.store, run, name, manifest)
             return manifest
         except MovedSnapshot as error:
@@ -184,17 +201,26 @@ def keep_local_copy(site: Site, run: Run, manifest: Manifest) -> str | None:
     local = site.context.local_copy
     if local is None:
         return None
-    copy, name = StoreAddress(local.folder), SetName(manifest.context, manifest.kind, manifest.id)
+    copy = StoreAddress(local.folder)
     try:
-        for stored in manifest.objects:
-            file = fetch(site.store, name, stored, run.folder / f"copy-{stored.path.replace('/', '-')}")
-            copy.opened.put(f"{name.folder}/{stored.path}", file, "folder", {})
-            file.unlink()
-        copy.opened.create(f"{name.folder}/{MANIFEST_FILE}", render_manifest(manifest), "folder", {})
+        # A differential is nothing without its full.
+        for one in filter(None, (read_base(site.store, manifest), manifest)):
+            _copy_set(site.store, run, one, copy)
     except OperationError as error:
         get_run_logger().error("no local copy: %s", error)
         return f"none: {error}"
-    return copy.path(name.folder)
+    return copy.path(name_of(manifest).folder)
+
+
+def _copy_set(store: StoreAddress, run: Run, manifest: Manifest, copy: StoreAddress) -> None:
+    name = name_of(manifest)
+    if copy.opened.head(f"{name.folder}/{MANIFEST_FILE}"):
+        return
+    for stored in manifest.objects:
+        file = fetch(store, name, stored, run.folder / f"copy-{stored.path.replace('/', '-')}")
+        copy.opened.put(f"{name.folder}/{stored.path}", file, "folder", {})
+        file.unlink()
+    copy.opened.create(f"{name.folder}/{MANIFEST_FILE}", render_manifest(manifest), "folder", {})
 
 
 def _misfit(base: Base, source: Source, snapshot: Snapshot) -> str | None:
@@ -214,7 +240,7 @@ def store_relations(
         (
             site, run, name, member, _job(site, run, member, snapshot, encoding, count_blocks=base is None),
             source.sizes.get(member.oid, 1 << 40),
-            base and base.part_of(member.oid, member.relfilenode, member.qualified, member.columns),
+            base and base.part_of(member.oid, member.relfilenode, member.qualified, member.columns, member.layout),
         )
         for member in members
     ]  # fmt: skip
@@ -286,8 +312,9 @@ def _relation(member: Member, dumped: Dumped, parts: list[StoredObject], inherit
     facts = dumped.facts
     return Relation(
         schema=member.schema, name=member.name, parent=member.parent, oid=member.oid, relfilenode=member.relfilenode,
-        columns=list(member.columns), rows=facts.rows, digest=facts.digest, plain_bytes=facts.plain_bytes,
-        seconds=round(dumped.seconds, 3), parts=parts, inherited=inherited,
+        columns=list(member.columns), types=list(member.types), layout=member.layout,
+        rows=facts.rows, digest=facts.digest,
+        plain_bytes=facts.plain_bytes, seconds=round(dumped.seconds, 3), parts=parts, inherited=inherited,
     )  # fmt: skip
 
 
@@ -330,9 +357,20 @@ def store_schema(
 
 
 def _snapshot_facts(source: Source, snapshot: Snapshot) -> SnapshotFacts:
+    """Return when and where the snapshot was taken, as the session says that holds it: another server may answer by now.
+
+    Raises:
+        OperationError: another cluster does.
+    """
+    system_identifier, timeline, _, _, standby = _server_facts(snapshot.coordinator)
+    if system_identifier != source.system_identifier:
+        raise OperationError(
+            f"another cluster answers now (system identifier {system_identifier}, before it was {source.system_identifier}); "
+            "find out why its address moved, and run again"
+        )
     return SnapshotFacts(
-        instant=snapshot.instant, xmin=snapshot.xmin, lsn=snapshot.lsn, timeline=source.timeline,
-        system_identifier=source.system_identifier, standby=source.standby,
+        instant=snapshot.instant, xmin=snapshot.xmin, lsn=snapshot.lsn, timeline=timeline,
+        system_identifier=system_identifier, standby=standby,
     )  # fmt: skip
 
 

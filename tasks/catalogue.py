@@ -37,6 +37,8 @@ class Member:
     parent_name: str | None
     detach_pending: bool
     columns: tuple[str, ...]
+    types: tuple[str, ...]
+    layout: str
 
     @property
     def qualified(self) -> str:
@@ -91,7 +93,7 @@ def read_members(connection: Connection, context: Context) -> Members:
     place = {"schema": context.namespace}
     cursor = connection.cursor(row_factory=dict_row)
     rows = cursor.execute(sql.MEMBERS, place | {"tables": context.tables}).fetchall()
-    relations = tuple(Member(**{**row, "columns": tuple(row["columns"])}) for row in rows)
+    relations = tuple(Member(**{**row, "columns": tuple(row["columns"]), "types": tuple(row["types"])}) for row in rows)
     found_views = connection.execute(sql.VIEWS, place | {"views": context.views}).fetchall()
     _require_all(connection, context, {relation.name for relation in relations} | {row[2] for row in found_views})
     views = tuple(

@@ -13,10 +13,22 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.core import report
 from tasks.core.context import Context
-from tasks.core.errors import DamagedSet
-from tasks.core.kinds import Kind, SetName, parse_set_folder
+from tasks.core.errors import BadInput, DamagedSet, OperationError
+from tasks.core.kinds import Kind, SetName, now, parse_set_folder
 from tasks.core.manifest import MANIFEST_FILE, parse_manifest
-from tasks.core.pruning import DEAD, EXPIRED_FILE, GRACE, HOLD, Decision, StoredSet, is_ours, is_written_by_a_backup, plan
+from tasks.core.pruning import (
+    DEAD,
+    EXPIRED_FILE,
+    GRACE,
+    HOLD,
+    PINNED_FILE,
+    Decision,
+    StoredSet,
+    is_ours,
+    is_written_by_a_backup,
+    plan,
+)
+from tasks.core.recovery_point import CLOCK_TOLERANCE
 from tasks.reports import publish
 from tasks.sets import NETWORK_RETRIES, WARM_CLASS, ListedSet, list_sets
 from tasks.store import ObjectInfo, StoreAddress, Upload
@@ -48,20 +60,29 @@ def places(context: Context, store: StoreAddress) -> Iterator[tuple[str, StoreAd
         yield "pruning-local-copy", StoreAddress(local.folder), dict.fromkeys((Kind.FULL, Kind.DIFFERENTIAL), local.keep)
 
 
-@task(**NETWORK_RETRIES)
+@task(cache_policy=NO_CACHE)
 def survey(address: StoreAddress, context: Context, periods: dict[Kind, str], instant: datetime) -> Pruning:
-    """Find out what is to be done at an instant with sets of kinds that have a period; nothing is touched."""
+    """Find out what is to be done at an instant with sets of kinds that have a period; nothing is touched.
+
+    Raises:
+        OperationError: this machine's clock and the store's differ: what is old cannot be said.
+    """
+    _require_clock(address)
     listing = list_sets(address, context.name)
     decisions = plan([_stored(one, instant) for one in listing.sets], instant, context.zone, periods)
     names = {one.name.id: one.name for one in listing.sets}
-    decisions = [_unless_locked(address, names, one, instant) for one in decisions]
+    decisions = [_unless_locked(address, names, one, instant) if one.expires else one for one in decisions]
     needed = {one.set.base for one in decisions if not one.expires}
     pruning = Pruning(decisions, names)
     for expired in listing.expired:
         if expired.name.id in needed:
             pruning.left_alone.append(f"expired {expired.name.id}: a differential that is kept needs it; make it a set again")
         elif instant - expired.since >= GRACE and not _is_recent(expired.held, instant):
-            pruning.to_delete.append(expired.name)
+            until = f"{PINNED_FILE} lies in its folder" if expired.pinned else _locked_until(address, expired.name, instant)
+            if until:
+                pruning.left_alone.append(f"expired {expired.name.id}: {until}")
+            else:
+                pruning.to_delete.append(expired.name)
     for name in listing.unfinished:
         _survey_unfinished(address, name, instant, pruning)
     pruning.dead_holds.extend(
@@ -69,10 +90,21 @@ def survey(address: StoreAddress, context: Context, periods: dict[Kind, str], in
         for one in address.opened.list(f"{context.name}/")
         if instant - one.modified >= DEAD and _is_of_a_set(one.key) and HOLD.fullmatch(one.key.rpartition("/")[2])
     )
-    pruning.to_abort.extend(
-        one for one in address.opened.uploads(f"{context.name}/") if instant - one.begun >= DEAD and _is_of_a_set(one.key)
-    )
+    try:
+        uploads = list(address.opened.uploads(f"{context.name}/"))
+        pruning.to_abort.extend(one for one in uploads if instant - one.begun >= DEAD and _is_of_a_set(one.key))
+    except BadInput as error:
+        pruning.left_alone.append(f"unfinished uploads, which cannot be listed: {error}")
     return pruning
+
+
+def _require_clock(address: StoreAddress) -> None:
+    theirs, ours = address.opened.clock(), now()
+    if theirs and abs(theirs - ours) > CLOCK_TOLERANCE:
+        raise OperationError(
+            f"the clock of this machine says {ours:%Y-%m-%d %H:%M:%S}Z, that of {address.url} {theirs:%Y-%m-%d %H:%M:%S}Z; "
+            "set the wrong one: until then nobody knows how old a set is, and nothing is pruned"
+        )
 
 
 def _is_recent(held: datetime | None, instant: datetime) -> bool:
@@ -82,30 +114,35 @@ def _is_recent(held: datetime | None, instant: datetime) -> bool:
 def _stored(one: ListedSet, instant: datetime) -> StoredSet:
     manifest, held = one.manifest, _is_recent(one.held, instant)
     if manifest is None:
-        return StoredSet(one.name.id, one.name.kind, None, restorable=False, held=held)
+        return StoredSet(one.name.id, one.name.kind, None, restorable=False, held=held, pinned=one.pinned)
     return StoredSet(
         manifest.id, manifest.kind, manifest.snapshot.instant, manifest.base, manifest.keep_until, one.damage is None,
-        one.verified is not None and not manifest.losses, bool(manifest.losses), held,
+        one.verified is not None and not manifest.losses, bool(manifest.losses), held, one.pinned,
     )  # fmt: skip
 
 
 def _unless_locked(address: StoreAddress, names: dict[str, SetName], one: Decision, instant: datetime) -> Decision:
     """Keep what an object lock keeps: its deletion would be refused, or leave everything but a marker in place."""
-    if not one.expires:
-        return one
-    folder = names[one.set.id].folder
-    for found in list(address.opened.list(f"{folder}/")):
+    until = _locked_until(address, names[one.set.id], instant)
+    return Decision(one.set, expires=False, why=until) if until else one
+
+
+def _locked_until(address: StoreAddress, name: SetName, instant: datetime) -> str | None:
+    """Say until when an object of a set is locked, if one is."""
+    for found in list(address.opened.list(f"{name.folder}/")):
         head = address.opened.head(found.key)
         if head and head.locked_until and head.locked_until > instant:
-            return Decision(one.set, expires=False, why=f"under object lock until {head.locked_until:%Y-%m-%d %H:%M %Z}")
-    return one
+            return f"under object lock until {head.locked_until:%Y-%m-%d %H:%M %Z}"
+    return None
 
 
 def _survey_unfinished(address: StoreAddress, name: SetName, instant: datetime, pruning: Pruning) -> None:
     """Sweep a folder without manifest if every object in it is dead and provably of the run that it is named after."""
     objects = list(address.opened.list(f"{name.folder}/"))
-    age = instant - max(one.modified for one in objects)
-    if age < DEAD:
+    if not objects or instant - max(one.modified for one in objects) < DEAD:
+        return
+    if until := _locked_until(address, name, instant):
+        pruning.left_alone.append(f"unfinished {name.id}: {until}")
         return
     strange = [one.key for one in objects if not _is_of_its_run(address, name, one)]
     if strange:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -10,7 +11,7 @@ from prefect.events import emit_event
 from tasks.core import recovery_point
 from tasks.core.context import Context
 from tasks.core.errors import OperationError
-from tasks.core.kinds import RULES
+from tasks.core.kinds import RULES, now
 from tasks.core.recovery_point import LEAST_DURATION, RecoveryPoint, State
 from tasks.reports import publish
 from tasks.sets import list_sets
@@ -21,8 +22,19 @@ DURATIONS = 20
 
 @task(cache_policy=NO_CACHE)
 def look(store: StoreAddress, context: Context, instant: datetime, every: timedelta) -> RecoveryPoint:
-    """Return the newest state that can be restored, as far as a listing can tell."""
-    listed = [one for one in list_sets(store, context.name).sets if RULES[one.name.kind].may_be_latest]
+    """Return the newest state that could be restored at an instant, as far as a listing can tell.
+
+    Raises:
+        OperationError: the store cannot be listed, which is told like any other state.
+    """
+    try:
+        listing = list_sets(store, context.name)
+    except OperationError as error:
+        _emit(context, "unknown", {"verdict": f"FAIL: {error}"})
+        raise
+    sets = (one for one in listing.sets if RULES[one.name.kind].may_be_latest)
+    # What was stored after an instant of the past was not there then; what says it is of the future is told.
+    listed = [one for one in sets if not (one.manifest and instant < one.manifest.finished <= now())]
     good = [(one, one.manifest) for one in listed if one.manifest and not one.damage]
     seen = RecoveryPoint(instant, context.objectives.rpo, every, off_host=store.off_host)
     if not good:
@@ -32,6 +44,7 @@ def look(store: StoreAddress, context: Context, instant: datetime, every: timede
     newer = [one for one in listed if one.manifest is None] + listed[: listed.index(newest)]
     return replace(
         seen, newest=manifest.id, taken=manifest.snapshot.instant, suspect=bool(manifest.losses),
+        exposed=recovery_point.exposure([(one.snapshot.instant, one.finished) for _, one in good], instant - every),
         longest=max(LEAST_DURATION, *(one.finished - one.snapshot.instant for _, one in good[:DURATIONS])),
         damaged=[one.damage for one in newer if one.damage],
     )  # fmt: skip
@@ -44,16 +57,18 @@ def tell(context: Context, point: RecoveryPoint, done: list[str]) -> str:
     Raises:
         OperationError: the objective is missed, or will be before the next look.
     """
-    said = recovery_point.verdict(point)
-    emit_event(
-        event=f"recovery-point.{point.state.replace(' ', '-')}",
-        resource={"prefect.resource.id": f"bounded-context.{context.name}", "prefect.resource.name": context.name},
-        payload={
-            "verdict": said, "set": point.newest, "rpo_seconds": point.rpo.total_seconds(),
-            "age_seconds": point.age.total_seconds() if point.age is not None else None,
-        },
-    )  # fmt: skip
-    publish(f"{context.name}-recovery-point", said, recovery_point.report(point, context.zone, done), [])
+    said = "; ".join([recovery_point.verdict(point), *done])
+    payload: dict[str, Any] = {
+        "verdict": said, "set": point.newest, "rpo_seconds": point.rpo.total_seconds(),
+        "age_seconds": point.age.total_seconds() if point.age is not None else None,
+    }  # fmt: skip
+    _emit(context, point.state.replace(" ", "-"), payload)
+    publish(f"{context.name}-recovery-point", said, recovery_point.report(point, said, context.zone), [])
     if point.state is not State.KEPT:
-        raise OperationError("; ".join([said, *done]))
+        raise OperationError(said)
     return said
+
+
+def _emit(context: Context, state: str, payload: dict[str, Any]) -> None:
+    resource = {"prefect.resource.id": f"bounded-context.{context.name}", "prefect.resource.name": context.name}
+    emit_event(event=f"recovery-point.{state}", resource=resource, payload=payload)

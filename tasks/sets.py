@@ -23,7 +23,7 @@ from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, O
 from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, now, parse_set_folder, parse_set_reference
 from tasks.core.manifest import MANIFEST_FILE, Inherited, Manifest, Relation, StoredObject, parse_manifest, render_manifest
 from tasks.core.order import newest_first
-from tasks.core.pruning import EXPIRED_FILE, HOLD
+from tasks.core.pruning import DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE
 from tasks.core.sources import RowSource, digest_sources
 from tasks.runs import Run, staging
 from tasks.store import ObjectInfo, Store, StoreAddress
@@ -132,7 +132,7 @@ def require_store(address: StoreAddress, context: str) -> None:
 class ListedSet:
     """A set as a listing shows it; `damage` is what is wrong with it, as far as a listing can tell.
 
-    `verified` is when it was last decoded, `held` since when a restore reads it.
+    `verified` is when it was last decoded, `held` since when a restore reads it, `pinned` whether people want it kept.
     """
 
     name: SetName
@@ -142,6 +142,7 @@ class ListedSet:
     damage: str | None
     verified: datetime | None = None
     held: datetime | None = None
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class ExpiredSet:
     storage_class: str
     bytes: int
     held: datetime | None = None
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,8 @@ def list_sets(address: StoreAddress, context: str) -> Listing:
         elif LEGACY.search(one.key):
             legacy.append(LegacyFile(one.key, one.bytes, one.modified, one.storage_class))
     committed = {name: objects for name, objects in folders.items() if MANIFEST_FILE in objects}
-    sets = _with_bases([_listed(store, address, name, objects) for name, objects in committed.items()])
+    listed = (_listed(store, address, name, objects) for name, objects in committed.items())
+    sets = _with_bases([one for one in listed if one])
     rest = {name: objects for name, objects in folders.items() if name not in committed}
     expired = [_expired(name, objects) for name, objects in rest.items() if EXPIRED_FILE in objects]
     unfinished = sorted(rest.keys() - {one.name for one in expired}, key=lambda name: name.id)
@@ -196,7 +199,7 @@ def list_sets(address: StoreAddress, context: str) -> Listing:
 
 def _expired(name: SetName, objects: dict[str, ObjectInfo]) -> ExpiredSet:
     size = sum(one.bytes for one in objects.values())
-    return ExpiredSet(name, objects[EXPIRED_FILE].modified, _class_of(objects), size, _held(objects))
+    return ExpiredSet(name, objects[EXPIRED_FILE].modified, _class_of(objects), size, _held(objects), PINNED_FILE in objects)
 
 
 def _held(objects: dict[str, ObjectInfo]) -> datetime | None:
@@ -207,18 +210,21 @@ def _class_of(objects: dict[str, ObjectInfo]) -> str:
     return "/".join(sorted({one.storage_class for path, one in objects.items() if path.startswith("data/")})) or "-"
 
 
-def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[str, ObjectInfo]) -> ListedSet:
+def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[str, ObjectInfo]) -> ListedSet | None:
+    """Return how a set looks; None if it expired since its objects were listed."""
     storage_class = _class_of(objects)
     try:
-        manifest = read_manifest(store, address, name)
+        manifest = find_manifest(store, address, name)
+        if manifest is None:
+            return None
     except (DamagedSet, ColdObject) as error:
-        return ListedSet(name, None, "damaged", storage_class, str(error))
+        return ListedSet(name, None, "damaged", storage_class, str(error), held=_held(objects), pinned=PINNED_FILE in objects)
     damage = _damage(manifest, objects)
     found = "suspect" if manifest.losses else next((state for state in STATES if f"{state}.json" in objects), "stored")
     state = "damaged" if damage else found
     verified = max((objects[f"{mark}.json"].modified for mark in STATES if f"{mark}.json" in objects), default=None)
     said = damage and f"{address.path(name.folder)}: {damage}"
-    return ListedSet(name, manifest, state, storage_class, said, verified, _held(objects))
+    return ListedSet(name, manifest, state, storage_class, said, verified, _held(objects), PINNED_FILE in objects)
 
 
 def _with_bases(sets: list[ListedSet]) -> list[ListedSet]:
@@ -235,6 +241,8 @@ def _with_bases(sets: list[ListedSet]) -> list[ListedSet]:
 
 def _damage(manifest: Manifest, objects: dict[str, ObjectInfo]) -> str | None:
     """Return what a listing alone shows to be wrong: an object that is absent or has another size."""
+    if seen := objects.get(DAMAGED_FILE):
+        return f"its data were found damaged at {seen.modified:%Y-%m-%d %H:%M %Z}, see {DAMAGED_FILE}; verify_backups looks again"
     for stored in manifest.objects:
         found = objects.get(stored.path)
         if found is None:
@@ -254,23 +262,31 @@ def _newest_first(sets: Iterable[ListedSet]) -> list[ListedSet]:
 
 @task(**NETWORK_RETRIES)
 def fetch_manifest(address: StoreAddress, name: SetName) -> Manifest:
-    """Read the manifest of one set."""
-    return read_manifest(address.opened, address, name)
-
-
-def read_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifest:
-    """Return the manifest of a set.
+    """Read the manifest of one set.
 
     Raises:
         BadInput: there is no such set.
         DamagedSet: its manifest is damaged, or is another set's.
     """
-    key = f"{name.folder}/{MANIFEST_FILE}"
-    if store.require_readable(key) is None:
+    manifest = find_manifest(address.opened, address, name)
+    if manifest is None:
         raise BadInput(
             f"no backup set {address.path(name.folder)} (no {MANIFEST_FILE} there); "
             f"list what there is: python -m flows.backup list_backups --context {name.context}"
         )
+    return manifest
+
+
+def find_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifest | None:
+    """Return the manifest of a set; None if there is none.
+
+    Raises:
+        DamagedSet: its manifest is damaged, or is another set's.
+        ColdObject: it has to be thawed first.
+    """
+    key = f"{name.folder}/{MANIFEST_FILE}"
+    if store.require_readable(key) is None:
+        return None
     manifest = parse_manifest(store.read(key), address.path(name.folder))
     if (manifest.context, manifest.id, manifest.kind) != (name.context, name.id, name.kind):
         raise DamagedSet(f"{address.path(name.folder)}: its manifest is that of set {manifest.id}; restore another set")
@@ -295,31 +311,48 @@ def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path
             found = store.fetch(key, target)
     size = file.stat().st_size
     if (size, found) != (stored.bytes, stored.sha256):
-        raise DamagedSet(
-            f"{address.path(key)} is damaged: {size} bytes with sha256 {found}, the manifest says {stored.bytes} with "
-            f"{stored.sha256}; restore another set"
-        )
+        said = f"{size} bytes with sha256 {found}, the manifest says {stored.bytes} with {stored.sha256}"
+        remember_damage(address, name, f"{stored.path}: {said}")
+        raise DamagedSet(f"{address.path(key)} is damaged: {said}; restore another set")
     return file
+
+
+def remember_damage(address: StoreAddress, name: SetName, found: str) -> None:
+    """Let every listing know that a set was found damaged; who may only read from the store cannot."""
+    try:
+        _write_mark(address, name, DAMAGED_FILE, {"instant": now(), "found": found})
+    except OperationError as error:
+        get_run_logger().warning("that %s is damaged could not be recorded: %s", name.id, error)
+
+
+def _write_mark(address: StoreAddress, name: SetName, file: str, facts: dict[str, Any]) -> None:
+    data = (json.dumps(facts, ensure_ascii=False, default=str) + "\n").encode()
+    address.opened.replace(f"{name.folder}/{file}", data, WARM_CLASS)
 
 
 @contextmanager
 def hold(address: StoreAddress, run: Run, names: Iterable[SetName]) -> Iterator[None]:
     """Keep sets from being pruned while they are read; who may only read from the store reads without."""
-    keys = [f"{name.folder}/hold-{run.id}.json" for name in names]
-    said = json.dumps({"run": run.title, "since": f"{now():%Y-%m-%dT%H:%M:%SZ}"}) + "\n"
+    said, held = json.dumps({"run": run.title, "since": f"{now():%Y-%m-%dT%H:%M:%SZ}"}) + "\n", list[str]()
     try:
-        for key in keys:
-            address.opened.replace(key, said.encode(), WARM_CLASS)
+        for name in names:
+            held.append(f"{name.folder}/hold-{run.id}.json")
+            address.opened.replace(held[-1], said.encode(), WARM_CLASS)
     except OperationError as error:
         get_run_logger().warning("read without a hold, which matters only if it is being pruned: %s", error)
     try:
         yield
     finally:
         try:
-            for key in keys:
+            for key in held:
                 address.opened.delete(key)
         except OperationError as error:
-            get_run_logger().warning("the hold stays for a week: %s", error)
+            get_run_logger().warning("a hold may stay, for a week at most: %s", error)
+
+
+def name_of(manifest: Manifest) -> SetName:
+    """Return the set whose manifest it is."""
+    return SetName(manifest.context, manifest.kind, manifest.id)
 
 
 def read_base(address: StoreAddress, manifest: Manifest) -> Manifest | None:
@@ -520,8 +553,8 @@ def _decoded(staged: StagedSet, relation: Relation) -> list[str]:
 
 @task(**NETWORK_RETRIES)
 def mark(address: StoreAddress, name: SetName, state: str, facts: dict[str, Any]) -> None:
-    """Record beside the manifest what was found out about a set."""
+    """Record beside the manifest that every byte of a set was found good, whatever an earlier look found."""
     if state not in STATES:
         raise OperationError(f"{state} is no state of a set")
-    data = (json.dumps(facts, ensure_ascii=False, default=str) + "\n").encode()
-    address.opened.replace(f"{name.folder}/{state}.json", data, WARM_CLASS)
+    _write_mark(address, name, f"{state}.json", facts)
+    address.opened.delete(f"{name.folder}/{DAMAGED_FILE}")

@@ -59,7 +59,25 @@ def find_site(context: str) -> Site:
     """
     definition, files, block = _definition(context)
     server, database = _server_of(block.database if block else None)
-    return Site(definition, files, server, database or definition.database, find_store(context), _claimed(definition))
+    store = find_store(context)
+    require_apart(definition, store)
+    return Site(definition, files, server, database or definition.database, store, _claimed(definition))
+
+
+def require_apart(context: Context, store: StoreAddress) -> None:
+    """Refuse a local copy in the store itself: it would be one copy, kept for the shorter time.
+
+    Raises:
+        BadInput: one folder is the other, or lies in it.
+    """
+    if context.local_copy is None or store.off_host:
+        return
+    copy, main = Path(context.local_copy.folder).resolve(), Path(store.url).resolve()
+    if copy == main or copy in main.parents or main in copy.parents:
+        raise BadInput(
+            f'local_copy.folder "{context.local_copy.folder}" of {context.name} and the store {store.url} lie in one another; '
+            "name another folder in its context.yaml"
+        )
 
 
 def find_context(context: str) -> Context:

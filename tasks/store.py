@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
@@ -118,6 +119,9 @@ class Store(Protocol):
 
     def require_readable(self, key: str) -> ObjectInfo | None:
         """Ask before reading: None if absent, ColdObject if it has to be thawed first."""
+
+    def clock(self) -> datetime | None:
+        """Return what time it is for the store, if it has a clock of its own."""
 
     def delete(self, key: str) -> None:
         """Delete one object; that it is gone already is as good."""
@@ -296,6 +300,13 @@ class S3Store:
             raise
         return True
 
+    def clock(self) -> datetime | None:
+        """Return the date that the server puts on its answers, if it does."""
+        with self._answering(""):
+            answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root, MaxKeys=1)
+        said = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return parsedate_to_datetime(said) if said else None
+
     def delete(self, key: str) -> None:
         """Delete an object; of a bucket with versions this leaves a marker, and the version."""
         with self._answering(key):
@@ -439,6 +450,10 @@ class FolderStore:
     def require_readable(self, key: str) -> ObjectInfo | None:
         """Nothing in a folder is cold."""
         return self.head(key)
+
+    def clock(self) -> datetime | None:
+        """Return nothing: files bear this machine's time."""
+        return None
 
     def delete(self, key: str) -> None:
         """Delete a file, and the folders that it leaves empty."""

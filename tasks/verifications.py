@@ -12,7 +12,7 @@ from tasks.core.recovery_report import Purpose
 from tasks.recoveries import Recovery
 from tasks.recovery_reports import publish_verification
 from tasks.runs import Run
-from tasks.sets import decode, mark
+from tasks.sets import decode, mark, remember_damage
 from tasks.store import StoreAddress
 
 
@@ -28,6 +28,8 @@ def verify_set(store: StoreAddress, run: Run, backup: str) -> str:
     try:
         with recovery.phases.phase("decoding"):
             recovery.differences += decode(staged)
+        if recovery.differences:
+            remember_damage(store, staged.name, "; ".join(recovery.differences))
         verdict = publish_verification(recovery, run)
     finally:
         shutil.rmtree(run.folder / staged.manifest.id)

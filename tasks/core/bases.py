@@ -22,11 +22,15 @@ class Base:
     manifest: Manifest
     blocks: dict[str, BlockRows]
 
-    def part_of(self, oid: int, relfilenode: int, name: str, columns: Iterable[str]) -> "BasePart | None":
-        """Return what the full has of a table in the same file; None if it has another's rows, or did not count their blocks."""
+    def part_of(self, oid: int, relfilenode: int, name: str, columns: Iterable[str], layout: str) -> "BasePart | None":
+        """Return what the full has of a table in the same file; None if it has another's rows, or did not count their blocks.
+
+        A row that did not change has another text where its table lays out rows otherwise: a column that was dropped and made
+        again has its name, its type, and none of its values.
+        """
         for one in self.manifest.relations:
-            same = (one.oid, one.relfilenode, one.qualified) == (oid, relfilenode, name)
-            if same and one.columns == list(columns) and name in self.blocks:
+            same = (one.oid, one.relfilenode, one.qualified, one.layout) == (oid, relfilenode, name, layout)
+            if same and layout and one.columns == list(columns) and name in self.blocks:
                 return BasePart(one, BaseBlocks(self.manifest.snapshot.xmin, self.blocks[name]))
         return None
 
@@ -46,13 +50,15 @@ def misfit(base: Manifest, snapshot: Snapshot, xmax: int, database_oid: int, inv
     """
     then = base.snapshot
     line = (then.system_identifier, then.timeline, base.database.oid), (
-        snapshot.system_identifier, snapshot.timeline, database_oid,
+        snapshot.system_identifier, snapshot.timeline or then.timeline, database_oid,
     )  # fmt: skip
     names = ("cluster", "timeline", "database")
     if other := [name for name, was, found in zip(names, *line, strict=True) if was != found]:
         return f"it is of another {other[0]}"
     if lsn_position(snapshot.lsn) < lsn_position(then.lsn) or snapshot.xmin < then.xmin:
         return "this server is behind it"
+    if not (snapshot.timeline and then.timeline):
+        return "a standby did not say which timeline it follows (it receives nothing, or the login lacks pg_read_all_stats)"
     if xmax - then.xmin >= MOST_TRANSACTIONS:
         return f"{xmax - then.xmin:,} transactions have come since"
     if moved := _moved(base.inventory, inventory):

@@ -43,6 +43,8 @@ class Relation(_Record):
     oid: int
     relfilenode: int
     columns: list[str]
+    types: list[str] = Field(default=[], description="the type of each column, qualified; older sets do not say")
+    layout: str = Field(default="", description="what turns stored bytes into rows; empty if that is not the relation's alone")
     rows: int = Field(ge=0)
     digest: str = Field(pattern=r"^[0-9a-f]{32}$", description="sum modulo 2**128 of XXH3-128 of each row's COPY text")
     plain_bytes: int = Field(ge=0)
@@ -162,7 +164,7 @@ class Snapshot(_Record):
     instant: datetime
     xmin: int
     lsn: str
-    timeline: int
+    timeline: int = Field(description="0 where a standby does not say which one it follows")
     system_identifier: str
     standby: bool
 

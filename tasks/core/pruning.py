@@ -10,6 +10,10 @@ from tasks.core.kinds import LEGACY, RULES, Kind
 from tasks.core.manifest import MANIFEST_FILE
 
 EXPIRED_FILE = "expired.json"
+# Beside a manifest: what a look at the data found, and what people say of a set.
+DAMAGED_FILE = "damaged.json"
+PINNED_FILE = "pinned.json"
+MARKS = frozenset({EXPIRED_FILE, MANIFEST_FILE, DAMAGED_FILE, "decoded.json", "drilled.json"})
 HOLD = re.compile(r"hold-[0-9a-f]{4}\.json")
 # What a backup writes into the folder of its set; anything else there is somebody else's.
 WRITTEN = re.compile(r"(data|context)/[^/]+|schema\.dump\.zst|schema\.list|restore\.sh|block-rows\.json\.zst")
@@ -32,6 +36,7 @@ class StoredSet:
     proven: bool = False
     suspect: bool = False
     held: bool = False
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,18 +53,27 @@ def plan(newest_first: Sequence[StoredSet], now: datetime, zone: tzinfo, periods
 
     A set expires when its state is older than its kind's period, and nothing speaks for it: it is not the newest that can be
     restored, nor the newest full, nor the newest full that was decoded or drilled, no differential that is kept needs it, and
-    nobody holds it or labelled it. Nothing expires while the newest set is suspect.
+    nobody holds, pinned or labelled it. Nothing expires while the newest set is suspect.
     """
     alarm = _alarm(newest_first)
     newest = _newest(newest_first)
+    unread = [one.id for one in newest_first if one.kind is Kind.DIFFERENTIAL and one.instant is None]
+    unreadable = max(unread, key=_stamp, default="")
     decided = dict[str, Decision]()
     # Differentials first: what they need follows from which of them are kept.
     for one in sorted(newest_first, key=lambda one: one.kind is Kind.FULL):
         needed = next((other.set.id for other in decided.values() if other.set.base == one.id and not other.expires), None)
         young = _is_young(one, now, zone, periods)
         why = alarm or young or _protection(one, now) or newest.get(one.id) or (f"{needed} needs it" if needed else None)
+        if one.kind is Kind.FULL and _stamp(one.id) < _stamp(unreadable):
+            why = why or f"{unreadable} may need it, and cannot be read: delete that by hand, or mend it"
         decided[one.id] = Decision(one, why is None, why or f"older than {periods[one.kind]}")
     return [decided[one.id] for one in newest_first]
+
+
+def _stamp(set_id: str) -> str:
+    """Return date and time of an id, such that ids of all kinds compare."""
+    return set_id[-20:]
 
 
 def _alarm(newest_first: Sequence[StoredSet]) -> str | None:
@@ -90,7 +104,9 @@ def _is_young(one: StoredSet, now: datetime, zone: tzinfo, periods: Mapping[Kind
 def _protection(one: StoredSet, now: datetime) -> str | None:
     if one.keep_until and one.keep_until > now:
         return f"to be kept until {one.keep_until:%Y-%m-%d %H:%M %Z}"
-    return "a restore is reading it" if one.held else None
+    if one.pinned:
+        return f"{PINNED_FILE} lies in its folder"
+    return "it is being read" if one.held else None
 
 
 def is_written_by_a_backup(path: str) -> bool:
@@ -100,4 +116,4 @@ def is_written_by_a_backup(path: str) -> bool:
 
 def is_ours(path: str, stored: Iterable[str]) -> bool:
     """Say whether an object of an expired set is the set's: its manifest names it, or it is one of the marks beside that."""
-    return path in {*stored, EXPIRED_FILE, MANIFEST_FILE, "decoded.json", "drilled.json"} or HOLD.fullmatch(path) is not None
+    return path in {*stored, *MARKS} or HOLD.fullmatch(path) is not None

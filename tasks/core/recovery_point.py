@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from tasks.core.drills import recovery_point_age
-from tasks.core.report import clock, headline, local_time, section, table
+from tasks.core.report import ACCEPT, clock, headline, local_time, section, table
 
 # Clocks of the database's server and of this machine may differ by as much.
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -29,7 +30,7 @@ class RecoveryPoint:
     """What was seen at an instant: the newest restorable set and the instant of its state; sets that are newer but damaged.
 
     `longest` is how long the longest of the last backups took from its state to its manifest, `every` the time between two
-    looks.
+    looks, `exposed` the most that would have been lost, since the last look, until a newer set was stored.
     """
 
     instant: datetime
@@ -38,6 +39,7 @@ class RecoveryPoint:
     longest: timedelta = LEAST_DURATION
     newest: str | None = None
     taken: datetime | None = None
+    exposed: timedelta = timedelta(0)
     suspect: bool = False
     off_host: bool = True
     damaged: Sequence[str] = field(default_factory=tuple)
@@ -54,10 +56,10 @@ class RecoveryPoint:
 
     @property
     def state(self) -> State:
-        """Whether the objective is kept, and will be until the next look."""
-        if self.age is None or self.age > self.rpo or self._is_of_the_future:
+        """Whether the objective is kept, and still can be when the next look has stored a newer state."""
+        if self.age is None or max(self.age, self.exposed) > self.rpo or self._is_of_the_future:
             return State.MISSED
-        return State.AT_RISK if self.age + self.every > self.rpo else State.KEPT
+        return State.AT_RISK if self.suspect or self.age + self.every + self.longest > self.rpo else State.KEPT
 
     @property
     def _is_of_the_future(self) -> bool:
@@ -69,24 +71,34 @@ def verdict(point: RecoveryPoint) -> str:
     if point.age is None:
         return f"FAIL: no state at all can be restored, of {clock(point.rpo.total_seconds())} that may be lost"
     words = [f"{point.newest}, age {clock(point.age.total_seconds())} of {clock(point.rpo.total_seconds())}"]
-    if point.suspect:
-        words.append("which is SUSPECT")
     if not point.off_host:
         words.append("not off-host")
     if point.damaged:
         words.append(f"{len(point.damaged)} newer or equally new sets are damaged")
     said = ", ".join(words)
+    if point.suspect:
+        return f"FAIL: {said}, is SUSPECT: rows are gone since the last good full; {ACCEPT}"
+    if point.age <= point.rpo < point.exposed:
+        return f"FAIL: {said}: before it was stored, {clock(point.exposed.total_seconds())} would have been lost"
     if point._is_of_the_future:
         return f"FAIL: {said}: its state is of the future; set the clocks of this machine and of the database's server"
     return {
         State.KEPT: f"PASS: {said}",
-        State.AT_RISK: f"FAIL: {said}: it will be exceeded before the next look, and no newer state could be stored",
+        State.AT_RISK: f"FAIL: {said}: it will be exceeded before the next look can store a newer state",
         State.MISSED: f"FAIL: {said}: more would be lost than is promised",
     }[point.state]
 
 
-def report(point: RecoveryPoint, zone: ZoneInfo, done: Sequence[str]) -> str:
-    """Return the report of a look as markdown."""
+def exposure(sets: Sequence[tuple[datetime, datetime]], since: datetime) -> timedelta:
+    """Return the most that would have been lost just before one of the sets was stored, of those stored since an instant.
+
+    Sets are given newest first: the instant of each state, and the instant at which it was stored.
+    """
+    return max((stored - before for (_, stored), (before, _) in pairwise(sets) if stored > since), default=timedelta(0))
+
+
+def report(point: RecoveryPoint, said: str, zone: ZoneInfo) -> str:
+    """Return the report of a look, of which `said` is the verdict, as markdown."""
     facts = [
         ("looked at", local_time(point.instant, zone)),
         ("newest restorable state", local_time(point.taken, zone) if point.taken else "none"),
@@ -97,7 +109,7 @@ def report(point: RecoveryPoint, zone: ZoneInfo, done: Sequence[str]) -> str:
     ]  # fmt: skip
     remedy = ["find out why: the runs of `daily_backup` and `differential_backup`", "then: `differential_backup`, by hand"]
     parts = [
-        headline(verdict(point)), section("What was done", done), section("Sets that cannot be restored", point.damaged),
+        headline(said), section("Sets that cannot be restored", point.damaged),
         table(["what", "value"], facts) + "\n",
         section("What a human still has to do", remedy if point.state is not State.KEPT else [], "Nothing.\n"),
     ]  # fmt: skip

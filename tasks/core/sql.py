@@ -27,9 +27,9 @@ FIXED_SETTINGS = SQL(
 
 SERVER_FACTS = SQL(
     """SELECT (SELECT system_identifier::text FROM pg_control_system()),
-              -- After a promotion the last checkpoint may still be one of the old timeline.
-              (SELECT greatest(timeline_id, CASE WHEN NOT pg_is_in_recovery() THEN
-                 ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END) FROM pg_control_checkpoint()),
+              -- The last checkpoint may still be one of an older timeline, after a promotion and on a standby that follows one.
+              CASE WHEN pg_is_in_recovery() THEN coalesce((SELECT received_tli FROM pg_stat_wal_receiver), 0)
+                   ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,
               current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery()"""
 )
 
@@ -63,7 +63,29 @@ MEMBERS = SQL(
               coalesce(i.inhdetachpending, false) AS detach_pending,
               coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '{}')
-                AS columns
+                AS columns,
+              coalesce((SELECT array_agg(CASE WHEN tn.nspname = 'pg_catalog' THEN format_type(a.atttypid, a.atttypmod)
+                                              ELSE format('%%I.%%I', tn.nspname, t.typname) END ORDER BY a.attnum)
+                        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
+                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), '{}')
+                AS types,
+              -- Columns and attributes by number, dropped ones too, with what rows have that are older than a column. Types that
+              -- are printed as another object's name may change their text with no row touched: such a layout is not known.
+              (WITH RECURSIVE part (type) AS (
+                 SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                 UNION SELECT inner_part.type FROM part p JOIN pg_type t ON t.oid = p.type CROSS JOIN LATERAL (
+                   SELECT unnest(ARRAY[t.typelem, t.typbasetype]) UNION ALL SELECT r.rngsubtype FROM pg_range r
+                   WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+                   UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0
+                     AND NOT a.attisdropped) AS inner_part (type) WHERE inner_part.type <> 0)
+               SELECT CASE WHEN EXISTS (SELECT FROM part p JOIN pg_type t ON t.oid = p.type
+                                        WHERE t.typnamespace = 'pg_catalog'::regnamespace AND t.typname ~ '^(reg|aclitem$)')
+                           THEN '' ELSE
+                (SELECT md5(string_agg(concat_ws(' ', CASE WHEN a.attrelid <> c.oid THEN a.attrelid END, a.attnum, a.atttypid,
+                   a.atttypmod, a.attisdropped, a.attmissingval), ',' ORDER BY a.attrelid, a.attnum))
+                 FROM pg_attribute a WHERE a.attnum > 0 AND a.attrelid IN (
+                   SELECT c.oid UNION SELECT t.typrelid FROM part p JOIN pg_type t ON t.oid = p.type WHERE t.typrelid <> 0)) END)
+                AS layout
        FROM member m JOIN pg_class c ON c.oid = m.oid JOIN pg_namespace n ON n.oid = c.relnamespace
        LEFT JOIN LATERAL (SELECT h.* FROM pg_inherits h WHERE h.inhrelid = c.oid ORDER BY h.inhseqno LIMIT 1) i ON true
        LEFT JOIN pg_class up ON up.oid = i.inhparent LEFT JOIN pg_namespace p ON p.oid = up.relnamespace
@@ -169,8 +191,11 @@ def count_rows_by_block(schema: str, name: str, shift: int, since: int | None) -
 
 
 def _older(since: int) -> Composed:
-    """Say of a row whether a transaction before this one wrote it; sound while fewer than 2**31 have come since."""
-    return SQL("age(xmin) > age({}::xid)").format(Literal(str(since % (1 << 32))))
+    """Say of a row whether a transaction before this one wrote it; sound while fewer than 2**31 have come since.
+
+    A row that was frozen long ago still carries its transaction's number, which may look like one to come.
+    """
+    return SQL("age(xmin) NOT BETWEEN 0 AND age({}::xid)").format(Literal(str(since % (1 << 32))))
 
 
 RELATION_BLOCKS = SQL(

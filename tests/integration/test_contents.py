@@ -20,6 +20,7 @@ from deployments.local import LocalServer
 from flows.backup import list_backups
 from flows.retention import prune_backups
 from tasks import catalogue, runs, sites
+from tasks.core.errors import BadInput
 from tasks.core.kinds import now
 from tests.integration.conftest import OUTBOUND_KEYS, TABLES, World, copy_template, drop_databases
 from tests.oracle import State, capture, statements_of_all
@@ -162,6 +163,7 @@ def test_a_local_copy_restores_by_itself(world: World, monkeypatch: pytest.Monke
     copies.mkdir()
     assert world.backup().startswith("STORED")
     before = world.state()
+    shutil.rmtree(copies / "bc-004")
     assert "differential" in world.differential()
     there = world.store["BACKUP_STORE"]
     world.store["BACKUP_STORE"] = str(copies)
@@ -177,6 +179,20 @@ def test_a_local_copy_restores_by_itself(world: World, monkeypatch: pytest.Monke
         said = world.run(prune_backups, "backup_reader", dry_run=False)
     # The newest is kept there too, and what it needs.
     assert said.count("PRUNED: 0 sets expire") == 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("place", ["", "/below", "/.."])
+def test_a_local_copy_in_the_store_itself_is_refused(world: World, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    world.backup()
+    text = (sites.CONTEXTS / "bc-004" / "context.yaml").read_text(encoding="utf-8")
+    shutil.copytree(sites.CONTEXTS, world.folder / "contexts")
+    monkeypatch.setattr(sites, "CONTEXTS", world.folder / "contexts")
+    copies = f"{world.store_folder}{place}"
+    (sites.CONTEXTS / "bc-004" / "context.yaml").write_text(f"{text}\nlocal_copy: {{folder: {copies}, keep: 3 days}}\n")
+    for flow in (world.backup, lambda: world.run(prune_backups, "backup_reader")):
+        with pytest.raises(BadInput, match="lie in one another"):
+            flow()
 
 
 @pytest.mark.long

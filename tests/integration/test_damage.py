@@ -15,7 +15,7 @@ from tasks import recoveries, runs, sites
 from tasks.core.errors import BadInput, DamagedSet
 from tasks.core.kinds import Kind, SetName, now
 from tasks.recoveries import Recovery
-from tasks.sets import fetch, read_manifest
+from tasks.sets import fetch, find_manifest
 from tasks.store import StoreAddress, open_store
 from tests.integration.conftest import CONTEXT, TwoSets, World, databases, drop_databases
 
@@ -112,7 +112,8 @@ def verify(world: World, set_id: str) -> None:
     name = SetName(CONTEXT, Kind.FULL, set_id)
     staging = world.folder / "verify"
     staging.mkdir()
-    manifest = read_manifest(open_store(address), address, name)
+    manifest = find_manifest(open_store(address), address, name)
+    assert manifest
     for number, stored in enumerate(manifest.objects):
         fetch.fn(address, name, stored, staging / str(number))
 

@@ -12,7 +12,7 @@ import pytest
 
 from deployments import local
 from flows.backup import differential_backup, list_backups
-from flows.watch import verify_backups
+from flows.watch import verify_backups, watch_recovery_point
 from tasks import backups
 from tasks.core.errors import DamagedSet
 from tests.faults import Writer, wait_for
@@ -155,6 +155,84 @@ def test_a_text_of_rows_that_did_not_change_may_be_another(world: World, change:
     assert listed["note"] == f"{full['id']} is no base: {why}"
 
 
+LAID_OUT_ANEW = {
+    "a column made again": ["ALTER TABLE teams DROP COLUMN note", "ALTER TABLE teams ADD COLUMN note text"],
+    "with another default": ["ALTER TABLE teams DROP COLUMN note", "ALTER TABLE teams ADD COLUMN note text DEFAULT 'new'",
+                             "ALTER TABLE teams ALTER COLUMN note DROP DEFAULT"],
+    "an attribute made again": ["ALTER TYPE pair DROP ATTRIBUTE b", "ALTER TYPE pair ADD ATTRIBUTE b text"],
+    "an object renamed": ["ALTER TABLE helper RENAME TO assistant"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [pytest.param(one, marks=() if one == "a column made again" else long) for one in LAID_OUT_ANEW])
+def test_rows_that_no_transaction_touched_may_be_others(world: World, change: str) -> None:
+    column = {"an attribute made again": "note pair", "an object renamed": "note regclass"}.get(change, "note text")
+    value = {"an attribute made again": "'(1,old)'", "an object renamed": "'helper'"}.get(change, "'old'")
+    execute(
+        world, "SET ROLE consulting_owner; CREATE TYPE pair AS (a int, b text); CREATE TABLE helper (id int)",
+        f"ALTER TABLE teams ADD COLUMN {column}", f"UPDATE teams SET note = {value}",
+    )  # fmt: skip
+    world.backup()
+    execute(world, "SET ROLE consulting_owner", *LAID_OUT_ANEW[change])
+    before = world.state()
+    assert differential(world)["kind"] == "differential"
+    stored = {file.name for file in (world.set_folders("differential")[0] / "data").glob("*")}
+    assert stored == {"teams.copy.zst"}
+    if change == "an object renamed":
+        # Whose name it is, is another's table, which has to be there first.
+        return
+    assert world.recover().startswith("PASS")
+    world.assert_recovered(before)
+
+
+@long
+def test_a_standby_that_follows(world: World) -> None:
+    with local.postgres(copy_of=world.source, **SETTINGS) as standby:
+        allow = "host replication all all scram-sha-256\n"
+        hba = world.source.data / "pg_hba.conf"
+        hba.write_text(hba.read_text() + allow)
+        execute(world, "SELECT pg_reload_conf()")
+        login = world.source.environment()
+        address = f"host={login['PGHOST']} port={login['PGPORT']} user={login['PGUSER']} password={login['PGPASSWORD']}"
+        world.backup()
+        with standby.connect() as connection:
+            connection.execute(f"ALTER SYSTEM SET primary_conninfo = '{address}'".encode())
+            connection.execute("SELECT pg_reload_conf()")
+
+        def replayed() -> bool:
+            with world.connect() as source, standby.connect() as connection:
+                (position,) = source.execute("SELECT pg_current_wal_lsn()::text").fetchall()[0]
+                asked = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn AND EXISTS (SELECT FROM pg_stat_wal_receiver)"
+                return bool(connection.execute(asked, [position]).fetchall()[0][0])
+
+        execute(world, "DELETE FROM policy_violations_2025 WHERE ctid = '(3,1)'")
+        wait_for(replayed, SECONDS, "the standby")
+        before = world.state()
+        said = world.run(differential_backup, "backup_reader", standby)
+        assert "differential" in said
+        assert newest(world)["rows"] == sum(rows.count for rows in before.rows.values())
+        assert world.recover().startswith("PASS")
+        world.assert_recovered(before)
+
+
+@long
+def test_a_base_that_expires_meanwhile(world: World) -> None:
+    world.backup()
+    (base,) = world.set_folders()
+    store_schema = backups.store_schema
+
+    def expiring(*arguments: Any) -> Any:
+        assert list(base.glob("hold-*.json"))
+        (base / "manifest.json").rename(base / "expired.json")
+        return store_schema(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DamagedSet, match=f"cannot be restored without its base {base.name}"):
+        patch.setattr(backups, "store_schema", expiring)
+        world.differential()
+    assert [row["state"] for row in world.run(list_backups, "backup_reader")] == ["unfinished", "expired"]
+    assert not list(base.glob("hold-*.json"))
+
+
 @long
 def test_another_database_of_the_same_name(world: World) -> None:
     world.backup()
@@ -229,9 +307,19 @@ def test_a_damaged_object_of_the_base_is_found_when_it_is_read(world: World) -> 
     part.write_bytes(harmed)
     with pytest.raises(DamagedSet, match=r"policy_violations_2024\.copy\.zst is damaged"):
         world.run(verify_backups, "backup_reader")
+    # From then on everybody knows: the base is damaged, and what needs it.
+    listed = [(row["kind"], row["state"]) for row in world.run(list_backups, "backup_reader")]
+    assert listed == [("differential", "damaged"), ("full", "damaged"), ("full", "stored")]
+    assert "2 newer or equally new sets are damaged" in world.run(watch_recovery_point, "backup_reader", refresh=False)
     said = world.recover()
     assert said.startswith("PASS")
     world.assert_recovered(before)
+    assert differential(world)["base"] == world.set_folders()[0].name
+    # Mended, and looked at again, it is what it was.
+    harmed[100] ^= 1
+    part.write_bytes(harmed)
+    assert world.run(verify_backups, "backup_reader", backup=world.set_folders()[1].name).startswith("PASS")
+    assert [row["state"] for row in world.run(list_backups, "backup_reader")] == ["stored", "stored", "decoded", "stored"]
 
 
 @long

@@ -133,7 +133,8 @@ def test_an_expired_set_can_be_made_one_again(old: World) -> None:
         prune(old)
     (expired,) = old.store_folder.rglob("expired.json")
     expired.rename(expired.with_name("manifest.json"))
-    with later(days=6):
+    (expired.parent / "pinned.json").touch()
+    with later(days=9):
         prune(old)
     assert states(old)["differential 1"] == "stored"
     assert old.run(verify_backups, "backup_reader", backup=expired.parent.name).startswith("PASS")
@@ -179,6 +180,20 @@ def test_nothing_goes_while_the_newest_is_suspect(world: World) -> None:
     world.backup(accept_losses=True)
     with later(days=400):
         assert prune(world).startswith("PRUNED: 3 sets expire")
+
+
+@pytest.mark.long
+def test_a_set_that_expires_while_it_is_listed(old: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = FolderStore.list
+    gone = old.set_folders("differential")[0] / "manifest.json"
+
+    def expiring(store: FolderStore, prefix: str) -> Iterator[Any]:
+        objects = list(listing(store, prefix))
+        gone.unlink(missing_ok=True)
+        return iter(objects)
+
+    monkeypatch.setattr(FolderStore, "list", expiring)
+    assert sorted(states(old)) == ["differential 2", "full 0", "full 1"]
 
 
 class Death(BaseException):
@@ -325,6 +340,33 @@ def test_what_died_unfinished_is_swept(s3_world: World, s3: LocalS3) -> None:
     assert before - set(keys(s3_world, s3)) == {f"{ours}/data/teams.copy.zst", f"{ours}/schema.list"}
     left = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
     assert {one["Key"] for one in left} & set(uploads) == set(uploads[1:])
+
+
+@pytest.mark.long
+def test_a_lock_that_came_after_a_set_expired(locking: World, s3: LocalS3) -> None:
+    locking.backup()
+    locking.backup()
+    with later(days=40):
+        assert prune(locking).startswith("PRUNED: 1 sets expire")
+    before = keys(locking, s3)
+    locked = next(key for key in before if key.endswith("teams.copy.zst"))
+    client_of(s3).put_object_legal_hold(Bucket=bucket_of(locking), Key=locked, LegalHold={"Status": "ON"})
+    with later(days=45):
+        assert ", 0 are deleted" in prune(locking)
+    assert keys(locking, s3) == before
+
+
+@pytest.mark.long
+def test_a_clock_that_is_wrong_prunes_nothing(s3_world: World, s3: LocalS3) -> None:
+    s3_world.backup()
+    before = keys(s3_world, s3)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(OperationError, match=r"the clock of this machine says .*set the wrong"),
+    ):
+        patch.setattr(prunings, "now", lambda: now() + timedelta(minutes=6))
+        prune(s3_world)
+    assert keys(s3_world, s3) == before
 
 
 @pytest.mark.long

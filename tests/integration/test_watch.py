@@ -38,7 +38,7 @@ def test_a_differential_is_taken_in_time(world: World) -> None:
     assert kinds(world) == ["full"]
     said = watch(world, 3.6)
     assert said.startswith("PASS: bc-004_differential_")
-    assert said.endswith(", not off-host")
+    assert ", not off-host; a differential was due: STORED: bc-004_differential_" in said
     assert kinds(world) == ["differential", "full"]
     assert watch(world, 3.4, every_minutes=5).startswith("PASS: bc-004_differential_")
     assert kinds(world) == ["differential", "full"]
@@ -71,3 +71,33 @@ def test_a_base_that_is_gone_is_noticed(world: World) -> None:
 @pytest.mark.long
 def test_an_empty_store_is_filled(world: World) -> None:
     assert watch(world).startswith("PASS: bc-004_full_")
+
+
+@pytest.mark.long
+def test_a_suspect_state_is_red(world: World) -> None:
+    world.backup()
+    with world.connect() as connection:
+        connection.execute("TRUNCATE policy_scopes")
+    with pytest.raises(OperationError, match=r"FAIL: .* is SUSPECT: .*; a differential was due, and failed: SUSPECT"):
+        watch(world, 3.6)
+
+
+@pytest.mark.long
+def test_what_was_known_at_an_instant_of_the_past(world: World) -> None:
+    world.backup()
+    between = now()
+    world.differential()
+    said = str(world.run(watch_recovery_point, "backup_reader", as_of=between.isoformat()))
+    assert said.startswith("PASS: bc-004_full_")
+    with pytest.raises(OperationError, match="FAIL: no state at all can be restored"):
+        world.run(watch_recovery_point, "backup_reader", as_of="2001-01-01")
+    # Of what is past nothing can be made good.
+    assert kinds(world) == ["differential", "full"]
+
+
+@pytest.mark.long
+def test_a_store_that_cannot_be_asked_is_told(world: World) -> None:
+    world.store["BACKUP_STORE"] = str(world.folder / "absent")
+    with pytest.raises(OperationError, match="no such folder"):
+        watch(world)
+    wait_for(lambda: [one for one in events(world) if one["event"] == "recovery-point.unknown"], SECONDS, "the event")

@@ -33,8 +33,8 @@ def stored(path: str, size: int = 10) -> StoredObject:
 
 def relation(name: str = "teams", rows: int = 3, **changes: Any) -> Relation:
     given: dict[str, Any] = {
-        "schema": "public", "name": name, "oid": 16400, "relfilenode": 16400, "columns": ["id", "氏名"], "rows": rows,
-        "digest": "0f" * 16, "plain_bytes": 2000, "seconds": 0.5, "parts": [stored(f"data/{name}.copy.zst", 1500)],
+        "schema": "public", "name": name, "oid": 16400, "relfilenode": 16400, "columns": ["id", "氏名"], "layout": "a layout",
+        "rows": rows, "digest": "0f" * 16, "plain_bytes": 2000, "seconds": 0.5, "parts": [stored(f"data/{name}.copy.zst", 1500)],
     }  # fmt: skip
     return Relation(**given | changes)
 

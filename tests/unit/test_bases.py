@@ -34,6 +34,11 @@ def test_a_base_that_fits() -> None:
         ({"timeline": 2}, "it is of another timeline"),
         ({"database": 2}, "it is of another database"),
         ({"lsn": "0/FFF"}, "this server is behind it"),
+        ({"timeline": 0, "lsn": "0/FFF"}, "this server is behind it"),
+        (
+            {"timeline": 0},
+            "a standby did not say which timeline it follows (it receives nothing, or the login lacks pg_read_all_stats)",
+        ),
         ({"xmin": 699}, "this server is behind it"),
         ({"xmax": 700 + MOST_TRANSACTIONS}, "1,073,741,824 transactions have come since"),
         ({"inventory": [TABLE.model_copy(update={"columns": "id text"})]}, "table public.teams is not as it was"),
@@ -51,10 +56,19 @@ def test_tables_may_come_and_go() -> None:
 
 @pytest.mark.parametrize(
     ("now", "has"),
-    [({}, True), ({"oid": 1}, False), ({"relfilenode": 1}, False), ({"name": "public.other"}, False), ({"columns": ["id"]}, False)],
-)
+    [
+        ({}, True), ({"oid": 1}, False), ({"relfilenode": 1}, False), ({"name": "public.other"}, False),
+        ({"columns": ["id"]}, False), ({"layout": "another"}, False), ({"layout": ""}, False),
+    ],
+)  # fmt: skip
 def test_a_relation_of_the_base(now: dict[str, Any], has: bool) -> None:
     base = Base(BASE, {"public.teams": BlockRows.of(0, [3])})
-    found = base.part_of(**{"oid": 16400, "relfilenode": 16400, "name": "public.teams", "columns": ["id", "氏名"]} | now)
-    assert (found is not None) == has
-    assert Base(BASE, {}).part_of(16400, 16400, "public.teams", ["id", "氏名"]) is None
+    asked = {"oid": 16400, "relfilenode": 16400, "name": "public.teams", "columns": ["id", "氏名"], "layout": "a layout"}
+    assert (base.part_of(**asked | now) is not None) == has
+    assert Base(BASE, {}).part_of(**asked) is None
+
+
+def test_layouts_that_nobody_knows_are_not_the_same() -> None:
+    older = BASE.model_copy(update={"relations": [one.model_copy(update={"layout": ""}) for one in BASE.relations]})
+    base = Base(older, {"public.teams": BlockRows.of(0, [3])})
+    assert base.part_of(16400, 16400, "public.teams", ["id", "氏名"], "") is None

@@ -47,7 +47,7 @@ def test_a_period_ends_on_the_calendar() -> None:
         ([one("a", 90, Kind.DIFFERENTIAL, base="b", restorable=True)], "it is the newest state that can be restored"),
         ([one("c", 1, proven=True), one("b", 5, Kind.DIFFERENTIAL, base="a"), one("a", 90)], "b needs it"),
         ([one("b", 1, suspect=True), one("a", 90)], "the newest set b is suspect: nothing is pruned"),
-        ([one("b", 1, proven=True), one("a", 90, held=True)], "a restore is reading it"),
+        ([one("b", 1, proven=True), one("a", 90, held=True)], "it is being read"),
         ([one("b", 1, proven=True), one("a", 90, keep_until=NOW + timedelta(days=1))], "to be kept until 2026-01-01 02:00 UTC"),
         ([one("b", 1, proven=True), StoredSet("a", Kind.FULL, None)], "its manifest cannot be read: nobody knows what it is"),
     ],
@@ -69,7 +69,7 @@ SETS = st.lists(
         instant=st.none() | st.integers(0, 100).map(lambda days: NOW - timedelta(days=days, hours=1)),
         keep_until=st.none() | st.sampled_from([NOW - timedelta(days=3), NOW + timedelta(days=3)]),
         restorable=st.booleans(), proven=st.booleans(), suspect=st.booleans(),
-        held=st.booleans(),
+        held=st.booleans(), pinned=st.booleans(),
     ),
     max_size=14,
 )  # fmt: skip
@@ -96,10 +96,13 @@ def test_properties(sets: list[StoredSet], data: st.DataObject, calm: float) -> 
     protected = [*whole[:1], *whole_fulls[:1], *[one for one in whole_fulls if one.proven][:1]]
     assert not [one for one in protected if one in gone]
     assert not {one.base for one in kept} & {one.id for one in gone}
+    unread = [one for one in sets if one.kind is Kind.DIFFERENTIAL and one.instant is None]
     for one in gone:
         assert one.instant
         assert one.instant < before(NOW, PERIODS[one.kind], ZONE)
         assert not one.held
+        assert not one.pinned
+        assert not [other for other in unread if one.kind is Kind.FULL and other.id[-20:] > one.id[-20:]]
         assert not (one.keep_until and one.keep_until > NOW)
     newest = next((one for one in sets if one.instant), None)
     if newest and newest.suspect:
@@ -109,7 +112,9 @@ def test_properties(sets: list[StoredSet], data: st.DataObject, calm: float) -> 
         spoken_for = {one.id for one in protected} | {one.base for one in kept}
         for one in kept:
             old = one.instant and one.instant < before(NOW, PERIODS[one.kind], ZONE)
-            assert not old or one.held or one.id in spoken_for or (one.keep_until and one.keep_until > NOW)
+            needed = one.kind is Kind.FULL and any(other.id[-20:] > one.id[-20:] for other in unread)
+            said = one.held or one.pinned or one.id in spoken_for or needed or (one.keep_until and one.keep_until > NOW)
+            assert not old or said
     # Planned again after it was done, there is nothing more to do.
     assert [one.id for one in kept] == [decision.set.id for decision in plan(kept, NOW, ZONE, PERIODS) if not decision.expires]
 
@@ -122,6 +127,7 @@ def test_kinds_without_a_period_are_kept() -> None:
 @pytest.mark.parametrize(
     ("path", "ours"),
     [("data/teams.copy.zst", True), ("expired.json", True), ("hold-0a1f.json", True), ("drilled.json", True),
+     ("damaged.json", True), ("pinned.json", False),
      ("data/other.copy.zst", False), ("bc-004_full_20251103.dump.gz", False), ("notes.txt", False)],
 )  # fmt: skip
 def test_what_belongs_to_a_set(path: str, ours: bool) -> None:

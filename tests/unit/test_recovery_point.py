@@ -8,10 +8,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.core.recovery_point import RecoveryPoint, State, report, verdict
+from tasks.core.recovery_point import RecoveryPoint, State, exposure, report, verdict
 
 MIDNIGHT = datetime(2025, 11, 3, tzinfo=UTC)
 RPO, EVERY = timedelta(hours=4), timedelta(minutes=15)
@@ -58,7 +58,10 @@ class Day:
 
     def _look(self, minute: int) -> RecoveryPoint:
         at, taken = (MIDNIGHT + timedelta(minutes=one) for one in (minute, self.newest(minute)))
-        return RecoveryPoint(at, RPO, EVERY, timedelta(minutes=self.duration), "a set", taken)
+        known = sorted((one for one in self.stored if one[1] <= minute), reverse=True)
+        sets = [(MIDNIGHT + timedelta(minutes=state), MIDNIGHT + timedelta(minutes=ended)) for state, ended in known]
+        exposed = exposure(sets, at - EVERY)
+        return RecoveryPoint(at, RPO, EVERY, timedelta(minutes=self.duration), "a set", taken, exposed)
 
     def unseen(self, hours: int = 24) -> list[int]:
         """Return the minutes at which more would have been lost than is promised, though the last run before was green."""
@@ -89,6 +92,9 @@ def test_a_day_in_which_nothing_works_for_a_while() -> None:
     assert day.runs[-1][1]
 
 
+# Backups fail until a minute at which one would be stored too late by minutes.
+@example(set(), [(205, 31)], 5, 0)
+@example(set(), [(205, 31)], 5, 14)
 @given(
     st.sets(st.integers(0, 24 * 60 - 1), max_size=40),
     st.lists(st.tuples(st.integers(0, 1400), st.integers(1, 400)), max_size=3),
@@ -120,12 +126,19 @@ def test_one_failure_of_the_watch_is_made_good_by_the_next(duration: int, offset
         (point(timedelta(hours=4, seconds=1)), "FAIL: .*: more would be lost than is promised"),
         (point(None), "FAIL: no state at all can be restored, of 4:00:00 that may be lost"),
         (point(-timedelta(hours=1)), "FAIL: .*: its state is of the future; set the clocks"),
-        (point(timedelta(hours=1), suspect=True), "PASS: .*, which is SUSPECT"),
+        (point(timedelta(hours=3, minutes=44)), "PASS: .*"),
+        (point(timedelta(hours=3, minutes=44, seconds=58)), "FAIL: .*: it will be exceeded before the next look"),
+        (point(timedelta(hours=1), suspect=True), "FAIL: .*, is SUSPECT: rows are gone"),
+        (
+            point(timedelta(hours=1), exposed=timedelta(hours=4, seconds=1)),
+            "FAIL: .*: before it was stored, 4:00:01 would",
+        ),
+        (point(timedelta(hours=1), exposed=timedelta(hours=4)), "PASS: .*"),
         (point(timedelta(hours=1), off_host=False), "PASS: .*, not off-host"),
         (point(timedelta(hours=1), damaged=["x"]), "PASS: .*, 1 newer or equally new sets are damaged"),
     ],
 )
 def test_verdicts(seen: RecoveryPoint, said: str) -> None:
     assert re.match(said, verdict(seen))
-    text = report(seen, ZoneInfo("Asia/Tokyo"), [])
+    text = report(seen, verdict(seen), ZoneInfo("Asia/Tokyo"))
     assert ("Nothing." in text) == verdict(seen).startswith("PASS")
