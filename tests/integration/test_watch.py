@@ -17,9 +17,9 @@ from tests.integration.moments import SECONDS
 
 
 def watch(world: World, hours: float = 0.0, **parameters: Any) -> str:
-    """Run the watch as if it were so many hours later."""
-    as_of = (now() + timedelta(hours=hours)).isoformat()
-    return str(world.run(watch_recovery_point, "backup_reader", as_of=as_of, **parameters))
+    """Run the watch, or as if it were so many hours later."""
+    as_of = {"as_of": (now() + timedelta(hours=hours)).isoformat()} if hours else {}
+    return str(world.run(watch_recovery_point, "backup_reader", **as_of, **parameters))
 
 
 def kinds(world: World) -> list[object]:
