@@ -57,7 +57,7 @@ CHANGES: dict[str, list[str]] = {
     "checkpoint": ["CHECKPOINT"],
     "new leaf": [
         "CREATE TABLE IF NOT EXISTS policy_violations_{new} PARTITION OF policy_violations "
-        "FOR VALUES FROM ('{new}-01-01') TO ('{new}-12-31')",
+        "FOR VALUES FROM ('{new}-01-01') TO ('{new}-12-31')", "ALTER TABLE policy_violations_{new} OWNER TO consulting_owner",
         "INSERT INTO policy_violations_{new} SELECT (jsonb_populate_record(v, jsonb_build_object('detected_at', "
         "timestamp '{new}-05-05' + random() * interval '90 days'))).* FROM {leaf} v WHERE random() < {share}",
     ],
@@ -122,8 +122,8 @@ class Storm:
         for session in self._open:
             session.execute(self._ending())
             session.close()
-        with self._connect() as connection:
-            for name in self._prepared:
+        for name in self._prepared:
+            with self._connect() as connection:
                 connection.execute(f"{self._ending()} PREPARED '{name}'".encode())
         self._open, self._prepared = [], []
 
