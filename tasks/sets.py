@@ -219,7 +219,7 @@ def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[st
             return None
     except (DamagedSet, ColdObject) as error:
         return ListedSet(name, None, "damaged", storage_class, str(error), held=_held(objects), pinned=PINNED_FILE in objects)
-    damage = _damage(manifest, objects)
+    damage = _found_before(store, name, objects) or _damage(manifest, objects)
     found = "suspect" if manifest.losses else next((state for state in STATES if f"{state}.json" in objects), "stored")
     state = "damaged" if damage else found
     verified = max((objects[f"{mark}.json"].modified for mark in STATES if f"{mark}.json" in objects), default=None)
@@ -239,10 +239,19 @@ def _with_bases(sets: list[ListedSet]) -> list[ListedSet]:
     return [with_base(one) for one in sets]
 
 
+def _found_before(store: Store, name: SetName, objects: dict[str, ObjectInfo]) -> str | None:
+    """Return what an earlier look at the data of a set found to be damaged."""
+    if DAMAGED_FILE not in objects:
+        return None
+    try:
+        found = json.loads(store.read(f"{name.folder}/{DAMAGED_FILE}"))["found"]
+    except (OperationError, ValueError, KeyError, TypeError):
+        found = f"its data, see {DAMAGED_FILE}"
+    return f"damaged, as was found at {objects[DAMAGED_FILE].modified:%Y-%m-%d %H:%M %Z}: {found}; verify_backups looks again"
+
+
 def _damage(manifest: Manifest, objects: dict[str, ObjectInfo]) -> str | None:
     """Return what a listing alone shows to be wrong: an object that is absent or has another size."""
-    if seen := objects.get(DAMAGED_FILE):
-        return f"its data were found damaged at {seen.modified:%Y-%m-%d %H:%M %Z}, see {DAMAGED_FILE}; verify_backups looks again"
     for stored in manifest.objects:
         found = objects.get(stored.path)
         if found is None:

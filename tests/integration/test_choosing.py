@@ -86,7 +86,7 @@ def test_a_damaged_set_does_not_keep_others_from_being_verified(stored: World, t
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(DamagedSet, match=rf"^FAIL: 1 sets decoded, 1 damaged: .*{two_sets.older}/data/teams.copy.zst is damaged"):
         stored.run(verify_backups, "backup_reader", fraction=1)
-    assert states(stored) == {two_sets.older: "stored", two_sets.newer: "decoded"}
+    assert states(stored) == {two_sets.older: "damaged", two_sets.newer: "decoded"}
 
 
 def test_damaged_sets_do_not_use_up_the_share(stored: World, two_sets: TwoSets) -> None:
