@@ -81,8 +81,8 @@ MEMBERS = SQL(
                SELECT CASE WHEN EXISTS (SELECT FROM part p JOIN pg_type t ON t.oid = p.type
                                         WHERE t.typnamespace = 'pg_catalog'::regnamespace AND t.typname ~ '^(reg|aclitem$)')
                            THEN '' ELSE
-                (SELECT md5(coalesce(string_agg(concat_ws(' ', CASE WHEN a.attrelid <> c.oid THEN a.attrelid END, a.attnum, a.atttypid,
-                   a.atttypmod, a.attisdropped, a.attmissingval), ',' ORDER BY a.attrelid, a.attnum), ''))
+                (SELECT md5(coalesce(string_agg(concat_ws(' ', CASE WHEN a.attrelid <> c.oid THEN a.attrelid END, a.attnum,
+                   a.atttypid, a.atttypmod, a.attisdropped, a.attmissingval), ',' ORDER BY a.attrelid, a.attnum), ''))
                  FROM pg_attribute a WHERE a.attnum > 0 AND a.attrelid IN (
                    SELECT c.oid UNION SELECT t.typrelid FROM part p JOIN pg_type t ON t.oid = p.type WHERE t.typrelid <> 0)) END)
                 AS layout
