@@ -510,7 +510,7 @@ def test_a_staging_folder_that_fills_up_on_the_way(world: World) -> None:
             world.backup()
         assert list(disk.iterdir()) == []
     said = str(error.value)
-    assert "public.policy_scopes" in said and "No space left on device" in said
+    assert "reading public." in said and "No space left on device" in said
     assert "free some space, or set BACKUP_STAGING to a larger disk" in said
     assert not list(world.store_folder.rglob("manifest.json"))
     wait_for(lambda: not advisory_locks(world.source), 5, "the lock to be given back")

@@ -553,6 +553,7 @@ def test_a_check_that_cannot_be_run_fails_the_run_after_it_was_published(today: 
     assert published(today)[1:] == ({"slow"}, set())
 
 
+@pytest.mark.long
 def test_a_store_that_does_not_answer_fails_the_run_after_it_was_published(today: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "list_sets", checks.list_sets.with_options(retries=0))
     today.store = {

@@ -321,14 +321,10 @@ def flow_itself(started: Started) -> int:
     return int((Path("/proc") / str(server) / "stat").read_text().rpartition(")")[2].split()[1])
 
 
+@long
 @pytest.mark.parametrize(
     ("victim", "number"),
-    [
-        pytest.param(command, signal.SIGKILL, marks=long),
-        pytest.param(flow_itself, signal.SIGKILL),
-        pytest.param(command, signal.SIGINT, marks=long),
-        pytest.param(command, signal.SIGTERM, marks=long),
-    ],
+    [(command, signal.SIGKILL), (flow_itself, signal.SIGKILL), (command, signal.SIGINT), (command, signal.SIGTERM)],
     ids=["command-KILL", "flow-KILL", "command-INT", "command-TERM"],
 )
 def test_server_that_a_flow_brought_ends_with_it(held: Gates, victim: Callable[[Started], int], number: signal.Signals) -> None:

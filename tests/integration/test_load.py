@@ -139,7 +139,7 @@ def held(s3_world: World) -> Iterator[Gates]:
 
 
 MOMENTS = ["before the lock", "while locking", "before the dump", "after the dump", "after the snapshot"]
-QUICK = {("before the lock", "truncate"), ("after the snapshot", "rewrite")}
+QUICK = {("after the snapshot", "rewrite")}
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,10 @@ def assert_kept_for_inspection(world: World) -> None:
     assert databases(world.target) == left | {DATABASE}
 
 
-@pytest.mark.parametrize(("relation", "changes"), [("teams", {"rows": 51}), ("governance_rules", {"digest": "0" * 32})])
+@pytest.mark.parametrize(
+    ("relation", "changes"),
+    [pytest.param("teams", {"rows": 51}, marks=pytest.mark.long), ("governance_rules", {"digest": "0" * 32})],
+)
 def test_a_recovery_that_differs_fails_and_says_so(world: World, relation: str, changes: dict[str, object]) -> None:
     world.backup()
     rewrite_manifest(world, relation, **changes)
@@ -48,6 +51,7 @@ def test_a_recovery_that_differs_fails_and_says_so(world: World, relation: str, 
     assert_kept_for_inspection(world)
 
 
+@pytest.mark.long
 def test_what_was_proven_is_not_thrown_away_by_a_rename(world: World) -> None:
     world.backup()
     proven = recoveries.compare_with_manifest
@@ -72,6 +76,7 @@ def test_what_was_proven_is_not_thrown_away_by_a_rename(world: World) -> None:
     world.assert_recovered(before)
 
 
+@pytest.mark.long
 def test_a_database_that_was_renamed_by_hand_is_never_swept(world: World) -> None:
     world.backup()
     world.target.create_database("rescued", "consulting_owner")
@@ -84,6 +89,7 @@ def test_a_database_that_was_renamed_by_hand_is_never_swept(world: World) -> Non
     assert databases(world.target) == {DATABASE, "rescued"}
 
 
+@pytest.mark.long
 def test_verification_is_not_content_with_an_older_set(world: World) -> None:
     from flows.watch import verify_backups
 
@@ -117,6 +123,7 @@ def test_helpers_are_found_however_they_are_spelled(world: World) -> None:
         connection.execute("UPDATE teams SET purpose = 'note'")
 
 
+@pytest.mark.long
 def test_what_belongs_to_a_superuser_is_warned_of_and_refused_to_others(world: World) -> None:
     with world.connect() as connection:
         connection.execute("ALTER TABLE governance_rules OWNER TO postgres")

@@ -117,6 +117,7 @@ def test_an_alarm_to_nobody(bare: World) -> None:
         registered(bare, notify="slack-webhook/nobody")
 
 
+@pytest.mark.long
 def test_what_the_environment_names_comes_before_the_blocks(bare: World) -> None:
     registered(bare)
     bare.backup()
@@ -131,6 +132,7 @@ def test_blocks_show_no_password(bare: World) -> None:
     assert bare.source.password not in shown
 
 
+@pytest.mark.long
 def test_restore_beside_the_live_database(bare: World) -> None:
     before = bare.state()
     bare.backup()
