@@ -63,11 +63,14 @@ class Source:
     pg_dump: Program
     pg_restore: Program
     sizes: dict[int, int]
+    unreadable: tuple[tuple[str, str], ...] = ()
 
 
 @task(cache_policy=NO_CACHE)
-def check_source(site: Site, run: Run) -> Source:
+def check_source(site: Site, run: Run, *, read_others: bool = True) -> Source:
     """Find out, before anything is touched, whether the whole context can be read and stored.
+
+    Without `read_others`, tables of other contexts that the login may not read are left out of the schema's dump.
 
     Raises:
         BadInput: the database, a table, a privilege, a program, the store or disk space is missing; all that is
@@ -78,7 +81,7 @@ def check_source(site: Site, run: Run) -> Source:
     with patient(), connect(site.server, site.database, run.title) as connection:
         connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
         members = catalogue.read_members(connection, site.context)
-        _require_readable(connection, members)
+        unreadable = _require_readable(connection, members, read_others=read_others)
         system_identifier, _, server, number, _ = _server_facts(connection)
         sizes = dict(connection.execute(sql.RELATION_BYTES, {"oids": members.oids}).fetchall())
     pg_dump = find_program("pg_dump", number // 10000)
@@ -87,7 +90,7 @@ def check_source(site: Site, run: Run) -> Source:
     require_space(run, sum(sorted(sizes.values())[-2:]) // 2 + (16 << 20))
     # The last check, because the first backup of all leaves its mark in the store.
     require_owner(site.store, site.context.name, system_identifier)
-    return Source(system_identifier, server, number // 10000, pg_dump, pg_restore, sizes)
+    return Source(system_identifier, server, number // 10000, pg_dump, pg_restore, sizes, tuple(unreadable))
 
 
 def _server_facts(connection: Connection) -> tuple[str, int, str, int, bool]:
@@ -101,10 +104,13 @@ def _server_facts(connection: Connection) -> tuple[str, int, str, int, bool]:
     return facts
 
 
-def _require_readable(connection: Connection, members: Members) -> None:
-    oids = {"oids": members.oids}
+def _require_readable(connection: Connection, members: Members, *, read_others: bool) -> list[tuple[str, str]]:
+    """Make sure that the login may read what has to be read; return the tables of others that it may not."""
+    own, oids = set(members.chosen_by_class["pg_class"]), {"oids": members.oids}
     login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
-    if unreadable := connection.execute(sql.UNREADABLE, {"sequences": members.chosen_by_class["pg_class"]}).fetchall():
+    found = connection.execute(sql.UNREADABLE, {"sequences": members.chosen_by_class["pg_class"]}).fetchall()
+    spared = [] if read_others else [(schema, name) for *_, oid, schema, name in found if oid not in own]
+    if unreadable := [row[:4] for row in found if read_others or row[4] in own]:
         grants = {f"USAGE ON SCHEMA {schema}" for schema, may_use, _, _ in unreadable if not may_use}
         tables = ", ".join(table for _, _, table, may_select in unreadable if not may_select)
         remedy = " ".join(f'GRANT {one} TO "{login}";' for one in [*sorted(grants), *([f"SELECT ON {tables}"] if tables else [])])
@@ -116,6 +122,7 @@ def _require_readable(connection: Connection, members: Members) -> None:
         raise BadInput(
             f'row-level security would hide rows of {", ".join(hidden)} from role "{login}"; run: ALTER ROLE "{login}" BYPASSRLS'
         )
+    return spared
 
 
 @dataclass(frozen=True)
@@ -151,26 +158,30 @@ def find_base(site: Site, run: Run) -> Base | None:
     return Base(manifest, parse_block_rows(unpack(file).read_bytes(), f"{stored.path} of {manifest.id}"))
 
 
-def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | None = None) -> Manifest:
-    """Take a full of the context under one snapshot, or a differential if there is a base that fits, and commit it.
+def take_set(
+    site: Site, run: Run, source: Source, why: Occasion, base: Base | None = None, kind: Kind = Kind.FULL
+) -> Manifest:  # fmt: skip
+    """Take a set of the context under one snapshot, a differential if there is a base that fits, and commit it.
 
     It starts over when the schema moved meanwhile.
 
     Raises:
         MovedSnapshot: it moved at every try; nothing is listed.
     """
-    trusted = None if why.accept_losses else newest_trusted(site.store, site.context.name)
+    trusted = None if why.accept_losses or kind is Kind.SAFETY else newest_trusted(site.store, site.context.name)
     with hold(site.store, run, [name_of(base.manifest)] if base else []):
-        return _try_to_take(site, run, source, why, base, trusted)
+        return _try_to_take(site, run, source, why, base, trusted, kind)
 
 
-def _try_to_take(site: Site, run: Run, source: Source, why: Occasion, base: Base | None, trusted: Manifest | None) -> Manifest:
+def _try_to_take(
+    site: Site, run: Run, source: Source, why: Occasion, base: Base | None, trusted: Manifest | None, otherwise: Kind
+) -> Manifest:  # fmt: skip
     for attempt in range(1, SNAPSHOT_TRIES + 1):
         try:
-            with take_snapshot(site, run, source.pg_dump) as snapshot:
+            with take_snapshot(site, run, source.pg_dump, source.unreadable) as snapshot:
                 unfit = base and _misfit(base, source, snapshot)
                 fitting = None if unfit else base
-                kind = Kind.DIFFERENTIAL if fitting else Kind.FULL
+                kind = Kind.DIFFERENTIAL if fitting else otherwise
                 name = SetName(
                     site.context.name, kind, new_set_id(site.context.name, kind, snapshot.instant, site.context.zone, run.id)
                 )
@@ -238,7 +249,7 @@ def store_relations(
     encoding = encoding_of(snapshot.coordinator)
     calls = [
         (
-            site, run, name, member, _job(site, run, member, snapshot, encoding, count_blocks=base is None),
+            site, run, name, member, _job(site, run, member, snapshot, encoding, count_blocks=name.kind is Kind.FULL),
             source.sizes.get(member.oid, 1 << 40),
             base and base.part_of(member.oid, member.relfilenode, member.qualified, member.columns, member.layout),
         )
@@ -357,20 +368,23 @@ def store_schema(
 
 
 def _snapshot_facts(source: Source, snapshot: Snapshot) -> SnapshotFacts:
-    """Return when and where the snapshot was taken, as the session says that holds it: another server may answer by now.
+    return snapshot_facts(snapshot.coordinator, source, snapshot.instant, snapshot.xmin, snapshot.lsn)
+
+
+def snapshot_facts(connection: Connection, source: Source, instant: datetime, xmin: int, lsn: str) -> SnapshotFacts:
+    """Return when and where a snapshot was taken, as the session says that took it: another server may answer by now.
 
     Raises:
         OperationError: another cluster does.
     """
-    system_identifier, timeline, _, _, standby = _server_facts(snapshot.coordinator)
+    system_identifier, timeline, _, _, standby = _server_facts(connection)
     if system_identifier != source.system_identifier:
         raise OperationError(
             f"another cluster answers now (system identifier {system_identifier}, before it was {source.system_identifier}); "
             "find out why its address moved, and run again"
         )
     return SnapshotFacts(
-        instant=snapshot.instant, xmin=snapshot.xmin, lsn=snapshot.lsn, timeline=timeline,
-        system_identifier=system_identifier, standby=standby,
+        instant=instant, xmin=xmin, lsn=lsn, timeline=timeline, system_identifier=system_identifier, standby=standby,
     )  # fmt: skip
 
 

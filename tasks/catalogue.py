@@ -106,6 +106,14 @@ def read_members(connection: Connection, context: Context) -> Members:
     return Members(relations, views, choice, classes)
 
 
+def present(connection: Connection, context: Context) -> Context:
+    """Return the context as far as the database has it: of what somebody dropped, nothing can be read."""
+    asked = {"schema": context.namespace, "names": [*context.tables, *context.views]}
+    gone = {row[0] for row in connection.execute(sql.MISSING_RELATIONS, asked)}
+    there = {what: [name for name in getattr(context, what) if name not in gone] for what in ("tables", "views")}
+    return context.model_copy(update=there)
+
+
 def _require_whole(connection: Connection, context: Context, relations: Iterable[Member], choice: Choice) -> None:
     if odd := [relation.qualified for relation in relations if relation.kind not in ("r", "p")]:
         raise BadInput(f"{', '.join(odd)}: foreign tables cannot be backed up; take them out of the context")

@@ -4,7 +4,7 @@ Others may live in it, so all of it is one transaction of one session: either ev
 nothing happened. Slower than a database of our own, which is filled by several sessions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -45,7 +45,7 @@ def restore_into_existing(recovery: Recovery, server: Server, run: Run) -> None:
         OperationError: an object cannot be created or rows cannot be loaded.
     """
     manifest, target = recovery.manifest, recovery.chosen
-    pg_restore = find_pg_restore(manifest, target)
+    pg_restore = find_pg_restore(manifest, target.server_major)
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         create_roles(connection, manifest, target)
     try:
@@ -80,12 +80,12 @@ def _fill(connection: Connection, recovery: Recovery, run: Run, pg_restore: Prog
     with phases.phase("schema before data"):
         connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
         had_tables = _lock_empty(connection, context)
-        _create_missing(connection, *read_chunks(run, pg_restore, "pre-data", archive, listing), made)
+        create_missing(connection, *read_chunks(run, pg_restore, "pre-data", archive, listing), made)
     with phases.phase("data"), _unguarded(connection, context, dropped, with_outbound_keys=with_outbound_keys):
         _load(connection, recovery)
     with phases.phase("indexes, keys, triggers"):
         connection.execute(sql.SORT_IN_MEMORY)
-        _create_missing(connection, *read_chunks(run, pg_restore, "post-data", archive, listing), made)
+        create_missing(connection, *read_chunks(run, pg_restore, "post-data", archive, listing), made)
         within, outbound = _keys_to_make(manifest, dropped)
         recovery.keys = make_keys(connection, within, LOCK_WAIT_SECONDS)
     with phases.phase("statistics and views"):
@@ -122,12 +122,14 @@ def _lock_empty(connection: Connection, context: Context) -> bool:
     return bool(there)
 
 
-def _create_missing(connection: Connection, settings: bytes, chunks: list[Chunk], made: set[int]) -> None:
-    """Run the statements of each entry whose object is not there; what is said about an object that was, stays unsaid."""
+def create_missing(
+    connection: Connection, settings: bytes, chunks: Iterable[Chunk], made: set[int], wanted: Collection[int] | None = None
+) -> None:  # fmt: skip
+    """Run the statements of each wanted entry whose object is not there; what is said about one that was, stays unsaid."""
     connection.execute(settings)
     connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
     for chunk in chunks:
-        if not chunk.has_class and not chunk.needs & made:
+        if not chunk.needs & made if not chunk.has_class else wanted is not None and chunk.dump_id not in wanted:
             continue
         try:
             with connection.transaction():
@@ -155,7 +157,7 @@ def _unguarded(
     members = catalogue.read_members(connection, context.model_copy(update={"views": []}))
     triggers = connection.execute(sql.TRIGGER_STATES, {"oids": members.oids}).fetchall()
     comments = dict[str, str]()
-    for schema, table, trigger, _ in triggers:
+    for schema, table, trigger, _, _ in triggers:
         connection.execute(sql.switch_trigger(schema, table, trigger, "DISABLE"))
     for table, name, definition, comment in connection.execute(sql.KEYS_WITHIN, {"oids": members.oids}).fetchall():
         dropped.append(ForeignKey(name=name, table=table, references="", definition=definition, on_delete=""))
@@ -167,7 +169,7 @@ def _unguarded(
     for outcome in make_keys(connection, [key for key in dropped if not key.references], LOCK_WAIT_SECONDS):
         if comment := comments.get(f"{outcome.key.name} ON {outcome.key.table}") if outcome.made else None:
             connection.execute(sql.comment_on_constraint(outcome.key.table, outcome.key.name, comment))
-    for schema, table, trigger, words in triggers:
+    for schema, table, trigger, words, _ in triggers:
         connection.execute(sql.switch_trigger(schema, table, trigger, words))
 
 

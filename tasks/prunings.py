@@ -55,7 +55,8 @@ class Pruning:
 
 def places(context: Context, store: StoreAddress) -> Iterator[tuple[str, StoreAddress, dict[Kind, str]]]:
     """Yield where sets of a context are kept, and for how long: the store, and the local copy if it has one."""
-    yield "pruning", store, {Kind.FULL: context.retention.daily, Kind.DIFFERENTIAL: context.retention.differential}
+    kept = context.retention
+    yield "pruning", store, {Kind.FULL: kept.daily, Kind.DIFFERENTIAL: kept.differential, Kind.SAFETY: kept.safety}
     if local := context.local_copy:
         yield "pruning-local-copy", StoreAddress(local.folder), dict.fromkeys((Kind.FULL, Kind.DIFFERENTIAL), local.keep)
 

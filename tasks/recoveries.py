@@ -161,18 +161,18 @@ def choose_target(recovery: Recovery, server: Server, run: Run, name: str | None
             server, run, manifest, name,
             scratch=recovery.purpose is Purpose.DRILL, may_exist=recovery.purpose is Purpose.RECOVERY,
         )  # fmt: skip
-        find_pg_restore(manifest, recovery.target)
+        find_pg_restore(manifest, recovery.target.server_major)
 
     return check
 
 
-def find_pg_restore(manifest: Manifest, target: Target) -> Program:
-    """Return a pg_restore that reads the archive and knows the target.
+def find_pg_restore(manifest: Manifest, server_major: int) -> Program:
+    """Return a pg_restore that reads the archive and knows the server.
 
     Raises:
         BadInput: none is installed.
     """
-    return find_program("pg_restore", max(manifest.versions.pg_dump_major, target.server_major))
+    return find_program("pg_restore", max(manifest.versions.pg_dump_major, server_major))
 
 
 @contextmanager
@@ -217,7 +217,7 @@ def scratch_database(recovery: Recovery, server: Server, run: Run, *, keep: bool
 def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
     """Schema before the data, data, sequences, schema after the data, statistics, views."""
     staged, target, manifest = recovery.staged_set, recovery.chosen, recovery.manifest
-    phases, pg_restore = recovery.phases, find_pg_restore(manifest, target)
+    phases, pg_restore = recovery.phases, find_pg_restore(manifest, target.server_major)
     archive, listing = unpack(staged.files[manifest.schema_archive.path]), staged.files[manifest.schema_list.path]
     with phases.phase("schema before data"):
         restore_section(server, target, run, pg_restore, "pre-data", archive, listing, 1)
@@ -276,7 +276,9 @@ def refresh_view(server: Server, database: str, run: Run, view: View) -> list[st
     """Compute a materialized view; return why it cannot be computed, where something that it reads could not be made."""
     with connect(server, database, run.title) as connection:
         try:
-            connection.execute(sql.refresh_view(view.namespace, view.name))
+            place = {"name": sql.quoted_name(view.namespace, view.name)}
+            concurrently = connection.execute(sql.USABLE_CONCURRENTLY, place).fetchall()[0][0]
+            connection.execute(sql.refresh_view(view.namespace, view.name, concurrently=concurrently))
         except psycopg.Error as error:
             if connection.broken:
                 raise

@@ -1,5 +1,6 @@
 """The schema: dumped whole, restored in the context's part, before and after the data."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +21,14 @@ LOCK_WAIT_SECONDS = 20
 
 
 @task(cache_policy=NO_CACHE)
-def dump_schema(site: Site, run: Run, pg_dump: Program, archive: Path) -> None:
-    """Dump the schema of the whole database, 0600, in pg_dump's custom format.
+def dump_schema(site: Site, run: Run, pg_dump: Program, archive: Path, unreadable: Sequence[tuple[str, str]]) -> None:
+    """Dump the schema of the whole database but for unreadable tables of others, 0600, in pg_dump's custom format.
 
     Raises:
         MovedSnapshot: pg_dump failed, as it does when a table is dropped while it looks; another try may do.
     """
     archive.touch(mode=0o600)
-    argv = programs.dump_schema_command(pg_dump, archive, LOCK_WAIT_SECONDS)
+    argv = programs.dump_schema_command(pg_dump, archive, LOCK_WAIT_SECONDS, [sql.quoted_name(*one) for one in unreadable])
     try:
         run.running.run(argv, site.server.environment(site.database))
     except ProgramFailed as error:

@@ -5,7 +5,7 @@ what was locked is still what there is. LOCK takes no snapshot, so everything af
 (https://www.postgresql.org/docs/current/sql-lock.html).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,8 +54,12 @@ class Snapshot:
 
 
 @contextmanager
-def take_snapshot(site: Site, run: Run, pg_dump: Program) -> Iterator[Snapshot]:
+def take_snapshot(
+    site: Site, run: Run, pg_dump: Program, unreadable: Sequence[tuple[str, str]] = ()
+) -> Iterator[Snapshot]:  # fmt: skip
     """Lock the context's relations, dump the schema and export a snapshot; both last as long as the block.
+
+    Of tables of others that are `unreadable` (schema, name) nothing is dumped.
 
     Raises:
         MovedSnapshot: something changed in between; another try may do.
@@ -71,7 +75,7 @@ def take_snapshot(site: Site, run: Run, pg_dump: Program) -> Iterator[Snapshot]:
             # It may queue behind somebody who waits for the coordinator, which no deadlock check sees.
             looker.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
             before = read_inventory(looker, read_members(looker, site.context))
-        dump_schema(site, run, pg_dump, archive)
+        dump_schema(site, run, pg_dump, archive, unreadable)
         # The first query of the transaction takes its snapshot: from here on it does not move.
         name = coordinator.execute(sql.EXPORT_SNAPSHOT).fetchall()[0][0]
         facts = _facts(coordinator)

@@ -109,15 +109,19 @@ def load_table(server: Server, database: str, title: str, relation: Relation, so
         return load_rows(connection, relation, sources, encoding, freeze=True)
 
 
-def load_rows(connection: Connection, relation: Relation, sources: list[RowSource], encoding: str, *, freeze: bool) -> float:
-    """Load one relation's rows in a transaction with the fixed settings; return the seconds it took.
+def load_rows(
+    connection: Connection, relation: Relation, sources: list[RowSource], encoding: str, *,
+    freeze: bool = False, into: tuple[str, str] | None = None,
+) -> float:  # fmt: skip
+    """Load one relation's rows in a session with the fixed settings, or into another table; return the seconds it took.
 
     Raises:
         BrokenKey: a foreign key that is there does not take the rows.
         RestoreDiffers: another number of rows arrived than the manifest says.
     """
     started = time.monotonic()
-    statement = sql.copy_rows_in(relation.namespace, relation.name, relation.columns, encoding, freeze=freeze)
+    place = into or (relation.namespace, relation.name)
+    statement = sql.copy_rows_in(*place, relation.columns, encoding, freeze=freeze)
     with connection.cursor() as cursor:
         try:
             with cursor.copy(statement) as copy:

@@ -74,6 +74,7 @@ class Retention(_Part):
 
     daily: Period = "30 days"
     differential: Period = "7 days"
+    safety: Period = "30 days"
 
 
 class LocalCopy(_Part):

@@ -30,6 +30,8 @@ class Kind(StrEnum):
 
     FULL = "full"
     DIFFERENTIAL = "differential"
+    # Taken before a live database is changed, of whatever is there, damaged or not: what undoes the change.
+    SAFETY = "safety"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class KindRule:
 RULES = {
     Kind.FULL: KindRule("daily", "STANDARD_IA", may_be_latest=True),
     Kind.DIFFERENTIAL: KindRule("differential", "STANDARD", may_be_latest=True),
+    Kind.SAFETY: KindRule("safety", "STANDARD_IA", may_be_latest=False),
 }
 
 

@@ -76,11 +76,17 @@ def find_program(name: str, at_least: int) -> Program:
     return min(fitting, key=lambda program: program.major)
 
 
-def dump_schema_command(program: Program, target: Path, lock_wait_seconds: int) -> list[str]:
-    """Return the argv that dumps the schema of the whole database, uncompressed, in the custom format."""
+def dump_schema_command(program: Program, target: Path, lock_wait_seconds: int, spared: Sequence[str] = ()) -> list[str]:
+    """Return the argv that dumps the schema of the whole database, uncompressed, in the custom format.
+
+    What is spared is neither locked nor dumped; it is named as SQL would, quoted, so that nothing in a name is a pattern.
+    """
     # No --snapshot: with it, a table of another context dropped meanwhile fails the run.
     wait = f"--lock-wait-timeout={lock_wait_seconds * 1000}"
-    return [str(program.path), "--schema-only", "--format=custom", "--compress=0", wait, "--no-password", f"--file={target}"]
+    sparing = [f"--exclude-table={one}" for one in spared]
+    return [
+        str(program.path), "--schema-only", "--format=custom", "--compress=0", wait, "--no-password", f"--file={target}", *sparing,
+    ]  # fmt: skip
 
 
 def list_command(program: Program, archive: Path) -> list[str]:

@@ -181,7 +181,7 @@ def _changes(connection: Connection, job: StreamJob, base: BaseBlocks) -> Change
 
 def _count_blocks(connection: Connection, job: StreamJob) -> BlockRows | None:
     """Count rows by block; other tables than heaps say nothing about where rows lie."""
-    name = {"name": sql.quoted(job.schema) + "." + sql.quoted(job.name)}
+    name = {"name": sql.quoted_name(job.schema, job.name)}
     blocks, is_heap = connection.execute(sql.RELATION_BLOCKS, name).fetchall()[0]
     if not is_heap:
         return None

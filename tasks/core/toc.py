@@ -5,8 +5,10 @@ row security) are known by what they depend on, which `pg_restore --verbose --fi
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+
+from tasks.core.manifest import InventoryItem
 
 ENTRY = re.compile(r"(?P<dump_id>\d+); (?P<class>\d+) (?P<oid>\d+) (?P<rest>.*)")
 SCRIPT_ENTRY = re.compile(r"-- TOC entry (\d+) \(class (\d+) OID (\d+)\)")
@@ -102,3 +104,46 @@ def _is_about(needs: frozenset[int], chosen: set[int]) -> bool:
 def render_list(entries: list[Entry]) -> str:
     """Return the text of a -L list file."""
     return "".join(f"{entry.line}\n" for entry in entries)
+
+
+# What the list calls the kinds of an inventory; an index that stands for a constraint comes with the constraint.
+NAMES_OF_KINDS = {
+    "table": ("TABLE", "UNLOGGED TABLE"), "partitioned table": ("TABLE",), "view": ("VIEW",),
+    "materialized view": ("MATERIALIZED VIEW",), "sequence": ("SEQUENCE",), "index": ("INDEX",),
+    "constraint": ("CONSTRAINT", "FK CONSTRAINT", "CHECK CONSTRAINT"), "trigger": ("TRIGGER",), "rule": ("RULE",),
+    "policy": ("POLICY",), "statistics": ("STATISTICS",), "function": ("FUNCTION", "PROCEDURE", "AGGREGATE"),
+    "schema": ("SCHEMA",), "type": ("TYPE", "DOMAIN"),
+}  # fmt: skip
+OF_A_TABLE = frozenset({"constraint", "trigger", "rule", "policy"})
+QUALIFIED = re.compile(r'(?P<schema>"(?:[^"]|"")+"|[^".]+)\.(?P<name>.*)', re.DOTALL)
+
+
+def entries_of(items: Iterable[InventoryItem], entries: Iterable[Entry]) -> set[int]:
+    """Return the dump ids of the entries that make objects of an inventory, with the defaults of tables among these."""
+    titles = tuple(title for item in items for title in _titles(item))
+    return {entry.dump_id for entry in entries if f"{entry.rest} ".startswith(titles)}
+
+
+def _titles(item: InventoryItem) -> list[str]:
+    """Return how the list names an object: kind, schema, the table that it is of, name; nothing is quoted there."""
+    kinds = NAMES_OF_KINDS.get(item.kind, ())
+    if item.kind in OF_A_TABLE:
+        schema, table = _split(item.parent)
+        return [f"{kind} {schema} {table} {item.name} " for kind in kinds]
+    if item.kind == "schema":
+        return [f"SCHEMA - {item.name} "]
+    schema, name = _split(item.name)
+    defaults = [f"DEFAULT {schema} {name} "] if item.kind == "table" else []
+    return [*(f"{kind} {schema} {name} " for kind in kinds), *defaults]
+
+
+def _split(qualified: str) -> tuple[str, str]:
+    found = QUALIFIED.fullmatch(qualified)
+    if found is None:
+        return "", _unquoted(qualified)
+    return _unquoted(found["schema"]), _unquoted(found["name"])
+
+
+def _unquoted(name: str) -> str:
+    plain = re.sub(r'"((?:[^"]|"")+)"', lambda quoted: quoted[1].replace('""', '"'), name)
+    return plain.replace("\n", " ")

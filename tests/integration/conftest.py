@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,12 +175,14 @@ class World:
                 patch.setenv(name, value)
             return flow(**parameters)
 
-    def start(self, module: str, flow: str, user: str, server: LocalServer | None = None, **extra: str) -> "subprocess.Popen[str]":
+    def start(
+        self, module: str, flow: str, user: str, server: LocalServer | None = None, arguments: Sequence[str] = (), **extra: str
+    ) -> "subprocess.Popen[str]":  # fmt: skip
         """Start a flow in a process of its own, as an operator would by hand."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
         environment = kept | self.environment(server or self.source, user) | extra
         return subprocess.Popen(
-            [sys.executable, "-m", f"flows.{module}", flow], cwd=PROJECT, env=environment, text=True,
+            [sys.executable, "-m", f"flows.{module}", flow, *arguments], cwd=PROJECT, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -294,3 +296,13 @@ def s3_world(world: World, s3: LocalS3, folder: Path) -> World:
     """The same with a fresh prefix of the bucket as store."""
     world.store = s3.environment() | {"BACKUP_STORE": f"{s3.url}/{folder.name}"}
     return world
+
+
+@pytest.fixture
+def any_version(servers: Servers, prefect_api: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """A world on one server, of the major version that the test names."""
+    server = servers[request.param]
+    (folder / "store").mkdir()
+    copy_template(server)
+    yield World(server, server, folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
+    drop_databases(server)

@@ -172,10 +172,9 @@ def test_the_template_database_is_no_target(filled: World) -> None:
     assert "what it holds cannot be seen" in refused(filled, "full_restore", UnsafeTarget, target_database="template0")
 
 
-@pytest.mark.parametrize("parameters", [{"in_place": True}, {"in_place": True, "target_database": "x"}, {}])
-def test_restoring_in_place_is_not_available(filled: World, parameters: dict[str, Any]) -> None:
-    said = refused(filled, "full_restore", **parameters)
-    assert "name it with target_database" in said and "not available" in said
+@pytest.mark.parametrize("parameters", [{"in_place": True, "target_database": "x"}, {}])
+def test_a_restore_goes_to_one_place(filled: World, parameters: dict[str, Any]) -> None:
+    assert "or restore into the live one with in_place=true: one of the two" in refused(filled, "full_restore", **parameters)
 
 
 # --- programs and versions ----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from psycopg import sql
 
 from deployments.local import LocalServer
 from flows.backup import list_backups
+from flows.restore import full_restore
 from flows.retention import prune_backups
 from tasks import catalogue, runs, sites
 from tasks.core.errors import BadInput
@@ -65,8 +66,8 @@ class Hostile:
         state = capture(conninfo, bin_dir=server.bin, tables=tables, views=views)
         return state, statements_of_all(conninfo, bin_dir=server.bin)
 
-    def assert_equal(self, before: tuple[State, dict[str, str]]) -> None:
-        after = self.state(of_target=True)
+    def assert_equal(self, before: tuple[State, dict[str, str]], *, of_target: bool = True) -> None:
+        after = self.state(of_target=of_target)
         assert before[0].differences(after[0], views="recomputed") == []
         names = sorted(before[1].keys() | after[1].keys())
         assert [(before[1].get(one), after[1].get(one)) for one in names if before[1].get(one) != after[1].get(one)] == []
@@ -84,6 +85,23 @@ def write_context(folder: Path, **keys: object) -> None:
     place.mkdir(parents=True)
     facts = {"title": "a test", "objectives": {"rto": "4 hours", "rpo": "4 hours"}, "time_zone": "UTC", "timestamps": "UTC"}
     (place / "context.yaml").write_text(yaml.safe_dump(facts | keys, allow_unicode=True), encoding="utf-8")
+
+
+def change_every_leaf(connection: psycopg.Connection) -> int:
+    """Delete a row of every leaf, and insert another once more, where its constraints allow that; return how many rows."""
+    changed = 0
+    leaves = connection.execute(
+        "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'",
+        (sql.Identifier(NAMESPACE).as_string(),),
+    ).fetchall()
+    for (leaf,) in leaves:
+        for change in (
+            "DELETE FROM ONLY {} WHERE ctid = (SELECT min(ctid) FROM ONLY {})",
+            "INSERT INTO {} TABLE ONLY {} LIMIT 1",
+        ):
+            with contextlib.suppress(psycopg.errors.IntegrityError, psycopg.ProgrammingError, psycopg.errors.RaiseException):
+                changed += connection.execute(change.format(leaf, leaf).encode()).rowcount
+    return changed
 
 
 @pytest.fixture
@@ -128,20 +146,9 @@ def test_whatever_postgresql_allows_comes_back(hostile: Hostile) -> None:
 def test_a_differential_of_whatever_postgresql_allows(hostile: Hostile) -> None:
     world = hostile.world
     world.backup(context="bc-900")
-    changed = 0
     with world.connect() as connection:
         connection.execute("SET default_transaction_read_only = off")
-        leaves = connection.execute(
-            "SELECT c.oid::regclass::text FROM pg_class c WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'",
-            (sql.Identifier(NAMESPACE).as_string(),),
-        ).fetchall()
-        for (leaf,) in leaves:
-            for change in (
-                "DELETE FROM ONLY {} WHERE ctid = (SELECT min(ctid) FROM ONLY {})",
-                "INSERT INTO {} TABLE ONLY {} LIMIT 1",
-            ):
-                with contextlib.suppress(psycopg.errors.IntegrityError, psycopg.ProgrammingError, psycopg.errors.RaiseException):
-                    changed += connection.execute(change.format(leaf, leaf).encode()).rowcount
+        changed = change_every_leaf(connection)
         for view in ("Mat 1", "Mat 0 auf 1"):
             connection.execute(sql.SQL("REFRESH MATERIALIZED VIEW {}").format(sql.Identifier(NAMESPACE, view)))
     assert changed > 5
@@ -149,6 +156,30 @@ def test_a_differential_of_whatever_postgresql_allows(hostile: Hostile) -> None:
     assert "differential" in world.differential(context="bc-900", accept_losses=True)
     assert world.recover(context="bc-900").startswith("PASS")
     hostile.assert_equal(before)
+
+
+@pytest.mark.long
+def test_whatever_postgresql_allows_is_restored_in_place(hostile: Hostile) -> None:
+    world = hostile.world
+    with world.connect() as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute("ALTER ROLE backup_restorer BYPASSRLS")
+        connection.execute(sql.SQL("GRANT TEMPORARY ON DATABASE {} TO backup_restorer").format(sql.Identifier(HOSTILE)))
+        rule = sql.SQL("DROP RULE {} ON {}")
+        connection.execute(rule.format(sql.Identifier("Regel"), sql.Identifier(NAMESPACE, "Große Tabelle; DROP TABLE x --")))
+    before = hostile.state(of_target=False)
+    world.backup(context="bc-900")
+    with world.connect() as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        changed = change_every_leaf(connection)
+    assert changed > 20
+    try:
+        said = world.run(full_restore, "backup_restorer", context="bc-900", in_place=True, dry_run=False, confirm_database=HOSTILE)
+        assert said.startswith("RESTORED")
+        hostile.assert_equal(before, of_target=False)
+    finally:
+        with world.source.connect() as connection:
+            connection.execute("ALTER ROLE backup_restorer NOBYPASSRLS")
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from flows.watch import verify_backups, watch_recovery_point
 from tasks import backups
 from tasks.core.errors import DamagedSet
 from tests.faults import Writer, wait_for
-from tests.integration.conftest import DATABASE, SETTINGS, Servers, World, copy_template, databases, drop_databases
+from tests.integration.conftest import DATABASE, SETTINGS, World, copy_template, databases, drop_databases
 from tests.integration.moments import SECONDS
 from tests.integration.storm import Storm
 from tests.oracle import State
@@ -76,21 +76,11 @@ def weather(world: World, seed: int) -> None:
         storm.end_lasting()
 
 
-@pytest.fixture
-def stormy(servers: Servers, prefect_api: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[World]:
-    """A world on a server of some version."""
-    server = servers[request.param]
-    (folder / "store").mkdir()
-    copy_template(server)
-    yield World(server, server, folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
-    drop_databases(server)
-
-
 @long
 @pytest.mark.parametrize("seed", range(1, 1 + SEEDS))
-@pytest.mark.parametrize("stormy", [15, 16, 18], indirect=True)
-def test_storms(stormy: World, seed: int) -> None:
-    weather(stormy, seed)
+@pytest.mark.parametrize("any_version", [15, 16, 18], indirect=True)
+def test_storms(any_version: World, seed: int) -> None:
+    weather(any_version, seed)
 
 
 def differential(world: World, **parameters: Any) -> dict[str, Any]:

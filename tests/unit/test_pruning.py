@@ -14,7 +14,7 @@ from tasks.core.pruning import Decision, StoredSet, is_ours, is_written_by_a_bac
 
 ZONE = ZoneInfo("Asia/Tokyo")
 NOW = datetime(2025, 12, 31, 2, 0, tzinfo=UTC)
-PERIODS = {Kind.FULL: "30 days", Kind.DIFFERENTIAL: "7 days"}
+PERIODS = {Kind.FULL: "30 days", Kind.DIFFERENTIAL: "7 days", Kind.SAFETY: "30 days"}
 
 
 def one(name: str, days: float, kind: Kind = Kind.FULL, **more: Any) -> StoredSet:
@@ -91,7 +91,7 @@ def test_properties(sets: list[StoredSet], data: st.DataObject, calm: float) -> 
     kept = [decision.set for decision in decisions if not decision.expires]
     gone = [decision.set for decision in decisions if decision.expires]
 
-    whole = [one for one in sets if one.restorable]
+    whole = [one for one in sets if one.restorable and one.kind is not Kind.SAFETY]
     whole_fulls = [one for one in whole if one.kind is Kind.FULL]
     protected = [*whole[:1], *whole_fulls[:1], *[one for one in whole_fulls if one.proven][:1]]
     assert not [one for one in protected if one in gone]
@@ -104,7 +104,7 @@ def test_properties(sets: list[StoredSet], data: st.DataObject, calm: float) -> 
         assert not one.pinned
         assert not [other for other in unread if one.kind is Kind.FULL and other.id[-20:] > one.id[-20:]]
         assert not (one.keep_until and one.keep_until > NOW)
-    newest = next((one for one in sets if one.instant), None)
+    newest = next((one for one in sets if one.instant and one.kind is not Kind.SAFETY), None)
     if newest and newest.suspect:
         assert gone == []
     else:

@@ -1,0 +1,339 @@
+"""Merging a backup set into a live database: one transaction that makes its tables what the set has, or leaves them alone.
+
+No table is dropped, truncated or swapped: what others have over them, keys, views, grants, is not touched. Readers are never
+kept waiting, writers of the context's tables as long as the transaction lasts (SHARE ROW EXCLUSIVE,
+https://www.postgresql.org/docs/current/explicit-locking.html), writers of other tables only where a partition is attached or
+a key to them is made, which comes last.
+"""
+
+import shlex
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+import psycopg
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import catalogue
+from tasks.backups import Occasion, take_set
+from tasks.core import sql
+from tasks.core.compare import missing_objects
+from tasks.core.complaints import message_of
+from tasks.core.errors import MovedSnapshot, OperationError, RestoreDiffers, UnsafeTarget
+from tasks.core.kinds import Kind
+from tasks.core.manifest import ForeignKey, InventoryItem, Manifest, Relation
+from tasks.core.merge import Drift, Merged, MergePlan, trigger_states
+from tasks.core.servers import Connection, connect
+from tasks.core.stream import digest_relation
+from tasks.core.toc import Chunk, entries_of, parse_list
+from tasks.existing import create_missing
+from tasks.keys import make_keys
+from tasks.merge_plans import Merge, Table, compare, find_effects, is_unchanged, refused, stage
+from tasks.recoveries import find_pg_restore, refresh_view
+from tasks.runs import Run
+from tasks.schema import read_chunks
+from tasks.sets import unpack
+from tasks.sites import Site
+from tasks.tables import differences, load_rows, reading_job
+
+# As long a writer may have to wait because we queue; after that the lock is asked for anew.
+LOCK_SECONDS = 5
+LOCK_TRIES = 4
+
+
+def take_safety_set(merge: Merge) -> str:
+    """Take a set of what is there, damaged or not; return its id."""
+    with merge.phases.phase("safety set"):
+        return take_set(merge.site, merge.run, merge.source, Occasion(label=f"before {merge.run.title}"), kind=Kind.SAFETY).id
+
+
+def require_confirmed(planned: MergePlan, confirm_database: str | None) -> None:
+    """Refuse to change a live database that the operator did not name.
+
+    Raises:
+        UnsafeTarget: confirm_database is not its name.
+    """
+    if confirm_database != planned.database:
+        raise UnsafeTarget(
+            f'refusing to change rows of the live database "{planned.database}"; look at the plan, then pass '
+            f'confirm_database="{planned.database}"'
+        )
+
+
+def carry_out(merge: Merge, planned: MergePlan, *, accept_effects: bool) -> Merged:
+    """Make the live database what the set is, in one transaction; whatever fails leaves it as it was.
+
+    Raises:
+        RestoreDiffers: what came of it is not what the set has; nothing was kept.
+        OperationError: the lock was not to be had, or the database refused a row or an object; nothing was kept.
+    """
+    for attempt in range(1, LOCK_TRIES + 1):
+        try:
+            return _carry_out(merge, planned, accept_effects=accept_effects)
+        except MovedSnapshot as error:
+            if attempt == LOCK_TRIES:
+                raise OperationError(f'database "{planned.database}" is as it was: {error}{_holders(merge)}') from error
+            get_run_logger().warning("attempt %d: %s; once more", attempt, error)
+            stage(merge)
+        except psycopg.Error as error:
+            if merge.connection.broken:
+                raise
+            raise OperationError(f'database "{planned.database}" is as it was: {message_of(error)}') from None
+    raise AssertionError  # the last try returns or raises
+
+
+def _holders(merge: Merge) -> str:
+    holders = [row[0] for row in merge.connection.execute(sql.LOCK_HOLDERS_OF, {"oids": merge.members.oids})]
+    return f"; {'; '.join(holders)}; wait for them, or end them, and run again" if holders else "; run again"
+
+
+def _carry_out(merge: Merge, planned: MergePlan, *, accept_effects: bool) -> Merged:
+    connection, phases, made = merge.connection, merge.phases, set[int]()
+    with phases.phase("schema of the set"):
+        before, after = _missing_chunks(merge)
+    started = time.monotonic()
+    with connection.transaction():
+        with phases.phase("waiting for locks"):
+            _lock(merge)
+        locked = time.monotonic()
+        _require_unmoved(merge)
+        with phases.phase("comparing"):
+            for table in merge.tables:
+                compare(merge, table)
+            # Rows may have come since the plan that others refer to already.
+            if forbidden := refused(find_effects(merge), accept_effects=accept_effects):
+                raise OperationError(f'database "{planned.database}" is as it was: {"; ".join(forbidden)}')
+        with phases.phase("writing"), _triggers_off(merge):
+            _create(connection, before, made, attach=False)
+            loaded = _load_new(merge)
+            deleted, updated, inserted = _write(merge)
+            connection.execute(sql.END_DEFERRED)
+        with phases.phase("indexes, keys, triggers of what was missing"):
+            _create(connection, after, made, attach=False)
+        with phases.phase("comparing again"):
+            _compare(merge, loaded)
+        with phases.phase("attaching, keys to other contexts, sequences"):
+            for section in (before, after):
+                _create(connection, section, made, attach=True)
+            notes = _finish(merge)
+            _require_objects(merge)
+    get_run_logger().info("committed after %.1f s, %.1f s of them locked", time.monotonic() - started, time.monotonic() - locked)
+    inserted += sum(one.rows for one in loaded)
+    return Merged(inserted, updated, deleted, planned.to_create, time.monotonic() - locked, phases.seconds, notes)
+
+
+def _lock(merge: Merge) -> None:
+    """Lock the context's tables, partitions with their parents; whoever writes there is waited for, but not for long."""
+    own = {one.qualified for one in merge.members.relations}
+    tops = [(one.schema, one.name) for one in merge.members.relations if one.parent not in own]
+    merge.connection.execute(sql.set_lock_timeout(LOCK_SECONDS))
+    try:
+        if tops:
+            merge.connection.execute(sql.lock_for_merge(tops))
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+        raise MovedSnapshot(f"the tables could not be locked within {LOCK_SECONDS} s: {message_of(error)}") from error
+
+
+def _require_unmoved(merge: Merge) -> None:
+    """Make sure, under the lock, that what was found is still what is there.
+
+    Raises:
+        MovedSnapshot: rows were written in a table that had none; once more, with that staged too.
+        OperationError: the tables are others by now.
+    """
+    members = catalogue.read_members(merge.connection, merge.site.context)
+    if members.relations != merge.members.relations:
+        raise OperationError("tables or partitions changed since they were compared; nothing was touched; run again")
+    if moved := [one.name for one in merge.tables if one.unchanged and not is_unchanged(merge, one)]:
+        raise MovedSnapshot(f"{', '.join(moved)} changed meanwhile")
+
+
+@contextmanager
+def _triggers_off(merge: Merge) -> Iterator[None]:
+    """Switch user triggers off, one by one, and then to what they were in the set, or before where it does not know them."""
+    wanted = trigger_states(merge.manifest.inventory)
+    triggers = merge.connection.execute(sql.TRIGGER_STATES, {"oids": merge.members.oids}).fetchall()
+    for schema, table, trigger, words, _ in triggers:
+        if words != "DISABLE":
+            merge.connection.execute(sql.switch_trigger(schema, table, trigger, "DISABLE"))
+    yield
+    for schema, table, trigger, words, spelled in triggers:
+        merge.connection.execute(sql.switch_trigger(schema, table, trigger, wanted.get((spelled, trigger)) or words))
+
+
+def _write(merge: Merge) -> tuple[int, int, int]:
+    """Write every difference in one statement; return rows deleted, updated and inserted.
+
+    Where rows exchange unique values, the values are parked first.
+    """
+    tables = [one for one in merge.tables if not one.unchanged]
+    try:
+        with merge.connection.transaction():
+            return _write_at_once(merge, tables)
+    except psycopg.errors.UniqueViolation as error:
+        get_run_logger().info("%s: unique values are exchanged; once more, with those parked", message_of(error))
+        for table in tables:
+            _park(merge, table)
+        return _write_at_once(merge, tables)
+
+
+def _write_at_once(merge: Merge, tables: Iterable[Table]) -> tuple[int, int, int]:
+    parts = [(one.number, one.member.schema, one.member.name, one.columns, one.changed) for one in tables]
+    found: tuple[int, int, int] = merge.connection.execute(sql.merge_rows(parts)).fetchall()[0]
+    return found
+
+
+def _park(merge: Merge, table: Table) -> None:
+    """Let the rows to update give their unique values free.
+
+    Raises:
+        OperationError: they can only be deleted and inserted, and a key would delete or change other rows for that.
+    """
+    member = table.member
+    for column, kind, length in merge.connection.execute(sql.PARKING_COLUMNS, {"oid": member.oid}).fetchall():
+        if column:
+            merge.connection.execute(sql.park_rows(table.number, member.schema, member.name, column, kind, length))
+            table.changed = [*table.changed, column] if column not in table.changed else table.changed
+        elif acting := [row[0] for row in merge.connection.execute(sql.KEYS_THAT_ACT, {"oid": member.oid})]:
+            raise OperationError(f"rows of {table.name} exchange unique values, and {', '.join(acting)} would act on that")
+        else:
+            merge.connection.execute(sql.replace_instead_of_update(table.number))
+
+
+def _load_new(merge: Merge) -> list[Relation]:
+    """Load the relations that were missing and are there now; return them."""
+    for relation in merge.absent:
+        load_rows(merge.connection, relation, merge.staged.sources(relation), merge.manifest.database.encoding)
+    return merge.absent
+
+
+Section = tuple[bytes, list[Chunk], set[int]]
+
+
+def _missing_chunks(merge: Merge) -> tuple[Section, Section]:
+    """Return the statements that make what is missing, before and after the data."""
+    if not merge.missing:
+        return (b"", [], set()), (b"", [], set())
+    manifest, files = merge.manifest, merge.staged.files
+    pg_restore = find_pg_restore(manifest, merge.source.major)
+    archive, listing = unpack(files[manifest.schema_archive.path]), files[manifest.schema_list.path]
+    entries = parse_list(listing.read_text(encoding="utf-8"))
+    wanted = entries_of(merge.missing, entries)
+    parents = {item.name for item in merge.inventory if item.kind == "partitioned table"}
+    leaves = {one: item for item in merge.missing if item.parent in parents for one in entries_of([item], entries)}
+
+    def section(name: str) -> Section:
+        settings, chunks = read_chunks(merge.run, pg_restore, name, archive, listing)
+        return settings, [_like_its_parent(chunk, leaves.get(chunk.dump_id)) for chunk in chunks], wanted
+
+    return section("pre-data"), section("post-data")
+
+
+def _like_its_parent(chunk: Chunk, leaf: InventoryItem | None) -> Chunk:
+    """Make a partition like its live parent: the checks of both have to be spelled the same, which a dump does not keep."""
+    if leaf is None or b"\nCREATE TABLE " not in chunk.statements:
+        return chunk
+    owner = leaf.state.removeprefix("owner ").partition(" | ")[0]
+    return replace(chunk, statements=sql.create_like(leaf.name, leaf.parent, owner).as_bytes())
+
+
+def _create(connection: Connection, section: Section, made: set[int], *, attach: bool) -> None:
+    """Make what is missing, but attach partitions by itself and last: it proves their keys, which locks the tables of others.
+
+    The live parent has its indexes, and attaching makes a partition's that are not there yet.
+    """
+    settings, chunks, wanted = section
+    chosen = [one for one in chunks if (not one.has_class and b" ATTACH PARTITION " in one.statements) is attach]
+    if chosen:
+        create_missing(connection, settings, chosen, made, wanted)
+
+
+def _compare(merge: Merge, loaded: Iterable[Relation]) -> None:
+    """Read back what was written, inside the transaction.
+
+    Raises:
+        RestoreDiffers: it is not what the set has.
+    """
+    found = list[str]()
+    written = [one.relation for one in merge.tables if one.relation and not one.unchanged and one.is_whole]
+    for relation in [*written, *loaded]:
+        job = reading_job(merge.site.database, merge.run, relation, merge.manifest.database.encoding)
+        digest = digest_relation(merge.connection, job)
+        found += differences(relation, digest.rows, digest.hex)
+    for table in merge.tables:
+        if not table.unchanged and (table.relation is None or not table.is_whole):
+            left = compare(merge, table)
+            found += [f"{table.name}: {left.rows} rows differ still"] if left.rows else []
+    if found:
+        raise RestoreDiffers(
+            f'database "{merge.site.database}" is as it was: what was written differs from {merge.manifest.id}: '
+            f"{'; '.join(found[:10])}"
+        )
+
+
+def _finish(merge: Merge) -> list[str]:
+    """Do last what locks readers or tables of others: checks and keys to other contexts; return what could not be done."""
+    connection, manifest = merge.connection, merge.manifest
+    for item in merge.missing:
+        # A check is made with its table, so the archive has no entry for it.
+        if item.kind == "constraint" and item.state.startswith("CHECK"):
+            with suppress(psycopg.errors.DuplicateObject), connection.transaction():
+                definition = item.state.partition(" | comment ")[0]
+                connection.execute(sql.add_constraint(item.parent, sql.quoted(item.name), definition))
+    outcomes = make_keys(connection, manifest.outbound_keys, LOCK_SECONDS)
+    for one in manifest.sequences:
+        connection.execute(sql.advance_sequence(one.namespace, one.name, one.last_value, called=one.is_called))
+    return [
+        *(f"foreign key {one.key.name} of {one.key.table}: {one.note}" for one in outcomes if not one.made),
+        *(f"foreign key {key.name} of {key.table} to {key.references} is gone; it comes back with its own context, or "
+          f"`{sql.add_key(key.table, key.name, key.definition).as_string()};`"
+          for key in manifest.inbound_keys if _is_gone(merge, key)),
+    ]  # fmt: skip
+
+
+def _is_gone(merge: Merge, key: ForeignKey) -> bool:
+    """Say whether a key of another context, whose table is there, is not."""
+    asked = {"table": key.table, "name": sql.unquoted(key.name)}
+    return bool(merge.connection.execute(sql.KEY_IS_GONE, asked).fetchall()[0][0])
+
+
+def _require_objects(merge: Merge) -> None:
+    """Make sure that every object of the set is there.
+
+    Raises:
+        RestoreDiffers: some are not.
+    """
+    if not merge.missing:
+        return
+    now = catalogue.read_inventory(merge.connection, catalogue.read_members(merge.connection, merge.whole))
+    if gone := missing_objects(merge.manifest.inventory, now):
+        raise RestoreDiffers(f'database "{merge.site.database}" is as it was: {"; ".join(gone[:10])} could not be made')
+
+
+def written(merge: Merge) -> list[tuple[str, str]]:
+    """Return the relations whose statistics are old now."""
+    known = {table.name for table in merge.tables if table.unchanged}
+    return [(one.namespace, one.name) for one in merge.manifest.relations if one.qualified not in known]
+
+
+def command(site: Site, backup: str, on_drift: Drift, accept_effects: bool) -> str:
+    """Return what an operator types to make the live database what a set is."""
+    words = [
+        f"python -m flows.restore full_restore --context {site.context.name} --in-place true", f"--backup {backup}",
+        *([f"--on-schema-drift {on_drift}"] if on_drift is not Drift.REFUSE else []),
+        *(["--accept-effects-on-others true"] if accept_effects else []),
+        f"--dry-run false --confirm-database {shlex.quote(site.database)}",
+    ]  # fmt: skip
+    return " \\\n    ".join(words)
+
+
+@task(cache_policy=NO_CACHE)
+def refresh(site: Site, run: Run, manifest: Manifest, names: list[tuple[str, str]]) -> list[str]:
+    """Gather statistics of relations that were written, and compute the set's views anew; return what could not be."""
+    with connect(site.server, site.database, run.title) as connection:
+        for name in names:
+            connection.execute(sql.analyze_relation(*name))
+    views = [view for view in manifest.views if view.materialized and view.populated]
+    return [problem for view in views for problem in refresh_view(site.server, site.database, run, view)]
