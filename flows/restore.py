@@ -54,7 +54,7 @@ def full_restore(
             "name the new database with target_database, or restore into the live one with in_place=true: one of the two"
         )
     with runs.begin("full_restore", context) as run:
-        if not in_place and target_database:
+        if target_database is not None:
             copy = Recovery(sites.find_store(context), run.started, Purpose.COPY, newest=False)
             return restore_and_compare(copy, run, sites.find_server(None, context), backup, target_database)
         site = sites.find_site(context)
@@ -78,17 +78,19 @@ def restore_in_place(
 ) -> str:  # fmt: skip
     """Make the live database what a set is, after a safety set was taken; or leave it as it was."""
     recovery = Recovery(site.store, run.started, Purpose.COPY, newest=False)
+    said = merges.command(site, "{}", on_drift, accept_effects)
     with merge_reports.told(site.context), context_lock(site.server, site.context.name, run.title, exclusive=True):
         recoveries.stage_newest_good(recovery, run, backup)
         with merge_plans.begin(site, run, recovery, on_drift) as merge:
             planned = merge_plans.plan(merge, recovery, accept_effects=accept_effects)
-            merge_reports.publish_plan(site.context, planned, merges.command(site, planned.backup, on_drift, accept_effects))
+            merge_reports.publish_plan(site.context, planned, said.format(planned.backup))
             merges.require_confirmed(planned, confirm_database)
-            safety = merges.take_safety_set(merge)
+            merges.take_safety_set(merge)
             merged = merges.carry_out(merge, planned, accept_effects=accept_effects)
-        to_do = merges.refresh(site, run, recovery.manifest, merges.written(merge))
-    undo = merges.command(site, safety, on_drift, accept_effects)
-    return merge_reports.publish_merged(site.context, planned, merged, undo, to_do)
+    # From here on it is done, whatever becomes of the rest.
+    verdict = merge_reports.publish_merged(site.context, planned, merged, said.format(merged.safety))
+    merges.refresh(site, run, recovery.manifest, merges.written(merge))
+    return verdict
 
 
 def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: str, target_database: str | None) -> str:

@@ -23,6 +23,7 @@ from tasks.core.manifest import InventoryItem, Manifest, Relation
 from tasks.core.merge import Change, Drift, Effect, MergePlan, drift, trigger_states
 from tasks.core.phases import Phases
 from tasks.core.servers import Connection, connect
+from tasks.core.toc import plain_name
 from tasks.recoveries import Recovery, staged_context
 from tasks.runs import Run
 from tasks.schema import LOCK_WAIT_SECONDS
@@ -42,7 +43,7 @@ class Table:
     number: int
     member: Member
     relation: Relation | None
-    key: list[str]
+    identifying: list[str]
     changed: list[str] = field(default_factory=list)
     unchanged: bool = False
     staged: bool = False
@@ -59,9 +60,14 @@ class Table:
         return [name for name in then if name in self.member.columns]
 
     @property
+    def key(self) -> list[str]:
+        """The columns that rows are matched by; none where there is no primary key that both have, or it is generated."""
+        return self.identifying if set(self.identifying) <= set(self.columns) else []
+
+    @property
     def is_whole(self) -> bool:
         """Whether the live relation has exactly the set's columns, so that digests compare."""
-        return self.relation is None or sorted(self.relation.columns) == sorted(self.member.columns)
+        return self.relation is None or not drift(self.relation, self.member.columns, self.member.types)
 
 
 @dataclass
@@ -78,6 +84,8 @@ class Merge:
     inventory: list[InventoryItem]
     whole: Context
     on_drift: Drift
+    refusals: list[str] = field(default_factory=list)
+    safety: Manifest | None = None
     phases: Phases = field(default_factory=Phases)
 
     @property
@@ -102,6 +110,8 @@ class Merge:
 def begin(site: Site, run: Run, recovery: Recovery, on_drift: Drift) -> Iterator[Merge]:
     """Open a session on the live database with everything that differs staged in TEMP tables; nothing else is touched.
 
+    Nothing is staged where something stands in the way of the merge.
+
     Raises:
         BadInput: a right is missing.
     """
@@ -116,8 +126,10 @@ def begin(site: Site, run: Run, recovery: Recovery, on_drift: Drift) -> Iterator
         tables = list(_tables(connection, members, staged.manifest))
         whole = staged_context(recovery)
         merge = Merge(there, run, source, staged, connection, members, tables, inventory, whole, on_drift, phases=recovery.phases)
-        with merge.phases.phase("staging"):
-            stage(merge)
+        merge.refusals += _refusals(merge)
+        if not merge.refusals:
+            with merge.phases.phase("staging"):
+                stage(merge)
         yield merge
 
 
@@ -125,6 +137,7 @@ def _tables(connection: Connection, members: Members, manifest: Manifest) -> Ite
     facts = {row["oid"]: row for row in _dicts(connection, sql.MERGE_FACTS, {"oids": members.oids})}
     relations = {relation.qualified: relation for relation in manifest.relations}
     divided = {relation.parent for relation in manifest.relations}
+    divided |= {plain_name(item.name) for item in manifest.inventory if item.kind == "partitioned table"}
     for number, member in enumerate(members.holding_rows):
         # A table that is newer than the set is left alone; a partition that is newer has rows that the set does not.
         if member.qualified not in relations and not divided & set(lineage(members, member)):
@@ -166,9 +179,14 @@ def _same_line(merge: Merge) -> set[str]:
 
 def is_unchanged(merge: Merge, table: Table) -> bool:
     """Say whether a relation has the rows that the set has, and no other: as many, none written since it was taken."""
-    counted = sql.count_rows_and_old(table.member.schema, table.member.name, merge.manifest.snapshot.xmin)
+    return table.relation is not None and has_rows_of(merge, table.member, table.relation, merge.manifest)
+
+
+def has_rows_of(merge: Merge, member: Member, relation: Relation, manifest: Manifest) -> bool:
+    """Say whether a relation in the same file has the rows of a set, and no other."""
+    counted = sql.count_rows_and_old(member.schema, member.name, manifest.snapshot.xmin)
     rows, old = merge.connection.execute(counted).fetchall()[0]
-    return bool(table.relation and rows == old == table.relation.rows)
+    return bool(rows == old == relation.rows)
 
 
 def _stage_table(merge: Merge, table: Table) -> None:
@@ -184,25 +202,26 @@ def _stage_table(merge: Merge, table: Table) -> None:
 
 def plan(merge: Merge, recovery: Recovery, *, accept_effects: bool) -> MergePlan:
     """Compare the live relations with the set; nothing but TEMP tables is written."""
+    changes, effects = list[Change](), list[Effect]()
     with merge.phases.phase("plan"):
-        changes = [compare(merge, table) for table in merge.tables]
-        changes += [Change(one.qualified, 0, one.rows, insert=one.rows) for one in merge.absent]
-    seconds = merge.phases.seconds["plan"]
-    effects = find_effects(merge)
+        if not merge.refusals:
+            changes += [compare(merge, table) for table in merge.tables]
+            changes += [Change(one.qualified, 0, one.rows, insert=one.rows) for one in merge.absent]
+            effects += find_effects(merge)
     manifest = merge.manifest
     same_major = manifest.versions.server_major == merge.source.major
     unlike = [
         one for one in compare_inventories(manifest.inventory, merge.inventory, same_major=same_major)
         if not one.endswith(" is missing") and not one.startswith("trigger ")
     ]  # fmt: skip
-    refusals = [*_refusals(merge), *refused(effects, accept_effects=accept_effects)]
+    refusals = [*merge.refusals, *refused(effects, accept_effects=accept_effects)]
     return MergePlan(
         manifest.id, manifest.snapshot.instant, merge.site.database, changes,
         to_create=missing_objects(manifest.inventory, merge.inventory), unlike=unlike,
         triggers=[f"{trigger} of {table}: {was} becomes {words}" for table, trigger, was, words in _switches(merge)],
         effects=[one for one in effects if one.rows != 0],
         holders=[row[0] for row in merge.connection.execute(sql.LOCK_HOLDERS_OF, {"oids": merge.members.oids})],
-        passed_over=recovery.passed_over, refusals=refusals, comparing_seconds=seconds,
+        passed_over=recovery.passed_over, refusals=refusals, comparing_seconds=merge.phases.seconds["plan"],
     )  # fmt: skip
 
 
@@ -249,24 +268,30 @@ def refused(effects: Iterable[Effect], *, accept_effects: bool) -> list[str]:
 
 
 def find_effects(merge: Merge) -> list[Effect]:
-    """Return the keys of other contexts with how many of their rows refer to what would go."""
+    """Return the keys of tables that the merge does not write, with how many of their rows refer to what would go or change."""
+    oids = {oid for one in merge.tables for oid in lineage(merge.members, one.member).values()}
     found = list[Effect]()
-    for key in _dicts(merge.connection, sql.INBOUND_KEYS, {"oids": merge.members.oids}):
-        places = [
-            (one.number, one.member.schema, one.member.name)
-            for one in merge.tables
-            if not one.unchanged and key["parent"] in lineage(merge.members, one.member).values()
-        ]
-        counts: int | None = sum(
-            merge.connection.execute(
-                sql.referring_rows(key["table"], key["columns"], *place, key["referenced"]) if key["readable"]
-                else sql.vanishing_rows(*place, key["referenced"])
-            ).fetchall()[0][0]
-            for place in places
-        )  # fmt: skip
-        unknown = counts and not key["readable"]
-        found.append(Effect(key["name"], key["table"], key["on_delete"], None if unknown else counts))
+    for key in _dicts(merge.connection, sql.INBOUND_KEYS, {"oids": sorted(oids)}):
+        hit = [one for one in merge.tables if not one.unchanged and key["parent"] in lineage(merge.members, one.member).values()]
+        counts = [_count_referring(merge, key, one) for one in hit]
+        known = None if None in counts else sum(filter(None, counts))
+        found.append(Effect(key["name"], key["table"], key["on_delete"], known))
     return found
+
+
+def _count_referring(merge: Merge, key: dict[str, Any], table: Table) -> int | None:
+    """Count the rows that refer to what a key would notice; None if there may be some and nobody here may look."""
+    if not set(key["referenced"]) <= set(table.columns):
+        return None
+    place = table.number, table.member.schema, table.member.name
+    # A key that acts does so though the value comes back in the same statement; one that only looks, looks when it ends.
+    noticed = sql.noticed_rows(
+        *place, key["referenced"], acts_on_delete=key["acts_on_delete"], acts_on_update=key["acts_on_update"]
+    )
+    if key["readable"]:
+        asked = sql.referring_rows(key["table"], key["columns"], key["referenced"], noticed)
+        return int(merge.connection.execute(asked).fetchall()[0][0])
+    return None if merge.connection.execute(sql.count_noticed(noticed)).fetchall()[0][0] else 0
 
 
 def lineage(members: Members, member: Member) -> dict[str, int]:

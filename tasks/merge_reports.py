@@ -34,18 +34,11 @@ def publish_plan(context: Context, plan: MergePlan, command: str) -> str:
 
 
 @task(cache_policy=NO_CACHE)
-def publish_merged(context: Context, plan: MergePlan, merged: Merged, undo: str, to_do: list[str]) -> str:
-    """Publish what a restore into a live database did, and tell it as an event; return the verdict.
-
-    Raises:
-        OperationError: the rows are there, but a view could not be computed.
-    """
+def publish_merged(context: Context, plan: MergePlan, merged: Merged, undo: str) -> str:
+    """Publish what a restore into a live database did, and tell it as an event; return the verdict."""
     verdict = merge.merged_verdict(plan, merged)
-    text = merge.merged_report(plan, merged, undo, to_do)
-    publish(f"{context.name}-restore", verdict, text, merge.change_rows(plan.changes))
+    publish(f"{context.name}-restore", verdict, merge.merged_report(plan, merged, undo), merge.change_rows(plan.changes))
     _emit(context, "done", {"verdict": verdict, "set": plan.backup, "undo": undo})
-    if to_do:
-        raise OperationError(f"{verdict}; but {'; '.join(to_do)}")
     return verdict
 
 

@@ -6,6 +6,7 @@ https://www.postgresql.org/docs/current/explicit-locking.html), writers of other
 a key to them is made, which comes last.
 """
 
+import re
 import shlex
 import time
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks import catalogue
 from tasks.backups import Occasion, take_set
 from tasks.core import sql
-from tasks.core.compare import missing_objects
+from tasks.core.compare import compare_inventories, missing_objects
 from tasks.core.complaints import message_of
 from tasks.core.errors import MovedSnapshot, OperationError, RestoreDiffers, UnsafeTarget
 from tasks.core.kinds import Kind
@@ -30,23 +31,29 @@ from tasks.core.stream import digest_relation
 from tasks.core.toc import Chunk, entries_of, parse_list
 from tasks.existing import create_missing
 from tasks.keys import make_keys
-from tasks.merge_plans import Merge, Table, compare, find_effects, is_unchanged, refused, stage
+from tasks.merge_plans import Merge, Table, compare, find_effects, has_rows_of, is_unchanged, refused, stage
 from tasks.recoveries import find_pg_restore, refresh_view
 from tasks.runs import Run
-from tasks.schema import read_chunks
+from tasks.schema import LOCK_WAIT_SECONDS, read_chunks
 from tasks.sets import unpack
 from tasks.sites import Site
+from tasks.snapshots import patient
 from tasks.tables import differences, load_rows, reading_job
 
 # As long a writer may have to wait because we queue; after that the lock is asked for anew.
 LOCK_SECONDS = 5
 LOCK_TRIES = 4
+TABLES = frozenset({"table", "partitioned table"})
+KEY = re.compile(r" \| key (.*?) \| bound ", re.DOTALL)
+CHECK = re.compile(r"(?P<definition>CHECK .*?)( \| NOT VALID)?( \| comment .*)?", re.DOTALL)
 
 
-def take_safety_set(merge: Merge) -> str:
-    """Take a set of what is there, damaged or not; return its id."""
+def take_safety_set(merge: Merge) -> None:
+    """Take a set of what is there, damaged or not: what undoes the merge."""
     with merge.phases.phase("safety set"):
-        return take_set(merge.site, merge.run, merge.source, Occasion(label=f"before {merge.run.title}"), kind=Kind.SAFETY).id
+        why = Occasion(label=f"before {merge.run.title}")
+        merge.safety = take_set(merge.site, merge.run, merge.source, why, kind=Kind.SAFETY)
+    get_run_logger().info("safety set %s taken", merge.safety.id)
 
 
 def require_confirmed(planned: MergePlan, confirm_database: str | None) -> None:
@@ -79,7 +86,11 @@ def carry_out(merge: Merge, planned: MergePlan, *, accept_effects: bool) -> Merg
             stage(merge)
         except psycopg.Error as error:
             if merge.connection.broken:
-                raise
+                # Nobody knows whether a COMMIT that was under way came through.
+                raise OperationError(
+                    f"the session was lost ({message_of(error)}); unless that was at its very end, the database is as it was: "
+                    "look at the plan (dry_run=true), which says what differs"
+                ) from None
             raise OperationError(f'database "{planned.database}" is as it was: {message_of(error)}') from None
     raise AssertionError  # the last try returns or raises
 
@@ -99,9 +110,14 @@ def _carry_out(merge: Merge, planned: MergePlan, *, accept_effects: bool) -> Mer
             _lock(merge)
         locked = time.monotonic()
         _require_unmoved(merge)
+        if not _is_safe(merge):
+            # Rows were written since: taken again under the lock, where none can be.
+            take_safety_set(merge)
         with phases.phase("comparing"):
             for table in merge.tables:
                 compare(merge, table)
+                if not table.unchanged:
+                    connection.execute(sql.lock_leaving_rows(table.number, table.member.schema, table.member.name))
             # Rows may have come since the plan that others refer to already.
             if forbidden := refused(find_effects(merge), accept_effects=accept_effects):
                 raise OperationError(f'database "{planned.database}" is as it was: {"; ".join(forbidden)}')
@@ -110,18 +126,21 @@ def _carry_out(merge: Merge, planned: MergePlan, *, accept_effects: bool) -> Mer
             loaded = _load_new(merge)
             deleted, updated, inserted = _write(merge)
             connection.execute(sql.END_DEFERRED)
-        with phases.phase("indexes, keys, triggers of what was missing"):
-            _create(connection, after, made, attach=False)
         with phases.phase("comparing again"):
             _compare(merge, loaded)
+        with phases.phase("indexes, keys, triggers of what was missing"):
+            connection.execute(sql.SORT_IN_MEMORY)
+            _create(connection, after, made, attach=False)
         with phases.phase("attaching, keys to other contexts, sequences"):
             for section in (before, after):
                 _create(connection, section, made, attach=True)
-            notes = _finish(merge)
-            _require_objects(merge)
+            notes = [*_finish(merge), *_require_objects(merge)]
+            for one in merge.manifest.sequences:
+                connection.execute(sql.advance_sequence(one.namespace, one.name, one.last_value, called=one.is_called))
     get_run_logger().info("committed after %.1f s, %.1f s of them locked", time.monotonic() - started, time.monotonic() - locked)
     inserted += sum(one.rows for one in loaded)
-    return Merged(inserted, updated, deleted, planned.to_create, time.monotonic() - locked, phases.seconds, notes)
+    locked_seconds, safety = time.monotonic() - locked, merge.safety.id if merge.safety else ""
+    return Merged(inserted, updated, deleted, planned.to_create, locked_seconds, phases.seconds, safety, notes)
 
 
 def _lock(merge: Merge) -> None:
@@ -150,6 +169,19 @@ def _require_unmoved(merge: Merge) -> None:
         raise MovedSnapshot(f"{', '.join(moved)} changed meanwhile")
 
 
+def _is_safe(merge: Merge) -> bool:
+    """Say whether the safety set has every row that the merge may touch."""
+    safety = merge.safety
+    if safety is None:
+        return False
+    kept = {one.qualified: one for one in safety.relations}
+    return all(
+        (then := kept.get(one.name)) and (then.oid, then.relfilenode) == (one.member.oid, one.member.relfilenode)
+        and has_rows_of(merge, one.member, then, safety)
+        for one in merge.tables
+    )  # fmt: skip
+
+
 @contextmanager
 def _triggers_off(merge: Merge) -> Iterator[None]:
     """Switch user triggers off, one by one, and then to what they were in the set, or before where it does not know them."""
@@ -166,17 +198,20 @@ def _triggers_off(merge: Merge) -> Iterator[None]:
 def _write(merge: Merge) -> tuple[int, int, int]:
     """Write every difference in one statement; return rows deleted, updated and inserted.
 
-    Where rows exchange unique values, the values are parked first.
+    Where rows exchange unique values, those are parked first, or else the rows are deleted and inserted.
     """
     tables = [one for one in merge.tables if not one.unchanged]
-    try:
-        with merge.connection.transaction():
-            return _write_at_once(merge, tables)
-    except psycopg.errors.UniqueViolation as error:
-        get_run_logger().info("%s: unique values are exchanged; once more, with those parked", message_of(error))
-        for table in tables:
-            _park(merge, table)
-        return _write_at_once(merge, tables)
+    for prepare in (_leave, _park, _replace):
+        try:
+            with merge.connection.transaction():
+                for table in tables:
+                    prepare(merge, table)
+                return _write_at_once(merge, tables)
+        except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
+            get_run_logger().info("%s: unique values are exchanged; once more, another way", message_of(error))
+            if prepare is _replace:
+                raise
+    raise AssertionError  # the last way returns or raises
 
 
 def _write_at_once(merge: Merge, tables: Iterable[Table]) -> tuple[int, int, int]:
@@ -185,21 +220,26 @@ def _write_at_once(merge: Merge, tables: Iterable[Table]) -> tuple[int, int, int
     return found
 
 
-def _park(merge: Merge, table: Table) -> None:
-    """Let the rows to update give their unique values free.
+def _leave(_merge: Merge, _table: Table) -> None:
+    """Most rows can be written as they are."""
 
-    Raises:
-        OperationError: they can only be deleted and inserted, and a key would delete or change other rows for that.
-    """
+
+def _park(merge: Merge, table: Table) -> None:
+    """Let the rows to update give their unique values free, for other ones that nothing has."""
     member = table.member
     for column, kind, length in merge.connection.execute(sql.PARKING_COLUMNS, {"oid": member.oid}).fetchall():
         if column:
             merge.connection.execute(sql.park_rows(table.number, member.schema, member.name, column, kind, length))
             table.changed = [*table.changed, column] if column not in table.changed else table.changed
-        elif acting := [row[0] for row in merge.connection.execute(sql.KEYS_THAT_ACT, {"oid": member.oid})]:
-            raise OperationError(f"rows of {table.name} exchange unique values, and {', '.join(acting)} would act on that")
         else:
-            merge.connection.execute(sql.replace_instead_of_update(table.number))
+            _replace(merge, table)
+            break
+
+
+def _replace(merge: Merge, table: Table) -> None:
+    """Let the rows to update be deleted and inserted, where no key would act on that."""
+    if not merge.connection.execute(sql.KEYS_THAT_ACT, {"oid": table.member.oid}).fetchall():
+        merge.connection.execute(sql.replace_instead_of_update(table.number))
 
 
 def _load_new(merge: Merge) -> list[Relation]:
@@ -221,22 +261,39 @@ def _missing_chunks(merge: Merge) -> tuple[Section, Section]:
     archive, listing = unpack(files[manifest.schema_archive.path]), files[manifest.schema_list.path]
     entries = parse_list(listing.read_text(encoding="utf-8"))
     wanted = entries_of(merge.missing, entries)
-    parents = {item.name for item in merge.inventory if item.kind == "partitioned table"}
-    leaves = {one: item for item in merge.missing if item.parent in parents for one in entries_of([item], entries)}
+    rebuilt = {one: item for item in _partitions(merge) for one in entries_of([item], entries)}
 
     def section(name: str) -> Section:
         settings, chunks = read_chunks(merge.run, pg_restore, name, archive, listing)
-        return settings, [_like_its_parent(chunk, leaves.get(chunk.dump_id)) for chunk in chunks], wanted
+        return settings, [_like_its_parent(chunk, rebuilt.get(chunk.dump_id)) for chunk in chunks], wanted
 
     return section("pre-data"), section("post-data")
 
 
-def _like_its_parent(chunk: Chunk, leaf: InventoryItem | None) -> Chunk:
-    """Make a partition like its live parent: the checks of both have to be spelled the same, which a dump does not keep."""
-    if leaf is None or b"\nCREATE TABLE " not in chunk.statements:
+def _partitions(merge: Merge) -> list[InventoryItem]:
+    """Return what is missing of tables that are there, divided: partitions, and partitions of these."""
+    parents = {item.name for item in merge.inventory if item.kind == "partitioned table"}
+    found = list[InventoryItem]()
+    while more := [item for item in merge.missing if item.parent in parents and item.kind in TABLES and item not in found]:
+        found += more
+        parents |= {item.name for item in more}
+    return found
+
+
+def _like_its_parent(chunk: Chunk, partition: InventoryItem | None) -> Chunk:
+    """Make a partition like its parent: the checks of both have to be spelled the same, which a dump does not keep."""
+    if partition is None or b"\nCREATE TABLE " not in chunk.statements:
         return chunk
-    owner = leaf.state.removeprefix("owner ").partition(" | ")[0]
-    return replace(chunk, statements=sql.create_like(leaf.name, leaf.parent, owner).as_bytes())
+    owner = partition.state.removeprefix("owner ").partition(" | ")[0]
+    key = KEY.search(partition.state)
+    made = sql.create_like(partition.name, partition.parent, owner, key[1] if key and partition.kind == "partitioned table" else "")
+    return replace(chunk, statements=made.as_bytes())
+
+
+def _comes_last(chunk: Chunk) -> bool:
+    """Say whether an entry attaches something, or switches a trigger that a partition gets from its parent when it is attached."""
+    switches = b" TRIGGER " in chunk.statements and b"CREATE " not in chunk.statements
+    return switches or (not chunk.has_class and b" ATTACH PARTITION " in chunk.statements)
 
 
 def _create(connection: Connection, section: Section, made: set[int], *, attach: bool) -> None:
@@ -245,7 +302,7 @@ def _create(connection: Connection, section: Section, made: set[int], *, attach:
     The live parent has its indexes, and attaching makes a partition's that are not there yet.
     """
     settings, chunks, wanted = section
-    chosen = [one for one in chunks if (not one.has_class and b" ATTACH PARTITION " in one.statements) is attach]
+    chosen = [one for one in chunks if _comes_last(one) is attach]
     if chosen:
         create_missing(connection, settings, chosen, made, wanted)
 
@@ -263,6 +320,8 @@ def _compare(merge: Merge, loaded: Iterable[Relation]) -> None:
         digest = digest_relation(merge.connection, job)
         found += differences(relation, digest.rows, digest.hex)
     for table in merge.tables:
+        if table.unchanged and not is_unchanged(merge, table):
+            found.append(f"{table.name}: a key of it acted on what was written")
         if not table.unchanged and (table.relation is None or not table.is_whole):
             left = compare(merge, table)
             found += [f"{table.name}: {left.rows} rows differ still"] if left.rows else []
@@ -278,13 +337,10 @@ def _finish(merge: Merge) -> list[str]:
     connection, manifest = merge.connection, merge.manifest
     for item in merge.missing:
         # A check is made with its table, so the archive has no entry for it.
-        if item.kind == "constraint" and item.state.startswith("CHECK"):
+        if item.kind == "constraint" and (check := CHECK.fullmatch(item.state)):
             with suppress(psycopg.errors.DuplicateObject), connection.transaction():
-                definition = item.state.partition(" | comment ")[0]
-                connection.execute(sql.add_constraint(item.parent, sql.quoted(item.name), definition))
+                connection.execute(sql.add_constraint(item.parent, sql.quoted(item.name), check["definition"]))
     outcomes = make_keys(connection, manifest.outbound_keys, LOCK_SECONDS)
-    for one in manifest.sequences:
-        connection.execute(sql.advance_sequence(one.namespace, one.name, one.last_value, called=one.is_called))
     return [
         *(f"foreign key {one.key.name} of {one.key.table}: {one.note}" for one in outcomes if not one.made),
         *(f"foreign key {key.name} of {key.table} to {key.references} is gone; it comes back with its own context, or "
@@ -299,17 +355,21 @@ def _is_gone(merge: Merge, key: ForeignKey) -> bool:
     return bool(merge.connection.execute(sql.KEY_IS_GONE, asked).fetchall()[0][0])
 
 
-def _require_objects(merge: Merge) -> None:
-    """Make sure that every object of the set is there.
+def _require_objects(merge: Merge) -> list[str]:
+    """Make sure that every object of the set is there; return how those that were made differ from what they were.
 
     Raises:
-        RestoreDiffers: some are not.
+        RestoreDiffers: some are not there.
     """
     if not merge.missing:
-        return
+        return []
     now = catalogue.read_inventory(merge.connection, catalogue.read_members(merge.connection, merge.whole))
     if gone := missing_objects(merge.manifest.inventory, now):
         raise RestoreDiffers(f'database "{merge.site.database}" is as it was: {"; ".join(gone[:10])} could not be made')
+    made = {item.identity for item in merge.missing}
+    same_major = merge.manifest.versions.server_major == merge.source.major
+    unlike = compare_inventories(merge.missing, [item for item in now if item.identity in made], same_major=same_major)
+    return [f"made anew, but {one}" for one in unlike]
 
 
 def written(merge: Merge) -> list[tuple[str, str]]:
@@ -330,10 +390,16 @@ def command(site: Site, backup: str, on_drift: Drift, accept_effects: bool) -> s
 
 
 @task(cache_policy=NO_CACHE)
-def refresh(site: Site, run: Run, manifest: Manifest, names: list[tuple[str, str]]) -> list[str]:
-    """Gather statistics of relations that were written, and compute the set's views anew; return what could not be."""
-    with connect(site.server, site.database, run.title) as connection:
+def refresh(site: Site, run: Run, manifest: Manifest, names: list[tuple[str, str]]) -> None:
+    """Gather statistics of relations that were written, and compute the set's views anew.
+
+    Raises:
+        OperationError: a view cannot be computed; the rows are restored all the same.
+    """
+    with patient(), connect(site.server, site.database, run.title) as connection:
+        connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
         for name in names:
             connection.execute(sql.analyze_relation(*name))
     views = [view for view in manifest.views if view.materialized and view.populated]
-    return [problem for view in views for problem in refresh_view(site.server, site.database, run, view)]
+    if problems := [problem for view in views for problem in refresh_view(site.server, site.database, run, view)]:
+        raise OperationError(f"the rows are restored, but {'; '.join(problems)}")

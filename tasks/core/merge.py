@@ -63,7 +63,7 @@ class Effect:
     def line(self) -> str:
         """What it is, as a sentence."""
         count = "rows that this login may not count (it needs SELECT there)" if self.rows is None else f"{self.rows:,} rows"
-        return f"foreign key {self.key} of {self.table} (ON DELETE {self.on_delete}): {count} refer to rows that would go"
+        return f"foreign key {self.key} of {self.table} (ON DELETE {self.on_delete}): {count} refer to rows that would go or change"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class MergePlan:
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge did: rows, and seconds by phase; `locked` is how long writers of the context were kept waiting."""
+    """What a merge did: rows, seconds by phase, how long writers of the context were kept waiting, and what undoes it."""
 
     inserted: int
     updated: int
@@ -104,6 +104,7 @@ class Merged:
     created: Sequence[str]
     locked_seconds: float
     phases: Mapping[str, float]
+    safety: str
     notes: Sequence[str] = field(default_factory=tuple)
 
 
@@ -185,13 +186,14 @@ def change_rows(changes: Iterable[Change]) -> list[dict[str, object]]:
 def merged_verdict(plan: MergePlan, merged: Merged) -> str:
     """Return the one line that says what was done."""
     created = f", {len(merged.created)} objects created" if merged.created else ""
+    unlike = f", {len(plan.unlike)} objects differ and were left" if plan.unlike else ""
     return (
-        f'RESTORED: database "{plan.database}" is equal to {plan.backup}: {merged.inserted:,} rows inserted, '
-        f"{merged.updated:,} updated, {merged.deleted:,} deleted{created}; writers waited {duration(merged.locked_seconds)}"
+        f'RESTORED: the rows of database "{plan.database}" are those of {plan.backup}: {merged.inserted:,} inserted, '
+        f"{merged.updated:,} updated, {merged.deleted:,} deleted{created}{unlike}; writers waited {duration(merged.locked_seconds)}"
     )
 
 
-def merged_report(plan: MergePlan, merged: Merged, undo: str, to_do: Sequence[str]) -> str:
+def merged_report(plan: MergePlan, merged: Merged, undo: str) -> str:
     """Return the report of a merge as markdown."""
     phases = [(name, duration(seconds)) for name, seconds in merged.phases.items()]
     parts = [
@@ -200,6 +202,6 @@ def merged_report(plan: MergePlan, merged: Merged, undo: str, to_do: Sequence[st
         section("Objects that differ and were left as they are", plan.unlike),
         section("Keys of other contexts", [one.line for one in plan.effects]), section("Passed over", plan.passed_over),
         "## Phases\n\n" + table(["phase", "time"], phases, (1,)) + "\n",
-        section("What a human still has to do", [*merged.notes, *to_do], "Nothing.\n"),
+        section("What a human still has to do", merged.notes, "Nothing.\n"),
     ]  # fmt: skip
     return "\n".join(part for part in parts if part)

@@ -936,9 +936,11 @@ PARKING_COLUMNS = SQL(
        FROM pg_index i LEFT JOIN LATERAL unnest(i.indkey) AS u (attnum) ON true
        LEFT JOIN (pg_attribute a JOIN pg_type t ON t.oid = a.atttypid AND t.typname IN ('uuid', 'text', 'varchar', 'bpchar')
                     AND t.typnamespace = 'pg_catalog'::regnamespace)
-         ON a.attrelid = i.indrelid AND a.attnum = u.attnum AND NOT EXISTS (
-           SELECT FROM pg_constraint k WHERE k.contype = 'f'
-             AND (k.conrelid = i.indrelid AND a.attnum = ANY (k.conkey) OR k.confrelid = i.indrelid AND a.attnum = ANY (k.confkey)))
+         ON a.attrelid = i.indrelid AND a.attnum = u.attnum AND a.attgenerated = '' AND (a.atttypmod < 0 OR a.atttypmod >= 20)
+         AND NOT EXISTS (
+           SELECT FROM pg_constraint k WHERE k.contype = 'c' AND k.conrelid = i.indrelid AND a.attnum = ANY (k.conkey)
+             OR k.contype = 'f' AND k.conrelid = i.indrelid AND a.attnum = ANY (k.conkey)
+             OR k.contype = 'f' AND k.confrelid = i.indrelid AND a.attnum = ANY (k.confkey))
        WHERE i.indrelid = %(oid)s AND i.indisunique AND NOT i.indisprimary AND i.indimmediate
        ORDER BY i.indexrelid, t.typname = 'uuid' DESC NULLS LAST, a.attnum"""
 )
@@ -956,7 +958,8 @@ INBOUND_KEYS = SQL(
                JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS columns,
               (SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
                JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS referenced,
-              has_table_privilege(k.conrelid, 'SELECT') AS readable
+              has_table_privilege(k.conrelid, 'SELECT') AS readable, k.confdeltype <> 'a' AS acts_on_delete,
+              k.confupdtype <> 'a' AS acts_on_update
        FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0
          AND k.confrelid = ANY (%(oids)s::oid[]) AND k.conrelid <> ALL (%(oids)s::oid[]) ORDER BY 2, 1"""
 )
@@ -1098,25 +1101,44 @@ def replace_instead_of_update(number: int) -> Composed:
     return SQL("UPDATE {} SET {} = 'R' WHERE {} = 'U'").format(_temp(DIFFERENCE, number), WHAT, WHAT)
 
 
-def vanishing_rows(number: int, schema: str, name: str, referenced: Sequence[str]) -> Composed:
-    """Count the rows of a relation with values, which others may refer to, that a merge takes away."""
-    return SQL("SELECT count(*) {}").format(_vanishing(number, schema, name, referenced))
+def noticed_rows(
+    number: int, schema: str, name: str, referenced: Sequence[str], *, acts_on_delete: bool, acts_on_update: bool
+) -> Composed:  # fmt: skip
+    """Return, as what follows SELECT …, the rows of a relation that a key which refers to these columns would notice.
+
+    A key that acts on a delete notices every row that is deleted, one that acts on an update every row in which one of the
+    columns changes; one that does not act, only values that are gone when the statement ends.
+    """
+    stays = SQL(" AND ").join(SQL("s.{0} = t.{0}").format(Identifier(one)) for one in referenced)
+    gone = SQL("NOT EXISTS (SELECT FROM {} AS s WHERE {})").format(_temp(STAGED, number), stays)
+    now = SQL(", ").join(SQL("t.{}").format(Identifier(one)) for one in referenced)
+    then = SQL(", ").join(SQL("d.{}").format(Identifier(one)) for one in referenced)
+    deleted = SQL("d.{} = 'D' AND {}").format(WHAT, SQL("true") if acts_on_delete else gone)
+    changed = SQL("ROW({})::text IS DISTINCT FROM ROW({})::text").format(now, then)
+    updated = SQL("d.{} = 'U' AND {}").format(WHAT, changed if acts_on_update else gone)
+    return SQL("FROM ONLY {} AS t JOIN {} AS d ON d.{} = t.ctid WHERE ({} OR {})").format(
+        Identifier(schema, name), _temp(DIFFERENCE, number), PLACE, deleted, updated
+    )
 
 
-def referring_rows(table: str, columns: Sequence[str], number: int, schema: str, name: str, referenced: Sequence[str]) -> Composed:
-    """Count the rows of another context's table that refer to such values."""
+def count_noticed(noticed: Composed) -> Composed:
+    """Count such rows."""
+    return SQL("SELECT count(*) {}").format(noticed)
+
+
+def referring_rows(table: str, columns: Sequence[str], referenced: Sequence[str], noticed: Composed) -> Composed:
+    """Count the rows of another context's table that refer to such rows."""
     same = SQL(" AND ").join(
         SQL("t.{} = o.{}").format(Identifier(there), Identifier(here)) for there, here in zip(referenced, columns, strict=True)
     )
-    vanishing = _vanishing(number, schema, name, referenced)
-    return SQL("SELECT count(*) FROM {} AS o WHERE EXISTS (SELECT {} AND {})").format(SQL(table), vanishing, same)
+    return SQL("SELECT count(*) FROM {} AS o WHERE EXISTS (SELECT {} AND {})").format(SQL(table), noticed, same)
 
 
-def _vanishing(number: int, schema: str, name: str, referenced: Sequence[str]) -> Composed:
-    stays = SQL(" AND ").join(SQL("s.{0} = t.{0}").format(Identifier(one)) for one in referenced)
-    return SQL(
-        "FROM ONLY {} AS t JOIN {} AS d ON d.{} = t.ctid AND d.{} IN ('D', 'U') WHERE NOT EXISTS (SELECT FROM {} AS s WHERE {})"
-    ).format(Identifier(schema, name), _temp(DIFFERENCE, number), PLACE, WHAT, _temp(STAGED, number), stays)
+def lock_leaving_rows(number: int, schema: str, name: str) -> Composed:
+    """Lock the rows that are to be deleted against new rows that refer to them."""
+    return SQL("SELECT FROM ONLY {} AS t JOIN {} AS d ON d.{} = t.ctid WHERE d.{} = 'D' FOR UPDATE OF t").format(
+        Identifier(schema, name), _temp(DIFFERENCE, number), PLACE, WHAT
+    )
 
 
 def analyze_temp(name: str) -> Composed:
@@ -1137,11 +1159,12 @@ KEY_IS_GONE = SQL(
 END_DEFERRED = SQL("SET CONSTRAINTS ALL IMMEDIATE")
 
 
-def create_like(name: str, parent: str, owner: str) -> Composed:
-    """Make a table that can be attached to a partitioned one; names as the catalogue or a manifest spells them."""
+def create_like(name: str, parent: str, owner: str, partition_key: str = "") -> Composed:
+    """Make a table that can be attached to a partitioned one; names and key as the catalogue or a manifest spells them."""
     like = "INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDENTITY EXCLUDING STATISTICS EXCLUDING COMMENTS"
-    return SQL("CREATE TABLE {} (LIKE {} {}); ALTER TABLE {} OWNER TO {}").format(
-        SQL(name), SQL(parent), SQL(like), SQL(name), Identifier(owner)
+    divided = f" PARTITION BY {partition_key}" if partition_key else ""
+    return SQL("CREATE TABLE {} (LIKE {} {}){}; ALTER TABLE {} OWNER TO {}").format(
+        SQL(name), SQL(parent), SQL(like), SQL(divided), SQL(name), Identifier(owner)
     )
 
 

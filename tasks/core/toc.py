@@ -137,6 +137,11 @@ def _titles(item: InventoryItem) -> list[str]:
     return [*(f"{kind} {schema} {name} " for kind in kinds), *defaults]
 
 
+def plain_name(qualified: str) -> str:
+    """Return schema.name without the quotes of SQL, as a manifest names relations."""
+    return ".".join(_split(qualified))
+
+
 def _split(qualified: str) -> tuple[str, str]:
     found = QUALIFIED.fullmatch(qualified)
     if found is None:

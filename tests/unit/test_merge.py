@@ -74,9 +74,9 @@ def test_reports() -> None:
     text = plan_report(planned, ZONE, "the command")
     assert "the command" in text
     assert "- index public.i" in text
-    assert "foreign key k of x (ON DELETE CASCADE): 1 rows refer to rows that would go" in text
+    assert "foreign key k of x (ON DELETE CASCADE): 1 rows refer to rows that would go or change" in text
     assert "the command" not in plan_report(plan(refusals=["because"]), ZONE, "the command")
-    done = merged_report(planned, Merged(1, 2, 2, ["index public.i"], 0.5, {"writing": 0.4}), "the undo", ["a view"])
+    done = merged_report(planned, Merged(1, 2, 2, ["index public.i"], 0.5, {"writing": 0.4}, "a set", ["a view"]), "the undo")
     assert done.startswith("# RESTORED\n")
     assert "the undo" in done
     assert "- a view" in done

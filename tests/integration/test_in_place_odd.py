@@ -1,0 +1,184 @@
+"""Restores into the living of schemas with keys that act, partitions of partitions, values that are generated or checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from flows.restore import full_restore
+from tasks import merges, sites
+from tasks.core.errors import OperationError
+from tests.integration.conftest import DATABASE, World
+from tests.integration.test_contents import write_context
+from tests.integration.test_in_place import ask, execute, safety_sets
+
+pytestmark = pytest.mark.long
+
+
+@dataclass(frozen=True)
+class Case:
+    """A schema, what happens to it after its backup, and what a restore says if it does not bring it back."""
+
+    schema: Sequence[str]
+    damage: Sequence[str]
+    refused: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+TREE = [
+    "CREATE TABLE t (id int, region text, at int, v varchar(9) CHECK (v IN ('a', 'b')), PRIMARY KEY (id, region, at)) "
+    "PARTITION BY LIST (region)",
+    "CREATE TABLE t_north PARTITION OF t FOR VALUES IN ('north') PARTITION BY RANGE (at)",
+    "CREATE TABLE t_north_1 PARTITION OF t_north FOR VALUES FROM (0) TO (100)",
+    "CREATE TABLE t_rest PARTITION OF t DEFAULT", "INSERT INTO t SELECT n, 'north', n, 'a' FROM generate_series(1, 50) AS n",
+    "INSERT INTO t VALUES (1, 'else', 7, 'b')",
+]  # fmt: skip
+EXCHANGE = [
+    "UPDATE t SET a = 'c0' WHERE id = 1", "UPDATE t SET a = 'c1' WHERE id = 2", "UPDATE t SET a = 'c2' WHERE id = 1",
+]  # fmt: skip
+CODES = [
+    "CREATE TABLE t (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), code text UNIQUE)",
+    "INSERT INTO t (code) VALUES ('a'), ('b')",
+]
+CASES = {
+    "a key of its own acts on what comes back": Case(
+        [*CODES, "CREATE TABLE u (id int PRIMARY KEY, code text REFERENCES t (code) ON DELETE CASCADE)",
+         "INSERT INTO u VALUES (1, 'a'), (2, 'b')"],
+        ["UPDATE t SET id = gen_random_uuid()"], r"odd.u: a key of it acted on what was written",
+    ),
+    "another's key acts on what comes back": Case(
+        [*CODES, "CREATE TABLE others (id int PRIMARY KEY, code text REFERENCES t (code) ON DELETE CASCADE)",
+         "INSERT INTO others VALUES (1, 'a')"],
+        ["UPDATE t SET id = gen_random_uuid()"], r"others \(ON DELETE CASCADE\): 1 rows refer to rows that would go or change",
+    ),
+    "another's key acts on an update": Case(
+        [*CODES, "CREATE TABLE others (id int PRIMARY KEY, code text REFERENCES t (code) ON UPDATE CASCADE)"],
+        ["UPDATE t SET code = 'z' WHERE code = 'a'", "INSERT INTO others VALUES (1, 'z')"],
+        r"1 rows refer to rows that would go or change",
+    ),
+    "a newer branch of partitions": Case(
+        TREE, ["CREATE TABLE t_south PARTITION OF t FOR VALUES IN ('south') PARTITION BY RANGE (at)",
+               "CREATE TABLE t_south_1 PARTITION OF t_south FOR VALUES FROM (0) TO (100)",
+               "INSERT INTO t VALUES (1, 'south', 1, 'a')"],
+    ),
+    "a branch of partitions dropped": Case(TREE, ["DROP TABLE t_north"]),
+    "rows of a partition gone": Case(TREE, ["DELETE FROM t WHERE id > 10", "UPDATE t SET v = 'b'"]),
+    "generated unique values exchanged": Case(
+        ["CREATE TABLE t (id int PRIMARY KEY, a text, g text GENERATED ALWAYS AS (upper(a)) STORED UNIQUE)",
+         "INSERT INTO t VALUES (1, 'c1'), (2, 'c2')"], EXCHANGE,
+    ),
+    "checked unique values exchanged": Case(
+        ["CREATE TABLE t (id int PRIMARY KEY, a text UNIQUE CHECK (a ~ '^c'))", "INSERT INTO t VALUES (1, 'c1'), (2, 'c2')"],
+        EXCHANGE,
+    ),
+    "excluding values exchanged": Case(
+        ["CREATE TABLE t (id int PRIMARY KEY, r int4range, EXCLUDE USING gist (r WITH &&))",
+         "INSERT INTO t VALUES (1, '[1,5)'), (2, '[5,9)')"],
+        ["UPDATE t SET r = 'empty' WHERE id = 1", "UPDATE t SET r = '[1,5)' WHERE id = 2", "UPDATE t SET r = '[5,9)' WHERE id = 1"],
+    ),
+    "a check that old rows need not keep": Case(
+        ["CREATE TABLE t (id int PRIMARY KEY, v int)", "INSERT INTO t VALUES (1, -1)",
+         "ALTER TABLE t ADD CONSTRAINT c CHECK ((v | 0) > 0) NOT VALID"],
+        ["ALTER TABLE t DROP CONSTRAINT c", "INSERT INTO t VALUES (2, 5)"],
+    ),
+    "a key that is generated": Case(
+        ["CREATE TABLE t (a int, b int GENERATED ALWAYS AS (a * 2) STORED PRIMARY KEY)", "INSERT INTO t (a) VALUES (1), (2)"],
+        ["DELETE FROM t WHERE a = 1", "INSERT INTO t (a) VALUES (7)"],
+    ),
+    "no key": Case(
+        ["CREATE TABLE t (a int, b numeric)", "INSERT INTO t VALUES (1, 1.0), (1, 1.0), (1, 1.00), (NULL, NULL)"],
+        ["UPDATE t SET b = 1.000 WHERE a = 1", "INSERT INTO t VALUES (NULL, NULL)"],
+    ),
+    "an identity that is always generated": Case(
+        ["CREATE TABLE t (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), n int GENERATED ALWAYS AS IDENTITY, v text)",
+         "INSERT INTO t (v) SELECT 'v' FROM generate_series(1, 5)"],
+        ["UPDATE t SET n = DEFAULT WHERE n < 3", "UPDATE t SET v = 'w' WHERE n = 4", "DELETE FROM t WHERE n = 5"],
+    ),
+    "another type": Case(
+        ["CREATE TABLE t (id int PRIMARY KEY, v int)", "INSERT INTO t VALUES (1, 1)"],
+        ["ALTER TABLE t ALTER COLUMN v TYPE text USING 'a word'"], r"odd.t.v was integer, is text",
+    ),
+    "another type, restored in common": Case(
+        ["CREATE TABLE t (id int PRIMARY KEY, v int)", "INSERT INTO t VALUES (1, 1)"],
+        ["ALTER TABLE t ALTER COLUMN v TYPE bigint", "UPDATE t SET v = 7"], parameters={"on_schema_drift": "common-columns"},
+    ),
+    "the key is another column": Case(
+        ["CREATE TABLE t (id int PRIMARY KEY, v int)", "INSERT INTO t VALUES (1, 1)"],
+        ["ALTER TABLE t DROP COLUMN id, ADD COLUMN n int GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY"],
+        r"odd.t has no column id any more",
+    ),
+}  # fmt: skip
+
+
+def rows(world: World) -> list[tuple[Any, ...]]:
+    tables = ask(world, "SELECT relname FROM pg_class WHERE relnamespace = 'odd'::regnamespace AND relkind = 'r' ORDER BY 1")
+    found = [ask(world, f"SELECT x::text FROM ONLY odd.{name} AS x ORDER BY 1") for (name,) in tables]
+    return [(name, one) for (name,), one in zip(tables, found, strict=True) if one]
+
+
+def context(world: World, monkeypatch: pytest.MonkeyPatch, tables: list[str]) -> None:
+    monkeypatch.setattr(sites, "CONTEXTS", world.folder / f"contexts-{'-'.join(tables)}")
+    write_context(sites.CONTEXTS, name="bc-901", database=DATABASE, schema="odd", tables=tables)
+
+
+def restore(world: World, **parameters: Any) -> str:
+    words = {"context": "bc-901", "in_place": True, "dry_run": False, "confirm_database": DATABASE} | parameters
+    return str(world.run(full_restore, "backup_restorer", **words))
+
+
+SET_UP = ["CREATE SCHEMA odd AUTHORIZATION consulting_owner", "SET ROLE consulting_owner", "SET search_path = odd"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_odd_schemas(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    case = CASES[name]
+    execute(world, *SET_UP, *case.schema)
+    own = ["t", "u"] if "CREATE TABLE u " in " ".join(case.schema) else ["t"]
+    context(world, monkeypatch, own)
+    before = rows(world)
+    world.backup(context="bc-901")
+    execute(world, *SET_UP[1:], *case.damage)
+    damaged = rows(world)
+    if case.refused:
+        with pytest.raises(OperationError, match=case.refused):
+            restore(world, **case.parameters)
+        assert rows(world) == damaged
+    else:
+        assert restore(world, **case.parameters).startswith("RESTORED")
+        assert rows(world) == before
+
+
+def test_a_table_that_is_newer_than_the_set(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(world, *SET_UP, *CODES)
+    context(world, monkeypatch, ["t"])
+    world.backup(context="bc-901")
+    execute(
+        world, *SET_UP[1:], "INSERT INTO t (code) VALUES ('newer')",
+        "CREATE TABLE u (id int PRIMARY KEY, code text REFERENCES t (code) ON DELETE CASCADE)", "INSERT INTO u VALUES (1, 'newer')",
+    )  # fmt: skip
+    context(world, monkeypatch, ["t", "u"])
+    damaged = rows(world)
+    with pytest.raises(OperationError, match=r"odd.u \(ON DELETE CASCADE\): 1 rows refer to rows that would go or change"):
+        restore(world)
+    assert rows(world) == damaged
+
+
+def test_rows_written_after_the_safety_set_are_not_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(world, *SET_UP, *CODES)
+    context(world, monkeypatch, ["t"])
+    before = rows(world)
+    world.backup(context="bc-901")
+    carry_out = merges.carry_out
+
+    def meanwhile(*arguments: Any, **more: Any) -> Any:
+        execute(world, "INSERT INTO odd.t (code) VALUES ('in between')")
+        return carry_out(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merges, "carry_out", meanwhile)
+        assert restore(world).startswith("RESTORED")
+    assert rows(world) == before
+    safety = sorted(safety_sets(world, "bc-901"))[-1]
+    assert restore(world, backup=safety).startswith("RESTORED")
+    assert ask(world, "SELECT code FROM odd.t ORDER BY 1") == [("a",), ("b",), ("in between",)]
