@@ -23,7 +23,7 @@ from tasks.core import sql
 from tasks.core.compare import compare_inventories, missing_objects
 from tasks.core.complaints import message_of
 from tasks.core.errors import MovedSnapshot, OperationError, RestoreDiffers, UnsafeTarget
-from tasks.core.kinds import Kind
+from tasks.core.kinds import Kind, new_run_id
 from tasks.core.manifest import ForeignKey, InventoryItem, Manifest, Relation
 from tasks.core.merge import Drift, Merged, MergePlan, trigger_states
 from tasks.core.servers import Connection, connect
@@ -51,8 +51,9 @@ CHECK = re.compile(r"(?P<definition>CHECK .*?)( \| NOT VALID)?( \| comment .*)?"
 def take_safety_set(merge: Merge) -> None:
     """Take a set of what is there, damaged or not: what undoes the merge."""
     with merge.phases.phase("safety set"):
-        why = Occasion(label=f"before {merge.run.title}")
-        merge.safety = take_set(merge.site, merge.run, merge.source, why, kind=Kind.SAFETY)
+        # Sets of one run and one second would have one name: a second one is of a run of its own.
+        run = replace(merge.run, id=new_run_id()) if merge.safety else merge.run
+        merge.safety = take_set(merge.site, run, merge.source, Occasion(label=f"before {merge.run.title}"), kind=Kind.SAFETY)
     get_run_logger().info("safety set %s taken", merge.safety.id)
 
 

@@ -68,6 +68,8 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
         ) from error
     with connection:
         try:
+            # By itself first: where a database allows a statement a tenth of a second, the settings may not fit into it.
+            connection.execute(sql.NO_STATEMENT_TIMEOUT)
             connection.execute(sql.SESSION_SETTINGS)
             yield connection
         except psycopg.OperationalError as error:

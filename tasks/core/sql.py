@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
+NO_STATEMENT_TIMEOUT = SQL("SET statement_timeout = 0")
 # What every session begins with, whatever role and database have as their defaults: no time limits, text as it is read here.
 SESSION_SETTINGS = SQL(
     """SELECT set_config(name, coalesce(text, '0'), false) FROM pg_settings
