@@ -918,7 +918,7 @@ def _temp(name: str, number: int) -> Identifier:
 
 
 MERGE_FACTS = SQL(
-    """SELECT c.oid::bigint AS oid, pg_has_role(c.relowner, 'USAGE') AS owned, c.relrowsecurity AND c.relforcerowsecurity AS forced,
+    """SELECT c.oid::bigint AS oid, pg_has_role(c.relowner, 'USAGE') AS owned,
               EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN' AND r.ev_enabled <> 'D')
                 AS rules,
               coalesce((SELECT array_agg(a.attname::text ORDER BY u.place) FROM pg_index i
