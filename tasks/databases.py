@@ -193,11 +193,17 @@ def sweep_unfinished(connection: Connection, context: str, *, scratch: bool = Fa
     return [_swept(connection, name, comment) for name, comment in left]
 
 
+def _drop(connection: Connection, name: str) -> None:
+    """Drop a database with the sessions in it that this login may end."""
+    connection.execute(sql.END_SESSIONS, {"name": name})
+    connection.execute(sql.drop_database(name))
+
+
 def _swept(connection: Connection, name: str, comment: str) -> str:
     """Drop what a run which died left, and say so; what another login left is only named."""
     try:
-        connection.execute(sql.drop_database(name))
-    except psycopg.errors.InsufficientPrivilege as error:
+        _drop(connection, name)
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectInUse) as error:
         swept = (
             f'database "{name}" of a run that died ({comment}) cannot be dropped: {message_of(error)}; '
             f'run as its owner: DROP DATABASE "{name}"'
@@ -300,7 +306,7 @@ def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Targe
 def drop_database(server: Server, run: Run, target: Target) -> None:
     """Drop the database under its working name."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
-        connection.execute(sql.drop_database(target.working_name))
+        _drop(connection, target.working_name)
     get_run_logger().info('database "%s" dropped', target.working_name)
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -720,6 +721,44 @@ def test_the_orphan_of_a_killed_drill_is_removed_by_the_next_one(held: Gates) ->
     (said,) = next_one.report.section("Left by earlier runs, and removed").strip().splitlines()
     assert said.startswith(f'- database "{orphan}" of a run that died was dropped')
     assert databases(world.target) == {*BYSTANDERS}
+
+
+def autovacuum_at_work(server: LocalServer, name: str) -> None:
+    """Keep a worker of autovacuum busy in a database for as long as it lives."""
+    with server.connect(name) as connection:
+        connection.execute(
+            "CREATE TABLE slow WITH (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1,"
+            " autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 0) AS SELECT generate_series(1, 200000)"
+        )
+        connection.execute("DELETE FROM slow")
+        deadline = time.monotonic() + 60
+        while not connection.execute(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'autovacuum worker'"
+        ).fetchall():
+            assert time.monotonic() < deadline, "autovacuum did not come"
+            time.sleep(0.1)
+
+
+@long
+def test_an_orphan_with_sessions_and_autovacuum_in_it_is_removed_by_a_login_without_superuser(stored: World) -> None:
+    """DROP DATABASE … WITH (FORCE) is refused to it: "permission denied to terminate process"."""
+    orphan = "consulting_tool_drill_0001"
+    with stored.target.connect() as connection:
+        connection.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+        connection.execute("SELECT pg_reload_conf()")
+        connection.execute(f"CREATE DATABASE {orphan} OWNER backup_restorer")
+        connection.execute(f"COMMENT ON DATABASE {orphan} IS 'scratch database of a drill of {CONTEXT}: set x, run y'")
+    try:
+        autovacuum_at_work(stored.target, orphan)
+        session = psycopg.connect(stored.target.conninfo(orphan, "backup_restorer"), autocommit=True)
+        assert drill(stored).verdict.startswith("PASS: ")
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            session.execute("SELECT")
+    finally:
+        with stored.target.connect() as connection:
+            connection.execute("ALTER SYSTEM RESET autovacuum_naptime")
+            connection.execute("SELECT pg_reload_conf()")
+    assert databases(stored.target) == set()
 
 
 @long
