@@ -2,19 +2,21 @@
 
 Into a new one: needs the store and a login that may create databases; leaves a database that was compared with the backup row
 by row, or nothing. Into the live one: needs a login that owns the context's tables; leaves them as the set has them, or
-untouched, and a safety set that undoes it. By hand:
+untouched, and a safety set that undoes it. One table beside the live one: needs CREATE on the schema. By hand:
 python -m flows.restore full_restore --backup latest --target-database consulting_tool_copy
 python -m flows.restore full_restore --backup latest --in-place true
+python -m flows.restore table_restore --table teams --backup latest --mode missing
 """
 
+from dataclasses import replace
 from typing import Literal
 
 from prefect import flow
 
 from flows.command_line import run_from_command_line
-from tasks import merge_plans, merge_reports, merges, recoveries, recovery_reports, runs, sites
-from tasks.core.errors import BadInput
-from tasks.core.merge import Drift
+from tasks import approvals, archives, merge_plans, merge_reports, merges, recoveries, recovery_reports, runs, side_by_side, sites
+from tasks.core.errors import BadInput, PlanChanged
+from tasks.core.merge import Drift, Keys, KeyValue, MergePlan, Mode, Request, plan_verdict
 from tasks.core.recovery_report import Purpose
 from tasks.core.servers import Server
 from tasks.databases import sweep_unfinished
@@ -35,6 +37,7 @@ def full_restore(
     confirm_database: str | None = None,
     on_schema_drift: Literal["refuse", "common-columns"] = "refuse",
     accept_effects_on_others: bool = False,
+    require_approval: bool = False,
 ) -> str:
     """Restore a whole context, into a new database beside the live one or into the live one itself, and compare it.
 
@@ -48,47 +51,125 @@ def full_restore(
         confirm_database: the name of the live database, to let rows of it be changed.
         on_schema_drift: where live tables have other columns than the set's: refuse, or restore what both have.
         accept_effects_on_others: let foreign keys of other contexts delete or empty what refers to rows that go.
+        require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
     """
     if in_place == (target_database is not None):
         raise BadInput(
             "name the new database with target_database, or restore into the live one with in_place=true: one of the two"
         )
     with runs.begin("full_restore", context) as run:
+        if target_database is not None and archives.is_archive(backup):
+            return restore_legacy(sites.find_site(context), run, backup, target_database)
         if target_database is not None:
             copy = Recovery(sites.find_store(context), run.started, Purpose.COPY, newest=False)
             return restore_and_compare(copy, run, sites.find_server(None, context), backup, target_database)
+        request = Request(backup, Drift(on_schema_drift), accept_effects_on_others)
+        return restore_rows(sites.find_site(context), run, request, dry_run, confirm_database, require_approval)
+
+
+@flow(flow_run_name="table-restore {table} {mode}", task_runner=runs.task_runner())
+def table_restore(
+    context: str = "bc-004",
+    *,
+    table: str,
+    backup: str = "latest",
+    mode: Literal["side-by-side", "missing", "merge", "replace"] = "side-by-side",
+    keys: list[KeyValue | dict[str, KeyValue]] | str | None = None,
+    include_parents: bool = False,
+    dry_run: bool = True,
+    confirm_database: str | None = None,
+    on_schema_drift: Literal["refuse", "common-columns"] = "refuse",
+    accept_effects_on_others: bool = False,
+    require_approval: bool = False,
+) -> str:
+    """Restore one table, or one partition: beside the live one, or rows of it into the live one.
+
+    Args:
+        context: the bounded context that the table is of.
+        table: the table, a partition, or the partitioned table with all its partitions.
+        backup: `latest`, an instant (`2025-11-03 14:00`: the newest state by then), the id of a set, or its s3:// or folder
+            path.
+        mode: a new table beside the live one (`teams_restored_20251103_020000`), which touches nothing; or into the live one
+            the rows that are missing; or also those that are other now (merge); or all as in the set (replace), which deletes
+            rows that came since.
+        keys: only some rows: a list of values of the key (or of objects naming key columns), or a condition on key columns.
+        include_parents: bring the rows of other tables that the rows refer to, where they are gone.
+        dry_run: of a restore into the live table only publish the plan.
+        confirm_database: the name of the live database, to let rows of it be changed.
+        on_schema_drift: where the live table has other columns than the set's: refuse, or restore what both have.
+        accept_effects_on_others: let foreign keys of other tables delete or empty what refers to rows that go.
+        require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
+    """
+    with runs.begin("table_restore", context) as run:
         site = sites.find_site(context)
-        said = Drift(on_schema_drift)
-        if dry_run:
-            return plan_in_place(site, run, backup, said, accept_effects_on_others)
-        return restore_in_place(site, run, backup, confirm_database, said, accept_effects_on_others)
+        if mode == "side-by-side":
+            return restore_beside(site, run, table, backup, keys)
+        said = Drift(on_schema_drift), accept_effects_on_others
+        request = Request(backup, *said, table, Mode(mode), keys, include_parents)
+        return restore_rows(site, run, request, dry_run, confirm_database, require_approval)
 
 
-def plan_in_place(site: Site, run: Run, backup: str, on_drift: Drift, accept_effects: bool) -> str:
-    """Publish what a restore into the live database would do; nothing is touched."""
+def restore_legacy(site: Site, run: Run, path: str, target_database: str) -> str:
+    """Restore what can be restored of a file that the old scripts made, and say what it lacks."""
+    with merge_reports.told(site.context), context_lock(site.server, site.context.name, run.title, exclusive=True) as session:
+        sweep_unfinished(session, run.context)
+        file = archives.stage_archive(site.store, run, path)
+        restored = archives.restore_archive(site, run, file, path, target_database)
+    return merge_reports.publish_archive(site.context, restored)
+
+
+def restore_beside(site: Site, run: Run, table: str, backup: str, keys: Keys | None) -> str:
+    """Restore a table under another name; nothing that is there is touched."""
     recovery = Recovery(site.store, run.started, Purpose.COPY, newest=False)
-    recoveries.stage_newest_good(recovery, run, backup)
-    with merge_plans.begin(site, run, recovery, on_drift) as merge:
-        planned = merge_plans.plan(merge, recovery, accept_effects=accept_effects)
-    return merge_reports.publish_plan(site.context, planned, merges.command(site, planned.backup, on_drift, accept_effects))
-
-
-def restore_in_place(
-    site: Site, run: Run, backup: str, confirm_database: str | None, on_drift: Drift, accept_effects: bool
-) -> str:  # fmt: skip
-    """Make the live database what a set is, after a safety set was taken; or leave it as it was."""
-    recovery = Recovery(site.store, run.started, Purpose.COPY, newest=False)
-    said = merges.command(site, "{}", on_drift, accept_effects)
-    with merge_reports.told(site.context), context_lock(site.server, site.context.name, run.title, exclusive=True):
+    with context_lock(site.server, site.context.name, run.title):
         recoveries.stage_newest_good(recovery, run, backup)
-        with merge_plans.begin(site, run, recovery, on_drift) as merge:
-            planned = merge_plans.plan(merge, recovery, accept_effects=accept_effects)
-            merge_reports.publish_plan(site.context, planned, said.format(planned.backup))
-            merges.require_confirmed(planned, confirm_database)
+        beside = side_by_side.restore_beside(site, run, recovery.staged_set, table, keys)
+    return merge_reports.publish_beside(site.context, beside, recovery.passed_over)
+
+
+def restore_rows(
+    site: Site, run: Run, request: Request, dry_run: bool, confirm_database: str | None, require_approval: bool
+) -> str:  # fmt: skip
+    """Plan what makes live rows those of a set; and do that, once it was confirmed or approved, after a safety set."""
+    recovery = Recovery(site.store, run.started, Purpose.COPY, newest=False)
+    if dry_run:
+        return plan_verdict(plan_rows(site, run, recovery, request))
+    with merge_reports.told(site.context):
+        if not require_approval:
+            return write_rows(site, run, recovery, request, confirm_database)
+        approvals.require_somebody_to_ask()
+        planned = plan_rows(site, run, recovery, request)
+        while True:
+            typed = approvals.ask(site.context, planned)
+            try:
+                return write_rows(site, run, recovery, replace(request, backup=planned.backup), typed, planned)
+            except PlanChanged:
+                planned = plan_rows(site, run, recovery, replace(request, backup=planned.backup))
+
+
+def plan_rows(site: Site, run: Run, recovery: Recovery, request: Request) -> MergePlan:
+    """Publish what would be done; nothing is touched."""
+    recoveries.stage_newest_good(recovery, run, request.backup)
+    with merge_plans.begin(site, run, recovery, request) as merge:
+        planned = merge_plans.plan(merge, recovery)
+    merge_reports.publish_plan(site.context, planned, request)
+    return planned
+
+
+def write_rows(
+    site: Site, run: Run, recovery: Recovery, request: Request, confirm_database: str | None, approved: MergePlan | None = None
+) -> str:  # fmt: skip
+    """Make live rows what a set has, after a safety set was taken; or leave them as they were."""
+    with context_lock(site.server, site.context.name, run.title, exclusive=True):
+        recoveries.stage_newest_good(recovery, run, request.backup)
+        with merge_plans.begin(site, run, recovery, request) as merge:
+            planned = merge_plans.plan(merge, recovery)
+            merge_reports.publish_plan(site.context, planned, request)
+            merges.require_confirmed(planned, confirm_database, approved)
             merges.take_safety_set(merge)
-            merged = merges.carry_out(merge, planned, accept_effects=accept_effects)
+            merged = merges.carry_out(merge, planned)
     # From here on it is done, whatever becomes of the rest.
-    verdict = merge_reports.publish_merged(site.context, planned, merged, said.format(merged.safety))
+    verdict = merge_reports.publish_merged(site.context, planned, merged)
     merges.refresh(site, run, recovery.manifest, merges.written(merge))
     return verdict
 
@@ -111,4 +192,4 @@ def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: st
 
 
 if __name__ == "__main__":
-    run_from_command_line(full_restore)
+    run_from_command_line(full_restore, table_restore)

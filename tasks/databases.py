@@ -4,8 +4,8 @@ Until everything was compared, the database carries a working name and a comment
 leaves nothing under the final name, and the next run removes what carries the mark.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from prefect import get_run_logger, task
@@ -53,12 +53,8 @@ def check_target(
         UnsafeTarget: a database of that name exists and is not to be used.
         BadInput: the server is older than the source, or lacks an extension, a right or a role.
     """
-    name = manifest.database.name if target_database is None else target_database
-    working_name = f"{_shortened(name)}_{'drill' if scratch else 'restoring'}_{run.id}"
-    if scratch:
-        name = working_name
-    if not 0 < len(name.encode()) <= 63 or "\0" in name:
-        raise BadInput(f'target_database "{name}" is no name of 1 to 63 bytes; choose another')
+    target = new_target(run, manifest.database.name if target_database is None else target_database, scratch=scratch)
+    name = target.name
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         major = major_of(connection)
         if major < manifest.versions.server_major:
@@ -71,11 +67,21 @@ def check_target(
             _require_usable(server, run, manifest, name, may_exist=may_exist)
         _require_extensions(connection, manifest)
         _require_rights(connection, manifest, major, creating=not exists)
-    return Target(name, name if exists else working_name, major, mark_of(run.context, scratch=scratch), exists)
+    return replace(target, server_major=major, working_name=target.name if exists else target.working_name, exists=exists)
 
 
-def _shortened(name: str) -> str:
-    return name.encode()[:40].decode(errors="ignore")
+def new_target(run: Run, name: str, *, scratch: bool = False) -> Target:
+    """Return the database to make, with the name that it has until it is done; a scratch database keeps that one.
+
+    Raises:
+        BadInput: it is no name of a database.
+    """
+    shortened = name.encode()[:40].decode(errors="ignore")
+    working_name = f"{shortened}_{'drill' if scratch else 'restoring'}_{run.id}"
+    name = working_name if scratch else name
+    if not 0 < len(name.encode()) <= 63 or "\0" in name:
+        raise BadInput(f'target_database "{name}" is no name of 1 to 63 bytes; choose another')
+    return Target(name, working_name, 0, mark_of(run.context, scratch=scratch))
 
 
 def _require_usable(server: Server, run: Run, manifest: Manifest, name: str, *, may_exist: bool) -> None:
@@ -285,11 +291,17 @@ def _allow_owners(server: Server, run: Run, manifest: Manifest, target: Target) 
     """Let owners of objects create in the schemas that template0 brought, as ALTER … OWNER TO demands of them."""
     with connect(server, target.working_name, run.title) as connection:
         for schema in sorted({relation.namespace for relation in manifest.relations}):
-            if connection.execute(sql.SCHEMA_EXISTS, {"schema": schema}).fetchall()[0][0]:
-                asked = {"owners": sorted(owners(manifest)), "schema": schema}
-                target.lent.extend((schema, row[0]) for row in connection.execute(sql.SCHEMA_CREATORS, asked))
-        for schema, role in target.lent:
-            connection.execute(sql.grant_create(schema, role))
+            lend_create(connection, target, schema, owners(manifest))
+
+
+def lend_create(connection: Connection, target: Target, schema: str, roles: Iterable[str]) -> None:
+    """Let roles create in a schema, if it is there, and remember which could not before."""
+    if connection.execute(sql.SCHEMA_EXISTS, {"schema": schema}).fetchall()[0][0]:
+        asked = {"owners": sorted(roles), "schema": schema}
+        lent = [(schema, row[0]) for row in connection.execute(sql.SCHEMA_CREATORS, asked)]
+        for one in lent:
+            connection.execute(sql.grant_create(*one))
+        target.lent.extend(lent)
 
 
 @task(cache_policy=NO_CACHE)

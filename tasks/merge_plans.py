@@ -9,18 +9,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import psycopg
 from psycopg.rows import dict_row
-from psycopg.sql import SQL
+from psycopg.sql import SQL, Composed
 
 from tasks import catalogue
 from tasks.backups import Source, check_source, snapshot_facts
 from tasks.catalogue import Member, Members
-from tasks.core import sql
+from tasks.core import merge_sql, sql
 from tasks.core.bases import misfit
 from tasks.core.compare import compare_inventories, missing_objects
+from tasks.core.complaints import message_of
 from tasks.core.context import Context
+from tasks.core.errors import BadInput
 from tasks.core.manifest import InventoryItem, Manifest, Relation
-from tasks.core.merge import Change, Drift, Effect, MergePlan, drift, trigger_states
+from tasks.core.merge import (
+    Change,
+    Drift,
+    Effect,
+    Keys,
+    MergePlan,
+    Mode,
+    Need,
+    Request,
+    drift,
+    parse_keys,
+    tables_named,
+    trigger_states,
+)
 from tasks.core.phases import Phases
 from tasks.core.servers import Connection, connect
 from tasks.core.toc import plain_name
@@ -34,6 +50,9 @@ from tasks.tables import load_rows
 
 # What a name of a relation stands for; two kinds cannot share one.
 RELATIONS = frozenset({"table", "partitioned table", "view", "materialized view"})
+TABLES = frozenset({"table", "partitioned table"})
+# What a table may need that is no part of it.
+NEEDED = frozenset({"schema", "type", "function", "sequence"})
 
 
 @dataclass
@@ -44,7 +63,11 @@ class Table:
     member: Member
     relation: Relation | None
     identifying: list[str]
+    mode: Mode = Mode.REPLACE
+    chosen: list[Composed] = field(default_factory=list)
+    why: str = ""
     changed: list[str] = field(default_factory=list)
+    compared: tuple[int, int] | None = None
     unchanged: bool = False
     staged: bool = False
 
@@ -69,6 +92,16 @@ class Table:
         """Whether the live relation has exactly the set's columns, so that digests compare."""
         return self.relation is None or not drift(self.relation, self.member.columns, self.member.types)
 
+    @property
+    def becomes_whole(self) -> bool:
+        """Whether it is to have all rows of the set and no other."""
+        return self.relation is not None and self.is_whole and self.mode is Mode.REPLACE and not self.chosen
+
+    @property
+    def chosen_rows(self) -> Composed:
+        """The condition that is true of the rows that the merge is about."""
+        return merge_sql.any_of(self.chosen)
+
 
 @dataclass
 class Merge:
@@ -78,12 +111,13 @@ class Merge:
     run: Run
     source: Source
     staged: StagedSet
+    request: Request
     connection: Connection
     members: Members
+    names: frozenset[str]
     tables: list[Table]
     inventory: list[InventoryItem]
     whole: Context
-    on_drift: Drift
     refusals: list[str] = field(default_factory=list)
     safety: Manifest | None = None
     phases: Phases = field(default_factory=Phases)
@@ -95,25 +129,42 @@ class Merge:
 
     @property
     def missing(self) -> list[InventoryItem]:
-        """What the set has and the database does not."""
+        """What the set has and the database does not, as far as it was asked for."""
         there = {item.identity for item in self.inventory}
-        return [item for item in self.manifest.inventory if item.identity not in there]
+        gone = [item for item in self.manifest.inventory if item.identity not in there]
+        if self.request.table is None:
+            return gone
+        needed = NEEDED if self.absent else frozenset()
+        return [item for item in gone if item.kind in needed or self.is_about(item)]
+
+    def is_about(self, item: InventoryItem) -> bool:
+        """Say whether an object is one of the tables that were asked for, or of one."""
+        return plain_name(item.name if item.kind in TABLES else item.parent) in self.names
 
     @property
     def absent(self) -> list[Relation]:
-        """The set's relations that the database does not have, not even empty."""
-        known = {table.name for table in self.tables}
-        return [one for one in self.manifest.relations if one.qualified not in known]
+        """The set's relations that were asked for and that the database does not have, not even empty."""
+        known = {member.qualified for member in self.members.holding_rows}
+        return [one for one in self.manifest.relations if one.qualified in self.names and one.qualified not in known]
+
+    @property
+    def about(self) -> str:
+        """What is restored, where it is not the whole context."""
+        request = self.request
+        if request.table is None:
+            return ""
+        rows = "" if request.keys is None else ", the chosen rows"
+        return f'table {request.table} of database "{self.site.database}" from {self.manifest.id}, mode {request.mode}{rows}'
 
 
 @contextmanager
-def begin(site: Site, run: Run, recovery: Recovery, on_drift: Drift) -> Iterator[Merge]:
+def begin(site: Site, run: Run, recovery: Recovery, request: Request) -> Iterator[Merge]:
     """Open a session on the live database with everything that differs staged in TEMP tables; nothing else is touched.
 
     Nothing is staged where something stands in the way of the merge.
 
     Raises:
-        BadInput: a right is missing.
+        BadInput: a right is missing, there is no such table, or keys that were asked for are wrong.
     """
     staged = recovery.staged_set
     with patient(), connect(site.server, site.database, run.title) as connection:
@@ -123,29 +174,113 @@ def begin(site: Site, run: Run, recovery: Recovery, on_drift: Drift) -> Iterator
         connection.execute(sql.FIXED_SETTINGS)
         members = catalogue.read_members(connection, there.context)
         inventory = catalogue.read_inventory(connection, members)
-        tables = list(_tables(connection, members, staged.manifest))
+        names = _names(request, site.context, members, staged.manifest)
         whole = staged_context(recovery)
-        merge = Merge(there, run, source, staged, connection, members, tables, inventory, whole, on_drift, phases=recovery.phases)
+        merge = Merge(there, run, source, staged, request, connection, members, names, [], inventory, whole, phases=recovery.phases)
+        merge.tables += _tables(merge)
         merge.refusals += _refusals(merge)
         if not merge.refusals:
             with merge.phases.phase("staging"):
                 stage(merge)
+                merge.refusals += _unknown_keys(merge)
         yield merge
 
 
-def _tables(connection: Connection, members: Members, manifest: Manifest) -> Iterator[Table]:
-    facts = {row["oid"]: row for row in _dicts(connection, sql.MERGE_FACTS, {"oids": members.oids})}
+def _names(request: Request, context: Context, members: Members, manifest: Manifest) -> frozenset[str]:
+    """Return schema.name of all that is asked for: everything, or a table with its partitions, of the set and of the database.
+
+    Raises:
+        BadInput: neither has such a table.
+    """
+    parents = {plain_name(one.name): plain_name(one.parent) for one in manifest.inventory if one.kind in TABLES}
+    parents |= {one.qualified: one.parent or "" for one in members.relations}
+    if request.table is None:
+        return frozenset(parents)
+    return tables_named(request.table, context.namespace, parents, f"in {manifest.id}, nor of context {context.name} now")
+
+
+def _tables(merge: Merge) -> Iterator[Table]:
+    chosen = _chosen_rows(merge)
+    for table in _tables_of(merge, merge.names):
+        table.mode, table.chosen = merge.request.mode, list(chosen)
+        yield table
+
+
+def _tables_of(merge: Merge, names: Iterable[str]) -> Iterator[Table]:
+    """Yield the live relations that hold rows and are among those named, with what the set has of each."""
+    members, manifest, wanted = merge.members, merge.manifest, set(names)
+    facts = {row["oid"]: row for row in _dicts(merge.connection, merge_sql.MERGE_FACTS, {"oids": members.oids})}
     relations = {relation.qualified: relation for relation in manifest.relations}
     divided = {relation.parent for relation in manifest.relations}
     divided |= {plain_name(item.name) for item in manifest.inventory if item.kind == "partitioned table"}
     for number, member in enumerate(members.holding_rows):
         # A table that is newer than the set is left alone; a partition that is newer has rows that the set does not.
-        if member.qualified not in relations and not divided & set(lineage(members, member)):
+        if member.qualified not in wanted or (member.qualified not in relations and not divided & set(lineage(members, member))):
             continue
         # An identity that is always generated cannot be set by an update: rows that differ in it are others.
         always = facts[member.oid]["always"]
         key = list(dict.fromkeys([*facts[member.oid]["key"], *always])) if facts[member.oid]["key"] else []
         yield Table(number, member, relations.get(member.qualified), key)
+
+
+def _chosen_rows(merge: Merge) -> list[Composed]:
+    """Return the condition on key columns that was asked for.
+
+    Raises:
+        BadInput: it is none, or there are no such columns.
+    """
+    if merge.request.keys is None:
+        return []
+    wanted = [one for one in merge.members.holding_rows if one.qualified in merge.names]
+    if not wanted:
+        raise BadInput(f"keys: {merge.request.table} is not there; restore all of it, without keys")
+    key = _dicts(merge.connection, merge_sql.MERGE_FACTS, {"oids": [wanted[0].oid]})[0]["key"]
+    return [read_condition(merge.connection, merge.request.keys, (wanted[0].schema, wanted[0].name), key)]
+
+
+def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], key: list[str]) -> Composed:
+    """Return the condition on a table's key columns that an operator gave, as PostgreSQL understands it.
+
+    Raises:
+        BadInput: it is none, or the values are none of those columns.
+    """
+    said = parse_keys(keys, key)
+    try:
+        with connection.transaction():
+            connection.execute(merge_sql.create_key_table(*table, key))
+            if isinstance(said, str):
+                # Prepared, because PostgreSQL then takes one statement only.
+                connection.execute(merge_sql.add_condition(said), prepare=True)
+                found = connection.execute(merge_sql.CONDITION).fetchall()
+                if len(found) != 1 or found[0][1]:
+                    raise BadInput(f"keys={said}: a condition on {', '.join(key)} may not call functions that act")
+                condition = SQL(found[0][0]).format()
+            else:
+                condition = merge_sql.has_values(list(said[0]), [list(row.values()) for row in said])
+            connection.execute(merge_sql.try_condition(condition))
+            connection.execute(merge_sql.DROP_KEY_TABLE)
+            return condition
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        # Not a row's value: what the operator wrote himself.
+        said, columns = error.diag.message_primary or message_of(error), ", ".join(key)
+        raise BadInput(f"keys={keys}: {said}; write a condition on the key columns {columns} alone, or list their values") from None
+
+
+def _unknown_keys(merge: Merge) -> Iterator[str]:
+    """Yield which of the keys that were listed neither the set nor the database has."""
+    wanted = [table for table in merge.tables if table.name in merge.names]
+    if merge.request.keys is None or not wanted or isinstance(said := parse_keys(merge.request.keys, wanted[0].key), str):
+        return
+    for row in said:
+        asked = [
+            merge_sql.absent_values(one.member.schema, one.member.name, one.number, list(row), list(row.values()))
+            for one in wanted
+        ]  # fmt: skip
+        if all(merge.connection.execute(one).fetchall()[0][0] for one in asked):
+            shown = ", ".join(f"{name}={value}" for name, value in row.items())
+            yield f"{merge.request.table} has no row with {shown}, neither in {merge.manifest.id} nor now; correct keys"
 
 
 def _dicts(connection: Connection, query: SQL, parameters: dict[str, Any]) -> list[dict[str, Any]]:
@@ -156,7 +291,7 @@ def stage(merge: Merge) -> None:
     """Stage the rows of every relation but of those in which no row was written since the set was taken."""
     same_file = _same_line(merge)
     for table in merge.tables:
-        table.unchanged = table.member.qualified in same_file and is_unchanged(merge, table)
+        table.unchanged = not table.chosen and table.member.qualified in same_file and is_unchanged(merge, table)
         if not table.unchanged and not table.staged:
             _stage_table(merge, table)
 
@@ -192,59 +327,151 @@ def has_rows_of(merge: Merge, member: Member, relation: Relation, manifest: Mani
 def _stage_table(merge: Merge, table: Table) -> None:
     member, own = table.member, list(table.member.columns)
     columns = table.relation.columns if table.relation else own
-    merge.connection.execute(sql.create_staging(table.number, member.schema, member.name, columns, own))
+    merge.connection.execute(merge_sql.create_staging(table.number, member.schema, member.name, columns, own))
     if table.relation:
         sources, encoding = merge.staged.sources(table.relation), merge.manifest.database.encoding
-        load_rows(merge.connection, table.relation, sources, encoding, into=sql.staging_place(table.number))
-        merge.connection.execute(sql.analyze_temp(sql.STAGED.format(table.number)))
+        load_rows(merge.connection, table.relation, sources, encoding, into=merge_sql.staging_place(table.number))
+        merge.connection.execute(merge_sql.analyze_temp(merge_sql.STAGED.format(table.number)))
     table.staged = True
 
 
-def plan(merge: Merge, recovery: Recovery, *, accept_effects: bool) -> MergePlan:
+def plan(merge: Merge, recovery: Recovery) -> MergePlan:
     """Compare the live relations with the set; nothing but TEMP tables is written."""
     changes, effects = list[Change](), list[Effect]()
     with merge.phases.phase("plan"):
         if not merge.refusals:
             changes += [compare(merge, table) for table in merge.tables]
             changes += [Change(one.qualified, 0, one.rows, insert=one.rows) for one in merge.absent]
+            changes += _include_parents(merge)
             effects += find_effects(merge)
-    manifest = merge.manifest
-    same_major = manifest.versions.server_major == merge.source.major
-    unlike = [
-        one for one in compare_inventories(manifest.inventory, merge.inventory, same_major=same_major)
-        if not one.endswith(" is missing") and not one.startswith("trigger ")
-    ]  # fmt: skip
-    refusals = [*merge.refusals, *refused(effects, accept_effects=accept_effects)]
+    manifest, request = merge.manifest, merge.request
+    refusals = [*merge.refusals, *refused(effects, accept_effects=request.accept_effects)]
     return MergePlan(
         manifest.id, manifest.snapshot.instant, merge.site.database, changes,
-        to_create=missing_objects(manifest.inventory, merge.inventory), unlike=unlike,
+        to_create=missing_objects(merge.missing, []), unlike=_unlike(merge),
         triggers=[f"{trigger} of {table}: {was} becomes {words}" for table, trigger, was, words in _switches(merge)],
         effects=[one for one in effects if one.rows != 0],
-        holders=[row[0] for row in merge.connection.execute(sql.LOCK_HOLDERS_OF, {"oids": merge.members.oids})],
-        passed_over=recovery.passed_over, refusals=refusals, comparing_seconds=merge.phases.seconds["plan"],
+        holders=[row[0] for row in merge.connection.execute(merge_sql.LOCK_HOLDERS_OF, {"oids": merge.members.oids})],
+        passed_over=recovery.passed_over, refusals=refusals, comparing_seconds=merge.phases.seconds["plan"], about=merge.about,
     )  # fmt: skip
 
 
+def _unlike(merge: Merge) -> list[str]:
+    """Return which objects that were asked for differ from the set's, and are left as they are."""
+    then, now = merge.manifest.inventory, merge.inventory
+    if merge.request.table is not None:
+        then, now = ([item for item in items if merge.is_about(item)] for items in (then, now))
+    same_major = merge.manifest.versions.server_major == merge.source.major
+    return [
+        one for one in compare_inventories(then, now, same_major=same_major)
+        if not one.endswith(" is missing") and not one.startswith("trigger ")
+    ]  # fmt: skip
+
+
 def compare(merge: Merge, table: Table) -> Change:
-    """Find out how a live relation differs from what is staged of it; the TEMP table with the differences stays."""
+    """Find out how a live relation differs from what is staged of it; the TEMP table with what is to be written stays."""
     there = table.relation.rows if table.relation else 0
     if table.unchanged:
         return Change(table.name, there, there, unchanged=True)
-    member = table.member
-    merge.connection.execute(sql.drop_differences(table.number))
-    merge.connection.execute(sql.find_differences(table.number, member.schema, member.name, table.columns, table.key))
-    merge.connection.execute(sql.analyze_temp(sql.DIFFERENCE.format(table.number)))
-    inserts, updates, deletes, staged = merge.connection.execute(sql.count_differences(table.number)).fetchall()[0]
+    member, execute = table.member, merge.connection.execute
+    table.compared = _seen(merge, table)
+    execute(merge_sql.drop_differences(table.number))
+    execute(merge_sql.find_differences(table.number, member.schema, member.name, table.columns, table.key, table.chosen_rows))
+    inserts, updates, deletes, staged = execute(merge_sql.count_differences(table.number, table.chosen_rows)).fetchall()[0]
+    live, writes = staged + deletes - inserts, table.mode.writes
+    if table.mode is not Mode.REPLACE:
+        execute(merge_sql.keep_differences(table.number, writes))
+        updates, deletes = updates if "U" in writes else 0, 0
+    execute(merge_sql.analyze_temp(merge_sql.DIFFERENCE.format(table.number)))
     if updates:
-        asked = sql.changed_columns(table.number, member.schema, member.name, table.columns)
-        found = merge.connection.execute(asked).fetchall()[0]
+        asked = merge_sql.changed_columns(table.number, member.schema, member.name, table.columns)
+        found = execute(asked).fetchall()[0]
         table.changed = [name for name, is_changed in zip(table.columns, found, strict=True) if is_changed]
-    return Change(table.name, staged + deletes - inserts, staged, inserts, updates, deletes)
+    return Change(table.name, live, staged, inserts, updates, deletes, why=table.why)
+
+
+def _seen(merge: Merge, table: Table) -> tuple[int, int]:
+    """Return a transaction that no later change of a relation is older than, and how many rows it has."""
+    xmin = int(_dicts(merge.connection, sql.SNAPSHOT_FACTS, {})[0]["xmin"])
+    rows, _ = merge.connection.execute(sql.count_rows_and_old(table.member.schema, table.member.name, xmin)).fetchall()[0]
+    return xmin, rows
+
+
+def is_as_compared(merge: Merge, table: Table) -> bool:
+    """Say whether a relation has the rows that it had when it was compared: as many, and none written since."""
+    if table.compared is None:
+        return table.unchanged
+    xmin, before = table.compared
+    rows, old = merge.connection.execute(sql.count_rows_and_old(table.member.schema, table.member.name, xmin)).fetchall()[0]
+    return bool(rows == old == before)
+
+
+def _include_parents(merge: Merge) -> list[Change]:
+    """Add the rows that are gone and that restored rows refer to, where that was asked for; refuse what cannot be had.
+
+    Returns what differs in the relations that this added.
+    """
+    tried, changes = set[Need](), dict[str, Change]()
+    while needs := find_needs(merge):
+        if hopeless := [one for one in needs if one in tried or not _may_come(merge, one)]:
+            merge.refusals += [one.line(_remedy(merge, one)) for one in hopeless]
+            break
+        for need in needs:
+            tried.add(need)
+            changes |= {one.relation: one for one in _include(merge, need)}
+    return list(changes.values())
+
+
+def find_needs(merge: Merge) -> list[Need]:
+    """Return the rows that are gone and that rows to write refer to."""
+    oids = sorted({oid for one in merge.tables for oid in lineage(merge.members, one.member).values()})
+    found = list[Need]()
+    for key in _dicts(merge.connection, merge_sql.OUTBOUND_KEYS_OF, {"oids": oids}):
+        merged = [one for one in merge.tables if key["parent"] in lineage(merge.members, one.member).values()]
+        if merge.request.table is None and merged:
+            # All rows of the set come, and they refer to each other.
+            continue
+        also = [one.number for one in merged if one.staged and not one.unchanged]
+        place, values = (key["parent_schema"], key["parent_name"]), set[tuple[str, ...]]()
+        for one in merge.tables:
+            if one.staged and not one.unchanged and key["child"] in lineage(merge.members, one.member).values():
+                asked = merge_sql.needed_values(one.number, key["columns"], place, key["referenced"], also)
+                values |= set(merge.connection.execute(asked).fetchall())
+        if values:
+            found.append(Need(key["name"], key["table"], ".".join(place), tuple(key["referenced"]), tuple(sorted(values))))
+    return found
+
+
+def _may_come(merge: Merge, need: Need) -> bool:
+    return merge.request.include_parents and any(one.qualified == need.parent for one in merge.members.relations)
+
+
+def _remedy(merge: Merge, need: Need) -> str:
+    if all(one.qualified != need.parent for one in merge.members.relations):
+        return f"{need.parent} is another context's: bring them back there first"
+    return f"{merge.manifest.id} does not have them either" if merge.request.include_parents else "say include_parents=true"
+
+
+def _include(merge: Merge, need: Need) -> list[Change]:
+    """Merge the needed rows of a parent too: what is missing of them is inserted."""
+    names = {one.qualified for one in merge.members.relations if need.parent in lineage(merge.members, one)}
+    known = {one.name for one in merge.tables}
+    for table in _tables_of(merge, names - known):
+        table.mode, table.why = Mode.MISSING, f"{need.table} refers to it"
+        _stage_table(merge, table)
+        merge.tables.append(table)
+    changes = list[Change]()
+    for table in merge.tables:
+        # Of a relation that is merged whole every row comes anyhow.
+        if table.name in names and (table.chosen or table.name not in known):
+            table.chosen.append(merge_sql.has_values(need.columns, need.values))
+            changes.append(compare(merge, table))
+    return changes
 
 
 def _refusals(merge: Merge) -> Iterator[str]:
     """Yield why the set cannot be merged into what is there."""
-    facts = {row["oid"]: row for row in _dicts(merge.connection, sql.MERGE_FACTS, {"oids": merge.members.oids})}
+    facts = {row["oid"]: row for row in _dicts(merge.connection, merge_sql.MERGE_FACTS, {"oids": merge.members.oids})}
     login = merge.connection.execute(sql.CURRENT_USER).fetchall()[0][0]
     for member in merge.members.relations:
         if not facts[member.oid]["owned"]:
@@ -253,7 +480,7 @@ def _refusals(merge: Merge) -> Iterator[str]:
             yield f"{member.qualified} has rules, which would write other rows than are meant; ALTER TABLE … DISABLE RULE first"
     for table in merge.tables:
         found = drift(table.relation, table.member.columns, table.member.types) if table.relation else []
-        if merge.on_drift is Drift.REFUSE:
+        if merge.request.on_drift is Drift.REFUSE:
             yield from (f'{one}; migrate, or say on_schema_drift="common-columns"' for one in found)
     for item in merge.missing:
         place = {"name": item.name}
@@ -271,7 +498,7 @@ def find_effects(merge: Merge) -> list[Effect]:
     """Return the keys of tables that the merge does not write, with how many of their rows refer to what would go or change."""
     oids = {oid for one in merge.tables for oid in lineage(merge.members, one.member).values()}
     found = list[Effect]()
-    for key in _dicts(merge.connection, sql.INBOUND_KEYS, {"oids": sorted(oids)}):
+    for key in _dicts(merge.connection, merge_sql.INBOUND_KEYS, {"oids": sorted(oids)}):
         hit = [one for one in merge.tables if not one.unchanged and key["parent"] in lineage(merge.members, one.member).values()]
         counts = [_count_referring(merge, key, one) for one in hit]
         known = None if None in counts else sum(filter(None, counts))
@@ -285,13 +512,13 @@ def _count_referring(merge: Merge, key: dict[str, Any], table: Table) -> int | N
         return None
     place = table.number, table.member.schema, table.member.name
     # A key that acts does so though the value comes back in the same statement; one that only looks, looks when it ends.
-    noticed = sql.noticed_rows(
+    noticed = merge_sql.noticed_rows(
         *place, key["referenced"], acts_on_delete=key["acts_on_delete"], acts_on_update=key["acts_on_update"]
     )
     if key["readable"]:
-        asked = sql.referring_rows(key["table"], key["columns"], key["referenced"], noticed)
+        asked = merge_sql.referring_rows(key["table"], key["columns"], key["referenced"], noticed)
         return int(merge.connection.execute(asked).fetchall()[0][0])
-    return None if merge.connection.execute(sql.count_noticed(noticed)).fetchall()[0][0] else 0
+    return None if merge.connection.execute(merge_sql.count_noticed(noticed)).fetchall()[0][0] else 0
 
 
 def lineage(members: Members, member: Member) -> dict[str, int]:
@@ -306,5 +533,7 @@ def lineage(members: Members, member: Member) -> dict[str, int]:
 
 def _switches(merge: Merge) -> list[tuple[str, str, str, str]]:
     """Return the triggers that are not switched as in the set: table, name, how they are, how they were."""
+    if merge.request.table is not None:
+        return []
     then, now = trigger_states(merge.manifest.inventory), trigger_states(merge.inventory)
     return [(*one, now[one], then[one]) for one in sorted(then.keys() & now.keys()) if then[one] != now[one]]

@@ -19,20 +19,33 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks import catalogue
 from tasks.backups import Occasion, take_set
-from tasks.core import sql
+from tasks.core import merge_sql, sql
 from tasks.core.compare import compare_inventories, missing_objects
 from tasks.core.complaints import message_of
-from tasks.core.errors import MovedSnapshot, OperationError, RestoreDiffers, UnsafeTarget
+from tasks.core.context import Context
+from tasks.core.errors import MovedSnapshot, OperationError, PlanChanged, RestoreDiffers, UnsafeTarget
 from tasks.core.kinds import Kind, new_run_id
-from tasks.core.manifest import ForeignKey, InventoryItem, Manifest, Relation
-from tasks.core.merge import Drift, Merged, MergePlan, trigger_states
+from tasks.core.manifest import ForeignKey, InventoryItem, Manifest, Relation, View
+from tasks.core.merge import Drift, KeyValue, Merged, MergePlan, Mode, trigger_states
 from tasks.core.servers import Connection, connect
 from tasks.core.stream import digest_relation
-from tasks.core.toc import Chunk, entries_of, parse_list
+from tasks.core.toc import Chunk, entries_of, parse_list, plain_name
 from tasks.existing import create_missing
-from tasks.keys import make_keys
-from tasks.merge_plans import Merge, Table, compare, find_effects, has_rows_of, is_unchanged, refused, stage
+from tasks.keys import make_keys, own_keys
+from tasks.merge_plans import (
+    Merge,
+    Table,
+    compare,
+    find_effects,
+    has_rows_of,
+    is_as_compared,
+    is_unchanged,
+    lineage,
+    refused,
+    stage,
+)
 from tasks.recoveries import find_pg_restore, refresh_view
+from tasks.repairs import Watch
 from tasks.runs import Run
 from tasks.schema import LOCK_WAIT_SECONDS, read_chunks
 from tasks.sets import unpack
@@ -50,19 +63,36 @@ CHECK = re.compile(r"(?P<definition>CHECK .*?)( \| NOT VALID)?( \| comment .*)?"
 
 def take_safety_set(merge: Merge) -> None:
     """Take a set of what is there, damaged or not: what undoes the merge."""
+    if not merge.tables:
+        # What was asked for is not there at all.
+        return
     with merge.phases.phase("safety set"):
         # Sets of one run and one second would have one name: a second one is of a run of its own.
         run = replace(merge.run, id=new_run_id()) if merge.safety else merge.run
-        merge.safety = take_set(merge.site, run, merge.source, Occasion(label=f"before {merge.run.title}"), kind=Kind.SAFETY)
+        site = replace(merge.site, context=_what_is_written(merge))
+        merge.safety = take_set(site, run, merge.source, Occasion(label=f"before {merge.run.title}"), kind=Kind.SAFETY)
     get_run_logger().info("safety set %s taken", merge.safety.id)
 
 
-def require_confirmed(planned: MergePlan, confirm_database: str | None) -> None:
-    """Refuse to change a live database that the operator did not name.
+def _what_is_written(merge: Merge) -> Context:
+    """Return the context with those tables alone that rows are written in."""
+    context = merge.site.context
+    if merge.request.table is None:
+        return context
+    written = {name for one in merge.tables for name in lineage(merge.members, one.member)}
+    tables = [name for name in context.tables if f"{context.namespace}.{name}" in written]
+    return context.model_copy(update={"tables": tables, "views": []})
+
+
+def require_confirmed(planned: MergePlan, confirm_database: str | None, approved: MergePlan | None = None) -> None:
+    """Refuse to change a live database that the operator did not name, or otherwise than he approved.
 
     Raises:
         UnsafeTarget: confirm_database is not its name.
+        PlanChanged: another plan was approved.
     """
+    if approved and not planned.does_as(approved):
+        raise PlanChanged("what would be done is no longer what was approved")
     if confirm_database != planned.database:
         raise UnsafeTarget(
             f'refusing to change rows of the live database "{planned.database}"; look at the plan, then pass '
@@ -70,7 +100,7 @@ def require_confirmed(planned: MergePlan, confirm_database: str | None) -> None:
         )
 
 
-def carry_out(merge: Merge, planned: MergePlan, *, accept_effects: bool) -> Merged:
+def carry_out(merge: Merge, planned: MergePlan) -> Merged:
     """Make the live database what the set is, in one transaction; whatever fails leaves it as it was.
 
     Raises:
@@ -79,7 +109,7 @@ def carry_out(merge: Merge, planned: MergePlan, *, accept_effects: bool) -> Merg
     """
     for attempt in range(1, LOCK_TRIES + 1):
         try:
-            return _carry_out(merge, planned, accept_effects=accept_effects)
+            return _carry_out(merge, planned)
         except MovedSnapshot as error:
             if attempt == LOCK_TRIES:
                 raise OperationError(f'database "{planned.database}" is as it was: {error}{_holders(merge)}') from error
@@ -97,11 +127,11 @@ def carry_out(merge: Merge, planned: MergePlan, *, accept_effects: bool) -> Merg
 
 
 def _holders(merge: Merge) -> str:
-    holders = [row[0] for row in merge.connection.execute(sql.LOCK_HOLDERS_OF, {"oids": merge.members.oids})]
+    holders = [row[0] for row in merge.connection.execute(merge_sql.LOCK_HOLDERS_OF, {"oids": merge.members.oids})]
     return f"; {'; '.join(holders)}; wait for them, or end them, and run again" if holders else "; run again"
 
 
-def _carry_out(merge: Merge, planned: MergePlan, *, accept_effects: bool) -> Merged:
+def _carry_out(merge: Merge, planned: MergePlan) -> Merged:
     connection, phases, made = merge.connection, merge.phases, set[int]()
     with phases.phase("schema of the set"):
         before, after = _missing_chunks(merge)
@@ -116,17 +146,19 @@ def _carry_out(merge: Merge, planned: MergePlan, *, accept_effects: bool) -> Mer
             take_safety_set(merge)
         with phases.phase("comparing"):
             for table in merge.tables:
-                compare(merge, table)
+                if not is_as_compared(merge, table):
+                    compare(merge, table)
                 if not table.unchanged:
-                    connection.execute(sql.lock_leaving_rows(table.number, table.member.schema, table.member.name))
+                    connection.execute(merge_sql.lock_leaving_rows(table.number, table.member.schema, table.member.name))
             # Rows may have come since the plan that others refer to already.
-            if forbidden := refused(find_effects(merge), accept_effects=accept_effects):
+            if forbidden := refused(find_effects(merge), accept_effects=merge.request.accept_effects):
                 raise OperationError(f'database "{planned.database}" is as it was: {"; ".join(forbidden)}')
+            watch = Watch(merge)
         with phases.phase("writing"), _triggers_off(merge):
             _create(connection, before, made, attach=False)
             loaded = _load_new(merge)
             deleted, updated, inserted = _write(merge)
-            connection.execute(sql.END_DEFERRED)
+            connection.execute(merge_sql.END_DEFERRED)
         with phases.phase("comparing again"):
             _compare(merge, loaded)
         with phases.phase("indexes, keys, triggers of what was missing"):
@@ -138,10 +170,25 @@ def _carry_out(merge: Merge, planned: MergePlan, *, accept_effects: bool) -> Mer
             notes = [*_finish(merge), *_require_objects(merge)]
             for one in merge.manifest.sequences:
                 connection.execute(sql.advance_sequence(one.namespace, one.name, one.last_value, called=one.is_called))
+        with phases.phase("checks"):
+            repaired = _repair(merge, watch)
+            notes += [one.line for one in watch.broken()]
+        undo = _undo(merge)
     get_run_logger().info("committed after %.1f s, %.1f s of them locked", time.monotonic() - started, time.monotonic() - locked)
     inserted += sum(one.rows for one in loaded)
-    locked_seconds, safety = time.monotonic() - locked, merge.safety.id if merge.safety else ""
-    return Merged(inserted, updated, deleted, planned.to_create, locked_seconds, phases.seconds, safety, notes)
+    locked_seconds = time.monotonic() - locked
+    return Merged(inserted, updated, deleted, planned.to_create, locked_seconds, phases.seconds, undo, notes, repaired)
+
+
+def _repair(merge: Merge, watch: Watch) -> list[str]:
+    """Mend what does not agree with the restored rows any more; triggers would set times, and count again what is counted."""
+    broken = watch.broken()
+    if not any(one.check.repair for one in broken):
+        return []
+    with _triggers_off(merge):
+        repaired = watch.repair(broken)
+        merge.connection.execute(merge_sql.END_DEFERRED)
+    return repaired
 
 
 def _lock(merge: Merge) -> None:
@@ -151,7 +198,7 @@ def _lock(merge: Merge) -> None:
     merge.connection.execute(sql.set_lock_timeout(LOCK_SECONDS))
     try:
         if tops:
-            merge.connection.execute(sql.lock_for_merge(tops))
+            merge.connection.execute(merge_sql.lock_for_merge(tops))
     except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
         raise MovedSnapshot(f"the tables could not be locked within {LOCK_SECONDS} s: {message_of(error)}") from error
 
@@ -174,7 +221,7 @@ def _is_safe(merge: Merge) -> bool:
     """Say whether the safety set has every row that the merge may touch."""
     safety = merge.safety
     if safety is None:
-        return False
+        return not merge.tables
     kept = {one.qualified: one for one in safety.relations}
     return all(
         (then := kept.get(one.name)) and (then.oid, then.relfilenode) == (one.member.oid, one.member.relfilenode)
@@ -186,7 +233,7 @@ def _is_safe(merge: Merge) -> bool:
 @contextmanager
 def _triggers_off(merge: Merge) -> Iterator[None]:
     """Switch user triggers off, one by one, and then to what they were in the set, or before where it does not know them."""
-    wanted = trigger_states(merge.manifest.inventory)
+    wanted = trigger_states(merge.manifest.inventory) if merge.request.table is None else {}
     triggers = merge.connection.execute(sql.TRIGGER_STATES, {"oids": merge.members.oids}).fetchall()
     for schema, table, trigger, words, _ in triggers:
         if words != "DISABLE":
@@ -217,7 +264,7 @@ def _write(merge: Merge) -> tuple[int, int, int]:
 
 def _write_at_once(merge: Merge, tables: Iterable[Table]) -> tuple[int, int, int]:
     parts = [(one.number, one.member.schema, one.member.name, one.columns, one.changed) for one in tables]
-    found: tuple[int, int, int] = merge.connection.execute(sql.merge_rows(parts)).fetchall()[0]
+    found: tuple[int, int, int] = merge.connection.execute(merge_sql.merge_rows(parts)).fetchall()[0]
     return found
 
 
@@ -228,9 +275,9 @@ def _leave(_merge: Merge, _table: Table) -> None:
 def _park(merge: Merge, table: Table) -> None:
     """Let the rows to update give their unique values free, for other ones that nothing has."""
     member = table.member
-    for column, kind, length in merge.connection.execute(sql.PARKING_COLUMNS, {"oid": member.oid}).fetchall():
+    for column, kind, length in merge.connection.execute(merge_sql.PARKING_COLUMNS, {"oid": member.oid}).fetchall():
         if column:
-            merge.connection.execute(sql.park_rows(table.number, member.schema, member.name, column, kind, length))
+            merge.connection.execute(merge_sql.park_rows(table.number, member.schema, member.name, column, kind, length))
             table.changed = [*table.changed, column] if column not in table.changed else table.changed
         else:
             _replace(merge, table)
@@ -239,8 +286,8 @@ def _park(merge: Merge, table: Table) -> None:
 
 def _replace(merge: Merge, table: Table) -> None:
     """Let the rows to update be deleted and inserted, where no key would act on that."""
-    if not merge.connection.execute(sql.KEYS_THAT_ACT, {"oid": table.member.oid}).fetchall():
-        merge.connection.execute(sql.replace_instead_of_update(table.number))
+    if not merge.connection.execute(merge_sql.KEYS_THAT_ACT, {"oid": table.member.oid}).fetchall():
+        merge.connection.execute(merge_sql.replace_instead_of_update(table.number))
 
 
 def _load_new(merge: Merge) -> list[Relation]:
@@ -287,7 +334,9 @@ def _like_its_parent(chunk: Chunk, partition: InventoryItem | None) -> Chunk:
         return chunk
     owner = partition.state.removeprefix("owner ").partition(" | ")[0]
     key = KEY.search(partition.state)
-    made = sql.create_like(partition.name, partition.parent, owner, key[1] if key and partition.kind == "partitioned table" else "")
+    made = merge_sql.create_like(
+        partition.name, partition.parent, owner, key[1] if key and partition.kind == "partitioned table" else ""
+    )
     return replace(chunk, statements=made.as_bytes())
 
 
@@ -315,7 +364,7 @@ def _compare(merge: Merge, loaded: Iterable[Relation]) -> None:
         RestoreDiffers: it is not what the set has.
     """
     found = list[str]()
-    written = [one.relation for one in merge.tables if one.relation and not one.unchanged and one.is_whole]
+    written = [one.relation for one in merge.tables if one.relation and not one.unchanged and one.becomes_whole]
     for relation in [*written, *loaded]:
         job = reading_job(merge.site.database, merge.run, relation, merge.manifest.database.encoding)
         digest = digest_relation(merge.connection, job)
@@ -323,7 +372,7 @@ def _compare(merge: Merge, loaded: Iterable[Relation]) -> None:
     for table in merge.tables:
         if table.unchanged and not is_unchanged(merge, table):
             found.append(f"{table.name}: a key of it acted on what was written")
-        if not table.unchanged and (table.relation is None or not table.is_whole):
+        if not table.unchanged and not table.becomes_whole:
             left = compare(merge, table)
             found += [f"{table.name}: {left.rows} rows differ still"] if left.rows else []
     if found:
@@ -340,20 +389,33 @@ def _finish(merge: Merge) -> list[str]:
         # A check is made with its table, so the archive has no entry for it.
         if item.kind == "constraint" and (check := CHECK.fullmatch(item.state)):
             with suppress(psycopg.errors.DuplicateObject), connection.transaction():
-                connection.execute(sql.add_constraint(item.parent, sql.quoted(item.name), check["definition"]))
-    outcomes = make_keys(connection, manifest.outbound_keys, LOCK_SECONDS)
+                connection.execute(merge_sql.add_constraint(item.parent, sql.quoted(item.name), check["definition"]))
+    outcomes = make_keys(connection, _keys_to_make(merge), LOCK_SECONDS)
+    inbound = [key for key in manifest.inbound_keys if plain_name(key.references) in merge.names]
     return [
         *(f"foreign key {one.key.name} of {one.key.table}: {one.note}" for one in outcomes if not one.made),
         *(f"foreign key {key.name} of {key.table} to {key.references} is gone; it comes back with its own context, or "
           f"`{sql.add_key(key.table, key.name, key.definition).as_string()};`"
-          for key in manifest.inbound_keys if _is_gone(merge, key)),
+          for key in inbound if _is_gone(merge, key)),
     ]  # fmt: skip
+
+
+def _keys_to_make(merge: Merge) -> list[ForeignKey]:
+    """Return the keys to other contexts, and of one table that was dropped those of our other tables that went with it."""
+    keys = [key for key in merge.manifest.outbound_keys if plain_name(key.table) in merge.names]
+    if merge.request.table is None or not merge.absent:
+        return keys
+    return [*keys, *(key for key in own_keys(merge.manifest) if plain_name(_referenced(key)) in merge.names)]
+
+
+def _referenced(key: ForeignKey) -> str:
+    return key.definition.partition(" REFERENCES ")[2].partition("(")[0]
 
 
 def _is_gone(merge: Merge, key: ForeignKey) -> bool:
     """Say whether a key of another context, whose table is there, is not."""
     asked = {"table": key.table, "name": sql.unquoted(key.name)}
-    return bool(merge.connection.execute(sql.KEY_IS_GONE, asked).fetchall()[0][0])
+    return bool(merge.connection.execute(merge_sql.KEY_IS_GONE, asked).fetchall()[0][0])
 
 
 def _require_objects(merge: Merge) -> list[str]:
@@ -364,8 +426,9 @@ def _require_objects(merge: Merge) -> list[str]:
     """
     if not merge.missing:
         return []
-    now = catalogue.read_inventory(merge.connection, catalogue.read_members(merge.connection, merge.whole))
-    if gone := missing_objects(merge.manifest.inventory, now):
+    there = catalogue.present(merge.connection, merge.whole)
+    now = catalogue.read_inventory(merge.connection, catalogue.read_members(merge.connection, there))
+    if gone := missing_objects(merge.missing, now):
         raise RestoreDiffers(f'database "{merge.site.database}" is as it was: {"; ".join(gone[:10])} could not be made')
     made = {item.identity for item in merge.missing}
     same_major = merge.manifest.versions.server_major == merge.source.major
@@ -375,19 +438,30 @@ def _require_objects(merge: Merge) -> list[str]:
 
 def written(merge: Merge) -> list[tuple[str, str]]:
     """Return the relations whose statistics are old now."""
-    known = {table.name for table in merge.tables if table.unchanged}
-    return [(one.namespace, one.name) for one in merge.manifest.relations if one.qualified not in known]
+    merged = [(one.member.schema, one.member.name) for one in merge.tables if not one.unchanged]
+    return merged + [(one.namespace, one.name) for one in merge.absent]
 
 
-def command(site: Site, backup: str, on_drift: Drift, accept_effects: bool) -> str:
-    """Return what an operator types to make the live database what a set is."""
-    words = [
-        f"python -m flows.restore full_restore --context {site.context.name} --in-place true", f"--backup {backup}",
-        *([f"--on-schema-drift {on_drift}"] if on_drift is not Drift.REFUSE else []),
-        *(["--accept-effects-on-others true"] if accept_effects else []),
-        f"--dry-run false --confirm-database {shlex.quote(site.database)}",
-    ]  # fmt: skip
-    return " \\\n    ".join(words)
+def _undo(merge: Merge) -> str:
+    """Return what an operator types to have back what was there before, rows that refer to others first."""
+    context, database = merge.site.context.name, merge.site.database
+    made = [f"psql -d {shlex.quote(database)} -c 'DROP TABLE {sql.quoted_name(*one)}'" for one in _made(merge)]
+    if merge.safety is None:
+        return "\n".join(made)
+    back = replace(merge.request, backup=merge.safety.id, mode=Mode.REPLACE, include_parents=False, on_drift=Drift.REFUSE)
+    included = [(one.name, _inserted_keys(merge, one)) for one in merge.tables if one.name not in merge.names]
+    requests = [back, *(replace(back, table=table, keys=keys) for table, keys in included if keys)]
+    return "\n".join([*made, *(one.command(context, database) for one in requests)])
+
+
+def _made(merge: Merge) -> list[tuple[str, str]]:
+    """Return schema and name of the tables that were not there."""
+    return [(one.namespace, one.name) for one in merge.absent]
+
+
+def _inserted_keys(merge: Merge, table: Table) -> list[dict[str, KeyValue]]:
+    asked = merge_sql.inserted_keys(table.number, table.key)
+    return [dict(zip(table.key, row, strict=True)) for row in merge.connection.execute(asked).fetchall()]
 
 
 @task(cache_policy=NO_CACHE)
@@ -401,6 +475,11 @@ def refresh(site: Site, run: Run, manifest: Manifest, names: list[tuple[str, str
         connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
         for name in names:
             connection.execute(sql.analyze_relation(*name))
-    views = [view for view in manifest.views if view.materialized and view.populated]
+        views = [view for view in manifest.views if view.materialized and view.populated and _is_there(connection, view)]
     if problems := [problem for view in views for problem in refresh_view(site.server, site.database, run, view)]:
         raise OperationError(f"the rows are restored, but {'; '.join(problems)}")
+
+
+def _is_there(connection: Connection, view: View) -> bool:
+    name = sql.quoted_name(view.namespace, view.name)
+    return bool(connection.execute(sql.RELATION_IS_THERE, {"name": name}).fetchall()[0][0])

@@ -6,6 +6,7 @@ comment lines:
     -- check: team_has_leader          its name
     -- severity: error                 or warning, which fails no run
     -- needs: users                    optional: relations of other contexts without which it is not run
+    -- repair: UPDATE teams SET …      optional: one statement that mends the rows, which it finds in the table `broken`
     -- An active team has a leader.    what it says, for people
     SELECT id AS team_id FROM teams …  columns of the first rows are shown as sample: keys, not personal data
 """
@@ -21,7 +22,7 @@ CHECKS_FILE = "checks.sql"
 CHECK = re.compile(r"^--[ \t]*check:[ \t]*(?P<name>.*?)[ \t]*$", re.MULTILINE)
 # The end of a query's last line: its semicolon, and a comment behind it.
 END = re.compile(r"(;[ \t]*)+(--.*)?\Z")
-HEADER = re.compile(r"--\s*(?:(?P<key>severity|needs):\s*)?(?P<text>.*?)\s*")
+HEADER = re.compile(r"--\s*(?:(?P<key>severity|needs|repair):\s*)?(?P<text>.*?)\s*")
 NAME = re.compile(r"\w[\w .-]{0,80}")
 
 
@@ -51,6 +52,7 @@ class Check:
     query: str
     about: str = ""
     needs: tuple[str, ...] = ()
+    repair: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _check(name: str, body: str, where: str) -> Check:
     if not query:
         raise BadInput(f"{where}: check {name} has no query; write a SELECT of the offending rows, or remove the check")
     needs = tuple(word.strip() for word in said.get("needs", "").split(",") if word.strip())
-    return Check(name, Severity(said["severity"]), query, said.get("about", ""), needs)
+    return Check(name, Severity(said["severity"]), query, said.get("about", ""), needs, said.get("repair", "").rstrip("; "))
 
 
 def _query(lines: list[str]) -> str:

@@ -13,6 +13,10 @@ class UnsafeTarget(OperationError):
     """The place to restore into holds, or could hold, something that would be lost."""
 
 
+class PlanChanged(OperationError):
+    """What would be done is no longer what was approved; ask again."""
+
+
 class StoreUnavailable(OperationError):
     """The store did not answer, or refused; worth another try."""
 

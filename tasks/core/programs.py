@@ -99,6 +99,11 @@ def script_command(program: Program, archive: Path, *, verbose: bool = False, op
     return [str(program.path), "--schema-only", "--file=-", *(["--verbose"] if verbose else []), *options, str(archive)]
 
 
+def data_command(program: Program, archive: Path) -> list[str]:
+    """Return the argv that prints the archive's data as SQL."""
+    return [str(program.path), "--section=data", "--file=-", str(archive)]
+
+
 def restore_options(section: str, listing: Path) -> list[str]:
     """Return the options that choose one section of the entries named in a -L listing."""
     return [f"--section={section}", f"--use-list={listing}"]

@@ -241,3 +241,9 @@ def test_who_has_lost_more_is_named_too(before: int, some: int, more: int, allow
     named = [bool(list(lost_rows([("t", before)], {"t": count}, allowed))) for count in (fewer, most)]
     assert named[0] >= named[1]
     assert not list(lost_rows([("t", before)], {"t": before}, allowed))
+
+
+def test_a_repair_of_several_lines() -> None:
+    text = "-- check: a\n-- severity: error\n-- repair: UPDATE t\n-- repair: SET x = 1;\n-- It is.\nSELECT 1;\n"
+    assert one(text) == Check("a", Severity.ERROR, "SELECT 1", "It is.", repair="UPDATE t SET x = 1")
+    assert one(GOOD).repair == ""

@@ -5,8 +5,29 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tasks.core.errors import BadInput
 from tasks.core.manifest import InventoryItem
-from tasks.core.merge import Change, Effect, Merged, MergePlan, drift, merged_report, plan_report, plan_verdict, trigger_states
+from tasks.core.merge import (
+    Beside,
+    Change,
+    Drift,
+    Effect,
+    Keys,
+    Merged,
+    MergePlan,
+    Mode,
+    Need,
+    Request,
+    beside_report,
+    drift,
+    merged_report,
+    name_beside,
+    parse_keys,
+    plan_report,
+    plan_verdict,
+    tables_named,
+    trigger_states,
+)
 from tasks.core.toc import entries_of, parse_list
 from tests.unit import samples
 
@@ -76,7 +97,7 @@ def test_reports() -> None:
     assert "- index public.i" in text
     assert "foreign key k of x (ON DELETE CASCADE): 1 rows refer to rows that would go or change" in text
     assert "the command" not in plan_report(plan(refusals=["because"]), ZONE, "the command")
-    done = merged_report(planned, Merged(1, 2, 2, ["index public.i"], 0.5, {"writing": 0.4}, "a set", ["a view"]), "the undo")
+    done = merged_report(planned, Merged(1, 2, 2, ["index public.i"], 0.5, {"writing": 0.4}, "the undo", ["a view"]))
     assert done.startswith("# RESTORED\n")
     assert "the undo" in done
     assert "- a view" in done
@@ -113,3 +134,94 @@ def test_entries_of_what_is_missing(missing: InventoryItem, ids: set[int]) -> No
 def test_a_table_comes_with_its_defaults() -> None:
     # Names have no quotes in the list: one that begins as another's is taken too, and is found to be there.
     assert entries_of([item("table", "public.teams")], parse_list(LISTED)) == {215, 216, 217}
+
+
+# One table
+
+
+@pytest.mark.parametrize(
+    ("said", "understood"),
+    [
+        ("id > 'a'", "id > 'a'"),
+        (["a", 1], [{"id": "a"}, {"id": "1"}]),
+        (' ["a"]', [{"id": "a"}]),
+        ([{"at": "2025-01-01", "id": "a"}], [{"at": "2025-01-01", "id": "a"}]),
+        ([True], [{"id": "true"}]),
+    ],
+)
+def test_keys(said: Keys, understood: object) -> None:
+    assert parse_keys(said, ["id", "at"]) == understood
+
+
+@pytest.mark.parametrize(
+    ("said", "key", "refused"),
+    [
+        ("id > 1", [], "without primary key"),
+        ("  ", ["id"], "keys is empty"),
+        ([], ["id"], "name rows by values of id"),
+        ("[1", ["id"], "no JSON list"),
+        ([{"x": 1}], ["id"], "the same of the key columns id"),
+        ([{"id": 1}, {"at": 1}], ["id", "at"], "the same of the key columns id, at"),
+        ([None], ["id"], "is no value of a key column"),
+    ],
+)
+def test_wrong_keys(said: Any, key: list[str], refused: str) -> None:
+    with pytest.raises(BadInput, match=refused):
+        parse_keys(said, key)
+
+
+PARENTS = {"public.t": "", "public.t_1": "public.t", "public.t_1_a": "public.t_1", "public.u": "", 'Büro.x "y"': ""}
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("t", {"public.t", "public.t_1", "public.t_1_a"}),
+        ("public.t_1", {"public.t_1", "public.t_1_a"}),
+        ("u", {"public.u"}),
+        ('"Büro"."x ""y"""', {'Büro.x "y"'}),
+    ],
+)
+def test_tables_are_named(said: str, found: set[str]) -> None:
+    assert tables_named(said, "public", PARENTS, "in the set") == found
+
+
+def test_unknown_table() -> None:
+    with pytest.raises(BadInput, match=r'table "v" is not in the set; name one of .*public.t, public.u, or a partition'):
+        tables_named("v", "public", PARENTS, "in the set")
+
+
+def test_the_name_beside_fits() -> None:
+    assert name_beside("teams", "bc-004_full_20251103_020000_3f9c") == "teams_restored_20251103_020000"
+    long = name_beside("組" * 30, "bc-004_full_20251103_020000_3f9c")
+    assert len(long.encode()) <= 63
+    assert long.endswith("組_restored_20251103_020000")
+
+
+def test_the_command_of_a_request() -> None:
+    asked = Request("a_set", Drift.COMMON_COLUMNS, True, "public.t", Mode.MERGE, ["it's"], True)
+    said = asked.command("bc-004", "consulting_tool")
+    for word in (
+        "table_restore --context bc-004 --backup a_set", "--table public.t --mode merge", """--keys '["it'"'"'s"]'""",
+        "--include-parents true", "--on-schema-drift common-columns", "--accept-effects-on-others true",
+        "--dry-run false --confirm-database consulting_tool",
+    ):  # fmt: skip
+        assert word in said
+    assert "full_restore --in-place true" in Request("a_set").command("bc-004", "consulting_tool")
+
+
+def test_what_is_needed_and_a_table_beside_are_told() -> None:
+    need = Need("k", "public.m", "public.t", ("id",), tuple((str(n),) for n in range(7)))
+    said = need.line("do it")
+    assert said.startswith("public.m needs 7 rows of public.t that are gone (k: id=0; id=1; id=2; id=3; id=4 and 2 more)")
+    beside = Beside('"t_restored"', '"t"', "a_set", samples.INSTANT, "d", 3, 5, 1.0, ['"id"'], ["column x is text"])
+    text = beside_report(beside, ZONE, ["another is damaged"])
+    for said in ("3 of 5 rows", "DROP TABLE", 'l."id" = r."id"', "column x is text", "another is damaged"):
+        assert said in text
+
+
+def test_a_plan_that_does_the_same() -> None:
+    one = plan(Change("public.t", 4, 3, 1, 2, 2), holders=["x"], comparing_seconds=1.0)
+    assert one.does_as(plan(Change("public.t", 4, 3, 1, 2, 2)))
+    assert not one.does_as(plan(Change("public.t", 4, 3, 1, 2, 1)))
+    assert not one.does_as(plan(Change("public.t", 4, 3, 1, 2, 2), effects=[Effect("k", "x", "CASCADE", 1)]))

@@ -17,6 +17,7 @@ WHERE NOT EXISTS (SELECT FROM organization_units u WHERE u.id = h.ancestor_unit_
 
 -- check: unit_member_count
 -- severity: error
+-- repair: UPDATE organization_units SET member_count = counted FROM broken WHERE id = unit_id
 -- member_count of a unit is the number of its active members.
 SELECT u.id AS unit_id, u.member_count, count(m.id) AS counted FROM organization_units u
 LEFT JOIN organization_members m ON m.unit_id = u.id AND m.status = 'active'
@@ -24,6 +25,7 @@ GROUP BY u.id HAVING u.member_count <> count(m.id);
 
 -- check: team_member_count
 -- severity: error
+-- repair: UPDATE teams SET member_count = counted FROM broken WHERE id = team_id
 -- member_count of a team is the number of its active members.
 SELECT t.id AS team_id, t.member_count, count(m.id) AS counted FROM teams t
 LEFT JOIN team_members m ON m.team_id = t.id AND m.status = 'active'
@@ -31,6 +33,7 @@ GROUP BY t.id HAVING t.member_count <> count(m.id);
 
 -- check: team_leader_count
 -- severity: error
+-- repair: UPDATE teams SET leader_count = counted FROM broken WHERE id = team_id
 -- leader_count of a team is the number of its active leaders.
 SELECT t.id AS team_id, t.leader_count, count(l.id) AS counted FROM teams t
 LEFT JOIN team_leaders l ON l.team_id = t.id AND l.status = 'active'
@@ -50,6 +53,12 @@ WHERE t.status = 'active' AND NOT EXISTS (SELECT FROM team_leaders l WHERE l.tea
 
 -- check: closure_against_tree
 -- severity: error
+-- repair: WITH gone AS (DELETE FROM organization_hierarchies h USING broken b WHERE b.depth_in_tree IS NULL
+-- repair: AND (h.ancestor_unit_id, h.descendant_unit_id) = (b.ancestor_unit_id, b.descendant_unit_id)),
+-- repair: changed AS (UPDATE organization_hierarchies h SET depth = b.depth_in_tree FROM broken b
+-- repair: WHERE (h.ancestor_unit_id, h.descendant_unit_id) = (b.ancestor_unit_id, b.descendant_unit_id) AND b.depth_in_tree <> depth)
+-- repair: INSERT INTO organization_hierarchies (ancestor_unit_id, descendant_unit_id, depth)
+-- repair: SELECT ancestor_unit_id, descendant_unit_id, depth_in_tree FROM broken WHERE depth_stored IS NULL
 -- The closure table is the tree of units recomputed, pair by pair with its depth.
 WITH RECURSIVE tree (ancestor_unit_id, descendant_unit_id, depth) AS (
     SELECT id, id, 0 FROM organization_units

@@ -1,0 +1,282 @@
+"""Restoring an archive of pg_dump alone, with or without gzip, as scripts left them beside the backup sets.
+
+Everything that can be made of it is made, entry by entry; what cannot, is told.
+"""
+
+import gzip
+import shutil
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+
+import psycopg
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import catalogue
+from tasks.checks import run_checks
+from tasks.core import programs, sql
+from tasks.core.archives import COPY, END_OF_ROWS, OWNER, ArchiveFacts, ArchiveRestore, Loaded, parse_archive_facts
+from tasks.core.checks import failures
+from tasks.core.compare import missing_objects
+from tasks.core.complaints import message_of
+from tasks.core.errors import BadInput, DamagedSet, OperationError, ProgramFailed, UnsafeTarget
+from tasks.core.kinds import LEGACY
+from tasks.core.programs import Program, find_program
+from tasks.core.servers import Connection, connect, major_of
+from tasks.core.toc import Chunk, parse_chunks
+from tasks.databases import Target, drop_database, lend_create, new_target
+from tasks.locks import MAINTENANCE_DATABASE
+from tasks.recoveries import analyze
+from tasks.runs import Run, require_space, staging
+from tasks.sets import newest_full
+from tasks.sites import Site
+from tasks.store import StoreAddress
+
+CHECK_SECONDS = 300
+PUBLIC = "public"
+GZIP, CUSTOM_FORMAT = b"\x1f\x8b", b"PGDMP"
+
+
+def is_archive(backup: str) -> bool:
+    """Say whether a backup is named by the path of a legacy file."""
+    return LEGACY.search(backup) is not None and "/" in backup
+
+
+@task(cache_policy=NO_CACHE)
+def stage_archive(store: StoreAddress, run: Run, path: str) -> Path:
+    """Fetch a legacy file from the store, from another bucket or from this machine, and unpack it, 0600.
+
+    Raises:
+        BadInput: it is not there, or no archive in pg_dump's custom format.
+        DamagedSet: it cannot be unpacked.
+    """
+    address, key = _place(store, path)
+    if (found := address.opened.require_readable(key)) is None:
+        raise BadInput(f"there is no {path}; list_backups shows the legacy files of the store")
+    require_space(run, found.bytes * 2)
+    packed, file = run.folder / "archive.packed", run.folder / "archive.dump"
+    with staging(packed):
+        packed.touch(mode=0o600)
+        with packed.open("wb") as target:
+            address.opened.fetch(key, target)
+    if _begins_with(packed, GZIP):
+        _unpack(packed, file, path)
+        packed.unlink()
+    else:
+        packed.rename(file)
+    if not _begins_with(file, CUSTOM_FORMAT):
+        raise BadInput(f"{path} is no archive in pg_dump's custom format (pg_dump -Fc); restore it with psql")
+    return file
+
+
+def _begins_with(file: Path, magic: bytes) -> bool:
+    with file.open("rb") as source:
+        return source.read(len(magic)) == magic
+
+
+def _place(store: StoreAddress, path: str) -> tuple[StoreAddress, str]:
+    root = f"{store.url.rstrip('/')}/"
+    if path.startswith(root):
+        return store, path.removeprefix(root)
+    if path.startswith("s3://"):
+        bucket, _, key = path.removeprefix("s3://").partition("/")
+        return replace(store, url=f"s3://{bucket}"), key
+    file = Path(path).resolve()
+    return StoreAddress(str(file.parent)), file.name
+
+
+def _unpack(packed: Path, file: Path, path: str) -> None:
+    try:
+        with staging(file), gzip.open(packed) as source:
+            file.touch(mode=0o600)
+            with file.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+    except (OperationError, EOFError, zlib.error) as error:
+        raise DamagedSet(f"{path} cannot be unpacked ({error}); restore another file") from error
+
+
+def restore_archive(site: Site, run: Run, file: Path, path: str, target_database: str) -> ArchiveRestore:
+    """Restore an archive into a new database; if it cannot be read to its end, nothing is left of it.
+
+    Raises:
+        UnsafeTarget: the database exists.
+        BadInput: the server is too old for it.
+        DamagedSet: it cannot be read to its end.
+    """
+    started = time.monotonic()
+    with connect(site.server, MAINTENANCE_DATABASE, run.title) as connection:
+        major = major_of(connection)
+        exists = connection.execute(sql.DATABASE_EXISTS, {"name": target_database}).fetchall()[0][0]
+    if exists:
+        raise UnsafeTarget(f'refusing to restore into database "{target_database}": it exists; name another target_database')
+    pg_restore, facts = _read_facts(run, file, path, major)
+    if facts.server_major > major:
+        raise BadInput(f"the server is PostgreSQL {major}, {path} is of {facts.server_major}; name a newer server")
+    restore = ArchiveRestore(facts, target_database)
+    target = new_target(run, target_database)
+    with _new_database(site, run, target, facts):
+        _fill(site, run, restore, target, file, pg_restore)
+        restore.lacks += _lacking(site, run, target)
+        checked = site.server, target.working_name, run, site.context, site.files, CHECK_SECONDS, run.started
+        restore.violations += [f"{one.check}: {one.offending:,} rows. {one.note}" for one in failures(run_checks(*checked))]
+    restore.seconds = time.monotonic() - started
+    return restore
+
+
+def _read_facts(run: Run, file: Path, path: str, major: int) -> tuple[Program, ArchiveFacts]:
+    """Return a pg_restore that can read the archive, and what it says of it."""
+    program, said = find_program("pg_restore", major), ""
+    while True:
+        try:
+            listing = run.running.run(programs.list_command(program, file), {}).output.decode(errors="replace")
+            settings, _ = _chunks(run, program, file, "pre-data")
+            break
+        except ProgramFailed as error:
+            said = str(error)
+            try:
+                program = find_program("pg_restore", program.major + 1)
+            except BadInput:
+                raise DamagedSet(f"{path} cannot be read: {said}; restore another file, or install a newer pg_restore") from error
+    encoding = settings.partition(b"SET client_encoding = '")[2].partition(b"'")[0].decode() or "UTF8"
+    return program, parse_archive_facts(path, file.stat().st_size, listing, encoding)
+
+
+def _chunks(run: Run, program: Program, file: Path, section: str) -> tuple[bytes, list[Chunk]]:
+    argv = programs.script_command(program, file, verbose=True, options=[f"--section={section}"])
+    return parse_chunks(run.running.run(argv, {}).output)
+
+
+@contextmanager
+def _new_database(site: Site, run: Run, target: Target, facts: ArchiveFacts) -> Iterator[None]:
+    """Make the database under its working name, and give it its own when it is filled; or drop it."""
+    try:
+        with connect(site.server, MAINTENANCE_DATABASE, run.title) as connection:
+            connection.execute(sql.create_database(target.working_name, [("ENCODING", facts.encoding)]))
+            connection.execute(sql.comment_on_database(target.working_name, f"{target.mark} {facts.path}, run {run.id}"))
+    except psycopg.Error as error:
+        raise BadInput(f"the database cannot be created: {message_of(error)}") from error
+    try:
+        yield
+        with connect(site.server, MAINTENANCE_DATABASE, run.title) as connection, connection.transaction():
+            connection.execute(sql.comment_on_database(target.working_name, f"restored from {facts.path}"))
+            connection.execute(sql.rename_database(target.working_name, target.name))
+    except BaseException:
+        run.running.stop(final=False)
+        with suppress(psycopg.errors.InvalidCatalogName):
+            drop_database(site.server, run, target)
+        raise
+
+
+def _fill(site: Site, run: Run, restore: ArchiveRestore, target: Target, file: Path, pg_restore: Program) -> None:
+    full = newest_full(site.store, site.context.name)
+    with connect(site.server, target.working_name, run.title) as connection:
+        for extension in full.extensions if full else []:
+            # An archive of single tables has none of the extensions that their defaults need.
+            with suppress(psycopg.Error):
+                connection.execute(sql.create_extension(extension))
+        settings, chunks = _chunks(run, pg_restore, file, "pre-data")
+        lend_create(
+            connection, target, PUBLIC, {sql.unquoted(name.decode()) for one in chunks for name in OWNER.findall(one.statements)}
+        )
+        restore.complaints += _make(connection, settings, chunks)
+        with _data_lines(run, pg_restore, file, restore.facts.path) as lines:
+            restore.loaded += _load(connection, lines)
+        restore.complaints += _make(connection, *_chunks(run, pg_restore, file, "post-data"))
+        for lent in target.lent:
+            connection.execute(sql.revoke_create(*lent))
+    analyze(site.server, target.working_name, run)
+
+
+def _make(connection: Connection, settings: bytes, chunks: Iterable[Chunk]) -> list[str]:
+    """Make the objects of a section, one by one, and give them to their owners where that can be; return what could not be."""
+    connection.execute(settings)
+    found = list[str]()
+    for chunk in chunks:
+        for statements in dict.fromkeys((chunk.statements, OWNER.sub(b"", chunk.statements))):
+            try:
+                with connection.transaction():
+                    connection.execute(statements)
+                break
+            except psycopg.errors.DuplicateSchema:
+                break
+            except psycopg.Error as error:
+                if connection.broken:
+                    raise
+                found.append(f"{_title(chunk)}: {message_of(error)}")
+    return list(dict.fromkeys(found))
+
+
+def _title(chunk: Chunk) -> str:
+    """Return the first line of what an entry does."""
+    lines = [line for line in chunk.statements.decode(errors="replace").splitlines() if line.strip() and not line.startswith("--")]
+    return f"`{lines[0][:120]}`" if lines else f"entry {chunk.dump_id}"
+
+
+@contextmanager
+def _data_lines(run: Run, pg_restore: Program, file: Path, path: str) -> Iterator[Iterator[bytes]]:
+    """Give the lines of the script that loads the data.
+
+    Raises:
+        DamagedSet: the archive ends before its end.
+    """
+    argv = programs.data_command(pg_restore, file)
+    with run.running.start(programs.supervised(argv), {}) as process:
+        assert process.stdout and process.stderr  # noqa: S101
+        errors = list[bytes]()
+        drain = threading.Thread(target=lambda: errors.append(process.stderr.read() if process.stderr else b""))
+        drain.start()
+        yield iter(process.stdout)
+        code = process.wait()
+        drain.join()
+        if code:
+            said = b"".join(errors).decode(errors="replace").strip()
+            raise DamagedSet(f"{path} cannot be read to its end: {said}; restore another file")
+
+
+def _load(connection: Connection, lines: Iterator[bytes]) -> Iterator[Loaded]:
+    for line in lines:
+        if found := COPY.fullmatch(line):
+            yield _copy(connection, found["table"].decode(), line, takewhile(lambda row: row != END_OF_ROWS, lines))
+        elif line.startswith((b"SET ", b"SELECT pg_catalog.set")):
+            # Settings that an older server does not have.
+            with suppress(psycopg.errors.UndefinedObject):
+                connection.execute(line)
+
+
+def _copy(connection: Connection, table: str, statement: bytes, rows: Iterator[bytes]) -> Loaded:
+    count = 0
+    try:
+        with connection.cursor() as cursor:
+            with cursor.copy(statement) as copy:
+                for row in rows:
+                    count += 1
+                    copy.write(row)
+            loaded = cursor.rowcount
+    except psycopg.DatabaseError as error:
+        if connection.broken:
+            raise
+        return Loaded(table, count + sum(1 for _ in rows), 0, message_of(error))
+    get_run_logger().info("%s: %d rows loaded", table, loaded)
+    return Loaded(table, count, loaded)
+
+
+def _lacking(site: Site, run: Run, target: Target) -> list[str]:
+    """Return what is not there of what the context has, and of what the newest set has."""
+    full, context = newest_full(site.store, site.context.name), site.context
+    with connect(site.server, target.working_name, run.title) as connection:
+        there = catalogue.present(connection, context)
+        gone = [f"table {name} of the context" for name in context.tables if name not in there.tables]
+        gone += [f"view {name} of the context" for name in context.views if name not in there.views]
+        empty = connection.execute(sql.WITHOUT_PARTITIONS).fetchall()
+        gone += [f"every partition of {row[0]}: none of its rows are in the file" for row in empty]
+        if full:
+            inventory = catalogue.read_inventory(connection, catalogue.read_members(connection, there))
+            missing = [name for name in missing_objects(full.inventory, inventory) if name not in gone]
+            gone += [f"{name} ({full.id} has it)" for name in missing]
+    return gone

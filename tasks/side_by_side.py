@@ -1,0 +1,158 @@
+"""One table of a set under another name beside the live one: nothing that is there is touched."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psycopg
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.core import merge_sql, sql
+from tasks.core.complaints import message_of
+from tasks.core.digest import MODULUS
+from tasks.core.errors import BadInput, OperationError, RestoreDiffers
+from tasks.core.manifest import Manifest, Relation
+from tasks.core.merge import Beside, Keys, name_beside, tables_named
+from tasks.core.servers import Connection, connect
+from tasks.core.stream import digest_relation
+from tasks.core.toc import plain_name
+from tasks.merge_plans import TABLES, read_condition
+from tasks.runs import Run
+from tasks.sets import StagedSet
+from tasks.sites import Site
+from tasks.tables import differences, load_rows, reading_job
+
+NAME = re.compile(r'"(?:[^"]|"")*"|[^", ]+')
+PRIMARY_KEY = re.compile(rf"PRIMARY KEY \((?P<columns>(?:{NAME.pattern}|, )+)\)")
+
+
+@task(cache_policy=NO_CACHE, task_run_name="restore {table} beside")
+def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Keys | None) -> Beside:
+    """Make a new table with a set's rows of a table, of a partition, or of all partitions of a table, and compare them.
+
+    It has the columns and the primary key, no other index, key or trigger.
+
+    Raises:
+        BadInput: the set has no such table, the new name is taken, the login may not create it, or keys are wrong.
+        RestoreDiffers: other rows arrived than the set has; nothing was kept.
+    """
+    manifest, started = staged.manifest, time.monotonic()
+    relations = _relations(manifest, site.context.namespace, table)
+    first, named = relations[0], _top(manifest, table, site.context.namespace)
+    key, place = _primary_key(manifest, first), (named[0], name_beside(named[1], manifest.id))
+    with connect(site.server, site.database, run.title) as connection:
+        connection.execute(sql.FIXED_SETTINGS)
+        with _explained(site.database, place), connection.transaction():
+            notes = _create(connection, place, first)
+            if keys is None:
+                rows = _load(connection, run, site.database, staged, relations, place)
+            else:
+                rows = _load_some(connection, run, site.database, staged, relations, place, keys, key)
+            if key:
+                connection.execute(merge_sql.add_primary_key(*place, key))
+            connection.execute(merge_sql.comment_on_table(*place, f"restored from {manifest.id}; drop it when it was looked at"))
+            connection.execute(sql.analyze_relation(*place))
+    all_rows = sum(one.rows for one in relations)
+    get_run_logger().info("%s: %d of %d rows of %s", ".".join(place), rows, all_rows, ".".join(named))
+    return Beside(
+        sql.quoted_name(*place), sql.quoted_name(*named), manifest.id, manifest.snapshot.instant, site.database, rows, all_rows,
+        time.monotonic() - started, [sql.quoted(name) for name in key], notes,
+    )  # fmt: skip
+
+
+def _parents(manifest: Manifest) -> dict[str, str]:
+    return {plain_name(one.name): plain_name(one.parent) for one in manifest.inventory if one.kind in TABLES}
+
+
+def _relations(manifest: Manifest, namespace: str, table: str) -> list[Relation]:
+    """Return the relations whose rows are meant.
+
+    Raises:
+        BadInput: there is none, or partitions have other columns.
+    """
+    names = tables_named(table, namespace, _parents(manifest), f"in {manifest.id}")
+    found = [one for one in manifest.relations if one.qualified in names]
+    if not found:
+        raise BadInput(f"{table} has no partition in {manifest.id}")
+    if odd := [one.qualified for one in found if set(one.columns) != set(found[0].columns)]:
+        raise BadInput(f"{', '.join(odd)} has other columns than {found[0].qualified}; restore partition by partition")
+    return found
+
+
+def _top(manifest: Manifest, table: str, namespace: str) -> tuple[str, str]:
+    """Return schema and name of the table that is meant."""
+    parents = _parents(manifest)
+    names = tables_named(table, namespace, parents, f"in {manifest.id}")
+    schema, _, name = next(one for one in names if parents[one] not in names).partition(".")
+    return schema, name
+
+
+def _primary_key(manifest: Manifest, relation: Relation) -> list[str]:
+    """Return the columns of a relation's primary key."""
+    for item in manifest.inventory:
+        if item.kind == "constraint" and plain_name(item.parent) == relation.qualified and (key := PRIMARY_KEY.match(item.state)):
+            return [sql.unquoted(one) for one in NAME.findall(key["columns"])]
+    return []
+
+
+@contextmanager
+def _explained(database: str, place: tuple[str, str]) -> Iterator[None]:
+    """Say what to do when the table cannot be made."""
+    try:
+        yield
+    except psycopg.errors.DuplicateTable:
+        raise BadInput(f"{sql.quoted_name(*place)} is there already; look at it, then drop or rename it") from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        remedy = f"GRANT USAGE, CREATE ON SCHEMA {sql.quoted(place[0])} TO …"
+        raise BadInput(f'{message_of(error)}; run in database "{database}": {remedy}') from None
+    except psycopg.Error as error:
+        raise OperationError(f"{sql.quoted_name(*place)} was not made: {message_of(error)}") from None
+
+
+def _create(connection: Connection, place: tuple[str, str], relation: Relation) -> list[str]:
+    """Make the empty table; return which columns are text, because their type is not here."""
+    types = relation.types or ["text"] * len(relation.columns)
+    # A type is what a manifest says, but only what PostgreSQL reads as the name of one gets into a statement.
+    known = [connection.execute(sql.TYPE_IS_THERE, {"name": one}).fetchall()[0][0] for one in types]
+    columns = [(name, kind if there else "text") for name, kind, there in zip(relation.columns, types, known, strict=True)]
+    connection.execute(merge_sql.create_beside(*place, columns))
+    return [
+        f"column {name} is text: type {kind} is not in this database"
+        for name, kind, there in zip(relation.columns, types, known, strict=True) if not there
+    ]  # fmt: skip
+
+
+def _load(
+    connection: Connection, run: Run, database: str, staged: StagedSet, relations: list[Relation], place: tuple[str, str]
+) -> int:  # fmt: skip
+    """Load all rows and read them back.
+
+    Raises:
+        RestoreDiffers: they are not the set's.
+    """
+    encoding = staged.manifest.database.encoding
+    for relation in relations:
+        load_rows(connection, relation, staged.sources(relation), encoding, into=place)
+    # Digests are sums, so that of all partitions is the sum of theirs.
+    total = sum(int(one.digest, 16) for one in relations) % MODULUS
+    rows = sum(one.rows for one in relations)
+    expected = relations[0].model_copy(update={"rows": rows, "digest": f"{total:032x}"})
+    job = replace(reading_job(database, run, expected, encoding), schema=place[0], name=place[1])
+    digest = digest_relation(connection, job)
+    if found := differences(expected, digest.rows, digest.hex):
+        raise RestoreDiffers("; ".join(found))
+    return rows
+
+
+def _load_some(
+    connection: Connection, run: Run, database: str, staged: StagedSet, relations: list[Relation], place: tuple[str, str],
+    keys: Keys, key: list[str],
+) -> int:  # fmt: skip
+    """Load all rows into a TEMP table, which is read back, and the chosen ones from there."""
+    condition = read_condition(connection, keys, place, key)
+    connection.execute(merge_sql.create_staging(0, *place, relations[0].columns, relations[0].columns))
+    _load(connection, run, database, staged, relations, merge_sql.staging_place(0))
+    return connection.execute(merge_sql.copy_chosen(0, *place, relations[0].columns, condition)).rowcount

@@ -1,0 +1,105 @@
+"""Files that the old scripts left: restored as far as they go, and what they lack is said."""
+
+import gzip
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.restore import full_restore
+from tasks.core.errors import BadInput, DamagedSet, OperationError, UnsafeTarget
+from tests.integration.conftest import CONTEXT, DATABASE, TABLES, World, databases
+from tests.integration.test_in_place import ask, execute
+from tests.integration.test_table_restore import newest_report
+
+long = pytest.mark.long
+
+NAME = "consulting_tool_legacy"
+
+
+def old_script(world: World, *more: str) -> Path:
+    """Make the file that the old daily script makes: named tables of one schema, and nothing that they need."""
+    file = world.store_folder / CONTEXT / "daily" / "bc-004_full_20251103_020000.dump"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tables = [word for name in TABLES for word in ("-t", name)]
+    subprocess.run(
+        [world.source.bin / "pg_dump", "-Fc", "--schema=public", *tables, *more, "-f", file, world.source.conninfo(DATABASE)],
+        check=True,
+    )
+    return file
+
+
+def restore(world: World, file: Path | str, **more: Any) -> str:
+    return str(world.run(full_restore, "backup_restorer", backup=str(file), target_database=NAME, **more))
+
+
+def rows(world: World, database: str, table: str) -> list[tuple[Any, ...]]:
+    with world.source.connect(database) as connection:
+        return connection.execute(f"SELECT t::text FROM public.{table} t ORDER BY 1".encode()).fetchall()
+
+
+def test_a_file_of_the_old_script(world: World) -> None:
+    world.backup()
+    file = old_script(world)
+    packed = file.with_name(f"{file.name}.gz")
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    file.unlink()
+    said = restore(world, packed)
+    assert said.startswith("RESTORED, UNPROVEN: ")
+    for table in TABLES:
+        expected = [] if table == "policy_violations" else rows(world, DATABASE, table)
+        assert rows(world, NAME, table) == expected
+    report = newest_report(world)
+    for expected in (
+        "every partition of policy_violations: none of its rows are in the file", "view mv_team_statistics of the context",
+        "row counts and digests", "CREATE TRIGGER", "trigger ", "public.users",
+    ):  # fmt: skip
+        assert expected in report, report
+    with pytest.raises(UnsafeTarget, match="it exists; name another target_database"):
+        restore(world, packed)
+
+
+@long
+def test_a_whole_dump_has_all_of_it(world: World) -> None:
+    file = world.folder / "whole.dump"
+    conninfo = world.source.conninfo(DATABASE)
+    subprocess.run([world.source.bin / "pg_dump", "-Fc", "-f", file, conninfo], check=True)
+    assert restore(world, file).startswith("RESTORED, UNPROVEN: ")
+    for table in TABLES:
+        assert rows(world, NAME, table) == rows(world, DATABASE, table)
+    assert "What could not be made" not in newest_report(world)
+
+
+@long
+def test_damaged_files_leave_nothing(world: World) -> None:
+    file = old_script(world)
+    whole = file.read_bytes()
+    there = databases(world.source)
+    packed = file.with_name(f"{file.name}.gz")
+    packed.write_bytes(gzip.compress(whole)[:-2000])
+    with pytest.raises(DamagedSet, match="cannot be unpacked"):
+        restore(world, packed)
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DamagedSet, match="cannot be read"):
+        restore(world, file)
+    file.write_bytes(b"-- PostgreSQL database dump\n")
+    with pytest.raises(BadInput, match="is no archive in pg_dump's custom format"):
+        restore(world, file)
+    with pytest.raises(BadInput, match="there is no "):
+        restore(world, file.with_name("bc-004_full_20200101_020000.dump.gz"))
+    with pytest.raises(OperationError):
+        world.run(full_restore, "backup_restorer", backup=str(file), in_place=True)
+    assert databases(world.source) == there
+
+
+@long
+@pytest.mark.parametrize("any_version", [15], indirect=True)
+def test_a_file_of_15_on_15(any_version: World) -> None:
+    world = any_version
+    file = old_script(world, "-t", "policy_violations_*")
+    assert restore(world, file).startswith("RESTORED, UNPROVEN: ")
+    for table in TABLES:
+        assert rows(world, NAME, table) == rows(world, DATABASE, table)
+    execute(world, "SELECT")
+    assert ask(world, "SELECT count(*) > 0 FROM policy_violations") == [(True,)]
