@@ -4,6 +4,7 @@ Rows are matched by primary key and compared as text. Nothing but TEMP tables is
 changes of its definition.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,7 @@ from tasks.tables import load_rows
 RELATIONS = frozenset({"table", "partitioned table", "view", "materialized view"})
 TABLES = frozenset({"table", "partitioned table"})
 # What a table may need that is no part of it.
+VIEWS = frozenset({"view", "materialized view"})
 NEEDED = frozenset({"schema", "type", "function", "sequence"})
 
 
@@ -134,8 +136,17 @@ class Merge:
         gone = [item for item in self.manifest.inventory if item.identity not in there]
         if self.request.table is None:
             return gone
+        # What a table needs, and the views that went with it, whose indexes are of them.
+        with_it = {item.name for item in gone if self.absent and item.kind in VIEWS and self._reads_absent(item)}
         needed = NEEDED if self.absent else frozenset()
-        return [item for item in gone if item.kind in needed or self.is_about(item)]
+        return [
+            item for item in gone
+            if item.kind in needed or self.is_about(item) or item.name in with_it or item.parent in with_it
+        ]  # fmt: skip
+
+    def _reads_absent(self, view: InventoryItem) -> bool:
+        tables = {name.partition(".")[2] for one in self.absent for name in (one.qualified, one.parent or "")} - {""}
+        return bool(re.search(rf"\b(?:{'|'.join(map(re.escape, tables))})\b", view.state))
 
     def is_about(self, item: InventoryItem) -> bool:
         """Say whether an object is one of the tables that were asked for, or of one."""

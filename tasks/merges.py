@@ -153,7 +153,7 @@ def _carry_out(merge: Merge, planned: MergePlan) -> Merged:
             # Rows may have come since the plan that others refer to already.
             if forbidden := refused(find_effects(merge), accept_effects=merge.request.accept_effects):
                 raise OperationError(f'database "{planned.database}" is as it was: {"; ".join(forbidden)}')
-            watch = Watch(merge)
+            watch, undo = Watch(merge), _undo(merge)
         with phases.phase("writing"), _triggers_off(merge):
             _create(connection, before, made, attach=False)
             loaded = _load_new(merge)
@@ -173,7 +173,6 @@ def _carry_out(merge: Merge, planned: MergePlan) -> Merged:
         with phases.phase("checks"):
             repaired = _repair(merge, watch)
             notes += [one.line for one in watch.broken()]
-        undo = _undo(merge)
     get_run_logger().info("committed after %.1f s, %.1f s of them locked", time.monotonic() - started, time.monotonic() - locked)
     inserted += sum(one.rows for one in loaded)
     locked_seconds = time.monotonic() - locked
