@@ -166,6 +166,8 @@ def write_rows(
             planned = merge_plans.plan(merge, recovery)
             merge_reports.publish_plan(site.context, planned, request)
             merges.require_confirmed(planned, confirm_database, approved)
+            if planned.is_empty:
+                return merge_reports.publish_nothing_to_do(site.context, planned)
             merges.take_safety_set(merge)
             merged = merges.carry_out(merge, planned)
     # From here on it is done, whatever becomes of the rest.

@@ -57,6 +57,10 @@ VIEWS = frozenset({"view", "materialized view"})
 NEEDED = frozenset({"schema", "type", "function", "sequence"})
 
 
+# How much longer than to stage it, it takes to write a row with its indexes and keys, and to read it back (benchmarks/in_place.py).
+WRITING, READING = 6.0, 0.6
+
+
 @dataclass
 class Table:
     """One live relation and what the set has of it; without a relation in the set, the set has no rows of it."""
@@ -183,6 +187,7 @@ def begin(site: Site, run: Run, recovery: Recovery, request: Request) -> Iterato
         there = replace(site, context=catalogue.present(connection, site.context))
         source = check_source(there, run, read_others=False)
         connection.execute(sql.FIXED_SETTINGS)
+        connection.execute(merge_sql.JOIN_IN_MEMORY)
         members = catalogue.read_members(connection, there.context)
         inventory = catalogue.read_inventory(connection, members)
         names = _names(request, site.context, members, staged.manifest)
@@ -363,8 +368,18 @@ def plan(merge: Merge, recovery: Recovery) -> MergePlan:
         triggers=[f"{trigger} of {table}: {was} becomes {words}" for table, trigger, was, words in _switches(merge)],
         effects=[one for one in effects if one.rows != 0],
         holders=[row[0] for row in merge.connection.execute(merge_sql.LOCK_HOLDERS_OF, {"oids": merge.members.oids})],
-        passed_over=recovery.passed_over, refusals=refusals, comparing_seconds=merge.phases.seconds["plan"], about=merge.about,
+        passed_over=recovery.passed_over, refusals=refusals, comparing_seconds=merge.phases.seconds["plan"],
+        waiting_seconds=_waiting_seconds(merge, changes), about=merge.about,
     )  # fmt: skip
+
+
+def _waiting_seconds(merge: Merge, changes: Iterable[Change]) -> float:
+    """Return about how long writers would wait, from how long it took to stage a row."""
+    staged = sum(one.relation.rows for one in merge.tables if one.staged and one.relation)
+    if not staged:
+        return 0.0
+    written = sum(one.rows for one in changes)
+    return merge.phases.seconds["staging"] / staged * (WRITING * written + READING * staged)
 
 
 def _unlike(merge: Merge) -> list[str]:

@@ -45,6 +45,15 @@ def publish_beside(context: Context, beside: Beside, passed_over: list[str]) -> 
 
 
 @task(cache_policy=NO_CACHE)
+def publish_nothing_to_do(context: Context, plan: MergePlan) -> str:
+    """Publish that what is there is what the set has; return the verdict."""
+    verdict = f"RESTORED: nothing differs, nothing was touched: {plan.aim}"
+    publish(f"{context.name}-restore", verdict, report.headline(verdict), [])
+    _emit(context, "done", {"verdict": verdict, "set": plan.backup})
+    return verdict
+
+
+@task(cache_policy=NO_CACHE)
 def publish_merged(context: Context, plan: MergePlan, merged: Merged) -> str:
     """Publish what a restore into a live database did, and tell it as an event; return the verdict."""
     verdict = merge.merged_verdict(plan, merged)

@@ -46,7 +46,7 @@ def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Ke
     with connect(site.server, site.database, run.title) as connection:
         connection.execute(sql.FIXED_SETTINGS)
         with _explained(site.database, place), connection.transaction():
-            notes = _create(connection, place, first)
+            notes = [*_create(connection, place, first), *_left_out(manifest, first)]
             if keys is None:
                 rows = _load(connection, run, site.database, staged, relations, place)
             else:
@@ -123,6 +123,14 @@ def _create(connection: Connection, place: tuple[str, str], relation: Relation) 
         f"column {name} is text: type {kind} is not in this database"
         for name, kind, there in zip(relation.columns, types, known, strict=True) if not there
     ]  # fmt: skip
+
+
+def _left_out(manifest: Manifest, relation: Relation) -> list[str]:
+    """Return what the set's rows do not have, because it is computed from the other columns."""
+    stated = next(
+        (one.columns for one in manifest.inventory if one.kind in TABLES and plain_name(one.name) == relation.qualified), ""
+    )
+    return ["generated columns are not in it"] if " GENERATED " in stated else []
 
 
 def _load(

@@ -215,6 +215,7 @@ class MergePlan:
     passed_over: Sequence[str] = ()
     refusals: Sequence[str] = ()
     comparing_seconds: float = 0
+    waiting_seconds: float = 0
     about: str = ""
 
     @property
@@ -291,7 +292,7 @@ def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
     facts = [
         ("set", f"`{plan.backup}`"), ("state of", local_time(plan.state_of, zone)), ("database", f"`{plan.database}`"),
         ("comparing took", duration(plan.comparing_seconds)),
-        ("writers of the context would wait about", duration(2 * plan.comparing_seconds)),
+        ("writers of the context would wait about", duration(plan.waiting_seconds)),
     ]  # fmt: skip
     parts = [
         headline(plan_verdict(plan)), section("Why not", plan.refusals), table(["what", "value"], facts) + "\n",

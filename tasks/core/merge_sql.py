@@ -52,6 +52,10 @@ KEYS_THAT_ACT = SQL(
        WHERE k.contype = 'f' AND k.confdeltype <> 'a' AND k.conparentid = 0
          AND (k.confrelid = %(oid)s OR k.confrelid IN (SELECT relid FROM pg_partition_ancestors(%(oid)s::oid::regclass)))"""
 )
+TABLES_ACTED_ON = SQL(
+    """SELECT DISTINCT k.conrelid::bigint FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = ANY (%(oids)s::oid[])
+         AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))"""
+)
 INBOUND_KEYS = SQL(
     """SELECT quote_ident(k.conname) AS name, k.conrelid::regclass::text AS table, k.confrelid::bigint AS parent,
               CASE k.confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT'
@@ -73,6 +77,8 @@ LOCK_HOLDERS_OF = SQL(
          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
          AND l.mode NOT IN ('AccessShareLock', 'RowShareLock') ORDER BY 1"""
 )
+# Joins of whole relations, and the lists that an inverted index gathers before it sorts them in.
+JOIN_IN_MEMORY = SQL("SELECT set_config('work_mem', '128MB', false), set_config('gin_pending_list_limit', '65536', false)")
 
 
 def lock_for_merge(tables: Sequence[tuple[str, str]]) -> Composed:
