@@ -8,6 +8,7 @@ python -m flows.restore full_restore --backup latest --in-place true
 python -m flows.restore table_restore --table teams --backup latest --mode missing
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
@@ -22,6 +23,7 @@ from tasks.core.servers import Server
 from tasks.databases import sweep_unfinished
 from tasks.existing import restore_into_existing
 from tasks.locks import context_lock
+from tasks.merges import Done
 from tasks.recoveries import Recovery
 from tasks.runs import Run
 from tasks.sites import Site
@@ -121,7 +123,7 @@ def restore_legacy(site: Site, run: Run, path: str, target_database: str) -> str
 def restore_beside(site: Site, run: Run, table: str, backup: str, keys: Keys | None) -> str:
     """Restore a table under another name; nothing that is there is touched."""
     recovery = Recovery(site.store, run.started, Purpose.COPY, newest=False)
-    with context_lock(site.server, site.context.name, run.title):
+    with merge_reports.told(site.context), context_lock(site.server, site.context.name, run.title):
         recoveries.stage_newest_good(recovery, run, backup)
         beside = side_by_side.restore_beside(site, run, recovery.staged_set, table, keys)
     return merge_reports.publish_beside(site.context, beside, recovery.passed_over)
@@ -131,24 +133,20 @@ def restore_rows(
     site: Site, run: Run, request: Request, dry_run: bool, confirm_database: str | None, require_approval: bool
 ) -> str:  # fmt: skip
     """Plan what makes live rows those of a set; and do that, once it was confirmed or approved, after a safety set."""
-    recovery = Recovery(site.store, run.started, Purpose.COPY, newest=False)
     if dry_run:
-        return plan_verdict(plan_rows(site, run, recovery, request))
+        with merge_reports.explained():
+            return plan_verdict(plan_rows(site, run, request))
     with merge_reports.told(site.context):
-        if not require_approval:
-            return write_rows(site, run, recovery, request, confirm_database)
-        approvals.require_somebody_to_ask()
-        planned = plan_rows(site, run, recovery, request)
-        while True:
-            typed = approvals.ask(site.context, planned)
-            try:
-                return write_rows(site, run, recovery, replace(request, backup=planned.backup), typed, planned)
-            except PlanChanged:
-                planned = plan_rows(site, run, recovery, replace(request, backup=planned.backup))
+        done = write_approved_rows(site, run, request) if require_approval else write_rows(site, run, request, confirm_database)
+    # From here on it is done, whatever becomes of the rest.
+    verdict = merge_reports.publish_merged(site.context, done)
+    merges.refresh(site, run, done)
+    return verdict
 
 
-def plan_rows(site: Site, run: Run, recovery: Recovery, request: Request) -> MergePlan:
+def plan_rows(site: Site, run: Run, request: Request) -> MergePlan:
     """Publish what would be done; nothing is touched."""
+    recovery = Recovery(site.store, run.started, Purpose.COPY, newest=False)
     recoveries.stage_newest_good(recovery, run, request.backup)
     with merge_plans.begin(site, run, recovery, request) as merge:
         planned = merge_plans.plan(merge, recovery)
@@ -156,10 +154,22 @@ def plan_rows(site: Site, run: Run, recovery: Recovery, request: Request) -> Mer
     return planned
 
 
+def write_approved_rows(site: Site, run: Run, request: Request) -> Done:
+    """Ask an operator about the plan, with nothing locked meanwhile, and again if it is no longer true."""
+    approvals.require_somebody_to_ask()
+    while True:
+        planned = plan_rows(site, run, request)
+        request = replace(request, backup=planned.backup)
+        typed = approvals.ask(site.context, planned)
+        with suppress(PlanChanged):
+            return write_rows(site, run, request, typed, planned)
+
+
 def write_rows(
-    site: Site, run: Run, recovery: Recovery, request: Request, confirm_database: str | None, approved: MergePlan | None = None
-) -> str:  # fmt: skip
+    site: Site, run: Run, request: Request, confirm_database: str | None, approved: MergePlan | None = None
+) -> Done:  # fmt: skip
     """Make live rows what a set has, after a safety set was taken; or leave them as they were."""
+    recovery = Recovery(site.store, run.started, Purpose.COPY, newest=False)
     with context_lock(site.server, site.context.name, run.title, exclusive=True):
         recoveries.stage_newest_good(recovery, run, request.backup)
         with merge_plans.begin(site, run, recovery, request) as merge:
@@ -167,13 +177,9 @@ def write_rows(
             merge_reports.publish_plan(site.context, planned, request)
             merges.require_confirmed(planned, confirm_database, approved)
             if planned.is_empty:
-                return merge_reports.publish_nothing_to_do(site.context, planned)
+                return Done(planned)
             merges.take_safety_set(merge)
-            merged = merges.carry_out(merge, planned)
-    # From here on it is done, whatever becomes of the rest.
-    verdict = merge_reports.publish_merged(site.context, planned, merged)
-    merges.refresh(site, run, recovery.manifest, merges.written(merge))
-    return verdict
+            return merges.carry_out(merge, planned, approved=approved is not None)
 
 
 def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: str, target_database: str | None) -> str:

@@ -4,7 +4,6 @@ Everything that can be made of it is made, entry by entry; what cannot, is told.
 """
 
 import gzip
-import shutil
 import threading
 import time
 import zlib
@@ -27,6 +26,7 @@ from tasks.core.compare import missing_objects
 from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput, DamagedSet, OperationError, ProgramFailed, UnsafeTarget
 from tasks.core.kinds import LEGACY
+from tasks.core.manifest import Manifest
 from tasks.core.programs import Program, find_program
 from tasks.core.servers import Connection, connect, major_of
 from tasks.core.toc import Chunk, parse_chunks
@@ -93,11 +93,12 @@ def _place(store: StoreAddress, path: str) -> tuple[StoreAddress, str]:
 
 def _unpack(packed: Path, file: Path, path: str) -> None:
     try:
-        with staging(file), gzip.open(packed) as source:
-            file.touch(mode=0o600)
-            with file.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-    except (OperationError, EOFError, zlib.error) as error:
+        file.touch(mode=0o600)
+        with gzip.open(packed) as source, file.open("wb") as target:
+            while block := source.read(1 << 20):
+                with staging(file):
+                    target.write(block)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DamagedSet(f"{path} cannot be unpacked ({error}); restore another file") from error
 
 
@@ -122,9 +123,12 @@ def restore_archive(site: Site, run: Run, file: Path, path: str, target_database
     target = new_target(run, target_database)
     with _new_database(site, run, target, facts):
         _fill(site, run, restore, target, file, pg_restore)
-        restore.lacks += _lacking(site, run, target)
-        checked = site.server, target.working_name, run, site.context, site.files, CHECK_SECONDS, run.started
-        restore.violations += [f"{one.check}: {one.offending:,} rows. {one.note}" for one in failures(run_checks(*checked))]
+        try:
+            restore.lacks += _lacking(site, run, target)
+            checked = site.server, target.working_name, run, site.context, site.files, CHECK_SECONDS, run.started
+            restore.violations += [f"{one.check}: {one.offending:,} rows. {one.note}" for one in failures(run_checks(*checked))]
+        except BadInput as error:
+            restore.lacks.append(f"what the context's checks need: {error}")
     restore.seconds = time.monotonic() - started
     return restore
 
@@ -148,7 +152,7 @@ def _read_facts(run: Run, file: Path, path: str, major: int) -> tuple[Program, A
 
 
 def _chunks(run: Run, program: Program, file: Path, section: str) -> tuple[bytes, list[Chunk]]:
-    argv = programs.script_command(program, file, verbose=True, options=[f"--section={section}"])
+    argv = programs.script_command(program, file, verbose=True, options=[f"--section={section}", "--no-tablespaces"])
     return parse_chunks(run.running.run(argv, {}).output)
 
 
@@ -157,7 +161,10 @@ def _new_database(site: Site, run: Run, target: Target, facts: ArchiveFacts) -> 
     """Make the database under its working name, and give it its own when it is filled; or drop it."""
     try:
         with connect(site.server, MAINTENANCE_DATABASE, run.title) as connection:
-            connection.execute(sql.create_database(target.working_name, [("ENCODING", facts.encoding)]))
+            # The script says what encoding its rows are in, and the server converts them; of SQL_ASCII nobody knows.
+            ascii_only = [("ENCODING", "SQL_ASCII"), ("LC_COLLATE", "C"), ("LC_CTYPE", "C")]
+            options = ascii_only if facts.encoding == "SQL_ASCII" else [("ENCODING", "UTF8")]
+            connection.execute(sql.create_database(target.working_name, options))
             connection.execute(sql.comment_on_database(target.working_name, f"{target.mark} {facts.path}, run {run.id}"))
     except psycopg.Error as error:
         raise BadInput(f"the database cannot be created: {message_of(error)}") from error
@@ -174,7 +181,7 @@ def _new_database(site: Site, run: Run, target: Target, facts: ArchiveFacts) -> 
 
 
 def _fill(site: Site, run: Run, restore: ArchiveRestore, target: Target, file: Path, pg_restore: Program) -> None:
-    full = newest_full(site.store, site.context.name)
+    full = _newest_full(site)
     with connect(site.server, target.working_name, run.title) as connection:
         for extension in full.extensions if full else []:
             # An archive of single tables has none of the extensions that their defaults need.
@@ -186,7 +193,7 @@ def _fill(site: Site, run: Run, restore: ArchiveRestore, target: Target, file: P
         )
         restore.complaints += _make(connection, settings, chunks)
         with _data_lines(run, pg_restore, file, restore.facts.path) as lines:
-            restore.loaded += _load(connection, lines)
+            _load(connection, lines, restore)
         restore.complaints += _make(connection, *_chunks(run, pg_restore, file, "post-data"))
         for lent in target.lent:
             connection.execute(sql.revoke_create(*lent))
@@ -198,18 +205,26 @@ def _make(connection: Connection, settings: bytes, chunks: Iterable[Chunk]) -> l
     connection.execute(settings)
     found = list[str]()
     for chunk in chunks:
-        for statements in dict.fromkeys((chunk.statements, OWNER.sub(b"", chunk.statements))):
-            try:
-                with connection.transaction():
-                    connection.execute(statements)
-                break
-            except psycopg.errors.DuplicateSchema:
-                break
-            except psycopg.Error as error:
-                if connection.broken:
-                    raise
-                found.append(f"{_title(chunk)}: {message_of(error)}")
+        complaint = _complaint(connection, chunk.statements)
+        without_owner = OWNER.sub(b"", chunk.statements)
+        if complaint and without_owner != chunk.statements and not _complaint(connection, without_owner):
+            complaint = f"made, but without its owner: {complaint}"
+        found += [f"{_title(chunk)}: {complaint}"] if complaint else []
     return list(dict.fromkeys(found))
+
+
+def _complaint(connection: Connection, statements: bytes) -> str:
+    """Execute statements; return what PostgreSQL says against them."""
+    try:
+        with connection.transaction():
+            connection.execute(statements)
+    except psycopg.errors.DuplicateSchema:
+        return ""
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        return message_of(error)
+    return ""
 
 
 def _title(chunk: Chunk) -> str:
@@ -239,14 +254,19 @@ def _data_lines(run: Run, pg_restore: Program, file: Path, path: str) -> Iterato
             raise DamagedSet(f"{path} cannot be read to its end: {said}; restore another file")
 
 
-def _load(connection: Connection, lines: Iterator[bytes]) -> Iterator[Loaded]:
+def _load(connection: Connection, lines: Iterator[bytes], restore: ArchiveRestore) -> None:
+    """Load the rows; count what is there besides, large objects and INSERT statements, which nobody reads here."""
     for line in lines:
         if found := COPY.fullmatch(line):
-            yield _copy(connection, found["table"].decode(), line, takewhile(lambda row: row != END_OF_ROWS, lines))
+            rows = takewhile(lambda row: row != END_OF_ROWS, lines)
+            restore.loaded.append(_copy(connection, found["table"].decode(errors="replace"), line, rows))
         elif line.startswith((b"SET ", b"SELECT pg_catalog.set")):
-            # Settings that an older server does not have.
-            with suppress(psycopg.errors.UndefinedObject):
-                connection.execute(line)
+            complaint = _complaint(connection, line)
+            # What servers before 17 do not know.
+            if complaint and not line.startswith(b"SET transaction_timeout"):
+                restore.complaints.append(f"`{line.decode(errors='replace').strip()[:120]}`: {complaint}")
+        elif line.strip() and not line.startswith((b"--", b"\\")):
+            restore.unread += 1
 
 
 def _copy(connection: Connection, table: str, statement: bytes, rows: Iterator[bytes]) -> Loaded:
@@ -266,9 +286,16 @@ def _copy(connection: Connection, table: str, statement: bytes, rows: Iterator[b
     return Loaded(table, count, loaded)
 
 
+def _newest_full(site: Site) -> Manifest | None:
+    """Return the newest full; a store that does not answer costs nothing but what it would tell."""
+    with suppress(OperationError):
+        return newest_full(site.store, site.context.name)
+    return None
+
+
 def _lacking(site: Site, run: Run, target: Target) -> list[str]:
     """Return what is not there of what the context has, and of what the newest set has."""
-    full, context = newest_full(site.store, site.context.name), site.context
+    full, context = _newest_full(site), site.context
     with connect(site.server, target.working_name, run.title) as connection:
         there = catalogue.present(connection, context)
         gone = [f"table {name} of the context" for name in context.tables if name not in there.tables]

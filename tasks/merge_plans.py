@@ -69,6 +69,7 @@ class Table:
     member: Member
     relation: Relation | None
     identifying: list[str]
+    primary: list[str] = field(default_factory=list)
     mode: Mode = Mode.REPLACE
     chosen: list[Composed] = field(default_factory=list)
     why: str = ""
@@ -140,12 +141,16 @@ class Merge:
         gone = [item for item in self.manifest.inventory if item.identity not in there]
         if self.request.table is None:
             return gone
+        # Of one table: what belongs to a table or partition that was dropped; what else is gone is told.
+        tables = {plain_name(item.name) for item in gone if item.kind in TABLES} & self.names
+        if not tables or self.request.keys is not None:
+            return []
         # What a table needs, and the views that went with it, whose indexes are of them.
-        with_it = {item.name for item in gone if self.absent and item.kind in VIEWS and self._reads_absent(item)}
-        needed = NEEDED if self.absent else frozenset()
+        with_it = {item.name for item in gone if item.kind in VIEWS and self._reads_absent(item)}
         return [
             item for item in gone
-            if item.kind in needed or self.is_about(item) or item.name in with_it or item.parent in with_it
+            if item.kind in NEEDED or item.name in with_it or item.parent in with_it
+            or plain_name(item.name if item.kind in TABLES else item.parent) in tables
         ]  # fmt: skip
 
     def _reads_absent(self, view: InventoryItem) -> bool:
@@ -159,6 +164,9 @@ class Merge:
     @property
     def absent(self) -> list[Relation]:
         """The set's relations that were asked for and that the database does not have, not even empty."""
+        if self.request.keys is not None:
+            # Rows are chosen of what is there; a partition that somebody dropped stays away.
+            return []
         known = {member.qualified for member in self.members.holding_rows}
         return [one for one in self.manifest.relations if one.qualified in self.names and one.qualified not in known]
 
@@ -194,6 +202,8 @@ def begin(site: Site, run: Run, recovery: Recovery, request: Request) -> Iterato
         whole = staged_context(recovery)
         merge = Merge(there, run, source, staged, request, connection, members, names, [], inventory, whole, phases=recovery.phases)
         merge.tables += _tables(merge)
+        if request.table is not None and not merge.tables and not merge.absent:
+            raise BadInput(f"{request.table} is not in {staged.manifest.id}; name another table, or an older or newer set")
         merge.refusals += _refusals(merge)
         if not merge.refusals:
             with merge.phases.phase("staging"):
@@ -235,8 +245,9 @@ def _tables_of(merge: Merge, names: Iterable[str]) -> Iterator[Table]:
             continue
         # An identity that is always generated cannot be set by an update: rows that differ in it are others.
         always = facts[member.oid]["always"]
-        key = list(dict.fromkeys([*facts[member.oid]["key"], *always])) if facts[member.oid]["key"] else []
-        yield Table(number, member, relations.get(member.qualified), key)
+        primary = facts[member.oid]["key"]
+        key = list(dict.fromkeys([*primary, *always])) if primary else []
+        yield Table(number, member, relations.get(member.qualified), key, primary)
 
 
 def _chosen_rows(merge: Merge) -> list[Composed]:
@@ -269,8 +280,10 @@ def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], k
                 connection.execute(merge_sql.add_condition(said), prepare=True)
                 found = connection.execute(merge_sql.CONDITION).fetchall()
                 if len(found) != 1 or found[0][1]:
-                    raise BadInput(f"keys={said}: a condition on {', '.join(key)} may not call functions that act")
-                condition = SQL(found[0][0]).format()
+                    raise BadInput(
+                        f"keys={said}: a condition on {', '.join(key)} may only call functions that always give the same"
+                    )
+                condition = Composed([SQL(found[0][0])])
             else:
                 condition = merge_sql.has_values(list(said[0]), [list(row.values()) for row in said])
             connection.execute(merge_sql.try_condition(condition))
@@ -287,7 +300,7 @@ def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], k
 def _unknown_keys(merge: Merge) -> Iterator[str]:
     """Yield which of the keys that were listed neither the set nor the database has."""
     wanted = [table for table in merge.tables if table.name in merge.names]
-    if merge.request.keys is None or not wanted or isinstance(said := parse_keys(merge.request.keys, wanted[0].key), str):
+    if merge.request.keys is None or not wanted or isinstance(said := parse_keys(merge.request.keys, wanted[0].primary), str):
         return
     for row in said:
         asked = [
@@ -383,14 +396,15 @@ def _waiting_seconds(merge: Merge, changes: Iterable[Change]) -> float:
 
 
 def _unlike(merge: Merge) -> list[str]:
-    """Return which objects that were asked for differ from the set's, and are left as they are."""
+    """Return which objects that were asked for differ from the set's, or are gone, and are left as they are."""
+    made = set(missing_objects(merge.missing, []))
     then, now = merge.manifest.inventory, merge.inventory
     if merge.request.table is not None:
         then, now = ([item for item in items if merge.is_about(item)] for items in (then, now))
     same_major = merge.manifest.versions.server_major == merge.source.major
     return [
         one for one in compare_inventories(then, now, same_major=same_major)
-        if not one.endswith(" is missing") and not one.startswith("trigger ")
+        if one.removesuffix(" is missing") not in made and (one.endswith(" is missing") or not one.startswith("trigger "))
     ]  # fmt: skip
 
 
@@ -461,7 +475,8 @@ def find_needs(merge: Merge) -> list[Need]:
         place, values = (key["parent_schema"], key["parent_name"]), set[tuple[str, ...]]()
         for one in merge.tables:
             if one.staged and not one.unchanged and key["child"] in lineage(merge.members, one.member).values():
-                asked = merge_sql.needed_values(one.number, key["columns"], place, key["referenced"], also)
+                own = one.member.schema, one.member.name
+                asked = merge_sql.needed_values(one.number, own, key["columns"], place, key["referenced"], also)
                 values |= set(merge.connection.execute(asked).fetchall())
         if values:
             found.append(Need(key["name"], key["table"], ".".join(place), tuple(key["referenced"]), tuple(sorted(values))))
@@ -484,6 +499,7 @@ def _include(merge: Merge, need: Need) -> list[Change]:
     known = {one.name for one in merge.tables}
     for table in _tables_of(merge, names - known):
         table.mode, table.why = Mode.MISSING, f"{need.table} refers to it"
+        merge.refusals += _drift(merge, table)
         _stage_table(merge, table)
         merge.tables.append(table)
     changes = list[Change]()
@@ -505,13 +521,23 @@ def _refusals(merge: Merge) -> Iterator[str]:
         if facts[member.oid]["rules"]:
             yield f"{member.qualified} has rules, which would write other rows than are meant; ALTER TABLE … DISABLE RULE first"
     for table in merge.tables:
-        found = drift(table.relation, table.member.columns, table.member.types) if table.relation else []
-        if merge.request.on_drift is Drift.REFUSE:
-            yield from (f'{one}; migrate, or say on_schema_drift="common-columns"' for one in found)
+        yield from _drift(merge, table)
+        if not table.key and table.mode is not Mode.REPLACE:
+            yield (
+                f"{table.name} has no primary key, so that mode {table.mode} would bring the old version of a changed row beside "
+                "the new one; restore it with mode replace, or side by side"
+            )
     for item in merge.missing:
         place = {"name": item.name}
         if item.kind in RELATIONS and merge.connection.execute(sql.RELATION_IS_THERE, place).fetchall()[0][0]:
             yield f"{item.name} is there, but not as {item.kind}{f' of {item.parent}' if item.parent else ''}; attach or rename it"
+
+
+def _drift(merge: Merge, table: Table) -> Iterator[str]:
+    """Yield how a live relation has other columns than the set's, where that is to be refused."""
+    if table.relation and merge.request.on_drift is Drift.REFUSE:
+        for one in drift(table.relation, table.member.columns, table.member.types):
+            yield f'{one}; migrate, or say on_schema_drift="common-columns"'
 
 
 def refused(effects: Iterable[Effect], *, accept_effects: bool) -> list[str]:
@@ -521,15 +547,30 @@ def refused(effects: Iterable[Effect], *, accept_effects: bool) -> list[str]:
 
 
 def find_effects(merge: Merge) -> list[Effect]:
-    """Return the keys of tables that the merge does not write, with how many of their rows refer to what would go or change."""
+    """Return the keys of tables that do not become as in the set, with how many of their rows refer to what would go or change."""
     oids = {oid for one in merge.tables for oid in lineage(merge.members, one.member).values()}
     found = list[Effect]()
+    whole = _oids_that_become_whole(merge)
     for key in _dicts(merge.connection, merge_sql.INBOUND_KEYS, {"oids": sorted(oids)}):
+        # What refers from a table that is written too, is as in the set afterwards, or else the database refuses it, unless the
+        # key acts.
+        if key["child"] in whole or (key["child"] in oids and not key["acts_on_delete"] and not key["acts_on_update"]):
+            continue
         hit = [one for one in merge.tables if not one.unchanged and key["parent"] in lineage(merge.members, one.member).values()]
         counts = [_count_referring(merge, key, one) for one in hit]
         known = None if None in counts else sum(filter(None, counts))
         found.append(Effect(key["name"], key["table"], key["on_delete"], known))
     return found
+
+
+def _oids_that_become_whole(merge: Merge) -> set[int]:
+    """Return the tables that have the set's rows and no other afterwards, each with all its partitions."""
+    partly = {
+        oid for member in merge.members.holding_rows
+        if not any(one.member.oid == member.oid and one.mode is Mode.REPLACE and not one.chosen for one in merge.tables)
+        for oid in lineage(merge.members, member).values()
+    }  # fmt: skip
+    return set(merge.members.oids) - partly
 
 
 def _count_referring(merge: Merge, key: dict[str, Any], table: Table) -> int | None:

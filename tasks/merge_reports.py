@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -14,7 +15,8 @@ from tasks.core.archives import ArchiveRestore, archive_report, archive_verdict
 from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.errors import OperationError
-from tasks.core.merge import Beside, Merged, MergePlan, Request
+from tasks.core.merge import Beside, MergePlan, Request
+from tasks.merges import Done
 from tasks.reports import publish
 
 
@@ -26,7 +28,7 @@ def publish_plan(context: Context, plan: MergePlan, request: Request) -> str:
         OperationError: the plan says why it cannot be done.
     """
     verdict = merge.plan_verdict(plan)
-    command = request.command(context.name, plan.database)
+    command = replace(request, backup=plan.backup).command(context.name, plan.database)
     publish(
         f"{context.name}-restore-plan", verdict, merge.plan_report(plan, context.zone, command), merge.change_rows(plan.changes)
     )
@@ -45,20 +47,17 @@ def publish_beside(context: Context, beside: Beside, passed_over: list[str]) -> 
 
 
 @task(cache_policy=NO_CACHE)
-def publish_nothing_to_do(context: Context, plan: MergePlan) -> str:
-    """Publish that what is there is what the set has; return the verdict."""
-    verdict = f"RESTORED: nothing differs, nothing was touched: {plan.aim}"
-    publish(f"{context.name}-restore", verdict, report.headline(verdict), [])
-    _emit(context, "done", {"verdict": verdict, "set": plan.backup})
-    return verdict
-
-
-@task(cache_policy=NO_CACHE)
-def publish_merged(context: Context, plan: MergePlan, merged: Merged) -> str:
+def publish_merged(context: Context, done: Done) -> str:
     """Publish what a restore into a live database did, and tell it as an event; return the verdict."""
-    verdict = merge.merged_verdict(plan, merged)
-    publish(f"{context.name}-restore", verdict, merge.merged_report(plan, merged), merge.change_rows(plan.changes))
-    _emit(context, "done", {"verdict": verdict, "set": plan.backup, "undo": merged.undo})
+    plan, merged = done.planned, done.merged
+    if merged:
+        verdict, undo = merge.merged_verdict(plan, merged), merged.undo
+        text, rows = merge.merged_report(plan, merged), merge.change_rows(merged.changes)
+    else:
+        verdict, undo = f"RESTORED: nothing differs, nothing was touched: {plan.aim}", ""
+        text, rows = report.headline(verdict), list[dict[str, object]]()
+    publish(f"{context.name}-restore", verdict, text, rows)
+    _emit(context, "done", {"verdict": verdict, "set": plan.backup, "undo": undo})
     return verdict
 
 
@@ -72,7 +71,7 @@ def publish_archive(context: Context, restore: ArchiveRestore) -> str:
     verdict = archive_verdict(restore)
     publish(f"{context.name}-restore", verdict, archive_report(restore, context.zone), [])
     _emit(context, "done", {"verdict": verdict, "file": restore.facts.path})
-    if restore.lost:
+    if restore.lost or restore.unread:
         raise OperationError(verdict)
     return verdict
 
@@ -81,16 +80,26 @@ def publish_archive(context: Context, restore: ArchiveRestore) -> str:
 def told(context: Context) -> Iterator[None]:
     """Tell a restore that was not done by event and artifact; the run fails after that."""
     try:
-        yield
+        with explained():
+            yield
     except BaseException as error:
-        said = message_of(error) if isinstance(error, psycopg.Error) else " ".join(str(error).split()) or type(error).__name__
-        verdict = f"NOT RESTORED: {said}"
+        verdict = f"NOT RESTORED: {' '.join(str(error).split()) or type(error).__name__}"
         publish(f"{context.name}-restore", verdict, report.headline(verdict), [])
         _emit(context, "failed", {"verdict": verdict})
-        if isinstance(error, psycopg.Error):
-            # Not the error itself, whose details may quote rows.
-            raise OperationError(said) from None
         raise
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what PostgreSQL says into one error of ours, without the details, which may quote rows.
+
+    Raises:
+        OperationError: what PostgreSQL said.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        raise OperationError(message_of(error)) from None
 
 
 def _emit(context: Context, state: str, payload: dict[str, Any]) -> None:

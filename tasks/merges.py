@@ -11,11 +11,12 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import psycopg
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from psycopg.sql import SQL
 
 from tasks import catalogue
 from tasks.backups import Occasion, take_set
@@ -25,8 +26,8 @@ from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.errors import MovedSnapshot, OperationError, PlanChanged, RestoreDiffers, UnsafeTarget
 from tasks.core.kinds import Kind, new_run_id
-from tasks.core.manifest import ForeignKey, InventoryItem, Manifest, Relation, View
-from tasks.core.merge import Drift, KeyValue, Merged, MergePlan, Mode, trigger_states
+from tasks.core.manifest import ForeignKey, InventoryItem, Relation, Sequence, View
+from tasks.core.merge import Drift, KeyValue, Merged, MergePlan, Mode, Request, trigger_states
 from tasks.core.servers import Connection, connect
 from tasks.core.stream import digest_relation
 from tasks.core.toc import Chunk, entries_of, parse_list, plain_name
@@ -45,7 +46,7 @@ from tasks.merge_plans import (
     stage,
 )
 from tasks.recoveries import find_pg_restore, refresh_view
-from tasks.repairs import Watch
+from tasks.repairs import Watch, concerned_checks
 from tasks.runs import Run
 from tasks.schema import LOCK_WAIT_SECONDS, read_chunks
 from tasks.sets import unpack
@@ -59,6 +60,16 @@ LOCK_TRIES = 4
 TABLES = frozenset({"table", "partitioned table"})
 KEY = re.compile(r" \| key (.*?) \| bound ", re.DOTALL)
 CHECK = re.compile(r"(?P<definition>CHECK .*?)( \| NOT VALID)?( \| comment .*)?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A restore into a live database that is committed, or had nothing to do; with what is to be refreshed after it."""
+
+    planned: MergePlan
+    merged: Merged | None = None
+    relations: tuple[tuple[str, str], ...] = ()
+    views: tuple[View, ...] = ()
 
 
 def take_safety_set(merge: Merge) -> None:
@@ -75,12 +86,16 @@ def take_safety_set(merge: Merge) -> None:
 
 
 def _what_is_written(merge: Merge) -> Context:
-    """Return the context with those tables alone that rows are written in."""
+    """Return the context with those tables alone that rows are written in, by repairs too."""
     context = merge.site.context
     if merge.request.table is None:
         return context
     written = {name for one in merge.tables for name in lineage(merge.members, one.member)}
-    tables = [name for name in context.tables if f"{context.namespace}.{name}" in written]
+    repairs = " ".join(one.repair for one in concerned_checks(merge))
+    tables = [
+        name for name in context.tables
+        if f"{context.namespace}.{name}" in written or re.search(rf"\b{re.escape(name)}\b", repairs)
+    ]  # fmt: skip
     return context.model_copy(update={"tables": tables, "views": []})
 
 
@@ -100,16 +115,19 @@ def require_confirmed(planned: MergePlan, confirm_database: str | None, approved
         )
 
 
-def carry_out(merge: Merge, planned: MergePlan) -> Merged:
+def carry_out(merge: Merge, planned: MergePlan, *, approved: bool) -> Done:
     """Make the live database what the set is, in one transaction; whatever fails leaves it as it was.
 
     Raises:
         RestoreDiffers: what came of it is not what the set has; nothing was kept.
+        PlanChanged: something else would be done than was approved; nothing was kept.
         OperationError: the lock was not to be had, or the database refused a row or an object; nothing was kept.
     """
     for attempt in range(1, LOCK_TRIES + 1):
         try:
-            return _carry_out(merge, planned)
+            merged = _carry_out(merge, planned, approved=approved)
+            views = tuple(view for view in merge.manifest.views if view.materialized and view.populated)
+            return Done(planned, merged, tuple(_written(merge)), views)
         except MovedSnapshot as error:
             if attempt == LOCK_TRIES:
                 raise OperationError(f'database "{planned.database}" is as it was: {error}{_holders(merge)}') from error
@@ -131,7 +149,7 @@ def _holders(merge: Merge) -> str:
     return f"; {'; '.join(holders)}; wait for them, or end them, and run again" if holders else "; run again"
 
 
-def _carry_out(merge: Merge, planned: MergePlan) -> Merged:
+def _carry_out(merge: Merge, planned: MergePlan, *, approved: bool) -> Merged:
     connection, phases, made = merge.connection, merge.phases, set[int]()
     with phases.phase("schema of the set"):
         before, after = _missing_chunks(merge)
@@ -145,11 +163,14 @@ def _carry_out(merge: Merge, planned: MergePlan) -> Merged:
             # Rows were written since: taken again under the lock, where none can be.
             take_safety_set(merge)
         with phases.phase("comparing"):
+            changes = {one.relation: one for one in planned.changes}
             for table in merge.tables:
                 if not is_as_compared(merge, table):
-                    compare(merge, table)
+                    changes[table.name] = compare(merge, table)
                 if not table.unchanged:
                     connection.execute(merge_sql.lock_leaving_rows(table.number, table.member.schema, table.member.name))
+            if approved and list(changes.values()) != list(planned.changes):
+                raise PlanChanged("rows were written since the plan was made")
             # Rows may have come since the plan that others refer to already.
             if forbidden := refused(find_effects(merge), accept_effects=merge.request.accept_effects):
                 raise OperationError(f'database "{planned.database}" is as it was: {"; ".join(forbidden)}')
@@ -168,15 +189,18 @@ def _carry_out(merge: Merge, planned: MergePlan) -> Merged:
             for section in (before, after):
                 _create(connection, section, made, attach=True)
             notes = [*_finish(merge), *_require_objects(merge)]
-            for one in merge.manifest.sequences:
+            for one in _sequences(merge):
                 connection.execute(sql.advance_sequence(one.namespace, one.name, one.last_value, called=one.is_called))
         with phases.phase("checks"):
             repaired = _repair(merge, watch)
             notes += [one.line for one in watch.broken()]
+            # Repairs write other tables too, which the safety set has: all of them go back together.
+            undo = _undo_all(merge) if repaired else undo
     get_run_logger().info("committed after %.1f s, %.1f s of them locked", time.monotonic() - started, time.monotonic() - locked)
     inserted += sum(one.rows for one in loaded)
     locked_seconds = time.monotonic() - locked
-    return Merged(inserted, updated, deleted, planned.to_create, locked_seconds, phases.seconds, undo, notes, repaired)
+    done = list(changes.values())
+    return Merged(inserted, updated, deleted, planned.to_create, locked_seconds, phases.seconds, undo, done, notes, repaired)
 
 
 def _repair(merge: Merge, watch: Watch) -> list[str]:
@@ -438,7 +462,7 @@ def _require_objects(merge: Merge) -> list[str]:
     return [f"made anew, but {one}" for one in unlike]
 
 
-def written(merge: Merge) -> list[tuple[str, str]]:
+def _written(merge: Merge) -> list[tuple[str, str]]:
     """Return the relations whose statistics are old now."""
     merged = [(one.member.schema, one.member.name) for one in merge.tables if not one.unchanged]
     return merged + [(one.namespace, one.name) for one in merge.absent]
@@ -447,27 +471,52 @@ def written(merge: Merge) -> list[tuple[str, str]]:
 def _undo(merge: Merge) -> str:
     """Return what an operator types to have back what was there before, rows that refer to others first."""
     context, database = merge.site.context.name, merge.site.database
-    made = [f"psql -d {shlex.quote(database)} -c 'DROP TABLE {sql.quoted_name(*one)}'" for one in _made(merge)]
+    made = [f"psql -d {shlex.quote(database)} -c {shlex.quote(f'DROP TABLE {name}')}" for name in _made(merge)]
     if merge.safety is None:
         return "\n".join(made)
     back = replace(merge.request, backup=merge.safety.id, mode=Mode.REPLACE, include_parents=False, on_drift=Drift.REFUSE)
-    included = [(one.name, _inserted_keys(merge, one)) for one in merge.tables if one.name not in merge.names]
-    requests = [back, *(replace(back, table=table, keys=keys) for table, keys in included if keys)]
+    # Rows that others refer to were inserted as well, in other tables or in the same one.
+    included = [one for one in merge.tables if one.name not in merge.names or len(one.chosen) > 1]
+    keys = [(one.name, _inserted_keys(merge, one)) for one in included]
+    requests = [back, *(replace(back, table=table, keys=some) for table, some in keys if some)]
     return "\n".join([*made, *(one.command(context, database) for one in requests)])
 
 
-def _made(merge: Merge) -> list[tuple[str, str]]:
-    """Return schema and name of the tables that were not there."""
-    return [(one.namespace, one.name) for one in merge.absent]
+def _undo_all(merge: Merge) -> str:
+    """Return what an operator types to have back every table that the safety set has."""
+    assert merge.safety  # noqa: S101
+    return Request(merge.safety.id, accept_effects=merge.request.accept_effects).command(
+        merge.site.context.name, merge.site.database
+    )
+
+
+def _made(merge: Merge) -> list[str]:
+    """Return the names of the tables that are made, but for those that go with a table that is made."""
+    if merge.request.table is None:
+        return []
+    made = {item.name: item.parent for item in merge.missing if item.kind in TABLES}
+    return [name for name, parent in made.items() if parent not in made]
+
+
+def _sequences(merge: Merge) -> list[Sequence]:
+    """Return the sequences of the set; of one table only those that are its own."""
+    if merge.request.table is None:
+        return merge.manifest.sequences
+    owned = [item for item in merge.manifest.inventory if item.kind == "sequence"]
+    own = {plain_name(item.name) for item in owned if plain_name(item.parent.rpartition(".")[0]) in merge.names}
+    return [one for one in merge.manifest.sequences if f"{one.namespace}.{one.name}" in own]
 
 
 def _inserted_keys(merge: Merge, table: Table) -> list[dict[str, KeyValue]]:
-    asked = merge_sql.inserted_keys(table.number, table.key)
-    return [dict(zip(table.key, row, strict=True)) for row in merge.connection.execute(asked).fetchall()]
+    if table.unchanged or not table.primary:
+        return []
+    asked_for = table.chosen[0] if table.name in merge.names else SQL("false").format()
+    asked = merge_sql.inserted_keys(table.number, table.primary, asked_for)
+    return [dict(zip(table.primary, row, strict=True)) for row in merge.connection.execute(asked).fetchall()]
 
 
 @task(cache_policy=NO_CACHE)
-def refresh(site: Site, run: Run, manifest: Manifest, names: list[tuple[str, str]]) -> None:
+def refresh(site: Site, run: Run, done: Done) -> None:
     """Gather statistics of relations that were written, and compute the set's views anew.
 
     Raises:
@@ -475,9 +524,9 @@ def refresh(site: Site, run: Run, manifest: Manifest, names: list[tuple[str, str
     """
     with patient(), connect(site.server, site.database, run.title) as connection:
         connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
-        for name in names:
+        for name in done.relations:
             connection.execute(sql.analyze_relation(*name))
-        views = [view for view in manifest.views if view.materialized and view.populated and _is_there(connection, view)]
+        views = [view for view in done.views if _is_there(connection, view)]
     if problems := [problem for view in views for problem in refresh_view(site.server, site.database, run, view)]:
         raise OperationError(f"the rows are restored, but {'; '.join(problems)}")
 

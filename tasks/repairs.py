@@ -51,7 +51,7 @@ class Watch:
     def __init__(self, merge: Merge) -> None:
         self._merge = merge
         with self._settings():
-            self._checks = dict(enumerate(_concerned(merge)))
+            self._checks = dict(enumerate(concerned_checks(merge)))
             self._noted = {number for number, check in self._checks.items() if not self._complaint(_noting(number, check))}
 
     def broken(self) -> list[Broken]:
@@ -66,11 +66,14 @@ class Watch:
         Raises:
             OperationError: one failed.
         """
-        mendable = [one for one in broken if one.check.repair and one.rows]
+        # Of what could not be noted, rows may be broken that this restore has nothing to do with.
+        mendable = [
+            one for one in broken if one.check.repair and one.rows and (one.number in self._noted or self._merge.absent)
+        ]  # fmt: skip
         with self._settings():
             for one in mendable:
                 self._find(one.number, one.check)
-                if said := self._complaint(SQL(one.check.repair).format()):
+                if said := self._complaint(Composed([SQL(one.check.repair)])):
                     database = self._merge.site.database
                     raise OperationError(f'database "{database}" is as it was: the repair of check {one.check.name} failed: {said}')
         return [f"{one.check.name}: {one.rows:,} rows" for one in mendable]
@@ -108,7 +111,7 @@ def _noting(number: int, check: Check) -> Composed:
     return merge_sql.note_broken(number, check.query)
 
 
-def _concerned(merge: Merge) -> list[Check]:
+def concerned_checks(merge: Merge) -> list[Check]:
     """Return the checks of the context's file that name a written table, and whose other contexts' tables are there."""
     if merge.request.table is None:
         return []

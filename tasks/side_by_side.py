@@ -77,8 +77,10 @@ def _relations(manifest: Manifest, namespace: str, table: str) -> list[Relation]
     found = [one for one in manifest.relations if one.qualified in names]
     if not found:
         raise BadInput(f"{table} has no partition in {manifest.id}")
-    if odd := [one.qualified for one in found if set(one.columns) != set(found[0].columns)]:
-        raise BadInput(f"{', '.join(odd)} has other columns than {found[0].qualified}; restore partition by partition")
+    if odd := [one.qualified for one in found if one.columns != found[0].columns]:
+        raise BadInput(
+            f"{', '.join(odd)} has other columns, or in another order, than {found[0].qualified}; restore partition by partition"
+        )
     return found
 
 
@@ -94,7 +96,9 @@ def _primary_key(manifest: Manifest, relation: Relation) -> list[str]:
     """Return the columns of a relation's primary key."""
     for item in manifest.inventory:
         if item.kind == "constraint" and plain_name(item.parent) == relation.qualified and (key := PRIMARY_KEY.match(item.state)):
-            return [sql.unquoted(one) for one in NAME.findall(key["columns"])]
+            columns = [sql.unquoted(one) for one in NAME.findall(key["columns"])]
+            # One that is computed is not among the set's rows.
+            return columns if set(columns) <= set(relation.columns) else []
     return []
 
 

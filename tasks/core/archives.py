@@ -62,6 +62,7 @@ class ArchiveRestore:
     complaints: list[str] = field(default_factory=list)
     lacks: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
+    unread: int = 0
     seconds: float = 0.0
 
     @property
@@ -73,8 +74,11 @@ class ArchiveRestore:
 def archive_verdict(restore: ArchiveRestore) -> str:
     """Return the one line that says what is there now."""
     rows = sum(one.loaded for one in restore.loaded)
-    word = "INCOMPLETE" if restore.lost else "RESTORED, UNPROVEN"
+    word = "INCOMPLETE" if restore.lost or restore.unread else "RESTORED, UNPROVEN"
     lost = f", {restore.lost:,} rows of the file are not" if restore.lost else ""
+    lost += (
+        f", {restore.unread:,} lines of INSERT statements or large objects are not read: use pg_restore" if restore.unread else ""
+    )
     return (
         f'{word}: {rows:,} rows of {len(restore.loaded)} relations are in database "{restore.database}"{lost}, '
         f"{len(restore.complaints)} objects could not be made; a legacy file has nothing to compare with"

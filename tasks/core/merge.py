@@ -59,7 +59,7 @@ class Request:
         flow, keys = "table_restore" if self.table else "full_restore --in-place true", self.keys
         said = keys if keys is None or isinstance(keys, str) else json.dumps(keys, ensure_ascii=False)
         words = [
-            f"python -m flows.restore {flow} --context {context} --backup {self.backup}",
+            f"python -m flows.restore {flow} --context {context} --backup {shlex.quote(self.backup)}",
             *([f"--table {shlex.quote(self.table)} --mode {self.mode}"] if self.table else []),
             *([f"--keys {shlex.quote(said)}"] if said else []),
             *(["--include-parents true"] if self.include_parents else []),
@@ -250,6 +250,7 @@ class Merged:
     locked_seconds: float
     phases: Mapping[str, float]
     undo: str
+    changes: Sequence[Change]
     notes: Sequence[str] = field(default_factory=tuple)
     repaired: Sequence[str] = ()
 
@@ -296,7 +297,7 @@ def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
     ]  # fmt: skip
     parts = [
         headline(plan_verdict(plan)), section("Why not", plan.refusals), table(["what", "value"], facts) + "\n",
-        _changes(plan), section("Objects to create", plan.to_create), section("Triggers to switch", plan.triggers),
+        _changes(plan.changes), section("Objects to create", plan.to_create), section("Triggers to switch", plan.triggers),
         section("Objects that differ and are left as they are", plan.unlike),
         section("Keys of other contexts", [one.line for one in plan.effects]),
         section("Who holds locks now", plan.holders), section("Passed over", plan.passed_over),
@@ -305,10 +306,10 @@ def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _changes(plan: MergePlan) -> str:
+def _changes(changes: Sequence[Change]) -> str:
     """Return the relations that change as a table; all of them are in the table artifact."""
-    changing = [one for one in plan.changes if one.rows]
-    same = f"{len(plan.changes) - len(changing)} of {len(plan.changes)} relations are as in the set.\n"
+    changing = [one for one in changes if one.rows]
+    same = f"{len(changes) - len(changing)} of {len(changes)} relations are as in the set.\n"
     rows = [
         (one.relation, f"{one.insert:,}", f"{one.update:,}", f"{one.delete:,}", f"{one.live_rows:,}", f"{one.set_rows:,}", one.why)
         for one in changing
@@ -344,7 +345,7 @@ def merged_report(plan: MergePlan, merged: Merged) -> str:
     """Return the report of a merge as markdown."""
     phases = [(name, duration(seconds)) for name, seconds in merged.phases.items()]
     parts = [
-        headline(merged_verdict(plan, merged)), f"## To undo it\n\n```\n{merged.undo}\n```\n", _changes(plan),
+        headline(merged_verdict(plan, merged)), f"## To undo it\n\n```\n{merged.undo}\n```\n", _changes(merged.changes),
         section("Created", merged.created), section("Mended afterwards, to agree with it", merged.repaired),
         section("Triggers switched", plan.triggers),
         section("Objects that differ and were left as they are", plan.unlike),

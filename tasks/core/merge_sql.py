@@ -64,10 +64,11 @@ INBOUND_KEYS = SQL(
                JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS columns,
               (SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
                JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS referenced,
-              has_table_privilege(k.conrelid, 'SELECT') AS readable, k.confdeltype <> 'a' AS acts_on_delete,
-              k.confupdtype <> 'a' AS acts_on_update
+              k.conrelid::bigint AS child,
+              has_table_privilege(k.conrelid, 'SELECT') AND NOT row_security_active(k.conrelid) AS readable,
+              k.confdeltype <> 'a' AS acts_on_delete, k.confupdtype <> 'a' AS acts_on_update
        FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0
-         AND k.confrelid = ANY (%(oids)s::oid[]) AND k.conrelid <> ALL (%(oids)s::oid[]) ORDER BY 2, 1"""
+         AND k.confrelid = ANY (%(oids)s::oid[]) ORDER BY 2, 1"""
 )
 LOCK_HOLDERS_OF = SQL(
     """SELECT DISTINCT format('%%s (%%s, pid %%s) has %%s on %%s since %%s', coalesce(nullif(a.application_name, ''), 'a session'),
@@ -294,11 +295,13 @@ def add_constraint(table: str, name: str, definition: str) -> SQL:
 CHOSEN_KEYS = "chosen keys"
 # What a CHECK may say is just what a condition on rows may: columns of the one table, no subquery, no aggregate
 # (https://www.postgresql.org/docs/current/ddl-constraints.html); it is read back as PostgreSQL understood it. Functions that
-# act, as pg_terminate_backend does, are volatile.
+# act, as pg_terminate_backend does, are volatile; with others, such as now(), and with system columns, the condition would
+# mean other rows elsewhere or later.
 CONDITION = SQL(
     """SELECT pg_get_expr(k.conbin, k.conrelid),
               EXISTS (SELECT FROM regexp_matches(k.conbin::text, ':(?:op)?funcid (\\d+)', 'g') AS used
-                      JOIN pg_proc p ON p.oid = used[1]::oid WHERE p.provolatile = 'v')
+                      JOIN pg_proc p ON p.oid = used[1]::oid WHERE p.provolatile <> 'i')
+              OR k.conbin::text ~ 'SQLVALUEFUNCTION' OR k.conbin::text ~ ':varattno (0|-)'
        FROM pg_constraint k WHERE k.contype = 'c' AND k.conrelid = to_regclass('pg_temp."chosen keys"')"""
 )
 
@@ -312,7 +315,7 @@ def create_key_table(schema: str, name: str, key: Sequence[str]) -> Composed:
 
 def add_condition(condition: str) -> Composed:
     """Let that table check a condition that an operator wrote."""
-    return SQL("ALTER TABLE {} ADD CHECK (\n{}\n)").format(Identifier("pg_temp", CHOSEN_KEYS), SQL(condition))
+    return SQL("ALTER TABLE {} ADD CHECK (\n{}\n)").format(Identifier("pg_temp", CHOSEN_KEYS), Composed([SQL(condition)]))
 
 
 def try_condition(condition: Composed) -> Composed:
@@ -347,15 +350,16 @@ OUTBOUND_KEYS_OF = SQL(
        FROM pg_constraint k JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace n ON n.oid = p.relnamespace
        WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY (%(oids)s::oid[])
          AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true) AND has_table_privilege(k.confrelid, 'SELECT')
-         AND has_schema_privilege(n.oid, 'USAGE')
+         AND has_schema_privilege(n.oid, 'USAGE') AND NOT row_security_active(k.confrelid)
        ORDER BY k.conrelid::regclass::text, k.conname"""
 )
 
 
 def needed_values(
-    number: int, columns: Sequence[str], parent: tuple[str, str], referenced: Sequence[str], also: Sequence[int]
+    number: int, table: tuple[str, str], columns: Sequence[str], parent: tuple[str, str], referenced: Sequence[str],
+    also: Sequence[int],
 ) -> Composed:  # fmt: skip
-    """Return, as text, the values that rows to write refer to, and that neither the parent nor rows to insert into it have.
+    """Return, as text, the values that rows to write refer to anew, and that neither the parent nor rows to write in it have.
 
     `also` are the numbers of the parent's relations, as far as they are merged too.
     """
@@ -364,21 +368,27 @@ def needed_values(
     )
     present = SQL(" AND ").join(SQL("d.{} IS NOT NULL").format(Identifier(one)) for one in columns)
     coming = SQL("").join(
-        SQL(" AND NOT EXISTS (SELECT FROM {} AS p WHERE p.{} = 'I' AND {})").format(_temp(DIFFERENCE, one), WHAT, same)
+        SQL(" AND NOT EXISTS (SELECT FROM {} AS p WHERE p.{} IN ('I', 'U') AND {})").format(_temp(DIFFERENCE, one), WHAT, same)
         for one in also
     )
+    now = SQL(", ").join(SQL("t.{}").format(Identifier(one)) for one in columns)
+    then = SQL(", ").join(SQL("d.{}").format(Identifier(one)) for one in columns)
+    stays = SQL("EXISTS (SELECT FROM ONLY {} AS t WHERE t.ctid = d.{} AND ROW({})::text = ROW({})::text)").format(
+        Identifier(*table), PLACE, now, then
+    )
     return SQL(
-        "SELECT DISTINCT {} FROM {} AS d WHERE d.{} IN ('I', 'U') AND {} AND NOT EXISTS (SELECT FROM {} AS p WHERE {}){}"
+        "SELECT DISTINCT {} FROM {} AS d WHERE d.{what} IN ('I', 'U') AND {} AND NOT EXISTS (SELECT FROM {} AS p WHERE {}){}"
+        " AND NOT (d.{what} = 'U' AND {})"
     ).format(
-        SQL(", ").join(SQL("d.{}::text").format(Identifier(one)) for one in columns), _temp(DIFFERENCE, number), WHAT, present,
-        Identifier(*parent), same, coming,
+        SQL(", ").join(SQL("d.{}::text").format(Identifier(one)) for one in columns), _temp(DIFFERENCE, number), present,
+        Identifier(*parent), same, coming, stays, what=WHAT,
     )  # fmt: skip
 
 
-def inserted_keys(number: int, key: Sequence[str]) -> Composed:
-    """Return the key values, as text, of rows to insert."""
-    return SQL("SELECT {} FROM {} WHERE {} = 'I'").format(
-        SQL(", ").join(SQL("{}::text").format(Identifier(one)) for one in key), _temp(DIFFERENCE, number), WHAT
+def inserted_keys(number: int, key: Sequence[str], but: Composed) -> Composed:
+    """Return the key values, as text, of rows to insert, but for those of which a condition is true."""
+    return SQL("SELECT {} FROM {} WHERE {} = 'I' AND ({}) IS NOT TRUE").format(
+        SQL(", ").join(SQL("{}::text").format(Identifier(one)) for one in key), _temp(DIFFERENCE, number), WHAT, but
     )
 
 
@@ -389,13 +399,15 @@ BROKEN = "broken"
 
 def note_broken(number: int, query: str) -> Composed:
     """Remember the rows that a check finds."""
-    return SQL("CREATE TEMP TABLE {} AS\n{}\n").format(Identifier(f"broken before {number}"), SQL(query))
+    return SQL("CREATE TEMP TABLE {} AS\n{}\n").format(Identifier(f"broken before {number}"), Composed([SQL(query)]))
 
 
 def find_broken(number: int, query: str, *, noted: bool) -> Composed:
     """Find the rows that a check finds and did not find before, in a table that the check's repair calls `broken`."""
     before = SQL(" EXCEPT ALL SELECT * FROM {}").format(_temp("broken before {}", number)) if noted else SQL("")
-    return SQL("CREATE TEMP TABLE {} AS SELECT * FROM (\n{}\n) AS found{}").format(Identifier(BROKEN), SQL(query), before)
+    return SQL("CREATE TEMP TABLE {} AS SELECT * FROM (\n{}\n) AS found{}").format(
+        Identifier(BROKEN), Composed([SQL(query)]), before
+    )
 
 
 COUNT_BROKEN = SQL("SELECT count(*) FROM {}").format(Identifier("pg_temp", BROKEN))

@@ -101,7 +101,7 @@ def script_command(program: Program, archive: Path, *, verbose: bool = False, op
 
 def data_command(program: Program, archive: Path) -> list[str]:
     """Return the argv that prints the archive's data as SQL."""
-    return [str(program.path), "--section=data", "--file=-", str(archive)]
+    return [str(program.path), "--section=data", "--no-tablespaces", "--file=-", str(archive)]
 
 
 def restore_options(section: str, listing: Path) -> list[str]:

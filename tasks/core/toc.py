@@ -69,6 +69,8 @@ def parse_chunks(script: bytes) -> tuple[bytes, list[Chunk]]:
     """Return the settings that a verbose script begins with, and the statements of each entry in order."""
     script = FOR_PSQL.sub(b"", script)
     found = list(CHUNK.finditer(script))
+    if not found:
+        return script, []
     ends = [*(one.start() for one in found[1:]), len(script)]
     chunks = [
         Chunk(
@@ -76,7 +78,7 @@ def parse_chunks(script: bytes) -> tuple[bytes, list[Chunk]]:
         )
         for one, end in zip(found, ends, strict=True)
     ]  # fmt: skip
-    return script[: found[0].start() if found else len(script)], chunks
+    return script[: found[0].start()], chunks
 
 
 def choose_entries(

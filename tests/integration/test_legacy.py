@@ -103,3 +103,19 @@ def test_a_file_of_15_on_15(any_version: World) -> None:
         assert rows(world, NAME, table) == rows(world, DATABASE, table)
     execute(world, "SELECT")
     assert ask(world, "SELECT count(*) > 0 FROM policy_violations") == [(True,)]
+
+
+@long
+def test_odd_files(world: World) -> None:
+    execute(world, "CREATE SCHEMA odd", "CREATE TABLE odd.t (v text)", "INSERT INTO odd.t VALUES ('組織'), ('管理')")
+    file, conninfo = world.folder / "odd.dump", world.source.conninfo(DATABASE)
+    pg_dump = [world.source.bin / "pg_dump", "-Fc", "-f", file, "-n", "odd", conninfo]
+    # A table without key or index leaves nothing to do after the data; the rows are in another encoding than the server's.
+    subprocess.run([*pg_dump, "-E", "SJIS"], check=True)
+    assert restore(world, file).startswith("RESTORED, UNPROVEN: 2 rows of 1 relations")
+    with world.source.connect(NAME) as connection:
+        assert connection.execute("SELECT v FROM odd.t ORDER BY v").fetchall() == ask(world, "SELECT v FROM odd.t ORDER BY v")
+    execute(world, f"DROP DATABASE {NAME}")
+    subprocess.run([*pg_dump, "--inserts"], check=True)
+    with pytest.raises(OperationError, match=r"INCOMPLETE: 0 rows .* 2 lines of INSERT statements or large objects are not read"):
+        restore(world, file)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.backup import list_backups
-from flows.restore import table_restore
+from flows.restore import full_restore, table_restore
 from tasks.core.errors import BadInput, OperationError, UnsafeTarget
 from tests.integration.conftest import CONTEXT, DATABASE, World
 from tests.integration.test_in_place import ALL, ask, execute, unlike
@@ -81,15 +81,17 @@ def contents(world: World, *but: str) -> dict[str, set[str]]:
     return {name: rows_of(world, name) for name in ALL.split(", ") if name not in but}
 
 
-def undo_commands(world: World) -> list[dict[str, Any]]:
-    """Return the parameters of the commands that undo the newest restore."""
-    text = newest_report(world).partition("## To undo it")[2].split("```")[1]
-    found = list[dict[str, Any]]()
+def undo(world: World, context: str = CONTEXT) -> list[str]:
+    """Do what the newest report says undoes it; return what the commands are about: tables, or all of it."""
+    text = newest_report(world, f"{context}-restore").partition("## To undo it")[2].split("```")[1]
+    about = list[str]()
     for line in text.replace("\\\n", " ").strip().splitlines():
-        words = shlex.split(line)
-        assert words[:4] == ["python", "-m", "flows.restore", "table_restore"]
-        found.append({name[2:].replace("-", "_"): value for name, value in zip(words[4::2], words[5::2], strict=True)})
-    return found
+        program, _, module, name, *words = shlex.split(line)
+        assert (program, module) == ("python", "flows.restore")
+        said = {key[2:].replace("-", "_"): value for key, value in zip(words[::2], words[1::2], strict=True)}
+        world.run({"table_restore": table_restore, "full_restore": full_restore}[name], "backup_restorer", **said)
+        about.append(said.get("table", "all"))
+    return about
 
 
 LEAST = "SELECT id::text FROM team_members m WHERE NOT EXISTS (SELECT FROM team_leaders l WHERE l.member_id = m.id) ORDER BY id"
@@ -111,8 +113,7 @@ def test_rows_named_by_key_and_the_undo(stored: World) -> None:
     restore(stored, "team_members", "merge", keys=f"id <= '{ids[2]}'")
     assert rows_of(stored, "team_members", "role = 'wrong'") == {one for one in damaged["team_members"] if ids[3] in one}
     assert rows_of(stored, "team_members") - back == {one for one in before["team_members"] if ids[1] in one or ids[2] in one}
-    for command in undo_commands(stored):
-        stored.run(table_restore, "backup_restorer", **command)
+    undo(stored)
     assert rows_of(stored, "team_members") == back
     assert ask(stored, BROKEN_RULES) == [(0, 0, 0)]
     # Only the rows that the keys name are replaced, and what is in neither place is told.
@@ -149,10 +150,8 @@ def test_parents_that_are_gone(stored: World) -> None:
     assert ask(stored, f"SELECT member_count, leader_count FROM teams WHERE id = '{team}'") == [(1, 0)]
     assert "team_member_count: 1 rows" in newest_report(stored)
     assert "check team_has_leader finds 1 rows more than before" in newest_report(stored)
-    commands = undo_commands(stored)
-    assert [one["table"] for one in commands] == ["team_members", "public.teams"]
-    for command in commands:
-        stored.run(table_restore, "backup_restorer", **command)
+    # The repair wrote too: everything of the safety set goes back together.
+    assert undo(stored) == ["all"]
     assert contents(stored) == damaged
 
 
@@ -240,7 +239,7 @@ def test_unknown_tables_and_wrong_keys_touch_nothing(stored: World) -> None:
         "syntax error": {"keys": "id = = 1"},
         'column "purpose" does not exist; write a condition on the key columns id alone': {"keys": "purpose = 'wrong'"},
         "cannot use subquery": {"keys": "id IN (SELECT id FROM public.teams)"},
-        "may not call functions that act": {"keys": "pg_terminate_backend(1) OR id IS NULL"},
+        "may only call functions that always give the same": {"keys": "pg_terminate_backend(1) OR id IS NULL"},
         "cannot insert multiple commands": {"keys": "true); DROP TABLE public.users; SELECT (true"},
         'invalid input syntax for type uuid: "x"': {"keys": ["x"]},
         "with the same of the key columns id": {"keys": [{"name": "x"}]},
@@ -251,7 +250,7 @@ def test_unknown_tables_and_wrong_keys_touch_nothing(stored: World) -> None:
         with pytest.raises(BadInput) as refused:
             restore(stored, **{"table": "teams", "mode": "replace"} | words)
         assert expected in str(refused.value)
-    with pytest.raises(BadInput, match=r"may not call functions that act|syntax error"):
+    with pytest.raises(BadInput, match=r"may only call functions that always give the same|syntax error"):
         restore(stored, "teams", "replace", keys="true), ADD CHECK (false")
     assert contents(stored) == damaged
     assert [row for row in stored.run(list_backups, "backup_reader", context=CONTEXT) if row["kind"] == "safety"] == []

@@ -97,7 +97,9 @@ def test_reports() -> None:
     assert "- index public.i" in text
     assert "foreign key k of x (ON DELETE CASCADE): 1 rows refer to rows that would go or change" in text
     assert "the command" not in plan_report(plan(refusals=["because"]), ZONE, "the command")
-    done = merged_report(planned, Merged(1, 2, 2, ["index public.i"], 0.5, {"writing": 0.4}, "the undo", ["a view"]))
+    done = merged_report(
+        planned, Merged(1, 2, 2, ["index public.i"], 0.5, {"writing": 0.4}, "the undo", planned.changes, ["a view"])
+    )
     assert done.startswith("# RESTORED\n")
     assert "the undo" in done
     assert "- a view" in done
