@@ -307,3 +307,25 @@ def test_counters_are_right_after_rows_came_back(world: World) -> None:
     restore(world, "team_leaders", "replace")
     assert ask(world, BROKEN_RULES) == [(0, 0, 0)]
     assert contents(world, "teams") == before
+
+
+@long
+@pytest.mark.parametrize("any_version", [15, 16], indirect=True)
+def test_on_other_versions(any_version: World) -> None:
+    before = any_version.state()
+    any_version.backup()
+    kept = contents(any_version)
+    assert str(any_version.run(table_restore, "backup_restorer", table="policy_violations_2024")).startswith("RESTORED")
+    execute(any_version, "DROP TABLE policy_violations_2024", "UPDATE policy_violations SET error_message = 'wrong'")
+    assert restore(any_version, "policy_violations", "replace").startswith("RESTORED")
+    ((team,),) = ask(any_version, TEAM)
+    execute(
+        any_version, "ALTER TABLE team_leaders DISABLE TRIGGER USER", f"DELETE FROM team_leaders WHERE team_id = '{team}'",
+        f"DELETE FROM team_members WHERE team_id = '{team}'", f"DELETE FROM teams WHERE id = '{team}'",
+        "ALTER TABLE team_leaders ENABLE TRIGGER USER",
+    )  # fmt: skip
+    restore(any_version, "team_members", "missing", keys=f"id IS NOT NULL AND id <> '{team}'", include_parents=True)
+    restore(any_version, "team_leaders", "missing")
+    assert contents(any_version) == kept
+    left = [one for one in unlike(before, any_version.state()) if "policy_violations_2024_restored" not in one]
+    assert left == []
