@@ -28,7 +28,7 @@ def test_a_deployment_loads_and_takes_its_parameters(deployment: dict[str, Any])
     assert loaded.parameters.properties["context"]["default"] == "bc-004"
     assert all(one.get("description") for one in loaded.parameters.properties.values()), "each parameter is told in Args"
     # What the operator has to say himself when he starts it.
-    asked = {name: "teams" for name in loaded.parameters.required}
+    asked = dict.fromkeys(loaded.parameters.required, "teams")
     loaded.validate_parameters(asked | deployment["parameters"])
 
 
