@@ -130,6 +130,7 @@ def test_rows_that_others_refer_to(world: World) -> None:
 def test_rows_that_came_after_the_plan(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(world, *OTHERS)
     world.backup()
+    execute(world, "UPDATE teams SET purpose = 'wrong'")
     take_safety_set = merges.take_safety_set
 
     def meanwhile(*arguments: Any) -> str:

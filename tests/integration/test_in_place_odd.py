@@ -169,6 +169,7 @@ def test_rows_written_after_the_safety_set_are_not_lost(world: World, monkeypatc
     context(world, monkeypatch, ["t"])
     before = rows(world)
     world.backup(context="bc-901")
+    execute(world, "UPDATE odd.t SET code = 'z' WHERE code = 'a'")
     carry_out = merges.carry_out
 
     def meanwhile(*arguments: Any, **more: Any) -> Any:
@@ -181,4 +182,4 @@ def test_rows_written_after_the_safety_set_are_not_lost(world: World, monkeypatc
     assert rows(world) == before
     safety = sorted(safety_sets(world, "bc-901"))[-1]
     assert restore(world, backup=safety).startswith("RESTORED")
-    assert ask(world, "SELECT code FROM odd.t ORDER BY 1") == [("a",), ("b",), ("in between",)]
+    assert ask(world, "SELECT code FROM odd.t ORDER BY 1") == [("b",), ("in between",), ("z",)]
