@@ -10,6 +10,7 @@ import pytest
 from flows.backup import list_backups
 from flows.restore import full_restore, table_restore
 from tasks.core.errors import BadInput, OperationError, UnsafeTarget
+from tasks.merge_plans import read_condition
 from tests.integration.conftest import CONTEXT, DATABASE, World
 from tests.integration.test_in_place import ALL, ask, execute, unlike
 
@@ -229,29 +230,38 @@ def test_a_unit_that_came_back_has_its_place_in_the_hierarchy(stored: World) -> 
     assert ask(stored, pairs) == before
 
 
+WRONG_KEYS: dict[str, Any] = {
+    "syntax error": "id = = 1",
+    'column "purpose" does not exist; write a condition on the key columns id alone': "purpose = 'wrong'",
+    "cannot use subquery": "id IN (SELECT id FROM public.teams)",
+    "may only call functions that always give the same": "pg_terminate_backend(1) OR id IS NULL",
+    "cannot insert multiple commands": "true); DROP TABLE public.users; SELECT (true",
+    'invalid input syntax for type uuid: "x"': ["x"],
+    "with the same of the key columns id": [{"name": "x"}],
+    "no JSON list": "[1",
+    "keys is empty": " ",
+}
+
+
+def test_wrong_keys(world: World) -> None:
+    with world.connect() as connection:
+        for expected, keys in WRONG_KEYS.items():
+            with pytest.raises(BadInput) as refused:
+                read_condition(connection, keys, ("public", "teams"), ["id"])
+            assert expected in str(refused.value)
+        # Conditions that leave their brackets.
+        for keys in ("true), ADD CHECK (false", "true) NOT VALID, ADD CHECK (false"):
+            with pytest.raises(BadInput):
+                read_condition(connection, keys, ("public", "teams"), ["id"])
+
+
 @long
 def test_unknown_tables_and_wrong_keys_touch_nothing(stored: World) -> None:
     execute(stored, "UPDATE teams SET purpose = 'wrong'")
     damaged = contents(stored)
-    said = {
-        'table "nothing" is not in bc-004_full_': {"table": "nothing"},
-        'table "teams; DROP TABLE users" is not in': {"table": "teams; DROP TABLE users"},
-        "syntax error": {"keys": "id = = 1"},
-        'column "purpose" does not exist; write a condition on the key columns id alone': {"keys": "purpose = 'wrong'"},
-        "cannot use subquery": {"keys": "id IN (SELECT id FROM public.teams)"},
-        "may only call functions that always give the same": {"keys": "pg_terminate_backend(1) OR id IS NULL"},
-        "cannot insert multiple commands": {"keys": "true); DROP TABLE public.users; SELECT (true"},
-        'invalid input syntax for type uuid: "x"': {"keys": ["x"]},
-        "with the same of the key columns id": {"keys": [{"name": "x"}]},
-        "no JSON list": {"keys": "[1"},
-        "keys is empty": {"keys": " "},
-    }
-    for expected, words in said.items():
-        with pytest.raises(BadInput) as refused:
+    for words in ({"table": "nothing"}, {"table": "teams; DROP TABLE users"}, {"keys": "purpose = 'wrong'"}):
+        with pytest.raises(BadInput):
             restore(stored, **{"table": "teams", "mode": "replace"} | words)
-        assert expected in str(refused.value)
-    with pytest.raises(BadInput, match=r"may only call functions that always give the same|syntax error"):
-        restore(stored, "teams", "replace", keys="true), ADD CHECK (false")
     assert contents(stored) == damaged
     assert [row for row in stored.run(list_backups, "backup_reader", context=CONTEXT) if row["kind"] == "safety"] == []
 
