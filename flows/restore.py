@@ -122,9 +122,8 @@ def restore_legacy(site: Site, run: Run, path: str, target_database: str) -> str
 
 def restore_beside(site: Site, run: Run, table: str, backup: str, keys: Keys | None) -> str:
     """Restore a table under another name; nothing that is there is touched."""
-    recovery = Recovery(site.store, run.started, Purpose.COPY, newest=False)
     with merge_reports.told(site.context), context_lock(site.server, site.context.name, run.title):
-        recoveries.stage_newest_good(recovery, run, backup)
+        recovery = recoveries.stage_copy(site.store, run, backup)
         beside = side_by_side.restore_beside(site, run, recovery.staged_set, table, keys)
     return merge_reports.publish_beside(site.context, beside, recovery.passed_over)
 
@@ -146,8 +145,7 @@ def restore_rows(
 
 def plan_rows(site: Site, run: Run, request: Request) -> MergePlan:
     """Publish what would be done; nothing is touched."""
-    recovery = Recovery(site.store, run.started, Purpose.COPY, newest=False)
-    recoveries.stage_newest_good(recovery, run, request.backup)
+    recovery = recoveries.stage_copy(site.store, run, request.backup)
     with merge_plans.begin(site, run, recovery, request) as merge:
         planned = merge_plans.plan(merge, recovery)
     merge_reports.publish_plan(site.context, planned, request)
@@ -169,9 +167,8 @@ def write_rows(
     site: Site, run: Run, request: Request, confirm_database: str | None, approved: MergePlan | None = None
 ) -> Done:  # fmt: skip
     """Make live rows what a set has, after a safety set was taken; or leave them as they were."""
-    recovery = Recovery(site.store, run.started, Purpose.COPY, newest=False)
     with context_lock(site.server, site.context.name, run.title, exclusive=True):
-        recoveries.stage_newest_good(recovery, run, request.backup)
+        recovery = recoveries.stage_copy(site.store, run, request.backup)
         with merge_plans.begin(site, run, recovery, request) as merge:
             planned = merge_plans.plan(merge, recovery)
             merge_reports.publish_plan(site.context, planned, request)

@@ -4,7 +4,6 @@ Everything that can be made of it is made, entry by entry; what cannot, is told.
 """
 
 import gzip
-import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -28,7 +27,7 @@ from tasks.core.errors import BadInput, DamagedSet, OperationError, ProgramFaile
 from tasks.core.kinds import LEGACY
 from tasks.core.manifest import Manifest
 from tasks.core.programs import Program, find_program
-from tasks.core.servers import Connection, connect, major_of
+from tasks.core.servers import Connection, complaint_of, connect, major_of
 from tasks.core.toc import Chunk, parse_chunks
 from tasks.databases import Target, drop_database, lend_create, new_target
 from tasks.locks import MAINTENANCE_DATABASE
@@ -159,24 +158,20 @@ def _chunks(run: Run, program: Program, file: Path, section: str) -> tuple[bytes
 @contextmanager
 def _new_database(site: Site, run: Run, target: Target, facts: ArchiveFacts) -> Iterator[None]:
     """Make the database under its working name, and give it its own when it is filled; or drop it."""
+    # The script says what encoding its rows are in, and the server converts them; of SQL_ASCII nobody knows.
+    ascii_only = [("ENCODING", "SQL_ASCII"), ("LC_COLLATE", "C"), ("LC_CTYPE", "C")]
+    options = ascii_only if facts.encoding == "SQL_ASCII" else [("ENCODING", "UTF8")]
     try:
         with connect(site.server, MAINTENANCE_DATABASE, run.title) as connection:
-            # The script says what encoding its rows are in, and the server converts them; of SQL_ASCII nobody knows.
-            ascii_only = [("ENCODING", "SQL_ASCII"), ("LC_COLLATE", "C"), ("LC_CTYPE", "C")]
-            options = ascii_only if facts.encoding == "SQL_ASCII" else [("ENCODING", "UTF8")]
             connection.execute(sql.create_database(target.working_name, options))
             connection.execute(sql.comment_on_database(target.working_name, f"{target.mark} {facts.path}, run {run.id}"))
-    except psycopg.Error as error:
-        raise BadInput(f"the database cannot be created: {message_of(error)}") from error
-    try:
         yield
         with connect(site.server, MAINTENANCE_DATABASE, run.title) as connection, connection.transaction():
             connection.execute(sql.comment_on_database(target.working_name, f"restored from {facts.path}"))
             connection.execute(sql.rename_database(target.working_name, target.name))
     except BaseException:
         run.running.stop(final=False)
-        with suppress(psycopg.errors.InvalidCatalogName):
-            drop_database(site.server, run, target)
+        drop_database(site.server, run, target)
         raise
 
 
@@ -192,8 +187,11 @@ def _fill(site: Site, run: Run, restore: ArchiveRestore, target: Target, file: P
             connection, target, PUBLIC, {sql.unquoted(name.decode()) for one in chunks for name in OWNER.findall(one.statements)}
         )
         restore.complaints += _make(connection, settings, chunks)
-        with _data_lines(run, pg_restore, file, restore.facts.path) as lines:
-            _load(connection, lines, restore)
+        try:
+            with run.running.lines(programs.data_command(pg_restore, file), {}) as lines:
+                _load(connection, lines, restore)
+        except ProgramFailed as error:
+            raise DamagedSet(f"{restore.facts.path} cannot be read to its end: {error}; restore another file") from error
         restore.complaints += _make(connection, *_chunks(run, pg_restore, file, "post-data"))
         for lent in target.lent:
             connection.execute(sql.revoke_create(*lent))
@@ -205,53 +203,18 @@ def _make(connection: Connection, settings: bytes, chunks: Iterable[Chunk]) -> l
     connection.execute(settings)
     found = list[str]()
     for chunk in chunks:
-        complaint = _complaint(connection, chunk.statements)
+        complaint = complaint_of(connection, chunk.statements, but=(psycopg.errors.DuplicateSchema,))
         without_owner = OWNER.sub(b"", chunk.statements)
-        if complaint and without_owner != chunk.statements and not _complaint(connection, without_owner):
+        if complaint and without_owner != chunk.statements and not complaint_of(connection, without_owner):
             complaint = f"made, but without its owner: {complaint}"
         found += [f"{_title(chunk)}: {complaint}"] if complaint else []
     return list(dict.fromkeys(found))
-
-
-def _complaint(connection: Connection, statements: bytes) -> str:
-    """Execute statements; return what PostgreSQL says against them."""
-    try:
-        with connection.transaction():
-            connection.execute(statements)
-    except psycopg.errors.DuplicateSchema:
-        return ""
-    except psycopg.Error as error:
-        if connection.broken:
-            raise
-        return message_of(error)
-    return ""
 
 
 def _title(chunk: Chunk) -> str:
     """Return the first line of what an entry does."""
     lines = [line for line in chunk.statements.decode(errors="replace").splitlines() if line.strip() and not line.startswith("--")]
     return f"`{lines[0][:120]}`" if lines else f"entry {chunk.dump_id}"
-
-
-@contextmanager
-def _data_lines(run: Run, pg_restore: Program, file: Path, path: str) -> Iterator[Iterator[bytes]]:
-    """Give the lines of the script that loads the data.
-
-    Raises:
-        DamagedSet: the archive ends before its end.
-    """
-    argv = programs.data_command(pg_restore, file)
-    with run.running.start(programs.supervised(argv), {}) as process:
-        assert process.stdout and process.stderr  # noqa: S101
-        errors = list[bytes]()
-        drain = threading.Thread(target=lambda: errors.append(process.stderr.read() if process.stderr else b""))
-        drain.start()
-        yield iter(process.stdout)
-        code = process.wait()
-        drain.join()
-        if code:
-            said = b"".join(errors).decode(errors="replace").strip()
-            raise DamagedSet(f"{path} cannot be read to its end: {said}; restore another file")
 
 
 def _load(connection: Connection, lines: Iterator[bytes], restore: ArchiveRestore) -> None:
@@ -261,7 +224,7 @@ def _load(connection: Connection, lines: Iterator[bytes], restore: ArchiveRestor
             rows = takewhile(lambda row: row != END_OF_ROWS, lines)
             restore.loaded.append(_copy(connection, found["table"].decode(errors="replace"), line, rows))
         elif line.startswith((b"SET ", b"SELECT pg_catalog.set")):
-            complaint = _complaint(connection, line)
+            complaint = complaint_of(connection, line)
             # What servers before 17 do not know.
             if complaint and not line.startswith(b"SET transaction_timeout"):
                 restore.complaints.append(f"`{line.decode(errors='replace').strip()[:120]}`: {complaint}")

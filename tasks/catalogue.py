@@ -106,6 +106,11 @@ def read_members(connection: Connection, context: Context) -> Members:
     return Members(relations, views, choice, classes)
 
 
+def is_there(connection: Connection, name: str) -> bool:
+    """Say whether there is a relation of this name, written as SQL writes it."""
+    return bool(connection.execute(sql.RELATION_IS_THERE, {"name": name}).fetchall()[0][0])
+
+
 def present(connection: Connection, context: Context) -> Context:
     """Return the context as far as the database has it: of what somebody dropped, nothing can be read."""
     asked = {"schema": context.namespace, "names": [*context.tables, *context.views]}

@@ -90,7 +90,7 @@ def _without(context: Context, missing: Iterable[str]) -> Context:
 
 def _run(connection: Connection, check: Check) -> Finding:
     for relation in check.needs:
-        if not connection.execute(sql.RELATION_IS_THERE, {"name": relation}).fetchall()[0][0]:
+        if not catalogue.is_there(connection, relation):
             return Finding(check.name, check.severity, Verdict.NOT_RUN, note=f"{relation} of another context is not here")
     started = time.monotonic()
     try:

@@ -16,7 +16,7 @@ from tasks.core.compare import compare_inventories, missing_objects
 from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.errors import BrokenKey, OperationError, RestoreDiffers, UnsafeTarget
-from tasks.core.manifest import ForeignKey, InventoryItem, Manifest
+from tasks.core.manifest import TABLES, ForeignKey, InventoryItem, Manifest
 from tasks.core.programs import Program
 from tasks.core.servers import Connection, Server, connect
 from tasks.core.stream import digest_relation
@@ -189,7 +189,6 @@ def _refresh(connection: Connection, manifest: Manifest) -> None:
 
 
 # A partition that is not attached where it was, has rows that nobody sees.
-TABLES = ("table", "partitioned table")
 SCHEMA = ("schema",)
 
 
@@ -222,9 +221,9 @@ def _unlike(recovery: Recovery, expected: list[InventoryItem], restored: list[In
     return compare_inventories(expected, restored, same_major=same_major)
 
 
-def _of(kinds: tuple[str, ...], items: list[InventoryItem]) -> list[InventoryItem]:
+def _of(kinds: Collection[str], items: list[InventoryItem]) -> list[InventoryItem]:
     return [item for item in items if item.kind in kinds]
 
 
-def _but(kinds: tuple[str, ...], items: list[InventoryItem]) -> list[InventoryItem]:
+def _but(kinds: Collection[str], items: list[InventoryItem]) -> list[InventoryItem]:
     return [item for item in items if item.kind not in kinds]

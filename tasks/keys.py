@@ -7,6 +7,7 @@ import psycopg
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.catalogue import is_there
 from tasks.core import sql
 from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput
@@ -53,7 +54,7 @@ def complete_keys(server: Server, run: Run, manifest: Manifest, database: str) -
         BadInput: the database is not there, or has none of the tables.
     """
     with connect(server, database, run.title) as connection:
-        if not any(connection.execute(sql.RELATION_IS_THERE, {"name": key.table}).fetchall()[0][0] for key in keys_of(manifest)):
+        if not any(is_there(connection, key.table) for key in keys_of(manifest)):
             raise BadInput(f'database "{database}" has no table of {manifest.id}; recover it first, without resume')
         return make_keys(connection, keys_of(manifest), LOCK_WAIT_SECONDS)
 
@@ -73,7 +74,7 @@ def make_keys(connection: Connection, keys: Iterable[ForeignKey], lock_seconds: 
 
 def _make_key(connection: Connection, key: ForeignKey) -> KeyOutcome:
     for table in filter(None, (key.table, key.references)):
-        if not connection.execute(sql.RELATION_IS_THERE, {"name": table}).fetchall()[0][0]:
+        if not is_there(connection, table):
             return KeyOutcome(key, made=False, note=f"{table} is not there")
     there = connection.execute(sql.IS_VALIDATED, {"table": key.table, "name": key.name}).fetchall()
     if there and (there[0][0] or key.definition.endswith("NOT VALID")):

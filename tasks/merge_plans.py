@@ -4,180 +4,32 @@ Rows are matched by primary key and compared as text. Nothing but TEMP tables is
 changes of its definition.
 """
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
-
-import psycopg
-from psycopg.rows import dict_row
-from psycopg.sql import SQL, Composed
+from dataclasses import replace
 
 from tasks import catalogue
-from tasks.backups import Source, check_source, snapshot_facts
-from tasks.catalogue import Member, Members
+from tasks.backups import check_source, snapshot_facts
 from tasks.core import merge_sql, sql
 from tasks.core.bases import misfit
 from tasks.core.compare import compare_inventories, missing_objects
-from tasks.core.complaints import message_of
-from tasks.core.context import Context
 from tasks.core.errors import BadInput
-from tasks.core.manifest import InventoryItem, Manifest, Relation
-from tasks.core.merge import (
-    Change,
-    Drift,
-    Effect,
-    Keys,
-    MergePlan,
-    Mode,
-    Need,
-    Request,
-    drift,
-    parse_keys,
-    tables_named,
-    trigger_states,
-)
-from tasks.core.phases import Phases
-from tasks.core.servers import Connection, connect
+from tasks.core.manifest import TABLES, VIEWS, InventoryItem
+from tasks.core.merge import Change, Drift, Effect, MergePlan, Mode, Need, Request, drift, trigger_states
+from tasks.core.servers import connect
 from tasks.core.toc import plain_name
+from tasks.merge_choice import chosen_rows, names, unknown_keys
+from tasks.merge_keys import find_effects, find_needs, refused
+from tasks.merge_session import Merge, Table, dicts, is_unchanged, lineage
 from tasks.recoveries import Recovery, staged_context
 from tasks.runs import Run
 from tasks.schema import LOCK_WAIT_SECONDS
-from tasks.sets import StagedSet
 from tasks.sites import Site
 from tasks.snapshots import patient
 from tasks.tables import load_rows
 
-# What a name of a relation stands for; two kinds cannot share one.
-RELATIONS = frozenset({"table", "partitioned table", "view", "materialized view"})
-TABLES = frozenset({"table", "partitioned table"})
-# What a table may need that is no part of it.
-VIEWS = frozenset({"view", "materialized view"})
-NEEDED = frozenset({"schema", "type", "function", "sequence"})
-
-
 # How much longer than to stage it, it takes to write a row with its indexes and keys, and to read it back (benchmarks/in_place.py).
 WRITING, READING = 6.0, 0.6
-
-
-@dataclass
-class Table:
-    """One live relation and what the set has of it; without a relation in the set, the set has no rows of it."""
-
-    number: int
-    member: Member
-    relation: Relation | None
-    identifying: list[str]
-    primary: list[str] = field(default_factory=list)
-    mode: Mode = Mode.REPLACE
-    chosen: list[Composed] = field(default_factory=list)
-    why: str = ""
-    changed: list[str] = field(default_factory=list)
-    compared: tuple[int, int] | None = None
-    unchanged: bool = False
-    staged: bool = False
-
-    @property
-    def name(self) -> str:
-        """schema.name, for people."""
-        return self.member.qualified
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns that both have."""
-        then = self.relation.columns if self.relation else list(self.member.columns)
-        return [name for name in then if name in self.member.columns]
-
-    @property
-    def key(self) -> list[str]:
-        """The columns that rows are matched by; none where there is no primary key that both have, or it is generated."""
-        return self.identifying if set(self.identifying) <= set(self.columns) else []
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the live relation has exactly the set's columns, so that digests compare."""
-        return self.relation is None or not drift(self.relation, self.member.columns, self.member.types)
-
-    @property
-    def becomes_whole(self) -> bool:
-        """Whether it is to have all rows of the set and no other."""
-        return self.relation is not None and self.is_whole and self.mode is Mode.REPLACE and not self.chosen
-
-    @property
-    def chosen_rows(self) -> Composed:
-        """The condition that is true of the rows that the merge is about."""
-        return merge_sql.any_of(self.chosen)
-
-
-@dataclass
-class Merge:
-    """A merge that is being prepared: the session with its staged rows, and what was found."""
-
-    site: Site
-    run: Run
-    source: Source
-    staged: StagedSet
-    request: Request
-    connection: Connection
-    members: Members
-    names: frozenset[str]
-    tables: list[Table]
-    inventory: list[InventoryItem]
-    whole: Context
-    refusals: list[str] = field(default_factory=list)
-    safety: Manifest | None = None
-    phases: Phases = field(default_factory=Phases)
-
-    @property
-    def manifest(self) -> Manifest:
-        """The manifest of the set."""
-        return self.staged.manifest
-
-    @property
-    def missing(self) -> list[InventoryItem]:
-        """What the set has and the database does not, as far as it was asked for."""
-        there = {item.identity for item in self.inventory}
-        gone = [item for item in self.manifest.inventory if item.identity not in there]
-        if self.request.table is None:
-            return gone
-        # Of one table: what belongs to a table or partition that was dropped; what else is gone is told.
-        tables = {plain_name(item.name) for item in gone if item.kind in TABLES} & self.names
-        if not tables or self.request.keys is not None:
-            return []
-        # What a table needs, and the views that went with it, whose indexes are of them.
-        with_it = {item.name for item in gone if item.kind in VIEWS and self._reads_absent(item)}
-        return [
-            item for item in gone
-            if item.kind in NEEDED or item.name in with_it or item.parent in with_it
-            or plain_name(item.name if item.kind in TABLES else item.parent) in tables
-        ]  # fmt: skip
-
-    def _reads_absent(self, view: InventoryItem) -> bool:
-        tables = {name.partition(".")[2] for one in self.absent for name in (one.qualified, one.parent or "")} - {""}
-        return bool(re.search(rf"\b(?:{'|'.join(map(re.escape, tables))})\b", view.state))
-
-    def is_about(self, item: InventoryItem) -> bool:
-        """Say whether an object is one of the tables that were asked for, or of one."""
-        return plain_name(item.name if item.kind in TABLES else item.parent) in self.names
-
-    @property
-    def absent(self) -> list[Relation]:
-        """The set's relations that were asked for and that the database does not have, not even empty."""
-        if self.request.keys is not None:
-            # Rows are chosen of what is there; a partition that somebody dropped stays away.
-            return []
-        known = {member.qualified for member in self.members.holding_rows}
-        return [one for one in self.manifest.relations if one.qualified in self.names and one.qualified not in known]
-
-    @property
-    def about(self) -> str:
-        """What is restored, where it is not the whole context."""
-        request = self.request
-        if request.table is None:
-            return ""
-        rows = "" if request.keys is None else ", the chosen rows"
-        return f'table {request.table} of database "{self.site.database}" from {self.manifest.id}, mode {request.mode}{rows}'
 
 
 @contextmanager
@@ -198,9 +50,11 @@ def begin(site: Site, run: Run, recovery: Recovery, request: Request) -> Iterato
         connection.execute(merge_sql.JOIN_IN_MEMORY)
         members = catalogue.read_members(connection, there.context)
         inventory = catalogue.read_inventory(connection, members)
-        names = _names(request, site.context, members, staged.manifest)
+        asked_for = names(request, site.context, members, staged.manifest)
         whole = staged_context(recovery)
-        merge = Merge(there, run, source, staged, request, connection, members, names, [], inventory, whole, phases=recovery.phases)
+        merge = Merge(
+            there, run, source, staged, request, connection, members, asked_for, [], inventory, whole, phases=recovery.phases
+        )
         merge.tables += _tables(merge)
         if request.table is not None and not merge.tables and not merge.absent:
             raise BadInput(f"{request.table} is not in {staged.manifest.id}; name another table, or an older or newer set")
@@ -208,25 +62,12 @@ def begin(site: Site, run: Run, recovery: Recovery, request: Request) -> Iterato
         if not merge.refusals:
             with merge.phases.phase("staging"):
                 stage(merge)
-                merge.refusals += _unknown_keys(merge)
+                merge.refusals += unknown_keys(merge)
         yield merge
 
 
-def _names(request: Request, context: Context, members: Members, manifest: Manifest) -> frozenset[str]:
-    """Return schema.name of all that is asked for: everything, or a table with its partitions, of the set and of the database.
-
-    Raises:
-        BadInput: neither has such a table.
-    """
-    parents = {plain_name(one.name): plain_name(one.parent) for one in manifest.inventory if one.kind in TABLES}
-    parents |= {one.qualified: one.parent or "" for one in members.relations}
-    if request.table is None:
-        return frozenset(parents)
-    return tables_named(request.table, context.namespace, parents, f"in {manifest.id}, nor of context {context.name} now")
-
-
 def _tables(merge: Merge) -> Iterator[Table]:
-    chosen = _chosen_rows(merge)
+    chosen = chosen_rows(merge)
     for table in _tables_of(merge, merge.names):
         table.mode, table.chosen = merge.request.mode, list(chosen)
         yield table
@@ -235,7 +76,7 @@ def _tables(merge: Merge) -> Iterator[Table]:
 def _tables_of(merge: Merge, names: Iterable[str]) -> Iterator[Table]:
     """Yield the live relations that hold rows and are among those named, with what the set has of each."""
     members, manifest, wanted = merge.members, merge.manifest, set(names)
-    facts = {row["oid"]: row for row in _dicts(merge.connection, merge_sql.MERGE_FACTS, {"oids": members.oids})}
+    facts = {row["oid"]: row for row in dicts(merge.connection, merge_sql.MERGE_FACTS, {"oids": members.oids})}
     relations = {relation.qualified: relation for relation in manifest.relations}
     divided = {relation.parent for relation in manifest.relations}
     divided |= {plain_name(item.name) for item in manifest.inventory if item.kind == "partitioned table"}
@@ -250,72 +91,6 @@ def _tables_of(merge: Merge, names: Iterable[str]) -> Iterator[Table]:
         yield Table(number, member, relations.get(member.qualified), key, primary)
 
 
-def _chosen_rows(merge: Merge) -> list[Composed]:
-    """Return the condition on key columns that was asked for.
-
-    Raises:
-        BadInput: it is none, or there are no such columns.
-    """
-    if merge.request.keys is None:
-        return []
-    wanted = [one for one in merge.members.holding_rows if one.qualified in merge.names]
-    if not wanted:
-        raise BadInput(f"keys: {merge.request.table} is not there; restore all of it, without keys")
-    key = _dicts(merge.connection, merge_sql.MERGE_FACTS, {"oids": [wanted[0].oid]})[0]["key"]
-    return [read_condition(merge.connection, merge.request.keys, (wanted[0].schema, wanted[0].name), key)]
-
-
-def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], key: list[str]) -> Composed:
-    """Return the condition on a table's key columns that an operator gave, as PostgreSQL understands it.
-
-    Raises:
-        BadInput: it is none, or the values are none of those columns.
-    """
-    said = parse_keys(keys, key)
-    try:
-        with connection.transaction():
-            connection.execute(merge_sql.create_key_table(*table, key))
-            if isinstance(said, str):
-                # Prepared, because PostgreSQL then takes one statement only.
-                connection.execute(merge_sql.add_condition(said), prepare=True)
-                found = connection.execute(merge_sql.CONDITION).fetchall()
-                if len(found) != 1 or found[0][1]:
-                    raise BadInput(
-                        f"keys={said}: a condition on {', '.join(key)} may only call functions that always give the same"
-                    )
-                condition = Composed([SQL(found[0][0])])
-            else:
-                condition = merge_sql.has_values(list(said[0]), [list(row.values()) for row in said])
-            connection.execute(merge_sql.try_condition(condition))
-            connection.execute(merge_sql.DROP_KEY_TABLE)
-            return condition
-    except psycopg.Error as error:
-        if connection.broken:
-            raise
-        # Not a row's value: what the operator wrote himself.
-        said, columns = error.diag.message_primary or message_of(error), ", ".join(key)
-        raise BadInput(f"keys={keys}: {said}; write a condition on the key columns {columns} alone, or list their values") from None
-
-
-def _unknown_keys(merge: Merge) -> Iterator[str]:
-    """Yield which of the keys that were listed neither the set nor the database has."""
-    wanted = [table for table in merge.tables if table.name in merge.names]
-    if merge.request.keys is None or not wanted or isinstance(said := parse_keys(merge.request.keys, wanted[0].primary), str):
-        return
-    for row in said:
-        asked = [
-            merge_sql.absent_values(one.member.schema, one.member.name, one.number, list(row), list(row.values()))
-            for one in wanted
-        ]  # fmt: skip
-        if all(merge.connection.execute(one).fetchall()[0][0] for one in asked):
-            shown = ", ".join(f"{name}={value}" for name, value in row.items())
-            yield f"{merge.request.table} has no row with {shown}, neither in {merge.manifest.id} nor now; correct keys"
-
-
-def _dicts(connection: Connection, query: SQL, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    return connection.cursor(row_factory=dict_row).execute(query, parameters).fetchall()
-
-
 def stage(merge: Merge) -> None:
     """Stage the rows of every relation but of those in which no row was written since the set was taken."""
     same_file = _same_line(merge)
@@ -328,7 +103,7 @@ def stage(merge: Merge) -> None:
 def _same_line(merge: Merge) -> set[str]:
     """Return the relations whose rows can be told from the set's by the transactions that wrote them."""
     with merge.connection.transaction():
-        facts = _dicts(merge.connection, sql.SNAPSHOT_FACTS, {})[0]
+        facts = dicts(merge.connection, sql.SNAPSHOT_FACTS, {})[0]
         database = catalogue.read_database(merge.connection)
         here = snapshot_facts(merge.connection, merge.source, facts["instant"], int(facts["xmin"]), facts["lsn"])
     if misfit(merge.manifest, here, int(facts["xmax"]), database.oid, merge.inventory):
@@ -339,18 +114,6 @@ def _same_line(merge: Merge) -> set[str]:
         if (kept := one.relation) and kept.layout and (kept.oid, kept.relfilenode, kept.layout, kept.columns)
         == (one.member.oid, one.member.relfilenode, one.member.layout, list(one.member.columns))
     }  # fmt: skip
-
-
-def is_unchanged(merge: Merge, table: Table) -> bool:
-    """Say whether a relation has the rows that the set has, and no other: as many, none written since it was taken."""
-    return table.relation is not None and has_rows_of(merge, table.member, table.relation, merge.manifest)
-
-
-def has_rows_of(merge: Merge, member: Member, relation: Relation, manifest: Manifest) -> bool:
-    """Say whether a relation in the same file has the rows of a set, and no other."""
-    counted = sql.count_rows_and_old(member.schema, member.name, manifest.snapshot.xmin)
-    rows, old = merge.connection.execute(counted).fetchall()[0]
-    return bool(rows == old == relation.rows)
 
 
 def _stage_table(merge: Merge, table: Table) -> None:
@@ -366,13 +129,15 @@ def _stage_table(merge: Merge, table: Table) -> None:
 
 def plan(merge: Merge, recovery: Recovery) -> MergePlan:
     """Compare the live relations with the set; nothing but TEMP tables is written."""
-    changes, effects = list[Change](), list[Effect]()
+    found, effects = dict[str, Change](), list[Effect]()
     with merge.phases.phase("plan"):
         if not merge.refusals:
-            changes += [compare(merge, table) for table in merge.tables]
-            changes += [Change(one.qualified, 0, one.rows, insert=one.rows) for one in merge.absent]
-            changes += _include_parents(merge)
+            found |= {table.name: compare(merge, table) for table in merge.tables}
+            found |= {one.qualified: Change(one.qualified, 0, one.rows, insert=one.rows) for one in merge.absent}
+            # A row that another of the same table refers to, is a change of that one.
+            found |= {one.relation: one for one in _include_parents(merge)}
             effects += find_effects(merge)
+    changes = list(found.values())
     manifest, request = merge.manifest, merge.request
     refusals = [*merge.refusals, *refused(effects, accept_effects=request.accept_effects)]
     return MergePlan(
@@ -396,16 +161,19 @@ def _waiting_seconds(merge: Merge, changes: Iterable[Change]) -> float:
 
 
 def _unlike(merge: Merge) -> list[str]:
-    """Return which objects that were asked for differ from the set's, or are gone, and are left as they are."""
-    made = set(missing_objects(merge.missing, []))
-    then, now = merge.manifest.inventory, merge.inventory
-    if merge.request.table is not None:
-        then, now = ([item for item in items if merge.is_about(item)] for items in (then, now))
-    same_major = merge.manifest.versions.server_major == merge.source.major
-    return [
-        one for one in compare_inventories(then, now, same_major=same_major)
-        if one.removesuffix(" is missing") not in made and (one.endswith(" is missing") or not one.startswith("trigger "))
-    ]  # fmt: skip
+    """Return which objects that were asked for differ from the set's, or are gone, and are left as they are.
+
+    Triggers that are there are told by themselves: how they are switched.
+    """
+    made, there = {item.identity for item in merge.missing}, {item.identity for item in merge.inventory}
+    then = [item for item in merge.manifest.inventory if item.identity not in made and _is_told(merge, item, there)]
+    now = [item for item in merge.inventory if _is_told(merge, item, there)]
+    return compare_inventories(then, now, same_major=merge.manifest.versions.server_major == merge.source.major)
+
+
+def _is_told(merge: Merge, item: InventoryItem, there: Collection[tuple[str, str, str]]) -> bool:
+    asked = merge.request.table is None or merge.is_about(item)
+    return asked and not (item.kind == "trigger" and item.identity in there)
 
 
 def compare(merge: Merge, table: Table) -> Change:
@@ -432,18 +200,9 @@ def compare(merge: Merge, table: Table) -> Change:
 
 def _seen(merge: Merge, table: Table) -> tuple[int, int]:
     """Return a transaction that no later change of a relation is older than, and how many rows it has."""
-    xmin = int(_dicts(merge.connection, sql.SNAPSHOT_FACTS, {})[0]["xmin"])
+    xmin = int(dicts(merge.connection, sql.SNAPSHOT_FACTS, {})[0]["xmin"])
     rows, _ = merge.connection.execute(sql.count_rows_and_old(table.member.schema, table.member.name, xmin)).fetchall()[0]
     return xmin, rows
-
-
-def is_as_compared(merge: Merge, table: Table) -> bool:
-    """Say whether a relation has the rows that it had when it was compared: as many, and none written since."""
-    if table.compared is None:
-        return table.unchanged
-    xmin, before = table.compared
-    rows, old = merge.connection.execute(sql.count_rows_and_old(table.member.schema, table.member.name, xmin)).fetchall()[0]
-    return bool(rows == old == before)
 
 
 def _include_parents(merge: Merge) -> list[Change]:
@@ -460,27 +219,6 @@ def _include_parents(merge: Merge) -> list[Change]:
             tried.add(need)
             changes |= {one.relation: one for one in _include(merge, need)}
     return list(changes.values())
-
-
-def find_needs(merge: Merge) -> list[Need]:
-    """Return the rows that are gone and that rows to write refer to."""
-    oids = sorted({oid for one in merge.tables for oid in lineage(merge.members, one.member).values()})
-    found = list[Need]()
-    for key in _dicts(merge.connection, merge_sql.OUTBOUND_KEYS_OF, {"oids": oids}):
-        merged = [one for one in merge.tables if key["parent"] in lineage(merge.members, one.member).values()]
-        if merge.request.table is None and merged:
-            # All rows of the set come, and they refer to each other.
-            continue
-        also = [one.number for one in merged if one.staged and not one.unchanged]
-        place, values = (key["parent_schema"], key["parent_name"]), set[tuple[str, ...]]()
-        for one in merge.tables:
-            if one.staged and not one.unchanged and key["child"] in lineage(merge.members, one.member).values():
-                own = one.member.schema, one.member.name
-                asked = merge_sql.needed_values(one.number, own, key["columns"], place, key["referenced"], also)
-                values |= set(merge.connection.execute(asked).fetchall())
-        if values:
-            found.append(Need(key["name"], key["table"], ".".join(place), tuple(key["referenced"]), tuple(sorted(values))))
-    return found
 
 
 def _may_come(merge: Merge, need: Need) -> bool:
@@ -513,7 +251,7 @@ def _include(merge: Merge, need: Need) -> list[Change]:
 
 def _refusals(merge: Merge) -> Iterator[str]:
     """Yield why the set cannot be merged into what is there."""
-    facts = {row["oid"]: row for row in _dicts(merge.connection, merge_sql.MERGE_FACTS, {"oids": merge.members.oids})}
+    facts = {row["oid"]: row for row in dicts(merge.connection, merge_sql.MERGE_FACTS, {"oids": merge.members.oids})}
     login = merge.connection.execute(sql.CURRENT_USER).fetchall()[0][0]
     for member in merge.members.relations:
         if not facts[member.oid]["owned"]:
@@ -528,8 +266,7 @@ def _refusals(merge: Merge) -> Iterator[str]:
                 "the new one; restore it with mode replace, or side by side"
             )
     for item in merge.missing:
-        place = {"name": item.name}
-        if item.kind in RELATIONS and merge.connection.execute(sql.RELATION_IS_THERE, place).fetchall()[0][0]:
+        if item.kind in TABLES | VIEWS and catalogue.is_there(merge.connection, item.name):
             yield f"{item.name} is there, but not as {item.kind}{f' of {item.parent}' if item.parent else ''}; attach or rename it"
 
 
@@ -538,64 +275,6 @@ def _drift(merge: Merge, table: Table) -> Iterator[str]:
     if table.relation and merge.request.on_drift is Drift.REFUSE:
         for one in drift(table.relation, table.member.columns, table.member.types):
             yield f'{one}; migrate, or say on_schema_drift="common-columns"'
-
-
-def refused(effects: Iterable[Effect], *, accept_effects: bool) -> list[str]:
-    """Return which keys of other contexts forbid the merge, and what to do about each."""
-    remedy = {False: "move or delete those first", True: "say accept_effects_on_others=true if that is meant"}
-    return [f"{one.line}; {remedy[one.acts]}" for one in effects if one.is_refused(accepted=accept_effects)]
-
-
-def find_effects(merge: Merge) -> list[Effect]:
-    """Return the keys of tables that do not become as in the set, with how many of their rows refer to what would go or change."""
-    oids = {oid for one in merge.tables for oid in lineage(merge.members, one.member).values()}
-    found = list[Effect]()
-    whole = _oids_that_become_whole(merge)
-    for key in _dicts(merge.connection, merge_sql.INBOUND_KEYS, {"oids": sorted(oids)}):
-        # What refers from a table that is written too, is as in the set afterwards, or else the database refuses it, unless the
-        # key acts.
-        if key["child"] in whole or (key["child"] in oids and not key["acts_on_delete"] and not key["acts_on_update"]):
-            continue
-        hit = [one for one in merge.tables if not one.unchanged and key["parent"] in lineage(merge.members, one.member).values()]
-        counts = [_count_referring(merge, key, one) for one in hit]
-        known = None if None in counts else sum(filter(None, counts))
-        found.append(Effect(key["name"], key["table"], key["on_delete"], known))
-    return found
-
-
-def _oids_that_become_whole(merge: Merge) -> set[int]:
-    """Return the tables that have the set's rows and no other afterwards, each with all its partitions."""
-    partly = {
-        oid for member in merge.members.holding_rows
-        if not any(one.member.oid == member.oid and one.mode is Mode.REPLACE and not one.chosen for one in merge.tables)
-        for oid in lineage(merge.members, member).values()
-    }  # fmt: skip
-    return set(merge.members.oids) - partly
-
-
-def _count_referring(merge: Merge, key: dict[str, Any], table: Table) -> int | None:
-    """Count the rows that refer to what a key would notice; None if there may be some and nobody here may look."""
-    if not set(key["referenced"]) <= set(table.columns):
-        return None
-    place = table.number, table.member.schema, table.member.name
-    # A key that acts does so though the value comes back in the same statement; one that only looks, looks when it ends.
-    noticed = merge_sql.noticed_rows(
-        *place, key["referenced"], acts_on_delete=key["acts_on_delete"], acts_on_update=key["acts_on_update"]
-    )
-    if key["readable"]:
-        asked = merge_sql.referring_rows(key["table"], key["columns"], key["referenced"], noticed)
-        return int(merge.connection.execute(asked).fetchall()[0][0])
-    return None if merge.connection.execute(merge_sql.count_noticed(noticed)).fetchall()[0][0] else 0
-
-
-def lineage(members: Members, member: Member) -> dict[str, int]:
-    """Return names and oids of a relation and of the tables that it is a partition of."""
-    by_name = {one.qualified: one for one in members.relations}
-    found, here = {member.qualified: member.oid}, member
-    while here.parent and here.parent in by_name:
-        here = by_name[here.parent]
-        found[here.qualified] = here.oid
-    return found
 
 
 def _switches(merge: Merge) -> list[tuple[str, str, str, str]]:

@@ -69,7 +69,7 @@ def publish_archive(context: Context, restore: ArchiveRestore) -> str:
         OperationError: rows of it could not be loaded.
     """
     verdict = archive_verdict(restore)
-    publish(f"{context.name}-restore", verdict, archive_report(restore, context.zone), [])
+    publish(f"{context.name}-restore", verdict, archive_report(restore), [])
     _emit(context, "done", {"verdict": verdict, "file": restore.facts.path})
     if restore.lost or restore.unread:
         raise OperationError(verdict)

@@ -10,56 +10,38 @@ import re
 import shlex
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import psycopg
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from psycopg.sql import SQL
 
 from tasks import catalogue
 from tasks.backups import Occasion, take_set
 from tasks.core import merge_sql, sql
-from tasks.core.compare import compare_inventories, missing_objects
 from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.errors import MovedSnapshot, OperationError, PlanChanged, RestoreDiffers, UnsafeTarget
 from tasks.core.kinds import Kind, new_run_id
-from tasks.core.manifest import ForeignKey, InventoryItem, Relation, Sequence, View
+from tasks.core.manifest import TABLES, Relation, View
 from tasks.core.merge import Drift, KeyValue, Merged, MergePlan, Mode, Request, trigger_states
-from tasks.core.servers import Connection, connect
+from tasks.core.servers import connect
 from tasks.core.stream import digest_relation
-from tasks.core.toc import Chunk, entries_of, parse_list, plain_name
-from tasks.existing import create_missing
-from tasks.keys import make_keys, own_keys
-from tasks.merge_plans import (
-    Merge,
-    Table,
-    compare,
-    find_effects,
-    has_rows_of,
-    is_as_compared,
-    is_unchanged,
-    lineage,
-    refused,
-    stage,
-)
-from tasks.recoveries import find_pg_restore, refresh_view
+from tasks.merge_keys import find_effects, refused
+from tasks.merge_objects import LOCK_SECONDS, create, finish, missing_chunks, own_sequences, require_objects
+from tasks.merge_plans import compare, stage
+from tasks.merge_session import Merge, Table, has_rows, is_as_compared, is_unchanged, lineage
+from tasks.recoveries import refresh_view
 from tasks.repairs import Watch, concerned_checks
 from tasks.runs import Run
-from tasks.schema import LOCK_WAIT_SECONDS, read_chunks
-from tasks.sets import unpack
+from tasks.schema import LOCK_WAIT_SECONDS
 from tasks.sites import Site
 from tasks.snapshots import patient
 from tasks.tables import differences, load_rows, reading_job
 
-# As long a writer may have to wait because we queue; after that the lock is asked for anew.
-LOCK_SECONDS = 5
+# The lock is asked for anew when it was waited for as long as writers may have to queue behind us.
 LOCK_TRIES = 4
-TABLES = frozenset({"table", "partitioned table"})
-KEY = re.compile(r" \| key (.*?) \| bound ", re.DOTALL)
-CHECK = re.compile(r"(?P<definition>CHECK .*?)( \| NOT VALID)?( \| comment .*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -152,7 +134,7 @@ def _holders(merge: Merge) -> str:
 def _carry_out(merge: Merge, planned: MergePlan, *, approved: bool) -> Merged:
     connection, phases, made = merge.connection, merge.phases, set[int]()
     with phases.phase("schema of the set"):
-        before, after = _missing_chunks(merge)
+        before, after = missing_chunks(merge)
     started = time.monotonic()
     with connection.transaction():
         with phases.phase("waiting for locks"):
@@ -176,7 +158,7 @@ def _carry_out(merge: Merge, planned: MergePlan, *, approved: bool) -> Merged:
                 raise OperationError(f'database "{planned.database}" is as it was: {"; ".join(forbidden)}')
             watch, undo = Watch(merge), _undo(merge)
         with phases.phase("writing"), _triggers_off(merge):
-            _create(connection, before, made, attach=False)
+            create(connection, before, made, attach=False)
             loaded = _load_new(merge)
             deleted, updated, inserted = _write(merge)
             connection.execute(merge_sql.END_DEFERRED)
@@ -184,18 +166,20 @@ def _carry_out(merge: Merge, planned: MergePlan, *, approved: bool) -> Merged:
             _compare(merge, loaded)
         with phases.phase("indexes, keys, triggers of what was missing"):
             connection.execute(sql.SORT_IN_MEMORY)
-            _create(connection, after, made, attach=False)
+            create(connection, after, made, attach=False)
         with phases.phase("attaching, keys to other contexts, sequences"):
             for section in (before, after):
-                _create(connection, section, made, attach=True)
-            notes = [*_finish(merge), *_require_objects(merge)]
-            for one in _sequences(merge):
+                create(connection, section, made, attach=True)
+            notes = [*finish(merge), *require_objects(merge)]
+            for one in own_sequences(merge):
                 connection.execute(sql.advance_sequence(one.namespace, one.name, one.last_value, called=one.is_called))
         with phases.phase("checks"):
             repaired = _repair(merge, watch)
             notes += [one.line for one in watch.broken()]
             # Repairs write other tables too, which the safety set has: all of them go back together.
             undo = _undo_all(merge) if repaired else undo
+        # Told before it is needed: this process may end with the commit.
+        get_run_logger().info("what undoes it, once it is committed:\n%s", undo)
     get_run_logger().info("committed after %.1f s, %.1f s of them locked", time.monotonic() - started, time.monotonic() - locked)
     inserted += sum(one.rows for one in loaded)
     locked_seconds = time.monotonic() - locked
@@ -241,15 +225,18 @@ def _require_unmoved(merge: Merge) -> None:
 
 
 def _is_safe(merge: Merge) -> bool:
-    """Say whether the safety set has every row that the merge may touch."""
+    """Say whether the safety set has every row that the merge, and repairs after it, may touch, as it is now."""
     safety = merge.safety
     if safety is None:
         return not merge.tables
-    kept = {one.qualified: one for one in safety.relations}
-    return all(
-        (then := kept.get(one.name)) and (then.oid, then.relfilenode) == (one.member.oid, one.member.relfilenode)
-        and has_rows_of(merge, one.member, then, safety)
-        for one in merge.tables if not one.unchanged
+    written = {one.name for one in merge.tables if not one.unchanged}
+    # Repairs may write whatever else it has; what is as in the set since before it was taken, needs no second look.
+    looked_at = [one for one in safety.relations if one.qualified not in {one.name for one in merge.tables if one.unchanged}]
+    now = {one.qualified: one for one in merge.members.holding_rows}
+    return written <= {one.qualified for one in looked_at} and all(
+        (member := now.get(then.qualified)) and (then.oid, then.relfilenode) == (member.oid, member.relfilenode)
+        and has_rows(merge, member, then.rows, safety.snapshot.xmin)
+        for then in looked_at
     )  # fmt: skip
 
 
@@ -320,66 +307,6 @@ def _load_new(merge: Merge) -> list[Relation]:
     return merge.absent
 
 
-Section = tuple[bytes, list[Chunk], set[int]]
-
-
-def _missing_chunks(merge: Merge) -> tuple[Section, Section]:
-    """Return the statements that make what is missing, before and after the data."""
-    if not merge.missing:
-        return (b"", [], set()), (b"", [], set())
-    manifest, files = merge.manifest, merge.staged.files
-    pg_restore = find_pg_restore(manifest, merge.source.major)
-    archive, listing = unpack(files[manifest.schema_archive.path]), files[manifest.schema_list.path]
-    entries = parse_list(listing.read_text(encoding="utf-8"))
-    wanted = entries_of(merge.missing, entries)
-    rebuilt = {one: item for item in _partitions(merge) for one in entries_of([item], entries)}
-
-    def section(name: str) -> Section:
-        settings, chunks = read_chunks(merge.run, pg_restore, name, archive, listing)
-        return settings, [_like_its_parent(chunk, rebuilt.get(chunk.dump_id)) for chunk in chunks], wanted
-
-    return section("pre-data"), section("post-data")
-
-
-def _partitions(merge: Merge) -> list[InventoryItem]:
-    """Return what is missing of tables that are there, divided: partitions, and partitions of these."""
-    parents = {item.name for item in merge.inventory if item.kind == "partitioned table"}
-    found = list[InventoryItem]()
-    while more := [item for item in merge.missing if item.parent in parents and item.kind in TABLES and item not in found]:
-        found += more
-        parents |= {item.name for item in more}
-    return found
-
-
-def _like_its_parent(chunk: Chunk, partition: InventoryItem | None) -> Chunk:
-    """Make a partition like its parent: the checks of both have to be spelled the same, which a dump does not keep."""
-    if partition is None or b"\nCREATE TABLE " not in chunk.statements:
-        return chunk
-    owner = partition.state.removeprefix("owner ").partition(" | ")[0]
-    key = KEY.search(partition.state)
-    made = merge_sql.create_like(
-        partition.name, partition.parent, owner, key[1] if key and partition.kind == "partitioned table" else ""
-    )
-    return replace(chunk, statements=made.as_bytes())
-
-
-def _comes_last(chunk: Chunk) -> bool:
-    """Say whether an entry attaches something, or switches a trigger that a partition gets from its parent when it is attached."""
-    switches = b" TRIGGER " in chunk.statements and b"CREATE " not in chunk.statements
-    return switches or (not chunk.has_class and b" ATTACH PARTITION " in chunk.statements)
-
-
-def _create(connection: Connection, section: Section, made: set[int], *, attach: bool) -> None:
-    """Make what is missing, but attach partitions by itself and last: it proves their keys, which locks the tables of others.
-
-    The live parent has its indexes, and attaching makes a partition's that are not there yet.
-    """
-    settings, chunks, wanted = section
-    chosen = [one for one in chunks if _comes_last(one) is attach]
-    if chosen:
-        create_missing(connection, settings, chosen, made, wanted)
-
-
 def _compare(merge: Merge, loaded: Iterable[Relation]) -> None:
     """Read back what was written, inside the transaction.
 
@@ -406,60 +333,6 @@ def _compare(merge: Merge, loaded: Iterable[Relation]) -> None:
             f'database "{merge.site.database}" is as it was: what was written differs from {merge.manifest.id}: '
             f"{'; '.join(found[:10])}"
         )
-
-
-def _finish(merge: Merge) -> list[str]:
-    """Do last what locks readers or tables of others: checks and keys to other contexts; return what could not be done."""
-    connection, manifest = merge.connection, merge.manifest
-    for item in merge.missing:
-        # A check is made with its table, so the archive has no entry for it.
-        if item.kind == "constraint" and (check := CHECK.fullmatch(item.state)):
-            with suppress(psycopg.errors.DuplicateObject), connection.transaction():
-                connection.execute(merge_sql.add_constraint(item.parent, sql.quoted(item.name), check["definition"]))
-    outcomes = make_keys(connection, _keys_to_make(merge), LOCK_SECONDS)
-    inbound = [key for key in manifest.inbound_keys if plain_name(key.references) in merge.names]
-    return [
-        *(f"foreign key {one.key.name} of {one.key.table}: {one.note}" for one in outcomes if not one.made),
-        *(f"foreign key {key.name} of {key.table} to {key.references} is gone; it comes back with its own context, or "
-          f"`{sql.add_key(key.table, key.name, key.definition).as_string()};`"
-          for key in inbound if _is_gone(merge, key)),
-    ]  # fmt: skip
-
-
-def _keys_to_make(merge: Merge) -> list[ForeignKey]:
-    """Return the keys to other contexts, and of one table that was dropped those of our other tables that went with it."""
-    keys = [key for key in merge.manifest.outbound_keys if plain_name(key.table) in merge.names]
-    if merge.request.table is None or not merge.absent:
-        return keys
-    return [*keys, *(key for key in own_keys(merge.manifest) if plain_name(_referenced(key)) in merge.names)]
-
-
-def _referenced(key: ForeignKey) -> str:
-    return key.definition.partition(" REFERENCES ")[2].partition("(")[0]
-
-
-def _is_gone(merge: Merge, key: ForeignKey) -> bool:
-    """Say whether a key of another context, whose table is there, is not."""
-    asked = {"table": key.table, "name": sql.unquoted(key.name)}
-    return bool(merge.connection.execute(merge_sql.KEY_IS_GONE, asked).fetchall()[0][0])
-
-
-def _require_objects(merge: Merge) -> list[str]:
-    """Make sure that every object of the set is there; return how those that were made differ from what they were.
-
-    Raises:
-        RestoreDiffers: some are not there.
-    """
-    if not merge.missing:
-        return []
-    there = catalogue.present(merge.connection, merge.whole)
-    now = catalogue.read_inventory(merge.connection, catalogue.read_members(merge.connection, there))
-    if gone := missing_objects(merge.missing, now):
-        raise RestoreDiffers(f'database "{merge.site.database}" is as it was: {"; ".join(gone[:10])} could not be made')
-    made = {item.identity for item in merge.missing}
-    same_major = merge.manifest.versions.server_major == merge.source.major
-    unlike = compare_inventories(merge.missing, [item for item in now if item.identity in made], same_major=same_major)
-    return [f"made anew, but {one}" for one in unlike]
 
 
 def _written(merge: Merge) -> list[tuple[str, str]]:
@@ -498,19 +371,10 @@ def _made(merge: Merge) -> list[str]:
     return [name for name, parent in made.items() if parent not in made]
 
 
-def _sequences(merge: Merge) -> list[Sequence]:
-    """Return the sequences of the set; of one table only those that are its own."""
-    if merge.request.table is None:
-        return merge.manifest.sequences
-    owned = [item for item in merge.manifest.inventory if item.kind == "sequence"]
-    own = {plain_name(item.name) for item in owned if plain_name(item.parent.rpartition(".")[0]) in merge.names}
-    return [one for one in merge.manifest.sequences if f"{one.namespace}.{one.name}" in own]
-
-
 def _inserted_keys(merge: Merge, table: Table) -> list[dict[str, KeyValue]]:
     if table.unchanged or not table.primary:
         return []
-    asked_for = table.chosen[0] if table.name in merge.names else SQL("false").format()
+    asked_for = table.chosen[:1] if table.name in merge.names else []
     asked = merge_sql.inserted_keys(table.number, table.primary, asked_for)
     return [dict(zip(table.primary, row, strict=True)) for row in merge.connection.execute(asked).fetchall()]
 
@@ -526,11 +390,6 @@ def refresh(site: Site, run: Run, done: Done) -> None:
         connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
         for name in done.relations:
             connection.execute(sql.analyze_relation(*name))
-        views = [view for view in done.views if _is_there(connection, view)]
+        views = [view for view in done.views if catalogue.is_there(connection, sql.quoted_name(view.namespace, view.name))]
     if problems := [problem for view in views for problem in refresh_view(site.server, site.database, run, view)]:
         raise OperationError(f"the rows are restored, but {'; '.join(problems)}")
-
-
-def _is_there(connection: Connection, view: View) -> bool:
-    name = sql.quoted_name(view.namespace, view.name)
-    return bool(connection.execute(sql.RELATION_IS_THERE, {"name": name}).fetchall()[0][0])

@@ -125,6 +125,13 @@ def stage_newest_good(recovery: Recovery, run: Run, backup: str, check: Callable
     )
 
 
+def stage_copy(store: StoreAddress, run: Run, backup: str) -> Recovery:
+    """Have the named set here, or the newest good one, for what is no recovery of a whole database."""
+    recovery = Recovery(store, run.started, Purpose.COPY, newest=False)
+    stage_newest_good(recovery, run, backup)
+    return recovery
+
+
 def stage(recovery: Recovery, server: Server, run: Run, backup: str, target_database: str | None) -> StagedSet:
     """Choose set and target such that one fits the other, and have the set here, verified; nothing else is touched."""
     with recovery.phases.phase("download and verification"):

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import psycopg
-from psycopg.sql import SQL, Composed
+from psycopg.sql import Composed
 
+from tasks.catalogue import is_there
 from tasks.core import merge_sql, sql
 from tasks.core.checks import CHECKS_FILE, Check, parse_checks
-from tasks.core.complaints import message_of
 from tasks.core.errors import OperationError
-from tasks.merge_plans import Merge, lineage
+from tasks.core.servers import complaint_of
+from tasks.merge_session import Merge, lineage
 
 # As long as a check may keep writers waiting.
 CHECK_SECONDS = 60
@@ -52,7 +52,8 @@ class Watch:
         self._merge = merge
         with self._settings():
             self._checks = dict(enumerate(concerned_checks(merge)))
-            self._noted = {number for number, check in self._checks.items() if not self._complaint(_noting(number, check))}
+            noting = {number: merge_sql.note_broken(number, check.query) for number, check in self._checks.items()}
+            self._noted = {number for number, statement in noting.items() if not self._complaint(statement)}
 
     def broken(self) -> list[Broken]:
         """Return the checks that find more than before."""
@@ -73,7 +74,7 @@ class Watch:
         with self._settings():
             for one in mendable:
                 self._find(one.number, one.check)
-                if said := self._complaint(Composed([SQL(one.check.repair)])):
+                if said := self._complaint(merge_sql.as_written(one.check.repair)):
                     database = self._merge.site.database
                     raise OperationError(f'database "{database}" is as it was: the repair of check {one.check.name} failed: {said}')
         return [f"{one.check.name}: {one.rows:,} rows" for one in mendable]
@@ -85,17 +86,7 @@ class Watch:
         return Broken(number, check, rows, why)
 
     def _complaint(self, statement: Composed) -> str:
-        """Execute a statement; return what PostgreSQL says against it."""
-        connection = self._merge.connection
-        try:
-            with connection.transaction():
-                # Prepared, because PostgreSQL then takes one statement only: nothing can end the transaction.
-                connection.execute(statement, prepare=True)
-        except psycopg.Error as error:
-            if connection.broken:
-                raise
-            return message_of(error)
-        return ""
+        return complaint_of(self._merge.connection, statement, prepare=True)
 
     @contextmanager
     def _settings(self) -> Iterator[None]:
@@ -107,10 +98,6 @@ class Watch:
         connection.execute(sql.NO_STATEMENT_TIMEOUT)
 
 
-def _noting(number: int, check: Check) -> Composed:
-    return merge_sql.note_broken(number, check.query)
-
-
 def concerned_checks(merge: Merge) -> list[Check]:
     """Return the checks of the context's file that name a written table, and whose other contexts' tables are there."""
     if merge.request.table is None:
@@ -118,8 +105,4 @@ def concerned_checks(merge: Merge) -> list[Check]:
     written = merge.names | {name for one in merge.tables for name in lineage(merge.members, one.member)}
     words = re.compile(rf"\b(?:{'|'.join(re.escape(name.partition('.')[2]) for name in written)})\b")
     checks = parse_checks(merge.site.files.get(CHECKS_FILE, ""), f"{merge.site.context.name}/{CHECKS_FILE}")
-    return [one for one in checks if words.search(one.query) and all(_is_there(merge, needed) for needed in one.needs)]
-
-
-def _is_there(merge: Merge, relation: str) -> bool:
-    return bool(merge.connection.execute(sql.RELATION_IS_THERE, {"name": relation}).fetchall()[0][0])
+    return [one for one in checks if words.search(one.query) and all(is_there(merge.connection, needed) for needed in one.needs)]

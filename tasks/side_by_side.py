@@ -13,13 +13,13 @@ from prefect.cache_policies import NO_CACHE
 from tasks.core import merge_sql, sql
 from tasks.core.complaints import message_of
 from tasks.core.digest import MODULUS
-from tasks.core.errors import BadInput, OperationError, RestoreDiffers
-from tasks.core.manifest import Manifest, Relation
+from tasks.core.errors import BadInput, RestoreDiffers
+from tasks.core.manifest import TABLES, Manifest, Relation
 from tasks.core.merge import Beside, Keys, name_beside, tables_named
 from tasks.core.servers import Connection, connect
 from tasks.core.stream import digest_relation
 from tasks.core.toc import plain_name
-from tasks.merge_plans import TABLES, read_condition
+from tasks.merge_choice import read_condition
 from tasks.runs import Run
 from tasks.sets import StagedSet
 from tasks.sites import Site
@@ -40,9 +40,9 @@ def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Ke
         RestoreDiffers: other rows arrived than the set has; nothing was kept.
     """
     manifest, started = staged.manifest, time.monotonic()
-    relations = _relations(manifest, site.context.namespace, table)
-    first, named = relations[0], _top(manifest, table, site.context.namespace)
-    key, place = _primary_key(manifest, first), (named[0], name_beside(named[1], manifest.id))
+    named, relations = _choose(manifest, site.context.namespace, table)
+    first, place = relations[0], (named[0], name_beside(named[1], manifest.id))
+    key = _primary_key(manifest, first)
     with connect(site.server, site.database, run.title) as connection:
         connection.execute(sql.FIXED_SETTINGS)
         with _explained(site.database, place), connection.transaction():
@@ -63,17 +63,14 @@ def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Ke
     )  # fmt: skip
 
 
-def _parents(manifest: Manifest) -> dict[str, str]:
-    return {plain_name(one.name): plain_name(one.parent) for one in manifest.inventory if one.kind in TABLES}
-
-
-def _relations(manifest: Manifest, namespace: str, table: str) -> list[Relation]:
-    """Return the relations whose rows are meant.
+def _choose(manifest: Manifest, namespace: str, table: str) -> tuple[tuple[str, str], list[Relation]]:
+    """Return schema and name of the table that is meant, and the relations that have its rows.
 
     Raises:
         BadInput: there is none, or partitions have other columns.
     """
-    names = tables_named(table, namespace, _parents(manifest), f"in {manifest.id}")
+    parents = {plain_name(one.name): plain_name(one.parent) for one in manifest.inventory if one.kind in TABLES}
+    names = tables_named(table, namespace, parents, f"in {manifest.id}")
     found = [one for one in manifest.relations if one.qualified in names]
     if not found:
         raise BadInput(f"{table} has no partition in {manifest.id}")
@@ -81,15 +78,8 @@ def _relations(manifest: Manifest, namespace: str, table: str) -> list[Relation]
         raise BadInput(
             f"{', '.join(odd)} has other columns, or in another order, than {found[0].qualified}; restore partition by partition"
         )
-    return found
-
-
-def _top(manifest: Manifest, table: str, namespace: str) -> tuple[str, str]:
-    """Return schema and name of the table that is meant."""
-    parents = _parents(manifest)
-    names = tables_named(table, namespace, parents, f"in {manifest.id}")
     schema, _, name = next(one for one in names if parents[one] not in names).partition(".")
-    return schema, name
+    return (schema, name), found
 
 
 def _primary_key(manifest: Manifest, relation: Relation) -> list[str]:
@@ -112,8 +102,6 @@ def _explained(database: str, place: tuple[str, str]) -> Iterator[None]:
     except psycopg.errors.InsufficientPrivilege as error:
         remedy = f"GRANT USAGE, CREATE ON SCHEMA {sql.quoted(place[0])} TO …"
         raise BadInput(f'{message_of(error)}; run in database "{database}": {remedy}') from None
-    except psycopg.Error as error:
-        raise OperationError(f"{sql.quoted_name(*place)} was not made: {message_of(error)}") from None
 
 
 def _create(connection: Connection, place: tuple[str, str], relation: Relation) -> list[str]:

@@ -1,9 +1,7 @@
 """Archives of pg_dump alone, as scripts made them before there were backup sets: what they say of themselves, and lack."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import tzinfo
 
 from tasks.core.report import duration, headline, section, table
 
@@ -85,7 +83,7 @@ def archive_verdict(restore: ArchiveRestore) -> str:
     )
 
 
-def archive_report(restore: ArchiveRestore, zone: tzinfo, context_lacks: Sequence[str] = ()) -> str:
+def archive_report(restore: ArchiveRestore) -> str:
     """Return the report of a restored archive as markdown."""
     facts = [
         ("file", f"`{restore.facts.path}`"), ("bytes", f"{restore.facts.bytes:,}"), ("made", restore.facts.created),
@@ -95,7 +93,7 @@ def archive_report(restore: ArchiveRestore, zone: tzinfo, context_lacks: Sequenc
     rows = [(one.table, f"{one.rows:,}", f"{one.loaded:,}", one.complaint) for one in restore.loaded]
     parts = [
         headline(archive_verdict(restore)), table(["what", "value"], facts) + "\n",
-        section("What such a file lacks", [*LACKS, *restore.lacks, *context_lacks]),
+        section("What such a file lacks", [*LACKS, *restore.lacks]),
         section("What could not be made", restore.complaints), section("Integrity checks that fail", restore.violations),
         "## Rows\n\n" + table(["relation", "in the file", "loaded", "why not"], rows, (1, 2)) + "\n",
     ]  # fmt: skip

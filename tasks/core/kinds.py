@@ -111,6 +111,11 @@ def parse_set_reference(reference: str, context: str, root: str) -> SetName | No
         folder = set_folder(found["context"], Kind(kind), folder) if kind in set(Kind) else folder
     elif folder.startswith(f"{root.rstrip('/')}/"):
         folder = folder.removeprefix(f"{root.rstrip('/')}/")
+    if LEGACY.search(folder):
+        raise BadInput(
+            f'backup "{reference}" is a file of older scripts; restore it into a new database: '
+            f"python -m flows.restore full_restore --context {context} --backup {reference} --target-database NAME"
+        )
     name = parse_set_folder(folder)
     if name is None:
         raise BadInput(

@@ -143,6 +143,10 @@ class DatabaseProperties(_Record):
     restricted: bool = Field(description="whether privileges were ever changed from the default")
 
 
+TABLES = frozenset({"table", "partitioned table"})
+VIEWS = frozenset({"view", "materialized view"})
+
+
 class InventoryItem(_Record):
     """One object of the context, spelled so that a dump and restore does not change it."""
 

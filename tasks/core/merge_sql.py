@@ -14,6 +14,11 @@ WHAT, PLACE = Identifier("merge: what"), Identifier("merge: place")
 DELETED, UPDATED, INSERTED, REPLACED = "D", "U", "I", "R"
 
 
+def as_written(text: str) -> Composed:
+    """Return SQL that an operator or the context's file wrote, in which a brace is a brace."""
+    return Composed([SQL(text)])
+
+
 def _temp(name: str, number: int) -> Identifier:
     return Identifier("pg_temp", name.format(number))
 
@@ -315,7 +320,7 @@ def create_key_table(schema: str, name: str, key: Sequence[str]) -> Composed:
 
 def add_condition(condition: str) -> Composed:
     """Let that table check a condition that an operator wrote."""
-    return SQL("ALTER TABLE {} ADD CHECK (\n{}\n)").format(Identifier("pg_temp", CHOSEN_KEYS), Composed([SQL(condition)]))
+    return SQL("ALTER TABLE {} ADD CHECK (\n{}\n)").format(Identifier("pg_temp", CHOSEN_KEYS), as_written(condition))
 
 
 def try_condition(condition: Composed) -> Composed:
@@ -385,11 +390,11 @@ def needed_values(
     )  # fmt: skip
 
 
-def inserted_keys(number: int, key: Sequence[str], but: Composed) -> Composed:
-    """Return the key values, as text, of rows to insert, but for those of which a condition is true."""
-    return SQL("SELECT {} FROM {} WHERE {} = 'I' AND ({}) IS NOT TRUE").format(
-        SQL(", ").join(SQL("{}::text").format(Identifier(one)) for one in key), _temp(DIFFERENCE, number), WHAT, but
-    )
+def inserted_keys(number: int, key: Sequence[str], but: Sequence[Composed]) -> Composed:
+    """Return the key values, as text, of rows to insert, but for those of which one of some conditions is true."""
+    values = SQL(", ").join(SQL("{}::text").format(Identifier(one)) for one in key)
+    others = SQL(" AND ({}) IS NOT TRUE").format(any_of(but)) if but else SQL("")
+    return SQL("SELECT {} FROM {} WHERE {} = 'I'{}").format(values, _temp(DIFFERENCE, number), WHAT, others)
 
 
 # --- what agrees with the rows no longer ---------------------------------------------------------------------------------
@@ -399,15 +404,13 @@ BROKEN = "broken"
 
 def note_broken(number: int, query: str) -> Composed:
     """Remember the rows that a check finds."""
-    return SQL("CREATE TEMP TABLE {} AS\n{}\n").format(Identifier(f"broken before {number}"), Composed([SQL(query)]))
+    return SQL("CREATE TEMP TABLE {} AS\n{}\n").format(Identifier(f"broken before {number}"), as_written(query))
 
 
 def find_broken(number: int, query: str, *, noted: bool) -> Composed:
     """Find the rows that a check finds and did not find before, in a table that the check's repair calls `broken`."""
     before = SQL(" EXCEPT ALL SELECT * FROM {}").format(_temp("broken before {}", number)) if noted else SQL("")
-    return SQL("CREATE TEMP TABLE {} AS SELECT * FROM (\n{}\n) AS found{}").format(
-        Identifier(BROKEN), Composed([SQL(query)]), before
-    )
+    return SQL("CREATE TEMP TABLE {} AS SELECT * FROM (\n{}\n) AS found{}").format(Identifier(BROKEN), as_written(query), before)
 
 
 COUNT_BROKEN = SQL("SELECT count(*) FROM {}").format(Identifier("pg_temp", BROKEN))

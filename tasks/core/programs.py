@@ -187,19 +187,40 @@ class Running:
         Raises:
             ProgramFailed: it ended with another code than 0, and check is true.
         """
+        with self._drained(argv, environment) as (process, errors):
+            assert process.stdout  # noqa: S101
+            output = process.stdout.read()
+        ended = Ended(Path(argv[0]).name, process.returncode, output, _text(errors))
+        if check and ended.code:
+            raise ProgramFailed(f"{ended.program} ended with exit code {ended.code}: {ended.errors}")
+        return ended
+
+    @contextmanager
+    def lines(self, argv: Sequence[str], environment: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
+        """Run a program and give what it prints, line by line.
+
+        Raises:
+            ProgramFailed: it ended with another code than 0.
+        """
+        with self._drained(argv, environment) as (process, errors):
+            assert process.stdout  # noqa: S101
+            yield iter(process.stdout)
+        if process.returncode:
+            raise ProgramFailed(f"{Path(argv[0]).name} ended with exit code {process.returncode}: {_text(errors)}")
+
+    @contextmanager
+    def _drained(
+        self, argv: Sequence[str], environment: Mapping[str, str]
+    ) -> Iterator[tuple[subprocess.Popen[bytes], list[bytes]]]:  # fmt: skip
+        """Start a supervised program whose stdout the block reads to its end; wait for it, and for what it said on stderr."""
         # communicate() would close stdin, which is what tells the supervisor to stop: drain both outputs by hand.
         with self.start(supervised(argv), environment) as process:
-            assert process.stdout and process.stderr  # noqa: S101
             errors = list[bytes]()
             drain = threading.Thread(target=lambda: errors.append(process.stderr.read() if process.stderr else b""))
             drain.start()
-            output = process.stdout.read()
-            code = process.wait()
+            yield process, errors
+            process.wait()
             drain.join()
-        ended = Ended(Path(argv[0]).name, code, output, b"".join(errors).decode(errors="replace").strip())
-        if check and code:
-            raise ProgramFailed(f"{ended.program} ended with exit code {code}: {ended.errors}")
-        return ended
 
     def stop(self, *, final: bool) -> None:
         """Kill every process of the run; with final, refuse to start another."""
@@ -218,6 +239,10 @@ class Ended:
     code: int
     output: bytes
     errors: str
+
+
+def _text(errors: list[bytes]) -> str:
+    return b"".join(errors).decode(errors="replace").strip()
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -8,8 +8,10 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
+from psycopg.sql import Composed
 
 from tasks.core import sql
+from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput, OperationError
 
 KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "6"}
@@ -77,6 +79,25 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
                 raise
             place = f'in database "{database}" on the server of {server.name}'
             raise OperationError(f"a session {place} was lost: {' '.join(str(error).split())}; run again") from error
+
+
+def complaint_of(
+    connection: Connection, statement: Composed | bytes, *, prepare: bool | None = None, but: tuple[type[psycopg.Error], ...] = ()
+) -> str:  # fmt: skip
+    """Execute what may be refused, in a transaction or savepoint of its own; return what PostgreSQL says against it, or nothing.
+
+    Prepared, PostgreSQL takes one statement only: nothing can end the transaction. The errors `but` are as good as done.
+    """
+    try:
+        with connection.transaction():
+            connection.execute(statement, prepare=prepare)
+    except but:
+        return ""
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        return message_of(error)
+    return ""
 
 
 def encoding_of(connection: Connection) -> str:

@@ -1,4 +1,4 @@
-"""Every statement that is sent to PostgreSQL, named by what it answers or does.
+"""Every statement that is sent to PostgreSQL, named by what it answers or does; those of a merge are in merge_sql.
 
 Catalogue queries read pg_inherits and pg_class rather than pg_partition_tree(), which ignores the snapshot.
 """

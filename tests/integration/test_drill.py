@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -35,7 +34,7 @@ from tasks.locks import SPACE
 from tasks.sets import random_recent
 from tasks.sites import CONTEXTS
 from tasks.store import StoreAddress
-from tests.faults import shim
+from tests.faults import shim, wait_for
 from tests.integration import moments
 from tests.integration.conftest import (
     CONTEXT,
@@ -731,12 +730,8 @@ def autovacuum_at_work(server: LocalServer, name: str) -> None:
             " autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 0) AS SELECT generate_series(1, 200000)"
         )
         connection.execute("DELETE FROM slow")
-        deadline = time.monotonic() + 60
-        while not connection.execute(
-            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'autovacuum worker'"
-        ).fetchall():
-            assert time.monotonic() < deadline, "autovacuum did not come"
-            time.sleep(0.1)
+        worker = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'autovacuum worker'"
+        wait_for(lambda: connection.execute(worker.encode()).fetchall(), 60, "autovacuum")
 
 
 @long

@@ -9,8 +9,9 @@ import pytest
 
 from flows.backup import list_backups
 from flows.restore import full_restore, table_restore
+from tasks import merges
 from tasks.core.errors import BadInput, OperationError, UnsafeTarget
-from tasks.merge_plans import read_condition
+from tasks.merge_choice import read_condition
 from tests.integration.conftest import CONTEXT, DATABASE, World
 from tests.integration.test_in_place import ALL, ask, execute, unlike
 
@@ -123,6 +124,23 @@ def test_rows_named_by_key_and_the_undo(stored: World) -> None:
     nobody = "00000000-0000-0000-0000-000000000000"
     with pytest.raises(OperationError, match=rf"team_members has no row with id={nobody}, neither in bc-004_full_\S+ nor now"):
         restore(stored, "team_members", "missing", keys=[nobody])
+
+
+@long
+def test_undo_keeps_what_was_written_after_the_safety_set(stored: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a table that only the repair writes: the safety set has to be taken again under the lock."""
+    execute(stored, "DELETE FROM team_members m WHERE NOT EXISTS (SELECT FROM team_leaders l WHERE l.member_id = m.id)")
+    carry_out = merges.carry_out
+
+    def meanwhile(*arguments: Any, **more: Any) -> Any:
+        execute(stored, "UPDATE teams SET purpose = 'in between'")
+        return carry_out(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merges, "carry_out", meanwhile)
+        restore(stored, "team_members", "missing")
+    assert undo(stored) == ["all"]
+    assert ask(stored, "SELECT DISTINCT purpose FROM teams") == [("in between",)]
 
 
 TEAM = "SELECT team_id::text FROM team_members WHERE status = 'active' GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 LIMIT 1"

@@ -166,6 +166,15 @@ def test_odd_schemas(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -
     assert rows(world) == damaged
 
 
+def test_a_parent_in_the_table_itself_is_planned_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(world, *SET_UP, *tree("NO ACTION"))
+    context(world, monkeypatch, ["t"])
+    world.backup(context="bc-901")
+    execute(world, "DELETE FROM odd.t")
+    said = restore(world, "t", "missing", keys=["2"], include_parents=True, dry_run=True)
+    assert said.startswith("PLANNED, nothing touched: 2 rows to insert, 0 to update, 0 to delete in 1 relations")
+
+
 def test_a_computed_key_beside(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(world, *SET_UP, "CREATE TABLE t (a int, b int GENERATED ALWAYS AS (a * 2) STORED PRIMARY KEY)",
             "INSERT INTO t (a) VALUES (1), (2)")  # fmt: skip

@@ -149,3 +149,11 @@ def test_the_order_does_not_depend_on_the_listings(pairs: list[tuple[int, str]])
     assert set(ordered) == set(sets)
     instants = [one.snapshot.instant for one in ordered]
     assert instants == sorted(instants, reverse=True)
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/bc-004/daily/bc-004_full_20251103_020000.dump.gz", "/backup/bc-004_teams.dump"])
+def test_a_file_of_older_scripts_is_told_how_to_be_restored(path: str) -> None:
+    with pytest.raises(
+        BadInput, match=f"file of older scripts; .* full_restore --context bc-004 --backup {path} --target-database"
+    ):
+        parse_set_reference(path, "bc-004", ROOT)

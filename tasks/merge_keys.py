@@ -1,0 +1,77 @@
+"""The foreign keys that a merge meets: rows that are gone and that restored rows refer to, and rows that refer to what goes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tasks.core import merge_sql
+from tasks.core.merge import Effect, Need
+from tasks.merge_session import Merge, Table, dicts, lineage
+
+
+def find_needs(merge: Merge) -> list[Need]:
+    """Return the rows that are gone and that rows to write refer to."""
+    oids = sorted({oid for one in merge.tables for oid in lineage(merge.members, one.member).values()})
+    found = list[Need]()
+    for key in dicts(merge.connection, merge_sql.OUTBOUND_KEYS_OF, {"oids": oids}):
+        merged = [one for one in merge.tables if key["parent"] in lineage(merge.members, one.member).values()]
+        if merge.request.table is None and merged:
+            # All rows of the set come, and they refer to each other.
+            continue
+        also = [one.number for one in merged if one.staged and not one.unchanged]
+        place, values = (key["parent_schema"], key["parent_name"]), set[tuple[str, ...]]()
+        for one in merge.tables:
+            if one.staged and not one.unchanged and key["child"] in lineage(merge.members, one.member).values():
+                own = one.member.schema, one.member.name
+                asked = merge_sql.needed_values(one.number, own, key["columns"], place, key["referenced"], also)
+                values |= set(merge.connection.execute(asked).fetchall())
+        if values:
+            found.append(Need(key["name"], key["table"], ".".join(place), tuple(key["referenced"]), tuple(sorted(values))))
+    return found
+
+
+def find_effects(merge: Merge) -> list[Effect]:
+    """Return the keys of tables that do not become as in the set, with how many of their rows refer to what would go or change."""
+    oids = {oid for one in merge.tables for oid in lineage(merge.members, one.member).values()}
+    found = list[Effect]()
+    whole = _oids_that_become_whole(merge)
+    for key in dicts(merge.connection, merge_sql.INBOUND_KEYS, {"oids": sorted(oids)}):
+        # What refers from a table that is written too, is as in the set afterwards, or else the database refuses it, unless the
+        # key acts.
+        if key["child"] in whole or (key["child"] in oids and not key["acts_on_delete"] and not key["acts_on_update"]):
+            continue
+        hit = [one for one in merge.tables if not one.unchanged and key["parent"] in lineage(merge.members, one.member).values()]
+        counts = [_count_referring(merge, key, one) for one in hit]
+        known = None if None in counts else sum(filter(None, counts))
+        found.append(Effect(key["name"], key["table"], key["on_delete"], known))
+    return found
+
+
+def refused(effects: Iterable[Effect], *, accept_effects: bool) -> list[str]:
+    """Return which keys of other contexts forbid the merge, and what to do about each."""
+    remedy = {False: "move or delete those first", True: "say accept_effects_on_others=true if that is meant"}
+    return [f"{one.line}; {remedy[one.acts]}" for one in effects if one.is_refused(accepted=accept_effects)]
+
+
+def _oids_that_become_whole(merge: Merge) -> set[int]:
+    """Return the tables that have the set's rows and no other afterwards, each with all its partitions."""
+    partly = {
+        oid for member in merge.members.holding_rows
+        if not any(one.member.oid == member.oid and one.is_replaced for one in merge.tables)
+        for oid in lineage(merge.members, member).values()
+    }  # fmt: skip
+    return set(merge.members.oids) - partly
+
+
+def _count_referring(merge: Merge, key: dict[str, Any], table: Table) -> int | None:
+    """Count the rows that refer to what a key would notice; None if there may be some and nobody here may look."""
+    if not set(key["referenced"]) <= set(table.columns):
+        return None
+    place = table.number, table.member.schema, table.member.name
+    # A key that acts does so though the value comes back in the same statement; one that only looks, looks when it ends.
+    noticed = merge_sql.noticed_rows(
+        *place, key["referenced"], acts_on_delete=key["acts_on_delete"], acts_on_update=key["acts_on_update"]
+    )
+    if key["readable"]:
+        asked = merge_sql.referring_rows(key["table"], key["columns"], key["referenced"], noticed)
+        return int(merge.connection.execute(asked).fetchall()[0][0])
+    return None if merge.connection.execute(merge_sql.count_noticed(noticed)).fetchall()[0][0] else 0

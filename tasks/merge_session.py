@@ -1,0 +1,183 @@
+"""A merge of a backup set into a live database while it goes on: its session, what was asked for, and what was found."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg.rows import dict_row
+from psycopg.sql import SQL, Composed
+
+from tasks.backups import Source
+from tasks.catalogue import Member, Members
+from tasks.core import merge_sql, sql
+from tasks.core.context import Context
+from tasks.core.manifest import TABLES, VIEWS, InventoryItem, Manifest, Relation
+from tasks.core.merge import Mode, Request, drift
+from tasks.core.phases import Phases
+from tasks.core.servers import Connection
+from tasks.core.toc import plain_name
+from tasks.runs import Run
+from tasks.sets import StagedSet
+from tasks.sites import Site
+
+# What a table may need that is no part of it.
+NEEDED = frozenset({"schema", "type", "function", "sequence"})
+
+
+@dataclass
+class Table:
+    """One live relation and what the set has of it; without a relation in the set, the set has no rows of it."""
+
+    number: int
+    member: Member
+    relation: Relation | None
+    identifying: list[str]
+    primary: list[str] = field(default_factory=list)
+    mode: Mode = Mode.REPLACE
+    chosen: list[Composed] = field(default_factory=list)
+    why: str = ""
+    changed: list[str] = field(default_factory=list)
+    compared: tuple[int, int] | None = None
+    unchanged: bool = False
+    staged: bool = False
+
+    @property
+    def name(self) -> str:
+        """schema.name, for people."""
+        return self.member.qualified
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that both have."""
+        then = self.relation.columns if self.relation else list(self.member.columns)
+        return [name for name in then if name in self.member.columns]
+
+    @property
+    def key(self) -> list[str]:
+        """The columns that rows are matched by; none where there is no primary key that both have, or it is generated."""
+        return self.identifying if set(self.identifying) <= set(self.columns) else []
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether it is to have the rows of the set and no other."""
+        return self.mode is Mode.REPLACE and not self.chosen
+
+    @property
+    def becomes_whole(self) -> bool:
+        """Whether it is to have them in every column, so that digests compare."""
+        return self.relation is not None and self.is_replaced and not drift(self.relation, self.member.columns, self.member.types)
+
+    @property
+    def chosen_rows(self) -> Composed:
+        """The condition that is true of the rows that the merge is about."""
+        return merge_sql.any_of(self.chosen)
+
+
+@dataclass
+class Merge:
+    """A merge that is being prepared: the session with its staged rows, and what was found."""
+
+    site: Site
+    run: Run
+    source: Source
+    staged: StagedSet
+    request: Request
+    connection: Connection
+    members: Members
+    names: frozenset[str]
+    tables: list[Table]
+    inventory: list[InventoryItem]
+    whole: Context
+    refusals: list[str] = field(default_factory=list)
+    safety: Manifest | None = None
+    phases: Phases = field(default_factory=Phases)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the set."""
+        return self.staged.manifest
+
+    @property
+    def missing(self) -> list[InventoryItem]:
+        """What the set has and the database does not, as far as it was asked for."""
+        there = {item.identity for item in self.inventory}
+        gone = [item for item in self.manifest.inventory if item.identity not in there]
+        if self.request.table is None:
+            return gone
+        # Of one table: what belongs to a table or partition that was dropped; what else is gone is told.
+        tables = {plain_name(item.name) for item in gone if item.kind in TABLES} & self.names
+        if not tables or self.request.keys is not None:
+            return []
+        # What a table needs, and the views that went with it, whose indexes are of them.
+        with_it = {item.name for item in gone if item.kind in VIEWS and self._reads_absent(item)}
+        return [
+            item for item in gone
+            if item.kind in NEEDED or item.name in with_it or item.parent in with_it
+            or table_of(item) in tables
+        ]  # fmt: skip
+
+    def _reads_absent(self, view: InventoryItem) -> bool:
+        tables = {name.partition(".")[2] for one in self.absent for name in (one.qualified, one.parent or "")} - {""}
+        return bool(re.search(rf"\b(?:{'|'.join(map(re.escape, tables))})\b", view.state))
+
+    def is_about(self, item: InventoryItem) -> bool:
+        """Say whether an object is one of the tables that were asked for, or of one."""
+        return table_of(item) in self.names
+
+    @property
+    def absent(self) -> list[Relation]:
+        """The set's relations that were asked for and that the database does not have, not even empty."""
+        if self.request.keys is not None:
+            # Rows are chosen of what is there; a partition that somebody dropped stays away.
+            return []
+        known = {member.qualified for member in self.members.holding_rows}
+        return [one for one in self.manifest.relations if one.qualified in self.names and one.qualified not in known]
+
+    @property
+    def about(self) -> str:
+        """What is restored, where it is not the whole context."""
+        request = self.request
+        if request.table is None:
+            return ""
+        rows = "" if request.keys is None else ", the chosen rows"
+        return f'table {request.table} of database "{self.site.database}" from {self.manifest.id}, mode {request.mode}{rows}'
+
+
+def table_of(item: InventoryItem) -> str:
+    """Return schema.name of the table that an object is, or is of."""
+    return plain_name(item.name if item.kind in TABLES else item.parent)
+
+
+def lineage(members: Members, member: Member) -> dict[str, int]:
+    """Return names and oids of a relation and of the tables that it is a partition of."""
+    by_name = {one.qualified: one for one in members.relations}
+    found, here = {member.qualified: member.oid}, member
+    while here.parent and here.parent in by_name:
+        here = by_name[here.parent]
+        found[here.qualified] = here.oid
+    return found
+
+
+def has_rows(merge: Merge, member: Member, rows: int, xmin: int) -> bool:
+    """Say whether a relation, in the file that it was in, has the rows that it had at xmin: as many, and none written since."""
+    found, old = merge.connection.execute(sql.count_rows_and_old(member.schema, member.name, xmin)).fetchall()[0]
+    return bool(found == old == rows)
+
+
+def is_unchanged(merge: Merge, table: Table) -> bool:
+    """Say whether a relation has the rows that the set has, and no other."""
+    then = table.relation
+    return then is not None and has_rows(merge, table.member, then.rows, merge.manifest.snapshot.xmin)
+
+
+def is_as_compared(merge: Merge, table: Table) -> bool:
+    """Say whether a relation has the rows that it had when it was compared."""
+    if table.compared is None:
+        return table.unchanged
+    xmin, rows = table.compared
+    return has_rows(merge, table.member, rows, xmin)
+
+
+def dicts(connection: Connection, query: SQL, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return rows as dictionaries."""
+    return connection.cursor(row_factory=dict_row).execute(query, parameters).fetchall()
