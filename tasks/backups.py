@@ -247,15 +247,16 @@ def store_relations(
     """Dump and store every relation that holds rows, the largest first, several at a time; of a full return rows by block."""
     members = sorted(snapshot.members.holding_rows, key=lambda one: source.sizes.get(one.oid, 0), reverse=True)
     encoding = encoding_of(snapshot.coordinator)
+    sizes = [source.sizes.get(member.oid, 1 << 40) for member in members]
     calls = [
         (
             site, run, name, member, _job(site, run, member, snapshot, encoding, count_blocks=name.kind is Kind.FULL),
-            source.sizes.get(member.oid, 1 << 40),
+            size,
             base and base.part_of(member.oid, member.relfilenode, member.qualified, member.columns, member.layout),
         )
-        for member in members
+        for member, size in zip(members, sizes, strict=True)
     ]  # fmt: skip
-    stored = spread(run, store_relation, calls)
+    stored = spread(run, store_relation, calls, sizes)
     blocks = {relation.qualified: blocks for relation, blocks in stored if blocks}
     return sorted((relation for relation, _ in stored), key=lambda relation: relation.oid), blocks
 

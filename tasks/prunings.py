@@ -30,8 +30,8 @@ from tasks.core.pruning import (
 )
 from tasks.core.recovery_point import CLOCK_TOLERANCE
 from tasks.reports import publish
-from tasks.sets import NETWORK_RETRIES, WARM_CLASS, ListedSet, list_sets
-from tasks.store import ObjectInfo, StoreAddress, Upload
+from tasks.sets import WARM_CLASS, ListedSet, list_sets
+from tasks.store import ObjectInfo, StoreAddress, Upload, persistent
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,8 @@ def _is_of_a_set(key: str) -> bool:
     return parse_set_folder("/".join(key.split("/")[:3])) is not None
 
 
-@task(task_run_name="expire {name.id}", **NETWORK_RETRIES)
+@task(cache_policy=NO_CACHE, task_run_name="expire {name.id}")
+@persistent
 def expire(address: StoreAddress, name: SetName) -> None:
     """Make a set none: its manifest gets another name. Another run may have done so meanwhile."""
     store, key = address.opened, f"{name.folder}/{MANIFEST_FILE}"
@@ -176,7 +177,8 @@ def expire(address: StoreAddress, name: SetName) -> None:
     store.delete(key)
 
 
-@task(task_run_name="delete {name.id}", **NETWORK_RETRIES)
+@task(cache_policy=NO_CACHE, task_run_name="delete {name.id}")
+@persistent
 def delete_expired(address: StoreAddress, name: SetName) -> list[str]:
     """Delete the objects of an expired set, its last mark last; return what is left because it is not of the set.
 
@@ -196,7 +198,8 @@ def delete_expired(address: StoreAddress, name: SetName) -> list[str]:
     return [f"{name.folder}/{path}: not of the set" for path in sorted({*paths} - {*ours})]
 
 
-@task(task_run_name="sweep {name.id}", **NETWORK_RETRIES)
+@task(cache_policy=NO_CACHE, task_run_name="sweep {name.id}")
+@persistent
 def sweep(address: StoreAddress, name: SetName) -> None:
     """Delete what a run that died left of a set, unless it was committed meanwhile."""
     store = address.opened

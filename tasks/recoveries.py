@@ -151,7 +151,7 @@ def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -
     calls += [(address, base_name, stored, folder / f"base-{stored.path.replace('/', '-')}") for stored in needed if base_name]
     try:
         with hold(address, run, filter(None, (name, base_name))):
-            paths = spread(run, fetch, calls)
+            paths = spread(run, fetch, calls, (stored.bytes for stored in [*manifest.objects, *needed]))
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -259,7 +259,8 @@ def load_tables(server: Server, run: Run, staged: StagedSet, target: Target) -> 
     relations = sorted(manifest.relations, key=lambda one: one.plain_bytes, reverse=True)
     encoding, place = manifest.database.encoding, target.working_name
     calls = [(server, place, run.title, relation, staged.sources(relation), encoding) for relation in relations]
-    return dict(zip((one.qualified for one in relations), spread(run, load_table, calls), strict=True))
+    sizes = [relation.plain_bytes for relation in relations]
+    return dict(zip((one.qualified for one in relations), spread(run, load_table, calls, sizes), strict=True))
 
 
 @task(cache_policy=NO_CACHE)
@@ -304,7 +305,7 @@ def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:
     with recovery.phases.phase("comparison"):
         relations = sorted(manifest.relations, key=lambda one: one.plain_bytes, reverse=True)
         calls = [(server, target.working_name, run, relation, manifest.database.encoding) for relation in relations]
-        for found in spread(run, compare_table, calls):
+        for found in spread(run, compare_table, calls, (relation.plain_bytes for relation in relations)):
             recovery.differences += found
         recovery.differences += compare_objects(server, target, run, recovery)
     if recovery.differences:

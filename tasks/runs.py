@@ -6,14 +6,17 @@ The folder is 0700, files in it are 0600; a run that was killed is cleaned up by
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, TypeVar, cast
 
-from prefect import Task
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
@@ -24,6 +27,8 @@ from tasks.core.programs import Running
 from tasks.core.stream import MORE_SPACE
 
 T = TypeVar("T")
+# Below this a process, or a task, of its own costs more than it gains.
+SMALL_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -76,26 +81,42 @@ def staging_base() -> Path:
     return require_own(Path(named) if named else Path(tempfile.gettempdir()) / f"backup-staging-{os.getuid()}")
 
 
-def spread(run: Run, task: Task[..., T], calls: Iterable[tuple[Any, ...]]) -> list[T]:
+def spread(run: Run, work: Task[..., T], calls: Sequence[tuple[Any, ...]], sizes_bytes: Iterable[int]) -> list[T]:
     """Run a task once for each tuple of arguments, several at once, and return the results in that order.
 
+    What is small is done by a few tasks for all of it, because a task costs Prefect's server more than the work.
     When one fails, no further one is begun, the programs of the others are ended, and its error is raised.
     """
-    futures, active = list[PrefectFuture[T]](), list[PrefectFuture[T]]()
+    failed = Event()
+
+    @task(cache_policy=NO_CACHE, task_run_name=f"{work.name} ({{count}} small)")
+    def do_small(numbers: range | list[int], count: int) -> list[T]:
+        return [work.fn(*calls[number]) for number in numbers if not failed.is_set()]
+
+    large = [number for number, size in enumerate(sizes_bytes) if size > SMALL_BYTES]
+    small = [number for number in range(len(calls)) if number not in {*large}]
+    shares = [share for first in range(jobs()) if (share := small[first :: jobs()])]
+    begin: list[Callable[[], PrefectFuture[Any]]] = [
+        *(partial(work.submit, *calls[number]) for number in large), *(partial(do_small.submit, one, len(one)) for one in shares),
+    ]  # fmt: skip
+    futures, active = list[PrefectFuture[Any]](), list[PrefectFuture[Any]]()
     try:
-        for arguments in calls:
-            future: PrefectFuture[T] = task.submit(*arguments)
-            futures.append(future)
-            active.append(future)
+        for submit in begin:
+            futures.append(submit())
+            active.append(futures[-1])
             if len(active) == jobs():
                 active.remove(_first_done(active))
         for future in active:
             _first_done([future])
     except BaseException:
+        failed.set()
         run.running.stop(final=False)
-        wait([*futures])
+        wait(futures)
         raise
-    return [future.result() for future in futures]
+    done: dict[int, T] = {number: future.result() for number, future in zip(large, futures, strict=False)}
+    for share, future in zip(shares, futures[len(large) :], strict=True):
+        done.update(zip(share, future.result(), strict=True))
+    return [done[number] for number in range(len(calls))]
 
 
 def _first_done(futures: list[PrefectFuture[T]]) -> PrefectFuture[T]:

@@ -15,7 +15,6 @@ from zoneinfo import ZoneInfo
 import zstandard
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.tasks import exponential_backoff
 
 from tasks.core.blocks import Lines, parse_lines
 from tasks.core.calendar import is_instant, parse_instant
@@ -26,7 +25,7 @@ from tasks.core.order import newest_first
 from tasks.core.pruning import DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE
 from tasks.core.sources import RowSource, digest_sources
 from tasks.runs import Run, staging
-from tasks.store import ObjectInfo, Store, StoreAddress
+from tasks.store import ObjectInfo, Store, StoreAddress, persistent
 
 # Manifests and lists are never colder than this: choosing a set must not need a thaw.
 WARM_CLASS = "STANDARD"
@@ -34,21 +33,7 @@ RECENT = timedelta(days=30)
 STATES = ("drilled", "decoded")
 
 
-def is_network_fault(_task: object, _task_run: object, state: Any) -> bool:
-    """Say whether another try may help: only the store's silence is worth one."""
-    return isinstance(state.result(raise_on_failure=False), StoreUnavailable)
-
-
-NETWORK_RETRIES: dict[str, Any] = {
-    "cache_policy": NO_CACHE,
-    "retries": 3,
-    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
-    "retry_jitter_factor": 0.5,
-    "retry_condition_fn": is_network_fault,
-}
-
-
-@task(task_run_name="upload {stored.path}", **NETWORK_RETRIES)
+@persistent
 def upload(address: StoreAddress, run: Run, name: SetName, stored: StoredObject, file: Path, storage_class: str) -> StoredObject:
     """Upload one object of a set, read it back and remove the staged file.
 
@@ -71,7 +56,7 @@ def read_back(store: Store, key: str, stored: StoredObject) -> None:
         raise StoreUnavailable(f"{key}: the store gives back other bytes than were sent (sha256 {found}); try again")
 
 
-@task(**NETWORK_RETRIES)
+@persistent
 def publish(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> str:
     """Commit a set: write its manifest, create-only, and read it back; return the set's path."""
     store, key = address.opened, f"{name.folder}/{MANIFEST_FILE}"
@@ -81,7 +66,7 @@ def publish(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) 
     return address.path(name.folder)
 
 
-@task(**NETWORK_RETRIES)
+@persistent
 def require_owner(address: StoreAddress, context: str, system_identifier: str) -> None:
     """Make sure that this cluster is the one that writes this context's sets; the first one to come is.
 
@@ -121,7 +106,7 @@ def parse_owner(data: bytes, where: str) -> str:
         ) from error
 
 
-@task(**NETWORK_RETRIES)
+@persistent
 def require_store(address: StoreAddress, context: str) -> None:
     """Make sure that the store answers before anything else is done."""
     # A list, because a HEAD says of a bucket that is missing what it says of an object that is.
@@ -177,7 +162,7 @@ class Listing:
     expired: list[ExpiredSet] = field(default_factory=list)
 
 
-@task(**NETWORK_RETRIES)
+@persistent
 def list_sets(address: StoreAddress, context: str) -> Listing:
     """List a context's sets, newest first, reading nothing but their manifests."""
     store = address.opened
@@ -269,7 +254,7 @@ def _newest_first(sets: Iterable[ListedSet]) -> list[ListedSet]:
     return readable + sorted(unreadable, key=lambda one: one.name.id, reverse=True)
 
 
-@task(**NETWORK_RETRIES)
+@persistent
 def fetch_manifest(address: StoreAddress, name: SetName) -> Manifest:
     """Read the manifest of one set.
 
@@ -302,7 +287,8 @@ def find_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifes
     return manifest
 
 
-@task(task_run_name="download {stored.path}", **NETWORK_RETRIES)
+@task(cache_policy=NO_CACHE, task_run_name="download {stored.path}")
+@persistent
 def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path) -> Path:
     """Download one object of a set into a staged file, 0600, and compare it with the manifest.
 
@@ -560,7 +546,7 @@ def _decoded(staged: StagedSet, relation: Relation) -> list[str]:
     ]
 
 
-@task(**NETWORK_RETRIES)
+@persistent
 def mark(address: StoreAddress, name: SetName, state: str, facts: dict[str, Any]) -> None:
     """Record beside the manifest that every byte of a set was found good, whatever an earlier look found."""
     if state not in STATES:

@@ -22,7 +22,9 @@ from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, ParamValidationError
+from prefect import get_run_logger
 from prefect_aws import AwsCredentials
+from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 from urllib3.exceptions import HTTPError
 
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, StoreUnavailable
@@ -43,6 +45,22 @@ REFUSALS = frozenset({
     "301", "400", "401", "403", "AccessDenied", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId",
     "InvalidBucketName", "InvalidToken", "NoSuchBucket", "PermanentRedirect", "RequestTimeTooSkewed", "SignatureDoesNotMatch",
 })  # fmt: skip
+
+
+def _tell(call: RetryCallState) -> None:
+    assert call.outcome and call.next_action  # noqa: S101
+    seconds, error = call.next_action.sleep, call.outcome.exception()
+    get_run_logger().warning("attempt %d: %s; again in %.0f s", call.attempt_number, error, seconds)
+
+
+# For what is done with the store and may be done twice: only its silence is worth another try.
+persistent = retry(
+    retry=retry_if_exception_type(StoreUnavailable),
+    stop=stop_after_attempt(4),
+    wait=wait_exponential(multiplier=2) + wait_random(0, 2),
+    before_sleep=_tell,
+    reraise=True,
+)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,8 @@ from tasks.core.manifest import Relation
 from tasks.core.servers import Connection, Server, connect
 from tasks.core.sources import RowSource
 from tasks.core.stream import StreamFacts, StreamFault, StreamJob
-from tasks.runs import Run
+from tasks.runs import SMALL_BYTES, Run
 
-# Below this a process of its own costs more than it gains.
-SMALL_BYTES = 8 << 20
 PROJECT = Path(stream.__file__).parents[2]
 
 
@@ -72,7 +70,6 @@ def _error(job: StreamJob, fault: StreamFault) -> OperationError:
     return kind(f"reading {job.schema}.{job.name}: {fault.message}")
 
 
-@task(cache_policy=NO_CACHE, task_run_name="dump {job.name}")
 def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int) -> Dumped:
     """Stream one relation's rows, hashed and compressed, into the staging folder."""
     started = time.monotonic()

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 from prefect import flow
 from prefect.artifacts import Artifact
+from tenacity import wait_none
 
 from deployments.local import LocalS3, LocalServer
 from flows.backup import daily_backup, list_backups
@@ -53,9 +54,9 @@ def proxy(s3: LocalS3) -> Iterator[FaultyProxy]:
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same number of tries, without the pause between them."""
-    tasks = (sets.require_store, sets.list_sets, sets.require_owner, sets.upload, sets.publish, sets.fetch, sets.fetch_manifest)
-    for one in tasks:
-        monkeypatch.setattr(one, "retry_delay_seconds", 0.01)
+    asked = (sets.require_store, sets.list_sets, sets.require_owner, sets.upload, sets.publish, sets.fetch.fn, sets.fetch_manifest)
+    for one in asked:
+        monkeypatch.setattr(one.retry, "wait", wait_none())  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -114,13 +115,13 @@ def behind(proxy: FaultyProxy, s3: LocalS3, bucket: str, **config: Any) -> Store
 
 @flow
 def upload(address: StoreAddress, run: Run, stored: StoredObject, file: Path) -> StoredObject:
-    """Upload one object as a backup does, with the task's retries."""
+    """Upload one object as a backup does, with all its tries."""
     return sets.upload(address, run, NAME, stored, file, "STANDARD")
 
 
 @flow
 def publish(address: StoreAddress, run: Run, manifest: Any) -> str:
-    """Publish a manifest as a backup does, with the task's retries."""
+    """Publish a manifest as a backup does, with all its tries."""
     return sets.publish(address, run, NAME, manifest)
 
 
