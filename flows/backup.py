@@ -60,6 +60,24 @@ def differential_backup(context: str = "bc-004", label: str | None = None, accep
         return reports.publish_backup(site, manifest, run.started, local_copy)
 
 
+@flow(flow_run_name="long-term-backup {context} {name}", task_runner=runs.task_runner())
+def long_term_backup(context: str = "bc-004", name: str = "violations") -> str:
+    """Back up the tables of one of the context's long-term jobs into cold storage, read back before they are cold.
+
+    Args:
+        context: the bounded context.
+        name: the job, as the context's `long_term` has it.
+    """
+    with runs.begin("long_term_backup", context) as run:
+        site = backups.long_term_site(sites.find_site(context), name)
+        sites.describe(site.server, site.store)
+        source = backups.check_source(site, run)
+        with context_lock(site.server, context, run.title):
+            manifest = backups.take_set(site, run, source, backups.Occasion(sort=name))
+        backups.cool_long_term(site, name)
+        return reports.publish_backup(site, manifest, run.started)
+
+
 @flow(flow_run_name="list-backups {context}")
 def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
     """List the backup sets of a context, newest first, with what is wrong with them as far as a listing can tell.
@@ -76,4 +94,4 @@ def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    run_from_command_line(daily_backup, differential_backup, list_backups)
+    run_from_command_line(daily_backup, differential_backup, long_term_backup, list_backups)

@@ -11,7 +11,7 @@ from prefect import flow
 
 from flows.command_line import run_from_command_line
 from flows.restore import restore_and_compare
-from tasks import recoveries, recovery_reports, runs, sites
+from tasks import recoveries, recovery_reports, runs, sites, thaws
 from tasks.core.recovery_report import Purpose
 from tasks.core.servers import Server
 from tasks.databases import sweep_unfinished
@@ -74,18 +74,17 @@ def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool =
         drill = Recovery(sites.find_store(context), run.started, Purpose.DRILL, newest=backup == "latest")
         server = sites.find_drill_server(context)
         sites.describe(server, drill.store)
-        with (
-            recovery_reports.reported(drill, run),
-            context_lock(server, f"drill of {context}", run.title, exclusive=True) as session,
-        ):
-            drill.removed = sweep_unfinished(session, context, scratch=True)
+        with recovery_reports.reported(drill, run):
             chosen = random_recent(drill.store, context, run.started) if backup == "random" else backup
-            recoveries.stage(drill, server, run, chosen, None)
-            with recoveries.scratch_database(drill, server, run, keep=keep):
-                recoveries.fill_database(drill, server, run)
-                recoveries.compare_with_manifest(drill, server, run)
-                recoveries.check_integrity(drill, server, run)
-                recoveries.try_triggers(drill, server, run)
+            thaws.thaw_for(drill, run, chosen)
+            with context_lock(server, f"drill of {context}", run.title, exclusive=True) as session:
+                drill.removed = sweep_unfinished(session, context, scratch=True)
+                recoveries.stage(drill, server, run, chosen, None)
+                with recoveries.scratch_database(drill, server, run, keep=keep):
+                    recoveries.fill_database(drill, server, run)
+                    recoveries.compare_with_manifest(drill, server, run)
+                    recoveries.check_integrity(drill, server, run)
+                    recoveries.try_triggers(drill, server, run)
         return recovery_reports.publish_recovery(drill, run)
 
 

@@ -15,7 +15,19 @@ from typing import Literal
 from prefect import flow
 
 from flows.command_line import run_from_command_line
-from tasks import approvals, archives, merge_plans, merge_reports, merges, recoveries, recovery_reports, runs, side_by_side, sites
+from tasks import (
+    approvals,
+    archives,
+    merge_plans,
+    merge_reports,
+    merges,
+    recoveries,
+    recovery_reports,
+    runs,
+    side_by_side,
+    sites,
+    thaws,
+)
 from tasks.core.errors import BadInput, PlanChanged
 from tasks.core.merge import Drift, Keys, KeyValue, MergePlan, Mode, Request, plan_verdict
 from tasks.core.recovery_report import Purpose
@@ -122,9 +134,11 @@ def restore_legacy(site: Site, run: Run, path: str, target_database: str) -> str
 
 def restore_beside(site: Site, run: Run, table: str, backup: str, keys: Keys | None) -> str:
     """Restore a table under another name; nothing that is there is touched."""
-    with merge_reports.told(site.context), context_lock(site.server, site.context.name, run.title):
-        recovery = recoveries.stage_copy(site.store, run, backup)
-        beside = side_by_side.restore_beside(site, run, recovery.staged_set, table, keys)
+    with merge_reports.told(site.context):
+        thaws.require_warm(site.store, run, backup, objective=site.context.objectives.rto)
+        with context_lock(site.server, site.context.name, run.title):
+            recovery = recoveries.stage_copy(site.store, run, backup)
+            beside = side_by_side.restore_beside(site, run, recovery.staged_set, table, keys)
     return merge_reports.publish_beside(site.context, beside, recovery.passed_over)
 
 
@@ -132,6 +146,7 @@ def restore_rows(
     site: Site, run: Run, request: Request, dry_run: bool, confirm_database: str | None, require_approval: bool
 ) -> str:  # fmt: skip
     """Plan what makes live rows those of a set; and do that, once it was confirmed or approved, after a safety set."""
+    thaws.require_warm(site.store, run, request.backup, objective=site.context.objectives.rto)
     if dry_run:
         with merge_reports.explained():
             return plan_verdict(plan_rows(site, run, request))
@@ -182,17 +197,19 @@ def write_rows(
 def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: str, target_database: str | None) -> str:
     """Restore the newest good or the named set, and compare it; publish the report, also when it fails."""
     sites.describe(server, recovery.store)
-    with recovery_reports.reported(recovery, run), context_lock(server, run.context, run.title, exclusive=True) as session:
-        recovery.removed = sweep_unfinished(session, run.context)
-        recoveries.stage(recovery, server, run, backup, target_database)
-        if recovery.chosen.exists:
-            restore_into_existing(recovery, server, run)
-        else:
-            with recoveries.unfinished_database(recovery, server, run):
-                recoveries.fill_database(recovery, server, run)
-                recoveries.compare_with_manifest(recovery, server, run)
-                recoveries.finish(recovery, server, run)
-        recoveries.check_integrity(recovery, server, run)
+    with recovery_reports.reported(recovery, run):
+        thaws.thaw_for(recovery, run, backup)
+        with context_lock(server, run.context, run.title, exclusive=True) as session:
+            recovery.removed = sweep_unfinished(session, run.context)
+            recoveries.stage(recovery, server, run, backup, target_database)
+            if recovery.chosen.exists:
+                restore_into_existing(recovery, server, run)
+            else:
+                with recoveries.unfinished_database(recovery, server, run):
+                    recoveries.fill_database(recovery, server, run)
+                    recoveries.compare_with_manifest(recovery, server, run)
+                    recoveries.finish(recovery, server, run)
+            recoveries.check_integrity(recovery, server, run)
     return recovery_reports.publish_recovery(recovery, run)
 
 

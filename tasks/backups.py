@@ -21,9 +21,19 @@ from tasks.core.bases import Base, BasePart, misfit, parse_block_rows, render_bl
 from tasks.core.blocks import BlockRows
 from tasks.core.calendar import parse_instant
 from tasks.core.errors import BadInput, MovedSnapshot, OperationError
-from tasks.core.kinds import RULES, Kind, SetName, new_set_id, now
+from tasks.core.kinds import RULES, Kind, SetName, new_set_name, now, sort_of
 from tasks.core.losses import losses_between
-from tasks.core.manifest import MANIFEST_FILE, Inherited, Manifest, Relation, Role, StoredObject, Versions, render_manifest
+from tasks.core.manifest import (
+    MANIFEST_FILE,
+    Inherited,
+    Manifest,
+    Relation,
+    Role,
+    Scope,
+    StoredObject,
+    Versions,
+    render_manifest,
+)
 from tasks.core.manifest import Snapshot as SnapshotFacts
 from tasks.core.programs import Program, find_program
 from tasks.core.servers import Connection, connect, encoding_of
@@ -33,8 +43,10 @@ from tasks.databases import database_options
 from tasks.runs import Run, require_space, spread, staging
 from tasks.schema import LOCK_WAIT_SECONDS, context_list
 from tasks.sets import (
+    cool,
     fetch,
     hold,
+    list_sets,
     name_of,
     newest_full,
     newest_trusted,
@@ -127,11 +139,15 @@ def _require_readable(connection: Connection, members: Members, *, read_others: 
 
 @dataclass(frozen=True)
 class Occasion:
-    """Why a set is taken: what it is called, until when it must be kept, and whether rows that are gone are meant to be."""
+    """Why a set is taken: what it is called, until when it must be kept, and whether rows that are gone are meant to be.
+
+    `sort` is the kind, or the name of the long-term job.
+    """
 
     label: str | None = None
     keep_until: datetime | None = None
     accept_losses: bool = False
+    sort: str = Kind.FULL
 
 
 def occasion(site: Site, run: Run, label: str | None, keep_until: str | None, *, accept_losses: bool) -> Occasion:
@@ -146,6 +162,30 @@ def occasion(site: Site, run: Run, label: str | None, keep_until: str | None, *,
     return Occasion(label or None, until, accept_losses)
 
 
+def long_term_site(site: Site, job: str) -> Site:
+    """Return the site of the tables of a long-term job.
+
+    Raises:
+        BadInput: the context has no such job.
+    """
+    jobs = site.context.long_term
+    if job not in jobs:
+        raise BadInput(f'context {site.context.name} has no long-term job "{job}"; it has: {", ".join(jobs) or "none"}')
+    return site.narrowed(Scope(schema=site.context.namespace, tables=jobs[job].tables))
+
+
+def cool_long_term(site: Site, job: str) -> None:
+    """Give every set of a long-term job its cold class: the newest, and any whose run died before it did."""
+    for one in list_sets(site.store, site.context.name).sets:
+        if (
+            one.manifest
+            and sort_of(one.name.id) == job
+            and one.storage_class != RULES[Kind.LONG_TERM].storage_class
+            and not one.damage
+        ):
+            cool(site.store, one.name, one.manifest)
+
+
 def find_base(site: Site, run: Run) -> Base | None:
     """Return the newest full that looks whole, with the rows by block that it recorded; None if there is no full at all."""
     manifest = newest_full(site.store, site.context.name)
@@ -158,9 +198,7 @@ def find_base(site: Site, run: Run) -> Base | None:
     return Base(manifest, parse_block_rows(unpack(file).read_bytes(), f"{stored.path} of {manifest.id}"))
 
 
-def take_set(
-    site: Site, run: Run, source: Source, why: Occasion, base: Base | None = None, kind: Kind = Kind.FULL
-) -> Manifest:  # fmt: skip
+def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | None = None) -> Manifest:
     """Take a set of the context under one snapshot, a differential if there is a base that fits, and commit it.
 
     It starts over when the schema moved meanwhile.
@@ -168,23 +206,22 @@ def take_set(
     Raises:
         MovedSnapshot: it moved at every try; nothing is listed.
     """
-    trusted = None if why.accept_losses or kind is Kind.SAFETY else newest_trusted(site.store, site.context.name)
+    is_full = why.sort == Kind.FULL and not why.accept_losses
+    trusted = newest_trusted(site.store, site.context.name) if is_full else None
     with hold(site.store, run, [name_of(base.manifest)] if base else []):
-        return _try_to_take(site, run, source, why, base, trusted, kind)
+        return _try_to_take(site, run, source, why, base, trusted)
 
 
 def _try_to_take(
-    site: Site, run: Run, source: Source, why: Occasion, base: Base | None, trusted: Manifest | None, otherwise: Kind
+    site: Site, run: Run, source: Source, why: Occasion, base: Base | None, trusted: Manifest | None
 ) -> Manifest:  # fmt: skip
     for attempt in range(1, SNAPSHOT_TRIES + 1):
         try:
             with take_snapshot(site, run, source.pg_dump, source.unreadable) as snapshot:
                 unfit = base and _misfit(base, source, snapshot)
                 fitting = None if unfit else base
-                kind = Kind.DIFFERENTIAL if fitting else otherwise
-                name = SetName(
-                    site.context.name, kind, new_set_id(site.context.name, kind, snapshot.instant, site.context.zone, run.id)
-                )
+                sort = Kind.DIFFERENTIAL if fitting else why.sort
+                name = new_set_name(site.context.name, sort, snapshot.instant, site.context.zone, run.id)
                 relations, blocks = store_relations(site, run, name, snapshot, source, fitting)
                 manifest = store_schema(site, run, name, snapshot, source, relations, blocks, fitting)
                 snapshot.require_held()
@@ -291,7 +328,7 @@ def store_relation(
     inherited = _inherited(site, run, name, place, facts) if base else None
     if inherited is None or facts.taken:
         part = StoredObject(path=f"{place}.copy.zst", bytes=facts.bytes, sha256=facts.sha256)
-        parts.append(upload(site.store, run, name, part, file, RULES[name.kind].storage_class))
+        parts.append(upload(site.store, run, name, part, file, RULES[name.kind].upload_class))
     return _relation(member, dumped, parts, inherited), facts.blocks
 
 
@@ -344,7 +381,7 @@ def store_schema(
     files = [_store_text(site, run, name, f"context/{file}", text.encode()) for file, text in site.files.items()]
     manifest = Manifest(
         context=name.context, kind=name.kind, id=name.id, run=run.id, finished=now(), time_zone=site.context.time_zone,
-        base=base.manifest.id if base else None, snapshot=_snapshot_facts(source, snapshot),
+        only=site.context.scope, base=base.manifest.id if base else None, snapshot=_snapshot_facts(source, snapshot),
         versions=Versions(
             server=source.server, server_major=source.major, pg_dump=source.pg_dump.version,
             pg_dump_major=source.pg_dump.major, project=project_version(),

@@ -92,7 +92,8 @@ def read_members(connection: Connection, context: Context) -> Members:
     """
     place = {"schema": context.namespace}
     cursor = connection.cursor(row_factory=dict_row)
-    rows = cursor.execute(sql.MEMBERS, place | {"tables": context.tables}).fetchall()
+    chosen = {"tables": context.tables, "partitions": context.scope.partitions if context.scope else None}
+    rows = cursor.execute(sql.MEMBERS, place | chosen).fetchall()
     relations = tuple(Member(**{**row, "columns": tuple(row["columns"]), "types": tuple(row["types"])}) for row in rows)
     found_views = connection.execute(sql.VIEWS, place | {"views": context.views}).fetchall()
     _require_all(connection, context, {relation.name for relation in relations} | {row[2] for row in found_views})

@@ -9,6 +9,7 @@ import psycopg
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
+from prefect.exceptions import Pause
 
 from tasks.core import merge, report
 from tasks.core.archives import ArchiveRestore, archive_report, archive_verdict
@@ -82,6 +83,8 @@ def told(context: Context) -> Iterator[None]:
     try:
         with explained():
             yield
+    except Pause:
+        raise
     except BaseException as error:
         verdict = f"NOT RESTORED: {' '.join(str(error).split()) or type(error).__name__}"
         publish(f"{context.name}-restore", verdict, report.headline(verdict), [])

@@ -63,7 +63,7 @@ def take_safety_set(merge: Merge) -> None:
         # Sets of one run and one second would have one name: a second one is of a run of its own.
         run = replace(merge.run, id=new_run_id()) if merge.safety else merge.run
         site = replace(merge.site, context=_what_is_written(merge))
-        merge.safety = take_set(site, run, merge.source, Occasion(label=f"before {merge.run.title}"), kind=Kind.SAFETY)
+        merge.safety = take_set(site, run, merge.source, Occasion(label=f"before {merge.run.title}", sort=Kind.SAFETY))
     get_run_logger().info("safety set %s taken", merge.safety.id)
 
 

@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.core import report
 from tasks.core.context import Context
 from tasks.core.errors import BadInput, DamagedSet, OperationError
-from tasks.core.kinds import Kind, SetName, now, parse_set_folder
+from tasks.core.kinds import Kind, SetName, now, split_key
 from tasks.core.manifest import MANIFEST_FILE, parse_manifest
 from tasks.core.pruning import (
     DEAD,
@@ -53,16 +53,16 @@ class Pruning:
         return sorted((self.names[one] for one in ids), key=lambda name: name.kind is Kind.FULL)
 
 
-def places(context: Context, store: StoreAddress) -> Iterator[tuple[str, StoreAddress, dict[Kind, str]]]:
+def places(context: Context, store: StoreAddress) -> Iterator[tuple[str, StoreAddress, dict[str, str]]]:
     """Yield where sets of a context are kept, and for how long: the store, and the local copy if it has one."""
-    kept = context.retention
-    yield "pruning", store, {Kind.FULL: kept.daily, Kind.DIFFERENTIAL: kept.differential, Kind.SAFETY: kept.safety}
+    kept, jobs = context.retention, {name: job.keep for name, job in context.long_term.items()}
+    yield "pruning", store, {Kind.FULL: kept.daily, Kind.DIFFERENTIAL: kept.differential, Kind.SAFETY: kept.safety, **jobs}
     if local := context.local_copy:
-        yield "pruning-local-copy", StoreAddress(local.folder), dict.fromkeys((Kind.FULL, Kind.DIFFERENTIAL), local.keep)
+        yield "pruning-local-copy", StoreAddress(local.folder), dict.fromkeys(map(str, (Kind.FULL, Kind.DIFFERENTIAL)), local.keep)
 
 
 @task(cache_policy=NO_CACHE)
-def survey(address: StoreAddress, context: Context, periods: dict[Kind, str], instant: datetime) -> Pruning:
+def survey(address: StoreAddress, context: Context, periods: dict[str, str], instant: datetime) -> Pruning:
     """Find out what is to be done at an instant with sets of kinds that have a period; nothing is touched.
 
     Raises:
@@ -89,11 +89,11 @@ def survey(address: StoreAddress, context: Context, periods: dict[Kind, str], in
     pruning.dead_holds.extend(
         one.key
         for one in address.opened.list(f"{context.name}/")
-        if instant - one.modified >= DEAD and _is_of_a_set(one.key) and HOLD.fullmatch(one.key.rpartition("/")[2])
+        if instant - one.modified >= DEAD and split_key(one.key) and HOLD.fullmatch(one.key.rpartition("/")[2])
     )
     try:
         uploads = list(address.opened.uploads(f"{context.name}/"))
-        pruning.to_abort.extend(one for one in uploads if instant - one.begun >= DEAD and _is_of_a_set(one.key))
+        pruning.to_abort.extend(one for one in uploads if instant - one.begun >= DEAD and split_key(one.key))
     except BadInput as error:
         pruning.left_alone.append(f"unfinished uploads, which cannot be listed: {error}")
     return pruning
@@ -160,10 +160,6 @@ def _is_of_its_run(address: StoreAddress, name: SetName, one: ObjectInfo) -> boo
         return True
     head = address.opened.head(one.key)
     return head is not None and head.metadata.get("run") == name.run
-
-
-def _is_of_a_set(key: str) -> bool:
-    return parse_set_folder("/".join(key.split("/")[:3])) is not None
 
 
 @task(cache_policy=NO_CACHE, task_run_name="expire {name.id}")

@@ -334,6 +334,10 @@ def compare_objects(server: Server, target: Target, run: Run, recovery: Recovery
 def check_integrity(recovery: Recovery, server: Server, run: Run, timeout_seconds: float = 600) -> None:
     """Run the checks that the set carries: what offends now offended in the source, because both were found equal."""
     target, manifest = recovery.chosen, recovery.manifest
+    if manifest.only:
+        # The checks are about the whole context.
+        recovery.findings += [*_broken_keys(recovery.keys), *_keys_not_here(manifest, set(), recovery.keys)]
+        return
     files = {path.removeprefix("context/"): file.read_text("utf-8") for path, file in staged_context_files(recovery)}
     with recovery.phases.phase("integrity checks"):
         try:
@@ -390,8 +394,9 @@ def staged_context_files(recovery: Recovery) -> list[tuple[str, Path]]:
 
 def staged_context(recovery: Recovery) -> Context:
     """Return the context as it was when the set was taken."""
-    path = f"context/{CONTEXT_FILE}"
-    return parse_context(recovery.staged_set.files[path].read_text(encoding="utf-8"), f"{recovery.manifest.id}/{path}")
+    path, only = f"context/{CONTEXT_FILE}", recovery.manifest.only
+    context = parse_context(recovery.staged_set.files[path].read_text(encoding="utf-8"), f"{recovery.manifest.id}/{path}")
+    return context.narrowed(only) if only else context
 
 
 def facts_of(recovery: Recovery, failure: str | None = None, records: Sequence[DrillRecord] = ()) -> RecoveryFacts:

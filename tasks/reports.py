@@ -9,9 +9,8 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.core import report
 from tasks.core.errors import OperationError
-from tasks.core.kinds import set_folder
 from tasks.core.manifest import Manifest
-from tasks.sets import Listing
+from tasks.sets import Listing, name_of
 from tasks.sites import Site
 
 
@@ -23,7 +22,7 @@ def publish_backup(site: Site, manifest: Manifest, started: datetime, local_copy
         OperationError: the set is stored, but suspect: too many rows are gone.
     """
     context, seconds = site.context, (manifest.finished - started).total_seconds()
-    path = site.store.path(set_folder(manifest.context, manifest.kind, manifest.id))
+    path = site.store.path(name_of(manifest).folder)
     verdict = report.backup_verdict(manifest, seconds, context.zone)
     text = report.backup_report(manifest, path, seconds, context.zone, off_host=site.store.off_host, local_copy=local_copy)
     publish(f"{context.name}-backup", verdict, text, report.relation_rows(manifest.relations))

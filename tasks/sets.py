@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.core.blocks import Lines, parse_lines
 from tasks.core.calendar import is_instant, parse_instant
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable
-from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, now, parse_set_folder, parse_set_reference
+from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, now, parse_set_reference, split_key
 from tasks.core.manifest import MANIFEST_FILE, Inherited, Manifest, Relation, StoredObject, parse_manifest, render_manifest
 from tasks.core.order import newest_first
 from tasks.core.pruning import DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE
@@ -54,6 +54,20 @@ def read_back(store: Store, key: str, stored: StoredObject) -> None:
         found = store.fetch(key, nowhere)
     if found != stored.sha256:
         raise StoreUnavailable(f"{key}: the store gives back other bytes than were sent (sha256 {found}); try again")
+
+
+@task(cache_policy=NO_CACHE, task_run_name="cool {name.id}")
+@persistent
+def cool(address: StoreAddress, name: SetName, manifest: Manifest) -> None:
+    """Give the data of a set that was read back the cold class of its kind; what chooses and lists sets stays warm."""
+    for stored in data_objects(manifest):
+        address.opened.set_class(f"{name.folder}/{stored.path}", RULES[name.kind].storage_class)
+    get_run_logger().info("%s: %d objects are in class %s", name.id, len(data_objects(manifest)), RULES[name.kind].storage_class)
+
+
+def data_objects(manifest: Manifest) -> list[StoredObject]:
+    """Return the objects that hold rows."""
+    return [stored for relation in manifest.relations for stored in relation.objects]
 
 
 @persistent
@@ -168,9 +182,8 @@ def list_sets(address: StoreAddress, context: str) -> Listing:
     store = address.opened
     folders, legacy = defaultdict[SetName, dict[str, ObjectInfo]](dict), list[LegacyFile]()
     for one in store.list(f"{context}/"):
-        name = parse_set_folder("/".join(one.key.split("/")[:3]))
-        if name:
-            folders[name][one.key.removeprefix(f"{name.folder}/")] = one
+        if found := split_key(one.key):
+            folders[found[0]][found[1]] = one
         elif LEGACY.search(one.key):
             legacy.append(LegacyFile(one.key, one.bytes, one.modified, one.storage_class))
     committed = {name: objects for name, objects in folders.items() if MANIFEST_FILE in objects}
@@ -412,11 +425,15 @@ class StagedSet:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A set to try; `damage` is what its listing already shows to be wrong; if it was `named`, no other will do."""
+    """A set to try; `damage` is what its listing already shows to be wrong; if it was `named`, no other will do.
+
+    `storage_class` is the one that its data lie in; of a set that was named nobody looked.
+    """
 
     name: SetName
     damage: str | None = None
     named: bool = False
+    storage_class: str = ""
 
 
 def candidates(address: StoreAddress, context: str, backup: str) -> Iterator[Candidate]:
@@ -443,7 +460,7 @@ def candidates(address: StoreAddress, context: str, backup: str) -> Iterator[Can
     if is_instant(backup):
         usable = _taken_by(usable, parse_instant(backup, zone_of(listing)))
     for one in sorted(usable, key=lambda one: one.manifest is not None):
-        yield Candidate(one.name, one.damage)
+        yield Candidate(one.name, one.damage, storage_class=one.storage_class)
 
 
 def _taken_by(sets: list[ListedSet], instant: datetime) -> list[ListedSet]:

@@ -6,7 +6,7 @@ registered server is the one that is dead. Then come the registered blocks; the 
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -20,6 +20,7 @@ from blocks.bounded_context import BoundedContext
 from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_context_folder
 from tasks.core.errors import BadInput
 from tasks.core.kinds import require_context_name
+from tasks.core.manifest import Scope
 from tasks.core.servers import Server
 from tasks.store import StoreAddress
 
@@ -39,6 +40,10 @@ class Site:
     database: str
     store: StoreAddress
     claimed_tables: frozenset[str]
+
+    def narrowed(self, scope: Scope) -> "Site":
+        """Return the site of some tables of the context, without its views."""
+        return replace(self, context=self.context.narrowed(scope))
 
 
 def load(kind: type[B], name: str) -> B | None:

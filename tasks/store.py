@@ -27,18 +27,20 @@ from prefect_aws import AwsCredentials
 from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 from urllib3.exceptions import HTTPError
 
-from tasks.core.errors import AlreadyExists, BadInput, ColdObject, StoreUnavailable
+from tasks.core.errors import AlreadyExists, BadInput, ColdObject, StoreUnavailable, TierUnavailable
+from tasks.core.kinds import COLD_CLASSES
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.literals import StorageClassType
+    from mypy_boto3_s3.literals import StorageClassType, TierType
+    from mypy_boto3_s3.type_defs import CopySourceTypeDef
 
 CHUNK_BYTES = 1 << 20
 RANGE_CHUNK_BYTES = 1 << 16
 DOWNLOAD_TRIES = 6
 PARTIAL = ".partial-"
-COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+NO_THAW = frozenset({"501", "NotImplemented", "405", "MethodNotAllowed"})
 TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 # What asking again does not change; a HEAD has no body and says the number alone.
 REFUSALS = frozenset({
@@ -140,6 +142,12 @@ class Store(Protocol):
 
     def clock(self) -> datetime | None:
         """Return what time it is for the store, if it has a clock of its own."""
+
+    def set_class(self, key: str, storage_class: str) -> None:
+        """Give an object another storage class where it lies, and look whether it has it."""
+
+    def thaw(self, key: str, days: int, tier: str) -> bool:
+        """Ask for a cold object to be made readable for some days; return False if it is being done already."""
 
     def delete(self, key: str) -> None:
         """Delete one object; that it is gone already is as good."""
@@ -325,6 +333,40 @@ class S3Store:
         said = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         return parsedate_to_datetime(said) if said else None
 
+    def set_class(self, key: str, storage_class: str) -> None:
+        """Copy an object onto itself, in parts if it is large; its metadata stay."""
+        place: CopySourceTypeDef = {"Bucket": self._bucket, "Key": self._root + key}
+        with self._answering(key):
+            before = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
+            if before.get("StorageClass", "STANDARD") == storage_class:
+                return
+            extra = {"StorageClass": storage_class, "Metadata": before["Metadata"], "MetadataDirective": "REPLACE"}
+            self._client.copy(place, self._bucket, self._root + key, ExtraArgs=extra, Config=self._transfer)
+            after = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
+        found = after.get("StorageClass", "STANDARD"), after["ContentLength"], after["Metadata"]
+        if found != (storage_class, before["ContentLength"], before["Metadata"]):
+            raise StoreUnavailable(f"{self._place(key)}: asked for class {storage_class}, the store has made it {found}; try again")
+
+    def thaw(self, key: str, days: int, tier: str) -> bool:
+        """Ask for a readable copy (https://docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreObject.html)."""
+        with self._answering(key):
+            try:
+                self._client.restore_object(
+                    Bucket=self._bucket, Key=self._root + key,
+                    RestoreRequest={"Days": days, "GlacierJobParameters": {"Tier": cast("TierType", tier)}},
+                )  # fmt: skip
+            except ClientError as error:
+                if _code(error) == "RestoreAlreadyInProgress":
+                    return False
+                if _code(error) in NO_THAW:
+                    raise ColdObject(
+                        f"{self._place(key)} is cold, and this store knows no thaw ({_code(error)}); ask its operator"
+                    ) from error
+                if _code(error) == "GlacierExpeditedRetrievalNotAvailable":
+                    raise TierUnavailable(f"{self._place(key)}: no {tier} thaw is to be had now") from error
+                raise
+        return True
+
     def delete(self, key: str) -> None:
         """Delete an object; of a bucket with versions this leaves a marker, and the version."""
         with self._answering(key):
@@ -472,6 +514,13 @@ class FolderStore:
     def clock(self) -> datetime | None:
         """Return nothing: files bear this machine's time."""
         return None
+
+    def set_class(self, key: str, storage_class: str) -> None:
+        """Do nothing: a folder has no classes."""
+
+    def thaw(self, key: str, days: int, tier: str) -> bool:
+        """Do nothing: nothing in a folder is cold."""
+        return False
 
     def delete(self, key: str) -> None:
         """Delete a file, and the folders that it leaves empty."""

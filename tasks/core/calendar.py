@@ -1,4 +1,7 @@
-"""Instants as operators write them, and periods as retention rules do: months and years are the calendar's, in a zone."""
+"""Instants as operators write them, periods as retention rules do, and the periods of partitions.
+
+Months, quarters and years are the calendar's, in a zone: they begin at its midnight.
+"""
 
 import calendar
 import re
@@ -9,7 +12,9 @@ from tasks.core.errors import BadInput
 
 PERIOD = re.compile(r"(?P<count>\d+) (?P<unit>hour|day|month|year)s?")
 LOOKS_LIKE_AN_INSTANT = re.compile(r"\d{4}-\d\d-\d\d")
-MONTHS = {"month": 1, "year": 12}
+MONTHS = {"month": 1, "quarter": 3, "year": 12}
+EXAMPLES = {"year": "2023", "month": "2023-05", "quarter": "2023-Q2"}
+CALENDAR_PERIOD = re.compile(r"(?P<year>\d{4})(-(?P<month>\d\d)|-?[Qq](?P<quarter>[1-4]))?")
 
 
 def is_instant(text: str) -> bool:
@@ -65,3 +70,41 @@ def _months_before(local: datetime, months: int) -> datetime:
     year, month = divmod(local.year * 12 + local.month - 1 - months, 12)
     last = calendar.monthrange(year, month + 1)[1]
     return local.replace(year=year, month=month + 1, day=min(local.day, last))
+
+
+def start_of(period: str, instant: datetime, zone: tzinfo) -> datetime:
+    """Return when the month, quarter or year began in which an instant lies."""
+    local, months = instant.astimezone(zone), MONTHS[period]
+    return datetime(local.year, (local.month - 1) // months * months + 1, 1, tzinfo=zone)
+
+
+def next_start(period: str, start: datetime, count: int = 1) -> datetime:
+    """Return when the period begins that comes after the one that begins then, or `count` after it."""
+    return _months_before(start, -count * MONTHS[period])
+
+
+def starts_between(period: str, first: datetime, last: datetime) -> list[datetime]:
+    """Return when each period begins, from one start to another, both included."""
+    starts = [first]
+    while starts[-1] < last:
+        starts.append(next_start(period, starts[-1]))
+    return starts if first <= last else []
+
+
+def parse_period(text: str, period: str, zone: tzinfo) -> datetime:
+    """Return when the period begins that is written as `2023`, `2023-05` or `2023-Q2`.
+
+    Raises:
+        BadInput: it is no period of that length.
+    """
+    found = CALENDAR_PERIOD.fullmatch(text)
+    said = {"year": True, "month": bool(found and found["month"]), "quarter": bool(found and found["quarter"])}
+    if not found or not said[period] or sum(said.values()) > (period != "year") + 1 or not 1 <= int(found["month"] or 1) <= 12:
+        raise BadInput(f'"{text}" is no {period}; write for example {EXAMPLES[period]}')
+    month = int(found["month"]) if found["month"] else int(found["quarter"] or 1) * 3 - 2
+    return datetime(int(found["year"]), month, 1, tzinfo=zone)
+
+
+def name_of_period(template: str, start: datetime) -> str:
+    """Return the name of a partition: {year}, {month:02} and {quarter} stand for when it begins."""
+    return template.format(year=start.year, month=start.month, quarter=(start.month + 2) // 3)

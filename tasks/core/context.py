@@ -1,15 +1,17 @@
 """What one bounded context is, as its folder says: `context.yaml` and `checks.sql`."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from tasks.core.calendar import PERIOD
+from tasks.core.calendar import PERIOD, name_of_period, starts_between
 from tasks.core.errors import BadInput
+from tasks.core.kinds import JOB_NAME, RESERVED
+from tasks.core.manifest import Scope
 
 CONTEXT_FILE = "context.yaml"
 
@@ -50,9 +52,22 @@ class PartitionRule(_Part):
     table: Name = Field(description="the partitioned table")
     column: Name = Field(description="the column it is partitioned by")
     period: Literal["month", "quarter", "year"] = Field(description="what one partition covers")
-    name: str = Field(description="the name of a partition, for example policy_violations_{year}")
+    name: str = Field(description="the name of a partition, with {year} and {month:02} or {quarter}: policy_violations_{year}")
     keep: Period = Field(description="how long a partition stays after its upper bound")
     hold: str | None = Field(None, description="a condition on rows that keep their partition from being dropped")
+
+    @model_validator(mode="after")
+    def _different_names(self) -> Self:
+        starts = starts_between(self.period, datetime(2024, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
+        try:
+            names = {name_of_period(self.name, start) for start in starts}
+        except (LookupError, ValueError, AttributeError) as error:
+            raise ValueError(f"{self.name!r} has other places than {{year}}, {{month:02}} and {{quarter}} ({error})") from error
+        if len(names) < len(starts):
+            raise ValueError(f"{self.name!r} names several partitions of a {self.period} alike")
+        if long := [name for name in names if len(name.encode()) > 63]:
+            raise ValueError(f"{long[0]!r} is longer than the 63 bytes that PostgreSQL keeps of a name")
+        return self
 
 
 class LongTerm(_Part):
@@ -60,6 +75,14 @@ class LongTerm(_Part):
 
     tables: list[Name] = Field(min_length=1)
     keep: Period
+
+
+def _job_name(name: str) -> str:
+    if not JOB_NAME.fullmatch(name) or name in RESERVED:
+        raise ValueError(
+            f"{name!r} is no name of a long-term job (lowercase letters, digits, dashes; not {', '.join(sorted(RESERVED))})"
+        )
+    return name
 
 
 class Objectives(_Part):
@@ -102,7 +125,7 @@ class Context(_Part):
     partitions: list[PartitionRule] = []
     views: list[Name] = Field([], description="its materialized views")
     neighbours: dict[str, list[Name]] = Field({}, description="tables that others look after, by whom")
-    long_term: dict[str, LongTerm] = {}
+    long_term: dict[Annotated[str, AfterValidator(_job_name)], LongTerm] = {}
     retention: Retention = Retention()
     local_copy: LocalCopy | None = None
     objectives: Objectives
@@ -111,6 +134,7 @@ class Context(_Part):
     timestamps: Zone = Field(description="the zone that timestamps without time zone mean")
     drill_database: str | None = Field(None, description="the connector block of the server that drills restore to")
     contacts: list[Contact] = []
+    _scope: Scope | None = PrivateAttr(None)
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -118,6 +142,17 @@ class Context(_Part):
     def zone(self) -> ZoneInfo:
         """The zone of names, schedules and retention."""
         return ZoneInfo(self.time_zone)
+
+    def narrowed(self, scope: Scope) -> "Context":
+        """Return the context as if it had some of its tables and partitions, and no views."""
+        found = self.model_copy(update={"namespace": scope.namespace, "tables": scope.tables, "views": []})
+        found._scope = scope
+        return found
+
+    @property
+    def scope(self) -> Scope | None:
+        """What part of the context this is, if it was narrowed."""
+        return self._scope
 
 
 def parse_context(text: str, where: str) -> Context:

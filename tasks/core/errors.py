@@ -29,6 +29,10 @@ class ColdObject(OperationError):
     """An object lies in a storage class that cannot be read before it is thawed."""
 
 
+class TierUnavailable(OperationError):
+    """A store cannot thaw as fast as was asked for just now; another tier may do."""
+
+
 class DamagedSet(OperationError):
     """A backup set is incomplete or its bytes are not those that were stored; an older one may serve."""
 

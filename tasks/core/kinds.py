@@ -10,9 +10,16 @@ from zoneinfo import ZoneInfo
 from tasks.core.errors import BadInput
 
 CONTEXT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
-SET_ID = re.compile(r"(?P<context>[a-z0-9][a-z0-9-]*)_(?P<kind>[a-z]+)_(?P<stamp>\d{8}_\d{6})_(?P<run>[0-9a-f]{4})")
+SET_ID = re.compile(r"(?P<context>[a-z0-9][a-z0-9-]*)_(?P<sort>[a-z][a-z0-9-]*)_(?P<stamp>\d{8}_\d{6})_(?P<run>[0-9a-f]{4})")
+JOB_NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
 LEGACY = re.compile(r"\.dump(\.gz)?$")
 OWNER_FILE = "owner.json"
+COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+
+
+def is_cold(storage_class: str) -> bool:
+    """Say whether data in such classes, as a listing shows them, cannot all be read at once."""
+    return not COLD_CLASSES.isdisjoint(storage_class.split("/"))
 
 
 def require_context_name(name: str) -> None:
@@ -32,6 +39,10 @@ class Kind(StrEnum):
     DIFFERENTIAL = "differential"
     # Taken before a live database is changed, of whatever is there, damaged or not: what undoes the change.
     SAFETY = "safety"
+    # Of one partition, taken before it is dropped.
+    ARCHIVE = "archive"
+    # Of the tables of one of the context's long-term jobs; its ids and its folder have the job's name.
+    LONG_TERM = "long-term"
 
 
 @dataclass(frozen=True)
@@ -42,13 +53,22 @@ class KindRule:
     storage_class: str
     may_be_latest: bool
 
+    @property
+    def upload_class(self) -> str:
+        """The class that objects are written in: what is to be cold is read back first, and gets its class then."""
+        return "STANDARD" if self.storage_class in COLD_CLASSES else self.storage_class
+
 
 # STANDARD_IA bills at least 30 days, longer than differentials live.
 RULES = {
     Kind.FULL: KindRule("daily", "STANDARD_IA", may_be_latest=True),
     Kind.DIFFERENTIAL: KindRule("differential", "STANDARD", may_be_latest=True),
     Kind.SAFETY: KindRule("safety", "STANDARD_IA", may_be_latest=False),
+    Kind.ARCHIVE: KindRule("archive", "GLACIER", may_be_latest=False),
+    Kind.LONG_TERM: KindRule("", "GLACIER", may_be_latest=False),
 }
+# What no long-term job may be called: folders and ids of other sets, and other folders of a context.
+RESERVED = frozenset({*Kind, *(rule.folder for rule in RULES.values()), "drills"})
 
 
 def new_run_id() -> str:
@@ -56,14 +76,18 @@ def new_run_id() -> str:
     return secrets.token_hex(2)
 
 
-def new_set_id(context: str, kind: Kind, instant: datetime, zone: ZoneInfo, run: str) -> str:
-    """Return the id of a set, for example bc-004_full_20251103_020000_3f9c."""
-    return f"{context}_{kind}_{instant.astimezone(zone):%Y%m%d_%H%M%S}_{run}"
+def new_set_name(context: str, sort: str, instant: datetime, zone: ZoneInfo, run: str) -> "SetName":
+    """Return the name of a set of a kind, or of a long-term job, for example bc-004_full_20251103_020000_3f9c."""
+    return SetName(context, _kind(sort), f"{context}_{sort}_{instant.astimezone(zone):%Y%m%d_%H%M%S}_{run}")
 
 
-def set_folder(context: str, kind: Kind, set_id: str) -> str:
-    """Return the folder of a set below the store's root."""
-    return f"{context}/{RULES[kind].folder}/{set_id}"
+def _kind(sort: str) -> Kind:
+    return Kind(sort) if sort in {*Kind} else Kind.LONG_TERM
+
+
+def sort_of(set_id: str) -> str:
+    """Return the kind of a set as its id says it, which for long-term sets is the name of the job."""
+    return set_id.split("_")[1]
 
 
 @dataclass(frozen=True)
@@ -76,8 +100,10 @@ class SetName:
 
     @property
     def folder(self) -> str:
-        """Its folder below the store's root."""
-        return set_folder(self.context, self.kind, self.id)
+        """Its folder below the store's root; long-term sets lie by job and year."""
+        if self.kind is Kind.LONG_TERM:
+            return f"{self.context}/{sort_of(self.id)}/{self.id.split('_')[2][:4]}/{self.id}"
+        return f"{self.context}/{RULES[self.kind].folder}/{self.id}"
 
     @property
     def run(self) -> str:
@@ -87,12 +113,20 @@ class SetName:
 
 def parse_set_folder(folder: str) -> SetName | None:
     """Return the set whose folder this is, or None if it is not a place where we put one."""
-    context, _, rest = folder.partition("/")
-    found = SET_ID.fullmatch(rest.partition("/")[2])
-    if not found or found["context"] != context or found["kind"] not in set(Kind):
+    found = SET_ID.fullmatch(folder.rpartition("/")[2])
+    if not found:
         return None
-    name = SetName(context, Kind(found["kind"]), found[0])
+    name = SetName(found["context"], _kind(found["sort"]), found[0])
     return name if name.folder == folder else None
+
+
+def split_key(key: str) -> tuple[SetName, str] | None:
+    """Return the set that an object is in, and its path there; None if it is in none."""
+    parts = key.split("/")
+    for depth in (3, 4):
+        if len(parts) > depth and (name := parse_set_folder("/".join(parts[:depth]))):
+            return name, "/".join(parts[depth:])
+    return None
 
 
 def parse_set_reference(reference: str, context: str, root: str) -> SetName | None:
@@ -107,8 +141,7 @@ def parse_set_reference(reference: str, context: str, root: str) -> SetName | No
         return None
     folder = reference.rstrip("/").removesuffix("/manifest.json")
     if found := SET_ID.fullmatch(folder):
-        kind = found["kind"]
-        folder = set_folder(found["context"], Kind(kind), folder) if kind in set(Kind) else folder
+        folder = SetName(found["context"], _kind(found["sort"]), folder).folder
     elif folder.startswith(f"{root.rstrip('/')}/"):
         folder = folder.removeprefix(f"{root.rstrip('/')}/")
     if LEGACY.search(folder):

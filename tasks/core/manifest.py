@@ -183,6 +183,16 @@ class Versions(_Record):
     project: str
 
 
+class Scope(_Record):
+    """Some tables of a context, and of a partitioned one not all partitions, if some are named (schema.name)."""
+
+    namespace: str = Field(alias="schema")
+    tables: list[str]
+    partitions: list[str] | None = None
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
 class Manifest(_Record):
     """Version 1 of the manifest."""
 
@@ -194,6 +204,7 @@ class Manifest(_Record):
     instead: str | None = Field(default=None, description="why this is a full, where a differential was asked for")
     label: str | None = Field(default=None, description="what an operator called it")
     keep_until: AwareDatetime | None = Field(default=None, description="never pruned before")
+    only: Scope | None = Field(default=None, description="what it is of, where that is not the whole context")
     losses: list[str] = Field(default=[], description="what makes it suspect: tables that lost too many rows since a good full")
     run: str
     time_zone: str

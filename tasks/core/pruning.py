@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
 from tasks.core.calendar import before
-from tasks.core.kinds import LEGACY, RULES, Kind
+from tasks.core.kinds import LEGACY, RULES, Kind, sort_of
 from tasks.core.manifest import MANIFEST_FILE
 
 EXPIRED_FILE = "expired.json"
 # Beside a manifest: what a look at the data found, and what people say of a set.
 DAMAGED_FILE = "damaged.json"
 PINNED_FILE = "pinned.json"
-MARKS = frozenset({EXPIRED_FILE, MANIFEST_FILE, DAMAGED_FILE, "decoded.json", "drilled.json"})
+# Beside it too: when a cold set was asked for.
+THAW_FILE = "thaw.json"
+MARKS = frozenset({EXPIRED_FILE, MANIFEST_FILE, DAMAGED_FILE, "decoded.json", "drilled.json", THAW_FILE})
 HOLD = re.compile(r"hold-[0-9a-f]{4}\.json")
 # What a backup writes into the folder of its set; anything else there is somebody else's.
 WRITTEN = re.compile(r"(data|context)/[^/]+|schema\.dump\.zst|schema\.list|restore\.sh|block-rows\.json\.zst")
@@ -38,6 +40,11 @@ class StoredSet:
     held: bool = False
     pinned: bool = False
 
+    @property
+    def sort(self) -> str:
+        """What periods are given for: its kind, or the name of its long-term job."""
+        return sort_of(self.id) if self.kind is Kind.LONG_TERM else self.kind
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -48,7 +55,7 @@ class Decision:
     why: str
 
 
-def plan(newest_first: Sequence[StoredSet], now: datetime, zone: tzinfo, periods: Mapping[Kind, str]) -> list[Decision]:
+def plan(newest_first: Sequence[StoredSet], now: datetime, zone: tzinfo, periods: Mapping[str, str]) -> list[Decision]:
     """Decide for every set, in the order given, whether it expires; kinds without a period never do.
 
     A set expires when its state is older than its kind's period, and nothing speaks for it: it is not the newest that can be
@@ -67,7 +74,7 @@ def plan(newest_first: Sequence[StoredSet], now: datetime, zone: tzinfo, periods
         why = alarm or young or _protection(one, now) or newest.get(one.id) or (f"{needed} needs it" if needed else None)
         if one.kind is Kind.FULL and _stamp(one.id) < _stamp(unreadable):
             why = why or f"{unreadable} may need it, and cannot be read: delete that by hand, or mend it"
-        decided[one.id] = Decision(one, why is None, why or f"older than {periods[one.kind]}")
+        decided[one.id] = Decision(one, why is None, why or f"older than {periods[one.sort]}")
     return [decided[one.id] for one in newest_first]
 
 
@@ -93,12 +100,12 @@ def _newest(newest_first: Sequence[StoredSet]) -> dict[str, str]:
     return {sets[0].id: f"it is {sort}" for sort, sets in sorts.items() if sets}
 
 
-def _is_young(one: StoredSet, now: datetime, zone: tzinfo, periods: Mapping[Kind, str]) -> str | None:
-    if one.kind not in periods:
-        return f"sets of kind {one.kind} are kept for ever"
+def _is_young(one: StoredSet, now: datetime, zone: tzinfo, periods: Mapping[str, str]) -> str | None:
+    if one.sort not in periods:
+        return f"sets of kind {one.sort} are kept for ever"
     if one.instant is None:
         return "its manifest cannot be read: nobody knows what it is"
-    return f"younger than {periods[one.kind]}" if one.instant >= before(now, periods[one.kind], zone) else None
+    return f"younger than {periods[one.sort]}" if one.instant >= before(now, periods[one.sort], zone) else None
 
 
 def _protection(one: StoredSet, now: datetime) -> str | None:

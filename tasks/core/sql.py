@@ -58,8 +58,10 @@ MEMBERS = SQL(
     """WITH RECURSIVE named AS (
          SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s) AND c.relkind IN ('r', 'p')),
-       member (oid) AS (
-         SELECT oid FROM named UNION SELECT i.inhrelid FROM pg_inherits i JOIN member m ON i.inhparent = m.oid)
+       member (oid, is_chosen) AS (
+         SELECT oid, %(partitions)s::text[] IS NULL FROM named UNION SELECT i.inhrelid, true FROM pg_inherits i
+         JOIN member m ON i.inhparent = m.oid JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE m.is_chosen OR concat(n.nspname, '.', c.relname) = ANY (%(partitions)s::text[]))
        SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
               c.relfilenode::bigint AS relfilenode, p.nspname AS parent_schema, up.relname AS parent_name,
               coalesce(i.inhdetachpending, false) AS detach_pending,
@@ -179,7 +181,7 @@ def copy_rows_in(schema: str, name: str, columns: Sequence[str], encoding: str, 
 
 def count_rows_and_old(schema: str, name: str, since: int) -> Composed:
     """Count the rows of one relation, and those that a transaction before this one (a full transaction id) wrote."""
-    return SQL("SELECT count(*), count(*) FILTER (WHERE {}) FROM ONLY {}").format(_older(since), Identifier(schema, name))
+    return SQL("SELECT count(*), count(*) FILTER (WHERE {}) FROM ONLY {}").format(is_old(since), Identifier(schema, name))
 
 
 def count_rows_by_block(schema: str, name: str, shift: int, since: int | None) -> Composed:
@@ -189,11 +191,11 @@ def count_rows_by_block(schema: str, name: str, shift: int, since: int | None) -
              SELECT ('x' || encode(bytes, 'hex'))::bit(32)::bigint AS block, rows, old FROM (
                SELECT substr(tidsend(ctid), 1, 4) AS bytes, count(*) AS rows, count(*) FILTER (WHERE {}) AS old
                FROM ONLY {} GROUP BY 1) AS counted) AS numbered GROUP BY 1 ORDER BY 1"""
-    ).format(Literal(shift), SQL("true") if since is None else _older(since), Identifier(schema, name))
+    ).format(Literal(shift), SQL("true") if since is None else is_old(since), Identifier(schema, name))
 
 
-def _older(since: int) -> Composed:
-    """Say of a row whether a transaction before this one wrote it; sound while fewer than 2**31 have come since.
+def is_old(since: int) -> Composed:
+    """Return the condition that a transaction before this one wrote a row; sound while fewer than 2**31 have come since.
 
     A row that was frozen long ago still carries its transaction's number, which may look like one to come.
     """

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.errors import BadInput
-from tasks.core.kinds import Kind, SetName, new_run_id, new_set_id, parse_set_folder, parse_set_reference, require_context_name
+from tasks.core.kinds import Kind, SetName, new_run_id, new_set_name, parse_set_folder, parse_set_reference, require_context_name
 from tasks.core.manifest import Snapshot
 from tasks.core.order import lsn_position, newest_first
 from tests.unit.samples import snapshot
@@ -22,7 +22,7 @@ ROOT = "s3://bucket/team a"
 
 @given(st.integers(min_value=0, max_value=10**11).map(lambda seconds: datetime.fromtimestamp(seconds, UTC)))
 def test_an_id_finds_its_folder(instant: datetime) -> None:
-    set_id = new_set_id("bc-004", Kind.FULL, instant, ZoneInfo("Asia/Tokyo"), new_run_id())
+    set_id = new_set_name("bc-004", Kind.FULL, instant, ZoneInfo("Asia/Tokyo"), new_run_id()).id
     name = parse_set_reference(set_id, "bc-004", ROOT)
     assert name is not None
     assert name.id == set_id
@@ -30,7 +30,7 @@ def test_an_id_finds_its_folder(instant: datetime) -> None:
 
 
 def test_an_id_tells_the_time_of_the_contexts_zone() -> None:
-    assert new_set_id("bc-004", Kind.FULL, datetime(2025, 11, 2, 17, tzinfo=UTC), ZoneInfo("Asia/Tokyo"), "3f9c") == ID
+    assert new_set_name("bc-004", Kind.FULL, datetime(2025, 11, 2, 17, tzinfo=UTC), ZoneInfo("Asia/Tokyo"), "3f9c").id == ID
 
 
 @pytest.mark.parametrize(

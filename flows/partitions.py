@@ -1,0 +1,93 @@
+"""Partitions: made in time, archived when they have had it, brought back.
+
+Needs the database (a role that acts as the owner of the tables), the store, and for the archive a server to restore copies to.
+By hand: python -m flows.partitions create_partitions --context bc-004, or archive_partitions, reattach_partition --year 2023
+"""
+
+from typing import Literal
+
+from prefect import flow
+from tasks.core.thaws import Tier
+
+from flows.command_line import run_from_command_line
+from flows.restore import restore_beside
+from tasks import partition_archives, partition_reports, partition_restores, partitions, runs, sites, thaws
+from tasks.locks import context_lock
+
+
+@flow(flow_run_name="create-partitions {context}", task_runner=runs.task_runner())
+def create_partitions(context: str = "bc-004", ahead: int = 1, move_default_rows: bool = False) -> str:
+    """Make the partitions of now and of the next period, and any that was missed; show what becomes of all.
+
+    Args:
+        context: the bounded context.
+        ahead: for how many periods to come partitions are made.
+        move_default_rows: move rows out of a DEFAULT partition that stand in the way, in the same transaction.
+    """
+    with runs.begin("create_partitions", context) as run:
+        site = sites.find_site(context)
+        with (
+            partition_reports.explained(site.context),
+            context_lock(site.server, context, run.title, exclusive=True),
+        ):
+            timelines = partitions.create_partitions(site, run, run.started, ahead, move_default_rows=move_default_rows)
+        return partition_reports.publish_timeline(site.context, timelines, run.started)
+
+
+@flow(flow_run_name="archive-partitions {context}", task_runner=runs.task_runner())
+def archive_partitions(context: str = "bc-004", dry_run: bool = True, confirm_database: str | None = None) -> str:
+    """Copy the partitions that are older than they are kept, restore and compare the copies, and drop what was copied.
+
+    A partition with rows that hold it is copied and stays. A run that was interrupted is finished by the next one.
+
+    Args:
+        context: the bounded context.
+        dry_run: only show what would be done.
+        confirm_database: the name of the database whose partitions are to be dropped, to say that this is meant.
+    """
+    with runs.begin("archive_partitions", context) as run:
+        site = sites.find_site(context)
+        with partition_reports.explained(site.context):
+            due = partition_archives.find_due(site, run, run.started)
+            if dry_run:
+                return partition_reports.publish_plan(site, due)
+            partition_archives.require_confirmed(site, confirm_database)
+            for one in due:
+                partition_archives.archive(site, run, one)
+        return partition_reports.publish_archived(site, due)
+
+
+@flow(flow_run_name="reattach-partition {context} {year}", task_runner=runs.task_runner())
+def reattach_partition(
+    context: str = "bc-004",
+    *,
+    year: str,
+    table: str | None = None,
+    backup: str | None = None,
+    mode: Literal["attach", "side-by-side"] = "attach",
+    tier: Tier = "Standard",
+) -> str:
+    """Bring an archived partition back as it was, or beside the live table for an audit.
+
+    Args:
+        context: the bounded context.
+        year: the year that was archived, such as 2023; of monthly partitions 2023-05, of quarterly ones 2023-Q2.
+        table: the partitioned table; needed only where the context has several.
+        backup: the id of the archive set; by default the newest one that has that partition.
+        mode: `attach` makes it a partition again; `side-by-side` makes a table by itself and touches nothing that is there.
+        tier: how fast a cold set is thawed: Expedited (minutes), Standard (hours) or Bulk (half a day).
+    """
+    with runs.begin("reattach_partition", context) as run:
+        site = sites.find_site(context)
+        with partition_reports.explained(site.context):
+            found = partition_restores.find_archive(site, run, year, table, backup)
+            thaws.require_warm(site.store, run, found.backup, tier)
+            if mode == "side-by-side":
+                return restore_beside(site, run, found.partition, found.backup, None)
+            with context_lock(site.server, context, run.title, exclusive=True):
+                rows = partition_restores.reattach(site, run, found)
+        return partition_reports.publish_reattached(site.context, found, rows)
+
+
+if __name__ == "__main__":
+    run_from_command_line(create_partitions, archive_partitions, reattach_partition)

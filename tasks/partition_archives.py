@@ -1,0 +1,277 @@
+"""Partitions that have had their time: copied, the copy restored and compared, and only then dropped.
+
+Until the transaction that drops a partition is committed its rows are where they were; from then on they are in a set whose
+every object was read back and which was restored once. A run that dies in between is finished by the next one.
+"""
+
+import shutil
+from collections.abc import Sequence
+from datetime import datetime
+
+import psycopg
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import catalogue, recoveries, sites
+from tasks.backups import Occasion, check_source, take_set
+from tasks.catalogue import Member
+from tasks.core import merge_sql, partition_sql, sql
+from tasks.core.archiving import Archiving
+from tasks.core.complaints import message_of
+from tasks.core.context import Context
+from tasks.core.errors import DamagedSet, OperationError, RestoreDiffers, UnsafeTarget
+from tasks.core.kinds import Kind
+from tasks.core.manifest import Manifest, Relation
+from tasks.core.partitions import Partition, due
+from tasks.core.recovery_report import Purpose
+from tasks.core.servers import Connection
+from tasks.databases import sweep_unfinished
+from tasks.locks import context_lock
+from tasks.partitions import (
+    PartitionedTable,
+    at_once,
+    attach_partition,
+    detach_partition,
+    read_table,
+    read_tables,
+    session,
+)
+from tasks.recoveries import Recovery
+from tasks.runs import Run
+from tasks.sets import ListedSet, cool, list_sets, mark, name_of, remember_damage
+from tasks.sites import Site
+from tasks.tables import differences, reading_job, run_stream
+
+NAMED_KEYS = 5
+
+
+@task(cache_policy=NO_CACHE)
+def find_due(site: Site, run: Run, instant: datetime) -> list[Archiving]:
+    """Find the partitions whose upper bound is older than their rule keeps them, oldest first; nothing is touched."""
+    archives = [one for one in list_sets(site.store, site.context.name).sets if one.name.kind is Kind.ARCHIVE]
+    with session(site, run) as connection:
+        return [
+            _look(connection, site, table, partition, archives)
+            for table in read_tables(connection, site.context)
+            for partition in due(table.rule, table.partitions, instant, table.zone)
+        ]
+
+
+def _look(
+    connection: Connection, site: Site, table: PartitionedTable, partition: Partition, archives: Sequence[ListedSet]
+) -> Archiving:  # fmt: skip
+    rows, held = _count(connection, site.context, table, partition)
+    found = None if partition.detach_pending else _archive_of(connection, site.context, table, partition, archives)
+    return Archiving(table.qualified, partition, rows, held, table.rule.hold, found.id if found else None)
+
+
+def _count(connection: Connection, context: Context, table: PartitionedTable, partition: Partition) -> tuple[int, int]:
+    """Count the rows of a partition, and those that keep it from being dropped."""
+    hold, rows, held = merge_sql.as_written(table.rule.hold or "false"), 0, 0
+    for leaf in _leaves(connection, context, table, partition):
+        found = connection.execute(partition_sql.count_rows(leaf.schema, leaf.name, hold)).fetchall()[0]
+        rows, held = rows + found[0], held + found[1]
+    return rows, held
+
+
+def _leaves(connection: Connection, context: Context, table: PartitionedTable, partition: Partition) -> list[Member]:
+    """Return the relations that hold the rows of a partition: itself, or what it is divided into."""
+    members = catalogue.read_members(connection, context.narrowed(table.scope(partition)))
+    return members.holding_rows
+
+
+def _archive_of(
+    connection: Connection, context: Context, table: PartitionedTable, partition: Partition, archives: Sequence[ListedSet]
+) -> Manifest | None:
+    """Return the newest archive set that has the rows that a partition has now and can be relied on."""
+    wanted = table.scope(partition)
+    for one in archives:
+        if (
+            one.manifest and one.manifest.only == wanted and not one.damage
+            and not find_changes(connection, context, table, partition, one.manifest)
+        ):  # fmt: skip
+            return one.manifest
+    return None
+
+
+def find_changes(
+    connection: Connection, context: Context, table: PartitionedTable, partition: Partition, manifest: Manifest
+) -> list[str]:  # fmt: skip
+    """Return how a partition is not what it was when a set of it was taken: rows written since are named by their key.
+
+    A row that was inserted or updated since was written by a transaction that is not older than the set's snapshot; after that
+    only the number of rows tells what was deleted.
+    """
+    members = {one.qualified: one for one in _leaves(connection, context, table, partition)}
+    relations = {one.qualified: one for one in manifest.relations}
+    if members.keys() != relations.keys():
+        return [f"{partition.qualified} has other partitions now"]
+    return [said for name, member in members.items() for said in _changes(connection, member, relations[name], manifest)]
+
+
+def _changes(connection: Connection, member: Member, then: Relation, manifest: Manifest) -> list[str]:
+    if (member.oid, member.relfilenode) != (then.oid, then.relfilenode):
+        return [f"{member.qualified} was written anew since {manifest.id} was taken"]
+    xmin = manifest.snapshot.xmin
+    rows, old = connection.execute(sql.count_rows_and_old(member.schema, member.name, xmin)).fetchall()[0]
+    if rows > old:
+        key = _key_of(connection, member)
+        asked = partition_sql.newer_keys(member.schema, member.name, key, sql.is_old(xmin), NAMED_KEYS)
+        keys = ", ".join(row[0] for row in connection.execute(asked))
+        columns = f" ({', '.join(key)})" if key else ""
+        return [f"{rows - old:,} rows of {member.qualified} were written since {manifest.id} was taken:{columns} {keys}"]
+    if rows != then.rows:
+        return [f"{member.qualified} has {rows:,} rows, {manifest.id} has {then.rows:,}"]
+    return []
+
+
+def _key_of(connection: Connection, member: Member) -> list[str]:
+    cursor = connection.execute(merge_sql.MERGE_FACTS, {"oids": [member.oid]})
+    names = [one.name for one in cursor.description or []]
+    return [str(one) for one in cursor.fetchall()[0][names.index("key")]]
+
+
+def require_confirmed(site: Site, confirm_database: str | None) -> None:
+    """Refuse to drop partitions of a live database that the operator did not name.
+
+    Raises:
+        UnsafeTarget: confirm_database is not its name.
+    """
+    if confirm_database != site.database:
+        raise UnsafeTarget(
+            f'refusing to drop partitions of the live database "{site.database}"; look at the plan, then pass '
+            f'confirm_database="{site.database}"'
+        )
+
+
+def archive(site: Site, run: Run, one: Archiving) -> None:
+    """Copy one partition, prove the copy, and drop the partition unless rows hold it; what fails leaves it where it is."""
+    try:
+        if one.partition.detach_pending:
+            _attach_again(site, run, one)
+        manifest = take_archive(site, run, one)
+        one.backup = manifest.id
+        prove_archive(site, run, manifest)
+        compare_with_archive(site, run, one, manifest)
+        cool(site.store, name_of(manifest), manifest)
+        if not one.held:
+            drop_partition(site, run, one, manifest)
+            one.dropped = True
+    except psycopg.Error as error:
+        one.problem = message_of(error)
+    except OperationError as error:
+        one.problem = str(error)
+    if one.problem:
+        get_run_logger().error("%s stays: %s", one.partition.qualified, one.problem)
+
+
+def _table_of(connection: Connection, site: Site, one: Archiving) -> PartitionedTable:
+    rule = next(rule for rule in site.context.partitions if f"{site.context.namespace}.{rule.table}" == one.table)
+    return read_table(connection, site.context, rule)
+
+
+def _attach_again(site: Site, run: Run, one: Archiving) -> None:
+    """Finish a DETACH … CONCURRENTLY that somebody left unfinished, and attach the partition, so that it leaves in one piece."""
+    with session(site, run) as connection:
+        table = _table_of(connection, site, one)
+    with context_lock(site.server, site.context.name, run.title, exclusive=True):
+        detach_partition(site, run, table, one.partition)
+        attach_partition(site, run, table, (one.partition.schema, one.partition.name), one.partition.bound)
+    one.notes.append("somebody's DETACH … CONCURRENTLY was finished first")
+
+
+def take_archive(site: Site, run: Run, one: Archiving) -> Manifest:
+    """Return a set that has the partition's rows as they are now: the one that a run before took, or a new one."""
+    archives = [found for found in list_sets(site.store, site.context.name).sets if found.name.kind is Kind.ARCHIVE]
+    with session(site, run) as connection:
+        table = _table_of(connection, site, one)
+        scope = table.scope(one.partition)
+        if found := _archive_of(connection, site.context, table, one.partition, archives):
+            get_run_logger().info("%s has every row of %s", found.id, one.partition.qualified)
+            return found
+    part = site.narrowed(scope)
+    source = check_source(part, run, read_others=False)
+    with context_lock(site.server, site.context.name, run.title):
+        return take_set(part, run, source, Occasion(label=one.partition.name, sort=Kind.ARCHIVE))
+
+
+def prove_archive(site: Site, run: Run, manifest: Manifest) -> None:
+    """Restore an archive set into a scratch database and compare it, unless that was done.
+
+    Raises:
+        RestoreDiffers, DamagedSet: it is not what was stored; it is called damaged from now on.
+    """
+    name = name_of(manifest)
+    if next((one.state for one in list_sets(site.store, run.context).sets if one.name == name), "") == "drilled":
+        return
+    proof = Recovery(site.store, run.started, Purpose.DRILL, newest=False)
+    server = sites.find_drill_server(run.context)
+    try:
+        with context_lock(server, f"drill of {run.context}", run.title, exclusive=True) as lock:
+            sweep_unfinished(lock, run.context, scratch=True)
+            recoveries.stage(proof, server, run, manifest.id, None)
+            with recoveries.scratch_database(proof, server, run, keep=False):
+                recoveries.fill_database(proof, server, run)
+                recoveries.compare_with_manifest(proof, server, run)
+    except (RestoreDiffers, DamagedSet) as error:
+        remember_damage(site.store, name, str(error))
+        raise
+    finally:
+        shutil.rmtree(run.folder / manifest.id, ignore_errors=True)
+    mark(site.store, name, "drilled", {"instant": run.started, "run": run.id})
+
+
+def compare_with_archive(site: Site, run: Run, one: Archiving, manifest: Manifest) -> None:
+    """Read the live partition and compare its rows with the set, while nobody is kept waiting; and count what holds it.
+
+    That none was written since is found out again, under the lock.
+
+    Raises:
+        RestoreDiffers: they are not the same.
+    """
+    found = list[str]()
+    for relation in manifest.relations:
+        job = reading_job(site.database, run, relation, manifest.database.encoding)
+        facts = run_stream(site.server, run, job, relation.plain_bytes)
+        found += differences(relation, facts.rows, facts.digest)
+    with session(site, run) as connection:
+        table = _table_of(connection, site, one)
+        found += find_changes(connection, site.context, table, one.partition, manifest)
+        one.rows, one.held = _count(connection, site.context, table, one.partition)
+    if found:
+        raise RestoreDiffers(f"it is not what {manifest.id} has: {'; '.join(found)}")
+
+
+@task(cache_policy=NO_CACHE, task_run_name="drop {one.partition.name}")
+def drop_partition(site: Site, run: Run, one: Archiving, manifest: Manifest) -> None:
+    """Drop a partition in one short transaction in which it was found to be what an archive set has, and unheld.
+
+    It is dropped while it is attached: that locks no table that its keys lead to, as dropping a detached one would.
+
+    Raises:
+        RestoreDiffers: it changed since, and the rows are named; it stays.
+        OperationError: the locks were not to be had, or something needs it; it stays.
+    """
+    partition = one.partition
+    with (
+        context_lock(site.server, site.context.name, run.title, exclusive=True),
+        session(site, run) as connection,
+    ):
+        table = _table_of(connection, site, one)
+
+        def change() -> None:
+            leaves = _leaves(connection, site.context, table, partition)
+            named = {(partition.schema, partition.name), *((leaf.schema, leaf.name) for leaf in leaves)}
+            connection.execute(partition_sql.lock_alone([table.place, *sorted(named)]))
+            if not connection.execute(partition_sql.IS_PARTITION, {"parent": table.oid, "oid": partition.oid}).fetchall():
+                raise OperationError(f"it is no partition of {table.qualified} any more")
+            if found := find_changes(connection, site.context, table, partition, manifest):
+                raise RestoreDiffers("; ".join(found))
+            connection.execute(partition_sql.drop_table(partition.schema, partition.name))
+
+        try:
+            oids = [table.oid, partition.oid]
+            at_once(connection, f"{partition.qualified} could not be dropped", oids, change)
+        except psycopg.errors.DependentObjectsStillExist as error:
+            raise OperationError(f"{message_of(error)}: {error.diag.message_detail}") from None
+    get_run_logger().info("%s dropped; %s has its %d rows", partition.qualified, manifest.id, manifest.rows)

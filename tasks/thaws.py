@@ -1,0 +1,211 @@
+"""Cold sets: asked for, waited for, and read when they can be.
+
+A run that a worker started waits without the worker: it schedules itself for when the thaw should be done, and begins again.
+A run that was started by hand waits where it is.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.exceptions import Pause
+from prefect.runtime import deployment, flow_run
+from prefect.states import Scheduled
+
+from tasks import sites
+from tasks.core import report
+from tasks.core.errors import BadInput, ColdObject, DamagedSet, StoreUnavailable, TierUnavailable
+from tasks.core.kinds import COLD_CLASSES, SetName, is_cold, now
+from tasks.core.pruning import THAW_FILE
+from tasks.core.thaws import DAYS, Tier, deadline, fitting_tier, possible_tier, slower_tier, usual_time
+from tasks.recoveries import Recovery
+from tasks.runs import Run
+from tasks.sets import WARM_CLASS, candidates, fetch_manifest, inherited_parts, name_of, read_base
+from tasks.store import StoreAddress
+
+FIRST_LOOK, LAST_LOOK = timedelta(seconds=2), timedelta(minutes=15)
+
+
+@dataclass(frozen=True)
+class Thaw:
+    """A thaw that was asked for: when, how fast, and by which flow run."""
+
+    asked: datetime
+    tier: Tier
+    flow_run: str
+
+
+def thaw_for(recovery: Recovery, run: Run, backup: str) -> None:
+    """Have the set readable that a restore is about to read; what that takes counts as a phase of the recovery.
+
+    Raises:
+        ColdObject: the store cannot thaw it, or it took far longer than usual.
+    """
+    try:
+        objective = sites.find_context(run.context).objectives.rto
+    except BadInput:
+        # On the worst day there may be neither block nor folder: as fast as can be.
+        objective = timedelta()
+    if asked := require_warm(recovery.store, run, backup, objective=objective):
+        with recovery.phases.phase("thaw"):
+            earlier = max((recovery.started - asked).total_seconds(), 0.0)
+        # Of a run that began again it counts from when it asked.
+        recovery.phases.seconds["thaw"] += earlier
+        recovery.started = min(recovery.started, asked)
+
+
+def require_warm(
+    store: StoreAddress, run: Run, backup: str, tier: Tier | None = None, objective: timedelta | None = None
+) -> datetime | None:  # fmt: skip
+    """Return when every object that a restore of a set reads can be read; without a tier, in half of an objective's time.
+
+    Returns when the thaw was asked for that this run had to wait for; None if there was nothing to wait for.
+
+    Raises:
+        ColdObject: the store cannot thaw it, or it took far longer than usual.
+    """
+    name = _cold_set(store, run, backup)
+    keys = _cold_keys(store, name) if name else {}
+    if name is None or not (waiting := _unreadable(store, keys)):
+        return _asked_before(store, name) if name else None
+    classes = sorted({keys[key] for key in waiting})
+    thaw = _ask(store, name, waiting, classes, tier or fitting_tier(classes, (objective or timedelta(hours=4)) / 2))
+    _tell(run, name, waiting, classes, thaw, objective)
+    _wait(store, name, waiting, classes, thaw)
+    return thaw.asked
+
+
+def _cold_set(store: StoreAddress, run: Run, backup: str) -> SetName | None:
+    """Return the set that would be read, if it is cold: the named one, or the newest that fits where all of them are."""
+    try:
+        fitting = [one for one in candidates(store, run.context, backup) if not one.damage]
+    except BadInput:
+        # What is wrong with it, the restore says.
+        return None
+    is_read = bool(fitting) and (fitting[0].named or all(is_cold(one.storage_class) for one in fitting))
+    return fitting[0].name if is_read else None
+
+
+def _cold_keys(store: StoreAddress, name: SetName) -> dict[str, str]:
+    """Return the cold objects that a restore of a set reads, with their storage classes."""
+    try:
+        manifest = fetch_manifest(store, name)
+        base = read_base(store, manifest)
+    except (BadInput, DamagedSet):
+        return {}
+    wanted = {f"{name.folder}/{stored.path}" for stored in manifest.objects}
+    folders = [name.folder]
+    if base:
+        folders.append(name_of(base).folder)
+        wanted |= {f"{folders[1]}/{stored.path}" for stored in inherited_parts(manifest, base)}
+    found = [one for folder in folders for one in store.opened.list(f"{folder}/")]
+    return {one.key: one.storage_class for one in found if one.key in wanted and one.storage_class in COLD_CLASSES}
+
+
+def _unreadable(store: StoreAddress, keys: Sequence[str] | dict[str, str]) -> list[str]:
+    """Return the objects that cannot be read yet; a store that lets cold objects be read has none."""
+    found = list[str]()
+    for key in keys:
+        try:
+            store.opened.require_readable(key)
+        except ColdObject:
+            found.append(key)
+    return found
+
+
+def _ask(store: StoreAddress, name: SetName, keys: Sequence[str], classes: Sequence[str], tier: Tier) -> Thaw:
+    """Ask for every object; where a tier is not to be had, with the next slower one."""
+    wanted, is_new = possible_tier(classes, tier), False
+    for key in keys:
+        while True:
+            try:
+                is_new |= store.opened.thaw(key, DAYS, wanted)
+            except TierUnavailable as error:
+                slower = slower_tier(wanted)
+                if slower is None:
+                    raise
+                get_run_logger().warning("%s; asked for with tier %s", error, slower)
+                wanted = slower
+            else:
+                break
+    known = _read_mark(store, name)
+    if known and not is_new:
+        return known
+    thaw = Thaw(now(), wanted, _this_run())
+    said = {"asked": thaw.asked.isoformat(), "tier": wanted, "flow_run": thaw.flow_run}
+    try:
+        store.opened.replace(f"{name.folder}/{THAW_FILE}", (json.dumps(said) + "\n").encode(), WARM_CLASS)
+    except (BadInput, StoreUnavailable) as error:
+        get_run_logger().warning("when %s was asked for could not be recorded: %s", name.id, error)
+    return thaw
+
+
+def _this_run() -> str:
+    return str(flow_run.id or "")
+
+
+def _read_mark(store: StoreAddress, name: SetName) -> Thaw | None:
+    key = f"{name.folder}/{THAW_FILE}"
+    if store.opened.head(key) is None:
+        return None
+    said: dict[str, Any] = json.loads(store.opened.read(key))
+    return Thaw(datetime.fromisoformat(said["asked"]), said["tier"], said["flow_run"])
+
+
+def _asked_before(store: StoreAddress, name: SetName) -> datetime | None:
+    """Return when this very run asked for the set, before it was scheduled again."""
+    mark = _read_mark(store, name)
+    return mark.asked if mark and mark.flow_run and mark.flow_run == _this_run() else None
+
+
+def _tell(
+    run: Run, name: SetName, keys: Sequence[str], classes: Sequence[str], thaw: Thaw, objective: timedelta | None
+) -> None:  # fmt: skip
+    ready = thaw.asked + usual_time(classes, thaw.tier)
+    left = "" if objective is None or not objective else (
+        f"; {report.clock((run.started + objective - ready).total_seconds())} of the recovery time objective are left then"
+        if ready < run.started + objective else "; by then the recovery time objective is missed"
+    )  # fmt: skip
+    get_run_logger().warning(
+        "%s is cold (%d objects in %s): asked for with tier %s, usually there by %s%s",
+        name.id, len(keys), ", ".join(classes), thaw.tier, f"{ready:%Y-%m-%d %H:%M} UTC", left,
+    )  # fmt: skip
+
+
+def _wait(store: StoreAddress, name: SetName, keys: Sequence[str], classes: Sequence[str], thaw: Thaw) -> None:
+    """Wait until the objects can be read: without this process where a worker can start it again.
+
+    Raises:
+        ColdObject: they could not be read when the deadline was over.
+    """
+    waiting, pause, last = list(keys), FIRST_LOOK, deadline(thaw.asked, classes, thaw.tier)
+    while waiting := _unreadable(store, waiting):
+        if now() >= last:
+            raise ColdObject(
+                f"{name.id}: {len(waiting)} objects cannot be read although they were asked for with tier {thaw.tier} at "
+                f"{thaw.asked:%Y-%m-%d %H:%M} UTC, {store.path(waiting[0])} among them; ask the store's operator, then run again"
+            )
+        if deployment.id:
+            soon = max(thaw.asked + usual_time(classes, thaw.tier), now() + usual_time(classes, thaw.tier) / 10)
+            _begin_again(soon, f"{name.id} is being thawed ({thaw.tier})")
+        time.sleep(pause.total_seconds())
+        pause = min(pause * 2, LAST_LOOK, last - now() if last > now() else FIRST_LOOK)
+
+
+def _begin_again(at: datetime, why: str) -> None:
+    """End this process, and have the run begin again at an instant.
+
+    Raises:
+        Pause: what tells Prefect's engine that the run goes on later.
+    """
+    state: State[Any] = Scheduled(name="AwaitingThaw", scheduled_time=at, message=f"{why}; looks again at {at:%Y-%m-%d %H:%M} UTC")
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(_this_run()), state, force=True)
+    raise Pause(state=state)
