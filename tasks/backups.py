@@ -177,12 +177,8 @@ def long_term_site(site: Site, job: str) -> Site:
 def cool_long_term(site: Site, job: str) -> None:
     """Give every set of a long-term job its cold class: the newest, and any whose run died before it did."""
     for one in list_sets(site.store, site.context.name).sets:
-        if (
-            one.manifest
-            and sort_of(one.name.id) == job
-            and one.storage_class != RULES[Kind.LONG_TERM].storage_class
-            and not one.damage
-        ):
+        is_done = one.storage_class == RULES[Kind.LONG_TERM].storage_class
+        if one.manifest and sort_of(one.name.id) == job and not one.damage and not is_done:
             cool(site.store, one.name, one.manifest)
 
 

@@ -6,6 +6,7 @@ every object was read back and which was restored once. A run that dies in betwe
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import psycopg
@@ -20,7 +21,7 @@ from tasks.core.archiving import Archiving
 from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.errors import DamagedSet, OperationError, RestoreDiffers, UnsafeTarget
-from tasks.core.kinds import Kind
+from tasks.core.kinds import Kind, new_run_id
 from tasks.core.manifest import Manifest, Relation
 from tasks.core.partitions import Partition, due
 from tasks.core.recovery_report import Purpose
@@ -192,7 +193,9 @@ def take_archive(site: Site, run: Run, one: Archiving) -> Manifest:
     part = site.narrowed(scope)
     source = check_source(part, run, read_others=False)
     with context_lock(site.server, site.context.name, run.title):
-        return take_set(part, run, source, Occasion(label=one.partition.name, sort=Kind.ARCHIVE))
+        # Sets of one run and one second would have one name: each is of a run of its own.
+        own = replace(run, id=new_run_id())
+        return take_set(part, own, source, Occasion(label=one.partition.name, sort=Kind.ARCHIVE))
 
 
 def prove_archive(site: Site, run: Run, manifest: Manifest) -> None:

@@ -60,14 +60,9 @@ def read_back(store: Store, key: str, stored: StoredObject) -> None:
 @persistent
 def cool(address: StoreAddress, name: SetName, manifest: Manifest) -> None:
     """Give the data of a set that was read back the cold class of its kind; what chooses and lists sets stays warm."""
-    for stored in data_objects(manifest):
-        address.opened.set_class(f"{name.folder}/{stored.path}", RULES[name.kind].storage_class)
-    get_run_logger().info("%s: %d objects are in class %s", name.id, len(data_objects(manifest)), RULES[name.kind].storage_class)
-
-
-def data_objects(manifest: Manifest) -> list[StoredObject]:
-    """Return the objects that hold rows."""
-    return [stored for relation in manifest.relations for stored in relation.objects]
+    data = [stored for relation in manifest.relations for stored in relation.objects]
+    classes = {address.opened.set_class(f"{name.folder}/{one.path}", RULES[name.kind].storage_class) for one in data}
+    get_run_logger().info("%s: %d objects lie in class %s", name.id, len(data), "/".join(sorted(classes)))
 
 
 @persistent

@@ -143,8 +143,8 @@ class Store(Protocol):
     def clock(self) -> datetime | None:
         """Return what time it is for the store, if it has a clock of its own."""
 
-    def set_class(self, key: str, storage_class: str) -> None:
-        """Give an object another storage class where it lies, and look whether it has it."""
+    def set_class(self, key: str, storage_class: str) -> str:
+        """Give an object another storage class where it lies, and look; return the one that it has."""
 
     def thaw(self, key: str, days: int, tier: str) -> bool:
         """Ask for a cold object to be made readable for some days; return False if it is being done already."""
@@ -333,19 +333,20 @@ class S3Store:
         said = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         return parsedate_to_datetime(said) if said else None
 
-    def set_class(self, key: str, storage_class: str) -> None:
+    def set_class(self, key: str, storage_class: str) -> str:
         """Copy an object onto itself, in parts if it is large; its metadata stay."""
         place: CopySourceTypeDef = {"Bucket": self._bucket, "Key": self._root + key}
         with self._answering(key):
             before = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
             if before.get("StorageClass", "STANDARD") == storage_class:
-                return
+                return storage_class
             extra = {"StorageClass": storage_class, "Metadata": before["Metadata"], "MetadataDirective": "REPLACE"}
             self._client.copy(place, self._bucket, self._root + key, ExtraArgs=extra, Config=self._transfer)
             after = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
         found = after.get("StorageClass", "STANDARD"), after["ContentLength"], after["Metadata"]
         if found != (storage_class, before["ContentLength"], before["Metadata"]):
             raise StoreUnavailable(f"{self._place(key)}: asked for class {storage_class}, the store has made it {found}; try again")
+        return storage_class
 
     def thaw(self, key: str, days: int, tier: str) -> bool:
         """Ask for a readable copy (https://docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreObject.html)."""
@@ -515,8 +516,9 @@ class FolderStore:
         """Return nothing: files bear this machine's time."""
         return None
 
-    def set_class(self, key: str, storage_class: str) -> None:
+    def set_class(self, key: str, storage_class: str) -> str:
         """Do nothing: a folder has no classes."""
+        return "folder"
 
     def thaw(self, key: str, days: int, tier: str) -> bool:
         """Do nothing: nothing in a folder is cold."""

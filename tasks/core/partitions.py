@@ -73,8 +73,9 @@ def _end(text: str, zone: tzinfo) -> datetime | None:
 def spell_end(instant: datetime, kind: str, zone: tzinfo) -> str:
     """Return an end of a range as a value of the type of the partition column."""
     local = instant.astimezone(zone)
-    spelled = {"date": f"{local:%Y-%m-%d}", "timestamp with time zone": f"{local:%Y-%m-%d %H:%M:%S%z}"}
-    return spelled.get(kind, f"{local:%Y-%m-%d %H:%M:%S}")
+    if kind == "date":
+        return local.date().isoformat()
+    return (local if kind == "timestamp with time zone" else local.replace(tzinfo=None)).isoformat(" ")
 
 
 @dataclass(frozen=True)

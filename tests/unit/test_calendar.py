@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.calendar import before, is_instant, parse_instant
+from tasks.core.calendar import (
+    MONTHS,
+    before,
+    is_instant,
+    name_of_period,
+    next_start,
+    parse_instant,
+    parse_period,
+    start_of,
+    starts_between,
+)
 from tasks.core.errors import BadInput
 
 TOKYO = ZoneInfo("Asia/Tokyo")
@@ -93,3 +103,54 @@ def test_a_longer_period_never_ends_later(instant: datetime, count: int, unit: s
 def test_a_year_is_twelve_months(instant: datetime, count: int) -> None:
     assert before(instant, f"{12 * count} months", TOKYO) == before(instant, f"{count} years", TOKYO)
     assert timedelta(days=365 * count) <= instant - before(instant, f"{count} years", TOKYO) <= timedelta(days=366 * count)
+
+
+PERIODS = st.sampled_from(sorted(MONTHS))
+ZONES = st.sampled_from([ZoneInfo("Asia/Tokyo"), ZoneInfo("UTC"), ZoneInfo("Europe/Berlin"), ZoneInfo("America/Sao_Paulo")])
+INSTANTS = st.integers(0, 3_000_000_000).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
+
+
+@given(PERIODS, INSTANTS, ZONES)
+def test_every_instant_lies_in_one_period(period: str, instant: datetime, zone: ZoneInfo) -> None:
+    start = start_of(period, instant, zone)
+    assert start <= instant < next_start(period, start)
+    assert (start.day, start.hour, start.minute) == (1, 0, 0)
+    assert start_of(period, start, zone) == start
+    assert next_start(period, next_start(period, start), -1) == start
+
+
+@given(PERIODS, INSTANTS, st.integers(0, 40), ZONES)
+def test_periods_follow_each_other(period: str, instant: datetime, count: int, zone: ZoneInfo) -> None:
+    first = start_of(period, instant, zone)
+    starts = starts_between(period, first, next_start(period, first, count))
+    assert len(starts) == count + 1
+    assert [next_start(period, one) for one in starts[:-1]] == starts[1:]
+    assert len({name_of_period("t_{year}_{month:02}", one) for one in starts}) == len(starts)
+
+
+@pytest.mark.parametrize(
+    ("period", "instant", "start"),
+    [
+        ("year", "2026-12-31 14:59 UTC", "2026-01-01"), ("year", "2026-12-31 15:00 UTC", "2027-01-01"),
+        ("month", "2024-02-29 23:59", "2024-02-01"), ("quarter", "2024-03-31 23:59", "2024-01-01"),
+        ("quarter", "2024-04-01", "2024-04-01"), ("month", "2024-02-29 15:00 UTC", "2024-03-01"),
+    ],
+)  # fmt: skip
+def test_a_period_begins_at_midnight_in_the_zone(period: str, instant: str, start: str) -> None:
+    assert start_of(period, parse_instant(instant, TOKYO), TOKYO) == parse_instant(start, TOKYO)
+
+
+@given(PERIODS, INSTANTS)
+def test_a_period_is_read_as_it_is_written(period: str, instant: datetime) -> None:
+    start = start_of(period, instant, TOKYO)
+    written = {"year": "{year}", "month": "{year}-{month:02}", "quarter": "{year}-Q{quarter}"}[period]
+    assert parse_period(name_of_period(written, start), period, TOKYO) == start
+
+
+@pytest.mark.parametrize(
+    ("text", "period"), [("2023", "month"), ("2023-05", "year"), ("2023-13", "month"), ("23", "year"), ("2023-Q5", "quarter"),
+                         ("", "year"), ("2023-05", "quarter"), ("2023-Q2", "month")],
+)  # fmt: skip
+def test_what_is_no_such_period(text: str, period: str) -> None:
+    with pytest.raises(BadInput, match=f"is no {period}; write for example 2023"):
+        parse_period(text, period, TOKYO)

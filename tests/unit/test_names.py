@@ -55,7 +55,7 @@ def test_latest_names_no_set() -> None:
 @pytest.mark.parametrize(
     "reference",
     [
-        "", "Latest", "newest", f"{ID}0", f"x{ID}/y", f"{ID}\n", ID.replace("full", "weekly"),
+        "", "Latest", "newest", f"{ID}0", f"x{ID}/y", f"{ID}\n", ID.replace("full", "Weekly"),
         f"s3://bucket/bc-004/daily/{ID}", f"{ROOT}x/bc-004/daily/{ID}", f"../bc-004/daily/{ID}", f"{ROOT}/bc-004/{ID}",
         f"{ROOT}/bc-004/weekly/{ID}", f"{ROOT}/bc-004/daily/../daily/{ID}", f"{ROOT}/bc-003/daily/{ID}",
         f"{ROOT}/bc-004/daily/{ID}/data/teams.copy.zst",

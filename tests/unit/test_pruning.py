@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.calendar import before
-from tasks.core.kinds import Kind
+from tasks.core.kinds import RULES, Kind
 from tasks.core.pruning import Decision, StoredSet, is_ours, is_written_by_a_backup, plan
 
 ZONE = ZoneInfo("Asia/Tokyo")
 NOW = datetime(2025, 12, 31, 2, 0, tzinfo=UTC)
-PERIODS = {Kind.FULL: "30 days", Kind.DIFFERENTIAL: "7 days", Kind.SAFETY: "30 days"}
+PERIODS = {Kind.FULL: "30 days", Kind.DIFFERENTIAL: "7 days", Kind.SAFETY: "30 days", "violations": "2 months"}
 
 
 def one(name: str, days: float, kind: Kind = Kind.FULL, **more: Any) -> StoredSet:
@@ -64,7 +64,7 @@ def test_a_term_that_is_over_and_a_hold_that_is_gone_speak_for_nothing() -> None
 SETS = st.lists(
     st.builds(
         StoredSet,
-        id=st.uuids().map(str),
+        id=st.uuids().map("bc-004_violations_{}".format),
         kind=st.sampled_from(Kind),
         instant=st.none() | st.integers(0, 100).map(lambda days: NOW - timedelta(days=days, hours=1)),
         keep_until=st.none() | st.sampled_from([NOW - timedelta(days=3), NOW + timedelta(days=3)]),
@@ -91,7 +91,7 @@ def test_properties(sets: list[StoredSet], data: st.DataObject, calm: float) -> 
     kept = [decision.set for decision in decisions if not decision.expires]
     gone = [decision.set for decision in decisions if decision.expires]
 
-    whole = [one for one in sets if one.restorable and one.kind is not Kind.SAFETY]
+    whole = [one for one in sets if one.restorable and RULES[one.kind].may_be_latest]
     whole_fulls = [one for one in whole if one.kind is Kind.FULL]
     protected = [*whole[:1], *whole_fulls[:1], *[one for one in whole_fulls if one.proven][:1]]
     assert not [one for one in protected if one in gone]
@@ -99,24 +99,32 @@ def test_properties(sets: list[StoredSet], data: st.DataObject, calm: float) -> 
     unread = [one for one in sets if one.kind is Kind.DIFFERENTIAL and one.instant is None]
     for one in gone:
         assert one.instant
-        assert one.instant < before(NOW, PERIODS[one.kind], ZONE)
+        assert one.instant < before(NOW, PERIODS[one.sort], ZONE)
         assert not one.held
         assert not one.pinned
         assert not [other for other in unread if one.kind is Kind.FULL and other.id[-20:] > one.id[-20:]]
         assert not (one.keep_until and one.keep_until > NOW)
-    newest = next((one for one in sets if one.instant and one.kind is not Kind.SAFETY), None)
+    newest = next((one for one in sets if one.instant and RULES[one.kind].may_be_latest), None)
     if newest and newest.suspect:
         assert gone == []
     else:
         # Whatever nothing speaks for has to go: a plan that keeps all is no plan.
         spoken_for = {one.id for one in protected} | {one.base for one in kept}
         for one in kept:
-            old = one.instant and one.instant < before(NOW, PERIODS[one.kind], ZONE)
+            old = one.instant and one.sort in PERIODS and one.instant < before(NOW, PERIODS[one.sort], ZONE)
             needed = one.kind is Kind.FULL and any(other.id[-20:] > one.id[-20:] for other in unread)
             said = one.held or one.pinned or one.id in spoken_for or needed or (one.keep_until and one.keep_until > NOW)
             assert not old or said
     # Planned again after it was done, there is nothing more to do.
     assert [one.id for one in kept] == [decision.set.id for decision in plan(kept, NOW, ZONE, PERIODS) if not decision.expires]
+
+
+def test_long_term_sets_are_kept_as_long_as_their_job_says() -> None:
+    ids = [f"bc-004_{job}_20251001_030000_0000" for job in ("violations", "books")]
+    sets = [one("full", 1), *(StoredSet(name, Kind.LONG_TERM, NOW - timedelta(days=90)) for name in ids)]
+    assert [(found.expires, found.why) for found in plan(sets, NOW, ZONE, PERIODS)][1:] == [
+        (True, "older than 2 months"), (False, "sets of kind books are kept for ever"),
+    ]  # fmt: skip
 
 
 def test_kinds_without_a_period_are_kept() -> None:
