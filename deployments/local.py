@@ -268,13 +268,14 @@ def prefect_server() -> Iterator[str]:
         argv = supervised([sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)])
         log = folder / "server.log"
         with _service(argv, log, environment) as process:
-            _wait_until(lambda: _healthy(url), process, log, "Prefect's server")
+            with httpx.Client(timeout=2) as client:
+                _wait_until(lambda: _healthy(client, url), process, log, "Prefect's server")
             yield url
 
 
-def _healthy(url: str) -> bool:
+def _healthy(client: httpx.Client, url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", timeout=2).is_success
+        return client.get(f"{url}/health").is_success
     except httpx.HTTPError:
         return False
 

@@ -57,8 +57,8 @@ KEYS_TO = SQL(
 )
 # Who holds locks on relations, or waits for one, from longest ago.
 BLOCKERS = SQL(
-    """SELECT format('%%s (%%s, pid %%s) has %%s on %%s since %%s', coalesce(nullif(a.application_name, ''), 'a session'),
-              a.usename, l.pid, l.mode, l.relation::regclass, to_char(a.xact_start, 'HH24:MI:SS'))
+    """SELECT format('%%s (%%s, pid %%s) has %%s on %%s%%s', coalesce(nullif(a.application_name, ''), 'a session'), a.usename,
+                     l.pid, l.mode, l.relation::regclass, to_char(a.xact_start, '" since "HH24:MI:SS'))
        FROM pg_locks l JOIN pg_stat_activity a USING (pid)
        WHERE l.locktype = 'relation' AND l.relation = ANY (%(oids)s::oid[]) AND l.granted AND l.pid <> pg_backend_pid()
          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -80,9 +80,9 @@ COLUMNS_OF = SQL(
 
 def limit_statements(seconds: float) -> Composed:
     """Let no lock be waited for, and no statement of this transaction last, any longer."""
-    milliseconds = str(int(seconds * 1000))
-    return SQL("SELECT set_config('lock_timeout', {0}, true), set_config('statement_timeout', {0}, true)").format(
-        Literal(milliseconds)
+    # The lock first, because that is said more clearly.
+    return SQL("SELECT set_config('lock_timeout', {}, true), set_config('statement_timeout', {}, true)").format(
+        Literal(str(int(seconds * 900))), Literal(str(int(seconds * 1000)))
     )
 
 

@@ -133,7 +133,7 @@ def timeline_verdict(timelines: Sequence[Timeline]) -> str:
     """Return in one line whether every partition is there that is needed."""
     made = [one.name for timeline in timelines for one in timeline.made]
     problems = [problem for timeline in timelines for problem in timeline.problems]
-    said = f"made {', '.join(made)}" if made else "nothing was missing"
+    said = f"made {', '.join(made)}" if made else "nothing was made" if problems else "nothing was missing"
     return f"FAIL: {said}; {'; '.join(problems)}" if problems else f"PASS: {said}"
 
 

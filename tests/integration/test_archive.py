@@ -1,0 +1,374 @@
+"""Partitions are archived without losing a row: whatever changes, fails or dies on the way, they are in one place or in both."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.backup import list_backups, long_term_backup
+from flows.partitions import archive_partitions, reattach_partition
+from flows.restore import table_restore
+from tasks import partition_archives, partitions, recoveries, sets
+from tasks.core.errors import DamagedSet, OperationError, RestoreDiffers, StoreUnavailable, UnsafeTarget
+from tests.integration.conftest import CONTEXT, DATABASE, PROJECT, World, databases
+from tests.integration.test_in_place import ask, execute
+from tests.integration.test_partitions import LEAVES, USERS, assert_nobody_waited, at, hierarchy, traffic, unfinished_detach
+
+long = pytest.mark.long
+
+RESOLVED = (
+    "UPDATE policy_violations SET status = 'resolved', resolved_at = detected_at "
+    "WHERE status = 'active' AND detected_at < '2024-01-01'"
+)
+ROW = "(SELECT min(id::text)::uuid FROM policy_violations_2022)"
+CHANGE = f"UPDATE policy_violations SET resolution = 'changed' WHERE id = {ROW} AND detected_at < '2023-01-01'"
+ROWS = "SELECT count(*), md5(string_agg(v::text, '' ORDER BY v.id)) FROM policy_violations v WHERE detected_at < '2023-01-01'"
+
+
+@pytest.fixture
+def old(world: World) -> World:
+    """A database whose years before 2023 have had their time, of which 2021 is gone, and none is held."""
+    execute(world, "DROP TABLE policy_violations_2021", RESOLVED)
+    return world
+
+
+def archive(world: World, **parameters: Any) -> str:
+    words = {"dry_run": False, "confirm_database": DATABASE} | parameters
+    return str(world.run(archive_partitions, "backup_restorer", **words))
+
+
+def reattach(world: World, **parameters: Any) -> str:
+    return str(world.run(reattach_partition, "backup_restorer", **parameters))
+
+
+def leaves(world: World) -> list[str]:
+    return [row[0].removeprefix("policy_violations_") for row in ask(world, LEAVES)]
+
+
+def archives(world: World) -> list[Path]:
+    """Return the archive sets that are committed."""
+    return [path.parent for path in sorted(world.store_folder.glob(f"{CONTEXT}/archive/*/manifest.json"))]
+
+
+def test_archived_dropped_and_brought_back_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(world, RESOLVED)
+    at(monkeypatch, "2027-01-15T05:00+09:00")
+    before = world.state()
+    leaving = "policy_violations_2021, policy_violations_2022, policy_violations_2023"
+    assert archive(world, dry_run=True) == f"PLANNED, nothing touched: {leaving} would be archived and dropped"
+    with pytest.raises(UnsafeTarget, match='refusing to drop partitions of the live database "consulting_tool"'):
+        archive(world, confirm_database="another")
+    assert (before.differences(world.state()), archives(world)) == ([], [])
+    # 2024 stays; 2021 and 2022, which were missed, leave as well.
+    with traffic(world, USERS) as seen:
+        assert archive(world).endswith(
+            "policy_violations_2021, policy_violations_2022, policy_violations_2023 archived and dropped"
+        )
+    assert_nobody_waited(seen)
+    assert leaves(world) == ["2024", "2025", "2026", "2027"]
+    assert len(archives(world)) == 3
+    assert all((path / "drilled.json").exists() for path in archives(world))
+    assert databases(world.source) == {DATABASE}
+    assert archive(world) == "ARCHIVED: nothing, no partition has had its time"
+    with traffic(world, USERS[:4]) as seen:
+        for year in ("2021", "2023", "2022"):
+            assert reattach(world, year=year).startswith(f"ATTACHED: public.policy_violations_{year} with 1,000 rows")
+    assert_nobody_waited(seen)
+    # Rows that the traffic wrote are in other partitions.
+    theirs = ("policy_violations_2025", "policy_violations_2026")
+    assert [one for one in before.differences(world.state()) if not any(name in one for name in theirs)] == []
+    with pytest.raises(UnsafeTarget, match="policy_violations_2022 takes rows of that period already"):
+        reattach(world, year="2022")
+
+
+def test_beside_for_an_audit(old: World) -> None:
+    rows = ask(old, ROWS)
+    archive(old)
+    before = hierarchy(old)
+    assert reattach(old, year="2022", mode="side-by-side").startswith("RESTORED: 1,000 rows of")
+    (name,) = [row[0] for row in ask(old, "SELECT relname FROM pg_class WHERE relname ~ '_2022_restored_' AND relkind = 'r'")]
+    assert ask(old, f"SELECT count(*), md5(string_agg(v::text, '' ORDER BY v.id)) FROM {name} v") == rows
+    assert hierarchy(old) == before
+
+
+def test_rows_that_hold_keep_their_partition(old: World) -> None:
+    execute(old, f"UPDATE policy_violations SET status = 'active', resolved_at = NULL WHERE id = {ROW}")
+    before = old.state()
+    assert archive(old, dry_run=True) == "PLANNED, nothing touched: policy_violations_2022 would be archived and stay"
+    assert archive(old) == "ARCHIVED: policy_violations_2022 archived, held by rows"
+    assert before.differences(old.state()) == []
+    (first,) = archives(old)
+    # Nothing changed: nothing is copied twice.
+    assert archive(old) == "ARCHIVED: policy_violations_2022 archived, held by rows"
+    assert archives(old) == [first]
+    execute(old, RESOLVED)
+    assert archive(old) == "ARCHIVED: policy_violations_2022 archived and dropped"
+    assert len(archives(old)) == 2
+
+
+STEPS = ["take_archive", "prove_archive", "compare_with_archive", "cool", "context_lock"]
+
+
+def acting(monkeypatch: pytest.MonkeyPatch, step: str, act: Callable[[], object], *, after: bool = True) -> None:
+    """Do something once after, or before, a step of the archive."""
+    original, done = getattr(partition_archives, step), list[bool]()
+
+    def stand_in(*arguments: Any, **more: Any) -> Any:
+        if not after and not done:
+            done.append(True)
+            act()
+        found = original(*arguments, **more)
+        if after and not done:
+            done.append(True)
+            act()
+        return found
+
+    monkeypatch.setattr(partition_archives, step, stand_in)
+
+
+@pytest.mark.parametrize("step", [pytest.param(one, marks=() if one in ("take_archive", "cool") else long) for one in STEPS[:4]])
+def test_a_row_that_changes_on_the_way_keeps_the_partition(old: World, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    key = ask(old, f"SELECT {ROW}::text")[0][0]
+    with monkeypatch.context() as patch:
+        acting(patch, step, lambda: execute(old, CHANGE))
+        with pytest.raises(OperationError) as error:
+            archive(old)
+    assert "policy_violations_2022 stays: " in str(error.value)
+    assert "1 rows of public.policy_violations_2022 were written since" in str(error.value)
+    assert key in str(error.value)
+    assert ask(old, "SELECT count(*) FROM policy_violations_2022 WHERE resolution = 'changed'") == [(1,)]
+    assert archive(old) == "ARCHIVED: policy_violations_2022 archived and dropped"
+    # The newest set has the changed row, and brings it back.
+    reattach(old, year="2022")
+    assert ask(old, "SELECT count(*) FROM policy_violations_2022 WHERE resolution = 'changed'") == [(1,)]
+
+
+@long
+@pytest.mark.parametrize(
+    "change",
+    [f"DELETE FROM policy_violations_2022 WHERE id = {ROW}",
+     "VACUUM FULL policy_violations_2022",
+     f"BEGIN; UPDATE policy_violations_2022 SET resolution = 'x' WHERE id = {ROW}; COMMIT; VACUUM (FREEZE) policy_violations_2022",
+     f"WITH gone AS (DELETE FROM policy_violations_2022 WHERE id = {ROW} RETURNING *) INSERT INTO policy_violations_2022 "
+     "SELECT (jsonb_populate_record(g, jsonb_build_object('id', gen_random_uuid()))).* FROM gone g"],
+    ids=["deleted", "rewritten", "frozen", "exchanged"],
+)  # fmt: skip
+def test_changes_of_other_kinds(old: World, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    with monkeypatch.context() as patch:
+        acting(patch, "cool", lambda: execute(old, *change.split("; ")))
+        with pytest.raises(OperationError, match="policy_violations_2022 stays: "):
+            archive(old)
+    rows = ask(old, ROWS)
+    assert rows[0][0] >= 999
+    assert archive(old) == "ARCHIVED: policy_violations_2022 archived and dropped"
+    reattach(old, year="2022")
+    assert ask(old, ROWS) == rows
+
+
+def test_locks_that_are_not_to_be_had(old: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitions, "LOCK_TRIES", 2)
+    before, tree, said = old.state(), hierarchy(old), r"lock timeout.*a long report .*AccessShareLock"
+    with old.connect() as reader:
+        reader.execute("SET application_name = 'a long report'")
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM policy_violations")
+        with (
+            traffic(old, [USERS[0], *USERS[2:4]]) as seen,
+            pytest.raises(OperationError, match=said),
+        ):
+            archive(old)
+        reader.execute("ROLLBACK")
+    assert_nobody_waited(seen)
+    assert (before.differences(old.state()), hierarchy(old)) == ([], tree)
+    assert archive(old) == "ARCHIVED: policy_violations_2022 archived and dropped"
+    assert len(archives(old)) == 1
+
+
+def test_what_needs_a_partition_keeps_it(old: World) -> None:
+    execute(old, "CREATE VIEW of_2022 AS SELECT id FROM policy_violations_2022")
+    before = old.state()
+    with pytest.raises(OperationError, match=r"2022 stays: cannot drop table .*view public.of_2022 depends on table"):
+        archive(old)
+    assert before.differences(old.state()) == []
+
+
+@long
+def test_keys_of_others_keep_a_partition_that_they_need(old: World) -> None:
+    execute(
+        old, "CREATE TABLE appeals (id uuid, at timestamp, FOREIGN KEY (id, at) REFERENCES policy_violations)",
+        "INSERT INTO appeals SELECT id, detected_at FROM policy_violations_2022 LIMIT 1",
+    )  # fmt: skip
+    before = old.state()
+    with pytest.raises(OperationError, match="policy_violations_2022 stays: "):
+        archive(old)
+    assert before.differences(old.state()) == []
+
+
+def test_somebody_elses_detach_is_finished_first(old: World) -> None:
+    rows = ask(old, ROWS)
+    unfinished_detach(old, "policy_violations_2022")
+    assert ask(old, ROWS)[0][0] == 0
+    assert archive(old) == "ARCHIVED: policy_violations_2022 archived and dropped"
+    assert leaves(old)[0] == "2023"
+    reattach(old, year="2022")
+    assert ask(old, ROWS) == rows
+
+
+FAILURES: dict[str, tuple[Any, str, Exception]] = {
+    "the upload": (sets, "read_back", StoreUnavailable("no")),
+    "the scratch restore": (recoveries, "compare_with_manifest", RestoreDiffers("it differs")),
+    "the download": (recoveries, "_stage", DamagedSet("it is damaged")),
+}
+
+
+@pytest.mark.parametrize(
+    "failure", ["the scratch restore", pytest.param("the upload", marks=long), pytest.param("the download", marks=long)]
+)
+def test_what_fails_drops_nothing(old: World, monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
+    module, name, error = FAILURES[failure]
+    before = old.state()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fail)
+        patch.setattr(sets.upload.retry, "wait", lambda _: 0)  # type: ignore[attr-defined]
+        with pytest.raises(OperationError, match=f"policy_violations_2022 stays: .*{error}"):
+            archive(old)
+    assert before.differences(old.state()) == []
+    assert databases(old.source) == {DATABASE}
+    assert archive(old) == "ARCHIVED: policy_violations_2022 archived and dropped"
+    reattach(old, year="2022")
+    assert before.differences(old.state()) == []
+
+
+KILLED = """
+import os, signal, sys
+from importlib import import_module
+module, name, when, count = import_module(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+original, seen = getattr(module, name), []
+def stand_in(*arguments, **more):
+    seen.append(1)
+    if when == "before" and len(seen) == count:
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = original(*arguments, **more)
+    if when == "after" and len(seen) == count:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+setattr(module, name, stand_in)
+from flows.partitions import archive_partitions, reattach_partition
+if sys.argv[5] == "archive":
+    archive_partitions(dry_run=False, confirm_database="consulting_tool")
+else:
+    reattach_partition(year="2022")
+"""
+# Steps of the archive, in their order; what is called how often before it is killed.
+KILLS = [
+    ("tasks.backups", "publish", "before", 1), ("tasks.backups", "publish", "after", 1),
+    ("tasks.recoveries", "fill_database", "after", 1), ("tasks.partition_archives", "mark", "before", 1),
+    ("tasks.partition_archives", "mark", "after", 1), ("tasks.partition_archives", "compare_with_archive", "after", 1),
+    ("tasks.partition_archives", "cool", "after", 1), ("tasks.core.partition_sql", "lock_alone", "after", 1),
+    ("tasks.core.partition_sql", "drop_table", "after", 1), ("tasks.partition_archives", "drop_partition", "after", 1),
+]  # fmt: skip
+QUICK = {"publish after", "drop_table after"}
+
+
+def kill(world: World, what: str, module: str, name: str, when: str, count: int) -> None:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
+    died = subprocess.run(
+        [sys.executable, "-c", KILLED, module, name, when, str(count), what], cwd=PROJECT, text=True, capture_output=True,
+        check=False, env=kept | world.environment(world.source, "backup_restorer"),
+    )  # fmt: skip
+    assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "when", "count"),
+    [pytest.param(*one, id=f"{one[1]} {one[2]}", marks=() if f"{one[1]} {one[2]}" in QUICK else long) for one in KILLS],
+)
+def test_killed_at_a_step_the_next_run_finishes(old: World, module: str, name: str, when: str, count: int) -> None:
+    rows, before = ask(old, ROWS), old.state()
+    kill(old, "archive", module, name, when, count)
+    gone = name == "drop_partition"
+    assert ask(old, ROWS)[0][0] == (0 if gone else 1000)
+    if not gone:
+        assert before.differences(old.state()) == []
+    assert (
+        archive(old)
+        == f"ARCHIVED: {'nothing, no partition has had its time' if gone else 'policy_violations_2022 archived and dropped'}"
+    )
+    assert len(archives(old)) == 1
+    assert databases(old.source) == {DATABASE}
+    reattach(old, year="2022")
+    assert (ask(old, ROWS), before.differences(old.state())) == (rows, [])
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "when", "count"),
+    [("tasks.partition_restores", "_make", "after", 1),
+     *(pytest.param(*one, marks=long) for one in [
+         ("tasks.partition_restores", "load_rows", "after", 1), ("tasks.partitions", "_prove_key", "after", 2),
+         ("tasks.partitions", "attach", "after", 1), ("tasks.core.partition_sql", "analyze", "before", 1),
+     ])],
+)  # fmt: skip
+def test_a_reattachment_that_is_killed_is_done_by_the_next_run(old: World, module: str, name: str, when: str, count: int) -> None:
+    before = old.state()
+    archive(old)
+    kill(old, "reattach", module, name, when, count)
+    if name == "analyze":
+        with pytest.raises(UnsafeTarget, match="takes rows of that period already"):
+            reattach(old, year="2022")
+    else:
+        assert "2022" not in leaves(old)
+        reattach(old, year="2022")
+    assert before.differences(old.state()) == []
+
+
+def test_rows_that_refer_to_nothing_any_more_are_told_and_nothing_is_left(old: World) -> None:
+    archive(old)
+    execute(old, "ALTER TABLE policy_violations DISABLE TRIGGER USER", "SET session_replication_role = replica",
+            "DELETE FROM governance_rules")  # fmt: skip
+    before = hierarchy(old)
+    with pytest.raises(OperationError, match=r"cannot be attached to public\.policy_violations: rows refer to rows that are gone"):
+        reattach(old, year="2022")
+    assert hierarchy(old) == before
+    assert ask(old, "SELECT relname FROM pg_class WHERE relname = 'policy_violations_2022'") == []
+
+
+def test_bad_input_touches_nothing(old: World) -> None:
+    tree = hierarchy(old)
+    for parameters, said in (
+        ({"year": "2019"}, "no archive set of bc-004 has the partition of public.policy_violations that begins 2019-01-01"),
+        ({"year": "2022-05"}, '"2022-05" is no year'), ({"year": "2022", "table": "teams"}, "no table teams is partitioned"),
+    ):  # fmt: skip
+        with pytest.raises(OperationError, match=said):
+            reattach(old, **parameters)
+    with pytest.raises(OperationError, match='no long-term job "nothing"; it has: violations'):
+        old.run(long_term_backup, "backup_reader", name="nothing")
+    assert hierarchy(old) == tree
+
+
+def test_long_term_sets_are_no_base_never_latest_and_can_be_restored(old: World) -> None:
+    for _ in range(2):
+        assert str(old.run(long_term_backup, "backup_reader")).startswith("STORED: bc-004_violations_")
+    sets_ = sorted(old.store_folder.glob(f"{CONTEXT}/violations/*/*/manifest.json"))
+    assert len(sets_) == 2
+    manifest = json.loads(sets_[0].read_bytes())["manifest"]
+    assert {one["name"][:18] for one in manifest["relations"]} == {"policy_violations_"}
+    with pytest.raises(OperationError, match="no backup set of context"):
+        old.recover()
+    assert "_full_" in old.differential()
+    rows = ask(old, ROWS)
+    execute(old, "DELETE FROM policy_violations WHERE detected_at < '2023-01-01'")
+    words = {"dry_run": False, "confirm_database": DATABASE}
+    old.run(table_restore, "backup_restorer", table="policy_violations_2022", backup=manifest["id"], mode="replace", **words)
+    assert ask(old, ROWS) == rows
+    listed = {str(row["kind"]) for row in old.run(list_backups, "backup_reader")}
+    assert {"long-term", "full", "safety"} <= listed
