@@ -43,6 +43,7 @@ from tasks.databases import database_options
 from tasks.runs import Run, require_space, spread, staging
 from tasks.schema import LOCK_WAIT_SECONDS, context_list
 from tasks.sets import (
+    archived_relations,
     cool,
     fetch,
     hold,
@@ -221,7 +222,7 @@ def _try_to_take(
                 relations, blocks = store_relations(site, run, name, snapshot, source, fitting)
                 manifest = store_schema(site, run, name, snapshot, source, relations, blocks, fitting)
                 snapshot.require_held()
-            losses = losses_between(trusted, relations, site.context.max_row_loss) if trusted else []
+            losses = _losses(site, trusted, relations) if trusted else []
             instead = f"{base.manifest.id} is no base: {unfit}" if base and unfit else None
             said = {"label": why.label, "keep_until": why.keep_until, "losses": losses, "instead": instead, "finished": now()}
             manifest = manifest.model_copy(update=said)
@@ -234,6 +235,13 @@ def _try_to_take(
                 raise
             get_run_logger().warning("attempt %d: %s; starting over", attempt, error)
     raise AssertionError  # the last try returns or raises
+
+
+def _losses(site: Site, trusted: Manifest, relations: list[Relation]) -> list[str]:
+    share = site.context.max_row_loss
+    if not losses_between(trusted, relations, share):
+        return []
+    return losses_between(trusted, relations, share, archived_relations(site.store, site.context.name))
 
 
 @task(cache_policy=NO_CACHE)

@@ -15,7 +15,7 @@ from tasks.core.manifest import TABLES, VIEWS, InventoryItem, Manifest, Relation
 from tasks.core.merge import Mode, Request, drift
 from tasks.core.phases import Phases
 from tasks.core.servers import Connection
-from tasks.core.toc import plain_name
+from tasks.core.toc import plain_name, table_of
 from tasks.runs import Run
 from tasks.sets import StagedSet
 from tasks.sites import Site
@@ -141,11 +141,6 @@ class Merge:
             return ""
         rows = "" if request.keys is None else ", the chosen rows"
         return f'table {request.table} of database "{self.site.database}" from {self.manifest.id}, mode {request.mode}{rows}'
-
-
-def table_of(item: InventoryItem) -> str:
-    """Return schema.name of the table that an object is, or is of."""
-    return plain_name(item.name if item.kind in TABLES else item.parent)
 
 
 def lineage(members: Members, member: Member) -> dict[str, int]:

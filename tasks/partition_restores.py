@@ -16,9 +16,9 @@ from tasks.core.manifest import TABLES, Manifest
 from tasks.core.merge import Drift, Mode, Request
 from tasks.core.partitions import parse_bound
 from tasks.core.stream import digest_relation
-from tasks.core.toc import plain_name
+from tasks.core.toc import plain_name, table_of
 from tasks.merge_objects import create, missing_chunks
-from tasks.merge_session import Merge, table_of
+from tasks.merge_session import Merge
 from tasks.partitions import MARK, PartitionedTable, attach_partition, read_tables, session
 from tasks.runs import Run
 from tasks.sets import list_sets

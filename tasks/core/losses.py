@@ -1,9 +1,17 @@
 """Rows that are gone since a backup: more of them than may go unnoticed are an alarm."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from tasks.core.manifest import Manifest, Relation
+
+# A relation by name and oid: one that is made again under the name is another.
+Archived = tuple[str, int]
+
+
+def identity(relation: Relation) -> Archived:
+    """Return what an archive set knows a relation by."""
+    return relation.qualified, relation.oid
 
 
 def lost_rows(before: Iterable[tuple[str, int]], now: dict[str, int], allowed_share: float) -> Iterator[str]:
@@ -14,9 +22,17 @@ def lost_rows(before: Iterable[tuple[str, int]], now: dict[str, int], allowed_sh
             yield f"{relation}: {found:,} of {rows:,} rows"
 
 
-def losses_between(previous: Manifest, relations: Iterable[Relation], allowed_share: float) -> list[str]:
-    """Return the relations, and partitioned tables as wholes, that lost too many rows since a backup."""
-    before, now = _counts(previous.relations), _counts(relations)
+def losses_between(
+    previous: Manifest, relations: Iterable[Relation], allowed_share: float, archived: Collection[Archived] = ()
+) -> list[str]:  # fmt: skip
+    """Return the relations, and partitioned tables as wholes, that lost too many rows since a backup.
+
+    Rows of a partition that was archived meanwhile are not lost.
+    """
+    there = list(relations)
+    names = {one.qualified for one in there}
+    stayed = [one for one in previous.relations if one.qualified in names or identity(one) not in archived]
+    before, now = _counts(stayed), _counts(there)
     return list(lost_rows(before.items(), now, allowed_share))
 
 

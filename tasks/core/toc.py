@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from tasks.core.manifest import InventoryItem
+from tasks.core.manifest import TABLES, InventoryItem
 
 ENTRY = re.compile(r"(?P<dump_id>\d+); (?P<class>\d+) (?P<oid>\d+) (?P<rest>.*)")
 SCRIPT_ENTRY = re.compile(r"-- TOC entry (\d+) \(class (\d+) OID (\d+)\)")
@@ -137,6 +137,11 @@ def _titles(item: InventoryItem) -> list[str]:
     schema, name = _split(item.name)
     defaults = [f"DEFAULT {schema} {name} "] if item.kind == "table" else []
     return [*(f"{kind} {schema} {name} " for kind in kinds), *defaults]
+
+
+def table_of(item: InventoryItem) -> str:
+    """Return schema.name of the table that an object is, or is of."""
+    return plain_name(item.name if item.kind in TABLES else item.parent)
 
 
 def plain_name(qualified: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flows.backup import list_backups, long_term_backup
+from flows.checks import integrity_check
 from flows.partitions import archive_partitions, reattach_partition
 from flows.restore import table_restore
 from tasks import partition_archives, partitions, recoveries, sets
@@ -65,6 +66,7 @@ def test_archived_dropped_and_brought_back_as_it_was(world: World, monkeypatch: 
     with pytest.raises(UnsafeTarget, match='refusing to drop partitions of the live database "consulting_tool"'):
         archive(world, confirm_database="another")
     assert (before.differences(world.state()), archives(world)) == ([], [])
+    world.backup()
     # 2024 stays; 2021 and 2022, which were missed, leave as well.
     with traffic(world, USERS) as seen:
         assert archive(world).endswith(
@@ -76,6 +78,9 @@ def test_archived_dropped_and_brought_back_as_it_was(world: World, monkeypatch: 
     assert all((path / "drilled.json").exists() for path in archives(world))
     assert databases(world.source) == {DATABASE}
     assert archive(world) == "ARCHIVED: nothing, no partition has had its time"
+    # What was archived is not lost: neither a witness nor the next backup says so.
+    world.run(integrity_check, "backup_reader")
+    assert world.backup().startswith("STORED")
     with traffic(world, USERS[:4]) as seen:
         for year in ("2021", "2023", "2022"):
             assert reattach(world, year=year).startswith(f"ATTACHED: public.policy_violations_{year} with 1,000 rows")

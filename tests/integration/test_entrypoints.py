@@ -15,7 +15,8 @@ DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((PROJECT / "prefect.yaml").re
 SCHEDULED = [(one["name"], schedule) for one in DEPLOYMENTS for schedule in one.get("schedules", [])]
 FLOWS = {
     "daily_backup", "differential_backup", "list_backups", "verify_backups", "watch_recovery_point", "prune_backups",
-    "full_restore", "table_restore", "disaster_recovery", "recovery_drill", "integrity_check",
+    "full_restore", "table_restore", "disaster_recovery", "recovery_drill", "integrity_check", "long_term_backup",
+    "create_partitions", "archive_partitions", "reattach_partition",
 }  # fmt: skip
 BY_DAY = {"four-hourly", "quarter-hourly"}
 
@@ -28,7 +29,7 @@ def test_a_deployment_loads_and_takes_its_parameters(deployment: dict[str, Any])
     assert loaded.parameters.properties["context"]["default"] == "bc-004"
     assert all(one.get("description") for one in loaded.parameters.properties.values()), "each parameter is told in Args"
     # What the operator has to say himself when he starts it.
-    asked = dict.fromkeys(loaded.parameters.required, "teams")
+    asked = dict.fromkeys(loaded.parameters.required, "2023")
     loaded.validate_parameters(asked | deployment["parameters"])
 
 
