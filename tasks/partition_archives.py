@@ -31,7 +31,6 @@ from tasks.locks import context_lock
 from tasks.partitions import (
     PartitionedTable,
     at_once,
-    attach_partition,
     detach_partition,
     read_table,
     read_tables,
@@ -172,12 +171,11 @@ def _table_of(connection: Connection, site: Site, one: Archiving) -> Partitioned
 
 
 def _attach_again(site: Site, run: Run, one: Archiving) -> None:
-    """Finish a DETACH … CONCURRENTLY that somebody left unfinished, and attach the partition, so that it leaves in one piece."""
+    """Finish a DETACH … CONCURRENTLY that somebody left unfinished, and attach the partition again: its rows are seen till it leaves."""
     with session(site, run) as connection:
         table = _table_of(connection, site, one)
     with context_lock(site.server, site.context.name, run.title, exclusive=True):
-        detach_partition(site, run, table, one.partition)
-        attach_partition(site, run, table, (one.partition.schema, one.partition.name), one.partition.bound)
+        detach_partition(site, run, table, one.partition, attach_again=True)
     one.notes.append("somebody's DETACH … CONCURRENTLY was finished first")
 
 

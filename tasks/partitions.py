@@ -131,23 +131,25 @@ def session(site: Site, run: Run) -> Iterator[Connection]:
 
 
 def at_once(
-    connection: Connection, what: str, oids: Iterable[int], change: Callable[[], T], seconds: float = LOCK_SECONDS
+    connection: Connection, what: str, oids: Iterable[int], change: Callable[[], T], *, may_last: bool = False
 ) -> T:  # fmt: skip
-    """Make a change in one transaction that waits for no lock, and lasts with no statement, longer than half the seconds.
+    """Make a change in one transaction that waits for no lock longer than half of LOCK_SECONDS, nor lasts longer with a statement.
 
-    What could not be had is asked for again, so that those who queued behind had their turn.
+    What could not be had is asked for again, so that those who queued behind had their turn. A change that `may_last` has no
+    limit for its statements.
 
     Raises:
         OperationError: it was not to be had; nothing changed; who is in the way is named.
     """
-    named = list(oids)
+    # The lock is given up first, because that is said more clearly.
+    named, half = list(oids), LOCK_SECONDS / 2
     for attempt in range(1, LOCK_TRIES + 1):
         try:
             with connection.transaction():
-                connection.execute(partition_sql.limit_statements(seconds / 2))
+                connection.execute(partition_sql.limit_waiting(0.9 * half, 0 if may_last else half))
                 return change()
         except GIVEN_UP as error:
-            said = f"{what}: {message_of(error)}, after {seconds / 2:g} s"
+            said = f"{what}: {message_of(error)}, after {half:g} s"
             holders = "; ".join(row[0] for row in connection.execute(partition_sql.BLOCKERS, {"oids": named}))
             in_the_way = f" ({holders})" if holders else ""
             if attempt == LOCK_TRIES:
@@ -223,9 +225,9 @@ def _create(connection: Connection, table: PartitionedTable, one: Wanted, *, mov
             _move_rows(connection, default, (table.schema, one.name), condition, stray)
         attach(connection, table, (table.schema, one.name), partition_sql.range_bound(table.end(one.lower), table.end(one.upper)))
 
+    what = f"{table.schema}.{one.name} could not be attached"
     # Rows that move have their keys looked at, which takes as long as it takes.
-    seconds = LOCK_SECONDS if not stray else 3600.0
-    at_once(connection, f"{table.schema}.{one.name} could not be attached", _concerned(connection, table), make, seconds)
+    at_once(connection, what, _concerned(connection, table), make, may_last=stray > 0)
     get_run_logger().info("%s.%s made, from %s to %s", table.schema, one.name, table.end(one.lower), table.end(one.upper))
     return stray
 
@@ -249,9 +251,8 @@ def _require_room(connection: Connection, table: PartitionedTable, one: Wanted) 
         raise OperationError(
             f"{name} is being restored by reattach_partition, which did not end; run that again, or drop the table"
         )
-    is_there = next((one.detach_pending for one in table.partitions if one.qualified == name), None)
-    if is_there:
-        raise OperationError(f"{name}: {_finalize_it(table, next(one for one in table.partitions if one.qualified == name))}")
+    if pending := next((other for other in table.partitions if other.detach_pending and other.qualified == name), None):
+        raise OperationError(f"{name}: {_finalize_it(table, pending)}")
     remedy = partition_sql.attach(table.place, (table.schema, one.name), bound).as_string()
     raise OperationError(
         f"{name} is {occupant[0]}, not the partition of {table.qualified} {bound}: rename it, "
@@ -369,8 +370,10 @@ def _prove_key(
 
 
 @task(cache_policy=NO_CACHE, task_run_name="detach {partition.name}")
-def detach_partition(site: Site, run: Run, table: PartitionedTable, partition: Partition) -> None:
+def detach_partition(site: Site, run: Run, table: PartitionedTable, partition: Partition, *, attach_again: bool = False) -> None:
     """Make a partition a table by itself, or finish what somebody's DETACH … CONCURRENTLY left unfinished.
+
+    With `attach_again` it is a partition as before, its rows seen again, when that is done.
 
     Raises:
         OperationError: the locks were not to be had; nothing was changed.
@@ -380,7 +383,12 @@ def detach_partition(site: Site, run: Run, table: PartitionedTable, partition: P
 
         def change() -> None:
             connection.execute(partition_sql.detach(table.place, place, finalize=partition.detach_pending))
-            if connection.execute(partition_sql.HAS_PARENT, {"oid": partition.oid}).fetchall()[0][0]:
+            if attach_again:
+                # Its keys were proven, and a check says what its bound says: ATTACH looks at no row.
+                attach(connection, table, place, partition.bound)
+                for (check,) in connection.execute(partition_sql.CHECKS_OF_BOUND, {"oid": partition.oid}).fetchall():
+                    connection.execute(partition_sql.drop_check(*place, check))
+            elif connection.execute(partition_sql.HAS_PARENT, {"oid": partition.oid}).fetchall()[0][0]:
                 raise OperationError(f"{partition.qualified} was detached and still is a partition; nothing was kept")
 
         oids = _concerned(connection, table, partition)

@@ -71,6 +71,12 @@ IS_PARTITION = SQL(
 
 OID_OF = SQL("SELECT %(name)s::regclass::oid::bigint")
 HAS_PARENT = SQL("SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = %(oid)s)")
+# What DETACH … CONCURRENTLY leaves on a partition: a check that says what its bound says.
+CHECKS_OF_BOUND = SQL(
+    """SELECT conname::text FROM pg_constraint WHERE conrelid = %(oid)s AND contype = 'c' AND conislocal
+         AND pg_get_constraintdef(oid) IN (format('CHECK (%%s)', pg_get_partition_constraintdef(%(oid)s)),
+                                           format('CHECK ((%%s))', pg_get_partition_constraintdef(%(oid)s)))"""
+)
 HAS_CHECK = SQL("SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = %(oid)s AND conname = %(name)s)")
 COLUMNS_OF = SQL(
     """SELECT attname::text FROM pg_attribute
@@ -78,11 +84,10 @@ COLUMNS_OF = SQL(
 )
 
 
-def limit_statements(seconds: float) -> Composed:
-    """Let no lock be waited for, and no statement of this transaction last, any longer."""
-    # The lock first, because that is said more clearly.
+def limit_waiting(lock_seconds: float, statement_seconds: float) -> Composed:
+    """Let no lock be waited for, and no statement of this transaction last, any longer; 0 is no limit."""
     return SQL("SELECT set_config('lock_timeout', {}, true), set_config('statement_timeout', {}, true)").format(
-        Literal(str(int(seconds * 900))), Literal(str(int(seconds * 1000)))
+        Literal(str(int(lock_seconds * 1000))), Literal(str(int(statement_seconds * 1000)))
     )
 
 
