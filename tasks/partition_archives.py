@@ -171,7 +171,7 @@ def _table_of(connection: Connection, site: Site, one: Archiving) -> Partitioned
 
 
 def _attach_again(site: Site, run: Run, one: Archiving) -> None:
-    """Finish a DETACH … CONCURRENTLY that somebody left unfinished, and attach the partition again: its rows are seen till it leaves."""
+    """Finish what somebody's DETACH … CONCURRENTLY left, and attach it again: its rows are seen till it leaves."""
     with session(site, run) as connection:
         table = _table_of(connection, site, one)
     with context_lock(site.server, site.context.name, run.title, exclusive=True):
