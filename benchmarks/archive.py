@@ -6,17 +6,13 @@ Beside it a plain SELECT count(*) of the partition, which the transaction that d
 """
 
 import sys
-import tempfile
 import threading
 import time
-from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from benchmarks.main_job import SETTINGS, measure
-from deployments import local
-from deployments.demo import DATABASE, make_source
+from benchmarks.main_job import bench, measure
+from deployments.demo import DATABASE
 from deployments.local import LocalServer
 
 USERS = {
@@ -52,18 +48,8 @@ def traffic(server: LocalServer) -> Iterator[dict[str, float]]:
 
 def main() -> None:
     """Measure and print."""
-    parser = ArgumentParser()
-    parser.add_argument("--violations-per-year", type=int, default=500_000)
-    arguments = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="backup-benchmark-") as name,
-        local.postgres(**SETTINGS) as source,
-        local.prefect_server() as api,
-    ):
-        folder = Path(name)
-        make_source(source, arguments.violations_per_year)
-        (folder / "store").mkdir()
-        ours = {"BACKUP_STORE": str(folder / "store"), "BACKUP_STAGING": str(folder / "staging"), "PREFECT_API_URL": api}
+    with bench() as place:
+        source, ours = place.source, place.ours
         with source.connect(DATABASE) as connection:
             connection.execute("DROP TABLE policy_violations_2021")
             connection.execute(RESOLVED)

@@ -7,15 +7,11 @@ Beside it `pg_restore -j2` of a dump of the same database into an empty one, in 
 
 import re
 import sys
-import tempfile
-from argparse import ArgumentParser
-from pathlib import Path
 
 import httpx
 
-from benchmarks.main_job import SETTINGS, measure, run_seconds
-from deployments import local
-from deployments.demo import DATABASE, make_source
+from benchmarks.main_job import bench, measure, run_seconds
+from deployments.demo import DATABASE
 
 DAMAGE = {
     "no damage": [],
@@ -31,18 +27,8 @@ COMMAND = ["full_restore", "--in-place", "true", "--dry-run", "false", "--confir
 
 def main() -> None:
     """Measure everything and print a table."""
-    parser = ArgumentParser()
-    parser.add_argument("--violations-per-year", type=int, default=500_000)
-    arguments = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="backup-benchmark-") as name,
-        local.postgres(**SETTINGS) as source,
-        local.prefect_server() as api,
-    ):
-        folder = Path(name)
-        make_source(source, arguments.violations_per_year)
-        (folder / "store").mkdir()
-        ours = {"BACKUP_STORE": str(folder / "store"), "BACKUP_STAGING": str(folder / "staging"), "PREFECT_API_URL": api}
+    with bench() as place:
+        source, folder, api, ours = place.source, place.folder, place.api, place.ours
         backup = [sys.executable, "-m", "flows.backup", "daily_backup"]
         measure("daily_backup", backup, source.environment("backup_reader") | ours)
         full = next((folder / "store").glob("*/daily/*")).name

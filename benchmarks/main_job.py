@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +55,34 @@ def measure(name: str, argv: list[str], environment: dict[str, str], stored: Pat
 def tree_bytes(path: Path) -> int:
     """Return the size of a file, or of all files in a folder."""
     return sum(one.stat().st_size for one in ([path] if path.is_file() else path.rglob("*")) if one.is_file())
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A server with the example database, a folder store, and what leads flows there."""
+
+    source: LocalServer
+    folder: Path
+    api: str
+    ours: dict[str, str]
+
+
+@contextmanager
+def bench() -> Iterator[Bench]:
+    """Make a bench with as many violations a year as the command line says."""
+    parser = ArgumentParser()
+    parser.add_argument("--violations-per-year", type=int, default=500_000)
+    arguments = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="backup-benchmark-") as name,
+        local.postgres(**SETTINGS) as source,
+        local.prefect_server() as api,
+    ):
+        folder = Path(name)
+        make_source(source, arguments.violations_per_year)
+        (folder / "store").mkdir()
+        ours = {"BACKUP_STORE": str(folder / "store"), "BACKUP_STAGING": str(folder / "staging"), "PREFECT_API_URL": api}
+        yield Bench(source, folder, api, ours)
 
 
 def main() -> None:
