@@ -6,11 +6,13 @@ A run that was started by hand waits where it is.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
@@ -23,6 +25,7 @@ from tasks import sites
 from tasks.core import report
 from tasks.core.errors import BadInput, ColdObject, DamagedSet, StoreUnavailable, TierUnavailable
 from tasks.core.kinds import COLD_CLASSES, SetName, is_cold, now
+from tasks.core.manifest import Manifest
 from tasks.core.pruning import THAW_FILE
 from tasks.core.thaws import DAYS, Tier, deadline, fitting_tier, possible_tier, slower_tier, usual_time
 from tasks.recoveries import Recovery
@@ -40,6 +43,16 @@ class Thaw:
     asked: datetime
     tier: Tier
     flow_run: str
+
+
+@dataclass(frozen=True)
+class Cold:
+    """Objects of a set that cannot be read yet, their storage classes, and the zone in which people are told of it."""
+
+    name: SetName
+    keys: list[str]
+    classes: list[str]
+    zone: ZoneInfo
 
 
 def thaw_for(recovery: Recovery, run: Run, backup: str) -> None:
@@ -71,45 +84,45 @@ def require_warm(
     Raises:
         ColdObject: the store cannot thaw it, or it took far longer than usual.
     """
-    name = _cold_set(store, run, backup)
-    keys = _cold_keys(store, name) if name else {}
-    if name is None or not (waiting := _unreadable(store, keys)):
-        return _asked_before(store, name) if name else None
-    classes = sorted({keys[key] for key in waiting})
-    thaw = _ask(store, name, waiting, classes, tier or fitting_tier(classes, (objective or timedelta(hours=4)) / 2))
-    _tell(run, name, waiting, classes, thaw, objective)
-    _wait(store, name, waiting, classes, thaw)
+    manifest = _set_to_read(store, run, backup)
+    if manifest is None:
+        return None
+    name, keys = name_of(manifest), _cold_keys(store, manifest)
+    waiting = _unreadable(store, keys)
+    if not waiting:
+        return _asked_before(store, name) if keys else None
+    cold = Cold(name, waiting, sorted({keys[key] for key in waiting}), manifest.zone)
+    limit = objective / 2 if objective is not None else timedelta(hours=2)
+    thaw = _ask(store, cold, tier or fitting_tier(cold.classes, limit))
+    _tell(run, cold, thaw, objective)
+    _wait(store, cold, thaw)
     return thaw.asked
 
 
-def _cold_set(store: StoreAddress, run: Run, backup: str) -> SetName | None:
-    """Return the set that would be read, if it is cold: the named one, or the newest that fits where all of them are."""
+def _set_to_read(store: StoreAddress, run: Run, backup: str) -> Manifest | None:
+    """Return the manifest of the set that is about to be read: the named one, or the newest, where all that fit are cold."""
     try:
         fitting = [one for one in candidates(store, run.context, backup) if not one.damage]
-    except BadInput:
+        is_read = bool(fitting) and (fitting[0].named or all(is_cold(one.storage_class) for one in fitting))
+        return fetch_manifest(store, fitting[0].name) if is_read else None
+    except (BadInput, DamagedSet, ColdObject):
         # What is wrong with it, the restore says.
         return None
-    is_read = bool(fitting) and (fitting[0].named or all(is_cold(one.storage_class) for one in fitting))
-    return fitting[0].name if is_read else None
 
 
-def _cold_keys(store: StoreAddress, name: SetName) -> dict[str, str]:
+def _cold_keys(store: StoreAddress, manifest: Manifest) -> dict[str, str]:
     """Return the cold objects that a restore of a set reads, with their storage classes."""
-    try:
-        manifest = fetch_manifest(store, name)
-        base = read_base(store, manifest)
-    except (BadInput, DamagedSet):
-        return {}
-    wanted = {f"{name.folder}/{stored.path}" for stored in manifest.objects}
-    folders = [name.folder]
-    if base:
-        folders.append(name_of(base).folder)
-        wanted |= {f"{folders[1]}/{stored.path}" for stored in inherited_parts(manifest, base)}
+    folders = [name_of(manifest).folder]
+    wanted = {f"{folders[0]}/{stored.path}" for stored in manifest.objects}
+    with suppress(DamagedSet):
+        if base := read_base(store, manifest):
+            folders.append(name_of(base).folder)
+            wanted |= {f"{folders[1]}/{stored.path}" for stored in inherited_parts(manifest, base)}
     found = [one for folder in folders for one in store.opened.list(f"{folder}/")]
     return {one.key: one.storage_class for one in found if one.key in wanted and one.storage_class in COLD_CLASSES}
 
 
-def _unreadable(store: StoreAddress, keys: Sequence[str] | dict[str, str]) -> list[str]:
+def _unreadable(store: StoreAddress, keys: Iterable[str]) -> list[str]:
     """Return the objects that cannot be read yet; a store that lets cold objects be read has none."""
     found = list[str]()
     for key in keys:
@@ -120,10 +133,10 @@ def _unreadable(store: StoreAddress, keys: Sequence[str] | dict[str, str]) -> li
     return found
 
 
-def _ask(store: StoreAddress, name: SetName, keys: Sequence[str], classes: Sequence[str], tier: Tier) -> Thaw:
+def _ask(store: StoreAddress, cold: Cold, tier: Tier) -> Thaw:
     """Ask for every object; where a tier is not to be had, with the next slower one."""
-    wanted, is_new = possible_tier(classes, tier), False
-    for key in keys:
+    wanted, is_new, name = possible_tier(cold.classes, tier), False, cold.name
+    for key in cold.keys:
         while True:
             try:
                 is_new |= store.opened.thaw(key, DAYS, wanted)
@@ -165,36 +178,36 @@ def _asked_before(store: StoreAddress, name: SetName) -> datetime | None:
     return mark.asked if mark and mark.flow_run and mark.flow_run == _this_run() else None
 
 
-def _tell(
-    run: Run, name: SetName, keys: Sequence[str], classes: Sequence[str], thaw: Thaw, objective: timedelta | None
-) -> None:  # fmt: skip
-    ready = thaw.asked + usual_time(classes, thaw.tier)
+def _tell(run: Run, cold: Cold, thaw: Thaw, objective: timedelta | None) -> None:
+    ready = thaw.asked + usual_time(cold.classes, thaw.tier)
     left = "" if objective is None or not objective else (
         f"; {report.clock((run.started + objective - ready).total_seconds())} of the recovery time objective are left then"
         if ready < run.started + objective else "; by then the recovery time objective is missed"
     )  # fmt: skip
     get_run_logger().warning(
         "%s is cold (%d objects in %s): asked for with tier %s, usually there by %s%s",
-        name.id, len(keys), ", ".join(classes), thaw.tier, f"{ready:%Y-%m-%d %H:%M} UTC", left,
+        cold.name.id, len(cold.keys), ", ".join(cold.classes), thaw.tier, report.local_time(ready, cold.zone), left,
     )  # fmt: skip
 
 
-def _wait(store: StoreAddress, name: SetName, keys: Sequence[str], classes: Sequence[str], thaw: Thaw) -> None:
+def _wait(store: StoreAddress, cold: Cold, thaw: Thaw) -> None:
     """Wait until the objects can be read: without this process where a worker can start it again.
 
     Raises:
         ColdObject: they could not be read when the deadline was over.
     """
-    waiting, pause, last = list(keys), FIRST_LOOK, deadline(thaw.asked, classes, thaw.tier)
+    usual = usual_time(cold.classes, thaw.tier)
+    waiting, pause, last = cold.keys, FIRST_LOOK, deadline(thaw.asked, cold.classes, thaw.tier)
     while waiting := _unreadable(store, waiting):
         if now() >= last:
             raise ColdObject(
-                f"{name.id}: {len(waiting)} objects cannot be read although they were asked for with tier {thaw.tier} at "
-                f"{thaw.asked:%Y-%m-%d %H:%M} UTC, {store.path(waiting[0])} among them; ask the store's operator, then run again"
+                f"{cold.name.id}: {len(waiting)} objects cannot be read although they were asked for with tier {thaw.tier} at "
+                f"{report.local_time(thaw.asked, cold.zone)}, {store.path(waiting[0])} among them; "
+                "ask the store's operator, then run again"
             )
         if deployment.id:
-            soon = max(thaw.asked + usual_time(classes, thaw.tier), now() + usual_time(classes, thaw.tier) / 10)
-            _begin_again(soon, f"{name.id} is being thawed ({thaw.tier})")
+            soon = max(thaw.asked + usual, now() + usual / 10)
+            _begin_again(soon, f"{cold.name.id} is being thawed ({thaw.tier}); looks again at {report.local_time(soon, cold.zone)}")
         time.sleep(pause.total_seconds())
         pause = min(pause * 2, LAST_LOOK, last - now() if last > now() else FIRST_LOOK)
 
@@ -205,7 +218,7 @@ def _begin_again(at: datetime, why: str) -> None:
     Raises:
         Pause: what tells Prefect's engine that the run goes on later.
     """
-    state: State[Any] = Scheduled(name="AwaitingThaw", scheduled_time=at, message=f"{why}; looks again at {at:%Y-%m-%d %H:%M} UTC")
+    state: State[Any] = Scheduled(name="AwaitingThaw", scheduled_time=at, message=why)
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(UUID(_this_run()), state, force=True)
     raise Pause(state=state)

@@ -64,6 +64,10 @@ def test_a_missing_key(key: str) -> None:
         ({"objectives": {"rto": "soon", "rpo": "4 hours"}}, "key 'objectives.rto': "),
         ({"objectives": {"rto": "4 hours"}}, "key 'objectives.rpo' is missing; add it"),
         ({"partitions": [PARTITIONS | {"period": "week"}]}, "key 'partitions.0.period': "),
+        ({"partitions": [PARTITIONS | {"name": "v"}]}, "key 'partitions.0': 'v' names several partitions of a year alike"),
+        ({"partitions": [PARTITIONS | {"name": "v_{Year}"}]}, "'v_{Year}' has other places than {year}, {month:02} and {quarter}"),
+        ({"long_term": {"daily": {"tables": ["teams"], "keep": "7 years"}}}, "'daily' is no name of a long-term job"),
+        ({"long_term": {"Books": {"tables": ["teams"], "keep": "7 years"}}}, "'Books' is no name of a long-term job"),
     ],
 )  # fmt: skip
 def test_a_wrong_key(changes: dict[str, Any], said: str) -> None:
