@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import psycopg
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -30,6 +30,9 @@ from tasks.keys import SAMPLE_ROWS, offending
 from tasks.runs import Run
 from tasks.sets import archived_relations, list_sets, newest_trusted
 from tasks.store import StoreAddress
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AHEAD = timedelta(days=30)
 PERIOD = {"month": timedelta(days=31), "quarter": timedelta(days=92), "year": timedelta(days=366)}
@@ -214,8 +217,10 @@ def _counted(connection: Connection, members: Members) -> dict[str, int]:
     }
 
 
-def frame(findings: Iterable[Finding]) -> pd.DataFrame:
+def frame(findings: Iterable[Finding]) -> "pd.DataFrame":
     """Return findings as a frame, worst first: check, severity, offending rows, sample keys, verdict, note, seconds."""
+    import pandas as pd
+
     order = list(Verdict)
     worst_first = sorted(findings, key=lambda one: (not one.fails, -order.index(one.verdict)))
     return pd.DataFrame(

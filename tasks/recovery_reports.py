@@ -4,9 +4,8 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import psycopg
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -24,6 +23,9 @@ from tasks.recoveries import Recovery, facts_of
 from tasks.reports import publish
 from tasks.runs import Run
 from tasks.sets import mark
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @task(cache_policy=NO_CACHE)
@@ -134,7 +136,7 @@ def publish_checks(context: Context, database: str, findings: list[Finding]) -> 
     return verdict
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _rows(table: "pd.DataFrame") -> list[dict[str, Any]]:
     """Return a frame as the rows of a table artifact, which takes plain values only."""
     rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", date_format="iso"))
     return rows

@@ -8,13 +8,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from prefect.blocks.core import Block
 from prefect.filesystems import LocalFileSystem
 from prefect.logging import get_run_logger
-from prefect_aws import AwsCredentials, S3Bucket
-from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
 
 from blocks.bounded_context import BoundedContext
 from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_context_folder
@@ -23,6 +21,9 @@ from tasks.core.kinds import require_context_name
 from tasks.core.manifest import Scope
 from tasks.core.servers import Server
 from tasks.store import StoreAddress
+
+if TYPE_CHECKING:
+    from prefect_aws import AwsCredentials
 
 SERVER_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
 CONTEXTS = Path(__file__).parents[1] / "deployments" / "contexts"
@@ -145,8 +146,11 @@ def environment_store() -> StoreAddress:
 def _store_of(reference: str) -> StoreAddress:
     kind, _, name = reference.partition("/")
     if kind == "s3-bucket":
+        # Imported where it is needed: that takes longer than most of what a flow does (so below).
+        from prefect_aws import S3Bucket
+
         bucket = _required(S3Bucket, name, reference)
-        credentials = cast(AwsCredentials, bucket.credentials)
+        credentials = cast("AwsCredentials", bucket.credentials)
         # A block without keys stands for the worker's own environment or role.
         keyed = credentials.aws_access_key_id or credentials.profile_name or credentials.aws_client_parameters.endpoint_url
         prefix = bucket.bucket_folder.strip("/")
@@ -193,6 +197,8 @@ def _server_of(connector: str | None) -> tuple[Server, str | None]:
 
 def _connector(name: str) -> tuple[Server, str | None]:
     """Return the server and the database of a connector block."""
+    from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
+
     found = load(SqlAlchemyConnector, name)
     if found is None:
         raise BadInput(

@@ -23,7 +23,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, ParamValidationError
 from prefect import get_run_logger
-from prefect_aws import AwsCredentials
+from prefect.blocks.core import Block
 from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 from urllib3.exceptions import HTTPError
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.literals import StorageClassType, TierType
     from mypy_boto3_s3.type_defs import CopySourceTypeDef
+    from prefect_aws import AwsCredentials
 
 CHUNK_BYTES = 1 << 20
 RANGE_CHUNK_BYTES = 1 << 16
@@ -67,10 +68,10 @@ persistent = retry(
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """Where a store is: `s3://bucket[/prefix]` or an absolute folder, and the block with its credentials, if any."""
+    """Where a store is: `s3://bucket[/prefix]` or an absolute folder, and the AwsCredentials block with its credentials, if any."""
 
     url: str
-    credentials: AwsCredentials | None = field(default=None, repr=False)
+    credentials: Block | None = field(default=None, repr=False)
 
     @property
     def off_host(self) -> bool:
@@ -175,7 +176,7 @@ def open_store(address: StoreAddress) -> Store:
     return FolderStore(Path(address.url))
 
 
-def _client(credentials: AwsCredentials | None) -> "S3Client":
+def _client(credentials: Block | None) -> "S3Client":
     """Return a client that gives up in bounded time; what the operator configured wins.
 
     Raises:
@@ -187,7 +188,8 @@ def _client(credentials: AwsCredentials | None) -> "S3Client":
         raise BadInput(f"the settings of the store: {error}; correct the AWS_… variables, the profile or the block") from error
 
 
-def _new_client(credentials: AwsCredentials | None) -> "S3Client":
+def _new_client(block: Block | None) -> "S3Client":
+    credentials = cast("AwsCredentials | None", block)
     session = credentials.get_boto3_session() if credentials else boto3.Session()
     parameters = credentials.aws_client_parameters.get_params_override() if credentials else {}
     endpoint = parameters.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

@@ -4,12 +4,12 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, filterwarnings
 
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Text stays text, in the reader's own fonts: Japanese names need no font here.
 STYLE: Any = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "report"}
@@ -18,7 +18,7 @@ GOOD, BAD, LIMIT = "#2f6f9f", "#b3372f", "#b3372f"
 
 def bars(alternative: str, seconds: Mapping[str, float]) -> str:
     """Return a picture of one bar a phase, in order from the top, as markdown."""
-    figure = Figure(figsize=(8, 0.6 + 0.36 * len(seconds)), layout="constrained")
+    figure = _figure(figsize=(8, 0.6 + 0.36 * len(seconds)), layout="constrained")
     axes = figure.subplots()
     drawn = axes.barh(list(seconds), list(seconds.values()), color=GOOD)
     axes.bar_label(drawn, [f"{value:.1f} s" for value in seconds.values()], padding=4)
@@ -31,7 +31,7 @@ def bars(alternative: str, seconds: Mapping[str, float]) -> str:
 
 def against_limit(alternative: str, points: Sequence[tuple[datetime, float, bool]], limit_seconds: float) -> str:
     """Return a picture of durations over time below their limit (logarithmic, because they should be far apart), as markdown."""
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    figure = _figure(figsize=(8, 2.8), layout="constrained")
     axes = figure.subplots()
     axes.axhline(limit_seconds, color=LIMIT, linestyle="--")
     axes.annotate(
@@ -50,12 +50,21 @@ def against_limit(alternative: str, points: Sequence[tuple[datetime, float, bool
     return _markdown(figure, alternative)
 
 
-def _bare(axes: Axes) -> None:
+def _figure(**how: Any) -> "Figure":
+    # Imported where something is drawn: that takes longer than most flows take to their report.
+    from matplotlib.figure import Figure
+
+    return Figure(**how)
+
+
+def _bare(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _markdown(figure: Figure, alternative: str) -> str:
+def _markdown(figure: "Figure", alternative: str) -> str:
     drawn = io.BytesIO()
+    from matplotlib import rc_context
+
     with rc_context(STYLE), catch_warnings():
         # Only the width of a name is guessed without its glyphs.
         filterwarnings("ignore", message="Glyph .* missing from")
