@@ -63,6 +63,7 @@ def damaged(world: World) -> World:
     return world
 
 
+@pytest.mark.long
 def test_asked_and_asked_again_when_the_plan_changed(damaged: World) -> None:
     process = start(damaged)
     wait_for(lambda: paused(damaged), SECONDS, "the question")

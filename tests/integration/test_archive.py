@@ -102,6 +102,7 @@ def test_beside_for_an_audit(old: World) -> None:
     assert hierarchy(old) == before
 
 
+@pytest.mark.long
 def test_rows_that_hold_keep_their_partition(old: World) -> None:
     execute(old, f"UPDATE policy_violations SET status = 'active', resolved_at = NULL WHERE id = {ROW}")
     before = old.state()
@@ -137,7 +138,7 @@ def acting(monkeypatch: pytest.MonkeyPatch, step: str, act: Callable[[], object]
     monkeypatch.setattr(partition_archives, step, stand_in)
 
 
-@pytest.mark.parametrize("step", [pytest.param(one, marks=() if one in ("take_archive", "cool") else long) for one in STEPS[:4]])
+@pytest.mark.parametrize("step", [pytest.param(one, marks=() if one == "cool" else long) for one in STEPS[:4]])
 def test_a_row_that_changes_on_the_way_keeps_the_partition(old: World, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     key = ask(old, f"SELECT {ROW}::text")[0][0]
     with monkeypatch.context() as patch:
@@ -215,6 +216,7 @@ def test_keys_of_others_keep_a_partition_that_they_need(old: World) -> None:
     assert before.differences(old.state()) == []
 
 
+@pytest.mark.long
 def test_somebody_elses_detach_is_finished_first(old: World) -> None:
     rows, before = ask(old, ROWS), old.state()
     unfinished_detach(old, "policy_violations_2022")
@@ -232,6 +234,7 @@ FAILURES: dict[str, tuple[Any, str, Exception]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "failure", ["the scratch restore", pytest.param("the upload", marks=long), pytest.param("the download", marks=long)]
 )
@@ -282,7 +285,7 @@ KILLS = [
     ("tasks.partition_archives", "cool", "after", 1), ("tasks.core.partition_sql", "lock_alone", "after", 1),
     ("tasks.core.partition_sql", "drop_table", "after", 1), ("tasks.partition_archives", "drop_partition", "after", 1),
 ]  # fmt: skip
-QUICK = {"publish after", "drop_table after"}
+QUICK = {"drop_table after"}
 
 
 def kill(world: World, what: str, module: str, name: str, when: str, count: int) -> None:

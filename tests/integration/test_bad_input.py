@@ -573,9 +573,12 @@ def test_a_table_or_view_that_is_not_in_the_database(world: World, context_file:
     ("module", "flow", "changes", "said"),
     [
         ("backup", "daily_backup", {"BACKUP_STORE": ""}, "BadInput: BACKUP_STORE is not set"),
-        ("recovery", "disaster_recovery", {"PGPASSWORD": "wrong"}, 'BadInput: cannot connect to database "postgres"'),
+        pytest.param(
+            "recovery", "disaster_recovery", {"PGPASSWORD": "wrong"}, 'BadInput: cannot connect to database "postgres"',
+            marks=pytest.mark.long,
+        ),
     ],
-)
+)  # fmt: skip
 def test_by_hand_the_error_is_one_line(filled: World, module: str, flow: str, changes: dict[str, str], said: str) -> None:
     with untouched(filled):
         process = filled.start(module, flow, "backup_restorer", filled.target, **changes)

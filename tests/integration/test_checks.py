@@ -532,6 +532,7 @@ def test_a_warning_fails_no_run(today: World) -> None:
     assert published(today) == (verdict, set(), stale("team_statistics", "unit_statistics"))
 
 
+@pytest.mark.long
 def test_by_hand_a_red_run_ends_with_another_exit_code_than_0(today: World) -> None:
     with today.connect() as connection:
         connection.execute("ALTER TABLE teams DISABLE TRIGGER teams_updated")

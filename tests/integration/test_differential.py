@@ -154,7 +154,7 @@ LAID_OUT_ANEW = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("change", [pytest.param(one, marks=() if one == "a column made again" else long) for one in LAID_OUT_ANEW])
+@pytest.mark.parametrize("change", [pytest.param(one, marks=long) for one in LAID_OUT_ANEW])
 def test_rows_that_no_transaction_touched_may_be_others(world: World, change: str) -> None:
     column = {"an attribute made again": "note pair", "an object renamed": "note regclass"}.get(change, "note text")
     value = {"an attribute made again": "'(1,old)'", "an object renamed": "'helper'"}.get(change, "'old'")
@@ -263,7 +263,8 @@ def test_a_copy_of_the_cluster_that_is_behind_or_went_its_own_way(world: World) 
         assert any("it is of another timeline" in note for note in notes(world))
 
 
-@pytest.mark.parametrize("harm", ["gone", pytest.param("damaged", marks=long)])
+@long
+@pytest.mark.parametrize("harm", ["gone", "damaged"])
 def test_without_its_base_it_is_nothing(world: World, harm: str) -> None:
     world.backup()
     execute(world, "DELETE FROM policy_violations_2025")

@@ -555,6 +555,7 @@ def test_a_source_that_was_inconsistent_is_another_finding_than_a_bad_restore(wo
     assert passed.record["passed"]
 
 
+@pytest.mark.long
 def test_triggers_that_do_not_run_fail_the_drill(world: World) -> None:
     spoil(
         world,

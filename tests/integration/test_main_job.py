@@ -190,6 +190,7 @@ def empty_server() -> Iterator[LocalServer]:
         yield server
 
 
+@pytest.mark.long
 def test_recovered_from_the_store_alone(stored: Stored, empty_server: LocalServer, tmp_path: Path) -> None:
     said = recover_from_nothing(tmp_path, {"BACKUP_STORE": str(stored.store)}, empty_server, "rescuer")
     assert "PASS: " in said

@@ -25,6 +25,7 @@ def held(world: World) -> Iterator[Gates]:
         yield built
 
 
+@pytest.mark.long
 def test_staging_is_private_and_holds_no_plain_rows(held: Gates) -> None:
     """A sentence is put into each kind of text column, and looked for in all that lies on the disk."""
     world = held.world

@@ -526,6 +526,7 @@ def test_a_backup_and_a_recovery_through_a_server_that_knows_little(world: World
 # --- locks --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_two_backups_at_once(world: World) -> None:
     processes = [world.start("backup", "daily_backup", "backup_reader") for _ in range(2)]
     outputs = [process.communicate(timeout=180)[0] for process in processes]

@@ -28,6 +28,7 @@ def notes(world: World) -> list[str]:
     return [str(row["note"]) for row in world.run(list_backups, "backup_reader")]
 
 
+@pytest.mark.long
 def test_an_emptied_table_makes_a_set_suspect_until_it_is_accepted(world: World) -> None:
     world.backup()
     execute(world, EMPTIED)

@@ -128,6 +128,7 @@ def test_a_thaw_is_asked_for_and_waited_for(archived: World, glacier: Glacier, s
     assert "thaw.json" in objects(archived, s3)
 
 
+@pytest.mark.long
 def test_a_thaw_that_never_ends_is_said_so(archived: World, glacier: Glacier, monkeypatch: pytest.MonkeyPatch) -> None:
     glacier.seconds = 3600
     monkeypatch.setattr(thaws, "deadline", lambda asked, *_: asked + timedelta(seconds=3))
@@ -151,6 +152,7 @@ def test_a_store_that_knows_no_thaw(archived: World, glacier: Glacier) -> None:
     assert "2022" not in leaves(archived)
 
 
+@pytest.mark.long
 def test_a_recovery_from_cold_sets_alone_counts_the_wait(s3_world: World, glacier: Glacier, s3: Any) -> None:
     before = s3_world.state()
     s3_world.backup()
