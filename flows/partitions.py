@@ -7,11 +7,11 @@ By hand: python -m flows.partitions create_partitions --context bc-004, or archi
 from typing import Literal
 
 from prefect import flow
-from tasks.core.thaws import Tier
 
 from flows.command_line import run_from_command_line
 from flows.restore import restore_beside
 from tasks import partition_archives, partition_reports, partition_restores, partitions, runs, sites, thaws
+from tasks.core.thaws import Tier
 from tasks.locks import context_lock
 
 
@@ -22,7 +22,8 @@ def create_partitions(context: str = "bc-004", ahead: int = 1, move_default_rows
     Args:
         context: the bounded context.
         ahead: for how many periods to come partitions are made.
-        move_default_rows: move rows out of a DEFAULT partition that stand in the way, in the same transaction.
+        move_default_rows: move rows out of a DEFAULT partition that stand in the way, in the same transaction; who reads that
+            partition waits meanwhile.
     """
     with runs.begin("create_partitions", context) as run:
         site = sites.find_site(context)
@@ -57,11 +58,11 @@ def archive_partitions(context: str = "bc-004", dry_run: bool = True, confirm_da
         return partition_reports.publish_archived(site, due)
 
 
-@flow(flow_run_name="reattach-partition {context} {year}", task_runner=runs.task_runner())
+@flow(flow_run_name="reattach-partition {context} {year} {mode}", task_runner=runs.task_runner())
 def reattach_partition(
     context: str = "bc-004",
     *,
-    year: str,
+    year: str | None = None,
     table: str | None = None,
     backup: str | None = None,
     mode: Literal["attach", "side-by-side"] = "attach",
@@ -73,7 +74,7 @@ def reattach_partition(
         context: the bounded context.
         year: the year that was archived, such as 2023; of monthly partitions 2023-05, of quarterly ones 2023-Q2.
         table: the partitioned table; needed only where the context has several.
-        backup: the id of the archive set; by default the newest one that has that partition.
+        backup: the id of the archive set, instead of a year; by default the newest one that has that partition.
         mode: `attach` makes it a partition again; `side-by-side` makes a table by itself and touches nothing that is there.
         tier: how fast a cold set is thawed: Expedited (minutes), Standard (hours) or Bulk (half a day).
     """
@@ -85,8 +86,8 @@ def reattach_partition(
             if mode == "side-by-side":
                 return restore_beside(site, run, found.partition, found.backup, None)
             with context_lock(site.server, context, run.title, exclusive=True):
-                rows = partition_restores.reattach(site, run, found)
-        return partition_reports.publish_reattached(site.context, found, rows)
+                rows, unlike = partition_restores.reattach(site, run, found)
+        return partition_reports.publish_reattached(site.context, found, rows, unlike)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import psycopg
 import zstandard
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from psycopg.rows import dict_row
 
 from tasks import catalogue
 from tasks.catalogue import Member, Members
@@ -22,7 +23,7 @@ from tasks.core.blocks import BlockRows
 from tasks.core.calendar import parse_instant
 from tasks.core.errors import BadInput, MovedSnapshot, OperationError
 from tasks.core.kinds import RULES, Kind, SetName, new_set_name, now, sort_of
-from tasks.core.losses import losses_between
+from tasks.core.losses import archived_since, losses_between
 from tasks.core.manifest import (
     MANIFEST_FILE,
     Inherited,
@@ -43,7 +44,7 @@ from tasks.databases import database_options
 from tasks.runs import Run, require_space, spread, staging
 from tasks.schema import LOCK_WAIT_SECONDS, context_list
 from tasks.sets import (
-    archived_relations,
+    archive_sets,
     cool,
     fetch,
     hold,
@@ -241,7 +242,8 @@ def _losses(site: Site, trusted: Manifest, relations: list[Relation]) -> list[st
     share = site.context.max_row_loss
     if not losses_between(trusted, relations, share):
         return []
-    return losses_between(trusted, relations, share, archived_relations(site.store, site.context.name))
+    archived = archived_since(trusted, archive_sets(site.store, site.context.name))
+    return losses_between(trusted, relations, share, archived)
 
 
 @task(cache_policy=NO_CACHE)
@@ -411,6 +413,17 @@ def store_schema(
 
 def _snapshot_facts(source: Source, snapshot: Snapshot) -> SnapshotFacts:
     return snapshot_facts(snapshot.coordinator, source, snapshot.instant, snapshot.xmin, snapshot.lsn)
+
+
+def position(connection: Connection) -> tuple[SnapshotFacts, int, int]:
+    """Return when and where a session is now, the next transaction's id, and the oid of its database."""
+    system_identifier, timeline, _, _, standby = _server_facts(connection)
+    facts = connection.cursor(row_factory=dict_row).execute(sql.SNAPSHOT_FACTS).fetchall()[0]
+    here = SnapshotFacts(
+        instant=facts["instant"], xmin=int(facts["xmin"]), lsn=facts["lsn"], timeline=timeline, system_identifier=system_identifier,
+        standby=standby,
+    )  # fmt: skip
+    return here, int(facts["xmax"]), catalogue.read_database(connection).oid
 
 
 def snapshot_facts(connection: Connection, source: Source, instant: datetime, xmin: int, lsn: str) -> SnapshotFacts:

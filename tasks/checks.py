@@ -22,13 +22,13 @@ from tasks.core.compare import missing_objects
 from tasks.core.complaints import message_of
 from tasks.core.context import Context, PartitionRule
 from tasks.core.errors import DamagedSet, OperationError
-from tasks.core.losses import Archived, identity, lost_rows
+from tasks.core.losses import archived_since, lost_rows
 from tasks.core.manifest import Manifest
 from tasks.core.servers import Connection, Server, connect
 from tasks.core.toc import table_of
 from tasks.keys import SAMPLE_ROWS, offending
 from tasks.runs import Run
-from tasks.sets import archived_relations, list_sets, newest_trusted
+from tasks.sets import archive_sets, list_sets, newest_trusted
 from tasks.store import StoreAddress
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def compare_with_newest_backup(
             return [Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"no backup of it in {store.url}") for name in WITNESSES]
         if manifest is None:
             raise DamagedSet(f"every backup set of it in {store.url} is damaged or suspect; see list_backups")
-        archived = archived_relations(store, context.name)
+        archived = archived_since(manifest, archive_sets(store, context.name))
         lost, fewer = _losses(server, database, run, context, manifest, timeout_seconds, archived)
     except (OperationError, psycopg.Error) as error:
         note = message_of(error) if isinstance(error, psycopg.Error) else str(error)
@@ -186,14 +186,13 @@ def compare_with_newest_backup(
 
 def _losses(
     server: Server, database: str, run: Run, context: Context, manifest: Manifest, timeout_seconds: float,
-    archived: Collection[Archived],
+    archived: Collection[str],
 ) -> tuple[list[str], list[str]]:  # fmt: skip
     """Return the objects that are there no longer, and the relations that lost too many rows; archived partitions are not lost."""
     with connect(server, database, run.title) as connection, _one_snapshot(connection):
         connection.execute(sql.limit_statements(timeout_seconds))
         members = catalogue.read_members(connection, _without(context, _missing_relations(connection, context)))
-        gone = {one.qualified for one in manifest.relations if identity(one) in archived}
-        gone -= {one.qualified for one in members.relations}
+        gone = {*archived} - {one.qualified for one in members.relations}
         expected = [item for item in manifest.inventory if table_of(item) not in gone]
         lost = missing_objects(expected, catalogue.read_inventory(connection, members))
         columns = {one.qualified: set(one.columns) for one in members.relations}

@@ -22,6 +22,7 @@ from tasks.sets import unpack
 
 # As long a writer may have to wait because we queue.
 LOCK_SECONDS = 5
+CREATE_TABLE = re.compile(rb"\nCREATE (UNLOGGED )?TABLE ")
 KEY = re.compile(r" \| key (.*?) \| bound ", re.DOTALL)
 CHECK = re.compile(r"(?P<definition>CHECK .*?)( \| NOT VALID)?( \| comment .*)?", re.DOTALL)
 
@@ -59,13 +60,14 @@ def _partitions(merge: Merge) -> list[InventoryItem]:
 
 def _like_its_parent(chunk: Chunk, partition: InventoryItem | None) -> Chunk:
     """Make a partition like its parent: the checks of both have to be spelled the same, which a dump does not keep."""
-    if partition is None or b"\nCREATE TABLE " not in chunk.statements:
+    if partition is None or not CREATE_TABLE.search(chunk.statements):
         return chunk
     owner = partition.state.removeprefix("owner ").partition(" | ")[0]
     key = KEY.search(partition.state)
     made = merge_sql.create_like(
-        partition.name, partition.parent, owner, key[1] if key and partition.kind == "partitioned table" else ""
-    )
+        partition.name, partition.parent, owner, key[1] if key and partition.kind == "partitioned table" else "",
+        unlogged=b"\nCREATE UNLOGGED" in chunk.statements,
+    )  # fmt: skip
     return replace(chunk, statements=made.as_bytes())
 
 
@@ -86,14 +88,18 @@ def create(connection: Connection, section: Section, made: set[int], *, attach: 
         create_missing(connection, settings, chosen, made, wanted)
 
 
+def make_checks(merge: Merge) -> None:
+    """Make the checks that are missing: one is made with its table, so the archive has no entry for it."""
+    for item in merge.missing:
+        if item.kind == "constraint" and (check := CHECK.fullmatch(item.state)):
+            with suppress(psycopg.errors.DuplicateObject), merge.connection.transaction():
+                merge.connection.execute(merge_sql.add_constraint(item.parent, sql.quoted(item.name), check["definition"]))
+
+
 def finish(merge: Merge) -> list[str]:
     """Do last what locks readers or tables of others: checks and keys to other contexts; return what could not be done."""
     connection, manifest = merge.connection, merge.manifest
-    for item in merge.missing:
-        # A check is made with its table, so the archive has no entry for it.
-        if item.kind == "constraint" and (check := CHECK.fullmatch(item.state)):
-            with suppress(psycopg.errors.DuplicateObject), connection.transaction():
-                connection.execute(merge_sql.add_constraint(item.parent, sql.quoted(item.name), check["definition"]))
+    make_checks(merge)
     outcomes = make_keys(connection, _keys_to_make(merge), LOCK_SECONDS)
     inbound = [key for key in manifest.inbound_keys if plain_name(key.references) in merge.names]
     return [

@@ -80,8 +80,12 @@ def _tables_of(merge: Merge, names: Iterable[str]) -> Iterator[Table]:
     relations = {relation.qualified: relation for relation in manifest.relations}
     divided = {relation.parent for relation in manifest.relations}
     divided |= {plain_name(item.name) for item in manifest.inventory if item.kind == "partitioned table"}
+    # A set of one partition says nothing of the others.
+    chosen = manifest.only.partitions if manifest.only else None
     for number, member in enumerate(members.holding_rows):
         # A table that is newer than the set is left alone; a partition that is newer has rows that the set does not.
+        if chosen is not None and not {*chosen} & {*lineage(members, member)}:
+            continue
         if member.qualified not in wanted or (member.qualified not in relations and not divided & set(lineage(members, member))):
             continue
         # An identity that is always generated cannot be set by an update: rows that differ in it are others.

@@ -12,12 +12,14 @@ from datetime import datetime
 import psycopg
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from psycopg.sql import Composed
 
 from tasks import catalogue, recoveries, sites
-from tasks.backups import Occasion, check_source, take_set
+from tasks.backups import Occasion, check_source, position, take_set
 from tasks.catalogue import Member
 from tasks.core import merge_sql, partition_sql, sql
 from tasks.core.archiving import Archiving
+from tasks.core.bases import misfit
 from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.errors import DamagedSet, OperationError, RestoreDiffers, UnsafeTarget
@@ -38,7 +40,7 @@ from tasks.partitions import (
 )
 from tasks.recoveries import Recovery
 from tasks.runs import Run
-from tasks.sets import ListedSet, cool, list_sets, mark, name_of, remember_damage
+from tasks.sets import archive_sets, cool, list_sets, mark, name_of, remember_damage
 from tasks.sites import Site
 from tasks.tables import differences, reading_job, run_stream
 
@@ -48,7 +50,7 @@ NAMED_KEYS = 5
 @task(cache_policy=NO_CACHE)
 def find_due(site: Site, run: Run, instant: datetime) -> list[Archiving]:
     """Find the partitions whose upper bound is older than their rule keeps them, oldest first; nothing is touched."""
-    archives = [one for one in list_sets(site.store, site.context.name).sets if one.name.kind is Kind.ARCHIVE]
+    archives = archive_sets(site.store, site.context.name)
     with session(site, run) as connection:
         return [
             _look(connection, site, table, partition, archives)
@@ -58,11 +60,18 @@ def find_due(site: Site, run: Run, instant: datetime) -> list[Archiving]:
 
 
 def _look(
-    connection: Connection, site: Site, table: PartitionedTable, partition: Partition, archives: Sequence[ListedSet]
+    connection: Connection, site: Site, table: PartitionedTable, partition: Partition, archives: Sequence[Manifest]
 ) -> Archiving:  # fmt: skip
-    rows, held = _count(connection, site.context, table, partition)
-    found = None if partition.detach_pending else _archive_of(connection, site.context, table, partition, archives)
-    return Archiving(table.qualified, partition, rows, held, table.rule.hold, found.id if found else None)
+    found = Archiving(table.qualified, partition, partition.rows or 0, 0, table.rule.hold)
+    try:
+        found.rows, found.held = _count(connection, site.context, table, partition)
+        if not partition.detach_pending:
+            archived = _archive_of(connection, site.context, table, partition, archives)
+            found.backup = archived.id if archived else None
+    except psycopg.Error as error:
+        # It holds up no other one.
+        found.problem = message_of(error)
+    return found
 
 
 def _count(connection: Connection, context: Context, table: PartitionedTable, partition: Partition) -> tuple[int, int]:
@@ -81,48 +90,46 @@ def _leaves(connection: Connection, context: Context, table: PartitionedTable, p
 
 
 def _archive_of(
-    connection: Connection, context: Context, table: PartitionedTable, partition: Partition, archives: Sequence[ListedSet]
+    connection: Connection, context: Context, table: PartitionedTable, partition: Partition, archives: Sequence[Manifest]
 ) -> Manifest | None:
-    """Return the newest archive set that has the rows that a partition has now and can be relied on."""
-    wanted = table.scope(partition)
-    for one in archives:
-        if (
-            one.manifest and one.manifest.only == wanted and not one.damage
-            and not find_changes(connection, context, table, partition, one.manifest)
-        ):  # fmt: skip
-            return one.manifest
-    return None
+    """Return the newest archive set that has the rows that a partition has now."""
+    leaves, hold = _leaves(connection, context, table, partition), merge_sql.as_written("false")
+    mine = (one for one in archives if one.only == table.scope(partition))
+    return next((one for one in mine if not find_changes(connection, leaves, one, hold)), None)
 
 
-def find_changes(
-    connection: Connection, context: Context, table: PartitionedTable, partition: Partition, manifest: Manifest
-) -> list[str]:  # fmt: skip
-    """Return how a partition is not what it was when a set of it was taken: rows written since are named by their key.
+def find_changes(connection: Connection, leaves: Sequence[Member], manifest: Manifest, hold: Composed) -> list[str]:
+    """Return how relations are not what they were when a set of them was taken: rows written since are named by their key.
 
     A row that was inserted or updated since was written by a transaction that is not older than the set's snapshot; after that
-    only the number of rows tells what was deleted.
+    only the number of rows tells what was deleted. Rows that `hold` is true of are told too.
     """
-    members = {one.qualified: one for one in _leaves(connection, context, table, partition)}
+    here, xmax, database = position(connection)
+    if unfit := misfit(manifest, here, xmax, database, manifest.inventory):
+        return [f"whether rows were written since {manifest.id} was taken cannot be said: {unfit}"]
     relations = {one.qualified: one for one in manifest.relations}
-    if members.keys() != relations.keys():
-        return [f"{partition.qualified} has other partitions now"]
-    return [said for name, member in members.items() for said in _changes(connection, member, relations[name], manifest)]
+    if {one.qualified for one in leaves} != relations.keys():
+        return [f"it has other partitions than {manifest.id}"]
+    return [said for leaf in leaves for said in _changes(connection, leaf, relations[leaf.qualified], manifest, hold)]
 
 
-def _changes(connection: Connection, member: Member, then: Relation, manifest: Manifest) -> list[str]:
-    if (member.oid, member.relfilenode) != (then.oid, then.relfilenode):
-        return [f"{member.qualified} was written anew since {manifest.id} was taken"]
-    xmin = manifest.snapshot.xmin
-    rows, old = connection.execute(sql.count_rows_and_old(member.schema, member.name, xmin)).fetchall()[0]
+def _changes(connection: Connection, leaf: Member, then: Relation, manifest: Manifest, hold: Composed) -> list[str]:
+    if (leaf.oid, leaf.relfilenode) != (then.oid, then.relfilenode):
+        return [f"{leaf.qualified} was written anew since {manifest.id} was taken"]
+    if (list(leaf.columns), list(leaf.types), leaf.layout) != (then.columns, then.types, then.layout) or not leaf.layout:
+        return [f"{leaf.qualified} has other columns than when {manifest.id} was taken"]
+    is_old = sql.is_old(manifest.snapshot.xmin)
+    rows, old, held = connection.execute(partition_sql.count_old_and_held(leaf.schema, leaf.name, is_old, hold)).fetchall()[0]
     if rows > old:
-        key = _key_of(connection, member)
-        asked = partition_sql.newer_keys(member.schema, member.name, key, sql.is_old(xmin), NAMED_KEYS)
-        keys = ", ".join(row[0] for row in connection.execute(asked))
+        key = _key_of(connection, leaf)
+        keys = ", ".join(
+            row[0] for row in connection.execute(partition_sql.newer_keys(leaf.schema, leaf.name, key, is_old, NAMED_KEYS))
+        )
         columns = f" ({', '.join(key)})" if key else ""
-        return [f"{rows - old:,} rows of {member.qualified} were written since {manifest.id} was taken:{columns} {keys}"]
+        return [f"{rows - old:,} rows of {leaf.qualified} were written since {manifest.id} was taken:{columns} {keys}"]
     if rows != then.rows:
-        return [f"{member.qualified} has {rows:,} rows, {manifest.id} has {then.rows:,}"]
-    return []
+        return [f"{leaf.qualified} has {rows:,} rows, {manifest.id} has {then.rows:,}"]
+    return [f"{held:,} rows of {leaf.qualified} hold it by now"] if held else []
 
 
 def _key_of(connection: Connection, member: Member) -> list[str]:
@@ -146,6 +153,8 @@ def require_confirmed(site: Site, confirm_database: str | None) -> None:
 
 def archive(site: Site, run: Run, one: Archiving) -> None:
     """Copy one partition, prove the copy, and drop the partition unless rows hold it; what fails leaves it where it is."""
+    if one.problem:
+        return
     try:
         if one.partition.detach_pending:
             _attach_again(site, run, one)
@@ -181,7 +190,7 @@ def _attach_again(site: Site, run: Run, one: Archiving) -> None:
 
 def take_archive(site: Site, run: Run, one: Archiving) -> Manifest:
     """Return a set that has the partition's rows as they are now: the one that a run before took, or a new one."""
-    archives = [found for found in list_sets(site.store, site.context.name).sets if found.name.kind is Kind.ARCHIVE]
+    archives = archive_sets(site.store, site.context.name)
     with session(site, run) as connection:
         table = _table_of(connection, site, one)
         scope = table.scope(one.partition)
@@ -237,7 +246,8 @@ def compare_with_archive(site: Site, run: Run, one: Archiving, manifest: Manifes
         found += differences(relation, facts.rows, facts.digest)
     with session(site, run) as connection:
         table = _table_of(connection, site, one)
-        found += find_changes(connection, site.context, table, one.partition, manifest)
+        leaves = _leaves(connection, site.context, table, one.partition)
+        found += find_changes(connection, leaves, manifest, merge_sql.as_written("false"))
         one.rows, one.held = _count(connection, site.context, table, one.partition)
     if found:
         raise RestoreDiffers(f"it is not what {manifest.id} has: {'; '.join(found)}")
@@ -260,13 +270,17 @@ def drop_partition(site: Site, run: Run, one: Archiving, manifest: Manifest) -> 
     ):
         table = _table_of(connection, site, one)
 
+        default = [(table.default.schema, table.default.name)] if table.default else []
+        hold = merge_sql.as_written(table.rule.hold or "false")
+
         def change() -> None:
-            leaves = _leaves(connection, site.context, table, partition)
-            named = {(partition.schema, partition.name), *((leaf.schema, leaf.name) for leaf in leaves)}
-            connection.execute(partition_sql.lock_alone([table.place, *sorted(named)]))
+            connection.execute(partition_sql.lock_alone([table.place]))
+            # A partition that is divided with all that it is divided into, in the order in which PostgreSQL locks them too.
+            connection.execute(partition_sql.lock_whole([(partition.schema, partition.name), *default]))
             if not connection.execute(partition_sql.IS_PARTITION, {"parent": table.oid, "oid": partition.oid}).fetchall():
                 raise OperationError(f"it is no partition of {table.qualified} any more")
-            if found := find_changes(connection, site.context, table, partition, manifest):
+            leaves = _leaves(connection, site.context, table, partition)
+            if found := find_changes(connection, leaves, manifest, hold):
                 raise RestoreDiffers("; ".join(found))
             connection.execute(partition_sql.drop_table(partition.schema, partition.name))
 

@@ -70,10 +70,8 @@ def publish_archived(site: Site, found: Sequence[Archiving]) -> str:
     context, verdict = site.context, archiving.verdict(found)
     dropped = [one for one in found if one.dropped]
     commands = [
-        f"python -m flows.partitions reattach_partition --context {context.name} --backup {one.backup} "
-        f"--year {one.partition.lower:%Y}  # {one.partition.name}"
+        f"python -m flows.partitions reattach_partition --context {context.name} --backup {one.backup}  # {one.partition.name}"
         for one in dropped
-        if one.partition.lower
     ]
     text = archiving.archive_report(verdict, found, context.zone, commands, planned=False)
     publish(f"{context.name}-archive", verdict, text, archiving.archiving_rows(found, planned=False), "partitions")
@@ -85,9 +83,11 @@ def publish_archived(site: Site, found: Sequence[Archiving]) -> str:
 
 
 @task(cache_policy=NO_CACHE)
-def publish_reattached(context: Context, found: Archived, rows: int) -> str:
-    """Publish that an archived partition is back; return the verdict."""
+def publish_reattached(context: Context, found: Archived, rows: int, unlike: Sequence[str]) -> str:
+    """Publish that an archived partition is back, and what of it is not as it was; return the verdict."""
     verdict = f"ATTACHED: {found.partition} with {rows:,} rows of {found.backup}, compared"
+    if unlike:
+        verdict += f"; not as it was: {'; '.join(unlike)}"
     publish(f"{context.name}-partitions", verdict, report.headline(verdict), [])
     _emit(context, "reattached", found.partition, found.backup)
     return verdict

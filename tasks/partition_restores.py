@@ -1,27 +1,29 @@
 """Archived partitions brought back: filled and compared as tables by themselves, and then attached in one short transaction."""
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks import catalogue, merge_plans, recoveries
-from tasks.core import partition_sql, sql
+from tasks.core import merge_sql, partition_sql, sql
 from tasks.core.calendar import EXAMPLES, parse_period
 from tasks.core.compare import compare_inventories
 from tasks.core.errors import BadInput, OperationError, RestoreDiffers, UnsafeTarget
-from tasks.core.kinds import Kind
-from tasks.core.manifest import TABLES, Manifest
-from tasks.core.merge import Drift, Mode, Request
+from tasks.core.manifest import TABLES, InventoryItem, Manifest, Scope
+from tasks.core.merge import Drift, Mode, Request, trigger_states
 from tasks.core.partitions import parse_bound
 from tasks.core.stream import digest_relation
 from tasks.core.toc import plain_name, table_of
-from tasks.merge_objects import create, missing_chunks
+from tasks.merge_objects import create, make_checks, missing_chunks
 from tasks.merge_session import Merge
-from tasks.partitions import MARK, PartitionedTable, attach_partition, read_tables, session
+from tasks.partitions import MARK, PartitionedTable, at_once, attach_partition, concerned, oid_of, read_tables, session
 from tasks.runs import Run
-from tasks.sets import list_sets
+from tasks.sets import archive_sets
 from tasks.sites import Site
 from tasks.tables import differences, load_rows, reading_job
 
@@ -45,52 +47,52 @@ class Archived:
 
 
 @task(cache_policy=NO_CACHE)
-def find_archive(site: Site, run: Run, year: str, table: str | None, backup: str | None) -> Archived:
-    """Find the newest archive set, or the named one, that has the partition of a period.
+def find_archive(site: Site, run: Run, year: str | None, table: str | None, backup: str | None) -> Archived:
+    """Find the newest archive set that has the partition of a period, or the named one, whatever its period is.
 
     Raises:
         BadInput: the period or the table is none, or no archive set has it.
     """
+    archives = [one for one in archive_sets(site.store, run.context) if backup in (None, one.id)]
     with session(site, run) as connection:
         tables = read_tables(connection, site.context)
+    if backup:
+        table = table or next((name for one in archives if one.only for name in one.only.tables), None)
     chosen = [one for one in tables if table in (None, one.rule.table, one.qualified)]
     if len(chosen) != 1:
         names = ", ".join(one.rule.table for one in tables) or "none"
         said = f"no table {table} is partitioned" if table else "say which table"
         raise BadInput(f"{said} in context {site.context.name}: {names}")
     (found,) = chosen
-    start = parse_period(str(year), found.rule.period, found.zone)
-    archives = [one for one in list_sets(site.store, run.context).sets if one.name.kind is Kind.ARCHIVE and one.manifest]
-    for one in archives:
-        if one.manifest and backup in (None, one.name.id) and (bound := _bound_at(one.manifest, found, start)):
-            if one.damage:
-                get_run_logger().warning("passed over: %s", one.damage)
-                continue
-            return Archived(*bound, found)
-    scopes = [one.manifest.only for one in archives if one.manifest and one.manifest.only]
-    there = sorted({name for scope in scopes for name in scope.partitions or []})
+    if not (year or backup):
+        raise BadInput(f"say which {found.rule.period}, such as {EXAMPLES[found.rule.period]}, or which archive set")
+    start = None if backup else parse_period(str(year), found.rule.period, found.zone)
+    if partition := next((one for archive in archives for one in _partitions(archive, found, start)), None):
+        return partition
+    there = sorted({name for one in archives if one.only for name in one.only.partitions or []})
+    sought = f"no archive set {backup} of {site.context.name} looks whole" if backup else (
+        f"no archive set of {site.context.name} has the partition of {found.qualified} that begins {start:%Y-%m-%d}"
+    )  # fmt: skip
     raise BadInput(
-        f"no archive set{f' {backup}' if backup else ''} of {site.context.name} has the partition of {found.qualified} that begins "
-        f"{start:%Y-%m-%d} (there are: {', '.join(there) or 'none'}); name another {found.rule.period}, such as "
-        f"{EXAMPLES[found.rule.period]}"
+        f"{sought} (there are: {', '.join(there) or 'none'}); name another {found.rule.period}, such as "
+        f"{EXAMPLES[found.rule.period]}, or list sets: python -m flows.backup list_backups"
     )
 
 
-def _bound_at(manifest: Manifest, table: PartitionedTable, start: object) -> tuple[str, str, str] | None:
-    """Return name, set and bound of the partition of a table that begins then, if a set has it."""
+def _partitions(manifest: Manifest, table: PartitionedTable, start: datetime | None) -> Iterator[Archived]:
+    """Yield the partition of a table that a set has, if it begins then."""
+    named = manifest.only.partitions or [] if manifest.only else []
     for item in manifest.inventory:
-        if item.kind in TABLES and plain_name(item.parent) == table.qualified and (found := BOUND.search(item.state)):
-            try:
-                lower, _ = parse_bound(found["bound"], table.zone)
-            except ValueError:
-                continue
-            if lower == start:
-                return plain_name(item.name), manifest.id, found["bound"]
-    return None
+        name = plain_name(item.name)
+        if item.kind in TABLES and name in named and plain_name(item.parent) == table.qualified:
+            bound = BOUND.search(item.state)
+            with suppress(ValueError):
+                if bound and (start is None or parse_bound(bound["bound"], table.zone)[0] == start):
+                    yield Archived(name, manifest.id, bound["bound"], table)
 
 
-def reattach(site: Site, run: Run, archived: Archived) -> int:
-    """Make the partition as it was, with the rows of the archive set; return how many.
+def reattach(site: Site, run: Run, archived: Archived) -> tuple[int, list[str]]:
+    """Make the partition as it was, with the rows of the archive set; return how many, and what else is not as it was.
 
     Raises:
         UnsafeTarget: something of its name, or a partition for its period, is there.
@@ -106,16 +108,27 @@ def reattach(site: Site, run: Run, archived: Archived) -> int:
         same_major = merge.manifest.versions.server_major == merge.source.major
     try:
         attach_partition(site, run, archived.table, archived.place, archived.bound)
-    except BaseException:
-        _drop_unfinished(site, run, archived)
+    except OperationError:
+        with suppress(OperationError):
+            # If not now, the next run drops it.
+            _drop_unfinished(site, run, archived)
         raise
+    return rows, _finish(site, run, archived, inventory, same_major=same_major)
+
+
+def _finish(site: Site, run: Run, archived: Archived, inventory: list[InventoryItem], *, same_major: bool) -> list[str]:
+    """Switch the triggers as they were, and return what else is not as it was."""
+    wanted = trigger_states(inventory)
     with session(site, run) as connection:
-        context = site.context.narrowed(merge.whole.scope) if merge.whole.scope else site.context
-        now = catalogue.read_inventory(connection, catalogue.read_members(connection, context))
-    then, now = ([one for one in items if table_of(one) == archived.partition] for items in (inventory, now))
-    for difference in compare_inventories(then, now, same_major=same_major):
-        get_run_logger().warning("its parent is not what it was: %s", difference)
-    return rows
+        oid = oid_of(connection, archived.place)
+        for schema, table, trigger, words, spelled in connection.execute(sql.TRIGGER_STATES, {"oids": [oid]}).fetchall():
+            if wanted.get((spelled, trigger), words) != words:
+                connection.execute(sql.switch_trigger(schema, table, trigger, wanted[spelled, trigger]))
+        scope = Scope(schema=archived.table.schema, tables=[archived.table.rule.table], partitions=[archived.partition])
+        members = catalogue.read_members(connection, site.context.narrowed(scope))
+        found = catalogue.read_inventory(connection, members)
+    then, now = ([one for one in items if table_of(one) == archived.partition] for items in (inventory, found))
+    return compare_inventories(then, now, same_major=same_major)
 
 
 def _require_room(site: Site, run: Run, archived: Archived) -> None:
@@ -146,7 +159,10 @@ def _drop_unfinished(site: Site, run: Run, archived: Archived) -> None:
     with session(site, run) as connection:
         occupant = connection.execute(partition_sql.OCCUPANT, {"schema": schema, "name": name, "mark": MARK}).fetchone()
         if occupant == ("a table", True):
-            connection.execute(partition_sql.drop_table(schema, name))
+            # Its keys lead to tables that are locked when it goes.
+            oids = concerned(connection, archived.table)
+            what = f"{archived.partition}, which is not attached yet, could not be dropped"
+            at_once(connection, what, oids, lambda: connection.execute(partition_sql.drop_table(schema, name)))
             get_run_logger().info("%s, which was not attached yet, is dropped", archived.partition)
 
 
@@ -163,10 +179,17 @@ def _make(merge: Merge, archived: Archived) -> int:
     encoding = merge.manifest.database.encoding
     with connection.transaction():
         create(connection, before, made, attach=False)
+        unproven = connection.execute(partition_sql.UNPROVEN_CHECKS, {"oid": table.oid}).fetchall()
+        for check, _ in unproven:
+            # Old rows may break what only new ones were asked for.
+            connection.execute(partition_sql.drop_check(*archived.place, sql.unquoted(check)))
         condition = partition_sql.within(table.rule.column, table.end(lower), table.end(upper))
         connection.execute(partition_sql.add_check(*archived.place, MARK, condition))
         load_rows(connection, relation, merge.staged.sources(relation), encoding)
+        for check, definition in unproven:
+            connection.execute(merge_sql.add_constraint(sql.quoted_name(*archived.place), check, definition))
         create(connection, after, made, attach=False)
+        make_checks(merge)
         connection.execute(sql.FIXED_SETTINGS)
         found = digest_relation(connection, reading_job(merge.site.database, merge.run, relation, encoding))
         if problems := differences(relation, found.rows, found.hex):

@@ -1,8 +1,8 @@
 """Partitions of a live table: read, made, attached and detached, each change in one short transaction.
 
-Whoever reads or writes waits for it no longer than LOCK_SECONDS: a lock that is not to be had by then is given up, with
-everything that was done for it, and asked for again. New partitions are made as tables by themselves and attached, which keeps
-nobody from reading or writing the others; CREATE TABLE … PARTITION OF would.
+Whoever reads or writes waits for it no longer than LOCK_SECONDS: what is not done by then is given up, and asked for again. Only
+rows that move out of a DEFAULT partition take as long as they take, for those who read that partition. New partitions are made
+as tables by themselves and attached, which keeps nobody from reading or writing the others; CREATE TABLE … PARTITION OF would.
 """
 
 import time
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
+from threading import Timer
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -30,7 +31,7 @@ from tasks.runs import Run
 from tasks.sites import Site
 
 T = TypeVar("T")
-# So long, at most, anybody waits because of us: half for the lock, half for what is done under it.
+# So long, at most, anybody waits because of us: for our waiting for a lock, half of it, and for what is done under it.
 LOCK_SECONDS = 5.0
 LOCK_TRIES = 4
 # Bears a table that is being filled and is to become a partition: it spares ATTACH its look at the rows, and says whose it is.
@@ -112,7 +113,7 @@ def read_table(connection: Connection, context: Context, rule: PartitionRule) ->
 
 
 def _partition(row: dict[str, Any], zone: tzinfo) -> Partition:
-    facts = {name: row[name] for name in ("oid", "schema", "name", "bound", "bytes", "rows", "detach_pending")}
+    facts = {name: row[name] for name in ("oid", "schema", "name", "bound", "bytes", "rows", "detach_pending", "is_divided")}
     if row["bound"] == "DEFAULT":
         return Partition(**facts, is_default=True)
     try:
@@ -133,23 +134,24 @@ def session(site: Site, run: Run) -> Iterator[Connection]:
 def at_once(
     connection: Connection, what: str, oids: Iterable[int], change: Callable[[], T], *, may_last: bool = False
 ) -> T:  # fmt: skip
-    """Make a change in one transaction that waits for no lock longer than half of LOCK_SECONDS, nor lasts longer with a statement.
+    """Make a change in one transaction that waits for no lock longer than half of LOCK_SECONDS, and is over in LOCK_SECONDS.
 
     What could not be had is asked for again, so that those who queued behind had their turn. A change that `may_last` has no
-    limit for its statements.
+    limit but that of its locks.
 
     Raises:
         OperationError: it was not to be had; nothing changed; who is in the way is named.
     """
-    # The lock is given up first, because that is said more clearly.
-    named, half = list(oids), LOCK_SECONDS / 2
+    named = list(oids)
     for attempt in range(1, LOCK_TRIES + 1):
         try:
-            with connection.transaction():
-                connection.execute(partition_sql.limit_waiting(0.9 * half, 0 if may_last else half))
+            with _ended_after(connection, None if may_last else LOCK_SECONDS), connection.transaction():
+                connection.execute(partition_sql.limit_waiting(LOCK_SECONDS / 2))
                 return change()
         except GIVEN_UP as error:
-            said = f"{what}: {message_of(error)}, after {half:g} s"
+            took_long = isinstance(error, psycopg.errors.QueryCanceled)
+            reason = f"it was not done in {LOCK_SECONDS:g} s" if took_long else f"{message_of(error)}, after {LOCK_SECONDS / 2:g} s"
+            said = f"{what}: {reason}"
             holders = "; ".join(row[0] for row in connection.execute(partition_sql.BLOCKERS, {"oids": named}))
             in_the_way = f" ({holders})" if holders else ""
             if attempt == LOCK_TRIES:
@@ -159,7 +161,21 @@ def at_once(
     raise AssertionError  # the last try returns or raises
 
 
-def _concerned(connection: Connection, table: PartitionedTable, *partitions: Partition) -> list[int]:
+@contextmanager
+def _ended_after(connection: Connection, seconds: float | None) -> Iterator[None]:
+    """Cancel what a session does when so many seconds are over: no server before 17 limits a transaction."""
+    timer = Timer(seconds or 0, connection.cancel)
+    if seconds is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if timer.is_alive():
+            timer.join()
+
+
+def concerned(connection: Connection, table: PartitionedTable, *partitions: Partition) -> list[int]:
     """Return the oids of what is locked when a partition comes or goes."""
     keys = [row[2] for row in connection.execute(partition_sql.KEYS_OF, {"oid": table.oid})]
     default = [table.default.oid] if table.default else []
@@ -171,7 +187,12 @@ def create_partitions(site: Site, run: Run, instant: datetime, ahead: int, *, mo
     """Make the partitions that are missing: of now, of `ahead` periods to come, and of any that was missed.
 
     What stands in the way of one is told, and keeps no other from being made.
+
+    Raises:
+        BadInput: `ahead` is less than 0, or no table is partitioned as its rule says.
     """
+    if ahead < 0:
+        raise BadInput(f"ahead {ahead} is no number of periods to come; write 0 or more")
     timelines = list[Timeline]()
     with session(site, run) as connection:
         for table in read_tables(connection, site.context):
@@ -227,7 +248,7 @@ def _create(connection: Connection, table: PartitionedTable, one: Wanted, *, mov
 
     what = f"{table.schema}.{one.name} could not be attached"
     # Rows that move have their keys looked at, which takes as long as it takes.
-    at_once(connection, what, _concerned(connection, table), make, may_last=stray > 0)
+    at_once(connection, what, concerned(connection, table), make, may_last=stray > 0)
     get_run_logger().info("%s.%s made, from %s to %s", table.schema, one.name, table.end(one.lower), table.end(one.upper))
     return stray
 
@@ -272,7 +293,11 @@ def _require_movable(
         return
     said = f"{table.schema}.{one.name} cannot be made: {default.qualified} holds {stray:,} rows of that period"
     if not move_default_rows:
-        raise OperationError(f"{said}; say move_default_rows=true to have them moved in one transaction")
+        raise OperationError(
+            f"{said}; say move_default_rows=true to have them moved in one transaction: who reads that partition waits for it"
+        )
+    if default.is_divided:
+        raise OperationError(f"{said}, and is divided itself; move them by hand")
     if keys := [row[0] for row in connection.execute(partition_sql.KEYS_TO, {"oid": table.oid})]:
         raise OperationError(f"{said}, which cannot be moved, because they would be gone for a moment for {', '.join(keys)}")
 
@@ -330,12 +355,14 @@ def attach_partition(site: Site, run: Run, table: PartitionedTable, place: tuple
     lower, upper = parse_bound(bound, table.zone)
     condition = partition_sql.within(table.rule.column, table.end(lower), table.end(upper))
     with session(site, run) as connection:
-        oids = [*_concerned(connection, table), oid_of(connection, place)]
+        oids = [*concerned(connection, table), oid_of(connection, place)]
         if not connection.execute(partition_sql.HAS_CHECK, {"oid": oids[-1], "name": MARK}).fetchall()[0][0]:
             with connection.transaction():
                 connection.execute(partition_sql.add_check(*place, MARK, condition))
-        for key, definition, _, _ in connection.execute(partition_sql.KEYS_OF, {"oid": table.oid}).fetchall():
-            _prove_key(connection, table, place, key, definition, oids)
+        for key, definition, _, is_proven in connection.execute(partition_sql.KEYS_OF, {"oid": table.oid}).fetchall():
+            _make_key(connection, place, key, definition, oids)
+            if is_proven:
+                _prove_key(connection, table, place, key)
 
         def change() -> None:
             attach(connection, table, place, bound)
@@ -346,20 +373,22 @@ def attach_partition(site: Site, run: Run, table: PartitionedTable, place: tuple
     get_run_logger().info("%s.%s attached to %s", *place, table.qualified)
 
 
-def _prove_key(
-    connection: Connection, table: PartitionedTable, place: tuple[str, str], key: str, definition: str, oids: list[int]
-) -> None:  # fmt: skip
-    """Give a table a foreign key of its parent-to-be, so that ATTACH finds it proven and looks at no row.
-
-    Raises:
-        OperationError: rows refer to rows that are gone.
-    """
+def _make_key(connection: Connection, place: tuple[str, str], key: str, definition: str, oids: list[int]) -> None:
+    """Give a table a foreign key of its parent-to-be that looks at no row yet."""
     oid = oid_of(connection, place)
     if not connection.execute(partition_sql.HAS_CHECK, {"oid": oid, "name": sql.unquoted(key)}).fetchall()[0][0]:
         at_once(
             connection, f"foreign key {key} of {'.'.join(place)} could not be made", oids,
             lambda: connection.execute(partition_sql.add_key(*place, key, definition)),
         )  # fmt: skip
+
+
+def _prove_key(connection: Connection, table: PartitionedTable, place: tuple[str, str], key: str) -> None:
+    """Look at the rows, while everybody reads and writes, so that ATTACH finds the key proven.
+
+    Raises:
+        OperationError: rows refer to rows that are gone.
+    """
     try:
         connection.execute(partition_sql.validate_key(*place, key))
     except psycopg.errors.ForeignKeyViolation as error:
@@ -391,6 +420,6 @@ def detach_partition(site: Site, run: Run, table: PartitionedTable, partition: P
             elif connection.execute(partition_sql.HAS_PARENT, {"oid": partition.oid}).fetchall()[0][0]:
                 raise OperationError(f"{partition.qualified} was detached and still is a partition; nothing was kept")
 
-        oids = _concerned(connection, table, partition)
+        oids = concerned(connection, table, partition)
         at_once(connection, f"{partition.qualified} could not be detached", oids, change)
     get_run_logger().info("%s detached from %s", partition.qualified, table.qualified)

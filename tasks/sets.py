@@ -20,7 +20,6 @@ from tasks.core.blocks import Lines, parse_lines
 from tasks.core.calendar import is_instant, parse_instant
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable
 from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, now, parse_set_reference, split_key
-from tasks.core.losses import Archived, identity
 from tasks.core.manifest import MANIFEST_FILE, Inherited, Manifest, Relation, StoredObject, parse_manifest, render_manifest
 from tasks.core.order import newest_first
 from tasks.core.pruning import DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE
@@ -503,10 +502,10 @@ def newest_trusted(address: StoreAddress, context: str) -> Manifest | None:
     return next((manifest for manifest in listed if manifest.kind is Kind.FULL and not manifest.losses), None)
 
 
-def archived_relations(address: StoreAddress, context: str) -> frozenset[Archived]:
-    """Return the partitions that archive sets have: their rows are not lost when they are gone."""
+def archive_sets(address: StoreAddress, context: str) -> list[Manifest]:
+    """Return the archive sets that look whole, the newest first."""
     listed = [one for one in list_sets(address, context).sets if one.name.kind is Kind.ARCHIVE and not one.damage]
-    return frozenset(identity(relation) for one in listed if one.manifest for relation in one.manifest.relations)
+    return [one.manifest for one in listed if one.manifest]
 
 
 def longest_unverified(address: StoreAddress, context: str, fraction: float) -> tuple[list[str], int]:

@@ -14,7 +14,7 @@ PERIOD = re.compile(r"(?P<count>\d+) (?P<unit>hour|day|month|year)s?")
 LOOKS_LIKE_AN_INSTANT = re.compile(r"\d{4}-\d\d-\d\d")
 MONTHS = {"month": 1, "quarter": 3, "year": 12}
 EXAMPLES = {"year": "2023", "month": "2023-05", "quarter": "2023-Q2"}
-CALENDAR_PERIOD = re.compile(r"(?P<year>\d{4})(-(?P<month>\d\d)|-?[Qq](?P<quarter>[1-4]))?")
+CALENDAR_PERIOD = re.compile(r"(?P<year>(?!0000)\d{4})(-(?P<month>\d\d)|-?[Qq](?P<quarter>[1-4]))?")
 
 
 def is_instant(text: str) -> bool:

@@ -5,13 +5,17 @@ from collections.abc import Collection, Iterable, Iterator
 
 from tasks.core.manifest import Manifest, Relation
 
-# A relation by name and oid: one that is made again under the name is another.
-Archived = tuple[str, int]
 
-
-def identity(relation: Relation) -> Archived:
-    """Return what an archive set knows a relation by."""
-    return relation.qualified, relation.oid
+def archived_since(previous: Manifest, archives: Iterable[Manifest]) -> frozenset[str]:
+    """Return the relations of a backup whose rows an archive set has, as the backup has them or newer: they are not lost."""
+    known = {one.qualified: one for one in previous.relations}
+    return frozenset(
+        then.qualified
+        for archive in archives
+        for one in archive.relations
+        if (then := known.get(one.qualified)) and then.oid == one.oid
+        and (archive.snapshot.instant >= previous.snapshot.instant or (one.rows, one.digest) == (then.rows, then.digest))
+    )  # fmt: skip
 
 
 def lost_rows(before: Iterable[tuple[str, int]], now: dict[str, int], allowed_share: float) -> Iterator[str]:
@@ -23,7 +27,7 @@ def lost_rows(before: Iterable[tuple[str, int]], now: dict[str, int], allowed_sh
 
 
 def losses_between(
-    previous: Manifest, relations: Iterable[Relation], allowed_share: float, archived: Collection[Archived] = ()
+    previous: Manifest, relations: Iterable[Relation], allowed_share: float, archived: Collection[str] = ()
 ) -> list[str]:  # fmt: skip
     """Return the relations, and partitioned tables as wholes, that lost too many rows since a backup.
 
@@ -31,7 +35,7 @@ def losses_between(
     """
     there = list(relations)
     names = {one.qualified for one in there}
-    stayed = [one for one in previous.relations if one.qualified in names or identity(one) not in archived]
+    stayed = [one for one in previous.relations if one.qualified in names or one.qualified not in archived]
     before, now = _counts(stayed), _counts(there)
     return list(lost_rows(before.items(), now, allowed_share))
 

@@ -281,12 +281,12 @@ KEY_IS_GONE = SQL(
 END_DEFERRED = SQL("SET CONSTRAINTS ALL IMMEDIATE")
 
 
-def create_like(name: str, parent: str, owner: str, partition_key: str = "") -> Composed:
+def create_like(name: str, parent: str, owner: str, partition_key: str = "", *, unlogged: bool = False) -> Composed:
     """Make a table that can be attached to a partitioned one; names and key as the catalogue or a manifest spells them."""
     like = "INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDENTITY EXCLUDING STATISTICS EXCLUDING COMMENTS"
     divided = f" PARTITION BY {partition_key}" if partition_key else ""
-    return SQL("CREATE TABLE {} (LIKE {} {}){}; ALTER TABLE {} OWNER TO {}").format(
-        SQL(name), SQL(parent), SQL(like), SQL(divided), SQL(name), Identifier(owner)
+    return SQL("CREATE {}TABLE {} (LIKE {} {}){}; ALTER TABLE {} OWNER TO {}").format(
+        SQL("UNLOGGED " if unlogged else ""), SQL(name), SQL(parent), SQL(like), SQL(divided), SQL(name), Identifier(owner)
     )
 
 

@@ -47,8 +47,8 @@ INDEXES_WITHOUT = SQL(
 )
 # The foreign keys that every partition of a table has; and the tables that they lead to.
 KEYS_OF = SQL(
-    """SELECT quote_ident(k.conname), pg_get_constraintdef(k.oid), k.confrelid::bigint, k.confrelid::regclass::text
-       FROM pg_constraint k WHERE k.conrelid = %(oid)s AND k.contype = 'f'
+    """SELECT quote_ident(k.conname), pg_get_constraintdef(k.oid), k.confrelid::bigint, k.convalidated
+       FROM pg_constraint k WHERE k.conrelid = %(oid)s AND k.contype = 'f' AND k.conparentid = 0
          AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true) ORDER BY k.conname"""
 )
 KEYS_TO = SQL(
@@ -70,6 +70,11 @@ IS_PARTITION = SQL(
 )
 
 OID_OF = SQL("SELECT %(name)s::regclass::oid::bigint")
+UNPROVEN_CHECKS = SQL(
+    """SELECT quote_ident(k.conname), pg_get_constraintdef(k.oid) FROM pg_constraint k
+       WHERE k.conrelid = %(oid)s AND k.contype = 'c' AND NOT k.convalidated
+         AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)"""
+)
 HAS_PARENT = SQL("SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = %(oid)s)")
 # What DETACH … CONCURRENTLY leaves on a partition: a check that says what its bound says.
 CHECKS_OF_BOUND = SQL(
@@ -84,11 +89,9 @@ COLUMNS_OF = SQL(
 )
 
 
-def limit_waiting(lock_seconds: float, statement_seconds: float) -> Composed:
-    """Let no lock be waited for, and no statement of this transaction last, any longer; 0 is no limit."""
-    return SQL("SELECT set_config('lock_timeout', {}, true), set_config('statement_timeout', {}, true)").format(
-        Literal(str(int(lock_seconds * 1000))), Literal(str(int(statement_seconds * 1000)))
-    )
+def limit_waiting(seconds: float) -> Composed:
+    """Let this transaction wait for no lock any longer."""
+    return SQL("SELECT set_config('lock_timeout', {}, true)").format(Literal(str(int(seconds * 1000))))
 
 
 def new_tables_in(tablespace: str) -> Composed:
@@ -115,12 +118,12 @@ def range_bound(lower: str | None, upper: str | None) -> str:
 
 def add_check(schema: str, name: str, check: str, condition: Composed) -> Composed:
     """Let a table check a condition."""
-    return SQL("ALTER TABLE ONLY {} ADD CONSTRAINT {} CHECK ({})").format(Identifier(schema, name), Identifier(check), condition)
+    return SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK ({})").format(Identifier(schema, name), Identifier(check), condition)
 
 
 def drop_check(schema: str, name: str, check: str) -> Composed:
     """Let it check that no more."""
-    return SQL("ALTER TABLE ONLY {} DROP CONSTRAINT {}").format(Identifier(schema, name), Identifier(check))
+    return SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(Identifier(schema, name), Identifier(check))
 
 
 def attach(parent: tuple[str, str], partition: tuple[str, str], bound: str) -> Composed:
@@ -141,14 +144,26 @@ def lock_alone(relations: Sequence[tuple[str, str]]) -> Composed:
     return SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names)
 
 
+def lock_whole(relations: Sequence[tuple[str, str]]) -> Composed:
+    """Keep everybody away from relations with their partitions."""
+    return SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(SQL(", ").join(Identifier(*one) for one in relations))
+
+
 def drop_table(schema: str, name: str) -> Composed:
     """Drop a table, unless something needs it."""
     return SQL("DROP TABLE {}").format(Identifier(schema, name))
 
 
 def count_rows(schema: str, name: str, condition: Composed) -> Composed:
-    """Count the rows of one relation, and those of which a condition is true."""
-    return SQL("SELECT count(*), count(*) FILTER (WHERE {}) FROM ONLY {}").format(condition, Identifier(schema, name))
+    """Count the rows of a relation, and those of which a condition is true."""
+    return SQL("SELECT count(*), count(*) FILTER (WHERE {}) FROM {}").format(condition, Identifier(schema, name))
+
+
+def count_old_and_held(schema: str, name: str, is_old: Composed, hold: Composed) -> Composed:
+    """Count the rows of one relation, those that are old, and those that hold it."""
+    return SQL("SELECT count(*), count(*) FILTER (WHERE {}), count(*) FILTER (WHERE {}) FROM ONLY {}").format(
+        is_old, hold, Identifier(schema, name)
+    )
 
 
 def newer_keys(schema: str, name: str, key: Sequence[str], is_old: Composed, limit: int) -> Composed:
@@ -170,7 +185,8 @@ def move_rows(source: tuple[str, str], target: tuple[str, str], columns: Sequenc
 
 def add_key(schema: str, name: str, key: str, definition: str) -> Composed:
     """Give a table a foreign key, spelled as the catalogue does, that looks at no row yet."""
-    return SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID").format(Identifier(schema, name), SQL(key), SQL(definition))
+    plain = definition.removesuffix(" NOT VALID")
+    return SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID").format(Identifier(schema, name), SQL(key), SQL(plain))
 
 
 def validate_key(schema: str, name: str, key: str) -> Composed:

@@ -30,16 +30,13 @@ class Partition:
     upper: datetime | None = None
     is_default: bool = False
     detach_pending: bool = False
+    is_divided: bool = False
     strange: str | None = None
 
     @property
     def qualified(self) -> str:
         """schema.name, for people."""
         return f"{self.schema}.{self.name}"
-
-    def covers(self, lower: datetime, upper: datetime) -> bool:
-        """Say whether every instant of a period belongs to it."""
-        return self._is_range and (self.lower is None or self.lower <= lower) and (self.upper is None or upper <= self.upper)
 
     def overlaps(self, lower: datetime, upper: datetime) -> bool:
         """Say whether some instant of a period belongs to it."""
@@ -67,7 +64,7 @@ def _end(text: str, zone: tzinfo) -> datetime | None:
     if plain in ENDLESS:
         return None
     instant = datetime.fromisoformat(plain)
-    return instant if instant.tzinfo else instant.replace(tzinfo=zone)
+    return instant.astimezone(zone) if instant.tzinfo else instant.replace(tzinfo=zone)
 
 
 def spell_end(instant: datetime, kind: str, zone: tzinfo) -> str:
@@ -99,11 +96,19 @@ def wanted(rule: PartitionRule, there: Sequence[Partition], now: datetime, zone:
     while (previous := next_start(rule.period, first, -1)) >= lowest and first > before(now, rule.keep, zone):
         first = previous
     periods = ((start, next_start(rule.period, start)) for start in starts_between(rule.period, first, last))
-    return [
-        Wanted(name_of_period(rule.name, lower), lower, upper)
-        for lower, upper in periods
-        if not any(one.covers(lower, upper) for one in there)
-    ]
+    return [Wanted(name_of_period(rule.name, lower), lower, upper) for lower, upper in periods if not _covered(there, lower, upper)]
+
+
+def _covered(there: Sequence[Partition], lower: datetime, upper: datetime) -> bool:
+    """Say whether every instant of a period belongs to some partition: one, or several that follow each other."""
+    reached = lower
+    for one in sorted((one for one in there if one.overlaps(lower, upper)), key=lambda one: one.lower or lower):
+        if one.lower and one.lower > reached:
+            return False
+        if one.upper is None:
+            return True
+        reached = max(reached, one.upper)
+    return reached >= upper
 
 
 def has_had_its_time(rule: PartitionRule, partition: Partition, now: datetime, zone: tzinfo) -> bool:

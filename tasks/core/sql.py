@@ -13,7 +13,8 @@ NO_STATEMENT_TIMEOUT = SQL("SET statement_timeout = 0")
 SESSION_SETTINGS = SQL(
     """SELECT set_config(name, coalesce(text, '0'), false) FROM pg_settings
        LEFT JOIN (VALUES ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'postgres'), ('bytea_output', 'hex'),
-                         ('quote_all_identifiers', 'off'), ('default_transaction_read_only', 'off'))
+                         ('quote_all_identifiers', 'off'), ('default_transaction_read_only', 'off'),
+                         ('default_transaction_isolation', 'read committed'))
          AS ours (name, text) USING (name)
        WHERE text IS NOT NULL OR name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
                                           'idle_session_timeout', 'transaction_timeout')"""

@@ -54,6 +54,9 @@ def test_what_covers_a_period_is_its_partition_whatever_its_name() -> None:
     now = parse_instant("2026-12-01", TOKYO)
     assert wanted(rule(), [partition("2026-01-01", "2028-01-01")], now, TOKYO, 1) == []
     assert wanted(rule(), [partition("2026-01-01", None)], now, TOKYO, 5) == []
+    halves = [partition("2026-01-01", "2026-07-01"), partition("2026-07-01", "2027-01-01")]
+    assert wanted(rule(), halves, now, TOKYO, 0) == []
+    assert len(wanted(rule(), halves[1:], now, TOKYO, 0)) == 1
     (half,) = wanted(rule(), [year(2026), partition("2027-01-01", "2027-07-01")], now, TOKYO, 1)
     assert half.name == "v_2027"
     (pending,) = wanted(rule(), [partition("2026-01-01", "2027-01-01", detach_pending=True)], now, TOKYO, 0)
@@ -75,7 +78,7 @@ def test_properties(period: str, seconds: int, ahead: int, offsets: set[int], ke
     assert not [one for one in found if any(other.overlaps(one.lower, one.upper) for other in there)]
     for count in range(ahead + 1):
         lower = next_start(period, current, count)
-        assert any(one.covers(lower, next_start(period, lower)) for one in after)
+        assert [one for one in after if one.lower == lower and one.upper == next_start(period, lower)]
     # Nothing is made that the archive would take at once.
     assert not {one.name for one in due(chosen, after, now, TOKYO)} & {one.name for one in found}
 
