@@ -198,9 +198,13 @@ def count_rows_by_block(schema: str, name: str, shift: int, since: int | None) -
 def is_old(since: int) -> Composed:
     """Return the condition that a transaction before this one wrote a row; sound while fewer than 2**31 have come since.
 
-    A row that was frozen long ago still carries its transaction's number, which may look like one to come.
+    A row that was frozen long ago still carries its transaction's number, which may look like one to come. age() counts from
+    this transaction's own number, if it has one, as a lock may have given it before it was waited for: rows of transactions that
+    came since are younger than 0, and no younger than what the snapshot sees.
     """
-    return SQL("age(xmin) NOT BETWEEN 0 AND age({}::xid)").format(Literal(str(since % (1 << 32))))
+    return SQL("age(xmin) NOT BETWEEN (SELECT age(pg_snapshot_xmax(pg_current_snapshot())::xid)) AND age({}::xid)").format(
+        Literal(str(since % (1 << 32)))
+    )
 
 
 RELATION_BLOCKS = SQL(
