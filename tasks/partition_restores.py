@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+import psycopg
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
@@ -108,8 +109,8 @@ def reattach(site: Site, run: Run, archived: Archived) -> tuple[int, list[str]]:
         same_major = merge.manifest.versions.server_major == merge.source.major
     try:
         attach_partition(site, run, archived.table, archived.place, archived.bound)
-    except OperationError:
-        with suppress(OperationError):
+    except (OperationError, psycopg.Error):
+        with suppress(OperationError, psycopg.Error):
             # If not now, the next run drops it.
             _drop_unfinished(site, run, archived)
         raise

@@ -155,7 +155,8 @@ def at_once(
             holders = "; ".join(row[0] for row in connection.execute(partition_sql.BLOCKERS, {"oids": named}))
             in_the_way = f" ({holders})" if holders else ""
             if attempt == LOCK_TRIES:
-                raise OperationError(f"{said}; nothing was changed{in_the_way}; run again when they are done") from None
+                when = "when they are done" if holders else "in a quieter hour"
+                raise OperationError(f"{said}; nothing was changed{in_the_way}; run again {when}") from None
             get_run_logger().warning("attempt %d: %s%s; once more", attempt, said, in_the_way)
             time.sleep(attempt)
     raise AssertionError  # the last try returns or raises
