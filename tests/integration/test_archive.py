@@ -318,13 +318,14 @@ def test_killed_at_a_step_the_next_run_finishes(old: World, module: str, name: s
     assert (ask(old, ROWS), before.differences(old.state())) == (rows, [])
 
 
+@long
 @pytest.mark.parametrize(
     ("module", "name", "when", "count"),
-    [("tasks.partition_restores", "_make", "after", 1),
-     *(pytest.param(*one, marks=long) for one in [
-         ("tasks.partition_restores", "load_rows", "after", 1), ("tasks.partitions", "_prove_key", "after", 2),
-         ("tasks.partitions", "attach", "after", 1), ("tasks.core.partition_sql", "analyze", "before", 1),
-     ])],
+    [
+        ("tasks.partition_restores", "load_rows", "after", 1), ("tasks.partition_restores", "_make", "after", 1),
+        ("tasks.partitions", "_prove_key", "after", 2), ("tasks.partitions", "attach", "after", 1),
+        ("tasks.core.partition_sql", "analyze", "before", 1),
+    ],
 )  # fmt: skip
 def test_a_reattachment_that_is_killed_is_done_by_the_next_run(old: World, module: str, name: str, when: str, count: int) -> None:
     before = old.state()

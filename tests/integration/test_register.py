@@ -142,6 +142,7 @@ def test_restore_beside_the_live_database(bare: World) -> None:
     bare.assert_recovered(before, bare.source)
 
 
+@pytest.mark.long
 def test_another_cluster_is_refused_until_it_adopts_the_store(bare: World) -> None:
     bare.backup()
     bare.recover()

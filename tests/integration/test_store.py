@@ -163,6 +163,7 @@ def test_an_object_outside_of_the_prefix_is_not_ours(s3: LocalS3) -> None:
     assert list(open_store(StoreAddress(f"{s3.url}/else", credentials(s3))).list("")) == []
 
 
+@pytest.mark.long
 def test_more_objects_than_one_page_of_a_listing(s3: LocalS3) -> None:
     client = client_of(s3)
     keys = [f"many/bc-004/{number:04}" for number in range(1003)]
