@@ -28,6 +28,8 @@ class Archiving:
     @property
     def plan(self) -> str:
         """What is to be done."""
+        if self.problem:
+            return f"stays: {self.problem}"
         before = "finish somebody's DETACH … CONCURRENTLY, attach it again, " if self.partition.detach_pending else ""
         copied = f"archived already as {self.backup}" if self.backup else "archive"
         if self.held:
@@ -47,10 +49,11 @@ class Archiving:
 
 def plan_verdict(found: Sequence[Archiving]) -> str:
     """Return in one line what would be done."""
-    leaving = [one.partition.name for one in found if not one.held]
-    staying = [one.partition.name for one in found if one.held]
+    leaving = [one.partition.name for one in found if not (one.held or one.problem)]
+    staying = [one.partition.name for one in found if one.held and not one.problem]
     said = [f"{', '.join(leaving)} would be archived and dropped"] if leaving else []
     said += [f"{', '.join(staying)} would be archived and stay"] if staying else []
+    said += [f"{one.partition.qualified} stays: {one.problem}" for one in found if one.problem]
     return f"PLANNED, nothing touched: {'; '.join(said) or 'no partition has had its time'}"
 
 
