@@ -32,7 +32,7 @@ from tasks.core.folders import private_folder, require_own
 from tasks.core.programs import kill, supervised
 
 HOST = "127.0.0.1"
-START_SECONDS = 60
+START_SECONDS = 180
 WHEEL_FOLDERS = {16: "pginstall", 18: "pginstall18"}
 # Root may not run a PostgreSQL server; this account exists wherever root does.
 SERVER_ACCOUNT = "nobody"
