@@ -6,14 +6,12 @@ Beside it a plain SELECT count(*) of the partition, which the transaction that d
 """
 
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 from benchmarks.main_job import bench, measure
 from deployments.demo import DATABASE
-from deployments.local import LocalServer
+from tests.traffic import Traffic, traffic
 
 USERS = {
     "readers of users": "SELECT count(*) FROM users",
@@ -23,27 +21,6 @@ USERS = {
     "readers of another partition": "SELECT count(*) FROM policy_violations WHERE detected_at >= '2026-12-01'",
 }
 RESOLVED = "UPDATE policy_violations SET status = 'resolved', resolved_at = detected_at WHERE status = 'active'"
-
-
-@contextmanager
-def traffic(server: LocalServer) -> Iterator[dict[str, float]]:
-    """Run each statement every 50 ms; give the seconds of the slowest, without what it takes when nothing else runs."""
-    slowest, stop = dict.fromkeys(USERS, 0.0), threading.Event()
-
-    def run(what: str, statement: str) -> None:
-        with server.connect(DATABASE) as connection:
-            while not stop.wait(0.05):
-                started = time.monotonic()
-                connection.execute(statement.encode())
-                slowest[what] = max(slowest[what], time.monotonic() - started)
-
-    threads = [threading.Thread(target=run, args=one) for one in USERS.items()]
-    for one in threads:
-        one.start()
-    yield slowest
-    stop.set()
-    for one in threads:
-        one.join()
 
 
 def main() -> None:
@@ -57,21 +34,23 @@ def main() -> None:
             started = time.monotonic()
             (rows,) = connection.execute("SELECT count(*) FROM policy_violations_2022").fetchone() or (0,)
             print(f"{rows:,} rows; count(*) alone {time.monotonic() - started:.2f} s", flush=True)
-        with traffic(source) as slowest:
+        users = partial(traffic, partial(source.connect, DATABASE), USERS.values())
+        with users() as seen:
+            # What the same statements take when nothing else runs.
             time.sleep(5)
-        print(_line("nothing but users", 5, 0, slowest), flush=True)
+        print(_line("nothing but users", 5, 0, seen), flush=True)
         for what, words in {
             "archive_partitions": ["archive_partitions", "--dry-run", "false", "--confirm-database", DATABASE],
             "reattach_partition": ["reattach_partition", "--year", "2022"],
         }.items():
             argv = [sys.executable, "-m", "flows.partitions", *words]
-            with traffic(source) as slowest:
+            with users() as seen:
                 one = measure(what, argv, source.environment("backup_restorer") | ours)
-            print(_line(what, one.seconds, one.peak_bytes, slowest), flush=True)
+            print(_line(what, one.seconds, one.peak_bytes, seen), flush=True)
 
 
-def _line(what: str, seconds: float, peak_bytes: int, slowest: dict[str, float]) -> str:
-    waits = ", ".join(f"{name} {took:.2f} s" for name, took in slowest.items())
+def _line(what: str, seconds: float, peak_bytes: int, seen: Traffic) -> str:
+    waits = ", ".join([*(f"{name} {seen.slowest[text]:.2f} s" for name, text in USERS.items()), *seen.errors])
     return f"{what}: {seconds:.1f} s, peak {peak_bytes / 1e6:.0f} MB; slowest statement: {waits}"
 
 

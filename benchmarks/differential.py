@@ -7,14 +7,11 @@ statements took in all sessions (pg_stat_database.active_time). Machines are noi
 """
 
 import sys
-import tempfile
-from argparse import ArgumentParser
 from collections.abc import Iterator
-from pathlib import Path
 
-from benchmarks.main_job import SETTINGS, Measured, measure, run_seconds, tree_bytes
+from benchmarks.main_job import SETTINGS, Bench, Measured, bench, measure, run_seconds, tree_bytes
 from deployments import local
-from deployments.demo import DATABASE, make_logins, make_source
+from deployments.demo import DATABASE, make_logins
 from deployments.local import LocalServer
 
 CHANGES = {
@@ -47,19 +44,10 @@ ACTIVE = "SELECT active_time / 1000 FROM pg_stat_database WHERE datname = %s"
 
 def main() -> None:
     """Measure everything and print a table."""
-    parser = ArgumentParser()
-    parser.add_argument("--violations-per-year", type=int, default=500_000)
-    arguments = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="backup-benchmark-") as folder,
-        local.postgres(**SETTINGS) as source,
-        local.postgres(**SETTINGS) as target,
-        local.prefect_server() as api,
-    ):
-        make_source(source, arguments.violations_per_year)
+    with bench() as place, local.postgres(**SETTINGS) as target:
         make_logins(target)
         print(f"{'':72} {'command':>9} {'run':>7} {'database':>9} {'stored':>10} {'peak':>7}")
-        for one, run, active in differentials(source, target, Path(folder), api):
+        for one, run, active in differentials(place, target):
             print(
                 f"{one.name:72} {one.seconds:7.1f} s {run:5.1f} s {active:7.1f} s "
                 f"{one.stored_bytes / 1e6:7.2f} MB {one.peak_bytes / 1e6:4.0f} MB",
@@ -67,10 +55,9 @@ def main() -> None:
             )
 
 
-def differentials(source: LocalServer, target: LocalServer, folder: Path, api: str) -> Iterator[tuple[Measured, float, float]]:
+def differentials(place: Bench, target: LocalServer) -> Iterator[tuple[Measured, float, float]]:
     """Measure a full, a differential after each change, and the recovery of the last; seconds of command, run and database."""
-    (folder / "store").mkdir()
-    ours = {"BACKUP_STORE": str(folder / "store"), "BACKUP_STAGING": str(folder / "staging"), "PREFECT_API_URL": api}
+    source, folder, api, ours = place.source, place.folder, place.api, place.ours
     reader, restorer = source.environment("backup_reader") | ours, target.environment("backup_restorer") | ours
 
     def taken(name: str, flow: str) -> tuple[Measured, float, float]:

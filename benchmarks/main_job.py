@@ -87,29 +87,19 @@ def bench() -> Iterator[Bench]:
 
 def main() -> None:
     """Measure everything and print a table."""
-    parser = ArgumentParser()
-    parser.add_argument("--violations-per-year", type=int, default=500_000)
-    arguments = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="backup-benchmark-") as folder,
-        local.postgres(**SETTINGS) as source,
-        local.postgres(**SETTINGS) as target,
-        local.prefect_server() as api,
-    ):
-        make_source(source, arguments.violations_per_year)
+    with bench() as place, local.postgres(**SETTINGS) as target:
         make_logins(target)
-        for one in [*backups(source, Path(folder), api), *recoveries(target, Path(folder), api)]:
+        for one in [*backups(place), *recoveries(place, target)]:
             print(f"{one.name:60} {one.seconds:7.1f} s {one.peak_bytes / 1e6:6.0f} MB peak {one.stored_bytes / 1e6:8.1f} MB stored")
 
 
-def backups(source: LocalServer, folder: Path, api: str) -> list[Measured]:
+def backups(place: Bench) -> list[Measured]:
     """Measure the backups; the sets stay in the folder."""
+    source, folder, api, ours = place.source, place.folder, place.api, place.ours
     reader = source.environment("backup_reader")
     dump = f"{source.bin}/pg_dump --exclude-table=users"
     zstd = f"{dump} -Fc -Z0 {DATABASE} | zstd -q -3 -T2 -o {folder}/fast.zst"
     document = f"{dump} -Fc -f {folder}/doc.dump {DATABASE} && gzip {folder}/doc.dump && cp {folder}/doc.dump.gz {folder}/copy.gz"
-    (folder / "store").mkdir()
-    ours = {"BACKUP_STORE": str(folder / "store"), "BACKUP_STAGING": str(folder / "staging"), "PREFECT_API_URL": api}
     warm = measure("(warm-up)", ["/bin/sh", "-c", f"{dump} {DATABASE} > /dev/null"], reader)
     return [
         warm,
@@ -120,13 +110,13 @@ def backups(source: LocalServer, folder: Path, api: str) -> list[Measured]:
     ]
 
 
-def recoveries(target: LocalServer, folder: Path, api: str) -> list[Measured]:
+def recoveries(place: Bench, target: LocalServer) -> list[Measured]:
     """Measure the recovery, with all its comparisons, against a bare pg_restore."""
+    folder, api, ours = place.folder, place.api, place.ours
     owner = target.environment("postgres")
     plain = folder / "plain.dump"
     subprocess.run(["zstd", "-q", "-d", folder / "fast.zst", "-o", plain], check=True)
     shutil.rmtree(folder / "staging", ignore_errors=True)
-    ours = {"BACKUP_STORE": str(folder / "store"), "BACKUP_STAGING": str(folder / "staging"), "PREFECT_API_URL": api}
     target.create_database("bare", "consulting_owner")
     bare = f"{target.bin}/pg_restore -j2 -d bare {plain} 2>{folder}/complaints; true"
     restorer = target.environment("backup_restorer")

@@ -412,32 +412,29 @@ def store_schema(
 
 
 def _snapshot_facts(source: Source, snapshot: Snapshot) -> SnapshotFacts:
-    return snapshot_facts(snapshot.coordinator, source, snapshot.instant, snapshot.xmin, snapshot.lsn)
-
-
-def position(connection: Connection) -> tuple[SnapshotFacts, int, int]:
-    """Return when and where a session is now, the next transaction's id, and the oid of its database."""
-    system_identifier, timeline, _, _, standby = _server_facts(connection)
-    facts = connection.cursor(row_factory=dict_row).execute(sql.SNAPSHOT_FACTS).fetchall()[0]
-    here = SnapshotFacts(
-        instant=facts["instant"], xmin=int(facts["xmin"]), lsn=facts["lsn"], timeline=timeline, system_identifier=system_identifier,
-        standby=standby,
-    )  # fmt: skip
-    return here, int(facts["xmax"]), catalogue.read_database(connection).oid
-
-
-def snapshot_facts(connection: Connection, source: Source, instant: datetime, xmin: int, lsn: str) -> SnapshotFacts:
     """Return when and where a snapshot was taken, as the session says that took it: another server may answer by now.
 
     Raises:
         OperationError: another cluster does.
     """
-    system_identifier, timeline, _, _, standby = _server_facts(connection)
-    if system_identifier != source.system_identifier:
+    found = _placed(snapshot.coordinator, snapshot.instant, snapshot.xmin, snapshot.lsn)
+    if found.system_identifier != source.system_identifier:
         raise OperationError(
-            f"another cluster answers now (system identifier {system_identifier}, before it was {source.system_identifier}); "
+            f"another cluster answers now (system identifier {found.system_identifier}, before it was {source.system_identifier}); "
             "find out why its address moved, and run again"
         )
+    return found
+
+
+def position(connection: Connection) -> tuple[SnapshotFacts, int, int]:
+    """Return when and where a session is now, the next transaction's id, and the oid of its database."""
+    facts = connection.cursor(row_factory=dict_row).execute(sql.SNAPSHOT_FACTS).fetchall()[0]
+    here = _placed(connection, facts["instant"], int(facts["xmin"]), facts["lsn"])
+    return here, int(facts["xmax"]), catalogue.read_database(connection).oid
+
+
+def _placed(connection: Connection, instant: datetime, xmin: int, lsn: str) -> SnapshotFacts:
+    system_identifier, timeline, _, _, standby = _server_facts(connection)
     return SnapshotFacts(
         instant=instant, xmin=xmin, lsn=lsn, timeline=timeline, system_identifier=system_identifier, standby=standby,
     )  # fmt: skip

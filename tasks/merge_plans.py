@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from tasks import catalogue
-from tasks.backups import check_source, snapshot_facts
+from tasks.backups import check_source, position
 from tasks.core import merge_sql, sql
 from tasks.core.bases import misfit
 from tasks.core.compare import compare_inventories, missing_objects
@@ -107,10 +107,8 @@ def stage(merge: Merge) -> None:
 def _same_line(merge: Merge) -> set[str]:
     """Return the relations whose rows can be told from the set's by the transactions that wrote them."""
     with merge.connection.transaction():
-        facts = dicts(merge.connection, sql.SNAPSHOT_FACTS, {})[0]
-        database = catalogue.read_database(merge.connection)
-        here = snapshot_facts(merge.connection, merge.source, facts["instant"], int(facts["xmin"]), facts["lsn"])
-    if misfit(merge.manifest, here, int(facts["xmax"]), database.oid, merge.inventory):
+        here, xmax, database = position(merge.connection)
+    if misfit(merge.manifest, here, xmax, database, merge.inventory):
         return set()
     return {
         one.name

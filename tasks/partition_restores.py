@@ -22,7 +22,7 @@ from tasks.core.stream import digest_relation
 from tasks.core.toc import plain_name, table_of
 from tasks.merge_objects import create, make_checks, missing_chunks
 from tasks.merge_session import Merge
-from tasks.partitions import MARK, PartitionedTable, at_once, attach_partition, concerned, oid_of, read_tables, session
+from tasks.partitions import MARK, PartitionedTable, at_once, attach_partition, concerned, read_tables, session
 from tasks.runs import Run
 from tasks.sets import archive_sets
 from tasks.sites import Site
@@ -108,23 +108,18 @@ def reattach(site: Site, run: Run, archived: Archived) -> tuple[int, list[str]]:
         inventory = merge.manifest.inventory
         same_major = merge.manifest.versions.server_major == merge.source.major
     try:
-        attach_partition(site, run, archived.table, archived.place, archived.bound)
+        attach_partition(site, run, archived.table, archived.place, archived.bound, trigger_states(inventory))
     except (OperationError, psycopg.Error):
         with suppress(OperationError, psycopg.Error):
             # If not now, the next run drops it.
             _drop_unfinished(site, run, archived)
         raise
-    return rows, _finish(site, run, archived, inventory, same_major=same_major)
+    return rows, _unlike(site, run, archived, inventory, same_major=same_major)
 
 
-def _finish(site: Site, run: Run, archived: Archived, inventory: list[InventoryItem], *, same_major: bool) -> list[str]:
-    """Switch the triggers as they were, and return what else is not as it was."""
-    wanted = trigger_states(inventory)
+def _unlike(site: Site, run: Run, archived: Archived, inventory: list[InventoryItem], *, same_major: bool) -> list[str]:
+    """Return what of a partition is not as it was."""
     with session(site, run) as connection:
-        oid = oid_of(connection, archived.place)
-        for schema, table, trigger, words, spelled in connection.execute(sql.TRIGGER_STATES, {"oids": [oid]}).fetchall():
-            if wanted.get((spelled, trigger), words) != words:
-                connection.execute(sql.switch_trigger(schema, table, trigger, wanted[spelled, trigger]))
         scope = Scope(schema=archived.table.schema, tables=[archived.table.rule.table], partitions=[archived.partition])
         members = catalogue.read_members(connection, site.context.narrowed(scope))
         found = catalogue.read_inventory(connection, members)

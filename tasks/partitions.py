@@ -6,7 +6,7 @@ as tables by themselves and attached, which keeps nobody from reading or writing
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
@@ -18,7 +18,6 @@ import psycopg
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from psycopg.rows import dict_row
-from psycopg.sql import SQL
 
 from tasks.core import merge_sql, partition_sql, sql
 from tasks.core.complaints import message_of
@@ -329,7 +328,7 @@ def attach(connection: Connection, table: PartitionedTable, place: tuple[str, st
     if default:
         # What ATTACH would look at with the tables locked that its keys lead to, is looked at before that.
         lower, upper = parse_bound(bound, table.zone)
-        others = SQL("NOT ({})").format(partition_sql.within(table.rule.column, table.end(lower), table.end(upper)))
+        others = partition_sql.outside(table.rule.column, table.end(lower), table.end(upper))
         connection.execute(partition_sql.add_check(default.schema, default.name, OTHERS, others))
     connection.execute(partition_sql.attach(table.place, place, bound))
     if default:
@@ -347,8 +346,12 @@ def oid_of(connection: Connection, place: tuple[str, str]) -> int:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="attach {place[1]}")
-def attach_partition(site: Site, run: Run, table: PartitionedTable, place: tuple[str, str], bound: str) -> None:
+def attach_partition(
+    site: Site, run: Run, table: PartitionedTable, place: tuple[str, str], bound: str, triggers: Mapping[tuple[str, str], str]
+) -> None:
     """Make a table a partition: its rows are looked at before anybody is kept waiting.
+
+    `triggers` says how triggers that it gets from its parent are switched, by table and name, as the catalogue spells them.
 
     Raises:
         OperationError: the locks were not to be had, rows or columns do not fit; nothing was changed.
@@ -357,7 +360,7 @@ def attach_partition(site: Site, run: Run, table: PartitionedTable, place: tuple
     condition = partition_sql.within(table.rule.column, table.end(lower), table.end(upper))
     with session(site, run) as connection:
         oids = [*concerned(connection, table), oid_of(connection, place)]
-        if not connection.execute(partition_sql.HAS_CHECK, {"oid": oids[-1], "name": MARK}).fetchall()[0][0]:
+        if not connection.execute(partition_sql.HAS_CONSTRAINT, {"oid": oids[-1], "name": MARK}).fetchall()[0][0]:
             with connection.transaction():
                 connection.execute(partition_sql.add_check(*place, MARK, condition))
         for key, definition, _, is_proven in connection.execute(partition_sql.KEYS_OF, {"oid": table.oid}).fetchall():
@@ -368,6 +371,9 @@ def attach_partition(site: Site, run: Run, table: PartitionedTable, place: tuple
         def change() -> None:
             attach(connection, table, place, bound)
             connection.execute(partition_sql.drop_check(*place, MARK))
+            for schema, name, trigger, words, spelled in connection.execute(sql.TRIGGER_STATES, {"oids": [oids[-1]]}).fetchall():
+                if (wanted := triggers.get((spelled, trigger), words)) != words:
+                    connection.execute(sql.switch_trigger(schema, name, trigger, wanted))
 
         at_once(connection, f"{'.'.join(place)} could not be attached", oids, change)
         connection.execute(partition_sql.analyze(*place))
@@ -377,7 +383,7 @@ def attach_partition(site: Site, run: Run, table: PartitionedTable, place: tuple
 def _make_key(connection: Connection, place: tuple[str, str], key: str, definition: str, oids: list[int]) -> None:
     """Give a table a foreign key of its parent-to-be that looks at no row yet."""
     oid = oid_of(connection, place)
-    if not connection.execute(partition_sql.HAS_CHECK, {"oid": oid, "name": sql.unquoted(key)}).fetchall()[0][0]:
+    if not connection.execute(partition_sql.HAS_CONSTRAINT, {"oid": oid, "name": sql.unquoted(key)}).fetchall()[0][0]:
         at_once(
             connection, f"foreign key {key} of {'.'.join(place)} could not be made", oids,
             lambda: connection.execute(partition_sql.add_key(*place, key, definition)),

@@ -31,7 +31,7 @@ from tasks.core.thaws import DAYS, Tier, deadline, fitting_tier, possible_tier, 
 from tasks.recoveries import Recovery
 from tasks.runs import Run
 from tasks.sets import WARM_CLASS, candidates, fetch_manifest, inherited_parts, name_of, read_base
-from tasks.store import StoreAddress
+from tasks.store import StoreAddress, persistent
 
 FIRST_LOOK, LAST_LOOK = timedelta(seconds=2), timedelta(minutes=15)
 
@@ -122,6 +122,7 @@ def _cold_keys(store: StoreAddress, manifest: Manifest) -> dict[str, str]:
     return {one.key: one.storage_class for one in found if one.key in wanted and one.storage_class in COLD_CLASSES}
 
 
+@persistent
 def _unreadable(store: StoreAddress, keys: Iterable[str]) -> list[str]:
     """Return the objects that cannot be read yet; a store that lets cold objects be read has none."""
     found = list[str]()
@@ -133,6 +134,7 @@ def _unreadable(store: StoreAddress, keys: Iterable[str]) -> list[str]:
     return found
 
 
+@persistent
 def _ask(store: StoreAddress, cold: Cold, tier: Tier) -> Thaw:
     """Ask for every object; where a tier is not to be had, with the next slower one."""
     wanted, is_new, name = possible_tier(cold.classes, tier), False, cold.name
@@ -149,7 +151,8 @@ def _ask(store: StoreAddress, cold: Cold, tier: Tier) -> Thaw:
             else:
                 break
     known = _read_mark(store, name)
-    if known and not is_new:
+    # One of another day says nothing of what somebody asked for since.
+    if known and not is_new and (known.flow_run == _this_run() or now() < deadline(known.asked, cold.classes, known.tier)):
         return known
     thaw = Thaw(now(), wanted, _this_run())
     said = {"asked": thaw.asked.isoformat(), "tier": wanted, "flow_run": thaw.flow_run}
@@ -168,8 +171,12 @@ def _read_mark(store: StoreAddress, name: SetName) -> Thaw | None:
     key = f"{name.folder}/{THAW_FILE}"
     if store.opened.head(key) is None:
         return None
-    said: dict[str, Any] = json.loads(store.opened.read(key))
-    return Thaw(datetime.fromisoformat(said["asked"]), said["tier"], said["flow_run"])
+    try:
+        said: dict[str, Any] = json.loads(store.opened.read(key))
+        return Thaw(datetime.fromisoformat(said["asked"]), said["tier"], said["flow_run"])
+    except (ValueError, KeyError, TypeError):
+        # It only says since when; what is readable, the store says.
+        return None
 
 
 def _asked_before(store: StoreAddress, name: SetName) -> datetime | None:

@@ -82,7 +82,7 @@ CHECKS_OF_BOUND = SQL(
          AND pg_get_constraintdef(oid) IN (format('CHECK (%%s)', pg_get_partition_constraintdef(%(oid)s)),
                                            format('CHECK ((%%s))', pg_get_partition_constraintdef(%(oid)s)))"""
 )
-HAS_CHECK = SQL("SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = %(oid)s AND conname = %(name)s)")
+HAS_CONSTRAINT = SQL("SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = %(oid)s AND conname = %(name)s)")
 COLUMNS_OF = SQL(
     """SELECT attname::text FROM pg_attribute
        WHERE attrelid = %(name)s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum"""
@@ -107,6 +107,11 @@ def within(column: str, lower: str | None, upper: str | None) -> Composed:
     if upper is not None:
         ends.append(SQL("{} < {}").format(Identifier(column), Literal(upper)))
     return SQL(" AND ").join(ends)
+
+
+def outside(column: str, lower: str | None, upper: str | None) -> Composed:
+    """Return the condition that it does not."""
+    return SQL("NOT ({})").format(within(column, lower, upper))
 
 
 def range_bound(lower: str | None, upper: str | None) -> str:

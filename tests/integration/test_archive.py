@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 
+from deployments.local import LocalS3
 from flows.backup import list_backups, long_term_backup
 from flows.checks import integrity_check
 from flows.partitions import archive_partitions, reattach_partition
 from flows.restore import table_restore
-from tasks import partition_archives, partitions, recoveries, sets
+from tasks import backups, partition_archives, partitions, recoveries, sets
 from tasks.core.errors import DamagedSet, OperationError, RestoreDiffers, StoreUnavailable, UnsafeTarget
 from tests.integration.conftest import CONTEXT, DATABASE, PROJECT, World, databases
 from tests.integration.test_in_place import ask, execute
-from tests.integration.test_partitions import LEAVES, USERS, assert_nobody_waited, at, hierarchy, traffic, unfinished_detach
+from tests.integration.test_partitions import LEAVES, USERS, assert_nobody_waited, at, hierarchy, unfinished_detach
+from tests.integration.test_store import client_of
+from tests.traffic import traffic
 
 long = pytest.mark.long
 
@@ -68,7 +71,7 @@ def test_archived_dropped_and_brought_back_as_it_was(world: World, monkeypatch: 
     assert (before.differences(world.state()), archives(world)) == ([], [])
     world.backup()
     # 2024 stays; 2021 and 2022, which were missed, leave as well.
-    with traffic(world, USERS) as seen:
+    with traffic(world.connect, USERS) as seen:
         assert archive(world).endswith(
             "policy_violations_2021, policy_violations_2022, policy_violations_2023 archived and dropped"
         )
@@ -81,7 +84,7 @@ def test_archived_dropped_and_brought_back_as_it_was(world: World, monkeypatch: 
     # What was archived is not lost: neither a witness nor the next backup says so.
     world.run(integrity_check, "backup_reader")
     assert world.backup().startswith("STORED")
-    with traffic(world, USERS[:4]) as seen:
+    with traffic(world.connect, USERS[:4]) as seen:
         for year in ("2021", "2023", "2022"):
             assert reattach(world, year=year).startswith(f"ATTACHED: public.policy_violations_{year} with 1,000 rows")
     assert_nobody_waited(seen)
@@ -118,7 +121,7 @@ def test_rows_that_hold_keep_their_partition(old: World) -> None:
     assert len(archives(old)) == 2
 
 
-STEPS = ["take_archive", "prove_archive", "compare_with_archive", "cool", "context_lock"]
+STEPS = ["take_archive", "prove_archive", "compare_with_archive", "cool"]
 
 
 def acting(monkeypatch: pytest.MonkeyPatch, step: str, act: Callable[[], object], *, after: bool = True) -> None:
@@ -138,7 +141,7 @@ def acting(monkeypatch: pytest.MonkeyPatch, step: str, act: Callable[[], object]
     monkeypatch.setattr(partition_archives, step, stand_in)
 
 
-@pytest.mark.parametrize("step", [pytest.param(one, marks=() if one == "cool" else long) for one in STEPS[:4]])
+@pytest.mark.parametrize("step", [pytest.param(one, marks=() if one == "cool" else long) for one in STEPS])
 def test_a_row_that_changes_on_the_way_keeps_the_partition(old: World, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     key = ask(old, f"SELECT {ROW}::text")[0][0]
     with monkeypatch.context() as patch:
@@ -185,7 +188,7 @@ def test_locks_that_are_not_to_be_had(old: World, monkeypatch: pytest.MonkeyPatc
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM policy_violations")
         with (
-            traffic(old, [USERS[0], *USERS[2:4]]) as seen,
+            traffic(old.connect, [USERS[0], *USERS[2:4]]) as seen,
             pytest.raises(OperationError, match=said),
         ):
             archive(old)
@@ -238,7 +241,7 @@ FAILURES: dict[str, tuple[Any, str, Exception]] = {
 @pytest.mark.parametrize(
     "failure", ["the scratch restore", pytest.param("the upload", marks=long), pytest.param("the download", marks=long)]
 )
-def test_what_fails_drops_nothing(old: World, monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
+def test_what_fails_drops_nothing(old: World, monkeypatch: pytest.MonkeyPatch, quick_retries: None, failure: str) -> None:
     module, name, error = FAILURES[failure]
     before = old.state()
 
@@ -247,7 +250,6 @@ def test_what_fails_drops_nothing(old: World, monkeypatch: pytest.MonkeyPatch, f
 
     with monkeypatch.context() as patch:
         patch.setattr(module, name, fail)
-        patch.setattr(sets.upload.retry, "wait", lambda _: 0)  # type: ignore[attr-defined]
         with pytest.raises(OperationError, match=f"policy_violations_2022 stays: .*{error}"):
             archive(old)
     assert before.differences(old.state()) == []
@@ -381,3 +383,21 @@ def test_long_term_sets_are_no_base_never_latest_and_can_be_restored(old: World)
     assert ask(old, ROWS) == rows
     listed = {str(row["kind"]) for row in old.run(list_backups, "backup_reader")}
     assert {"long-term", "full", "safety"} <= listed
+
+
+@long
+def test_a_set_that_was_not_cooled_is_cooled_by_the_next_run(s3_world: World, s3: LocalS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    def classes() -> list[str]:
+        found = client_of(s3).list_objects_v2(Bucket=s3.bucket, Prefix=f"{s3_world.folder.name}/{CONTEXT}/violations/")["Contents"]
+        return [one["StorageClass"] for one in found if "/data/" in one["Key"]]
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backups, "cool", die)
+        with pytest.raises(KeyboardInterrupt):
+            s3_world.run(long_term_backup, "backup_reader")
+    assert {*classes()} == {"STANDARD"}
+    s3_world.run(long_term_backup, "backup_reader")
+    assert {*classes()} == {"GLACIER"}

@@ -13,7 +13,6 @@ import httpx
 import pytest
 import yaml
 from psycopg import sql
-from tenacity import wait_none
 
 from deployments import local
 from deployments.local import LocalS3, LocalServer, free_port, wheel_bin
@@ -384,13 +383,6 @@ def test_a_store_that_cannot_be_used(
     with untouched(world), pytest.raises(kind, match=fact) as error:
         world.run(FLOWS[flow], user, server)
     assert type(error.value) is kind
-
-
-@pytest.fixture
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same number of tries, without the pause between them."""
-    for one in (sets.require_store, sets.list_sets, sets.require_owner, sets.upload, sets.publish, sets.fetch.fn):
-        monkeypatch.setattr(one.retry, "wait", wait_none())  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("flow", BOTH)

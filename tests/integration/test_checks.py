@@ -14,13 +14,12 @@ import pytest
 from prefect.artifacts import Artifact
 from prefect.logging import disable_run_logger
 from psycopg import sql
-from tenacity import wait_none
 
 from deployments import local
 from deployments.example import YEARS
 from deployments.local import LocalServer
 from flows.checks import integrity_check
-from tasks import checks, sites
+from tasks import sites
 from tasks.checks import WITNESSES, compare_with_newest_backup, frame, run_checks
 from tasks.core.checks import CHECKS_FILE, Finding, Verdict
 from tasks.core.context import CONTEXT_FILE, PartitionRule, parse_context, read_context_folder
@@ -556,8 +555,7 @@ def test_a_check_that_cannot_be_run_fails_the_run_after_it_was_published(today: 
 
 
 @pytest.mark.long
-def test_a_store_that_does_not_answer_fails_the_run_after_it_was_published(today: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks.list_sets.retry, "wait", wait_none())  # type: ignore[attr-defined]
+def test_a_store_that_does_not_answer_fails_the_run_after_it_was_published(today: World, quick_retries: None) -> None:
     today.store = {
         "BACKUP_STORE": "s3://nowhere/at-all", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{local.free_port()}",
         "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "x", "AWS_MAX_ATTEMPTS": "1",

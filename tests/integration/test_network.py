@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 import pytest
 from prefect import flow
 from prefect.artifacts import Artifact
-from tenacity import wait_none
 
 from deployments.local import LocalS3, LocalServer
 from flows.backup import daily_backup, list_backups
@@ -39,6 +38,7 @@ from tests.faults import FaultyProxy, wait_for
 from tests.integration.conftest import CONTEXT, DATABASE, TwoSets, World, databases
 from tests.integration.test_store import client_of, credentials
 
+pytestmark = pytest.mark.usefixtures("quick_retries")
 NAME = SetName(CONTEXT, Kind.FULL, "bc-004_full_20251103_020000_3f9c")
 
 
@@ -49,14 +49,6 @@ def proxy(s3: LocalS3) -> Iterator[FaultyProxy]:
     assert place.hostname and place.port
     with FaultyProxy(place.hostname, place.port) as proxy:
         yield proxy
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same number of tries, without the pause between them."""
-    asked = (sets.require_store, sets.list_sets, sets.require_owner, sets.upload, sets.publish, sets.fetch.fn, sets.fetch_manifest)
-    for one in asked:
-        monkeypatch.setattr(one.retry, "wait", wait_none())  # type: ignore[attr-defined]
 
 
 @pytest.fixture

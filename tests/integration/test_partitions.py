@@ -1,11 +1,6 @@
 """Partitions are made in time, without keeping anybody waiting; what stands in the way is found and explained."""
 
 import re
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +15,7 @@ from tasks.partitions import LOCK_SECONDS
 from tests.integration.conftest import World
 from tests.integration.test_in_place import ask, execute
 from tests.oracle import State
+from tests.traffic import Traffic, traffic
 
 long = pytest.mark.long
 
@@ -32,40 +28,6 @@ HIERARCHY = (
     "SELECT inhrelid::regclass::text, inhparent::regclass::text, inhdetachpending, (SELECT array_agg(conname || contype::text || "
     "convalidated::text ORDER BY conname) FROM pg_constraint WHERE conrelid = inhrelid) FROM pg_inherits ORDER BY 1"
 )
-
-
-@dataclass
-class Traffic:
-    """Statements that users run all the time, each in a session of its own; how long the slowest took, and what failed."""
-
-    slowest: dict[str, float] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
-    runs: int = 0
-
-
-@contextmanager
-def traffic(world: World, statements: Sequence[str]) -> Iterator[Traffic]:
-    """Run each statement every 50 ms until the block ends."""
-    seen, stop = Traffic(), threading.Event()
-
-    def run(statement: str) -> None:
-        with world.connect() as connection:
-            while not stop.wait(0.05):
-                started = time.monotonic()
-                try:
-                    connection.execute(statement.encode())
-                except psycopg.Error as error:
-                    seen.errors.append(f"{statement}: {error}")
-                seen.slowest[statement] = max(seen.slowest.get(statement, 0.0), time.monotonic() - started)
-                seen.runs += 1
-
-    with ExitStack() as stack:
-        for statement in statements:
-            thread = threading.Thread(target=run, args=[statement])
-            thread.start()
-            stack.callback(thread.join)
-        stack.callback(stop.set)
-        yield seen
 
 
 USERS = [
@@ -110,7 +72,7 @@ def test_what_is_missing_is_made_while_users_work(world: World, monkeypatch: pyt
     at(monkeypatch, "2026-12-01T04:00+09:00")
     made = partition_of(world, "policy_violations_2027")
     execute(world, "DROP TABLE policy_violations_2027", "DROP TABLE policy_violations_2024")
-    with traffic(world, USERS) as seen:
+    with traffic(world.connect, USERS) as seen:
         assert create(world) == "PASS: made policy_violations_2024, policy_violations_2027"
     assert_nobody_waited(seen)
     leaves = dict(ask(world, LEAVES))
@@ -129,7 +91,7 @@ def test_a_lock_that_is_not_to_be_had_leaves_everything_as_it_was(world: World, 
         writer.execute("SET application_name = 'a long writer'")
         writer.execute("BEGIN")
         writer.execute("UPDATE users SET name = name")
-        with traffic(world, [USERS[0], *USERS[2:4]]) as seen, pytest.raises(OperationError) as error:
+        with traffic(world.connect, [USERS[0], *USERS[2:4]]) as seen, pytest.raises(OperationError) as error:
             create(world)
         writer.execute("ROLLBACK")
     assert re.search(r"2027 could not be attached: .*lock timeout.*nothing was changed \(a long writer .*users", str(error.value))
@@ -179,7 +141,7 @@ def test_rows_in_a_default_partition_are_told_and_moved(world: World) -> None:
     with pytest.raises(OperationError, match=rf"_rest holds {rows[0]:,} rows of that period; say move_default_rows"):
         create(world)
     assert hierarchy(world) == before
-    with traffic(world, USERS[:1]) as seen:
+    with traffic(world.connect, USERS[:1]) as seen:
         assert create(world, move_default_rows=True) == "PASS: made policy_violations_2027"
     assert_nobody_waited(seen)
     assert ask(world, digest) == text

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +36,7 @@ class Glacier(Front):
         self.busy: set[str] = set()
         self.asked: dict[str, tuple[float, str]] = {}
         self.too_early = 0
+        self.thaw: Callable[[str, str], None] = lambda _bucket, _key: None
 
     def is_pending(self, path: str) -> bool:
         return path in self.asked and time.monotonic() - self.asked[path][0] < self.seconds
@@ -78,7 +79,7 @@ class _Cold(_Handler):
         if path in self.server.asked:
             # From now on moto gives it, as it always would have.
             bucket, _, key = path[1:].partition("/")
-            self.server.thaw(bucket, key)  # type: ignore[attr-defined]
+            self.server.thaw(bucket, key)
         self._forward()
 
 
@@ -92,7 +93,7 @@ def glacier(s3_world: World, s3: Any) -> Iterator[Glacier]:
             done.add(key)
             client_of(s3).restore_object(Bucket=bucket, Key=key, RestoreRequest={"Days": 1})
 
-    server.thaw = thaw  # type: ignore[attr-defined]
+    server.thaw = thaw
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     s3_world.store |= {"AWS_ENDPOINT_URL": server.url}
     yield server

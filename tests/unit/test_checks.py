@@ -2,7 +2,9 @@
 
 import re
 import string
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 
 from tasks.core.checks import Check, Finding, Severity, Verdict, failures, judge, parse_checks, summary
 from tasks.core.errors import BadInput
-from tasks.core.losses import lost_rows
+from tasks.core.losses import archived_since, losses_between, lost_rows
+from tests.unit.samples import manifest, relation, snapshot
 
 SHIPPED = Path(__file__).parents[2] / "deployments" / "contexts" / "bc-004" / "checks.sql"
 GOOD = "-- check: a\n-- severity: error\nSELECT 1;\n"
@@ -247,3 +250,29 @@ def test_a_repair_of_several_lines() -> None:
     text = "-- check: a\n-- severity: error\n-- repair: UPDATE t\n-- repair: SET x = 1;\n-- It is.\nSELECT 1;\n"
     assert one(text) == Check("a", Severity.ERROR, "SELECT 1", "It is.", repair="UPDATE t SET x = 1")
     assert one(GOOD).repair == ""
+
+
+LEAF = "policy_violations_2022"
+TABLE = "public.policy_violations"
+ROWS = [relation("policy_violations_2026", 3000, oid=4, parent=TABLE), relation(LEAF, 1000, oid=5, parent=TABLE)]
+
+
+@pytest.mark.parametrize(
+    ("archived", "hours", "lost"),
+    [
+        ({}, 1, False),
+        ({}, -1, False),
+        # Written to since it was archived: the newest rows are nowhere else.
+        ({"rows": 900}, -1, True),
+        ({"digest": "aa" * 16}, -1, True),
+        # Archived after the backup: what was there is in the archive.
+        ({"rows": 1100, "digest": "aa" * 16}, 1, False),
+        # Another partition of that name.
+        ({"oid": 6}, 1, True),
+    ],
+)
+def test_what_was_archived_is_not_lost(archived: dict[str, Any], hours: int, lost: bool) -> None:
+    previous = manifest(relations=ROWS)
+    taken = snapshot(instant=previous.snapshot.instant + timedelta(hours=hours))
+    archive = manifest(relations=[ROWS[1].model_copy(update=archived)], snapshot=taken)
+    assert bool(losses_between(previous, ROWS[:1], 0.2, archived_since(previous, [archive]))) is lost
