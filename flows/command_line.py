@@ -52,7 +52,8 @@ def _parse(flows: tuple[AnyFlow, ...], words: list[str]) -> dict[str, str]:
     for one in flows:
         command = commands.add_parser(one.fn.__name__, help=(one.description or "").split("\n")[0])
         for name, parameter in inspect.signature(one.fn).parameters.items():
-            command.add_argument(f"--{name.replace('_', '-')}", dest=name, help=f"default: {parameter.default}")
+            several = "+" if parameter.annotation in (list[str], list[str] | None) else None
+            command.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs=several, help=f"default: {parameter.default}")
     return {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
 
 

@@ -95,16 +95,26 @@ def read_members(connection: Connection, context: Context) -> Members:
     chosen = {"tables": context.tables, "partitions": context.scope.partitions if context.scope else None}
     rows = cursor.execute(sql.MEMBERS, place | chosen).fetchall()
     relations = tuple(Member(**{**row, "columns": tuple(row["columns"]), "types": tuple(row["types"])}) for row in rows)
-    found_views = connection.execute(sql.VIEWS, place | {"views": context.views}).fetchall()
-    _require_all(connection, context, {relation.name for relation in relations} | {row[2] for row in found_views})
-    views = tuple(
-        View(schema=row[1], name=row[2], populated=row[4], materialized=row[3] == "m") for row in _ordered(connection, found_views)
-    )
+    views = read_views(connection, context)
+    _require_all(connection, context, {relation.name for relation in relations} | {view.name for view, _ in views.values()})
     classes = _class_oids(connection)
-    own = [relation.oid for relation in relations] + [row[0] for row in found_views]
+    own = [relation.oid for relation in relations] + list(views)
     choice = choose_objects(_catalogue(connection, classes), own)
     _require_whole(connection, context, relations, choice)
-    return Members(relations, views, choice, classes)
+    return Members(relations, tuple(view for view, _ in views.values()), choice, classes)
+
+
+def read_views(connection: Connection, context: Context) -> dict[int, tuple[View, frozenset[int]]]:
+    """Return by oid those of the context's views that are there, with the oids of those among them that each reads.
+
+    Each comes after those that it reads.
+    """
+    rows = connection.execute(sql.VIEWS, {"schema": context.namespace, "views": context.views}).fetchall()
+    views = {row[0]: View(schema=row[1], name=row[2], populated=row[4], materialized=row[3] == "m") for row in rows}
+    reads = defaultdict[int, set[int]](set, {oid: set() for oid in views})
+    for oid, needed in connection.execute(sql.VIEW_NEEDS, {"oids": list(views)}):
+        reads[oid].add(needed)
+    return {oid: (views[oid], frozenset(reads[oid])) for oid in TopologicalSorter(reads).static_order()}
 
 
 def is_there(connection: Connection, name: str) -> bool:
@@ -128,15 +138,6 @@ def _require_whole(connection: Connection, context: Context, relations: Iterable
             f"{', '.join(_names(connection, choice.torn))} cannot be restored without another context's tables; "
             f"take it out of context {context.name}, or take those in"
         )
-
-
-def _ordered(connection: Connection, views: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Return views such that each comes after those that it reads."""
-    by_oid = {row[0]: row for row in views}
-    needs = defaultdict[int, set[int]](set, {oid: set() for oid in by_oid})
-    for view, needed in connection.execute(sql.VIEW_NEEDS, {"oids": list(by_oid)}):
-        needs[view].add(needed)
-    return [by_oid[oid] for oid in TopologicalSorter(needs).static_order()]
 
 
 def _require_all(connection: Connection, context: Context, found: set[str]) -> None:

@@ -32,13 +32,13 @@ from tasks.merge_keys import find_effects, refused
 from tasks.merge_objects import LOCK_SECONDS, create, finish, missing_chunks, own_sequences, require_objects
 from tasks.merge_plans import compare, stage
 from tasks.merge_session import Merge, Table, has_rows, is_as_compared, is_unchanged, lineage
-from tasks.recoveries import refresh_view
 from tasks.repairs import Watch, concerned_checks
 from tasks.runs import Run
 from tasks.schema import LOCK_WAIT_SECONDS
 from tasks.sites import Site
 from tasks.snapshots import patient
 from tasks.tables import differences, load_rows, reading_job
+from tasks.views import refresh_view
 
 # The lock is asked for anew when it was waited for as long as writers may have to queue behind us.
 LOCK_TRIES = 4
@@ -391,5 +391,6 @@ def refresh(site: Site, run: Run, done: Done) -> None:
         for name in done.relations:
             connection.execute(sql.analyze_relation(*name))
         views = [view for view in done.views if catalogue.is_there(connection, sql.quoted_name(view.namespace, view.name))]
-    if problems := [problem for view in views for problem in refresh_view(site.server, site.database, run, view)]:
+    refreshed = [refresh_view(site.server, site.database, run, view) for view in views]
+    if problems := [f"view {one.view} cannot be computed: {one.problem}" for one in refreshed if one.problem]:
         raise OperationError(f"the rows are restored, but {'; '.join(problems)}")

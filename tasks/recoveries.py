@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
@@ -17,13 +16,12 @@ from tasks.checks import key_check_name, run_checks
 from tasks.core import sql
 from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge
 from tasks.core.compare import compare_inventories
-from tasks.core.complaints import message_of
 from tasks.core.context import CONTEXT_FILE, Context, parse_context
 from tasks.core.drills import DrillRecord
 from tasks.core.errors import BadInput, ColdObject, DamagedSet, OperationError, RestoreDiffers
 from tasks.core.exercise import Exercise
 from tasks.core.kinds import Kind, SetName
-from tasks.core.manifest import ForeignKey, Manifest, StoredObject, View
+from tasks.core.manifest import ForeignKey, Manifest, StoredObject
 from tasks.core.phases import Phases
 from tasks.core.programs import Program, find_program
 from tasks.core.recovery_report import Purpose, RecoveryFacts
@@ -45,6 +43,7 @@ from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, hold, inher
 from tasks.store import StoreAddress
 from tasks.tables import compare_table, load_table
 from tasks.triggers import exercise_triggers
+from tasks.views import refresh_view
 
 
 @dataclass
@@ -241,7 +240,8 @@ def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
         analyze(server, target.working_name, run)
         for view in manifest.views:
             if view.materialized and view.populated:
-                recovery.differences += refresh_view(server, target.working_name, run, view)
+                found = refresh_view(server, target.working_name, run, view)
+                recovery.differences += [f"view {found.view} cannot be computed: {found.problem}"] if found.problem else []
 
 
 def but_for_broken_keys(complaints: Iterable[str], outcomes: Iterable[KeyOutcome]) -> list[str]:
@@ -277,22 +277,6 @@ def analyze(server: Server, database: str, run: Run) -> None:
     """Gather planner statistics of the whole new database."""
     with connect(server, database, run.title) as connection:
         connection.execute(sql.ANALYZE)
-
-
-@task(cache_policy=NO_CACHE, task_run_name="refresh {view.name}")
-def refresh_view(server: Server, database: str, run: Run, view: View) -> list[str]:
-    """Compute a materialized view; return why it cannot be computed, where something that it reads could not be made."""
-    with connect(server, database, run.title) as connection:
-        try:
-            place = {"name": sql.quoted_name(view.namespace, view.name)}
-            concurrently = connection.execute(sql.USABLE_CONCURRENTLY, place).fetchall()[0][0]
-            connection.execute(sql.refresh_view(view.namespace, view.name, concurrently=concurrently))
-        except psycopg.Error as error:
-            if connection.broken:
-                raise
-            return [f"view {view.namespace}.{view.name} cannot be computed: {message_of(error)}"]
-    get_run_logger().info("%s.%s refreshed", view.namespace, view.name)
-    return []
 
 
 def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:

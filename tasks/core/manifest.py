@@ -80,6 +80,11 @@ class View(_Record):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
+    @property
+    def qualified(self) -> str:
+        """schema.name, for people."""
+        return f"{self.namespace}.{self.name}"
+
 
 class Sequence(_Record):
     """A sequence and a position at or above every stored row."""

@@ -125,10 +125,14 @@ HIDDEN_BY_ROW_SECURITY = SQL(
          AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE')) ORDER BY 1"""
 )
 
+# Which views read which, through plain views of anybody's too.
 VIEW_NEEDS = SQL(
-    """SELECT DISTINCT r.ev_class::bigint, d.refobjid::bigint FROM pg_rewrite r
-       JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
-       WHERE r.ev_class = ANY (%(oids)s::oid[]) AND d.refobjid = ANY (%(oids)s::oid[]) AND d.refobjid <> r.ev_class"""
+    """WITH RECURSIVE reads (view, relation) AS (
+         SELECT oid, oid FROM unnest(%(oids)s::oid[]) AS oid
+         UNION SELECT s.view, d.refobjid FROM reads s JOIN pg_rewrite r ON r.ev_class = s.relation
+         JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+         JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('m', 'v'))
+       SELECT view::bigint, relation::bigint FROM reads WHERE relation = ANY (%(oids)s::oid[]) AND view <> relation"""
 )
 
 CURRENT_USER = SQL("SELECT current_user")
@@ -162,6 +166,11 @@ def lock_tables(relations: Sequence[tuple[str, str]], *, nowait: bool = False) -
 def set_lock_timeout(seconds: float) -> Composed:
     """Limit how long this session waits for a lock."""
     return SQL("SET lock_timeout = {}").format(Literal(int(seconds * 1000)))
+
+
+def set_statement_timeout(seconds: float) -> Composed:
+    """Limit how long each statement of this session may take."""
+    return SQL("SET statement_timeout = {}").format(Literal(int(seconds * 1000)))
 
 
 def import_snapshot(snapshot: str) -> Composed:
@@ -934,8 +943,10 @@ def holds_rows(schema: str, name: str) -> Composed:
     return SQL("SELECT 1 FROM {} LIMIT 1").format(Identifier(schema, name))
 
 
-USABLE_CONCURRENTLY = SQL(
-    """SELECT c.relispopulated AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
-                                          AND i.indimmediate AND i.indpred IS NULL AND 0 <> ALL (i.indkey::smallint[]))
+WHY_NOT_CONCURRENTLY = SQL(
+    """SELECT CASE WHEN NOT c.relispopulated THEN 'it was never computed'
+                   WHEN NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
+                                    AND i.indimmediate AND i.indpred IS NULL AND 0 <> ALL (i.indkey::smallint[]))
+                   THEN 'it has no unique index over all its rows' ELSE '' END
        FROM pg_class c WHERE c.oid = %(name)s::regclass"""
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from psycopg import sql
@@ -22,7 +23,8 @@ from tenacity import BaseRetrying, wait_none
 from deployments import local
 from deployments.example import create_example
 from deployments.local import LocalS3, LocalServer, wheel_bin
-from tasks import sets
+from tasks import sets, sites
+from tasks.core.context import CONTEXT_FILE
 from tests.oracle import State, capture
 
 PROJECT = Path(__file__).parents[2]
@@ -227,6 +229,15 @@ def copy_template(server: LocalServer, name: str = DATABASE) -> None:
     with server.connect() as connection:
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER consulting_owner")
         connection.execute(statement.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+
+
+def edit_context(world: World, monkeypatch: pytest.MonkeyPatch, **keys: Any) -> None:
+    """Let the flows of a test find the context with other keys than its folder has."""
+    place = world.folder / "contexts" / CONTEXT
+    shutil.copytree(sites.CONTEXTS / CONTEXT, place, dirs_exist_ok=True)
+    said = yaml.safe_load((place / CONTEXT_FILE).read_text("utf-8"))
+    (place / CONTEXT_FILE).write_text(yaml.safe_dump(said | keys, allow_unicode=True), "utf-8")
+    monkeypatch.setattr(sites, "CONTEXTS", place.parent)
 
 
 def delete_blocks(*names: str) -> None:

@@ -1,0 +1,38 @@
+"""Materialized views, computed anew.
+
+Needs the database (a role that acts as the owner of the views). By hand: python -m flows.views refresh_views --context bc-004
+"""
+
+from prefect import flow
+
+from flows.command_line import run_from_command_line
+from tasks import runs, sites
+from tasks import views as materialized_views
+from tasks.locks import context_lock
+
+
+@flow(flow_run_name="refresh-views {context}")
+def refresh_views(
+    context: str = "bc-004", views: list[str] | None = None, statement_timeout_seconds: int = 1800, lock_timeout_seconds: int = 30
+) -> str:
+    """Compute materialized views anew in the order in which they read each other, and say how stale they were.
+
+    Readers go on while a view that was computed before and has a unique index is computed. One that fails stops no other.
+
+    Args:
+        context: the bounded context.
+        views: which of its views; by default all.
+        statement_timeout_seconds: how long one view may take.
+        lock_timeout_seconds: how long one may wait for those who use it.
+    """
+    with runs.begin("refresh_views", context) as run:
+        site = sites.find_site(context)
+        chosen = materialized_views.chosen_views(site.context, views)
+        allowed = materialized_views.limits(statement_timeout_seconds, lock_timeout_seconds)
+        with context_lock(site.server, context, run.title):
+            refreshed = materialized_views.refresh_views(site, run, chosen, allowed)
+        return materialized_views.publish_refreshed(site.context, refreshed)
+
+
+if __name__ == "__main__":
+    run_from_command_line(refresh_views)

@@ -1,0 +1,148 @@
+"""Materialized views of a live or restored database, computed anew.
+
+CONCURRENTLY, which lets readers go on, takes a view that was computed before and has a unique index over all its rows
+(https://www.postgresql.org/docs/current/sql-refreshmaterializedview.html); others are computed plainly.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import psycopg
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import catalogue
+from tasks.core import partition_sql, sql
+from tasks.core.complaints import message_of
+from tasks.core.context import Context
+from tasks.core.errors import BadInput, OperationError
+from tasks.core.manifest import View
+from tasks.core.servers import Connection, Server, connect
+from tasks.core.views import Refreshed, Staleness, refresh_report, refresh_rows, verdict
+from tasks.reports import publish
+from tasks.runs import Run
+from tasks.sites import Site
+
+# To count stale rows costs about as much as to compute the view: it must not make a short job long.
+COUNTING_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a view may take, and how long it may wait for those who use it; its stale rows are counted before and after."""
+
+    statement_seconds: float
+    lock_seconds: float
+
+
+def limits(statement_timeout_seconds: float, lock_timeout_seconds: float) -> Limits:
+    """Return limits that are some.
+
+    Raises:
+        BadInput: one is not above 0, which PostgreSQL would take for no limit.
+    """
+    if min(statement_timeout_seconds, lock_timeout_seconds) <= 0:
+        raise BadInput("statement_timeout_seconds and lock_timeout_seconds must be above 0; correct them")
+    return Limits(statement_timeout_seconds, lock_timeout_seconds)
+
+
+def chosen_views(context: Context, names: Sequence[str] | None) -> Context:
+    """Return the context with the views that were named, or with all that it has.
+
+    Raises:
+        BadInput: it has no such view.
+    """
+    if unknown := [name for name in names or [] if name not in context.views]:
+        known = f"name some of {', '.join(context.views)}" if context.views else "it has none"
+        raise BadInput(f"{', '.join(unknown)}: no materialized view of context {context.name}; {known}")
+    return context.model_copy(update={"views": list(context.views if names is None else dict.fromkeys(names))})
+
+
+def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> list[Refreshed]:
+    """Compute views in the order in which they read each other; what fails is told, and stops no other."""
+    with connect(site.server, site.database, run.title) as connection:
+        there = catalogue.read_views(connection, context)
+    absent = {*context.views} - {view.name for view, _ in there.values()}
+    found = [Refreshed(f"{context.namespace}.{name}", problem="it is not there") for name in sorted(absent)]
+    late = dict[int, str]()
+    for oid, (view, reads) in there.items():
+        one = refresh_view(site.server, site.database, run, view, allowed)
+        if old := sorted(late[other] for other in reads & late.keys()):
+            one = replace(one, note=f"from old rows: it reads {', '.join(old)}")
+        if one.problem or old:
+            late[oid] = one.view
+        found.append(one)
+    return found
+
+
+@task(cache_policy=NO_CACHE, task_run_name="refresh {view.name}")
+def refresh_view(server: Server, database: str, run: Run, view: View, allowed: Limits | None = None) -> Refreshed:
+    """Compute one materialized view; return what came of it. Without limits nothing is counted."""
+    name, place = view.qualified, {"name": sql.quoted_name(view.namespace, view.name)}
+    if not view.materialized:
+        return Refreshed(name, problem="it is a plain view, which is computed whenever it is read; take it out of `views`")
+    with connect(server, database, run.title) as connection:
+        before = _staleness(connection, view) if allowed else Staleness()
+        started, plainly = time.monotonic(), ""
+        try:
+            if allowed:
+                connection.execute(sql.set_lock_timeout(allowed.lock_seconds))
+                connection.execute(sql.set_statement_timeout(allowed.statement_seconds))
+            plainly = connection.execute(sql.WHY_NOT_CONCURRENTLY, place).fetchall()[0][0]
+            connection.execute(sql.refresh_view(view.namespace, view.name, concurrently=not plainly))
+        except psycopg.Error as error:
+            if connection.broken:
+                raise
+            seconds, problem = time.monotonic() - started, _problem(connection, view, error, allowed)
+            get_run_logger().error("%s could not be computed: %s", name, problem)
+            return Refreshed(name, plainly, seconds, before, problem=problem)
+        seconds = time.monotonic() - started
+        after = _staleness(connection, view) if allowed else Staleness()
+    get_run_logger().info("%s computed in %.1f s%s", name, seconds, f", readers waited: {plainly}" if plainly else "")
+    return Refreshed(name, plainly, seconds, before, after)
+
+
+def _problem(connection: Connection, view: View, error: psycopg.Error, allowed: Limits | None) -> str:
+    if allowed and isinstance(error, psycopg.errors.LockNotAvailable):
+        connection.execute(sql.NO_STATEMENT_TIMEOUT)
+        oids = [row[0] for row in connection.execute(sql.VIEW_OIDS, {"schema": view.namespace, "views": [view.name]})]
+        holders = "; ".join(row[0] for row in connection.execute(partition_sql.BLOCKERS, {"oids": oids}))
+        return f"others use it for more than {allowed.lock_seconds:g} s ({holders or 'they are done by now'}); run again"
+    if allowed and isinstance(error, psycopg.errors.QueryCanceled):
+        return f"it takes more than {allowed.statement_seconds:g} s; raise statement_timeout_seconds, or make its query faster"
+    denied = isinstance(error, psycopg.errors.InsufficientPrivilege)
+    remedy = f'; GRANT its owner TO "{connection.info.user}"' if denied else ""
+    return f"{message_of(error)}{remedy}"
+
+
+def _staleness(connection: Connection, view: View) -> Staleness:
+    """Count the rows of a view, and those that are not as its query has them now, in limited time."""
+    asked = {"schema": view.namespace, "views": [view.name]}
+    try:
+        with connection.transaction():
+            connection.execute(sql.limit_statements(COUNTING_SECONDS))
+            queries = connection.execute(sql.STALE_VIEW_ROWS, asked).fetchall()
+            if not queries:
+                return Staleness(why="never computed")
+            rows = connection.execute(sql.count_rows(view.namespace, view.name)).fetchall()[0][0]
+            stale = connection.execute(sql.offending_rows(queries[0][1], 1)).fetchall()
+            return Staleness(rows, stale[0][0] if stale else 0)
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        return Staleness(why=f"not counted: {message_of(error)}")
+
+
+@task(cache_policy=NO_CACHE)
+def publish_refreshed(context: Context, found: Sequence[Refreshed]) -> str:
+    """Publish which views were computed; return the verdict.
+
+    Raises:
+        OperationError: one could not be.
+    """
+    said = verdict(found)
+    publish(f"{context.name}-views", said, refresh_report(said, found), refresh_rows(found), "refreshed")
+    if any(one.problem for one in found):
+        raise OperationError(said)
+    return said
