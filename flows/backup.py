@@ -4,13 +4,22 @@ Needs the database (a role with pg_read_all_data) and the store; leaves one comm
 is listed. By hand: python -m flows.backup daily_backup --context bc-004
 """
 
+from dataclasses import replace
+from datetime import datetime
+
 from prefect import flow
 
 from flows.command_line import run_from_command_line
 from tasks import backups, listings, reports, runs, sites
-from tasks.core.kinds import now
+from tasks.core.kinds import new_run_id, now
+from tasks.core.manifest import Manifest
 from tasks.locks import context_lock
+from tasks.runs import Run
 from tasks.sets import list_sets, zone_of
+from tasks.sites import Site
+
+# As long as a long-term backup of the largest tables takes.
+WAIT_SECONDS = 4 * 3600
 
 
 @flow(flow_run_name="daily-backup {context}", task_runner=runs.task_runner())
@@ -69,13 +78,25 @@ def long_term_backup(context: str = "bc-004", name: str = "violations") -> str:
         name: the job, as the context's `long_term` has it.
     """
     with runs.begin("long_term_backup", context) as run:
-        site = backups.long_term_site(sites.find_site(context), name)
-        sites.describe(site.server, site.store)
-        source = backups.check_source(site, run)
-        with context_lock(site.server, context, run.title):
-            manifest = backups.take_set(site, run, source, backups.Occasion(sort=name))
-        backups.cool_long_term(site, name)
+        site = sites.find_site(context)
+        manifest = take_long_term(site, run, name, run.started)
         return reports.publish_backup(site, manifest, run.started)
+
+
+def take_long_term(site: Site, run: Run, name: str, since: datetime) -> Manifest:
+    """Back up the tables of a long-term job, unless that was done since an instant; return the set."""
+    part = backups.long_term_site(site, name)
+    sites.describe(site.server, site.store)
+    # A clean-up begins with the long-term backups of its month: whoever comes second takes what the first one did.
+    with context_lock(site.server, f"long-term {name} of {run.context}", run.title, exclusive=True, wait_seconds=WAIT_SECONDS):
+        if done := backups.long_term_since(site, name, since):
+            return done
+        source = backups.check_source(part, run)
+        with context_lock(site.server, run.context, run.title):
+            # Sets of one run and one second would have one name: each is of a run of its own.
+            manifest = backups.take_set(part, replace(run, id=new_run_id()), source, backups.Occasion(sort=name))
+        backups.cool_long_term(part, name)
+    return manifest
 
 
 @flow(flow_run_name="list-backups {context}")

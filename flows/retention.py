@@ -1,12 +1,15 @@
-"""The life of what is kept: backup sets that have had their time.
+"""The life of what is kept: backup sets that have had their time, and rows of the database that have had theirs.
 
-Needs the store alone. By hand: python -m flows.retention prune_backups --context bc-004 [--dry-run false]
+prune_backups needs the store alone; clean_up_old_data also the database, and a role that acts as the owner of the tables.
+By hand: python -m flows.retention prune_backups --context bc-004 [--dry-run false], or clean_up_old_data
 """
 
 from prefect import flow
 
+from flows.backup import take_long_term
 from flows.command_line import run_from_command_line
-from tasks import prunings, runs, sites
+from tasks import clean_up_reports, clean_ups, prunings, runs, sites
+from tasks.core.calendar import start_of
 
 
 @flow(flow_run_name="prune-backups {context}", task_runner=runs.task_runner())
@@ -32,5 +35,30 @@ def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
         return "; ".join(verdicts)
 
 
+@flow(flow_run_name="clean-up-old-data {context}", task_runner=runs.task_runner())
+def clean_up_old_data(context: str = "bc-004", dry_run: bool = True, confirm_database: str | None = None) -> str:
+    """Archive and delete rows that have had their time by the context's rules, after the long-term backups of the month.
+
+    Rows that are still referred to, or that a trigger keeps, stay and are reported; they hold up nothing else. A run that was
+    interrupted is finished by the next one.
+
+    Args:
+        context: the bounded context.
+        dry_run: only find out, in a transaction that is rolled back, and publish what would be done.
+        confirm_database: the name of the database whose rows are to be deleted, to say that this is meant.
+    """
+    with runs.begin("clean_up_old_data", context) as run:
+        site = sites.find_site(context)
+        if dry_run:
+            return clean_up_reports.publish_plan(site, clean_ups.plan(site, run))
+        clean_ups.require_confirmed(site, confirm_database)
+        rules = clean_ups.rules_in_order(site, run)
+        for job in site.context.long_term if rules else ():
+            take_long_term(site, run, job, start_of("month", run.started, site.context.zone))
+        for rule in rules:
+            clean_ups.clean_up(site, run, rule)
+        return clean_up_reports.publish_cleaned(site, rules)
+
+
 if __name__ == "__main__":
-    run_from_command_line(prune_backups)
+    run_from_command_line(prune_backups, clean_up_old_data)

@@ -1,7 +1,7 @@
 """Taking a backup set: from the checks before anything is touched to the manifest that commits it."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +23,7 @@ from tasks.core.blocks import BlockRows
 from tasks.core.calendar import parse_instant
 from tasks.core.errors import BadInput, MovedSnapshot, OperationError
 from tasks.core.kinds import RULES, Kind, SetName, new_set_name, now, sort_of
-from tasks.core.losses import archived_since, losses_between
+from tasks.core.losses import archived_since, cleaned_since, losses_between
 from tasks.core.manifest import (
     MANIFEST_FILE,
     Inherited,
@@ -39,13 +39,13 @@ from tasks.core.manifest import Snapshot as SnapshotFacts
 from tasks.core.programs import Program, find_program
 from tasks.core.servers import Connection, connect, encoding_of
 from tasks.core.stored import RESTORE_SCRIPT, describe_file, restore_script
-from tasks.core.stream import StreamFacts, StreamJob
+from tasks.core.stream import RowKeys, StreamFacts, StreamJob
 from tasks.databases import database_options
 from tasks.runs import Run, require_space, spread, staging
 from tasks.schema import LOCK_WAIT_SECONDS, context_list
 from tasks.sets import (
-    archive_sets,
     cool,
+    departed_sets,
     fetch,
     hold,
     list_sets,
@@ -143,13 +143,14 @@ def _require_readable(connection: Connection, members: Members, *, read_others: 
 class Occasion:
     """Why a set is taken: what it is called, until when it must be kept, and whether rows that are gone are meant to be.
 
-    `sort` is the kind, or the name of the long-term job.
+    `sort` is the kind, or the name of the long-term job; `only` has the rows to take of each relation, where that is not all.
     """
 
     label: str | None = None
     keep_until: datetime | None = None
     accept_losses: bool = False
     sort: str = Kind.FULL
+    only: Mapping[str, RowKeys] | None = None
 
 
 def occasion(site: Site, run: Run, label: str | None, keep_until: str | None, *, accept_losses: bool) -> Occasion:
@@ -174,6 +175,12 @@ def long_term_site(site: Site, job: str) -> Site:
     if job not in jobs:
         raise BadInput(f'context {site.context.name} has no long-term job "{job}"; it has: {", ".join(jobs) or "none"}')
     return site.narrowed(Scope(schema=site.context.namespace, tables=jobs[job].tables))
+
+
+def long_term_since(site: Site, job: str, since: datetime) -> Manifest | None:
+    """Return the newest set of a long-term job that was taken since an instant and looks whole."""
+    listed = (one.manifest for one in list_sets(site.store, site.context.name).sets if one.manifest and not one.damage)
+    return next((one for one in listed if sort_of(one.id) == job and one.snapshot.instant >= since), None)
 
 
 def cool_long_term(site: Site, job: str) -> None:
@@ -220,7 +227,7 @@ def _try_to_take(
                 fitting = None if unfit else base
                 sort = Kind.DIFFERENTIAL if fitting else why.sort
                 name = new_set_name(site.context.name, sort, snapshot.instant, site.context.zone, run.id)
-                relations, blocks = store_relations(site, run, name, snapshot, source, fitting)
+                relations, blocks = store_relations(site, run, name, snapshot, source, fitting, why.only)
                 manifest = store_schema(site, run, name, snapshot, source, relations, blocks, fitting)
                 snapshot.require_held()
             losses = _losses(site, trusted, relations) if trusted else []
@@ -242,8 +249,8 @@ def _losses(site: Site, trusted: Manifest, relations: list[Relation]) -> list[st
     share = site.context.max_row_loss
     if not losses_between(trusted, relations, share):
         return []
-    archived = archived_since(trusted, archive_sets(site.store, site.context.name))
-    return losses_between(trusted, relations, share, archived)
+    archives, cleaned = departed_sets(site.store, site.context.name)
+    return losses_between(trusted, relations, share, archived_since(trusted, archives), cleaned_since(trusted, cleaned))
 
 
 @task(cache_policy=NO_CACHE)
@@ -285,15 +292,20 @@ def _misfit(base: Base, source: Source, snapshot: Snapshot) -> str | None:
 
 
 def store_relations(
-    site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, base: Base | None
+    site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, base: Base | None, only: Mapping[str, RowKeys] | None
 ) -> tuple[list[Relation], dict[str, BlockRows]]:
     """Dump and store every relation that holds rows, the largest first, several at a time; of a full return rows by block."""
-    members = sorted(snapshot.members.holding_rows, key=lambda one: source.sizes.get(one.oid, 0), reverse=True)
+    holding = [one for one in snapshot.members.holding_rows if only is None or one.qualified in only]
+    members = sorted(holding, key=lambda one: source.sizes.get(one.oid, 0), reverse=True)
     encoding = encoding_of(snapshot.coordinator)
     sizes = [source.sizes.get(member.oid, 1 << 40) for member in members]
     calls = [
         (
-            site, run, name, member, _job(site, run, member, snapshot, encoding, count_blocks=name.kind is Kind.FULL),
+            site, run, name, member,
+            _job(
+                site, run, member, snapshot, encoding, count_blocks=name.kind is Kind.FULL,
+                only=only[member.qualified] if only else None,
+            ),
             size,
             base and base.part_of(member.oid, member.relfilenode, member.qualified, member.columns, member.layout),
         )
@@ -304,10 +316,11 @@ def store_relations(
     return sorted((relation for relation, _ in stored), key=lambda relation: relation.oid), blocks
 
 
-def _job(site: Site, run: Run, member: Member, snapshot: Snapshot, encoding: str, *, count_blocks: bool) -> StreamJob:
-    file = str(_staged_file(site, run, member))
-    columns = list(member.columns)
-    return StreamJob(site.database, run.title, member.schema, member.name, columns, encoding, snapshot.name, file, count_blocks)
+def _job(
+    site: Site, run: Run, member: Member, snapshot: Snapshot, encoding: str, *, count_blocks: bool, only: RowKeys | None
+) -> StreamJob:  # fmt: skip
+    file, place = str(_staged_file(site, run, member)), (member.schema, member.name, list(member.columns))
+    return StreamJob(site.database, run.title, *place, encoding, snapshot.name, file, count_blocks, only=only)
 
 
 def _staged_file(site: Site, run: Run, member: Member) -> Path:

@@ -4,7 +4,7 @@ Everything is read in one READ ONLY transaction under one snapshot; a check that
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -22,13 +22,13 @@ from tasks.core.compare import missing_objects
 from tasks.core.complaints import message_of
 from tasks.core.context import Context, PartitionRule
 from tasks.core.errors import DamagedSet, OperationError
-from tasks.core.losses import archived_since, lost_rows
+from tasks.core.losses import archived_since, cleaned_since, lost_rows
 from tasks.core.manifest import Manifest
 from tasks.core.servers import Connection, Server, connect
 from tasks.core.toc import table_of
 from tasks.keys import SAMPLE_ROWS, offending
 from tasks.runs import Run
-from tasks.sets import archive_sets, list_sets, newest_trusted
+from tasks.sets import departed_sets, list_sets, newest_trusted
 from tasks.store import StoreAddress
 
 if TYPE_CHECKING:
@@ -172,8 +172,9 @@ def compare_with_newest_backup(
             return [Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"no backup of it in {store.url}") for name in WITNESSES]
         if manifest is None:
             raise DamagedSet(f"every backup set of it in {store.url} is damaged or suspect; see list_backups")
-        archived = archived_since(manifest, archive_sets(store, context.name))
-        lost, fewer = _losses(server, database, run, context, manifest, timeout_seconds, archived)
+        archives, cleaned = departed_sets(store, context.name)
+        gone = archived_since(manifest, archives), cleaned_since(manifest, cleaned)
+        lost, fewer = _losses(server, database, run, context, manifest, timeout_seconds, *gone)
     except (OperationError, psycopg.Error) as error:
         note = message_of(error) if isinstance(error, psycopg.Error) else str(error)
         return [Finding(name, Severity.ERROR, Verdict.BROKEN, note=note) for name in WITNESSES]
@@ -186,9 +187,12 @@ def compare_with_newest_backup(
 
 def _losses(
     server: Server, database: str, run: Run, context: Context, manifest: Manifest, timeout_seconds: float,
-    archived: Collection[str],
+    archived: Collection[str], cleaned: Mapping[str, int],
 ) -> tuple[list[str], list[str]]:  # fmt: skip
-    """Return the objects that are there no longer, and the relations that lost too many rows; archived partitions are not lost."""
+    """Return the objects that are there no longer, and the relations that lost too many rows.
+
+    Partitions that were archived and rows that were cleaned up are not lost.
+    """
     with connect(server, database, run.title) as connection, _one_snapshot(connection):
         connection.execute(sql.limit_statements(timeout_seconds))
         members = catalogue.read_members(connection, _without(context, _missing_relations(connection, context)))
@@ -206,7 +210,7 @@ def _losses(
         there = {(key.table, key.name) for key in catalogue.read_outbound_keys(connection, members)}
         lost += [f"foreign key {key.name} of {key.table}" for key in manifest.outbound_keys if (key.table, key.name) not in there]
         counted = _counted(connection, members)
-    before = [(relation.qualified, relation.rows) for relation in manifest.relations]
+    before = [(one.qualified, max(one.rows - cleaned.get(one.qualified, 0), 0)) for one in manifest.relations]
     return lost, list(lost_rows(before, counted, context.max_row_loss))
 
 

@@ -22,7 +22,7 @@ from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, O
 from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, now, parse_set_reference, split_key
 from tasks.core.manifest import MANIFEST_FILE, Inherited, Manifest, Relation, StoredObject, parse_manifest, render_manifest
 from tasks.core.order import newest_first
-from tasks.core.pruning import DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE
+from tasks.core.pruning import CLEANED_FILE, DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE
 from tasks.core.sources import RowSource, digest_sources
 from tasks.runs import Run, staging
 from tasks.store import ObjectInfo, Store, StoreAddress, persistent
@@ -126,7 +126,8 @@ def require_store(address: StoreAddress, context: str) -> None:
 class ListedSet:
     """A set as a listing shows it; `damage` is what is wrong with it, as far as a listing can tell.
 
-    `verified` is when it was last decoded, `held` since when a restore reads it, `pinned` whether people want it kept.
+    `verified` is when it was last decoded, `held` since when a restore reads it, `pinned` whether people want it kept, `cleaned`
+    whether the rows of a clean-up set were deleted.
     """
 
     name: SetName
@@ -137,6 +138,7 @@ class ListedSet:
     verified: datetime | None = None
     held: datetime | None = None
     pinned: bool = False
+    cleaned: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,8 @@ def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[st
     state = "damaged" if damage else found
     verified = max((objects[f"{mark}.json"].modified for mark in STATES if f"{mark}.json" in objects), default=None)
     said = damage and f"{address.path(name.folder)}: {damage}"
-    return ListedSet(name, manifest, state, storage_class, said, verified, _held(objects), PINNED_FILE in objects)
+    marked = PINNED_FILE in objects, CLEANED_FILE in objects
+    return ListedSet(name, manifest, state, storage_class, said, verified, _held(objects), *marked)
 
 
 def _with_bases(sets: list[ListedSet]) -> list[ListedSet]:
@@ -504,8 +507,27 @@ def newest_trusted(address: StoreAddress, context: str) -> Manifest | None:
 
 def archive_sets(address: StoreAddress, context: str) -> list[Manifest]:
     """Return the archive sets that look whole, the newest first."""
-    listed = [one for one in list_sets(address, context).sets if one.name.kind is Kind.ARCHIVE and not one.damage]
-    return [one.manifest for one in listed if one.manifest]
+    return departed_sets(address, context)[0]
+
+
+def departed_sets(address: StoreAddress, context: str) -> tuple[list[Manifest], list[Manifest]]:
+    """Return the sets of what left the database on purpose, as far as they look whole: archived partitions, cleaned-up rows."""
+    whole = [one for one in list_sets(address, context).sets if not one.damage]
+    archives = [one.manifest for one in whole if one.manifest and one.name.kind is Kind.ARCHIVE]
+    return archives, [one.manifest for one in whole if one.manifest and one.name.kind is Kind.CLEAN_UP and one.cleaned]
+
+
+def unfinished_clean_ups(address: StoreAddress, context: str, table: str) -> list[Manifest]:
+    """Return the clean-up sets of a rule's table whose rows may not all be deleted, because the run died; the oldest first."""
+    listed = reversed(list_sets(address, context).sets)
+    mine = [one.manifest for one in listed if one.manifest and one.name.kind is Kind.CLEAN_UP and not (one.damage or one.cleaned)]
+    return [one for one in mine if one.only and one.only.tables[0] == table]
+
+
+@persistent
+def finish_clean_up(address: StoreAddress, name: SetName, facts: dict[str, Any]) -> None:
+    """Record beside the manifest that the rows of a clean-up set were deleted, but for those that stay."""
+    _write_mark(address, name, CLEANED_FILE, facts)
 
 
 def longest_unverified(address: StoreAddress, context: str, fraction: float) -> tuple[list[str], int]:

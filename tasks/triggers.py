@@ -51,7 +51,7 @@ def exercise_triggers(server: Server, database: str, run: Run, context: Context)
         done = list[Exercise]()
         for table in _tables(connection, members.oids):
             with connection.transaction(force_rollback=True):
-                connection.execute(sql.trigger_settings(context.namespace))
+                connection.execute(sql.trigger_settings(context.namespace, context.timestamps))
                 _prepare(connection, table)
                 done += _exercise(connection, table)
     outcomes = [one.outcome for one in done]

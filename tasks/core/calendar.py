@@ -78,6 +78,12 @@ def start_of(period: str, instant: datetime, zone: tzinfo) -> datetime:
     return datetime(local.year, (local.month - 1) // months * months + 1, 1, tzinfo=zone)
 
 
+def start_of_day(instant: datetime, zone: tzinfo) -> datetime:
+    """Return when the day began in which an instant lies."""
+    local = instant.astimezone(zone)
+    return datetime(local.year, local.month, local.day, tzinfo=zone)
+
+
 def next_start(period: str, start: datetime, count: int = 1) -> datetime:
     """Return when the period begins that comes after the one that begins then, or `count` after it."""
     return _months_before(start, -count * MONTHS[period])

@@ -70,6 +70,33 @@ class PartitionRule(_Part):
         return self
 
 
+def _named(said: object) -> object:
+    return {"table": said} if isinstance(said, str) else said
+
+
+class Child(_Part):
+    """A table whose rows go with those that they refer to by a foreign key, or belong to by a condition."""
+
+    table: Name
+    where: str | None = Field(None, description="the condition that joins both tables, each named as it is called")
+
+
+class CleanUpRule(_Part):
+    """Which rows of a table have had their time, and what goes with them."""
+
+    table: Name = Field(description="the table")
+    clock: Name = Field(description="the column, a date or timestamp, that says since when a row is of no use")
+    keep: Period = Field(description="how long rows are kept after that")
+    condition: str | None = Field(None, description="a condition on rows, without which they stay however old they are")
+    hold: str | None = Field(None, description="a condition on old rows that keeps them; they are reported")
+    children: list[Annotated[Child, BeforeValidator(_named)]] = Field([], description="whose rows go with those of the table")
+
+    @property
+    def tables(self) -> list[str]:
+        """The rule's table, and those whose rows go with its."""
+        return list(dict.fromkeys([self.table, *(child.table for child in self.children)]))
+
+
 class LongTerm(_Part):
     """A long-term backup job of some tables."""
 
@@ -125,6 +152,7 @@ class Context(_Part):
     partitions: list[PartitionRule] = []
     views: list[Name] = Field([], description="its materialized views")
     neighbours: dict[str, list[Name]] = Field({}, description="tables that others look after, by whom")
+    clean_up: list[CleanUpRule] = Field([], description="which old rows go; rows that refer to others go first")
     long_term: dict[Annotated[str, AfterValidator(_job_name)], LongTerm] = {}
     retention: Retention = Retention()
     local_copy: LocalCopy | None = None
@@ -137,6 +165,12 @@ class Context(_Part):
     _scope: Scope | None = PrivateAttr(None)
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _own_tables(self) -> Self:
+        if unknown := sorted({table for rule in self.clean_up for table in rule.tables} - {*self.tables}):
+            raise ValueError(f"clean_up names {', '.join(unknown)}, which `tables` does not")
+        return self
 
     @property
     def zone(self) -> ZoneInfo:
@@ -180,7 +214,8 @@ def _complaint(where: str, place: tuple[int | str, ...], message: str, kind: str
         return f"{where}: unknown key {key!r}; remove it or correct its spelling (top-level keys: {siblings})"
     if kind == "missing":
         return f"{where}: key {key!r} is missing; add it"
-    return f"{where}: key {key!r}: {message.removeprefix('Value error, ')}; correct the value"
+    about = f"key {key!r}: " if key else ""
+    return f"{where}: {about}{message.removeprefix('Value error, ')}; correct the value"
 
 
 def read_context_folder(folder: Path) -> dict[str, str]:

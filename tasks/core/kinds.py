@@ -41,6 +41,8 @@ class Kind(StrEnum):
     SAFETY = "safety"
     # Of one partition, taken before it is dropped.
     ARCHIVE = "archive"
+    # Of old rows, with what hangs on them, taken before they are deleted.
+    CLEAN_UP = "clean-up"
     # Of the tables of one of the context's long-term jobs; its ids and its folder have the job's name.
     LONG_TERM = "long-term"
 
@@ -65,6 +67,8 @@ RULES = {
     Kind.DIFFERENTIAL: KindRule("differential", "STANDARD", may_be_latest=True),
     Kind.SAFETY: KindRule("safety", "STANDARD_IA", may_be_latest=False),
     Kind.ARCHIVE: KindRule("archive", "GLACIER", may_be_latest=False),
+    # Warm: a few rows, which somebody may miss tomorrow.
+    Kind.CLEAN_UP: KindRule("clean-up", "STANDARD_IA", may_be_latest=False),
     Kind.LONG_TERM: KindRule("", "GLACIER", may_be_latest=False),
 }
 # What no long-term job may be called: folders and ids of other sets, and other folders of a context.

@@ -1,7 +1,7 @@
 """Rows that are gone since a backup: more of them than may go unnoticed are an alarm."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from tasks.core.manifest import Manifest, Relation
 
@@ -18,6 +18,15 @@ def archived_since(previous: Manifest, archives: Iterable[Manifest]) -> frozense
     )  # fmt: skip
 
 
+def cleaned_since(previous: Manifest, cleaned: Iterable[Manifest]) -> Counter[str]:
+    """Return by relation how many rows were cleaned up since a backup, as the clean-up sets have them: they are not lost."""
+    counts = Counter[str]()
+    for one in cleaned:
+        if one.snapshot.instant >= previous.snapshot.instant:
+            counts.update({relation.qualified: relation.rows for relation in one.relations})
+    return counts
+
+
 def lost_rows(before: Iterable[tuple[str, int]], now: dict[str, int], allowed_share: float) -> Iterator[str]:
     """Yield each relation that is there and lost more than the allowed share of its rows, or all of them."""
     for relation, rows in before:
@@ -27,24 +36,26 @@ def lost_rows(before: Iterable[tuple[str, int]], now: dict[str, int], allowed_sh
 
 
 def losses_between(
-    previous: Manifest, relations: Iterable[Relation], allowed_share: float, archived: Collection[str] = ()
+    previous: Manifest, relations: Iterable[Relation], allowed_share: float, archived: Collection[str] = (),
+    cleaned: Mapping[str, int] | None = None,
 ) -> list[str]:  # fmt: skip
     """Return the relations, and partitioned tables as wholes, that lost too many rows since a backup.
 
-    Rows of a partition that was archived meanwhile are not lost.
+    Rows of a partition that was archived meanwhile, and rows that were cleaned up, are not lost.
     """
     there = list(relations)
     names = {one.qualified for one in there}
     stayed = [one for one in previous.relations if one.qualified in names or one.qualified not in archived]
-    before, now = _counts(stayed), _counts(there)
+    before, now = _counts(stayed, cleaned or {}), _counts(there, {})
     return list(lost_rows(before.items(), now, allowed_share))
 
 
-def _counts(relations: Iterable[Relation]) -> dict[str, int]:
-    """Return rows by relation, and by the table that partitions belong to."""
+def _counts(relations: Iterable[Relation], cleaned: Mapping[str, int]) -> dict[str, int]:
+    """Return rows by relation, and by the table that partitions belong to, without those that were cleaned up."""
     counts = defaultdict[str, int](int)
     for one in relations:
-        counts[one.qualified] += one.rows
+        rows = max(one.rows - cleaned.get(one.qualified, 0), 0)
+        counts[one.qualified] += rows
         if one.parent:
-            counts[one.parent] += one.rows
+            counts[one.parent] += rows
     return dict(counts)

@@ -70,7 +70,8 @@ INBOUND_KEYS = SQL(
               (SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
                JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS referenced,
               k.conrelid::bigint AS child,
-              has_table_privilege(k.conrelid, 'SELECT') AND NOT row_security_active(k.conrelid) AS readable,
+              has_schema_privilege((SELECT c.relnamespace FROM pg_class c WHERE c.oid = k.conrelid), 'USAGE')
+                AND has_table_privilege(k.conrelid, 'SELECT') AND NOT row_security_active(k.conrelid) AS readable,
               k.confdeltype <> 'a' AS acts_on_delete, k.confupdtype <> 'a' AS acts_on_update
        FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0
          AND k.confrelid = ANY (%(oids)s::oid[]) ORDER BY 2, 1"""

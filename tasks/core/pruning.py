@@ -13,9 +13,10 @@ EXPIRED_FILE = "expired.json"
 # Beside a manifest: what a look at the data found, and what people say of a set.
 DAMAGED_FILE = "damaged.json"
 PINNED_FILE = "pinned.json"
-# Beside it too: when a cold set was asked for.
+# Beside it too: when a cold set was asked for; that the rows of a clean-up set were deleted.
 THAW_FILE = "thaw.json"
-MARKS = frozenset({EXPIRED_FILE, MANIFEST_FILE, DAMAGED_FILE, "decoded.json", "drilled.json", THAW_FILE})
+CLEANED_FILE = "cleaned-up.json"
+MARKS = frozenset({EXPIRED_FILE, MANIFEST_FILE, DAMAGED_FILE, "decoded.json", "drilled.json", THAW_FILE, CLEANED_FILE})
 HOLD = re.compile(r"hold-[0-9a-f]{4}\.json")
 # What a backup writes into the folder of its set; anything else there is somebody else's.
 WRITTEN = re.compile(r"(data|context)/[^/]+|schema\.dump\.zst|schema\.list|restore\.sh|block-rows\.json\.zst")

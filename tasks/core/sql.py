@@ -183,6 +183,19 @@ def copy_rows_out(schema: str, name: str, columns: Sequence[str], encoding: str)
     return SQL("COPY {}{} TO STDOUT (ENCODING {})").format(Identifier(schema, name), column_list(columns), Literal(encoding))
 
 
+def copy_chosen_out(
+    schema: str, name: str, columns: Sequence[str], encoding: str, key: Sequence[str], types: Sequence[str],
+    values: Sequence[Sequence[str]],
+) -> Composed:  # fmt: skip
+    """Send the rows of one relation whose key is among some, given as text column by column."""
+    typed = zip(values, types, strict=True)
+    lists = SQL(", ").join(SQL("{}::{}[]").format(Literal(list(texts)), SQL(kind)) for texts, kind in typed)
+    return SQL("COPY (SELECT {} FROM ONLY {} WHERE ({}) IN (SELECT * FROM unnest({}))) TO STDOUT (ENCODING {})").format(
+        SQL(", ").join(map(Identifier, columns)), Identifier(schema, name), SQL(", ").join(map(Identifier, key)), lists,
+        Literal(encoding),
+    )  # fmt: skip
+
+
 def copy_rows_in(schema: str, name: str, columns: Sequence[str], encoding: str, *, freeze: bool = True) -> Composed:
     """Take rows into a relation; frozen, if it was emptied in the same transaction: no later rewrite, no hint bits."""
     statement = SQL("COPY {}{} FROM STDIN ({}ENCODING {})")
@@ -637,6 +650,12 @@ TRIGGER_STATES = SQL(
        WHERE t.tgrelid = ANY (%(oids)s::oid[]) AND NOT t.tgisinternal
        ORDER BY (SELECT count(*) FROM pg_partition_ancestors(c.oid)), 1, 2, 3"""
 )
+REFERENCES_AMONG = SQL(
+    """SELECT c.relname::text, p.relname::text FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+       JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace AND n.oid = p.relnamespace
+       WHERE k.contype = 'f' AND n.nspname = %(schema)s AND c.relname = ANY (%(tables)s) AND p.relname = ANY (%(tables)s)
+         AND c.oid <> p.oid"""
+)
 KEYS_WITHIN = SQL(
     """SELECT k.conrelid::regclass::text, quote_ident(k.conname), pg_get_constraintdef(k.oid),
               obj_description(k.oid, 'pg_constraint')
@@ -877,9 +896,11 @@ def explain_analyze(statement: Composed) -> Composed:
     return SQL("EXPLAIN (ANALYZE, COSTS off, TIMING off, FORMAT json) {}").format(statement)
 
 
-def trigger_settings(schema: str) -> Composed:
-    """Let trigger functions find the context's tables by their bare names, as an application's session does."""
-    return SQL("SELECT set_config('search_path', quote_ident({}) || ', public', true)").format(Literal(schema))
+def trigger_settings(schema: str, zone: str) -> Composed:
+    """Let trigger functions find the context's tables by their bare names, and know the time, as in an application's session."""
+    return SQL("SELECT set_config('search_path', quote_ident({}) || ', public', true), set_config('TimeZone', {}, true)").format(
+        Literal(schema), Literal(zone)
+    )
 
 
 def defer_key(schema: str, table: str, key: str) -> Composed:

@@ -38,10 +38,20 @@ COMMAND = [sys.executable, "-m", "tasks.core.stream"]
 
 
 @dataclass(frozen=True)
+class RowKeys:
+    """Rows by their key: its columns, their types, and for each column the values as text."""
+
+    columns: list[str]
+    types: list[str]
+    values: list[list[str]]
+
+
+@dataclass(frozen=True)
 class StreamJob:
     """What to read, under which snapshot, and where to; without a file the rows are only counted and hashed.
 
-    With `count_blocks` the rows of each block are counted too; with a `base` only rows of blocks that changed are written.
+    With `count_blocks` the rows of each block are counted too; with a `base` only rows of blocks that changed are written; with
+    `only` no other rows than those are read.
     """
 
     database: str
@@ -54,12 +64,14 @@ class StreamJob:
     file: str | None = None
     count_blocks: bool = False
     base: BaseBlocks | None = None
+    only: RowKeys | None = None
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Self:
         """Return the job that another process was given."""
-        base = plain["base"]
-        return cls(**{**plain, "base": base and BaseBlocks(base["xmin"], BlockRows.parse(base["counted"]))})
+        base, only = plain["base"], plain["only"]
+        blocks = base and BaseBlocks(base["xmin"], BlockRows.parse(base["counted"]))
+        return cls(**{**plain, "base": blocks, "only": only and RowKeys(**only)})
 
 
 @dataclass(frozen=True)
@@ -206,8 +218,10 @@ def row_blocks(connection: Connection, job: StreamJob) -> Iterator[tuple[list[by
 
     The server sends one CopyData message a row, and text format has no newline inside a row.
     """
-    pgconn = connection.pgconn
+    pgconn, keys = connection.pgconn, job.only
     query = sql.copy_rows_out(job.schema, job.name, job.columns, job.encoding)
+    if keys:
+        query = sql.copy_chosen_out(job.schema, job.name, job.columns, job.encoding, keys.columns, keys.types, keys.values)
     pgconn.send_query(query.as_bytes(connection))
     _wait_for_result(pgconn)
     _expect(pgconn.get_result(), pq.ExecStatus.COPY_OUT, connection)

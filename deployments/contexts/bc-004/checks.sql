@@ -89,12 +89,17 @@ WHERE s.target_type = 'user' AND NOT EXISTS (SELECT FROM users u WHERE u.id = s.
 
 -- check: violation_target
 -- severity: error
--- What a violation is about exists, as far as it is this context's.
+-- The organization or unit that a violation is about exists.
 SELECT v.id AS violation_id, v.detected_at, v.target_type, v.target_id FROM policy_violations v
 LEFT JOIN organizations o ON v.target_type = 'organization' AND o.id = v.target_id
 LEFT JOIN organization_units u ON v.target_type = 'unit' AND u.id = v.target_id
-LEFT JOIN teams t ON v.target_type = 'team' AND t.id = v.target_id
-WHERE v.target_type <> 'user' AND coalesce(o.id, u.id, t.id) IS NULL;
+WHERE v.target_type NOT IN ('user', 'team') AND coalesce(o.id, u.id) IS NULL;
+
+-- check: violation_team
+-- severity: warning
+-- A team about which a violation is still exists; it may have been cleaned up since.
+SELECT v.id AS violation_id, v.detected_at, v.target_id FROM policy_violations v
+WHERE v.target_type = 'team' AND NOT EXISTS (SELECT FROM teams t WHERE t.id = v.target_id);
 
 -- check: violation_user
 -- severity: warning

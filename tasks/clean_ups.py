@@ -1,0 +1,227 @@
+"""Old rows that have had their time: found, archived and read back, and only then deleted.
+
+Of each rule rows are found by deleting them and rolling that back, so that whatever refuses one is known before anything is
+archived. A row is deleted only as it was archived; what a run that died left undone is done by the next one.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psycopg
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import recoveries
+from tasks.backups import Occasion, check_source, take_set
+from tasks.core import clean_ups, merge_sql, removal_sql, sql
+from tasks.core.clean_ups import CleanUp, Key, Removed, counted
+from tasks.core.complaints import message_of
+from tasks.core.errors import OperationError, UnsafeTarget
+from tasks.core.kinds import Kind, new_run_id
+from tasks.core.manifest import Manifest
+from tasks.core.merge import drift
+from tasks.core.servers import Connection
+from tasks.core.stream import RowKeys
+from tasks.locks import context_lock
+from tasks.partitions import LOCK_SECONDS, session
+from tasks.removals import Subject, read_subject, remove
+from tasks.runs import Run
+from tasks.sets import StagedSet, finish_clean_up, name_of, unfinished_clean_ups
+from tasks.sites import Site
+from tasks.tables import load_rows
+
+# Rows of a rule's table that are found, and archived, at once; and that are deleted in one transaction.
+FOUND_ROWS = 20_000
+DELETED_ROWS = 500
+
+
+def require_confirmed(site: Site, confirm_database: str | None) -> None:
+    """Refuse to delete rows of a live database that the operator did not name.
+
+    Raises:
+        UnsafeTarget: confirm_database is not its name.
+    """
+    if confirm_database != site.database:
+        raise UnsafeTarget(
+            f'refusing to delete rows of the live database "{site.database}"; look at the plan, then pass '
+            f'confirm_database="{site.database}"'
+        )
+
+
+def rules_in_order(site: Site, run: Run) -> list[CleanUp]:
+    """Return the context's rules, those first whose rows refer to the rows of others."""
+    found = [CleanUp(rule) for rule in site.context.clean_up]
+    place = {"schema": site.context.namespace, "tables": [one.rule.table for one in found]}
+    with session(site, run) as connection:
+        pairs = connection.execute(sql.REFERENCES_AMONG, place).fetchall()
+    numbers = range(len(found))
+    references = [
+        (child, parent) for child in numbers for parent in numbers if (found[child].rule.table, found[parent].rule.table) in pairs
+    ]  # fmt: skip
+    return [found[number] for group in clean_ups.groups(numbers, references) for number in sorted(group)]
+
+
+@task(cache_policy=NO_CACHE)
+def plan(site: Site, run: Run) -> list[CleanUp]:
+    """Find out what every rule would do, one after the other in one transaction that is rolled back."""
+    found = rules_in_order(site, run)
+    with (
+        context_lock(site.server, site.context.name, run.title),
+        session(site, run) as connection,
+        connection.transaction(force_rollback=True),
+    ):
+        for one in found:
+            with _explained(one), connection.transaction():
+                connection.execute(sql.FIXED_SETTINGS)
+                subject = read_subject(connection, site.context, one.rule, run.started)
+                one.cutoff = subject.cutoff
+                connection.execute(sql.trigger_settings(site.context.namespace, site.context.timestamps))
+                old = connection.execute(removal_sql.count_old(subject.root, subject.old)).fetchall()[0][0]
+                removed = remove(connection, subject, [], FOUND_ROWS)
+                one.took(removed)
+                one.untried = old - removed.found
+    return found
+
+
+@contextmanager
+def _explained(one: CleanUp) -> Iterator[None]:
+    """Let what stops a rule stop no other."""
+    try:
+        yield
+    except psycopg.Error as error:
+        one.problem = message_of(error)
+    except OperationError as error:
+        one.problem = str(error)
+    if one.problem:
+        get_run_logger().error("clean-up of %s: %s", one.rule.table, one.problem)
+
+
+def clean_up(site: Site, run: Run, one: CleanUp) -> None:
+    """Follow a rule: finish what a run before left, then find, archive and delete; what fails is told, and loses nothing."""
+    written = set[tuple[str, str]]()
+    with _explained(one):
+        for manifest in unfinished_clean_ups(site.store, site.context.name, one.rule.table):
+            one.notes.append(f"{manifest.id} was archived by a run that did not end")
+            written |= _delete_archived(site, run, one, manifest, replace(one, stays={}))
+        last, found = None, Removed(found=FOUND_ROWS)
+        while found.found == FOUND_ROWS:
+            subject, found = find_rows(site, run, one, last)
+            one.took(Removed(stays=found.stays))
+            if counted(found.gone):
+                manifest = archive_rows(site, run, subject, found.gone)
+                written |= _delete_archived(site, run, one, manifest, one)
+            last = found.last
+    vacuum(site, run, one, sorted(written))
+
+
+@task(cache_policy=NO_CACHE, task_run_name="find old rows of {one.rule.table}")
+def find_rows(site: Site, run: Run, one: CleanUp, last: Sequence[str] | None) -> tuple[Subject, Removed]:
+    """Return a rule as the database has it, and which rows would go of those after the last one; nothing is kept of the trial."""
+    with (
+        context_lock(site.server, site.context.name, run.title),
+        session(site, run) as connection,
+        connection.transaction(force_rollback=True),
+    ):
+        subject = read_subject(connection, site.context, one.rule, run.started)
+        one.cutoff = subject.cutoff
+        after = [removal_sql.is_after(one.rule.clock, subject.root.key, last)] if last else []
+        found = remove(connection, subject, after, FOUND_ROWS)
+    get_run_logger().info("%s: %d rows are old, %d rows would go", one.rule.table, found.found, counted(found.gone))
+    return subject, found
+
+
+def archive_rows(site: Site, run: Run, subject: Subject, gone: Mapping[str, Sequence[Key]]) -> Manifest:
+    """Take a set of exactly the rows that would go."""
+    part = site.narrowed(subject.scope)
+    source = check_source(part, run, read_others=False)
+    with context_lock(site.server, site.context.name, run.title):
+        # Sets of one run and one second would have one name: each is of a run of its own.
+        own = replace(run, id=new_run_id())
+        why = Occasion(label=f"clean-up of {subject.rule.table}", sort=Kind.CLEAN_UP, only=_keys(subject, gone))
+        return take_set(part, own, source, why)
+
+
+def _keys(subject: Subject, gone: Mapping[str, Sequence[Key]]) -> dict[str, RowKeys]:
+    found = dict[str, RowKeys]()
+    for oid, leaf in subject.leaves.items():
+        if keys := gone.get(leaf.qualified):
+            columns = list(subject.tables[subject.tops[oid]].key)
+            types = dict(zip(leaf.columns, leaf.types, strict=True))
+            found[leaf.qualified] = RowKeys(
+                columns, [types[name] for name in columns], [list(one) for one in zip(*keys, strict=True)]
+            )
+    return found
+
+
+def _delete_archived(site: Site, run: Run, one: CleanUp, manifest: Manifest, told: CleanUp) -> set[tuple[str, str]]:
+    """Delete the rows of a clean-up set, and count them; return the relations that were written."""
+    one.sets.append(manifest.id)
+    removed = delete_rows(site, run, one, manifest)
+    told.took(removed)
+    return {(relation.namespace, relation.name) for relation in manifest.relations if relation.qualified in removed.gone}
+
+
+@task(cache_policy=NO_CACHE, task_run_name="delete old rows of {one.rule.table}")
+def delete_rows(site: Site, run: Run, one: CleanUp, manifest: Manifest) -> Removed:
+    """Delete the rows of a clean-up set that are still as they were archived, in transactions of some rows each.
+
+    Raises:
+        DamagedSet: the set read back is not what was stored; nothing was deleted.
+    """
+    removed = Removed()
+    try:
+        staged = recoveries.stage_copy(site.store, run, manifest.id).staged_set
+        with (
+            context_lock(site.server, site.context.name, run.title, exclusive=True),
+            session(site, run) as connection,
+        ):
+            subject = read_subject(connection, site.context, one.rule, run.started)
+            archived = _stage(connection, subject, staged)
+            own = [archived[leaf.oid][0] for leaf in subject.leaves_of(subject.root) if leaf.oid in archived]
+            keys = connection.execute(removal_sql.staged_keys(subject.root.key, own)).fetchall() if own else []
+            for first in range(0, len(keys), DELETED_ROWS):
+                some = [key for (key,) in keys[first : first + DELETED_ROWS]]
+                with connection.transaction():
+                    chosen = merge_sql.has_values(subject.root.key, some)
+                    removed.add(remove(connection, subject, [chosen], len(some), archived))
+    finally:
+        shutil.rmtree(run.folder / manifest.id, ignore_errors=True)
+    deleted = {name: len(rows) for name, rows in removed.gone.items()}
+    finish_clean_up(site.store, name_of(manifest), {"instant": run.started, "run": run.id, "deleted": deleted})
+    get_run_logger().info("%d rows deleted that %s has; of %d that it has", counted(removed.gone), manifest.id, manifest.rows)
+    return removed
+
+
+def _stage(connection: Connection, subject: Subject, staged: StagedSet) -> dict[int, tuple[int, Sequence[str]]]:
+    """Have the rows of a set in TEMP tables; return by oid of the relation number and columns of its table.
+
+    What has other columns by now is not staged: its rows are not as they were archived.
+    """
+    leaves = {leaf.qualified: leaf for leaf in subject.leaves.values()}
+    found = dict[int, tuple[int, Sequence[str]]]()
+    for number, relation in enumerate(staged.manifest.relations):
+        leaf = leaves.get(relation.qualified)
+        if leaf is None or drift(relation, leaf.columns, leaf.types):
+            continue
+        connection.execute(merge_sql.create_staging(number, leaf.schema, leaf.name, relation.columns, leaf.columns))
+        sources, encoding = staged.sources(relation), staged.manifest.database.encoding
+        load_rows(connection, relation, sources, encoding, into=merge_sql.staging_place(number))
+        connection.execute(merge_sql.analyze_temp(merge_sql.STAGED.format(number)))
+        found[leaf.oid] = number, relation.columns
+    return found
+
+
+@task(cache_policy=NO_CACHE, task_run_name="vacuum {one.rule.table}")
+def vacuum(site: Site, run: Run, one: CleanUp, relations: Sequence[tuple[str, str]]) -> None:
+    """Make the room of deleted rows usable, and gather statistics; where that fails, the rows are deleted all the same."""
+    with session(site, run) as connection:
+        connection.execute(sql.set_lock_timeout(LOCK_SECONDS))
+        for schema, name in relations:
+            try:
+                connection.execute(removal_sql.vacuum(schema, name))
+            except psycopg.Error as error:
+                if connection.broken:
+                    raise
+                one.notes.append(f"VACUUM of {schema}.{name} failed: {message_of(error)}")

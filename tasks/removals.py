@@ -1,0 +1,331 @@
+"""Old rows removed with all that hangs on them, as an application would: triggers fire, and nothing else goes by the way.
+
+Rows that others work on, that are referred to, held, or changed since they were archived, and what a trigger or a key refuses,
+stay and hold up no other; each is told with the reason. What is only to be found out is done and rolled back by the caller.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.sql import SQL, Composed
+
+from tasks import catalogue
+from tasks.catalogue import Member
+from tasks.core import clean_ups, merge_sql, partition_sql, removal_sql, sql
+from tasks.core.clean_ups import Key, Removed
+from tasks.core.complaints import message_of
+from tasks.core.context import CleanUpRule, Context
+from tasks.core.errors import BadInput
+from tasks.core.manifest import Scope
+from tasks.core.merge import ACTING
+from tasks.core.removal_sql import Table
+from tasks.core.servers import Connection
+from tasks.partitions import LOCK_SECONDS, TIME_TYPES
+
+CHANGED = "written since it was archived, or something that hangs on it was"
+KEPT = "a trigger keeps it, or something that hangs on it, without a word"
+RAISED_BY = re.compile(r"PL/pgSQL function ([^\s(]+\([^)]*\))")
+# What differs from row to row in what a trigger says.
+VALUES = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\d+")
+PRECISION = re.compile(r"\(\d\)")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A rule as the database has it: its tables, the rule's own first, the keys that lead to them, and before when rows are old."""
+
+    rule: CleanUpRule
+    context: Context
+    cutoff: str
+    tables: list[Table]
+    leaves: dict[int, Member]
+    tops: dict[int, int]
+    keys: list[dict[str, Any]]
+    login: str
+
+    @property
+    def root(self) -> Table:
+        """The rule's own table."""
+        return self.tables[0]
+
+    @property
+    def scope(self) -> Scope:
+        """The part of the context that it is."""
+        return Scope(schema=self.context.namespace, tables=self.rule.tables)
+
+    def table_of(self, oid: int) -> Table | None:
+        """Return the table of an oid, if it is one of the rule's."""
+        number = self.tops.get(oid)
+        return None if number is None else self.tables[number]
+
+    def leaves_of(self, table: Table) -> list[Member]:
+        """Return the relations that hold a table's rows."""
+        return [leaf for oid, leaf in self.leaves.items() if self.tops[oid] == table.number]
+
+    @property
+    def groups(self) -> list[list[Table]]:
+        """The tables in the order in which rows are deleted: those that refer to others first."""
+        pairs = [(self.tops[key["child"]], self.tops[key["parent"]]) for key in self.keys if key["child"] in self.tops]
+        found = clean_ups.groups(range(len(self.tables)), pairs)
+        return [[self.tables[number] for number in group] for group in found]
+
+    @property
+    def old(self) -> list[Composed]:
+        """The conditions that make a row of the rule's table too old."""
+        said = [merge_sql.as_written(f"({self.rule.condition})")] if self.rule.condition else []
+        return [removal_sql.is_old(self.rule.clock, self.cutoff), *said]
+
+
+def read_subject(connection: Connection, context: Context, rule: CleanUpRule, instant: datetime) -> Subject:
+    """Return what a rule means in a database, in a session with the fixed settings.
+
+    Raises:
+        BadInput: a table or column is not there or not fit, or this login may not delete.
+    """
+    members = catalogue.read_members(connection, context.narrowed(Scope(schema=context.namespace, tables=rule.tables)))
+    named = {one.name: one for one in members.relations if one.schema == context.namespace}
+    cursor = connection.cursor(row_factory=dict_row)
+    facts = {row["oid"]: row for row in cursor.execute(merge_sql.MERGE_FACTS, {"oids": members.oids}).fetchall()}
+    login = str(connection.execute(sql.CURRENT_USER).fetchall()[0][0])
+    tables = list[Table]()
+    for number, name in enumerate(rule.tables):
+        found = facts[named[name].oid]
+        if not found["owned"]:
+            raise BadInput(f'{context.namespace}.{name} does not belong to "{login}"; GRANT its owner TO "{login}"')
+        if not found["key"]:
+            raise BadInput(f"{context.namespace}.{name} has no primary key, by which rows could be told; give it one")
+        tables.append(Table(number, context.namespace, name, tuple(found["key"])))
+    tops = {oid: rule.tables.index(name) for name in rule.tables for oid in _with_partitions(members.relations, named[name])}
+    keys = cursor.execute(merge_sql.INBOUND_KEYS, {"oids": list(tops)}).fetchall()
+    _require_children(rule, context, keys, tops)
+    cutoff = clean_ups.cutoff(rule, instant, _clock_type(rule, named[rule.table]), context.zone, ZoneInfo(context.timestamps))
+    leaves = {one.oid: one for one in members.holding_rows}
+    return Subject(rule, context, cutoff, tables, leaves, tops, keys, login)
+
+
+def _with_partitions(relations: Iterable[Member], top: Member) -> list[int]:
+    found, oids = {top.qualified}, [top.oid]
+    for _ in (several := list(relations)):
+        more = [one for one in several if one.parent in found and one.qualified not in found]
+        found |= {one.qualified for one in more}
+        oids += [one.oid for one in more]
+    return oids
+
+
+def _clock_type(rule: CleanUpRule, member: Member) -> str:
+    kind = PRECISION.sub("", dict(zip(member.columns, member.types, strict=True)).get(rule.clock, ""))
+    if kind not in TIME_TYPES:
+        said = f"is a {kind}" if kind else "is not there"
+        raise BadInput(f"clean_up of {rule.table}: its clock {rule.clock} {said}; name a column of a date or timestamp type")
+    return kind
+
+
+def _require_children(rule: CleanUpRule, context: Context, keys: Iterable[dict[str, Any]], tops: Mapping[int, int]) -> None:
+    referring = {rule.tables[tops[key["child"]]] for key in keys if key["child"] in tops}
+    if lost := [one.table for one in rule.children if one.where is None and one.table not in referring]:
+        raise BadInput(
+            f"clean_up of {rule.table}: {', '.join(lost)} of context {context.name} refers to none of its tables by a foreign key; "
+            "say with `where` which rows belong to it"
+        )
+
+
+@dataclass
+class _Removal:
+    connection: Connection
+    subject: Subject
+    roots: dict[int, Key] = field(default_factory=dict)
+    done: Removed = field(default_factory=Removed)
+
+    def stay(self, roots: Iterable[int], reason: str) -> None:
+        """Let rows stay, with all that hangs on them."""
+        if staying := [root for root in roots if root in self.roots]:
+            for table in self.subject.tables:
+                self.connection.execute(removal_sql.unmark(table, staying))
+            self.done.stays.setdefault(reason, []).extend(self.roots.pop(root) for root in staying)
+
+
+def remove(
+    connection: Connection, subject: Subject, conditions: Iterable[Composed], limit: int,
+    archived: Mapping[int, tuple[int, Sequence[str]]] | None = None,
+) -> Removed:  # fmt: skip
+    """Delete old rows of a rule's table, and what hangs on them, in the session's transaction; what cannot go stays and is told.
+
+    Args:
+        connection: a session with a transaction and the fixed settings.
+        subject: the rule.
+        conditions: more conditions on rows of the rule's table, besides those of the rule.
+        limit: at most so many rows of it, the oldest.
+        archived: only what is as archived, by oid of the relation: number and columns of what is staged of it.
+    """
+    removal = _Removal(connection, subject)
+    connection.execute(sql.trigger_settings(subject.context.namespace, subject.context.timestamps))
+    connection.execute(partition_sql.limit_waiting(LOCK_SECONDS / 2))
+    connection.execute(merge_sql.END_DEFERRED)
+    for table in subject.tables:
+        connection.execute(removal_sql.create_marks(table))
+    _mark(removal, [*subject.old, *conditions], limit)
+    _mark_hanging(removal)
+    if archived is not None:
+        _spare_changed(removal, archived)
+    while referred := _referred_to(removal):
+        for reason, roots in referred.items():
+            removal.stay(roots, reason)
+    _delete(removal)
+    for table in subject.tables:
+        connection.execute(removal_sql.drop_marks(table))
+    return removal.done
+
+
+def _mark(removal: _Removal, conditions: list[Composed], limit: int) -> None:
+    """Mark the old rows of the rule's table."""
+    rule, root = removal.subject.rule, removal.subject.root
+    hold = merge_sql.as_written(rule.hold or "false")
+    asked = removal_sql.mark_old(root, rule.clock, SQL(" AND ").join(conditions), hold, limit)
+    for number, key, held, last in removal.connection.execute(asked).fetchall():
+        removal.done.found += 1
+        removal.done.last = last
+        if held:
+            removal.done.stays.setdefault(f"held: {rule.hold}", []).append(tuple(key))
+        else:
+            removal.roots[number] = tuple(key)
+
+
+def _mark_hanging(removal: _Removal) -> None:
+    """Mark what hangs on marked rows: what refers to them, what belongs to them by a condition, and so on."""
+    execute, subject = removal.connection.execute, removal.subject
+    children = {one.table for one in subject.rule.children}
+    pairs = [(subject.table_of(key["child"]), subject.table_of(key["parent"]), key) for key in subject.keys]
+    steps = [
+        removal_sql.mark_referring(child, parent, key["columns"], key["referenced"])
+        for child, parent, key in pairs
+        if child and parent and child.name in children
+    ]
+    by_name = {table.name: table for table in subject.tables}
+    steps += [
+        removal_sql.mark_by_condition(by_name[one.table], subject.root, merge_sql.as_written(one.where))
+        for one in subject.rule.children
+        if one.where
+    ]
+    for table in subject.tables:
+        execute(removal_sql.analyze_marks(table))
+    while sum(execute(step).rowcount for step in steps):
+        for table in subject.tables:
+            execute(removal_sql.analyze_marks(table))
+
+
+def _spare_changed(removal: _Removal, archived: Mapping[int, tuple[int, Sequence[str]]]) -> None:
+    """Let rows stay that are not as archived, or on which something hangs that is not."""
+    for table in removal.subject.tables:
+        for leaf in removal.subject.leaves_of(table):
+            asked = removal_sql.roots_changed(table, (leaf.schema, leaf.name), archived.get(leaf.oid))
+            removal.stay([row[0] for row in removal.connection.execute(asked).fetchall()], CHANGED)
+
+
+def _referred_to(removal: _Removal) -> dict[str, list[int]]:
+    """Return the rows that others refer to which do not go, by what does."""
+    found = dict[str, list[int]]()
+    for key in removal.subject.keys:
+        parent, child = removal.subject.table_of(key["parent"]), removal.subject.table_of(key["child"])
+        assert parent  # noqa: S101
+        if key["readable"]:
+            reason = f"{key['table']} refers to it, or to something that hangs on it ({key['name']})"
+            asked = removal_sql.roots_referred_to(key["table"], child, parent, key["columns"], key["referenced"])
+        elif key["on_delete"] in ACTING:
+            reason = (
+                f"rows of {key['table']} may refer to it ({key['name']}, ON DELETE {key['on_delete']}), and this login may not "
+                f'look there; GRANT SELECT ON {key["table"]} TO "{removal.subject.login}"'
+            )
+            asked = removal_sql.roots_of(parent)
+        else:
+            # The database will refuse what is referred to.
+            continue
+        if roots := [row[0] for row in removal.connection.execute(asked).fetchall() if row[0] in removal.roots]:
+            found[reason] = roots
+    return found
+
+
+def _delete(removal: _Removal) -> None:
+    """Delete what is marked; what is refused is narrowed down to the rows that it is refused for."""
+    pending = list(removal.roots)
+    while pending:
+        refused = dict[int, str]()
+        _delete_or_halve(removal, pending, refused)
+        if len(refused) == len(pending):
+            for root, reason in refused.items():
+                removal.stay([root], reason)
+            return
+        # What went may have been in the way of what was refused.
+        pending = list(refused)
+
+
+def _delete_or_halve(removal: _Removal, roots: list[int], refused: dict[int, str]) -> None:
+    reason = _try_to_delete(removal, roots)
+    if not reason:
+        return
+    if len(roots) == 1:
+        refused[roots[0]] = reason
+        return
+    half = len(roots) // 2
+    _delete_or_halve(removal, roots[:half], refused)
+    _delete_or_halve(removal, roots[half:], refused)
+
+
+class _Refused(Exception):
+    """Rows were deleted that should not, or others were not."""
+
+
+def _try_to_delete(removal: _Removal, roots: list[int]) -> str:
+    """Delete the rows marked for the sake of some roots, or say why not; a row that is gone already counts for nothing."""
+    connection, subject = removal.connection, removal.subject
+    try:
+        with connection.transaction():
+            expected = sum(connection.execute(removal_sql.count_marked(table, roots)).fetchall()[0][0] for table in subject.tables)
+            before = _deleted_by_table(connection)
+            gone = [
+                (leaf, tuple(key))
+                for group in subject.groups
+                for leaf, key in connection.execute(removal_sql.delete_marked(group, roots)).fetchall()
+            ]
+            if len(gone) < expected:
+                raise _Refused(KEPT)
+            _require_no_others(_deleted_by_table(connection), before, gone)
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        return _reason(error)
+    except _Refused as error:
+        return str(error)
+    for table in subject.tables:
+        connection.execute(removal_sql.unmark_gone(table, roots))
+    for leaf, key in gone:
+        removal.done.gone.setdefault(subject.leaves[leaf].qualified, []).append(key)
+    return ""
+
+
+def _deleted_by_table(connection: Connection) -> dict[int, tuple[str, int]]:
+    return {oid: (name, rows) for oid, name, rows in connection.execute(removal_sql.DELETED_BY_TABLE).fetchall()}
+
+
+def _require_no_others(
+    after: Mapping[int, tuple[str, int]], before: Mapping[int, tuple[str, int]], gone: Iterable[tuple[int, Key]]
+) -> None:  # fmt: skip
+    """Refuse a deletion by which other rows went too, by a key or a trigger: nobody archived those."""
+    expected = Counter(leaf for leaf, _ in gone)
+    for oid, (name, rows) in after.items():
+        if more := rows - before.get(oid, ("", 0))[1] - expected[oid]:
+            raise _Refused(f"{more:,} rows of {name} would go with it, which the rule does not name: add it to its children")
+
+
+def _reason(error: psycopg.Error) -> str:
+    """Say what refused a deletion, without what differs from row to row."""
+    function = RAISED_BY.search(error.diag.context or "")
+    if function is None:
+        return message_of(error)
+    return f"refused by {function[1]}: {VALUES.sub('…', message_of(error))}"
