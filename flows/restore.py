@@ -6,6 +6,7 @@ untouched, and a safety set that undoes it. One table beside the live one: needs
 python -m flows.restore full_restore --backup latest --target-database consulting_tool_copy
 python -m flows.restore full_restore --backup latest --in-place true
 python -m flows.restore table_restore --table teams --backup latest --mode missing
+python -m flows.restore restore_cleaned_up --backup bc-004_clean-up_20251201_030000_3f9c
 """
 
 from contextlib import suppress
@@ -123,6 +124,36 @@ def table_restore(
         return restore_rows(site, run, request, dry_run, confirm_database, require_approval)
 
 
+@flow(flow_run_name="restore-cleaned-up {backup}", task_runner=runs.task_runner())
+def restore_cleaned_up(
+    context: str = "bc-004",
+    *,
+    backup: str,
+    keys: list[KeyValue | dict[str, KeyValue]] | str | None = None,
+    dry_run: bool = True,
+    confirm_database: str | None = None,
+    require_approval: bool = False,
+) -> str:
+    """Bring rows that were cleaned up back into the live tables, with the rows of other tables that hung on them.
+
+    Rows that are there are left as they are.
+
+    Args:
+        context: the bounded context.
+        backup: the clean-up set that has the rows, by id or path.
+        keys: only some rows of the table whose rule it was: a list of values of the key (or of objects naming key columns), or a
+            condition on key columns; what hung on them comes with them.
+        dry_run: only publish the plan.
+        confirm_database: the name of the live database, to let rows be inserted.
+        require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
+    """
+    with runs.begin("restore_cleaned_up", context) as run:
+        site = sites.find_site(context)
+        table = merge_plans.cleaned_table(site, backup)
+        request = Request(backup, table=table, mode=Mode.MISSING, keys=keys, include_parents=True, with_children=True)
+        return restore_rows(site, run, request, dry_run, confirm_database, require_approval)
+
+
 def restore_legacy(site: Site, run: Run, path: str, target_database: str) -> str:
     """Restore what can be restored of a file that the old scripts made, and say what it lacks."""
     with merge_reports.told(site.context), context_lock(site.server, site.context.name, run.title, exclusive=True) as session:
@@ -214,4 +245,4 @@ def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: st
 
 
 if __name__ == "__main__":
-    run_from_command_line(full_restore, table_restore)
+    run_from_command_line(full_restore, table_restore, restore_cleaned_up)

@@ -1,33 +1,43 @@
 """Which table and which of its rows an operator means: names, and conditions on key columns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import psycopg
 from psycopg.sql import Composed
 
 from tasks.catalogue import Members
-from tasks.core import merge_sql
+from tasks.core import merge_sql, sql
 from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.errors import BadInput
 from tasks.core.manifest import TABLES, Manifest
-from tasks.core.merge import Keys, Request, parse_keys, tables_named
+from tasks.core.merge import Keys, Mode, Request, parse_keys, tables_named
 from tasks.core.servers import Connection
 from tasks.core.toc import plain_name
-from tasks.merge_session import Merge, dicts
+from tasks.merge_session import Merge, Table, dicts, lineage
 
 
-def names(request: Request, context: Context, members: Members, manifest: Manifest) -> frozenset[str]:
-    """Return schema.name of all that is asked for: everything, or a table with its partitions, of the set and of the database.
+def names(request: Request, context: Context, members: Members, manifest: Manifest) -> tuple[frozenset[str], frozenset[str]]:
+    """Return schema.name of all that is asked for, and of what keys are of, in the set and in the database.
+
+    That is everything, or a table with its partitions; of a clean-up set also the tables whose rows hung on its rows.
 
     Raises:
-        BadInput: neither has such a table.
+        BadInput: neither has such a table; or the set has only rows that were cleaned up, and all others would go.
     """
     parents = {plain_name(one.name): plain_name(one.parent) for one in manifest.inventory if one.kind in TABLES}
     parents |= {one.qualified: one.parent or "" for one in members.relations}
+    if manifest.cleaned_table and request.mode is Mode.REPLACE:
+        raise BadInput(
+            f"{manifest.id} has only the rows that were cleaned up: all others would be deleted; bring them back with "
+            f"restore_cleaned_up, or with table_restore and mode {Mode.MISSING}"
+        )
     if request.table is None:
-        return frozenset(parents)
-    return tables_named(request.table, context.namespace, parents, f"in {manifest.id}, nor of context {context.name} now")
+        return frozenset(parents), frozenset(parents)
+    where = f"in {manifest.id}, nor of context {context.name} now"
+    keyed = tables_named(request.table, context.namespace, parents, where)
+    children = manifest.only.tables if request.with_children and manifest.only else []
+    return keyed.union(*(tables_named(one, context.namespace, parents, where) for one in children)), keyed
 
 
 def chosen_rows(merge: Merge) -> list[Composed]:
@@ -38,7 +48,7 @@ def chosen_rows(merge: Merge) -> list[Composed]:
     """
     if merge.request.keys is None:
         return []
-    wanted = [one for one in merge.members.holding_rows if one.qualified in merge.names]
+    wanted = [one for one in merge.members.holding_rows if one.qualified in merge.keyed]
     if not wanted:
         raise BadInput(f"keys: {merge.request.table} is not there; restore all of it, without keys")
     key = dicts(merge.connection, merge_sql.MERGE_FACTS, {"oids": [wanted[0].oid]})[0]["key"]
@@ -79,7 +89,7 @@ def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], k
 
 def unknown_keys(merge: Merge) -> Iterator[str]:
     """Yield which of the keys that were listed neither the set nor the database has."""
-    wanted = [table for table in merge.tables if table.name in merge.names]
+    wanted = [table for table in merge.tables if table.name in merge.keyed]
     if merge.request.keys is None or not wanted or isinstance(said := parse_keys(merge.request.keys, wanted[0].primary), str):
         return
     for row in said:
@@ -90,3 +100,49 @@ def unknown_keys(merge: Merge) -> Iterator[str]:
         if all(merge.connection.execute(one).fetchall()[0][0] for one in asked):
             shown = ", ".join(f"{name}={value}" for name, value in row.items())
             yield f"{merge.request.table} has no row with {shown}, neither in {merge.manifest.id} nor now; correct keys"
+
+
+def choose_children(merge: Merge) -> None:
+    """Choose of the other tables of a clean-up set the staged rows that hung, directly or not, on those that keys name."""
+    if merge.request.keys is None:
+        return
+    children = [one for one in merge.tables if one.name not in merge.keyed]
+    with merge.connection.transaction():
+        merge.connection.execute(sql.trigger_settings(merge.site.context.namespace, merge.site.context.timestamps))
+        links = [(child, *link) for child in children for link in _links(merge, child)]
+        found = {one.number: set[tuple[str, ...]]() for one in children}
+        while True:
+            before = sum(map(len, found.values()))
+            for child, parent, names, on in links:
+                rows = _condition(parent, found)
+                asked = merge_sql.hanging_keys((child.number, parent.number), names, child.primary, rows, on)
+                found[child.number] |= set(merge.connection.execute(asked).fetchall())
+            if sum(map(len, found.values())) == before:
+                break
+    for child in children:
+        child.chosen = [_condition(child, found)]
+
+
+def _condition(table: Table, found: Mapping[int, set[tuple[str, ...]]]) -> Composed:
+    """Return which rows of a table are chosen."""
+    if table.number not in found:
+        return table.chosen_rows
+    keys = sorted(found[table.number])
+    return merge_sql.has_values(table.primary, keys) if keys else merge_sql.as_written("false")
+
+
+def _links(merge: Merge, child: Table) -> Iterator[tuple[Table, tuple[str, str], Composed]]:
+    """Yield on which tables the rows of one hung, and by what condition, which calls both by names.
+
+    These are foreign keys, and what the set's context says.
+    """
+    own = lineage(merge.members, child.member)
+    for key in dicts(merge.connection, merge_sql.OUTBOUND_KEYS_OF, {"oids": [*own.values()]}):
+        for parent in merge.tables:
+            if key["parent"] in lineage(merge.members, parent.member).values():
+                yield parent, ("c", "p"), merge_sql.refers_to(key["columns"], key["referenced"])
+    for rule in (rule for rule in merge.whole.clean_up if rule.table == merge.manifest.cleaned_table):
+        for one in rule.children:
+            if one.where and f"{merge.whole.namespace}.{one.table}" in own:
+                condition = merge_sql.as_written(one.where)
+                yield from ((root, (one.table, rule.table), condition) for root in merge.tables if root.name in merge.keyed)

@@ -18,18 +18,34 @@ from tasks.core.manifest import TABLES, VIEWS, InventoryItem
 from tasks.core.merge import Change, Drift, Effect, MergePlan, Mode, Need, Request, drift, trigger_states
 from tasks.core.servers import connect
 from tasks.core.toc import plain_name
-from tasks.merge_choice import chosen_rows, names, unknown_keys
+from tasks.merge_choice import choose_children, chosen_rows, names, unknown_keys
 from tasks.merge_keys import find_effects, find_needs, refused
 from tasks.merge_session import Merge, Table, dicts, is_unchanged, lineage
 from tasks.recoveries import Recovery, staged_context
 from tasks.runs import Run
 from tasks.schema import LOCK_WAIT_SECONDS
+from tasks.sets import newest_manifest
 from tasks.sites import Site
 from tasks.snapshots import patient
 from tasks.tables import load_rows
 
 # How much longer than to stage it, it takes to write a row with its indexes and keys, and to read it back (benchmarks/in_place.py).
 WRITING, READING = 6.0, 0.6
+
+
+def cleaned_table(site: Site, backup: str) -> str:
+    """Return the table whose old rows a clean-up set has.
+
+    Raises:
+        BadInput: there is no such set, or it is of another kind.
+    """
+    manifest = newest_manifest(site.store, site.context.name, backup)
+    if manifest.cleaned_table is None:
+        raise BadInput(
+            f"{manifest.id} has no rows that were cleaned up; name a clean-up set, or restore with table_restore: "
+            f"python -m flows.backup list_backups --context {site.context.name}"
+        )
+    return manifest.cleaned_table
 
 
 @contextmanager
@@ -50,10 +66,10 @@ def begin(site: Site, run: Run, recovery: Recovery, request: Request) -> Iterato
         connection.execute(merge_sql.JOIN_IN_MEMORY)
         members = catalogue.read_members(connection, there.context)
         inventory = catalogue.read_inventory(connection, members)
-        asked_for = names(request, site.context, members, staged.manifest)
+        asked_for, keyed = names(request, site.context, members, staged.manifest)
         whole = staged_context(recovery)
         merge = Merge(
-            there, run, source, staged, request, connection, members, asked_for, [], inventory, whole, phases=recovery.phases
+            there, run, source, staged, request, connection, members, asked_for, keyed, [], inventory, whole, phases=recovery.phases
         )
         merge.tables += _tables(merge)
         if request.table is not None and not merge.tables and not merge.absent:
@@ -63,13 +79,14 @@ def begin(site: Site, run: Run, recovery: Recovery, request: Request) -> Iterato
             with merge.phases.phase("staging"):
                 stage(merge)
                 merge.refusals += unknown_keys(merge)
+                choose_children(merge)
         yield merge
 
 
 def _tables(merge: Merge) -> Iterator[Table]:
     chosen = chosen_rows(merge)
     for table in _tables_of(merge, merge.names):
-        table.mode, table.chosen = merge.request.mode, list(chosen)
+        table.mode, table.chosen = merge.request.mode, list(chosen) if table.name in merge.keyed else []
         yield table
 
 
@@ -108,7 +125,8 @@ def _same_line(merge: Merge) -> set[str]:
     """Return the relations whose rows can be told from the set's by the transactions that wrote them."""
     with merge.connection.transaction():
         here, xmax, database = position(merge.connection)
-    if misfit(merge.manifest, here, xmax, database, merge.inventory):
+    # A clean-up set never had all rows of a relation.
+    if merge.manifest.cleaned_table or misfit(merge.manifest, here, xmax, database, merge.inventory):
         return set()
     return {
         one.name

@@ -85,6 +85,7 @@ class Merge:
     connection: Connection
     members: Members
     names: frozenset[str]
+    keyed: frozenset[str]
     tables: list[Table]
     inventory: list[InventoryItem]
     whole: Context
@@ -140,6 +141,8 @@ class Merge:
         if request.table is None:
             return ""
         rows = "" if request.keys is None else ", the chosen rows"
+        if request.with_children:
+            return f'rows of {request.table} that {self.manifest.id} has come back into database "{self.site.database}"{rows}'
         return f'table {request.table} of database "{self.site.database}" from {self.manifest.id}, mode {request.mode}{rows}'
 
 

@@ -108,7 +108,9 @@ def carry_out(merge: Merge, planned: MergePlan, *, approved: bool) -> Done:
     for attempt in range(1, LOCK_TRIES + 1):
         try:
             merged = _carry_out(merge, planned, approved=approved)
-            views = tuple(view for view in merge.manifest.views if view.materialized and view.populated)
+            # A set of a part of the context knows no views; its rows may be in them all the same.
+            known = merge.members.views if merge.manifest.only else merge.manifest.views
+            views = tuple(view for view in known if view.materialized and view.populated)
             return Done(planned, merged, tuple(_written(merge)), views)
         except MovedSnapshot as error:
             if attempt == LOCK_TRIES:
@@ -177,7 +179,7 @@ def _carry_out(merge: Merge, planned: MergePlan, *, approved: bool) -> Merged:
             repaired = _repair(merge, watch)
             notes += [one.line for one in watch.broken()]
             # Repairs write other tables too, which the safety set has: all of them go back together.
-            undo = _undo_all(merge) if repaired else undo
+            undo = _undo_all(merge) if repaired or merge.request.with_children else undo
         # Told before it is needed: this process may end with the commit.
         get_run_logger().info("what undoes it, once it is committed:\n%s", undo)
     get_run_logger().info("committed after %.1f s, %.1f s of them locked", time.monotonic() - started, time.monotonic() - locked)

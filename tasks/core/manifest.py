@@ -251,6 +251,11 @@ class Manifest(_Record):
         return [*data, self.schema_archive, self.schema_list, *self.context_files, *optional]
 
     @property
+    def cleaned_table(self) -> str | None:
+        """Of a clean-up set the table of its rule: it has some of its rows, and what hung on them, and says nothing of others."""
+        return self.only.tables[0] if self.kind is Kind.CLEAN_UP and self.only else None
+
+    @property
     def zone(self) -> ZoneInfo:
         """The context's zone."""
         return ZoneInfo(self.time_zone)

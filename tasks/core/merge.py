@@ -53,16 +53,20 @@ class Request:
     mode: Mode = Mode.REPLACE
     keys: Keys | None = None
     include_parents: bool = False
+    # Of a clean-up set: with the rows of other tables that hung on the rows of this one.
+    with_children: bool = False
 
     def command(self, context: str, database: str) -> str:
         """Return what an operator types to have it done."""
         flow, keys = "table_restore" if self.table else "full_restore --in-place true", self.keys
         said = keys if keys is None or isinstance(keys, str) else json.dumps(keys, ensure_ascii=False)
+        one_table = self.table if self.table and not self.with_children else None
         words = [
-            f"python -m flows.restore {flow} --context {context} --backup {shlex.quote(self.backup)}",
-            *([f"--table {shlex.quote(self.table)} --mode {self.mode}"] if self.table else []),
+            f"python -m flows.restore {'restore_cleaned_up' if self.with_children else flow} --context {context} "
+            f"--backup {shlex.quote(self.backup)}",
+            *([f"--table {shlex.quote(one_table)} --mode {self.mode}"] if one_table else []),
             *([f"--keys {shlex.quote(said)}"] if said else []),
-            *(["--include-parents true"] if self.include_parents else []),
+            *(["--include-parents true"] if self.include_parents and one_table else []),
             *([f"--on-schema-drift {self.on_drift}"] if self.on_drift is not Drift.REFUSE else []),
             *(["--accept-effects-on-others true"] if self.accept_effects else []),
             f"--dry-run false --confirm-database {shlex.quote(database)}",

@@ -338,6 +338,23 @@ def has_values(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Compose
     return SQL("({}) IN ({})").format(SQL(", ").join(map(Identifier, columns)), listed)
 
 
+def refers_to(columns: Sequence[str], referenced: Sequence[str]) -> Composed:
+    """Return the condition that a staged row refers to another by a foreign key."""
+    pairs = zip(columns, referenced, strict=True)
+    return SQL(" AND ").join(SQL("c.{} = p.{}").format(Identifier(own), Identifier(other)) for own, other in pairs)
+
+
+def hanging_keys(
+    numbers: tuple[int, int], names: tuple[str, str], key: Sequence[str], parents: Composed, on: Composed
+) -> Composed:  # fmt: skip
+    """Return the keys, as text, of staged rows that hang on some of the staged rows of another relation, or of the same one."""
+    own, other = map(Identifier, names)
+    return SQL("SELECT DISTINCT {} FROM {} AS {} JOIN (SELECT * FROM {} WHERE {}) AS {} ON ({})").format(
+        SQL(", ").join(SQL("{}.{}::text").format(own, Identifier(one)) for one in key), _temp(STAGED, numbers[0]), own,
+        _temp(STAGED, numbers[1]), parents, other, on,
+    )  # fmt: skip
+
+
 def absent_values(schema: str, name: str, number: int, columns: Sequence[str], row: Sequence[str]) -> Composed:
     """Say whether neither a relation nor its staged rows have a row with these values."""
     wanted = has_values(columns, [row])

@@ -142,7 +142,8 @@ DAMAGES = [
         rows(f"a violation by no {kind}",
              f"UPDATE policy_violations SET target_type = '{kind}', target_id = gen_random_uuid() "
              "WHERE id = (SELECT min(id::text)::uuid FROM policy_violations)",
-             set() if kind == "user" else {"violation_target"}, {"violation_user"} if kind == "user" else set())
+             set() if kind in ("team", "user") else {"violation_target"},
+             {f"violation_{kind}"} if kind in ("team", "user") else set())
         for kind in ("organization", "unit", "team", "user")
     ),
     rows("a violation of no rule",

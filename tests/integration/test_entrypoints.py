@@ -16,7 +16,8 @@ SCHEDULED = [(one["name"], schedule) for one in DEPLOYMENTS for schedule in one.
 FLOWS = {
     "daily_backup", "differential_backup", "list_backups", "verify_backups", "watch_recovery_point", "prune_backups",
     "full_restore", "table_restore", "disaster_recovery", "recovery_drill", "integrity_check", "long_term_backup",
-    "create_partitions", "archive_partitions", "reattach_partition", "refresh_views",
+    "create_partitions", "archive_partitions", "reattach_partition", "refresh_views", "clean_up_old_data",
+    "restore_cleaned_up",
 }  # fmt: skip
 BY_DAY = {"hourly", "four-hourly", "quarter-hourly"}
 

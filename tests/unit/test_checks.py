@@ -32,9 +32,9 @@ def test_the_checks_that_are_shipped() -> None:
     assert [check.name for check in checks] == [
         "unit_has_its_parent", "hierarchy_has_its_units", "unit_member_count", "team_member_count", "team_leader_count",
         "user_allocation", "team_has_leader", "closure_against_tree", "policy_scope_target", "policy_scope_user",
-        "violation_target", "violation_user",
+        "violation_target", "violation_team", "violation_user",
     ]  # fmt: skip
-    assert [check.name for check in checks if check.severity is Severity.WARNING] == ["violation_user"]
+    assert [check.name for check in checks if check.severity is Severity.WARNING] == ["violation_team", "violation_user"]
     assert {check.name: check.needs for check in checks if check.needs} == {
         "policy_scope_user": ("users",), "violation_user": ("users",),
     }  # fmt: skip
