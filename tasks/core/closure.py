@@ -72,7 +72,8 @@ def choose_objects(catalogue: Catalogue, relations: Iterable[int]) -> Choice:
     edges = _edges(catalogue.dependencies)
     others = {(pg_class, oid) for oid, kind in catalogue.relation_kinds.items() if kind in OTHERS_RELATIONS} - own
     foreign = others | _with_belongings(others, own, edges)
-    mentions = _mentions(catalogue.named)
+    # A function is made without a look at what it names, so another context's sequence is nothing that it cannot be made without.
+    mentions = {one: named - foreign for one, named in _mentions(catalogue.named).items()}
     chosen, pending, blocked = set[ObjectId](), list(own), set[ObjectId]()
     while pending:
         one = pending.pop()

@@ -100,6 +100,13 @@ def test_functions_of_any_name_are_found(name: str, source: str) -> None:
     assert choose((OURS, function(7), "n"), named=named)[0] == {function(7), function(8)}
 
 
+def test_a_function_that_names_another_contexts_sequence_comes_all_the_same() -> None:
+    trigger, theirs = (TRIGGER, 1), SEQUENCE
+    named = [NamedObject(function(7), "caller", "SELECT nextval('others_id_seq')"), NamedObject(theirs, "others_id_seq", "")]
+    edges = [(trigger, OURS, "a"), (trigger, function(7), "n"), (theirs, OTHERS, "i")]
+    assert choose(*edges, named=named) == ({trigger, function(7)}, set())
+
+
 def test_circles_end() -> None:
     assert choose((OURS, function(7), "n"), (function(7), OURS, "n")) == ({function(7)}, set())
 
