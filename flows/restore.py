@@ -5,7 +5,7 @@ by row, or nothing. Into the live one: needs a login that owns the context's tab
 untouched, and a safety set that undoes it. One table beside the live one: needs CREATE on the schema. By hand:
 python -m flows.restore full_restore --backup latest --target-database consulting_tool_copy
 python -m flows.restore full_restore --backup latest --in-place true
-python -m flows.restore table_restore --table teams --backup latest --mode missing
+python -m flows.restore table_restore --table invoices --backup latest --mode missing
 python -m flows.restore restore_cleaned_up --backup bc-004_clean-up_20251201_030000_3f9c
 """
 
@@ -104,7 +104,7 @@ def table_restore(
         table: the table, a partition, or the partitioned table with all its partitions.
         backup: `latest`, an instant (`2025-11-03 14:00`: the newest state by then), the id of a set, or its s3:// or folder
             path.
-        mode: a new table beside the live one (`teams_restored_20251103_020000`), which touches nothing; or into the live one
+        mode: a new table beside the live one (`invoices_restored_20251103_020000`), which touches nothing; or into the live one
             the rows that are missing; or also those that are other now (merge); or all as in the set (replace), which deletes
             rows that came since.
         keys: only some rows: a list of values of the key (or of objects naming key columns), or a condition on key columns.

@@ -220,7 +220,7 @@ def _dicts(connection: Connection, query: SQL, parameters: dict[str, Any]) -> li
 def _key(row: dict[str, Any]) -> ForeignKey:
     return ForeignKey(
         name=row["name"], table=row["table"], references=row["references"], definition=row["definition"],
-        on_delete=row["on_delete"],
+        on_delete=row["on_delete"], comment=row["comment"],
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from tasks.core.compare import missing_objects
 from tasks.core.complaints import message_of
 from tasks.core.context import Context, PartitionRule
 from tasks.core.errors import DamagedSet, OperationError
+from tasks.core.kinds import RULES
 from tasks.core.losses import archived_since, cleaned_since, lost_rows
 from tasks.core.manifest import Manifest
 from tasks.core.servers import Connection, Server, connect
@@ -168,7 +169,7 @@ def compare_with_newest_backup(
     try:
         # Not a suspect one: what it lost is what is looked for.
         manifest = newest_trusted(store, context.name)
-        if manifest is None and not list_sets(store, context.name).sets:
+        if manifest is None and not any(RULES[one.name.kind].may_be_latest for one in list_sets(store, context.name).sets):
             return [Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"no backup of it in {store.url}") for name in WITNESSES]
         if manifest is None:
             raise DamagedSet(f"every backup set of it in {store.url} is damaged or suspect; see list_backups")

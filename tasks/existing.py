@@ -156,19 +156,15 @@ def _unguarded(
     # Views may still be missing: some are made after the data.
     members = catalogue.read_members(connection, context.model_copy(update={"views": []}))
     triggers = connection.execute(sql.TRIGGER_STATES, {"oids": members.oids}).fetchall()
-    comments = dict[str, str]()
     for schema, table, trigger, _, _ in triggers:
         connection.execute(sql.switch_trigger(schema, table, trigger, "DISABLE"))
     for table, name, definition, comment in connection.execute(sql.KEYS_WITHIN, {"oids": members.oids}).fetchall():
-        dropped.append(ForeignKey(name=name, table=table, references="", definition=definition, on_delete=""))
-        comments |= {f"{name} ON {table}": comment} if comment else {}
+        dropped.append(ForeignKey(name=name, table=table, references="", definition=definition, on_delete="", comment=comment))
     dropped += [] if with_outbound_keys else catalogue.read_outbound_keys(connection, members)
     for key in dropped:
         connection.execute(sql.drop_key(key.table, key.name))
     yield
-    for outcome in make_keys(connection, [key for key in dropped if not key.references], LOCK_WAIT_SECONDS):
-        if comment := comments.get(f"{outcome.key.name} ON {outcome.key.table}") if outcome.made else None:
-            connection.execute(sql.comment_on_constraint(outcome.key.table, outcome.key.name, comment))
+    make_keys(connection, [key for key in dropped if not key.references], LOCK_WAIT_SECONDS)
     for schema, table, trigger, words, _ in triggers:
         connection.execute(sql.switch_trigger(schema, table, trigger, words))
 

@@ -37,12 +37,13 @@ def keys_of(manifest: Manifest) -> list[ForeignKey]:
 
 def own_keys(manifest: Manifest) -> list[ForeignKey]:
     """Return the foreign keys within a set, as its inventory has them."""
+    keys = [item for item in manifest.inventory if item.kind == "constraint" and item.state.startswith("FOREIGN KEY")]
     return [
         ForeignKey(
-            name=sql.quoted(item.name), table=item.parent, references="", definition=item.state.partition(" | ")[0], on_delete=""
+            name=sql.quoted(item.name), table=item.parent, references="", definition=item.state.partition(" | ")[0], on_delete="",
+            comment=item.state.partition(" | comment ")[2] or None,
         )
-        for item in manifest.inventory
-        if item.kind == "constraint" and item.state.startswith("FOREIGN KEY")
+        for item in keys
     ]  # fmt: skip
 
 
@@ -83,6 +84,8 @@ def _make_key(connection: Connection, key: ForeignKey) -> KeyOutcome:
         with connection.transaction():
             add = sql.add_key(key.table, key.name, key.definition)
             connection.execute(sql.validate_key(key.table, key.name) if there else add)
+            if key.comment and not there:
+                connection.execute(sql.comment_on_constraint(key.table, key.name, key.comment))
     except psycopg.errors.ForeignKeyViolation:
         return _orphaned(connection, key)
     except psycopg.errors.LockNotAvailable:

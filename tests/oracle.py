@@ -232,19 +232,23 @@ def _cast_array(found: re.Match[str]) -> str:
 
 
 def _of_context(entries: Iterable[tuple[str, str, str]], names: Collection[tuple[str, str]]) -> set[tuple[str, str, str]]:
-    return {key for key in entries if (key[1], _subject(key[0], key[2])) in names}
+    return {key for key in entries if any((key[1], subject) in names for subject in _subjects(key[0], key[2]))}
 
 
-def _subject(kind: str, name: str) -> str:
-    """Name the object that a heading is about: of a constraint or trigger its table, of a comment what it comments."""
+def _subjects(kind: str, name: str) -> list[str]:
+    """Name what a heading may be about: of a constraint or trigger its table, of a comment what it comments.
+
+    Neither the name of a table nor that of its constraint is quoted there, and both may have spaces.
+    """
     if kind in OF_A_TABLE:
-        return name.split(" ")[0]
+        words = name.split(" ")
+        return [" ".join(words[:count]) for count in range(1, len(words))]
     if kind in ABOUT_ANOTHER:
         rest = OBJECT_KIND.sub("", name).replace('"', "")
         if name.startswith("COLUMN "):
-            return rest.split(".")[0]
-        return rest.rsplit(" ON ", 1)[-1]
-    return name
+            return [rest.split(".")[0]]
+        return [rest.rsplit(" ON ", 1)[-1]]
+    return [name]
 
 
 def _title(key: tuple[str, str, str]) -> str:
@@ -332,7 +336,8 @@ def _functions(conn: psycopg.Connection) -> dict[int, tuple[str, str]]:
 def _called_by(oid: int, functions: Mapping[int, tuple[str, str]]) -> set[Node]:
     """Find the functions whose names the source of this one calls: pg_depend does not know them."""
     source = functions.get(oid, ("", ""))[1]
-    called = {name.lower() for name in re.findall(r'([\w$]+)"?\s*\(', source)}
+    found = re.findall(r'([\w$]+)"?\s*\(|"((?:[^"]|"")+)"\s*\(', source)
+    called = {(word or name.replace('""', '"')).lower() for word, name in found}
     return {("pg_proc", other) for other, (name, _) in functions.items() if name.lower() in called}
 
 
@@ -475,9 +480,9 @@ def _pairs(conn: psycopg.Connection, query: str, oids: Sequence[int]) -> dict[st
 
 def _keys_that_may_be_absent(foreign_keys: Collection[str], ours: Mapping[str, str], theirs: Mapping[str, str]) -> set[str]:
     """Translate 'table.constraint' into the headings of the key and of its comment, where the other has none."""
-    named = [name.rsplit(".", 2)[-2:] for name in foreign_keys]
-    titles = {f"FK CONSTRAINT {table} {key}" for table, key in named}
-    titles |= {f"COMMENT CONSTRAINT {key} ON {table}" for table, key in named}
+    named = [["public", *name.split(".")][-3:] for name in foreign_keys]
+    titles = {_title(("FK CONSTRAINT", schema, f"{table} {key}")) for schema, table, key in named}
+    titles |= {_title(("COMMENT", schema, f"CONSTRAINT {key} ON {table}")) for schema, table, key in named}
     return {title for title in titles if title in ours and title not in theirs}
 
 

@@ -18,6 +18,7 @@ COMMENT ON COLUMN team_members.allocation_rate IS '稼働率。1.00 が常勤、
 COMMENT ON COLUMN policy_violations.context IS E'検出時の状況\n例: {"user": "佐藤 太郎"}';
 COMMENT ON INDEX team_members_active_key IS '在籍中の重複を防ぐ';
 COMMENT ON CONSTRAINT organizations_root_unit_fkey ON organizations IS '組織単位との循環参照';
+COMMENT ON CONSTRAINT team_members_user_fkey ON team_members IS 'BC-003 の利用者';
 COMMENT ON FUNCTION keep_last_leader() IS '最後のリーダーを外させない';
 COMMENT ON TRIGGER team_leaders_keep_last ON team_leaders IS '有効なチームには有効なリーダーが必要';
 COMMENT ON MATERIALIZED VIEW mv_unit_statistics IS '組織単位ごとの人数・チーム数・稼働率';

@@ -3,12 +3,12 @@
 A check is a query that returns the offending rows; none means that all is well. In a context's `checks.sql` each begins with
 comment lines:
 
-    -- check: team_has_leader          its name
-    -- severity: error                 or warning, which fails no run
-    -- needs: users                    optional: relations of other contexts without which it is not run
-    -- repair: UPDATE teams SET …      optional: one statement that mends the rows, which it finds in the table `broken`
-    -- An active team has a leader.    what it says, for people
-    SELECT id AS team_id FROM teams …  columns of the first rows are shown as sample: keys, not personal data
+    -- check: invoice_has_items           its name
+    -- severity: error                    or warning, which fails no run
+    -- needs: customers                   optional: relations of other contexts without which it is not run
+    -- repair: UPDATE invoices SET …      optional: one statement that mends the rows, which it finds in the table `broken`
+    -- An invoice has items.              what it says, for people
+    SELECT id AS invoice FROM invoices …  columns of the first rows are shown as sample: keys, not personal data
 """
 
 import re

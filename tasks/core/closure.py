@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 ObjectId = tuple[int, int]
-WORD = re.compile(r"\w+")
+# PostgreSQL allows dollar signs in words, but one may also begin the text of a statement: $q$SELECT …
+WORDS = (re.compile(r"\w+"), re.compile(r"[\w$]+"))
 
 # auto, internal, and the two ends of a partitioned object: what lives and dies with its owner.
 BELONGING = frozenset("aiPS")
@@ -71,7 +72,8 @@ def choose_objects(catalogue: Catalogue, relations: Iterable[int]) -> Choice:
     edges = _edges(catalogue.dependencies)
     others = {(pg_class, oid) for oid, kind in catalogue.relation_kinds.items() if kind in OTHERS_RELATIONS} - own
     foreign = others | _with_belongings(others, own, edges)
-    mentions = _mentions(catalogue.named)
+    # A function is made without a look at what it names, so another context's sequence is nothing that it cannot be made without.
+    mentions = {one: named - foreign for one, named in _mentions(catalogue.named).items()}
     chosen, pending, blocked = set[ObjectId](), list(own), set[ObjectId]()
     while pending:
         one = pending.pop()
@@ -117,12 +119,17 @@ def _mentions(named: list[NamedObject]) -> dict[ObjectId, set[ObjectId]]:
     by_name = defaultdict[str, set[ObjectId]](set)
     for one in named:
         by_name[one.name].add(one.id)
-    return {one.id: {found for word in _words(one.source) for found in by_name.get(word, ())} for one in named}
+    quoted = [('"' + name.replace('"', '""') + '"', ids) for name, ids in by_name.items() if not WORDS[0].fullmatch(name)]
+    return {
+        one.id: {found for word in _words(one.source) for found in by_name.get(word, ())}
+        | {found for name, ids in quoted if name in one.source for found in ids}
+        for one in named
+    }
 
 
 def _words(source: str) -> set[str]:
     """Return the words of a source as written and folded to lower case, as PostgreSQL folds names without quotes."""
-    words = set(WORD.findall(source))
+    words = {word for pattern in WORDS for word in pattern.findall(source)}
     return words | {word.lower() for word in words}
 
 

@@ -52,7 +52,7 @@ class PartitionRule(_Part):
     table: Name = Field(description="the partitioned table")
     column: Name = Field(description="the column it is partitioned by")
     period: Literal["month", "quarter", "year"] = Field(description="what one partition covers")
-    name: str = Field(description="the name of a partition, with {year} and {month:02} or {quarter}: policy_violations_{year}")
+    name: str = Field(description="the name of a partition, with {year} and {month:02} or {quarter}: invoices_{year}")
     keep: Period = Field(description="how long a partition stays after its upper bound")
     hold: str | None = Field(None, description="a condition on rows that keep their partition from being dropped")
 
@@ -150,7 +150,7 @@ class Context(_Part):
     namespace: Name = Field("public", alias="schema", description="the schema its tables are in")
     tables: list[Name] = Field(min_length=1, description="its tables; of a partitioned table only the parent")
     partitions: list[PartitionRule] = []
-    views: list[Name] = Field([], description="its materialized views")
+    views: list[Name] = Field([], description="its materialized views, and the plain views that they read")
     neighbours: dict[str, list[Name]] = Field({}, description="tables that others look after, by whom")
     clean_up: list[CleanUpRule] = Field([], description="which old rows go; rows that refer to others go first")
     long_term: dict[Annotated[str, AfterValidator(_job_name)], LongTerm] = {}

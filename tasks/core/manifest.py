@@ -118,6 +118,7 @@ class ForeignKey(_Record):
     references: str
     definition: str
     on_delete: str
+    comment: str | None = None
 
 
 class DatabaseGrant(_Record):

@@ -91,7 +91,7 @@ def tables_named(said: str, namespace: str, parents: Mapping[str, str], where: s
 
 
 def name_beside(table: str, set_id: str) -> str:
-    """Return the name of a table restored beside a live one, of at most 63 bytes: `teams_restored_20251103_020000`."""
+    """Return the name of a table restored beside a live one, of at most 63 bytes: `invoices_restored_20251103_020000`."""
     suffix = f"_restored_{'_'.join(set_id.split('_')[-3:-1])}"
     kept = table.encode()[: 63 - len(suffix)].decode(errors="ignore")
     return f"{kept}{suffix}"
@@ -100,7 +100,7 @@ def name_beside(table: str, set_id: str) -> str:
 def parse_keys(said: Keys, key: Sequence[str]) -> str | list[dict[str, str]]:
     """Return which rows are meant: those that a condition on key columns is true of, or those with listed values.
 
-    A list has values of the first key column, or objects that name key columns: `["6f0c…"]`, `[{"id": "6f0c…", "detected_at":
+    A list has values of the first key column, or objects that name key columns: `["6f0c…"]`, `[{"id": "6f0c…", "issued_at":
     "2025-11-03 01:02:03"}]`.
 
     Raises:

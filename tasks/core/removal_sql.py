@@ -221,7 +221,7 @@ def delete_marked(tables: Sequence[Table], roots: Sequence[int]) -> Composed:
 
 # Rows that this transaction deleted, by whatever did it, in other tables than TEMP ones; what was rolled back counts too.
 DELETED_BY_TABLE = SQL(
-    """SELECT s.relid::bigint, format('%%I.%%I', s.schemaname, s.relname), s.n_tup_del FROM pg_stat_xact_user_tables s
+    """SELECT s.relid::bigint, format('%I.%I', s.schemaname, s.relname), s.n_tup_del FROM pg_stat_xact_user_tables s
        WHERE s.n_tup_del > 0 AND s.schemaname !~ '^pg_temp'"""
 )
 

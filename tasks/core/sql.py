@@ -282,7 +282,7 @@ DESCRIBE_OBJECTS = SQL(
 FOREIGN_KEYS = SQL(
     """SELECT k.oid::bigint AS oid, quote_ident(k.conname) AS name, k.conrelid::regclass::text AS table,
               k.confrelid::regclass::text AS references, pg_get_constraintdef(k.oid) AS definition,
-              k.conrelid::bigint AS table_oid,
+              k.conrelid::bigint AS table_oid, obj_description(k.oid, 'pg_constraint') AS comment,
               CASE k.confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT'
                                  WHEN 'r' THEN 'RESTRICT' ELSE 'NO ACTION' END AS on_delete
        FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace

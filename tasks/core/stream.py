@@ -31,7 +31,7 @@ from tasks.core.servers import Connection, Server, connect
 BLOCK_BYTES = 1 << 16
 MORE_SPACE = "free some space, or set BACKUP_STAGING to a larger disk"
 # Level 2 with a window and a hash table wider than its own, and matches of 7 bytes and more: rows with keys repeat over long
-# distances. On 200 MB of violations 30 % less processor time than level 3, and 6 % fewer bytes. The frame's own checksum lets
+# distances. On 200 MB of rows 30 % less processor time than level 3, and 6 % fewer bytes. The frame's own checksum lets
 # stock tools (zstd -t) see a damaged file.
 COMPRESSION = zstandard.ZstdCompressionParameters.from_level(2, window_log=22, hash_log=17, min_match=7, write_checksum=True)
 COMMAND = [sys.executable, "-m", "tasks.core.stream"]

@@ -152,9 +152,15 @@ def test_what_is_still_needed_stays_and_holds_up_nothing_else(world: World) -> N
     planned, plan_text = plan(world), report("clean-up-plan")
     done, text = clean_up(world), report()
     for said in (text, plan_text):
-        assert f"1 rows of team_members: public.team_leaders refers to it, or to something that hangs on it (team_leaders_member_fkey) ({member})" in said  # noqa: E501
+        assert (
+            f"1 rows of team_members: public.team_leaders refers to it, or to something that hangs on it (team_leaders_member_fkey) ({member})"
+            in said
+        )  # noqa: E501
         assert f"refused by keep_last_leader(): team … would be left without an active leader ({leader}" in said
-        assert f"public.team_performance_history refers to it, or to something that hangs on it (team_performance_history_team_id_fkey) ({held})" in said  # noqa: E501
+        assert (
+            f"public.team_performance_history refers to it, or to something that hangs on it (team_performance_history_team_id_fkey) ({held})"
+            in said
+        )  # noqa: E501
     assert "old rows stay" in planned and "old rows stay" in done
     stays = json.loads(str(Artifact.get(f"{CONTEXT}-clean-up-rules").data))  # type: ignore[union-attr]
     left = {table: count(world, table, condition) for table, condition in OLD.items()}
@@ -168,7 +174,9 @@ def test_what_is_still_needed_stays_and_holds_up_nothing_else(world: World) -> N
 def test_keys_of_others_that_would_act_hold_rows_too(world: World, action: str) -> None:
     execute(world, HISTORY.format(action=action))
     clean_up(world)
-    assert ask(world, f"SELECT count(*) FROM team_performance_history h JOIN teams t ON t.id = h.team_id WHERE {OLD['teams']}") == [(1,)]
+    assert ask(world, f"SELECT count(*) FROM team_performance_history h JOIN teams t ON t.id = h.team_id WHERE {OLD['teams']}") == [
+        (1,)
+    ]
     assert "team_performance_history_team_id_fkey" in report()
 
 

@@ -87,6 +87,26 @@ def test_functions_named_in_the_source_of_a_chosen_function_come_too() -> None:
     assert choose((trigger, OURS, "a"), (trigger, function(7), "n"), named=named) == ({trigger, function(7), function(8)}, set())
 
 
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("Score of", 'NEW.score := reviews."Score of"(NEW.id);'), ('say "x"', 'PERFORM "say ""x"""(1);'),
+        ("評価の点", "RETURN 評価の点(1);"), ("score$v2", "RETURN Score$V2(1);"), ("score", "EXECUTE $q$SELECT score(1)$q$;"),
+        ("Score of", """RAISE 'it is 5"'; RETURN "Score of"(1);"""),
+    ],
+)  # fmt: skip
+def test_functions_of_any_name_are_found(name: str, source: str) -> None:
+    named = [NamedObject(function(7), "caller", source), NamedObject(function(8), name, "")]
+    assert choose((OURS, function(7), "n"), named=named)[0] == {function(7), function(8)}
+
+
+def test_a_function_that_names_another_contexts_sequence_comes_all_the_same() -> None:
+    trigger, theirs = (TRIGGER, 1), SEQUENCE
+    named = [NamedObject(function(7), "caller", "SELECT nextval('others_id_seq')"), NamedObject(theirs, "others_id_seq", "")]
+    edges = [(trigger, OURS, "a"), (trigger, function(7), "n"), (theirs, OTHERS, "i")]
+    assert choose(*edges, named=named) == ({trigger, function(7)}, set())
+
+
 def test_circles_end() -> None:
     assert choose((OURS, function(7), "n"), (function(7), OURS, "n")) == ({function(7)}, set())
 
