@@ -67,6 +67,9 @@ def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> li
     found = [Refreshed(f"{context.namespace}.{name}", problem="it is not there") for name in sorted(absent)]
     late = dict[int, str]()
     for oid, (view, reads) in there.items():
+        if not view.materialized:
+            # It is computed whenever it is read.
+            continue
         one = refresh_view(site.server, site.database, run, view, allowed)
         if old := sorted(late[other] for other in reads & late.keys()):
             one = replace(one, note=f"from old rows: it reads {', '.join(old)}")
@@ -80,8 +83,6 @@ def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> li
 def refresh_view(server: Server, database: str, run: Run, view: View, allowed: Limits | None = None) -> Refreshed:
     """Compute one materialized view; return what came of it. Without limits nothing is counted."""
     name, place = view.qualified, {"name": sql.quoted_name(view.namespace, view.name)}
-    if not view.materialized:
-        return Refreshed(name, problem="it is a plain view, which is computed whenever it is read; take it out of `views`")
     with connect(server, database, run.title) as connection:
         before = _staleness(connection, view) if allowed else Staleness()
         started, plainly = time.monotonic(), ""

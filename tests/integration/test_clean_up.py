@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prefect.artifacts import Artifact
 
-from flows.backup import daily_backup, list_backups, long_term_backup
+from flows.backup import list_backups
 from flows.checks import integrity_check
 from flows.restore import full_restore, restore_cleaned_up, table_restore
 from flows.retention import clean_up_old_data, prune_backups
@@ -133,8 +133,8 @@ def test_what_is_still_needed_stays_and_holds_up_nothing_else(world: World) -> N
         "WHERE m.status = 'inactive' AND m.left_at < current_date - interval '3 years' ORDER BY m.id LIMIT 1",
     )[0][0]  # fmt: skip
     leader, team = ask(
-        world, f"SELECT l.id::text, l.team_id::text FROM team_leaders l JOIN teams t ON t.id = l.team_id "
-        f"WHERE l.removed_at < current_date - interval '3 years' AND l.status = 'inactive' AND t.deleted_at IS NULL ORDER BY l.id LIMIT 1",
+        world, "SELECT l.id::text, l.team_id::text FROM team_leaders l JOIN teams t ON t.id = l.team_id "
+        "WHERE l.removed_at < current_date - interval '3 years' AND l.status = 'inactive' AND t.deleted_at IS NULL ORDER BY l.id LIMIT 1",
     )[0]  # fmt: skip
     execute(
         world,
@@ -155,12 +155,12 @@ def test_what_is_still_needed_stays_and_holds_up_nothing_else(world: World) -> N
         assert (
             f"1 rows of team_members: public.team_leaders refers to it, or to something that hangs on it (team_leaders_member_fkey) ({member})"
             in said
-        )  # noqa: E501
+        )
         assert f"refused by keep_last_leader(): team … would be left without an active leader ({leader}" in said
         assert (
             f"public.team_performance_history refers to it, or to something that hangs on it (team_performance_history_team_id_fkey) ({held})"
             in said
-        )  # noqa: E501
+        )
     assert "old rows stay" in planned and "old rows stay" in done
     stays = json.loads(str(Artifact.get(f"{CONTEXT}-clean-up-rules").data))  # type: ignore[union-attr]
     left = {table: count(world, table, condition) for table, condition in OLD.items()}
@@ -321,3 +321,201 @@ def test_many_rows_go_some_at_a_time(world: World, monkeypatch: pytest.MonkeyPat
     for one in (*sets_taken["teams"], *sets_taken["team_leaders"]):
         bring_back(world, one["id"])
     assert before.differences(world.state(), views="recomputed") == []
+
+
+DIE = """
+import os, signal, sys
+from tasks import clean_ups, removals
+where, step = sys.argv[1].split(".")
+module = {"clean_ups": clean_ups, "removals": removals}[where]
+original = getattr(module, step)
+count = [int(sys.argv[2])]
+def die(*arguments, **more):
+    found = original(*arguments, **more) if sys.argv[3] == "after" else None
+    count[0] -= 1
+    if not count[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found if sys.argv[3] == "after" else original(*arguments, **more)
+setattr(module, step, die)
+from flows.retention import clean_up_old_data
+clean_up_old_data(dry_run=False, confirm_database="consulting_tool")
+"""
+# A step, the how manieth time, and whether before or after it.
+KILLS = [
+    ("clean_ups.find_rows", 1, "after"), ("clean_ups.take_set", 1, "before"), ("clean_ups.take_set", 1, "after"),
+    ("clean_ups.take_set", 4, "after"), ("clean_ups._stage", 4, "after"), ("clean_ups.remove", 2, "after"),
+    ("removals._try_to_delete", 2, "after"), ("clean_ups.finish_clean_up", 1, "before"), ("clean_ups.finish_clean_up", 1, "after"),
+    ("clean_ups.finish_clean_up", 4, "before"), ("clean_ups.vacuum", 1, "before"), ("clean_ups.vacuum", 4, "after"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("step", "nth", "when"), [pytest.param(*one, marks=() if number in (2, 7) else long) for number, one in enumerate(KILLS)]
+)
+def test_killed_it_loses_nothing_and_the_next_run_finishes(world: World, step: str, nth: int, when: str) -> None:
+    hang(world)
+    before = world.state()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
+    died = subprocess.run(
+        [sys.executable, "-c", DIE, step, str(nth), when], cwd=PROJECT, env=kept | world.environment(world.source, "backup_restorer"),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
+    clean_up(world)
+    assert [count(world, table, condition) for table, condition in OLD.items()] == [0, 0, 0, 0]
+    found = clean_up_sets(world)
+    assert all(
+        Path(world.store_folder, CONTEXT, "clean-up", one["id"], "cleaned-up.json").exists()
+        for some in found.values()
+        for one in some
+    )
+    for table in ("teams", "organization_members", "team_members", "team_leaders"):
+        for one in found[table]:
+            bring_back(world, one["id"])
+    assert before.differences(world.state(), views="recomputed") == []
+
+
+FAILURES: dict[str, tuple[Any, str, Exception]] = {
+    "the upload": (sets, "read_back", StoreUnavailable("no")),
+    "the download": (recoveries, "_stage", DamagedSet("it is damaged")),
+}
+
+
+@pytest.mark.parametrize("failure", ["the download", pytest.param("the upload", marks=long)])
+def test_what_fails_deletes_nothing(world: World, monkeypatch: pytest.MonkeyPatch, quick_retries: None, failure: str) -> None:
+    module, name, error = FAILURES[failure]
+    edit_context(world, monkeypatch, long_term={})
+    before = world.state()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fail)
+        with pytest.raises(OperationError, match=f"FAIL: team_leaders: .*{error}"):
+            clean_up(world)
+    assert before.differences(world.state()) == []
+    clean_up(world)
+    assert [count(world, table, condition) for table, condition in OLD.items()] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"table": "teams", "clock": "ended_at", "keep": "3 years"}, "clean_up of teams: its clock ended_at is not there"),
+        ({"table": "teams", "clock": "name", "keep": "3 years"}, "its clock name is a character varying(200); name a column of"),
+        ({"table": "teams", "clock": "deleted_at", "keep": "3 years", "condition": "no_such"}, 'column "no_such" does not exist'),
+        ({"table": "teams", "clock": "deleted_at", "keep": "3 years", "children": ["governance_rules"]},
+         "governance_rules of context bc-004 refers to none of its tables by a foreign key; say with `where`"),
+    ],
+    ids=["no clock", "no time", "wrong condition", "no child"],
+)  # fmt: skip
+def test_a_rule_that_cannot_be_followed_stops_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any], said: str
+) -> None:
+    edit_context(world, monkeypatch, clean_up=[rule, *rules()[:1]], long_term={})
+    teams = count(world, "teams")
+    for run in (plan, clean_up):
+        with pytest.raises(OperationError) as error:
+            run(world)
+        assert said in str(error.value)
+    assert (count(world, "team_leaders", OLD["team_leaders"]), count(world, "teams")) == (0, teams)
+
+
+@pytest.mark.parametrize("user", ["backup_reader"])
+def test_who_may_not_delete_is_told(world: World, user: str) -> None:
+    before = world.state()
+    with pytest.raises(OperationError, match='team_leaders does not belong to "backup_reader"; GRANT its owner TO "backup_reader"'):
+        world.run(clean_up_old_data, user)
+    assert before.differences(world.state()) == []
+
+
+def test_some_of_them_come_back_with_what_hung_on_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hang(world)
+    edit_context(world, monkeypatch, clean_up=rules()[-1:], long_term={})
+    execute(
+        world, "INSERT INTO policy_scopes (policy_id, target_type, target_id, status) "
+        f"SELECT p.id, 'team', t.id, 'active' FROM teams t CROSS JOIN LATERAL (SELECT id FROM governance_policies ORDER BY id LIMIT 1) p "
+        f"WHERE {OLD['teams']}",
+    )  # fmt: skip
+    team, other = (row[0] for row in ask(world, f"SELECT id::text FROM teams WHERE {OLD['teams']} ORDER BY id LIMIT 2"))
+    counted = "SELECT (SELECT count(*) FROM team_members WHERE team_id = '{0}'), (SELECT count(*) FROM team_leaders WHERE team_id = '{0}'), (SELECT count(*) FROM policy_scopes WHERE target_id = '{0}')"  # noqa: E501
+    hanging = ask(world, counted.format(team))
+    assert min(hanging[0]) > 0
+    clean_up(world)
+    assert ask(world, counted.format(team)) == [(0, 0, 0)]
+    (one,) = clean_up_sets(world)["teams"]
+    verdict = bring_back(world, one["id"], keys=[team])
+    assert verdict.startswith(f"RESTORED: rows of teams that {one['id']} has come back into database")
+    assert (ask(world, counted.format(team)), count(world, "teams", f"id = '{team}'")) == (hanging, 1)
+    assert (ask(world, counted.format(other)), count(world, "teams", OLD["teams"])) == ([(0, 0, 0)], 1)
+    undo = report("restore").split("```\n")[1].removeprefix("python -m flows.restore ").replace("\\\n", " ").split()
+    process = world.start("restore", undo[0], "backup_restorer", arguments=undo[1:])
+    assert process.wait(timeout=300) == 0
+    assert (ask(world, counted.format(team)), count(world, "teams", OLD["teams"])) == ([(0, 0, 0)], 0)
+    # A row that is there is left as it is; one of a table alone comes back by the means of any other set.
+    bring_back(world, one["id"], keys=f"id = '{team}'")
+    execute(world, f"UPDATE teams SET purpose = 'another' WHERE id = '{team}'")
+    assert bring_back(world, one["id"], keys=[team]).startswith("RESTORED: nothing differs")
+    assert world.run(
+        table_restore, "backup_restorer", table="teams", backup=one["id"], mode="missing", dry_run=False, confirm_database=DATABASE
+    ).startswith("RESTORED: ")
+    assert count(world, "teams", "purpose = 'another'") == 1
+    world.run(table_restore, "backup_restorer", table="team_members", backup=one["id"])
+
+
+def test_a_clean_up_set_is_never_taken_for_a_whole_one(world: World) -> None:
+    clean_up(world)
+    before = world.state()
+    (one,) = clean_up_sets(world)["team_members"]
+    words = {"dry_run": False, "confirm_database": DATABASE, "backup": one["id"]}
+    for flow, more in ((full_restore, {"in_place": True}), (table_restore, {"table": "team_members", "mode": "replace"})):
+        with pytest.raises(BadInput, match="has only the rows that were cleaned up: all others would be deleted"):
+            world.run(flow, "backup_restorer", **words, **more)
+    with pytest.raises(BadInput, match="has no row with id=.*neither in|correct keys|REFUSED"):
+        bring_back(world, one["id"], keys=["00000000-0000-0000-0000-000000000000"])
+    world.backup()
+    with pytest.raises(BadInput, match="has no rows that were cleaned up; name a clean-up set"):
+        bring_back(world, "latest")
+    assert before.differences(world.state()) == []
+    assert world.recover().startswith("PASS")
+    world.run(full_restore, "backup_restorer", backup=one["id"], target_database="beside")
+    with world.source.connect("beside") as connection:
+        rows = connection.execute("SELECT count(*) FROM team_members").fetchall()[0][0]
+    assert rows == rows_of(one)["team_members"]
+
+
+def test_cleaned_up_rows_are_not_lost_and_their_sets_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(
+        world, "ALTER TABLE organization_members DISABLE TRIGGER USER",
+        "UPDATE organization_members SET status = 'inactive', joined_at = '2019-01-01', left_at = '2020-01-01'",
+        "ALTER TABLE organization_members ENABLE TRIGGER USER", "UPDATE organization_units SET member_count = 0",
+    )  # fmt: skip
+    world.backup()
+    clean_up(world)
+    assert count(world, "organization_members") == 0
+    assert "FAILED" not in world.run(integrity_check, "backup_restorer")
+    assert world.backup().startswith("STORED")
+    at(monkeypatch, "2040-01-01T00:00+09:00")
+    world.run(prune_backups, "backup_restorer", dry_run=False)
+    kinds = [row["kind"] for row in world.run(list_backups, "backup_reader")]
+    assert kinds.count("clean-up") == 4
+
+
+def test_the_long_term_backups_of_the_month_go_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def long_term_sets() -> list[str]:
+        return [str(row["id"]) for row in world.run(list_backups, "backup_reader") if row["kind"] == "long-term"]
+
+    plan(world)
+    assert long_term_sets() == []
+    clean_up(world)
+    (first,) = long_term_sets()
+    assert first[-20:] < min(one["id"][-20:] for some in clean_up_sets(world).values() for one in some)
+    clean_up(world)
+    assert long_term_sets() == [first]
+    at(monkeypatch, "2099-01-01T03:00+09:00")
+    with monkeypatch.context() as patch:
+        # Its set is not of that month for a clock that is right: asked for again, it is taken again.
+        patch.setattr(clean_ups, "clean_up", lambda *_: None)
+        clean_up(world)
+    assert len(long_term_sets()) == 2
