@@ -17,8 +17,9 @@ from flows.backup import daily_backup, list_backups, long_term_backup
 from flows.checks import integrity_check
 from flows.partitions import archive_partitions, create_partitions, reattach_partition
 from flows.recovery import disaster_recovery, recovery_drill
-from flows.restore import full_restore, table_restore
-from flows.retention import prune_backups
+from flows.restore import full_restore, restore_cleaned_up, table_restore
+from flows.retention import clean_up_old_data, prune_backups
+from flows.views import refresh_views
 from flows.watch import verify_backups, watch_recovery_point
 from tasks import sites
 from tasks.core.context import CONTEXT_FILE, parse_context
@@ -530,3 +531,65 @@ def test_blocks_are_enough(registered: World) -> None:
     assert run_told_nothing(registered, integrity_check, context=SECOND)
     assert run_told_nothing(registered, full_restore, context=SECOND, target_database="beside").startswith("PASS")
     assert unlike(before, state(registered, database="beside"), *OUTBOUND_KEYS) == []
+
+
+# Views and old rows
+
+# What hangs on goals that were deleted: their own goals, and so on.
+DOOMED = """
+WITH RECURSIVE doomed (id) AS (
+    SELECT id FROM performance.goals WHERE deleted_at < '2026-10-15 00:00+09'
+    UNION SELECT g.id FROM performance.goals g JOIN doomed d ON g.parent_goal_id = d.id)
+SELECT (SELECT count(*) FROM doomed), (SELECT count(*) FROM performance.goal_progress WHERE goal_id IN (SELECT id FROM doomed)),
+       (SELECT count(*) FROM performance.evaluations WHERE goal_id IN (SELECT id FROM doomed)),
+       (SELECT count(*) FROM performance.feedback_events WHERE goal_id IN (SELECT id FROM doomed))"""
+
+
+def test_views_that_read_each_other(both: World) -> None:
+    execute(both, "UPDATE performance.goals SET weight = 0.25 WHERE weight = 0.5")
+    assert run(both, refresh_views).startswith("REFRESHED: ")
+    after = state(both)
+    assert len(after.views) == 4
+    assert all(view.stored == view.recomputed for view in after.views.values())
+
+
+def cleaned_up(world: World) -> list[tuple[str, dict[str, int]]]:
+    """Return ids of the clean-up sets, oldest first, with the rows that each has of each table."""
+    found = list[tuple[str, dict[str, int]]]()
+    for path in sorted(world.store_folder.glob(f"{SECOND}/clean-up/*/manifest.json")):
+        manifest, rows = json.loads(path.read_text("utf-8"))["manifest"], dict[str, int]()
+        for one in manifest["relations"]:
+            table = (one["parent"] or one["name"]).removeprefix("performance.")
+            rows[table] = rows.get(table, 0) + one["rows"]
+        found.append((manifest["id"], rows))
+    return found
+
+
+def test_old_rows_go_and_come_back(both: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From trees, partitions and tables with keys of several columns, by clocks of each type."""
+    at(monkeypatch, "2026-12-15T03:00+09:00")
+    before, neighbours = state(both), both.state()
+    goals, progress, evaluations, feedback = ask(both, DOOMED)[0]
+    old = "happened_at < '2026-07-15 00:00+09' AND tags = '{}'"
+    other_feedback = ask(both, f"SELECT count(*) FROM performance.feedback_events WHERE {old}")[0][0]
+    held = ask(
+        both,
+        "SELECT count(*) FROM performance.goal_progress WHERE reported_on < '2026-03-15' AND percent < 15 AND evidence IS NOT NULL",
+    )
+    planned = run(both, clean_up_old_data)
+    assert unlike(before, state(both)) == []
+    done = change(both, clean_up_old_data)
+    assert f"{goals} rows of performance.goals" in done and f"{goals} rows of performance.goals" in planned
+    assert f"{held[0][0]} rows of goal_progress: held: evidence IS NOT NULL" in report(both, f"{SECOND}-clean-up")
+    found = cleaned_up(both)
+    (tree,) = [rows for _, rows in found if "goals" in rows]
+    # What another rule took before is not there any more.
+    assert (tree["goals"], tree["evaluations"]) == (goals, evaluations)
+    assert sum(rows.get("feedback_events", 0) for _, rows in found) >= max(feedback, other_feedback)
+    assert progress >= tree["goal_progress"] > 0 and min(rows.get("promotions", 1) for _, rows in found) > 0
+    assert ask(both, f"SELECT count(*) FROM performance.feedback_events WHERE {old}") == [(0,)]
+    assert ask(both, DOOMED) == [(0, 0, 0, 0)]
+    for name, _ in reversed(found):
+        assert change(both, restore_cleaned_up, backup=name).startswith("RESTORED")
+    assert [one for one in unlike(before, state(both)) if "change_log" not in one] == []
+    assert neighbours.differences(both.state()) == []
