@@ -65,13 +65,15 @@ class Bench:
     folder: Path
     api: str
     ours: dict[str, str]
+    more: dict[str, int]
 
 
 @contextmanager
-def bench() -> Iterator[Bench]:
-    """Make a bench with as many violations a year as the command line says."""
+def bench(*more: tuple[str, int]) -> Iterator[Bench]:
+    """Make a bench with as many violations a year as the command line says, and what `more` names with its default."""
     parser = ArgumentParser()
-    parser.add_argument("--violations-per-year", type=int, default=500_000)
+    for name, default in (("--violations-per-year", 500_000), *more):
+        parser.add_argument(name, type=int, default=default)
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="backup-benchmark-") as name,
@@ -82,7 +84,7 @@ def bench() -> Iterator[Bench]:
         make_source(source, arguments.violations_per_year)
         (folder / "store").mkdir()
         ours = {"BACKUP_STORE": str(folder / "store"), "BACKUP_STAGING": str(folder / "staging"), "PREFECT_API_URL": api}
-        yield Bench(source, folder, api, ours)
+        yield Bench(source, folder, api, ours, vars(arguments))
 
 
 def main() -> None:
