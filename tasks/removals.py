@@ -177,6 +177,8 @@ def remove(
     while referred := _referred_to(removal):
         for reason, roots in referred.items():
             removal.stay(roots, reason)
+    for table in subject.tables:
+        connection.execute(removal_sql.index_marks(table))
     _delete(removal)
     for table in subject.tables:
         connection.execute(removal_sql.drop_marks(table))

@@ -74,6 +74,11 @@ def drop_marks(table: Table) -> Composed:
     return SQL("DROP TABLE {}").format(table.marks)
 
 
+def index_marks(table: Table) -> Composed:
+    """Let them be found by their root, because what is refused is narrowed down row by row; and gather planner statistics."""
+    return SQL("CREATE INDEX ON {marks} (root); ANALYZE {marks}").format(marks=table.marks)
+
+
 def analyze_marks(table: Table) -> Composed:
     """Gather planner statistics of them."""
     return SQL("ANALYZE {}").format(table.marks)
@@ -220,9 +225,11 @@ def delete_marked(tables: Sequence[Table], roots: Sequence[int]) -> Composed:
 
 
 # Rows that this transaction deleted, by whatever did it, in other tables than TEMP ones; what was rolled back counts too.
+# The view pg_stat_xact_user_tables says the same more slowly: it is asked once for every row that is refused.
 DELETED_BY_TABLE = SQL(
-    """SELECT s.relid::bigint, format('%I.%I', s.schemaname, s.relname), s.n_tup_del FROM pg_stat_xact_user_tables s
-       WHERE s.n_tup_del > 0 AND s.schemaname !~ '^pg_temp'"""
+    """SELECT c.oid::bigint, format('%I.%I', n.nspname, c.relname), pg_stat_get_xact_tuples_deleted(c.oid)
+       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE c.relkind = 'r' AND c.oid >= 16384 AND c.relpersistence <> 't' AND pg_stat_get_xact_tuples_deleted(c.oid) > 0"""
 )
 
 
