@@ -34,6 +34,7 @@ HOW = settings(
 )  # fmt: skip
 quickly = settings(HOW, max_examples=3, derandomize=True)
 thoroughly = settings(HOW, max_examples=25)
+repeatedly = settings(HOW, max_examples=15)
 
 
 @dataclass(frozen=True)
@@ -214,14 +215,14 @@ def test_schemas_come_back(two_servers: Servers, schema: Schema) -> None:
 
 
 @pytest.mark.long
-@thoroughly
+@repeatedly
 @given(schema=DRAWN, done=changes())
 def test_a_differential_of_a_schema_comes_back(two_servers: Servers, schema: Schema, done: Changes) -> None:
     comes_back_changed(two_servers, schema, done)
 
 
 @pytest.mark.long
-@thoroughly
+@repeatedly
 @given(schema=WITHOUT_RULES, done=changes(dropping=True))
 def test_a_schema_is_restored_in_place(two_servers: Servers, schema: Schema, done: Changes) -> None:
     is_restored_in_place(two_servers, schema, done)
