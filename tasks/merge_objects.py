@@ -12,7 +12,7 @@ from tasks.core.compare import compare_inventories, missing_objects
 from tasks.core.errors import RestoreDiffers
 from tasks.core.manifest import TABLES, ForeignKey, InventoryItem, Sequence
 from tasks.core.servers import Connection
-from tasks.core.toc import Chunk, entries_of, parse_list, plain_name
+from tasks.core.toc import Chunk, entries_of, parse_list, plain_name, table_of_column
 from tasks.existing import create_missing
 from tasks.keys import make_keys, own_keys
 from tasks.merge_session import Merge
@@ -151,5 +151,5 @@ def own_sequences(merge: Merge) -> list[Sequence]:
     if merge.request.table is None:
         return merge.manifest.sequences
     owned = [item for item in merge.manifest.inventory if item.kind == "sequence"]
-    own = {plain_name(item.name) for item in owned if plain_name(item.parent.rpartition(".")[0]) in merge.names}
+    own = {plain_name(item.name) for item in owned if plain_name(table_of_column(item.parent)) in merge.names}
     return [one for one in merge.manifest.sequences if f"{one.namespace}.{one.name}" in own]

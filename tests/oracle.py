@@ -65,10 +65,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class View:
-    """What a materialized view holds (None: not populated), and what it would hold after a refresh."""
+    """What a materialized view holds, and what it would hold after a refresh; nothing if it is not populated."""
 
     stored: Rows | None
-    recomputed: Rows
+    recomputed: Rows | None
 
 
 @dataclass(frozen=True)
@@ -464,7 +464,10 @@ def _view(conn: psycopg.Connection, name: str, facts: Mapping[str, str]) -> View
     row = conn.execute("SELECT relispopulated, pg_get_viewdef(oid) FROM pg_class WHERE oid = %s::oid", (facts["oid"],)).fetchone()
     assert row is not None
     populated, definition = row
-    return View(_rows(conn, name) if populated else None, _rows(conn, f"({definition.rstrip().rstrip(';')})"))
+    if not populated:
+        # Nor may be what it reads.
+        return View(None, None)
+    return View(_rows(conn, name), _rows(conn, f"({definition.rstrip().rstrip(';')})"))
 
 
 def _column(conn: psycopg.Connection, query: str, parameters: Sequence[Any] = ()) -> list[int]:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 ObjectId = tuple[int, int]
-# PostgreSQL allows dollar signs in words, but one may also begin the text of a statement: $q$SELECT …
-WORDS = (re.compile(r"\w+"), re.compile(r"[\w$]+"))
+WORD = re.compile(r"\w+")
+# What else a name may hold without quotes is the dollar sign, which elsewhere stands before a parameter's number.
+WORD_WITH_DOLLAR = re.compile(r"\w[\w$]*")
 
 # auto, internal, and the two ends of a partitioned object: what lives and dies with its owner.
 BELONGING = frozenset("aiPS")
@@ -119,17 +120,18 @@ def _mentions(named: list[NamedObject]) -> dict[ObjectId, set[ObjectId]]:
     by_name = defaultdict[str, set[ObjectId]](set)
     for one in named:
         by_name[one.name].add(one.id)
-    quoted = [('"' + name.replace('"', '""') + '"', ids) for name, ids in by_name.items() if not WORDS[0].fullmatch(name)]
-    return {
-        one.id: {found for word in _words(one.source) for found in by_name.get(word, ())}
-        | {found for name, ids in quoted if name in one.source for found in ids}
-        for one in named
-    }
+    quoted = {name: '"' + name.replace('"', '""') + '"' for name in by_name if not WORD.fullmatch(name)}
+    return {one.id: {found for name in _names_in(one.source, quoted) for found in by_name.get(name, ())} for one in named}
+
+
+def _names_in(source: str, quoted: Mapping[str, str]) -> set[str]:
+    """Return the words of a source, and of names that are no words those that stand there in quotes."""
+    return _words(source) | {name for name, spelled in quoted.items() if spelled in source}
 
 
 def _words(source: str) -> set[str]:
     """Return the words of a source as written and folded to lower case, as PostgreSQL folds names without quotes."""
-    words = {word for pattern in WORDS for word in pattern.findall(source)}
+    words = set(WORD.findall(source)) | set(WORD_WITH_DOLLAR.findall(source))
     return words | {word.lower() for word in words}
 
 

@@ -377,7 +377,8 @@ SELECT kind, name, parent, columns, state FROM (
                    'DEFAULT ' || pg_get_expr(d.adbin, d.adrelid),
                    'COMMENT ' || quote_literal(col_description(c.oid, a.attnum)),
                    CASE WHEN a.attacl IS NOT NULL THEN 'ACL ' || {_privileges("a.attacl", "'c'", "c.relowner")} END),
-                 ', ' ORDER BY a.attnum)
+                 -- A dump puts what a child inherits first; where among it a later column of the parent came, it does not keep.
+                 ', ' ORDER BY CASE WHEN a.attinhcount > 0 AND NOT c.relispartition THEN a.attname END, a.attnum)
           FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
           LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '') AS columns,

@@ -116,13 +116,16 @@ NAMES_OF_KINDS = {
     "policy": ("POLICY",), "statistics": ("STATISTICS",), "function": ("FUNCTION", "PROCEDURE", "AGGREGATE"),
     "schema": ("SCHEMA",), "type": ("TYPE", "DOMAIN"),
 }  # fmt: skip
+# A name of several lines stands on one there.
+ON_ONE_LINE = str.maketrans("\r\n", "  ")
 OF_A_TABLE = frozenset({"constraint", "trigger", "rule", "policy"})
+LAST_NAME = re.compile(r'\.(?:"(?:[^"]|"")+"|[^".]+)\Z')
 QUALIFIED = re.compile(r'(?P<schema>"(?:[^"]|"")+"|[^".]+)\.(?P<name>.*)', re.DOTALL)
 
 
 def entries_of(items: Iterable[InventoryItem], entries: Iterable[Entry]) -> set[int]:
     """Return the dump ids of the entries that make objects of an inventory, with the defaults of tables among these."""
-    titles = tuple(title for item in items for title in _titles(item))
+    titles = tuple(title.translate(ON_ONE_LINE) for item in items for title in _titles(item))
     return {entry.dump_id for entry in entries if f"{entry.rest} ".startswith(titles)}
 
 
@@ -149,6 +152,11 @@ def plain_name(qualified: str) -> str:
     return ".".join(_split(qualified))
 
 
+def table_of_column(qualified: str) -> str:
+    """Return the table of schema.table.column, all as SQL writes them."""
+    return LAST_NAME.sub("", qualified)
+
+
 def _split(qualified: str) -> tuple[str, str]:
     found = QUALIFIED.fullmatch(qualified)
     if found is None:
@@ -157,5 +165,4 @@ def _split(qualified: str) -> tuple[str, str]:
 
 
 def _unquoted(name: str) -> str:
-    plain = re.sub(r'"((?:[^"]|"")+)"', lambda quoted: quoted[1].replace('""', '"'), name)
-    return plain.replace("\n", " ")
+    return re.sub(r'"((?:[^"]|"")+)"', lambda quoted: quoted[1].replace('""', '"'), name)

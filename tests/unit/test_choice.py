@@ -107,6 +107,26 @@ def test_a_function_that_names_another_contexts_sequence_comes_all_the_same() ->
     assert choose(*edges, named=named) == ({trigger, function(7)}, set())
 
 
+@pytest.mark.parametrize(
+    ("name", "source", "is_named"),
+    [
+        ("count$all", "PERFORM count$all(1)", True),
+        ("$1", "RETURN $1", False),
+        ("a b", 'PERFORM "x"."a b"(1)', True),
+        ("a b", "PERFORM a b", False),
+        ("-", 'PERFORM "-"(1)', True),
+        ("-", "RETURN a - b", False),
+        ('say "x"', 'PERFORM "say ""x"""()', True),
+        ("a.b", "PERFORM a.b()", False),
+    ],
+)
+def test_names_that_need_quotes_are_found_in_quotes(name: str, source: str, is_named: bool) -> None:
+    trigger = (TRIGGER, 1)
+    named = [NamedObject(function(7), "check_team", source), NamedObject(function(8), name, "")]
+    objects, _ = choose((trigger, OURS, "a"), (trigger, function(7), "n"), named=named)
+    assert (function(8) in objects) is is_named
+
+
 def test_circles_end() -> None:
     assert choose((OURS, function(7), "n"), (function(7), OURS, "n")) == ({function(7)}, set())
 

@@ -28,7 +28,7 @@ from tasks.core.merge import (
     tables_named,
     trigger_states,
 )
-from tasks.core.toc import entries_of, parse_list
+from tasks.core.toc import entries_of, parse_list, plain_name, table_of_column
 from tests.unit import samples
 
 ZONE = ZoneInfo("Asia/Tokyo")
@@ -115,6 +115,7 @@ LISTED = """
 3303; 2620 16413 TRIGGER public teams counted owner
 230; 1255 16414 FUNCTION public count_them(integer, text) owner
 231; 1259 16415 TABLE Büro.x Große "T" owner
+3304; 2606 16416 CHECK CONSTRAINT public of two lines and two owner
 """
 
 
@@ -127,10 +128,26 @@ LISTED = """
         (item("function", "public.count_them(integer, text)"), {230}),
         (item("table", '"Büro.x"."Große ""T"""'), {231}),
         (item("index", "public.teams_pkey", "public.teams"), set()),
+        (item("constraint", "and\ntwo", 'public."of two\nlines"'), {3304}),
     ],
 )
 def test_entries_of_what_is_missing(missing: InventoryItem, ids: set[int]) -> None:
     assert entries_of([missing], parse_list(LISTED)) == ids
+
+
+@pytest.mark.parametrize(
+    ("column", "table"),
+    [
+        ("public.teams.id", "public.teams"), ('public.teams."a.b"', "public.teams"), ('"a.b"."c""."."d""."', '"a.b"."c""."'),
+        ('public."two\nlines".n', 'public."two\nlines"'),
+    ],
+)  # fmt: skip
+def test_the_table_of_a_column(column: str, table: str) -> None:
+    assert table_of_column(column) == table
+
+
+def test_a_name_of_several_lines_is_kept_where_it_is_no_title() -> None:
+    assert plain_name('public."two\nlines"') == "public.two\nlines"
 
 
 def test_a_table_comes_with_its_defaults() -> None:
