@@ -13,6 +13,7 @@ from tasks.core.partitions import spell_end
 Key = tuple[str, ...]
 SHOWN = 5
 NEWLINE = "\n"
+MIDNIGHT = " 00:00:00"
 
 
 def cutoff(rule: CleanUpRule, instant: datetime, kind: str, zone: tzinfo, timestamps: tzinfo) -> str:
@@ -121,7 +122,7 @@ def clean_up_report(said: str, found: Sequence[CleanUp], commands: Sequence[str]
     """Return the report of a plan, or of what was done."""
     rows = [
         (
-            f"`{one.rule.table}`", f"{one.rule.clock} before {one.cutoff}" if one.cutoff else one.rule.keep,
+            f"`{one.rule.table}`", f"{one.rule.clock} before {one.cutoff.removesuffix(MIDNIGHT)}" if one.cutoff else one.rule.keep,
             one.said_rows or "none", f"{one.staying:,}", ", ".join(f"`{name}`" for name in one.sets),
         )
         for one in found

@@ -83,7 +83,7 @@ def test_what_was_done_is_told_by_rule_and_reason() -> None:
     assert said == "CLEANED UP: 2 rows of public.teams, 1 rows of public.team_members archived and deleted; 7 old rows stay"
     text = clean_up_report(said, [done], ["a command"], planned=False)
     assert "- 7 rows of teams: held: true (0; 1; 2; 3; 4 …)" in text
-    assert "| `teams` | deleted_at before 2023-12-01 00:00:00 | 2 of public.teams, 1 of public.team_members | 7 |" in text
+    assert "| `teams` | deleted_at before 2023-12-01 | 2 of public.teams, 1 of public.team_members | 7 |" in text
     broken = CleanUp(rule(), problem="no such column")
     assert verdict([done, broken], planned=False).startswith("FAIL: teams: no such column; 2 rows of public.teams, ")
     assert verdict([], planned=True) == "PLANNED, nothing touched: no row would be archived and deleted"
