@@ -52,7 +52,7 @@ def archive_partitions(context: str = "bc-004", dry_run: bool = True, confirm_da
             due = partition_archives.find_due(site, run, run.started)
             if dry_run:
                 return partition_reports.publish_plan(site, due)
-            partition_archives.require_confirmed(site, confirm_database)
+            sites.require_confirmed(site, confirm_database, "drop partitions")
             for one in due:
                 partition_archives.archive(site, run, one)
         return partition_reports.publish_archived(site, due)

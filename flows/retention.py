@@ -51,7 +51,7 @@ def clean_up_old_data(context: str = "bc-004", dry_run: bool = True, confirm_dat
         site = sites.find_site(context)
         if dry_run:
             return clean_up_reports.publish_plan(site, clean_ups.plan(site, run))
-        clean_ups.require_confirmed(site, confirm_database)
+        sites.require_confirmed(site, confirm_database, "delete rows")
         rules = clean_ups.rules_in_order(site, run)
         for job in site.context.long_term if rules else ():
             take_long_term(site, run, job, start_of("month", run.started, site.context.zone))

@@ -18,7 +18,7 @@ from tasks.backups import Occasion, check_source, take_set
 from tasks.core import clean_ups, merge_sql, removal_sql, sql
 from tasks.core.clean_ups import CleanUp, Key, Removed, counted
 from tasks.core.complaints import message_of
-from tasks.core.errors import OperationError, UnsafeTarget
+from tasks.core.errors import OperationError
 from tasks.core.kinds import Kind, new_run_id
 from tasks.core.manifest import Manifest
 from tasks.core.merge import drift
@@ -35,19 +35,6 @@ from tasks.tables import load_rows
 # Rows of a rule's table that are found, and archived, at once; and that are deleted in one transaction.
 FOUND_ROWS = 20_000
 DELETED_ROWS = 500
-
-
-def require_confirmed(site: Site, confirm_database: str | None) -> None:
-    """Refuse to delete rows of a live database that the operator did not name.
-
-    Raises:
-        UnsafeTarget: confirm_database is not its name.
-    """
-    if confirm_database != site.database:
-        raise UnsafeTarget(
-            f'refusing to delete rows of the live database "{site.database}"; look at the plan, then pass '
-            f'confirm_database="{site.database}"'
-        )
 
 
 def rules_in_order(site: Site, run: Run) -> list[CleanUp]:

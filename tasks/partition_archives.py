@@ -22,7 +22,7 @@ from tasks.core.archiving import Archiving
 from tasks.core.bases import misfit
 from tasks.core.complaints import message_of
 from tasks.core.context import Context
-from tasks.core.errors import DamagedSet, OperationError, RestoreDiffers, UnsafeTarget
+from tasks.core.errors import DamagedSet, OperationError, RestoreDiffers
 from tasks.core.kinds import Kind, new_run_id
 from tasks.core.manifest import Manifest, Relation
 from tasks.core.partitions import Partition, due
@@ -136,19 +136,6 @@ def _key_of(connection: Connection, member: Member) -> list[str]:
     cursor = connection.execute(merge_sql.MERGE_FACTS, {"oids": [member.oid]})
     names = [one.name for one in cursor.description or []]
     return [str(one) for one in cursor.fetchall()[0][names.index("key")]]
-
-
-def require_confirmed(site: Site, confirm_database: str | None) -> None:
-    """Refuse to drop partitions of a live database that the operator did not name.
-
-    Raises:
-        UnsafeTarget: confirm_database is not its name.
-    """
-    if confirm_database != site.database:
-        raise UnsafeTarget(
-            f'refusing to drop partitions of the live database "{site.database}"; look at the plan, then pass '
-            f'confirm_database="{site.database}"'
-        )
 
 
 def archive(site: Site, run: Run, one: Archiving) -> None:

@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 
 from blocks.bounded_context import BoundedContext
 from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_context_folder
-from tasks.core.errors import BadInput
+from tasks.core.errors import BadInput, UnsafeTarget
 from tasks.core.kinds import require_context_name
 from tasks.core.manifest import Scope
 from tasks.core.servers import Server
@@ -45,6 +45,19 @@ class Site:
     def narrowed(self, scope: Scope) -> "Site":
         """Return the site of some tables of the context, without its views."""
         return replace(self, context=self.context.narrowed(scope))
+
+
+def require_confirmed(site: Site, confirm_database: str | None, what: str) -> None:
+    """Refuse to do something to a live database that the operator did not name.
+
+    Raises:
+        UnsafeTarget: confirm_database is not its name.
+    """
+    if confirm_database != site.database:
+        raise UnsafeTarget(
+            f'refusing to {what} of the live database "{site.database}"; look at the plan, then pass '
+            f'confirm_database="{site.database}"'
+        )
 
 
 def load(kind: type[B], name: str) -> B | None:
