@@ -5,6 +5,7 @@ archived. A row is deleted only as it was archived; what a run that died left un
 """
 
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,18 +24,18 @@ from tasks.core.kinds import Kind, new_run_id
 from tasks.core.manifest import Manifest
 from tasks.core.merge import drift
 from tasks.core.servers import Connection
-from tasks.core.stream import RowKeys
+from tasks.core.stream import MORE_SPACE, RowKeys
 from tasks.locks import context_lock
 from tasks.partitions import LOCK_SECONDS, session
-from tasks.removals import Subject, read_subject, remove
+from tasks.removals import Subject, read_subject, sweep
 from tasks.runs import Run
 from tasks.sets import StagedSet, finish_clean_up, name_of, unfinished_clean_ups
 from tasks.sites import Site
 from tasks.tables import load_rows
 
-# Rows of a rule's table that are found, and archived, at once; and that are deleted in one transaction.
+# Rows that are archived at once; and how long rows are tried in one transaction, while which others may wait for one of them.
 FOUND_ROWS = 20_000
-DELETED_ROWS = 500
+TRIAL_SECONDS = 3.0
 
 
 def rules_in_order(site: Site, run: Run) -> list[CleanUp]:
@@ -52,8 +53,8 @@ def rules_in_order(site: Site, run: Run) -> list[CleanUp]:
 
 @task(cache_policy=NO_CACHE)
 def plan(site: Site, run: Run) -> list[CleanUp]:
-    """Find out what every rule would do, one after the other in one transaction that is rolled back."""
-    found = rules_in_order(site, run)
+    """Find out what every rule would do, one after the other in one transaction that is rolled back, as far as time allows."""
+    found, deadline = rules_in_order(site, run), time.monotonic() + TRIAL_SECONDS
     with (
         context_lock(site.server, site.context.name, run.title),
         session(site, run) as connection,
@@ -65,10 +66,13 @@ def plan(site: Site, run: Run) -> list[CleanUp]:
                 subject = read_subject(connection, site.context, one.rule, run.started)
                 one.cutoff = subject.cutoff
                 connection.execute(sql.trigger_settings(site.context.namespace, site.context.timestamps))
-                old = connection.execute(removal_sql.count_old(subject.root, subject.old)).fetchall()[0][0]
-                removed = remove(connection, subject, [], FOUND_ROWS)
-                one.took(removed)
-                one.untried = old - removed.found
+                one.untried = connection.execute(removal_sql.count_old(subject.root, subject.old)).fetchall()[0][0]
+                if time.monotonic() < deadline:
+                    for removed in sweep(connection, subject):
+                        one.took(removed)
+                        one.untried -= removed.found
+                        if time.monotonic() > deadline:
+                            break
     return found
 
 
@@ -81,6 +85,8 @@ def _explained(one: CleanUp) -> Iterator[None]:
         one.problem = message_of(error)
     except OperationError as error:
         one.problem = str(error)
+    except OSError as error:
+        one.problem = f"{error.strerror or error}; {MORE_SPACE}"
     if one.problem:
         get_run_logger().error("clean-up of %s: %s", one.rule.table, one.problem)
 
@@ -89,23 +95,40 @@ def clean_up(site: Site, run: Run, one: CleanUp) -> None:
     """Follow a rule: finish what a run before left, then find, archive and delete; what fails is told, and loses nothing."""
     written = set[tuple[str, str]]()
     with _explained(one):
-        for manifest in unfinished_clean_ups(site.store, site.context.name, one.rule.table):
+        unfinished, damaged = unfinished_clean_ups(site.store, site.context.name, one.rule.table)
+        one.notes += [f"{name} is damaged: rows that were deleted before its run died are in it alone" for name in damaged]
+        for manifest in unfinished:
             one.notes.append(f"{manifest.id} was archived by a run that did not end")
-            written |= _delete_archived(site, run, one, manifest, replace(one, stays={}))
-        last, found = None, Removed(found=FOUND_ROWS)
-        while found.found == FOUND_ROWS:
-            subject, found = find_rows(site, run, one, last)
-            one.took(Removed(stays=found.stays))
-            if counted(found.gone):
-                manifest = archive_rows(site, run, subject, found.gone)
-                written |= _delete_archived(site, run, one, manifest, one)
-            last = found.last
+            delete_archived(site, run, one, manifest, written)
+        while _follow(site, run, one, written):
+            get_run_logger().info("%s: rows went to which others referred that stayed; once more", one.rule.table)
     vacuum(site, run, one, sorted(written))
 
 
+def _follow(site: Site, run: Run, one: CleanUp, written: set[tuple[str, str]]) -> bool:
+    """Find, archive and delete all that is old now; return whether rows that stay may go the next time."""
+    last, more, went, may_go = None, True, False, False
+    # What stayed before is looked at again.
+    one.stays = {}
+    while more:
+        subject, found, more = find_rows(site, run, one, last)
+        one.took(Removed(stays=found.stays))
+        last, may_go = found.last, may_go or found.may_go
+        if counted(found.gone):
+            manifest = archive_rows(site, run, subject, found.gone)
+            removed = delete_archived(site, run, one, manifest, written)
+            one.took(Removed(stays=removed.stays))
+            went, may_go = went or counted(removed.gone) > 0, may_go or removed.may_go
+    return went and may_go
+
+
 @task(cache_policy=NO_CACHE, task_run_name="find old rows of {one.rule.table}")
-def find_rows(site: Site, run: Run, one: CleanUp, last: Sequence[str] | None) -> tuple[Subject, Removed]:
-    """Return a rule as the database has it, and which rows would go of those after the last one; nothing is kept of the trial."""
+def find_rows(site: Site, run: Run, one: CleanUp, last: Sequence[str] | None) -> tuple[Subject, Removed, bool]:
+    """Return a rule as the database has it, which rows would go of those after the last one, and whether there are more.
+
+    They are deleted, and all of it is rolled back.
+    """
+    found, more, deadline = Removed(), True, time.monotonic() + TRIAL_SECONDS
     with (
         context_lock(site.server, site.context.name, run.title),
         session(site, run) as connection,
@@ -113,10 +136,14 @@ def find_rows(site: Site, run: Run, one: CleanUp, last: Sequence[str] | None) ->
     ):
         subject = read_subject(connection, site.context, one.rule, run.started)
         one.cutoff = subject.cutoff
-        after = [removal_sql.is_after(one.rule.clock, subject.root.key, last)] if last else []
-        found = remove(connection, subject, after, FOUND_ROWS)
+        for removed in sweep(connection, subject, last=last):
+            found.add(removed)
+            if time.monotonic() > deadline or counted(found.gone) > FOUND_ROWS:
+                break
+        else:
+            more = False
     get_run_logger().info("%s: %d rows are old, %d rows would go", one.rule.table, found.found, counted(found.gone))
-    return subject, found
+    return subject, found, more
 
 
 def archive_rows(site: Site, run: Run, subject: Subject, gone: Mapping[str, Sequence[Key]]) -> Manifest:
@@ -142,22 +169,17 @@ def _keys(subject: Subject, gone: Mapping[str, Sequence[Key]]) -> dict[str, RowK
     return found
 
 
-def _delete_archived(site: Site, run: Run, one: CleanUp, manifest: Manifest, told: CleanUp) -> set[tuple[str, str]]:
-    """Delete the rows of a clean-up set, and count them; return the relations that were written."""
-    one.sets.append(manifest.id)
-    removed = delete_rows(site, run, one, manifest)
-    told.took(removed)
-    return {(relation.namespace, relation.name) for relation in manifest.relations if relation.qualified in removed.gone}
-
-
 @task(cache_policy=NO_CACHE, task_run_name="delete old rows of {one.rule.table}")
-def delete_rows(site: Site, run: Run, one: CleanUp, manifest: Manifest) -> Removed:
-    """Delete the rows of a clean-up set that are still as they were archived, in transactions of some rows each.
+def delete_archived(site: Site, run: Run, one: CleanUp, manifest: Manifest, written: set[tuple[str, str]]) -> Removed:
+    """Delete the rows of a clean-up set that are still as they were archived, in transactions of some rows each, and count them.
+
+    `written` gets the relations that were written.
 
     Raises:
         DamagedSet: the set read back is not what was stored; nothing was deleted.
     """
-    removed = Removed()
+    removed, gone = Removed(), dict[str, int]()
+    one.sets.append(manifest.id)
     try:
         staged = recoveries.stage_copy(site.store, run, manifest.id).staged_set
         with (
@@ -167,18 +189,28 @@ def delete_rows(site: Site, run: Run, one: CleanUp, manifest: Manifest) -> Remov
             subject = read_subject(connection, site.context, one.rule, run.started)
             archived = _stage(connection, subject, staged)
             own = [archived[leaf.oid][0] for leaf in subject.leaves_of(subject.root) if leaf.oid in archived]
-            keys = connection.execute(removal_sql.staged_keys(subject.root.key, own)).fetchall() if own else []
-            for first in range(0, len(keys), DELETED_ROWS):
-                some = [key for (key,) in keys[first : first + DELETED_ROWS]]
-                with connection.transaction():
-                    chosen = merge_sql.has_values(subject.root.key, some)
-                    removed.add(remove(connection, subject, [chosen], len(some), archived))
+            chosen = [removal_sql.is_staged(subject.root.key, own)]
+            for some in sweep(connection, subject, chosen, archived=archived) if own else ():
+                removed.add(some)
+                # Told at once: it is done, whatever comes.
+                one.took(Removed(gone=some.gone))
+                written |= {(leaf.schema, leaf.name) for leaf in subject.leaves.values() if leaf.qualified in some.gone}
+            gone = _count_gone(connection, subject, archived)
     finally:
         shutil.rmtree(run.folder / manifest.id, ignore_errors=True)
-    deleted = {name: len(rows) for name, rows in removed.gone.items()}
-    finish_clean_up(site.store, name_of(manifest), {"instant": run.started, "run": run.id, "deleted": deleted})
+    finish_clean_up(site.store, name_of(manifest), {"instant": run.started, "run": run.id, "deleted": gone})
     get_run_logger().info("%d rows deleted that %s has; of %d that it has", counted(removed.gone), manifest.id, manifest.rows)
     return removed
+
+
+def _count_gone(connection: Connection, subject: Subject, archived: Mapping[int, tuple[int, Sequence[str]]]) -> dict[str, int]:
+    """Count by relation the staged rows that are there no longer, whichever run deleted them."""
+    found = dict[str, int]()
+    for oid, (number, _) in archived.items():
+        leaf, table = subject.leaves[oid], subject.tables[subject.tops[oid]]
+        asked = removal_sql.count_gone(table, (leaf.schema, leaf.name), number)
+        found[leaf.qualified] = connection.execute(asked).fetchall()[0][0]
+    return found
 
 
 def _stage(connection: Connection, subject: Subject, staged: StagedSet) -> dict[int, tuple[int, Sequence[str]]]:

@@ -6,7 +6,7 @@ stay and hold up no other; each is told with the reason. What is only to be foun
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -25,11 +25,21 @@ from tasks.core.context import CleanUpRule, Context
 from tasks.core.errors import BadInput
 from tasks.core.manifest import Scope
 from tasks.core.merge import ACTING
-from tasks.core.removal_sql import Table
+from tasks.core.removal_sql import Link, Table
 from tasks.core.servers import Connection
-from tasks.partitions import LOCK_SECONDS, TIME_TYPES
+from tasks.partitions import TIME_TYPES
 
-CHANGED = "written since it was archived, or something that hangs on it was"
+# Rows of a rule's table that go in one transaction: as long as that takes, others may wait for one.
+BATCH_ROWS = 200
+# Less than PostgreSQL's deadlock_timeout of 1 s: in a deadlock it is us who give way.
+LOCK_SECONDS = 0.5
+# After so many times in which others were in the way, what they need is passed over without a closer look.
+PATIENCE = 40
+GIVEN_UP = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+# Errors that say nothing of the rows: no disk, no memory, cancelled, broken.
+NOT_OF_ROWS = ("53", "54", "57", "58", "F0", "XX")
+IN_THE_WAY = f"others work on it, or on what its triggers write: not to be had in {LOCK_SECONDS:g} s"
+CHANGED = "written since it was archived, by others or by the triggers of rows that went; or something that hangs on it was"
 KEPT = "a trigger keeps it, or something that hangs on it, without a word"
 RAISED_BY = re.compile(r"PL/pgSQL function ([^\s(]+\([^)]*\))")
 # What differs from row to row in what a trigger says.
@@ -77,9 +87,15 @@ class Subject:
         return [[self.tables[number] for number in group] for group in found]
 
     @property
+    def belonging(self) -> list[tuple[Table, Composed]]:
+        """The tables whose rows belong to the rule's own by a condition."""
+        by_name = {table.name: table for table in self.tables}
+        return [(by_name[one.table], merge_sql.as_written(one.where)) for one in self.rule.children if one.where]
+
+    @property
     def old(self) -> list[Composed]:
         """The conditions that make a row of the rule's table too old."""
-        said = [merge_sql.as_written(f"({self.rule.condition})")] if self.rule.condition else []
+        said = [merge_sql.as_written(f"({self.rule.condition}\n)")] if self.rule.condition else []
         return [removal_sql.is_old(self.rule.clock, self.cutoff), *said]
 
 
@@ -89,6 +105,10 @@ def read_subject(connection: Connection, context: Context, rule: CleanUpRule, in
     Raises:
         BadInput: a table or column is not there or not fit, or this login may not delete.
     """
+    if not connection.execute(removal_sql.COUNTS_ROWS).fetchall()[0][0]:
+        raise BadInput(
+            "track_counts is off, so that nobody sees which rows triggers delete; ALTER DATABASE … SET track_counts = on"
+        )
     members = catalogue.read_members(connection, context.narrowed(Scope(schema=context.namespace, tables=rule.tables)))
     named = {one.name: one for one in members.relations if one.schema == context.namespace}
     cursor = connection.cursor(row_factory=dict_row)
@@ -101,6 +121,12 @@ def read_subject(connection: Connection, context: Context, rule: CleanUpRule, in
             raise BadInput(f'{context.namespace}.{name} does not belong to "{login}"; GRANT its owner TO "{login}"')
         if not found["key"]:
             raise BadInput(f"{context.namespace}.{name} has no primary key, by which rows could be told; give it one")
+        if not {*found["key"]} <= {*named[name].columns}:
+            raise BadInput(f"the primary key of {context.namespace}.{name} is generated: rows cannot be archived with it")
+        if named[name].kind == "r" and any(one.parent == named[name].qualified for one in members.relations):
+            raise BadInput(
+                f"tables inherit from {context.namespace}.{name}: its key does not tell their rows; take it out of clean_up"
+            )
         tables.append(Table(number, context.namespace, name, tuple(found["key"])))
     tops = {oid: rule.tables.index(name) for name in rule.tables for oid in _with_partitions(members.relations, named[name])}
     keys = cursor.execute(merge_sql.INBOUND_KEYS, {"oids": list(tops)}).fetchall()
@@ -122,7 +148,7 @@ def _with_partitions(relations: Iterable[Member], top: Member) -> list[int]:
 def _clock_type(rule: CleanUpRule, member: Member) -> str:
     kind = PRECISION.sub("", dict(zip(member.columns, member.types, strict=True)).get(rule.clock, ""))
     if kind not in TIME_TYPES:
-        said = f"is a {kind}" if kind else "is not there"
+        said = f"is a {kind}" if kind else "is not there, or generated"
         raise BadInput(f"clean_up of {rule.table}: its clock {rule.clock} {said}; name a column of a date or timestamp type")
     return kind
 
@@ -141,6 +167,7 @@ class _Removal:
     connection: Connection
     subject: Subject
     roots: dict[int, Key] = field(default_factory=dict)
+    looked_at: list[Key] = field(default_factory=list)
     done: Removed = field(default_factory=Removed)
 
     def stay(self, roots: Iterable[int], reason: str) -> None:
@@ -151,8 +178,41 @@ class _Removal:
             self.done.stays.setdefault(reason, []).extend(self.roots.pop(root) for root in staying)
 
 
+class InTheWay(Exception):
+    """Others work on rows that a removal needs; `looked_at` has those that it was about, and nothing of it is done."""
+
+    def __init__(self, looked_at: Removed) -> None:
+        self.looked_at = looked_at
+
+
+def sweep(
+    connection: Connection, subject: Subject, conditions: Sequence[Composed] = (), last: Sequence[str] | None = None,
+    archived: Mapping[int, tuple[int, Sequence[str]]] | None = None,
+) -> Iterator[Removed]:  # fmt: skip
+    """Remove old rows some at a time, the oldest first, each time in a transaction, or savepoint, of its own.
+
+    Where others are in the way, fewer rows are tried, in the end each alone; those that are not to be had stay.
+    """
+    size, failures = BATCH_ROWS, 0
+    while True:
+        after = [removal_sql.is_after(subject.rule.clock, subject.root.key, last)] if last else []
+        try:
+            with connection.transaction():
+                done = remove(connection, subject, [*conditions, *after], size, archived)
+        except InTheWay as way:
+            failures += 1
+            if size > 1 and failures < PATIENCE:
+                size = max(1, size // 10)
+                continue
+            done = way.looked_at
+        yield done
+        if done.found < size:
+            return
+        last, size = done.last, min(size * 10, BATCH_ROWS)
+
+
 def remove(
-    connection: Connection, subject: Subject, conditions: Iterable[Composed], limit: int,
+    connection: Connection, subject: Subject, conditions: Sequence[Composed], limit: int,
     archived: Mapping[int, tuple[int, Sequence[str]]] | None = None,
 ) -> Removed:  # fmt: skip
     """Delete old rows of a rule's table, and what hangs on them, in the session's transaction; what cannot go stays and is told.
@@ -163,25 +223,33 @@ def remove(
         conditions: more conditions on rows of the rule's table, besides those of the rule.
         limit: at most so many rows of it, the oldest.
         archived: only what is as archived, by oid of the relation: number and columns of what is staged of it.
+
+    Raises:
+        InTheWay: a lock was not to be had; the transaction has to be given up.
     """
     removal = _Removal(connection, subject)
-    connection.execute(sql.trigger_settings(subject.context.namespace, subject.context.timestamps))
-    connection.execute(partition_sql.limit_waiting(LOCK_SECONDS / 2))
-    connection.execute(merge_sql.END_DEFERRED)
-    for table in subject.tables:
-        connection.execute(removal_sql.create_marks(table))
-    _mark(removal, [*subject.old, *conditions], limit)
-    _mark_hanging(removal)
-    if archived is not None:
-        _spare_changed(removal, archived)
-    while referred := _referred_to(removal):
-        for reason, roots in referred.items():
-            removal.stay(roots, reason)
-    for table in subject.tables:
-        connection.execute(removal_sql.index_marks(table))
-    _delete(removal)
-    for table in subject.tables:
-        connection.execute(removal_sql.drop_marks(table))
+    try:
+        connection.execute(sql.trigger_settings(subject.context.namespace, subject.context.timestamps))
+        connection.execute(partition_sql.limit_waiting(LOCK_SECONDS))
+        for table in subject.tables:
+            connection.execute(removal_sql.create_marks(table))
+        _mark(removal, [*subject.old, *conditions], limit)
+        _mark_hanging(removal)
+        if archived is not None:
+            _spare_changed(removal, archived)
+        while referred := _referred_to(removal):
+            for reason, roots in referred.items():
+                removal.stay(roots, reason)
+        for table in subject.tables:
+            connection.execute(removal_sql.index_marks(table))
+        _delete(removal)
+        for table in subject.tables:
+            connection.execute(removal_sql.drop_marks(table))
+    except GIVEN_UP as error:
+        if not removal.done.found:
+            raise
+        looked_at = Removed(removal.done.found, {}, {IN_THE_WAY: removal.looked_at}, removal.done.last)
+        raise InTheWay(looked_at) from error
     return removal.done
 
 
@@ -193,28 +261,28 @@ def _mark(removal: _Removal, conditions: list[Composed], limit: int) -> None:
     for number, key, held, last in removal.connection.execute(asked).fetchall():
         removal.done.found += 1
         removal.done.last = last
+        removal.looked_at.append(tuple(key))
         if held:
             removal.done.stays.setdefault(f"held: {rule.hold}", []).append(tuple(key))
         else:
             removal.roots[number] = tuple(key)
 
 
+def _link(key: Mapping[str, Any]) -> Link:
+    return Link(tuple(key["columns"]), tuple(key["referenced"]), tuple(key["operators"]))
+
+
 def _mark_hanging(removal: _Removal) -> None:
     """Mark what hangs on marked rows: what refers to them, what belongs to them by a condition, and so on."""
     execute, subject = removal.connection.execute, removal.subject
     children = {one.table for one in subject.rule.children}
-    pairs = [(subject.table_of(key["child"]), subject.table_of(key["parent"]), key) for key in subject.keys]
+    pairs = [(subject.table_of(key["child"]), subject.table_of(key["parent"]), _link(key)) for key in subject.keys]
     steps = [
-        removal_sql.mark_referring(child, parent, key["columns"], key["referenced"])
-        for child, parent, key in pairs
+        removal_sql.mark_referring(child, parent, link)
+        for child, parent, link in pairs
         if child and parent and child.name in children
-    ]
-    by_name = {table.name: table for table in subject.tables}
-    steps += [
-        removal_sql.mark_by_condition(by_name[one.table], subject.root, merge_sql.as_written(one.where))
-        for one in subject.rule.children
-        if one.where
-    ]
+    ]  # fmt: skip
+    steps += [removal_sql.mark_by_condition(table, subject.root, condition) for table, condition in subject.belonging]
     for table in subject.tables:
         execute(removal_sql.analyze_marks(table))
     while sum(execute(step).rowcount for step in steps):
@@ -231,25 +299,31 @@ def _spare_changed(removal: _Removal, archived: Mapping[int, tuple[int, Sequence
 
 
 def _referred_to(removal: _Removal) -> dict[str, list[int]]:
-    """Return the rows that others refer to which do not go, by what does."""
-    found = dict[str, list[int]]()
-    for key in removal.subject.keys:
-        parent, child = removal.subject.table_of(key["parent"]), removal.subject.table_of(key["child"])
+    """Return the rows that others need which do not go, by what does."""
+    subject, found = removal.subject, dict[str, list[int]]()
+
+    def note(reason: str, asked: Composed) -> None:
+        if roots := [row[0] for row in removal.connection.execute(asked).fetchall() if row[0] in removal.roots]:
+            found[reason] = roots
+
+    for key in subject.keys:
+        parent, child = subject.table_of(key["parent"]), subject.table_of(key["child"])
         assert parent  # noqa: S101
         if key["readable"]:
             reason = f"{key['table']} refers to it, or to something that hangs on it ({key['name']})"
-            asked = removal_sql.roots_referred_to(key["table"], child, parent, key["columns"], key["referenced"])
+            note(reason, removal_sql.roots_referred_to(key["table"], child, parent, _link(key)))
+            # It may go with the next ones.
+            removal.done.may_go |= bool(child) and reason in found
         elif key["on_delete"] in ACTING:
             reason = (
                 f"rows of {key['table']} may refer to it ({key['name']}, ON DELETE {key['on_delete']}), and this login may not "
-                f'look there; GRANT SELECT ON {key["table"]} TO "{removal.subject.login}"'
+                f'look there; GRANT SELECT ON {key["table"]} TO "{subject.login}"'
             )
-            asked = removal_sql.roots_of(parent)
-        else:
-            # The database will refuse what is referred to.
-            continue
-        if roots := [row[0] for row in removal.connection.execute(asked).fetchall() if row[0] in removal.roots]:
-            found[reason] = roots
+            note(reason, removal_sql.roots_of(parent))
+        # Else the database will refuse what is referred to.
+    for table, condition in subject.belonging:
+        reason = f"rows of {table.name} belong to it that others work on, or that came just now"
+        note(reason, removal_sql.roots_not_alone(table, subject.root, condition))
     return found
 
 
@@ -260,8 +334,8 @@ def _delete(removal: _Removal) -> None:
         refused = dict[int, str]()
         _delete_or_halve(removal, pending, refused)
         if len(refused) == len(pending):
-            for root, reason in refused.items():
-                removal.stay([root], reason)
+            for reason in dict.fromkeys(refused.values()):
+                removal.stay([root for root in refused if refused[root] == reason], reason)
             return
         # What went may have been in the way of what was refused.
         pending = list(refused)
@@ -288,6 +362,8 @@ def _try_to_delete(removal: _Removal, roots: list[int]) -> str:
     connection, subject = removal.connection, removal.subject
     try:
         with connection.transaction():
+            connection.execute(removal_sql.DEFER)
+            _require_no_effects(removal, roots)
             expected = sum(connection.execute(removal_sql.count_marked(table, roots)).fetchall()[0][0] for table in subject.tables)
             before = _deleted_by_table(connection)
             gone = [
@@ -295,11 +371,14 @@ def _try_to_delete(removal: _Removal, roots: list[int]) -> str:
                 for group in subject.groups
                 for leaf, key in connection.execute(removal_sql.delete_marked(group, roots)).fetchall()
             ]
-            if len(gone) < expected:
+            connection.execute(merge_sql.END_DEFERRED)
+            if len(gone) != expected:
                 raise _Refused(KEPT)
             _require_no_others(_deleted_by_table(connection), before, gone)
+            if taken := [row[0] for row in connection.execute(removal_sql.TAKEN).fetchall()]:
+                raise _Refused(f"a trigger empties, or changes the definition of, {', '.join(taken)}")
     except psycopg.Error as error:
-        if connection.broken:
+        if connection.broken or isinstance(error, GIVEN_UP) or (error.sqlstate or "XX").startswith(NOT_OF_ROWS):
             raise
         return _reason(error)
     except _Refused as error:
@@ -309,6 +388,16 @@ def _try_to_delete(removal: _Removal, roots: list[int]) -> str:
     for leaf, key in gone:
         removal.done.gone.setdefault(subject.leaves[leaf].qualified, []).append(key)
     return ""
+
+
+def _require_no_effects(removal: _Removal, roots: Sequence[int]) -> None:
+    """Refuse a deletion by which a key among the rule's own tables would empty or delete rows that do not go with it."""
+    for key in removal.subject.keys:
+        parent, child = removal.subject.table_of(key["parent"]), removal.subject.table_of(key["child"])
+        if parent and child and key["on_delete"] in ACTING:
+            asked = removal_sql.roots_referred_to(key["table"], child, parent, _link(key), roots)
+            if removal.connection.execute(asked).fetchall():
+                raise _Refused(f"{key['table']} refers to it, or to something that hangs on it ({key['name']})")
 
 
 def _deleted_by_table(connection: Connection) -> dict[int, tuple[str, int]]:
@@ -327,7 +416,8 @@ def _require_no_others(
 
 def _reason(error: psycopg.Error) -> str:
     """Say what refused a deletion, without what differs from row to row."""
-    function = RAISED_BY.search(error.diag.context or "")
+    function, said = RAISED_BY.search(error.diag.context or ""), message_of(error)
     if function is None:
-        return message_of(error)
-    return f"refused by {function[1]}: {VALUES.sub('…', message_of(error))}"
+        return said
+    # The kind of an error alone is the same for every row.
+    return f"refused by {function[1]}: {VALUES.sub('…', said) if said == error.diag.message_primary else said}"

@@ -20,6 +20,7 @@ from tasks.core.blocks import Lines, parse_lines
 from tasks.core.calendar import is_instant, parse_instant
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable
 from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, now, parse_set_reference, split_key
+from tasks.core.losses import CleanedUp
 from tasks.core.manifest import MANIFEST_FILE, Inherited, Manifest, Relation, StoredObject, parse_manifest, render_manifest
 from tasks.core.order import newest_first
 from tasks.core.pruning import CLEANED_FILE, DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE
@@ -127,7 +128,7 @@ class ListedSet:
     """A set as a listing shows it; `damage` is what is wrong with it, as far as a listing can tell.
 
     `verified` is when it was last decoded, `held` since when a restore reads it, `pinned` whether people want it kept, `cleaned`
-    whether the rows of a clean-up set were deleted.
+    how many rows of a clean-up set were deleted, by relation, once that is done.
     """
 
     name: SetName
@@ -138,7 +139,7 @@ class ListedSet:
     verified: datetime | None = None
     held: datetime | None = None
     pinned: bool = False
-    cleaned: bool = False
+    cleaned: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -219,8 +220,19 @@ def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[st
     state = "damaged" if damage else found
     verified = max((objects[f"{mark}.json"].modified for mark in STATES if f"{mark}.json" in objects), default=None)
     said = damage and f"{address.path(name.folder)}: {damage}"
-    marked = PINNED_FILE in objects, CLEANED_FILE in objects
+    marked = PINNED_FILE in objects, _cleaned(store, name) if CLEANED_FILE in objects else None
     return ListedSet(name, manifest, state, storage_class, said, verified, _held(objects), *marked)
+
+
+def _cleaned(store: Store, name: SetName) -> dict[str, int]:
+    """Return how many rows of a clean-up set were deleted; none, where nobody can say."""
+    try:
+        return {
+            str(relation): int(rows)
+            for relation, rows in json.loads(store.read(f"{name.folder}/{CLEANED_FILE}"))["deleted"].items()
+        }
+    except (OperationError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _with_bases(sets: list[ListedSet]) -> list[ListedSet]:
@@ -510,18 +522,22 @@ def archive_sets(address: StoreAddress, context: str) -> list[Manifest]:
     return departed_sets(address, context)[0]
 
 
-def departed_sets(address: StoreAddress, context: str) -> tuple[list[Manifest], list[Manifest]]:
-    """Return the sets of what left the database on purpose, as far as they look whole: archived partitions, cleaned-up rows."""
-    whole = [one for one in list_sets(address, context).sets if not one.damage]
+def departed_sets(address: StoreAddress, context: str) -> tuple[list[Manifest], list[CleanedUp]]:
+    """Return what left the database on purpose, as far as its sets look whole: archived partitions, cleaned-up rows."""
+    whole = [one for one in list_sets(address, context).sets if one.manifest and not one.damage]
     archives = [one.manifest for one in whole if one.manifest and one.name.kind is Kind.ARCHIVE]
-    return archives, [one.manifest for one in whole if one.manifest and one.name.kind is Kind.CLEAN_UP and one.cleaned]
+    return archives, [CleanedUp(one.manifest.snapshot.instant, one.cleaned) for one in whole if one.manifest and one.cleaned]
 
 
-def unfinished_clean_ups(address: StoreAddress, context: str, table: str) -> list[Manifest]:
-    """Return the clean-up sets of a rule's table whose rows may not all be deleted, because the run died; the oldest first."""
-    listed = reversed(list_sets(address, context).sets)
-    mine = [one.manifest for one in listed if one.manifest and one.name.kind is Kind.CLEAN_UP and not (one.damage or one.cleaned)]
-    return [one for one in mine if one.only and one.only.tables[0] == table]
+def unfinished_clean_ups(address: StoreAddress, context: str, table: str) -> tuple[list[Manifest], list[str]]:
+    """Return the clean-up sets of a rule's table whose rows may not all be deleted, because the run died; the oldest first.
+
+    And the ids of those of them, of whatever table, that are damaged.
+    """
+    listed = [one for one in list_sets(address, context).sets if one.name.kind is Kind.CLEAN_UP and one.cleaned is None]
+    mine = [one.manifest for one in reversed(listed) if one.manifest and not one.damage]
+    damaged = [one.name.id for one in listed if one.damage and (one.manifest is None or one.manifest.cleaned_table == table)]
+    return [one for one in mine if one.cleaned_table == table], damaged
 
 
 @persistent

@@ -53,6 +53,8 @@ def chosen_views(context: Context, names: Sequence[str] | None) -> Context:
     Raises:
         BadInput: it has no such view.
     """
+    if names is not None and not names:
+        raise BadInput("views is an empty list; leave it away for all, or name some")
     if unknown := [name for name in names or [] if name not in context.views]:
         known = f"name some of {', '.join(context.views)}" if context.views else "it has none"
         raise BadInput(f"{', '.join(unknown)}: no materialized view of context {context.name}; {known}")
@@ -70,7 +72,11 @@ def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> li
         if not view.materialized:
             # It is computed whenever it is read.
             continue
-        one = refresh_view(site.server, site.database, run, view, allowed)
+        try:
+            one = refresh_view(site.server, site.database, run, view, allowed)
+        except OperationError as error:
+            # The session was lost; the next view has its own.
+            one = Refreshed(view.qualified, problem=str(error))
         if old := sorted(late[other] for other in reads & late.keys()):
             one = replace(one, note=f"from old rows: it reads {', '.join(old)}")
         if one.problem or old:
@@ -95,7 +101,8 @@ def refresh_view(server: Server, database: str, run: Run, view: View, allowed: L
         except psycopg.Error as error:
             if connection.broken:
                 raise
-            seconds, problem = time.monotonic() - started, _problem(connection, view, error, allowed)
+            seconds = time.monotonic() - started
+            problem = _problem(connection, view, error, allowed, seconds)
             get_run_logger().error("%s could not be computed: %s", name, problem)
             return Refreshed(name, plainly, seconds, before, problem=problem)
         seconds = time.monotonic() - started
@@ -104,13 +111,13 @@ def refresh_view(server: Server, database: str, run: Run, view: View, allowed: L
     return Refreshed(name, plainly, seconds, before, after)
 
 
-def _problem(connection: Connection, view: View, error: psycopg.Error, allowed: Limits | None) -> str:
+def _problem(connection: Connection, view: View, error: psycopg.Error, allowed: Limits | None, seconds: float) -> str:
     if allowed and isinstance(error, psycopg.errors.LockNotAvailable):
         connection.execute(sql.NO_STATEMENT_TIMEOUT)
         oids = [row[0] for row in connection.execute(sql.VIEW_OIDS, {"schema": view.namespace, "views": [view.name]})]
         holders = "; ".join(row[0] for row in connection.execute(partition_sql.BLOCKERS, {"oids": oids}))
         return f"others use it for more than {allowed.lock_seconds:g} s ({holders or 'they are done by now'}); run again"
-    if allowed and isinstance(error, psycopg.errors.QueryCanceled):
+    if allowed and isinstance(error, psycopg.errors.QueryCanceled) and seconds >= allowed.statement_seconds:
         return f"it takes more than {allowed.statement_seconds:g} s; raise statement_timeout_seconds, or make its query faster"
     denied = isinstance(error, psycopg.errors.InsufficientPrivilege)
     remedy = f'; GRANT its owner TO "{connection.info.user}"' if denied else ""

@@ -62,8 +62,11 @@ def before(instant: datetime, period: str, zone: tzinfo) -> datetime:
     if unit == "hour":
         return instant - timedelta(hours=count)
     local = instant.astimezone(zone)
-    earlier = local - timedelta(days=count) if unit == "day" else _months_before(local, count * MONTHS[unit])
-    return earlier.astimezone(instant.tzinfo)
+    try:
+        earlier = local - timedelta(days=count) if unit == "day" else _months_before(local, count * MONTHS[unit])
+        return earlier.astimezone(instant.tzinfo)
+    except (ValueError, OverflowError) as error:
+        raise BadInput(f'"{period}" before {instant:%Y-%m-%d} is before the year 1; write a shorter period') from error
 
 
 def _months_before(local: datetime, months: int) -> datetime:

@@ -47,18 +47,21 @@ def groups(tables: Iterable[int], references: Iterable[tuple[int, int]]) -> list
 class Removed:
     """What a removal did: rows that went, by relation and with their keys; and rows of the rule's table that stay, by reason.
 
-    `last` is clock and key of the last row that was looked at, `found` is how many.
+    `last` is clock and key of the last row that was looked at, `found` is how many; `may_go` if rows stay only because of rows of
+    the rule's own tables, which may be gone the next time.
     """
 
     found: int = 0
     gone: dict[str, list[Key]] = field(default_factory=dict)
     stays: dict[str, list[Key]] = field(default_factory=dict)
     last: Sequence[str] | None = None
+    may_go: bool = False
 
     def add(self, other: "Removed") -> None:
         """Take what another removal of the same rule did to this one."""
         self.found += other.found
-        self.last = other.last
+        self.last = other.last or self.last
+        self.may_go |= other.may_go
         for mine, others in ((self.gone, other.gone), (self.stays, other.stays)):
             for name, keys in others.items():
                 mine.setdefault(name, []).extend(keys)

@@ -2,6 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
 from tasks.core.manifest import Manifest, Relation
 
@@ -18,12 +20,20 @@ def archived_since(previous: Manifest, archives: Iterable[Manifest]) -> frozense
     )  # fmt: skip
 
 
-def cleaned_since(previous: Manifest, cleaned: Iterable[Manifest]) -> Counter[str]:
-    """Return by relation how many rows were cleaned up since a backup, as the clean-up sets have them: they are not lost."""
+@dataclass(frozen=True)
+class CleanedUp:
+    """Rows that were cleaned up, by relation, and when they were archived."""
+
+    instant: datetime
+    rows: Mapping[str, int]
+
+
+def cleaned_since(previous: Manifest, cleaned: Iterable[CleanedUp]) -> Counter[str]:
+    """Return by relation how many rows were cleaned up since a backup: they are not lost."""
     counts = Counter[str]()
     for one in cleaned:
-        if one.snapshot.instant >= previous.snapshot.instant:
-            counts.update({relation.qualified: relation.rows for relation in one.relations})
+        if one.instant >= previous.snapshot.instant:
+            counts.update(one.rows)
     return counts
 
 

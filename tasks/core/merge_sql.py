@@ -69,6 +69,9 @@ INBOUND_KEYS = SQL(
                JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS columns,
               (SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
                JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS referenced,
+              (SELECT array_agg(format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY u.place)
+               FROM unnest(k.conpfeqop) WITH ORDINALITY AS u (oid, place) JOIN pg_operator o ON o.oid = u.oid
+               JOIN pg_namespace n ON n.oid = o.oprnamespace) AS operators,
               k.conrelid::bigint AS child,
               has_schema_privilege((SELECT c.relnamespace FROM pg_class c WHERE c.oid = k.conrelid), 'USAGE')
                 AND has_table_privilege(k.conrelid, 'SELECT') AND NOT row_security_active(k.conrelid) AS readable,
@@ -349,7 +352,7 @@ def hanging_keys(
 ) -> Composed:  # fmt: skip
     """Return the keys, as text, of staged rows that hang on some of the staged rows of another relation, or of the same one."""
     own, other = map(Identifier, names)
-    return SQL("SELECT DISTINCT {} FROM {} AS {} JOIN (SELECT * FROM {} WHERE {}) AS {} ON ({})").format(
+    return SQL("SELECT DISTINCT {} FROM {} AS {} JOIN (SELECT * FROM {} WHERE {}) AS {} ON ({}\n)").format(
         SQL(", ").join(SQL("{}.{}::text").format(own, Identifier(one)) for one in key), _temp(STAGED, numbers[0]), own,
         _temp(STAGED, numbers[1]), parents, other, on,
     )  # fmt: skip

@@ -47,25 +47,42 @@ class Table:
         named = zip(self.key, self.marked_key, strict=True)
         return SQL(", ").join(SQL("{}.{} AS {}").format(alias, Identifier(column), name) for column, name in named)
 
-    def is_marked(self, alias: Composable, marks: str = "m") -> Composed:
+    def is_marked(self, alias: Composable, marks: str = "m: marked") -> Composed:
         """Return the condition that a row is one that is marked."""
         named = zip(self.key, self.marked_key, strict=True)
         same = (SQL("{}.{} = {}.{}").format(alias, Identifier(column), Identifier(marks), name) for column, name in named)
         return SQL(" AND ").join(same)
 
 
-ROW, PARENT = Identifier("t"), Identifier("p")
+# No table of a context is called so, whatever its conditions name.
+ROW, PARENT, MARKED = Identifier("t: row"), Identifier("p: row"), "m: marked"
 
 
-def _texts(columns: Sequence[Composable], alias: str = "") -> Composed:
-    words = SQL("{}::text") if not alias else SQL(f"{alias}.{{}}::text")
-    return SQL(", ").join(words.format(one) for one in columns)
+@dataclass(frozen=True)
+class Link:
+    """The columns of a foreign key, those that they refer to, and the operators by which they are compared."""
+
+    columns: tuple[str, ...]
+    referenced: tuple[str, ...]
+    operators: tuple[str, ...]
+
+    def refers(self) -> Composed:
+        """Return the condition that a row refers to another."""
+        parts = zip(self.referenced, self.operators, self.columns, strict=True)
+        return SQL(" AND ").join(
+            SQL("{}.{} {} {}.{}").format(PARENT, Identifier(other), SQL(operator), ROW, Identifier(own))
+            for other, operator, own in parts
+        )
+
+
+def _texts(columns: Sequence[Composable]) -> Composed:
+    return SQL(", ").join(SQL("{}::text").format(one) for one in columns)
 
 
 def create_marks(table: Table) -> Composed:
     """Make the TEMP table for the marked rows of a table."""
-    return SQL("CREATE TEMP TABLE {} AS SELECT 0::bigint AS root, {} FROM {} AS t WITH NO DATA").format(
-        Identifier(f"to go {table.number}"), table.key_of(ROW), table.place
+    return SQL("CREATE TEMP TABLE {} AS SELECT 0::bigint AS root, {} FROM {} AS {} WITH NO DATA").format(
+        Identifier(f"to go {table.number}"), table.key_of(ROW), table.place, ROW
     )
 
 
@@ -101,7 +118,7 @@ def mark_old(table: Table, clock: str, condition: Composed, hold: Composed, limi
     Returns root, key as text, whether it is held, and clock and key as text.
     """
     found = SQL(
-        "SELECT {key}, ({hold}) IS TRUE AS held, {own}.{clock} AS clock FROM {place} WHERE {condition} "
+        "SELECT {key}, ({hold}\n) IS TRUE AS held, {own}.{clock} AS clock FROM {place} WHERE {condition} "
         "ORDER BY {order} LIMIT {limit} FOR UPDATE OF {own} SKIP LOCKED"
     ).format(
         key=table.key_of(table.bare), hold=hold, own=table.bare, clock=Identifier(clock), place=table.place, condition=condition,
@@ -121,44 +138,57 @@ def count_old(table: Table, conditions: Sequence[Composed]) -> Composed:
 
 def _mark_more(table: Table, alias: Composable, joined: Composed) -> Composed:
     return SQL(
-        "INSERT INTO {marks} SELECT DISTINCT root, {names} FROM (SELECT m.root, {key} FROM {joined} FOR UPDATE OF {alias} "
+        "INSERT INTO {marks} SELECT DISTINCT root, {names} FROM (SELECT {mark}.root, {key} FROM {joined} FOR UPDATE OF {alias} "
         "SKIP LOCKED) AS found EXCEPT SELECT root, {names} FROM {marks}"
     ).format(
-        marks=table.marks, names=SQL(", ").join(table.marked_key), key=table.key_of(alias), joined=joined, alias=alias
+        marks=table.marks, names=SQL(", ").join(table.marked_key), key=table.key_of(alias), joined=joined, alias=alias,
+        mark=Identifier(MARKED),
     )  # fmt: skip
 
 
-def mark_referring(table: Table, parent: Table, columns: Sequence[str], referenced: Sequence[str]) -> Composed:
+def mark_referring(table: Table, parent: Table, key: Link) -> Composed:
     """Lock and mark rows that refer to marked ones by a foreign key, if they are not marked yet."""
-    joined = SQL("{} AS t JOIN {} AS p ON {} JOIN {} AS m ON {}").format(
-        table.place, parent.place, _refers(columns, referenced), parent.marks, parent.is_marked(PARENT)
+    joined = SQL("{} AS {} JOIN {} AS {} ON {} JOIN {} AS {} ON {}").format(
+        table.place, ROW, parent.place, PARENT, key.refers(), parent.marks, Identifier(MARKED), parent.is_marked(PARENT)
     )
     return _mark_more(table, ROW, joined)
 
 
+def _belongs(table: Table, root: Table, condition: Composed) -> Composed:
+    return SQL("{} JOIN {} ON ({}\n) JOIN {} AS {} ON {}").format(
+        table.place, root.place, condition, root.marks, Identifier(MARKED), root.is_marked(root.bare)
+    )
+
+
 def mark_by_condition(table: Table, root: Table, condition: Composed) -> Composed:
     """Lock and mark rows that belong to marked ones of the rule's table by a condition that names both tables."""
-    joined = SQL("{} JOIN {} ON ({}) JOIN {} AS m ON {}").format(
-        table.place, root.place, condition, root.marks, root.is_marked(root.bare)
+    return _mark_more(table, table.bare, _belongs(table, root, condition))
+
+
+def roots_not_alone(table: Table, root: Table, condition: Composed) -> Composed:
+    """Return for whose sake rows of the rule's table are marked to which others belong that are not marked."""
+    return SQL("SELECT DISTINCT {}.root FROM {} WHERE NOT EXISTS (SELECT FROM {} AS o WHERE {})").format(
+        Identifier(MARKED), _belongs(table, root, condition), table.marks, table.is_marked(table.bare, "o")
     )
-    return _mark_more(table, table.bare, joined)
-
-
-def _refers(columns: Sequence[str], referenced: Sequence[str]) -> Composed:
-    pairs = zip(columns, referenced, strict=True)
-    return SQL(" AND ").join(SQL("t.{} = p.{}").format(Identifier(own), Identifier(other)) for own, other in pairs)
 
 
 def roots_referred_to(
-    child: str, marked: Table | None, parent: Table, columns: Sequence[str], referenced: Sequence[str]
+    child: str, marked: Table | None, parent: Table, key: Link, roots: Sequence[int] | None = None
 ) -> Composed:  # fmt: skip
-    """Return for whose sake rows are marked to which others refer that are not; the child is named as the catalogue does."""
-    stays: Composable = SQL("")
+    """Return for whose sake rows are marked to which others refer that are not; the child is named as the catalogue does.
+
+    With `roots` only these are asked about, and only what is marked for their sake is taken as going.
+    """
+    asked, going = SQL("true").format(), SQL("true").format()
+    if roots is not None:
+        asked, going = (SQL("{}.root = ANY ({})").format(Identifier(one), Literal(list(roots))) for one in (MARKED, "o"))
+    stays: Composable = SQL("true")
     if marked:
-        stays = SQL(" WHERE NOT EXISTS (SELECT FROM {} AS o WHERE {})").format(marked.marks, marked.is_marked(ROW, "o"))
-    return SQL("SELECT DISTINCT m.root FROM {} AS t JOIN {} AS p ON {} JOIN {} AS m ON {}{}").format(
-        SQL(child), parent.place, _refers(columns, referenced), parent.marks, parent.is_marked(PARENT), stays
-    )
+        stays = SQL("NOT EXISTS (SELECT FROM {} AS o WHERE {} AND {})").format(marked.marks, marked.is_marked(ROW, "o"), going)
+    return SQL("SELECT DISTINCT {marks}.root FROM {} AS {} JOIN {} AS {} ON {} JOIN {} AS {marks} ON {} WHERE {} AND {}").format(
+        SQL(child), ROW, parent.place, PARENT, key.refers(), parent.marks, parent.is_marked(PARENT), asked, stays,
+        marks=Identifier(MARKED),
+    )  # fmt: skip
 
 
 def roots_of(table: Table) -> Composed:
@@ -171,7 +201,7 @@ def roots_changed(table: Table, leaf: tuple[str, str], staged: tuple[int, Sequen
     archived = SQL("false").format()
     if staged:
         number, columns = staged
-        same = SQL(" AND ").join(SQL("s.{0} = t.{0}").format(Identifier(one)) for one in table.key)
+        same = SQL(" AND ").join(SQL("s.{0} = {1}.{0}").format(Identifier(one), ROW) for one in table.key)
         texts = (
             SQL("ROW({})::text").format(SQL(", ").join(SQL("{}.{}").format(alias, Identifier(one)) for one in columns))
             for alias in (ROW, Identifier("s"))
@@ -179,8 +209,8 @@ def roots_changed(table: Table, leaf: tuple[str, str], staged: tuple[int, Sequen
         archived = SQL("EXISTS (SELECT FROM {} AS s WHERE {} AND {})").format(
             Identifier("pg_temp", STAGED.format(number)), same, SQL(" = ").join(texts)
         )
-    return SQL("SELECT DISTINCT m.root FROM {} AS m JOIN ONLY {} AS t ON {} WHERE NOT {}").format(
-        table.marks, Identifier(*leaf), table.is_marked(ROW), archived
+    return SQL("SELECT DISTINCT {marks}.root FROM {} AS {marks} JOIN ONLY {} AS {} ON {} WHERE NOT {}").format(
+        table.marks, Identifier(*leaf), ROW, table.is_marked(ROW), archived, marks=Identifier(MARKED)
     )
 
 
@@ -213,10 +243,11 @@ def delete_marked(tables: Sequence[Table], roots: Sequence[int]) -> Composed:
 
     Returns for each deleted row the oid of its relation and its key as text.
     """
+    part = "{} AS (DELETE FROM {} AS {row} USING ({}) AS {} WHERE {} RETURNING {row}.tableoid::bigint AS leaf, ARRAY[{}] AS key)"
     parts = [
-        SQL("{} AS (DELETE FROM {} AS t USING ({}) AS m WHERE {} RETURNING t.tableoid::bigint AS leaf, ARRAY[{}] AS key)").format(
-            Identifier(f"gone {one.number}"), one.place, _chosen(one, roots), one.is_marked(ROW),
-            _texts([Identifier(column) for column in one.key], "t"),
+        SQL(part).format(
+            Identifier(f"gone {one.number}"), one.place, _chosen(one, roots), Identifier(MARKED), one.is_marked(ROW),
+            _texts([SQL("{}.{}").format(ROW, Identifier(column)) for column in one.key]), row=ROW,
         )
         for one in tables
     ]  # fmt: skip
@@ -233,11 +264,30 @@ DELETED_BY_TABLE = SQL(
 )
 
 
-def staged_keys(key: Sequence[str], numbers: Sequence[int]) -> Composed:
-    """Return the keys, as text, of staged rows."""
-    listed = _texts([Identifier(one) for one in key])
-    parts = (SQL("SELECT ARRAY[{}] FROM {}").format(listed, Identifier("pg_temp", STAGED.format(one))) for one in numbers)
-    return SQL(" UNION ALL ").join(parts)
+# Relations that this transaction alone may use by now, but for TEMP ones: emptied, or changed in their definition.
+TAKEN = SQL(
+    """SELECT DISTINCT format('%I.%I', n.nspname, c.relname) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+       JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND c.relpersistence <> 't'
+         AND c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_'"""
+)
+COUNTS_ROWS = SQL("SELECT current_setting('track_counts')::boolean")
+DEFER = SQL("SET CONSTRAINTS ALL DEFERRED")
+
+
+def is_staged(key: Sequence[str], numbers: Sequence[int]) -> Composed:
+    """Return the condition that a row's key is among those of staged rows."""
+    columns = SQL(", ").join(map(Identifier, key))
+    parts = (SQL("SELECT {} FROM {}").format(columns, Identifier("pg_temp", STAGED.format(one))) for one in numbers)
+    return SQL("({}) IN ({})").format(columns, SQL(" UNION ALL ").join(parts))
+
+
+def count_gone(table: Table, leaf: tuple[str, str], number: int) -> Composed:
+    """Count the staged rows of a leaf that it does not have any more."""
+    same = SQL(" AND ").join(SQL("s.{0} = {1}.{0}").format(Identifier(one), ROW) for one in table.key)
+    return SQL("SELECT count(*) FROM {} AS s WHERE NOT EXISTS (SELECT FROM ONLY {} AS {} WHERE {})").format(
+        Identifier("pg_temp", STAGED.format(number)), Identifier(*leaf), ROW, same
+    )
 
 
 def vacuum(schema: str, name: str) -> Composed:

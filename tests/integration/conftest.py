@@ -234,7 +234,8 @@ def copy_template(server: LocalServer, name: str = DATABASE) -> None:
 def edit_context(world: World, monkeypatch: pytest.MonkeyPatch, **keys: Any) -> None:
     """Let the flows of a test find the context with other keys than its folder has."""
     place = world.folder / "contexts" / CONTEXT
-    shutil.copytree(sites.CONTEXTS / CONTEXT, place, dirs_exist_ok=True)
+    if place.parent != sites.CONTEXTS:
+        shutil.copytree(sites.CONTEXTS / CONTEXT, place)
     said = yaml.safe_load((place / CONTEXT_FILE).read_text("utf-8"))
     (place / CONTEXT_FILE).write_text(yaml.safe_dump(said | keys, allow_unicode=True), "utf-8")
     monkeypatch.setattr(sites, "CONTEXTS", place.parent)
