@@ -11,7 +11,17 @@ from tasks.core import programs, sql
 from tasks.core.errors import MovedSnapshot, ProgramFailed
 from tasks.core.programs import Program
 from tasks.core.servers import Server
-from tasks.core.toc import Chunk, Entry, choose_entries, parse_chunks, parse_dependencies, parse_list, render_list
+from tasks.core.toc import (
+    Chunk,
+    Entry,
+    choose_entries,
+    failed_entries,
+    parse_chunks,
+    parse_dependencies,
+    parse_list,
+    render_list,
+    some_of_list,
+)
 from tasks.databases import Target
 from tasks.runs import Run
 from tasks.sites import Site
@@ -61,17 +71,25 @@ def restore_section(
     Raises:
         ProgramFailed: the program did not come to its end.
     """
-    environment = server.environment(target.working_name) | {"PGOPTIONS": RESTORE_OPTIONS}
+    environment, stop = server.environment(target.working_name) | {"PGOPTIONS": RESTORE_OPTIONS}, section == "pre-data"
     options = programs.restore_options(section, listing)
     if pg_restore.major >= 17 > target.server_major:
         script = _older_script(run, pg_restore, section, archive, options)
         psql = replace(pg_restore, path=pg_restore.path.with_name("psql"))
-        argv = programs.script_run_command(psql, script, target.working_name, stop=section == "pre-data")
+        argv = programs.script_run_command(psql, script, target.working_name, stop=stop)
     else:
-        argv = programs.restore_command(pg_restore, archive, target.working_name, options, jobs)
+        argv = programs.restore_command(pg_restore, archive, target.working_name, options, jobs, stop=stop)
     ended = run.running.run(argv, environment, check=False)
+    if jobs > 1 and (failed := failed_entries(ended.errors)):
+        # Those that work side by side may be in each other's way, as in a deadlock: what failed is tried again, one by one.
+        again = run.folder / f"{section}-again.list"
+        again.touch(mode=0o600)
+        again.write_text(some_of_list(listing.read_text("utf-8"), failed), "utf-8")
+        options = programs.restore_options(section, again)
+        argv = programs.restore_command(pg_restore, archive, target.working_name, options, 1, stop=False)
+        ended = run.running.run(argv, environment, check=False)
     complaints = _complaints(ended.errors)
-    if ended.code > 1 or (ended.code and (section == "pre-data" or not complaints)):
+    if ended.code > 1 or (ended.code and (stop or not complaints)):
         said = ended.errors or "it was killed; run again"
         raise ProgramFailed(f"{ended.program} ended with exit code {ended.code} in {section}: {said}")
     get_run_logger().info("%s restored by pg_restore %s", section, pg_restore.version)

@@ -109,11 +109,13 @@ def restore_options(section: str, listing: Path) -> list[str]:
     return [f"--section={section}", f"--use-list={listing}"]
 
 
-def restore_command(program: Program, archive: Path, database: str, options: Sequence[str], jobs: int = 1) -> list[str]:
-    """Return the argv that restores chosen entries straight into a database."""
+def restore_command(
+    program: Program, archive: Path, database: str, options: Sequence[str], jobs: int, *, stop: bool
+) -> list[str]:  # fmt: skip
+    """Return the argv that restores chosen entries straight into a database; with stop, all or nothing."""
     return [
         str(program.path), f"--dbname={_quoted(database)}", "--no-password", *options,
-        *([f"--jobs={jobs}"] if jobs > 1 else ["--exit-on-error", "--single-transaction"]), str(archive),
+        *(["--exit-on-error", "--single-transaction"] if stop else [f"--jobs={jobs}"]), str(archive),
     ]  # fmt: skip
 
 

@@ -103,6 +103,20 @@ def _is_about(needs: frozenset[int], chosen: set[int]) -> bool:
     return bool(needs) and needs <= chosen
 
 
+FAILED = re.compile(r"^pg_restore: from TOC entry (\d+);", re.MULTILINE)
+
+
+def failed_entries(errors: str) -> set[int]:
+    """Return the entries that pg_restore could not restore, from what it says on stderr."""
+    return {int(found) for found in FAILED.findall(errors)}
+
+
+def some_of_list(listing: str, entries: Collection[int]) -> str:
+    """Return the lines of a -L list that are of some entries."""
+    lines = (line for line in listing.split("\n") if (found := ENTRY.match(line)) and int(found["dump_id"]) in entries)
+    return "".join(f"{line}\n" for line in lines)
+
+
 def render_list(entries: list[Entry]) -> str:
     """Return the text of a -L list file."""
     return "".join(f"{entry.line}\n" for entry in entries)

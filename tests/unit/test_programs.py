@@ -89,19 +89,22 @@ PROGRAM = Program(Path("/bin/pg_restore"), 18, "18.1")
     ],
 )
 def test_a_databases_name_is_never_a_connection_string(database: str, spelled: str) -> None:
-    restore = programs.restore_command(PROGRAM, Path("a"), database, [])
+    restore = programs.restore_command(PROGRAM, Path("a"), database, [], 1, stop=True)
     script = programs.script_run_command(PROGRAM, Path("s"), database, stop=True)
     assert f"--dbname={spelled}" in restore and f"--dbname={spelled}" in script
 
 
-def test_one_job_is_all_or_nothing_and_several_go_on() -> None:
-    assert {"--exit-on-error", "--single-transaction"} <= set(programs.restore_command(PROGRAM, Path("a"), "d", []))
-    several = programs.restore_command(PROGRAM, Path("a"), "d", [], 4)
+def test_a_section_is_all_or_nothing_or_goes_on() -> None:
+    assert {"--exit-on-error", "--single-transaction"} <= set(programs.restore_command(PROGRAM, Path("a"), "d", [], 1, stop=True))
+    several = programs.restore_command(PROGRAM, Path("a"), "d", [], 4, stop=False)
     assert "--jobs=4" in several and not {"--exit-on-error", "--single-transaction"} & set(several)
 
 
 def test_no_program_asks_for_a_password() -> None:
-    for argv in (programs.dump_schema_command(PROGRAM, Path("f"), 60), programs.restore_command(PROGRAM, Path("a"), "d", [])):
+    for argv in (
+        programs.dump_schema_command(PROGRAM, Path("f"), 60),
+        programs.restore_command(PROGRAM, Path("a"), "d", [], 1, stop=True),
+    ):
         assert "--no-password" in argv
     assert "--lock-wait-timeout=60000" in programs.dump_schema_command(PROGRAM, Path("f"), 60)
 
