@@ -140,7 +140,7 @@ def held(s3_world: World) -> Iterator[Gates]:
 
 
 MOMENTS = ["before the lock", "while locking", "before the dump", "after the dump", "after the snapshot"]
-# Each change at every other moment; at all of them where there is time.
+# Each change at some moments; at all of them where there is time.
 EVERY = "EVERY_MOMENT" in os.environ
 
 
@@ -151,7 +151,7 @@ EVERY = "EVERY_MOMENT" in os.environ
         (moment, change)
         for first, moment in enumerate(MOMENTS)
         for second, change in enumerate(CHANGES)
-        if EVERY or (first + second) % 2 == 0
+        if EVERY or (first + second) % 3 == 0
     ],
 )  # fmt: skip
 def test_backup_equals_its_snapshot(held: Gates, moment: str, change: str) -> None:

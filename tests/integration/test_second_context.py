@@ -137,7 +137,7 @@ def keys(world: World, server: LocalServer) -> list[tuple[str, str, str]]:
 
 @long
 @pytest.mark.parametrize("order", [(CONTEXT, SECOND), (SECOND, CONTEXT)], ids=" then ".join)
-@pytest.mark.parametrize("users", ["before", "between", "after"])
+@pytest.mark.parametrize("users", ["before", "after"])
 def test_both_onto_an_empty_server(both: World, order: tuple[str, str], users: str) -> None:
     before, source = {CONTEXT: both.state(), SECOND: state(both)}, whole(both, both.source)
     for context in order:
@@ -145,10 +145,8 @@ def test_both_onto_an_empty_server(both: World, order: tuple[str, str], users: s
     if users == "before":
         both.target.create_database(DATABASE, "consulting_owner")
         give_users(both)
-    for number, context in enumerate(order):
+    for context in order:
         assert both.recover(context=context).startswith("PASS")
-        if users == "between" and number == 0:
-            give_users(both)
     if users == "after":
         give_users(both)
     for context in order:
