@@ -190,6 +190,10 @@ def test_another_major_version(any_version: World, monkeypatch: pytest.MonkeyPat
     execute(world, *[one for one in DAMAGE if "average_progress" not in one])
     assert change(world, full_restore, in_place=True).startswith("RESTORED")
     assert unlike(before, state(world)) == []
+    assert run(world, refresh_views).startswith("REFRESHED")
+    at(monkeypatch, "2026-12-15T03:00+09:00")
+    assert change(world, clean_up_old_data).startswith("CLEANED UP")
+    assert ask(world, DOOMED) == [(0, 0, 0, 0)]
 
 
 @long
