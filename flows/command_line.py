@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 from prefect import Flow
+from prefect.exceptions import ParameterTypeError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.core.errors import OperationError
@@ -29,7 +30,7 @@ def run_from_command_line(*flows: AnyFlow) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _run(chosen, arguments)
-    except OperationError as error:
+    except (OperationError, ParameterTypeError) as error:
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -47,13 +48,20 @@ def _run(chosen: AnyFlow, arguments: dict[str, str]) -> None:
 
 
 def _parse(flows: tuple[AnyFlow, ...], words: list[str]) -> dict[str, str]:
-    parser = ArgumentParser(description="Run one flow by hand.")
+    parser = ArgumentParser(description="Run one flow by hand.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="flow", required=True)
     for one in flows:
-        command = commands.add_parser(one.fn.__name__, help=(one.description or "").split("\n")[0])
+        about = (one.description or "").partition("\n\nArgs:")[0]
+        command = commands.add_parser(one.fn.__name__, help=about.split("\n")[0], description=about, allow_abbrev=False)
         for name, parameter in inspect.signature(one.fn).parameters.items():
             several = "+" if parameter.annotation in (list[str], list[str] | None) else None
-            command.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs=several, help=f"default: {parameter.default}")
+            is_needed = parameter.default is parameter.empty
+            told = one.parameters.properties[name].get("description", "") + (
+                "" if is_needed else f" (default: {parameter.default})"
+            )
+            command.add_argument(
+                f"--{name.replace('_', '-')}", dest=name, nargs=several, required=is_needed, help=told.replace("%", "%%")
+            )
     return {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
@@ -39,8 +39,9 @@ def publish_cleaned(site: Site, found: Sequence[CleanUp]) -> str:
     context, said = site.context, verdict(found, planned=False)
     commands = [
         f"python -m flows.restore restore_cleaned_up --context {context.name} --backup {name}  # {one.rule.table}"
-        for one in found
-        for name in one.sets
+        # What others refer to comes back first, so it went last.
+        for one in reversed(found)
+        for name in reversed(one.sets)
     ]
     publish(f"{context.name}-clean-up", said, clean_up_report(said, found, commands, planned=False), clean_up_rows(found), "rules")
     resource = {"prefect.resource.id": f"bounded-context.{context.name}", "prefect.resource.name": context.name}
@@ -51,6 +52,9 @@ def publish_cleaned(site: Site, found: Sequence[CleanUp]) -> str:
 
 
 def _or_fail(said: str, found: Sequence[CleanUp]) -> str:
+    # Where there is no server, the log is the report.
+    for line in (line for one in found for line in (*one.reasons, *one.notes)):
+        get_run_logger().warning("%s", line)
     if any(one.problem for one in found):
         raise OperationError(said)
     return said

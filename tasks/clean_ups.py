@@ -82,7 +82,9 @@ def _explained(one: CleanUp) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        one.problem = message_of(error)
+        is_written = (error.sqlstate or "").startswith("42") and not isinstance(error, psycopg.errors.InsufficientPrivilege)
+        remedy = "; correct condition, hold or where of its rule in context.yaml" if is_written else ""
+        one.problem = f"{message_of(error)}{remedy}"
     except OperationError as error:
         one.problem = str(error)
     except OSError as error:

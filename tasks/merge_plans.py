@@ -12,12 +12,13 @@ from tasks import catalogue
 from tasks.backups import check_source, position
 from tasks.core import merge_sql, sql
 from tasks.core.bases import misfit
+from tasks.core.calendar import is_instant
 from tasks.core.compare import compare_inventories, missing_objects
 from tasks.core.errors import BadInput
 from tasks.core.manifest import TABLES, VIEWS, InventoryItem
 from tasks.core.merge import Change, Drift, Effect, MergePlan, Mode, Need, Request, drift, trigger_states
 from tasks.core.servers import connect
-from tasks.core.toc import plain_name
+from tasks.core.toc import plain_name, table_of
 from tasks.merge_choice import choose_children, chosen_rows, names, unknown_keys
 from tasks.merge_keys import find_effects, find_needs, refused
 from tasks.merge_session import Merge, Table, dicts, is_unchanged, lineage
@@ -39,6 +40,11 @@ def cleaned_table(site: Site, backup: str) -> str:
     Raises:
         BadInput: there is no such set, or it is of another kind.
     """
+    if backup == "latest" or is_instant(backup):
+        raise BadInput(
+            f"backup {backup}: name the clean-up set that has the rows; the report of the clean-up does, and so does: "
+            f"python -m flows.backup list_backups --context {site.context.name}"
+        )
     manifest = newest_manifest(site.store, site.context.name, backup)
     if manifest.cleaned_table is None:
         raise BadInput(
@@ -187,8 +193,17 @@ def _unlike(merge: Merge) -> list[str]:
     """
     made, there = {item.identity for item in merge.missing}, {item.identity for item in merge.inventory}
     then = [item for item in merge.manifest.inventory if item.identity not in made and _is_told(merge, item, there)]
-    now = [item for item in merge.inventory if _is_told(merge, item, there)]
+    now = [item for item in merge.inventory if _is_told(merge, item, there) and not _is_unknown(merge, item)]
     return compare_inventories(then, now, same_major=merge.manifest.versions.server_major == merge.source.major)
+
+
+def _is_unknown(merge: Merge, item: InventoryItem) -> bool:
+    """Say whether a set of some tables alone says nothing of an object: one of another table, or a key to one."""
+    tables = {plain_name(one.name) for one in merge.manifest.inventory if one.kind in TABLES}
+    if all(one.qualified in tables for one in merge.members.relations):
+        return False
+    outbound = {(key.table, sql.unquoted(key.name)) for key in merge.manifest.outbound_keys}
+    return table_of(item) not in tables or (item.kind == "constraint" and (item.parent, item.name) in outbound)
 
 
 def _is_told(merge: Merge, item: InventoryItem, there: Collection[tuple[str, str, str]]) -> bool:

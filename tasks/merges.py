@@ -178,6 +178,10 @@ def _carry_out(merge: Merge, planned: MergePlan, *, approved: bool) -> Merged:
         with phases.phase("checks"):
             repaired = _repair(merge, watch)
             notes += [one.line for one in watch.broken()]
+            if merge.request.with_children:
+                notes.append(
+                    "the next clean-up takes these rows again, unless they are changed by then, or the rule's `hold` keeps them"
+                )
             # Repairs write other tables too, which the safety set has: all of them go back together.
             undo = _undo_all(merge) if repaired or merge.request.with_children else undo
         # Told before it is needed: this process may end with the commit.

@@ -149,7 +149,7 @@ def _clock_type(rule: CleanUpRule, member: Member) -> str:
     kind = PRECISION.sub("", dict(zip(member.columns, member.types, strict=True)).get(rule.clock, ""))
     if kind not in TIME_TYPES:
         said = f"is a {kind}" if kind else "is not there, or generated"
-        raise BadInput(f"clean_up of {rule.table}: its clock {rule.clock} {said}; name a column of a date or timestamp type")
+        raise BadInput(f"its clock {rule.clock} {said}; name a column of a date or timestamp type")
     return kind
 
 
@@ -157,7 +157,7 @@ def _require_children(rule: CleanUpRule, context: Context, keys: Iterable[dict[s
     referring = {rule.tables[tops[key["child"]]] for key in keys if key["child"] in tops}
     if lost := [one.table for one in rule.children if one.where is None and one.table not in referring]:
         raise BadInput(
-            f"clean_up of {rule.table}: {', '.join(lost)} of context {context.name} refers to none of its tables by a foreign key; "
+            f"{', '.join(lost)} of context {context.name} refers to none of its tables by a foreign key; "
             "say with `where` which rows belong to it"
         )
 

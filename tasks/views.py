@@ -53,6 +53,7 @@ def chosen_views(context: Context, names: Sequence[str] | None) -> Context:
     Raises:
         BadInput: it has no such view.
     """
+    names = names and [name.removeprefix(f"{context.namespace}.") for name in names]
     if names is not None and not names:
         raise BadInput("views is an empty list; leave it away for all, or name some")
     if unknown := [name for name in names or [] if name not in context.views]:

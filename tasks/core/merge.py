@@ -305,7 +305,7 @@ def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
         section("Objects that differ and are left as they are", plan.unlike),
         section("Keys of other contexts", [one.line for one in plan.effects]),
         section("Who holds locks now", plan.holders), section("Passed over", plan.passed_over),
-        "" if plan.refusals or not command else f"## To carry it out\n\n```\n{command}\n```\n",
+        "" if plan.refusals or plan.is_empty or not command else f"## To carry it out\n\n```\n{command}\n```\n",
     ]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
@@ -349,7 +349,10 @@ def merged_report(plan: MergePlan, merged: Merged) -> str:
     """Return the report of a merge as markdown."""
     phases = [(name, duration(seconds)) for name, seconds in merged.phases.items()]
     parts = [
-        headline(merged_verdict(plan, merged)), f"## To undo it\n\n```\n{merged.undo}\n```\n", _changes(merged.changes),
+        headline(merged_verdict(plan, merged)), f"## To undo it\n\n```\n{merged.undo}\n```\n",
+        "It makes the tables that were written, or the rows of them that it names, what they were before: rows that came since go. "
+        "Without its last line it only plans.\n",
+        _changes(merged.changes),
         section("Created", merged.created), section("Mended afterwards, to agree with it", merged.repaired),
         section("Triggers switched", plan.triggers),
         section("Objects that differ and were left as they are", plan.unlike),
