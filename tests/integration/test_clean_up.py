@@ -476,8 +476,11 @@ def test_a_clean_up_set_is_never_taken_for_a_whole_one(world: World) -> None:
     with pytest.raises(OperationError, match=r"team_members has no row with id=00000000-.*, neither in .* nor now; correct keys"):
         bring_back(world, one["id"], keys=["00000000-0000-0000-0000-000000000000"])
     world.backup()
-    with pytest.raises(BadInput, match="has no rows that were cleaned up; name a clean-up set"):
+    with pytest.raises(BadInput, match="backup latest: name the clean-up set that has the rows"):
         bring_back(world, "latest")
+    (full,) = world.set_folders()
+    with pytest.raises(BadInput, match="has no rows that were cleaned up; name a clean-up set"):
+        bring_back(world, full.name)
     assert before.differences(world.state()) == []
     assert world.recover().startswith("PASS")
     world.run(full_restore, "backup_restorer", backup=one["id"], target_database="beside")
