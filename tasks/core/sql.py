@@ -413,7 +413,9 @@ SELECT kind, name, parent, columns, state FROM (
   SELECT 'constraint', k.conname, k.conrelid::regclass::text, '',
          concat_ws(' | ', pg_get_constraintdef(k.oid), CASE WHEN NOT k.convalidated THEN 'NOT VALID' END,
                    'comment ' || obj_description(k.oid, 'pg_constraint'))
-  FROM pg_constraint k WHERE k.conrelid = ANY (%(relations)s::oid[]) AND k.contype IN ('p', 'u', 'c', 'x', 'f')
+  FROM pg_constraint k WHERE k.conrelid = ANY (%(relations)s::oid[])
+    -- NOT NULL is told with its column, but for one that is not proven.
+    AND (k.contype IN ('p', 'u', 'c', 'x', 'f') OR k.contype = 'n' AND NOT k.convalidated)
     AND NOT (k.contype = 'f' AND (k.conparentid <> 0 OR k.confrelid <> ALL (%(relations)s::oid[])))
   UNION ALL
   SELECT 'trigger', t.tgname, t.tgrelid::regclass::text, '',
