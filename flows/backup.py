@@ -89,12 +89,13 @@ def take_long_term(site: Site, run: Run, name: str, since: datetime) -> Manifest
     sites.describe(site.server, site.store)
     # A clean-up begins with the long-term backups of its month: whoever comes second takes what the first one did.
     with context_lock(site.server, f"long-term {name} of {run.context}", run.title, exclusive=True, wait_seconds=WAIT_SECONDS):
-        if done := backups.long_term_since(site, name, since):
-            return done
-        source = backups.check_source(part, run)
-        with context_lock(site.server, run.context, run.title):
-            # Sets of one run and one second would have one name: each is of a run of its own.
-            manifest = backups.take_set(part, replace(run, id=new_run_id()), source, backups.Occasion(sort=name))
+        manifest = backups.long_term_since(site, name, since)
+        if manifest is None:
+            source = backups.check_source(part, run)
+            with context_lock(site.server, run.context, run.title):
+                # Sets of one run and one second would have one name: each is of a run of its own.
+                manifest = backups.take_set(part, replace(run, id=new_run_id()), source, backups.Occasion(sort=name))
+        # Also one that another run took, and died before it was cold.
         backups.cool_long_term(part, name)
     return manifest
 

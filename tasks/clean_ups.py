@@ -237,12 +237,20 @@ def _stage(connection: Connection, subject: Subject, staged: StagedSet) -> dict[
 @task(cache_policy=NO_CACHE, task_run_name="vacuum {one.rule.table}")
 def vacuum(site: Site, run: Run, one: CleanUp, relations: Sequence[tuple[str, str]]) -> None:
     """Make the room of deleted rows usable, and gather statistics; where that fails, the rows are deleted all the same."""
-    with session(site, run) as connection:
-        connection.execute(sql.set_lock_timeout(LOCK_SECONDS))
-        for schema, name in relations:
-            try:
-                connection.execute(removal_sql.vacuum(schema, name))
-            except psycopg.Error as error:
-                if connection.broken:
-                    raise
-                one.notes.append(f"VACUUM of {schema}.{name} failed: {message_of(error)}")
+    try:
+        with session(site, run) as connection:
+            connection.execute(sql.set_lock_timeout(LOCK_SECONDS))
+            for schema, name in relations:
+                one.notes += [f"VACUUM of {schema}.{name} failed: {said}" for said in _failure_of_vacuum(connection, schema, name)]
+    except OperationError as error:
+        one.notes.append(f"VACUUM failed: {error}")
+
+
+def _failure_of_vacuum(connection: Connection, schema: str, name: str) -> list[str]:
+    try:
+        connection.execute(removal_sql.vacuum(schema, name))
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        return [message_of(error)]
+    return []

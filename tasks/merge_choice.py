@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 import psycopg
-from psycopg.sql import Composed
+from psycopg.sql import Composed, Identifier
 
 from tasks.catalogue import Members
 from tasks.core import merge_sql, sql
@@ -15,6 +15,8 @@ from tasks.core.merge import Keys, Mode, Request, parse_keys, tables_named
 from tasks.core.servers import Connection
 from tasks.core.toc import plain_name
 from tasks.merge_session import Merge, Table, dicts, lineage
+
+CHILD_AND_PARENT = "c", "p"
 
 
 def names(request: Request, context: Context, members: Members, manifest: Manifest) -> tuple[frozenset[str], frozenset[str]]:
@@ -140,9 +142,9 @@ def _links(merge: Merge, child: Table) -> Iterator[tuple[Table, tuple[str, str],
     for key in dicts(merge.connection, merge_sql.OUTBOUND_KEYS_OF, {"oids": [*own.values()]}):
         for parent in merge.tables:
             if key["parent"] in lineage(merge.members, parent.member).values():
-                yield parent, ("c", "p"), merge_sql.refers_to(key["columns"], key["referenced"])
+                yield parent, CHILD_AND_PARENT, merge_sql.Link.of(key).refers(*map(Identifier, CHILD_AND_PARENT))
     for rule in (rule for rule in merge.whole.clean_up if rule.table == merge.manifest.cleaned_table):
         for one in rule.children:
             if one.where and f"{merge.whole.namespace}.{one.table}" in own:
-                condition = merge_sql.as_written(one.where)
+                condition = merge_sql.in_brackets(one.where)
                 yield from ((root, (one.table, rule.table), condition) for root in merge.tables if root.name in merge.keyed)

@@ -193,17 +193,17 @@ def _unlike(merge: Merge) -> list[str]:
     """
     made, there = {item.identity for item in merge.missing}, {item.identity for item in merge.inventory}
     then = [item for item in merge.manifest.inventory if item.identity not in made and _is_told(merge, item, there)]
-    now = [item for item in merge.inventory if _is_told(merge, item, there) and not _is_unknown(merge, item)]
+    now = [item for item in _known(merge) if _is_told(merge, item, there)]
     return compare_inventories(then, now, same_major=merge.manifest.versions.server_major == merge.source.major)
 
 
-def _is_unknown(merge: Merge, item: InventoryItem) -> bool:
-    """Say whether a set of some tables alone says nothing of an object: one of another table, or a key to one."""
-    tables = {plain_name(one.name) for one in merge.manifest.inventory if one.kind in TABLES}
+def _known(merge: Merge) -> list[InventoryItem]:
+    """Return the live objects of which the set says something: one of some tables says nothing of others, nor of keys to them."""
+    tables = {plain_name(item.name) for item in merge.manifest.inventory if item.kind in TABLES}
     if all(one.qualified in tables for one in merge.members.relations):
-        return False
-    outbound = {(key.table, sql.unquoted(key.name)) for key in merge.manifest.outbound_keys}
-    return table_of(item) not in tables or (item.kind == "constraint" and (item.parent, item.name) in outbound)
+        return merge.inventory
+    outbound = {("constraint", key.table, sql.unquoted(key.name)) for key in merge.manifest.outbound_keys}
+    return [item for item in merge.inventory if table_of(item) in tables and item.identity not in outbound]
 
 
 def _is_told(merge: Merge, item: InventoryItem, there: Collection[tuple[str, str, str]]) -> bool:

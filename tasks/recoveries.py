@@ -163,6 +163,11 @@ def choose_target(recovery: Recovery, server: Server, run: Run, name: str | None
     """Return the check that finds out whether a set can be restored to a server, and remembers the target."""
 
     def check(manifest: Manifest) -> None:
+        if manifest.only and recovery.purpose is Purpose.RECOVERY:
+            raise BadInput(
+                f"{manifest.id} has only a part of the context ({', '.join(manifest.only.tables)}): it is no recovery; have it "
+                "beside with full_restore and a target_database"
+            )
         recovery.target = check_target(
             server, run, manifest, name,
             scratch=recovery.purpose is Purpose.DRILL, may_exist=recovery.purpose is Purpose.RECOVERY,

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 from psycopg.rows import dict_row
-from psycopg.sql import SQL, Composed
+from psycopg.sql import Composed
 
 from tasks import catalogue
 from tasks.catalogue import Member
@@ -25,7 +25,8 @@ from tasks.core.context import CleanUpRule, Context
 from tasks.core.errors import BadInput
 from tasks.core.manifest import Scope
 from tasks.core.merge import ACTING
-from tasks.core.removal_sql import Link, Table
+from tasks.core.merge_sql import Link
+from tasks.core.removal_sql import Table
 from tasks.core.servers import Connection
 from tasks.partitions import TIME_TYPES
 
@@ -90,12 +91,12 @@ class Subject:
     def belonging(self) -> list[tuple[Table, Composed]]:
         """The tables whose rows belong to the rule's own by a condition."""
         by_name = {table.name: table for table in self.tables}
-        return [(by_name[one.table], merge_sql.as_written(one.where)) for one in self.rule.children if one.where]
+        return [(by_name[one.table], merge_sql.in_brackets(one.where)) for one in self.rule.children if one.where]
 
     @property
     def old(self) -> list[Composed]:
         """The conditions that make a row of the rule's table too old."""
-        said = [merge_sql.as_written(f"({self.rule.condition}\n)")] if self.rule.condition else []
+        said = [merge_sql.in_brackets(self.rule.condition)] if self.rule.condition else []
         return [removal_sql.is_old(self.rule.clock, self.cutoff), *said]
 
 
@@ -256,8 +257,8 @@ def remove(
 def _mark(removal: _Removal, conditions: list[Composed], limit: int) -> None:
     """Mark the old rows of the rule's table."""
     rule, root = removal.subject.rule, removal.subject.root
-    hold = merge_sql.as_written(rule.hold or "false")
-    asked = removal_sql.mark_old(root, rule.clock, SQL(" AND ").join(conditions), hold, limit)
+    hold = merge_sql.in_brackets(rule.hold or "false")
+    asked = removal_sql.mark_old(root, rule.clock, conditions, hold, limit)
     for number, key, held, last in removal.connection.execute(asked).fetchall():
         removal.done.found += 1
         removal.done.last = last
@@ -268,15 +269,11 @@ def _mark(removal: _Removal, conditions: list[Composed], limit: int) -> None:
             removal.roots[number] = tuple(key)
 
 
-def _link(key: Mapping[str, Any]) -> Link:
-    return Link(tuple(key["columns"]), tuple(key["referenced"]), tuple(key["operators"]))
-
-
 def _mark_hanging(removal: _Removal) -> None:
     """Mark what hangs on marked rows: what refers to them, what belongs to them by a condition, and so on."""
     execute, subject = removal.connection.execute, removal.subject
     children = {one.table for one in subject.rule.children}
-    pairs = [(subject.table_of(key["child"]), subject.table_of(key["parent"]), _link(key)) for key in subject.keys]
+    pairs = [(subject.table_of(key["child"]), subject.table_of(key["parent"]), Link.of(key)) for key in subject.keys]
     steps = [
         removal_sql.mark_referring(child, parent, link)
         for child, parent, link in pairs
@@ -311,7 +308,7 @@ def _referred_to(removal: _Removal) -> dict[str, list[int]]:
         assert parent  # noqa: S101
         if key["readable"]:
             reason = f"{key['table']} refers to it, or to something that hangs on it ({key['name']})"
-            note(reason, removal_sql.roots_referred_to(key["table"], child, parent, _link(key)))
+            note(reason, removal_sql.roots_referred_to(key["table"], child, parent, Link.of(key)))
             # It may go with the next ones.
             removal.done.may_go |= bool(child) and reason in found
         elif key["on_delete"] in ACTING:
@@ -395,7 +392,7 @@ def _require_no_effects(removal: _Removal, roots: Sequence[int]) -> None:
     for key in removal.subject.keys:
         parent, child = removal.subject.table_of(key["parent"]), removal.subject.table_of(key["child"])
         if parent and child and key["on_delete"] in ACTING:
-            asked = removal_sql.roots_referred_to(key["table"], child, parent, _link(key), roots)
+            asked = removal_sql.roots_referred_to(key["table"], child, parent, Link.of(key), roots)
             if removal.connection.execute(asked).fetchall():
                 raise _Refused(f"{key['table']} refers to it, or to something that hangs on it ({key['name']})")
 

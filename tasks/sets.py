@@ -532,7 +532,7 @@ def departed_sets(address: StoreAddress, context: str) -> tuple[list[Manifest], 
 def unfinished_clean_ups(address: StoreAddress, context: str, table: str) -> tuple[list[Manifest], list[str]]:
     """Return the clean-up sets of a rule's table whose rows may not all be deleted, because the run died; the oldest first.
 
-    And the ids of those of them, of whatever table, that are damaged.
+    Those that are damaged are returned by their ids, also where their manifest does not say of which table they are.
     """
     listed = [one for one in list_sets(address, context).sets if one.name.kind is Kind.CLEAN_UP and one.cleaned is None]
     mine = [one.manifest for one in reversed(listed) if one.manifest and not one.damage]

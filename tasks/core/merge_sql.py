@@ -3,9 +3,11 @@
 The rows of a set are staged in TEMP tables; what differs from a table's rows is found there, with the place of the live row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
-from psycopg.sql import SQL, Composed, Identifier, Literal
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from tasks.core.sql import column_list
 
@@ -17,6 +19,11 @@ DELETED, UPDATED, INSERTED, REPLACED = "D", "U", "I", "R"
 def as_written(text: str) -> Composed:
     """Return SQL that an operator or the context's file wrote, in which a brace is a brace."""
     return Composed([SQL(text)])
+
+
+def in_brackets(text: str) -> Composed:
+    """Return the same as a condition among others; it may end with a comment."""
+    return SQL("({}\n)").format(as_written(text))
 
 
 def _temp(name: str, number: int) -> Identifier:
@@ -61,23 +68,25 @@ TABLES_ACTED_ON = SQL(
     """SELECT DISTINCT k.conrelid::bigint FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = ANY (%(oids)s::oid[])
          AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))"""
 )
-INBOUND_KEYS = SQL(
-    """SELECT quote_ident(k.conname) AS name, k.conrelid::regclass::text AS table, k.confrelid::bigint AS parent,
-              CASE k.confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT'
-                                 WHEN 'r' THEN 'RESTRICT' ELSE 'NO ACTION' END AS on_delete,
-              (SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
+# Of a foreign key k: its columns, those that they refer to, and by what operators the two are equal.
+_ENDS = """(SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
                JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS columns,
               (SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
                JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS referenced,
               (SELECT array_agg(format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY u.place)
                FROM unnest(k.conpfeqop) WITH ORDINALITY AS u (oid, place) JOIN pg_operator o ON o.oid = u.oid
-               JOIN pg_namespace n ON n.oid = o.oprnamespace) AS operators,
+               JOIN pg_namespace n ON n.oid = o.oprnamespace) AS operators"""
+INBOUND_KEYS = SQL(
+    """SELECT quote_ident(k.conname) AS name, k.conrelid::regclass::text AS table, k.confrelid::bigint AS parent,
+              CASE k.confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT'
+                                 WHEN 'r' THEN 'RESTRICT' ELSE 'NO ACTION' END AS on_delete,
+              <ends>,
               k.conrelid::bigint AS child,
               has_schema_privilege((SELECT c.relnamespace FROM pg_class c WHERE c.oid = k.conrelid), 'USAGE')
                 AND has_table_privilege(k.conrelid, 'SELECT') AND NOT row_security_active(k.conrelid) AS readable,
               k.confdeltype <> 'a' AS acts_on_delete, k.confupdtype <> 'a' AS acts_on_update
        FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0
-         AND k.confrelid = ANY (%(oids)s::oid[]) ORDER BY 2, 1"""
+         AND k.confrelid = ANY (%(oids)s::oid[]) ORDER BY 2, 1""".replace("<ends>", _ENDS)
 )
 LOCK_HOLDERS_OF = SQL(
     """SELECT DISTINCT format('%%s (%%s, pid %%s) has %%s on %%s since %%s', coalesce(nullif(a.application_name, ''), 'a session'),
@@ -89,6 +98,28 @@ LOCK_HOLDERS_OF = SQL(
 )
 # Joins of whole relations, and the lists that an inverted index gathers before it sorts them in.
 JOIN_IN_MEMORY = SQL("SELECT set_config('work_mem', '128MB', false), set_config('gin_pending_list_limit', '65536', false)")
+
+
+@dataclass(frozen=True)
+class Link:
+    """A foreign key as it joins rows: its columns, those that they refer to, and the operators by which both are equal."""
+
+    columns: Sequence[str]
+    referenced: Sequence[str]
+    operators: Sequence[str]
+
+    @classmethod
+    def of(cls, key: Mapping[str, Any]) -> Self:
+        """Return the link that a row of INBOUND_KEYS or OUTBOUND_KEYS_OF is."""
+        return cls(key["columns"], key["referenced"], key["operators"])
+
+    def refers(self, child: Composable, parent: Composable) -> Composed:
+        """Return the condition that a row refers to another, each called by an alias."""
+        parts = zip(self.referenced, self.operators, self.columns, strict=True)
+        same = (
+            SQL("{}.{} {} {}.{}").format(parent, Identifier(to), SQL(equal), child, Identifier(own)) for to, equal, own in parts
+        )
+        return SQL(" AND ").join(same)
 
 
 def lock_for_merge(tables: Sequence[tuple[str, str]]) -> Composed:
@@ -341,18 +372,12 @@ def has_values(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Compose
     return SQL("({}) IN ({})").format(SQL(", ").join(map(Identifier, columns)), listed)
 
 
-def refers_to(columns: Sequence[str], referenced: Sequence[str]) -> Composed:
-    """Return the condition that a staged row refers to another by a foreign key."""
-    pairs = zip(columns, referenced, strict=True)
-    return SQL(" AND ").join(SQL("c.{} = p.{}").format(Identifier(own), Identifier(other)) for own, other in pairs)
-
-
 def hanging_keys(
     numbers: tuple[int, int], names: tuple[str, str], key: Sequence[str], parents: Composed, on: Composed
 ) -> Composed:  # fmt: skip
     """Return the keys, as text, of staged rows that hang on some of the staged rows of another relation, or of the same one."""
     own, other = map(Identifier, names)
-    return SQL("SELECT DISTINCT {} FROM {} AS {} JOIN (SELECT * FROM {} WHERE {}) AS {} ON ({}\n)").format(
+    return SQL("SELECT DISTINCT {} FROM {} AS {} JOIN (SELECT * FROM {} WHERE {}) AS {} ON {}").format(
         SQL(", ").join(SQL("{}.{}::text").format(own, Identifier(one)) for one in key), _temp(STAGED, numbers[0]), own,
         _temp(STAGED, numbers[1]), parents, other, on,
     )  # fmt: skip
@@ -369,15 +394,12 @@ def absent_values(schema: str, name: str, number: int, columns: Sequence[str], r
 OUTBOUND_KEYS_OF = SQL(
     """SELECT quote_ident(k.conname) AS name, k.conrelid::bigint AS child, k.conrelid::regclass::text AS table,
               k.confrelid::bigint AS parent, n.nspname::text AS parent_schema, p.relname::text AS parent_name,
-              (SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
-               JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS columns,
-              (SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
-               JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS referenced
+              <ends>
        FROM pg_constraint k JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace n ON n.oid = p.relnamespace
        WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY (%(oids)s::oid[])
          AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true) AND has_table_privilege(k.confrelid, 'SELECT')
          AND has_schema_privilege(n.oid, 'USAGE') AND NOT row_security_active(k.confrelid)
-       ORDER BY k.conrelid::regclass::text, k.conname"""
+       ORDER BY k.conrelid::regclass::text, k.conname""".replace("<ends>", _ENDS)
 )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-from tasks.core.merge_sql import STAGED
+from tasks.core.merge_sql import STAGED, Link
 
 
 @dataclass(frozen=True)
@@ -58,23 +58,6 @@ class Table:
 ROW, PARENT, MARKED = Identifier("t: row"), Identifier("p: row"), "m: marked"
 
 
-@dataclass(frozen=True)
-class Link:
-    """The columns of a foreign key, those that they refer to, and the operators by which they are compared."""
-
-    columns: tuple[str, ...]
-    referenced: tuple[str, ...]
-    operators: tuple[str, ...]
-
-    def refers(self) -> Composed:
-        """Return the condition that a row refers to another."""
-        parts = zip(self.referenced, self.operators, self.columns, strict=True)
-        return SQL(" AND ").join(
-            SQL("{}.{} {} {}.{}").format(PARENT, Identifier(other), SQL(operator), ROW, Identifier(own))
-            for other, operator, own in parts
-        )
-
-
 def _texts(columns: Sequence[Composable]) -> Composed:
     return SQL(", ").join(SQL("{}::text").format(one) for one in columns)
 
@@ -112,16 +95,17 @@ def is_after(clock: str, key: Sequence[str], last: Sequence[str]) -> Composed:
     return SQL("({}) > ({})").format(columns, SQL(", ").join(map(Literal, last)))
 
 
-def mark_old(table: Table, clock: str, condition: Composed, hold: Composed, limit: int) -> Composed:
-    """Lock rows of which a condition is true, the oldest first, but for those that others work on; mark those not held.
+def mark_old(table: Table, clock: str, conditions: Sequence[Composed], hold: Composed, limit: int) -> Composed:
+    """Lock rows of which some conditions are true, the oldest first, but for those that others work on; mark those not held.
 
     Returns root, key as text, whether it is held, and clock and key as text.
     """
     found = SQL(
-        "SELECT {key}, ({hold}\n) IS TRUE AS held, {own}.{clock} AS clock FROM {place} WHERE {condition} "
+        "SELECT {key}, {hold} IS TRUE AS held, {own}.{clock} AS clock FROM {place} WHERE {condition} "
         "ORDER BY {order} LIMIT {limit} FOR UPDATE OF {own} SKIP LOCKED"
     ).format(
-        key=table.key_of(table.bare), hold=hold, own=table.bare, clock=Identifier(clock), place=table.place, condition=condition,
+        key=table.key_of(table.bare), hold=hold, own=table.bare, clock=Identifier(clock), place=table.place,
+        condition=SQL(" AND ").join(conditions),
         order=SQL(", ").join(SQL("{}.{}").format(table.bare, Identifier(one)) for one in (clock, *table.key)), limit=Literal(limit),
     )  # fmt: skip
     return SQL(
@@ -149,13 +133,13 @@ def _mark_more(table: Table, alias: Composable, joined: Composed) -> Composed:
 def mark_referring(table: Table, parent: Table, key: Link) -> Composed:
     """Lock and mark rows that refer to marked ones by a foreign key, if they are not marked yet."""
     joined = SQL("{} AS {} JOIN {} AS {} ON {} JOIN {} AS {} ON {}").format(
-        table.place, ROW, parent.place, PARENT, key.refers(), parent.marks, Identifier(MARKED), parent.is_marked(PARENT)
+        table.place, ROW, parent.place, PARENT, key.refers(ROW, PARENT), parent.marks, Identifier(MARKED), parent.is_marked(PARENT)
     )
     return _mark_more(table, ROW, joined)
 
 
 def _belongs(table: Table, root: Table, condition: Composed) -> Composed:
-    return SQL("{} JOIN {} ON ({}\n) JOIN {} AS {} ON {}").format(
+    return SQL("{} JOIN {} ON {} JOIN {} AS {} ON {}").format(
         table.place, root.place, condition, root.marks, Identifier(MARKED), root.is_marked(root.bare)
     )
 
@@ -186,7 +170,7 @@ def roots_referred_to(
     if marked:
         stays = SQL("NOT EXISTS (SELECT FROM {} AS o WHERE {} AND {})").format(marked.marks, marked.is_marked(ROW, "o"), going)
     return SQL("SELECT DISTINCT {marks}.root FROM {} AS {} JOIN {} AS {} ON {} JOIN {} AS {marks} ON {} WHERE {} AND {}").format(
-        SQL(child), ROW, parent.place, PARENT, key.refers(), parent.marks, parent.is_marked(PARENT), asked, stays,
+        SQL(child), ROW, parent.place, PARENT, key.refers(ROW, PARENT), parent.marks, parent.is_marked(PARENT), asked, stays,
         marks=Identifier(MARKED),
     )  # fmt: skip
 

@@ -167,7 +167,7 @@ def test_what_is_still_needed_stays_and_holds_up_nothing_else(world: World) -> N
         key = "team_performance_history_team_id_fkey"
         assert needed.format("1 rows of teams", "team_performance_history", key, held) in said
     assert "old rows stay" in planned and "old rows stay" in done
-    stays = json.loads(str(Artifact.get(f"{CONTEXT}-clean-up-rules").data))  # type: ignore[union-attr]
+    stays = json.loads(report("clean-up-rules"))
     left = {table: count(world, table, condition) for table, condition in OLD.items()}
     assert left == {row["rule"]: row["stay"] for row in stays}
     assert left["team_members"] == left["teams"] == 1 and left["organization_members"] == 0
@@ -482,6 +482,8 @@ def test_a_clean_up_set_is_never_taken_for_a_whole_one(world: World) -> None:
     with pytest.raises(BadInput, match="has no rows that were cleaned up; name a clean-up set"):
         bring_back(world, full.name)
     assert before.differences(world.state()) == []
+    with pytest.raises(BadInput, match=r"has only a part of the context \(team_members\): it is no recovery"):
+        world.recover(backup=one["id"])
     assert world.recover().startswith("PASS")
     world.run(full_restore, "backup_restorer", backup=one["id"], target_database="beside")
     with world.source.connect("beside") as connection:

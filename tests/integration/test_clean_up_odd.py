@@ -317,3 +317,17 @@ def test_what_was_archived_and_not_deleted_is_lost_when_it_goes(world: World, mo
         world.run(integrity_check, "backup_restorer")
     with pytest.raises(OperationError, match="SUSPECT"):
         world.backup()
+
+
+def test_a_vacuum_that_cannot_be_done_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_context(world, monkeypatch, clean_up=rules()[:1], long_term={})
+    monkeypatch.setattr(clean_ups, "LOCK_SECONDS", 0.1)
+    holder = world.connect()
+
+    def hold() -> None:
+        holder.execute("BEGIN; LOCK TABLE team_leaders IN SHARE UPDATE EXCLUSIVE MODE")
+
+    acting(monkeypatch, "finish_clean_up", hold)
+    assert clean_up(world).startswith("CLEANED UP: 15 rows of public.team_leaders archived and deleted")
+    holder.close()
+    assert "VACUUM of public.team_leaders failed: canceling statement due to lock timeout" in report()

@@ -10,6 +10,9 @@ import yaml
 from cronsim import CronSim
 from prefect.flows import load_flow_from_entrypoint
 
+from flows.command_line import run_from_command_line
+from flows.restore import restore_cleaned_up
+
 PROJECT = Path(__file__).parents[2]
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
 SCHEDULED = [(one["name"], schedule) for one in DEPLOYMENTS for schedule in one.get("schedules", [])]
@@ -43,3 +46,22 @@ def test_schedules_are_in_tokyo(name: str, schedule: dict[str, str]) -> None:
     assert schedule["timezone"] == "Asia/Tokyo", name
     night = next(CronSim(schedule["cron"], datetime(2026, 11, 23, 12, tzinfo=ZoneInfo("Asia/Tokyo"))))
     assert schedule["slug"] in BY_DAY or 1 <= night.hour <= 7
+
+
+def told_by_hand(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[object, str]:
+    """Return exit code and text of a command line that is refused, or asks for help."""
+    monkeypatch.setattr("sys.argv", ["restore", "restore_cleaned_up", *words])
+    with pytest.raises(SystemExit) as ended:
+        run_from_command_line(restore_cleaned_up)
+    told = capsys.readouterr()
+    return ended.value.code, " ".join((told.out + told.err).split())
+
+
+def test_by_hand_it_is_told_what_to_type(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, said = told_by_hand(capsys, monkeypatch, "--help")
+    assert code == 0 and "Bring rows that were cleaned up back" in said and "Args:" not in said
+    assert "--backup BACKUP the clean-up set that has the rows, by id or path." in said and "(default: True)" in said
+    code, said = told_by_hand(capsys, monkeypatch)
+    assert code == 2 and "the following arguments are required: --backup" in said
+    code, said = told_by_hand(capsys, monkeypatch, "--backup", "x", "--confirm", "consulting_tool")
+    assert code == 2 and "unrecognized arguments: --confirm" in said

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 
 from flows.partitions import archive_partitions, reattach_partition
 from flows.recovery import disaster_recovery
@@ -208,7 +209,7 @@ def test_a_deployments_run_waits_without_its_process_and_goes_on(
             def is_deployed() -> bool:
                 try:
                     found.append(client.read_deployment_by_name(name))
-                except Exception:  # noqa: BLE001
+                except ObjectNotFound:
                     return False
                 return True
 
