@@ -80,7 +80,8 @@ def restore_section(
     else:
         argv = programs.restore_command(pg_restore, archive, target.working_name, options, jobs, stop=stop)
     ended = run.running.run(argv, environment, check=False)
-    if jobs > 1 and ended.code == 1 and (failed := failed_entries(ended.errors)):
+    quoted = read_chunks(run, pg_restore, section, archive, listing)[1] if jobs > 1 and ended.code == 1 else []
+    if failed := failed_entries(ended.errors, quoted):
         # Those that work side by side may be in each other's way, as in a deadlock: what failed is tried again, one by one.
         again = run.folder / f"{section}-again.list"
         again.touch(mode=0o600)

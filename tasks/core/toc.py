@@ -103,12 +103,14 @@ def _is_about(needs: frozenset[int], chosen: set[int]) -> bool:
     return bool(needs) and needs <= chosen
 
 
-FAILED = re.compile(r"^pg_restore: from TOC entry (\d+);", re.MULTILINE)
+# Jobs that work side by side do not say which entry it was, as one job alone does.
+COMMAND = re.compile(rb"^Command was: (.+?)\s*(?=^pg_restore: |\Z)", re.MULTILINE | re.DOTALL)
 
 
-def failed_entries(errors: str) -> set[int]:
-    """Return the entries that pg_restore could not restore, from what it says on stderr."""
-    return {int(found) for found in FAILED.findall(errors)}
+def failed_entries(errors: str, chunks: Iterable[Chunk]) -> set[int]:
+    """Return the entries that jobs of pg_restore could not restore: those with the commands that it quotes on stderr."""
+    commands = [b"\n" + command + b"\n" for command in COMMAND.findall(errors.encode())]
+    return {chunk.dump_id for chunk in chunks if any(command in chunk.statements for command in commands)}
 
 
 def some_of_list(listing: str, entries: Collection[int]) -> str:
