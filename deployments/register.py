@@ -1,30 +1,32 @@
-"""Register a context: save what its folder and the environment say as blocks, and claim the store for its cluster.
+"""Register a context: save what its folder and the environment say as blocks, claim the store, deploy, set the alarms.
 
-python -m deployments.register [--context bc-004] [--adopt] [--notify slack-webhook/operators]
+python -m deployments.register [--context bc-004] [--notify slack-webhook/operators] [--work-pool backup] [--adopt] [--check]
 
-Reads deployments/contexts/<context>/ and the environment: libpq's variables (PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE,
-TLS, passfile), BACKUP_STORE and the usual AWS variables. Run again, it gives the same result.
+Reads deployments/contexts/<context>/, prefect.yaml and the environment: libpq's variables (PGHOST, PGPORT, PGUSER, PGPASSWORD,
+PGDATABASE, TLS, passfile), BACKUP_STORE and the usual AWS variables. Run again, it gives the same result.
 """
 
 import os
 import sys
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+from uuid import UUID
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
-from prefect.events.actions import SendNotification
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.events.schemas.events import ResourceSpecification
 from prefect.filesystems import LocalFileSystem
+from prefect.settings import PREFECT_API_URL
 from prefect_aws import AwsClientParameters, AwsCredentials, S3Bucket
 from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
 from psycopg import pq
 from pydantic import SecretStr
 
 from blocks.bounded_context import BoundedContext
+from deployments import automations, deployed
+from deployments.automations import DEAD_AFTER, SILENCE
 from tasks.core import sql
 from tasks.core.checks import CHECKS_FILE, parse_checks
 from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_context_folder
@@ -32,7 +34,7 @@ from tasks.core.errors import BadInput, OperationError
 from tasks.core.kinds import OWNER_FILE
 from tasks.core.servers import Server, connect
 from tasks.sets import WARM_CLASS, render_owner
-from tasks.sites import CONTEXTS, environment_store
+from tasks.sites import CONTEXTS, environment_store, load
 from tasks.store import StoreAddress, open_store
 
 # What the connector block has fields for; libpq's other parameters travel in its query.
@@ -41,61 +43,194 @@ LOCAL_PARAMETERS = ("application_name", "client_encoding", "options")
 
 
 def main() -> None:
-    """Register the context that the command line names."""
-    parser = ArgumentParser(description="Register a context's blocks from its folder and the environment.")
+    """Register the context that the command line names, or say what differs."""
+    parser = ArgumentParser(description="Register a context: blocks, store, deployments and alarms.", allow_abbrev=False)
     parser.add_argument("--context", default="bc-004")
     parser.add_argument("--adopt", action="store_true", help="let this cluster write the context's sets from now on")
-    parser.add_argument("--notify", help="the notification block (type/name) that is told of runs that fail or crash")
-    arguments = parser.parse_args()
+    parser.add_argument("--notify", help="the notification block (type/name) that is told of failures, and of silence")
+    parser.add_argument("--work-pool", default="backup", help="the pool whose workers run the flows; made (process) if missing")
+    parser.add_argument("--home", default=str(deployed.PROJECT), help="where this project is on the machines of the workers")
+    parser.add_argument("--check", action="store_true", help="change nothing; say what differs, and exit with 1 if anything does")
+    arguments = vars(parser.parse_args())
+    name, check, adopt = (arguments.pop(key) for key in ("context", "check", "adopt"))
+    said = check_all(name, **arguments) if check else register_all(name, adopt=adopt, **arguments)
     try:
-        for line in register(arguments.context, adopt=arguments.adopt, notify=arguments.notify):
-            print(line)  # noqa: T201
+        lines = [_told(line) for line in said]
     except OperationError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    if check and lines:
+        sys.exit(f"{len(lines)} differences; run again without --check")
+    if check:
+        _told("nothing differs")
 
 
-def register(name: str, *, adopt: bool = False, notify: str | None = None) -> list[str]:
+def _told(line: str) -> str:
+    print(line, flush=True)  # noqa: T201
+    return line
+
+
+def register_all(name: str, *, adopt: bool, notify: str | None, work_pool: str, home: str) -> Iterator[str]:
+    """Register a context, and deploy its flows where there is a Prefect server; say what was done."""
+    told = require_block(notify) if notify else None
+    yield from register(name, adopt=adopt)
+    if not PREFECT_API_URL.value():
+        yield "no deployments: PREFECT_API_URL names no Prefect server; export it and run again"
+        return
+    deployed.declared(name)
+    deployed.save_variables(work_pool, home)
+    with get_client(sync_client=True) as client:
+        deployed.require_pool(client, work_pool)
+        yield f"work pool {work_pool}"
+        if stale := deployed.stale(client, name, work_pool):
+            deployed.deploy(stale)
+    yield from (f"deployment {one}" for one in stale)
+    yield from save_alarms(read_context(name)[0], told)
+    if notify is None:
+        yield "nobody is told of failures: make a notification block in Prefect's UI and name it, --notify type/name"
+
+
+def save_alarms(
+    context: Context, told: UUID | None, silence: timedelta = SILENCE, dead_after: timedelta = DEAD_AFTER
+) -> Iterator[str]:  # fmt: skip
+    """Save the context's automations; say which."""
+    wanted = automations.automations(context, told, silence, dead_after)
+    with get_client(sync_client=True) as client:
+        automations.save(client, wanted)
+    yield from (f'automation "{one.name}"' for one in wanted)
+
+
+def check_all(name: str, *, notify: str | None, work_pool: str, home: str) -> Iterator[str]:
+    """Say how what is registered differs from what the folder, the environment and prefect.yaml say.
+
+    Raises:
+        BadInput: folder, server or store is not usable.
+    """
+    context, files = read_context(name)
+    store = environment_store()
+    own, found = owners(context, store)
+    if found != own:
+        yield other_owner(context, store, own, found)
+    for block in blocks_of(context, files, store):
+        yield from _differences_of(name, block)
+    if PREFECT_API_URL.value():
+        with get_client(sync_client=True) as client:
+            yield from deployed.differences(client, name, work_pool, home)
+            wanted = automations.automations(context, require_block(notify) if notify else None)
+            for one, there in automations.stale(client, wanted):
+                yield f'automation "{one.name}" {"differs" if there else "is missing"}'
+
+
+def _differences_of(name: str, wanted: Block) -> Iterator[str]:
+    found = load(type(wanted), name)
+    if found is None:
+        yield f"block {_reference(wanted, name)} is missing"
+        return
+    there, here = _without_ids(found.model_dump()), _without_ids(wanted.model_dump())
+    # Not their values: a password is among them.
+    yield from (f"block {_reference(wanted, name)}: {key} differs" for key in here if there[key] != here[key])
+
+
+def _without_ids(fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a block, and those in it, have only once they are saved."""
+    kept = {key: value for key, value in fields.items() if not key.startswith("_")}
+    return {key: _without_ids(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def read_context(name: str) -> tuple[Context, dict[str, str]]:
+    """Return a context as its folder describes it, and the folder's files.
+
+    Raises:
+        BadInput: something of it is wrong; file, key and remedy are named.
+    """
+    folder = CONTEXTS / name
+    files = read_context_folder(folder)
+    parse_checks(files.get(CHECKS_FILE, ""), str(folder / CHECKS_FILE))
+    return parse_context(files[CONTEXT_FILE], str(folder / CONTEXT_FILE)), files
+
+
+def register(name: str, *, adopt: bool = False) -> list[str]:
     """Save the blocks of a context and claim its store; return what was done.
 
     Raises:
         BadInput: folder, server or store is not usable, or the store belongs to another cluster and adopt is false.
     """
-    folder = CONTEXTS / name
-    files = read_context_folder(folder)
-    context = parse_context(files[CONTEXT_FILE], str(folder / CONTEXT_FILE))
-    parse_checks(files.get(CHECKS_FILE, ""), str(folder / CHECKS_FILE))
+    context, files = read_context(name)
     store = environment_store()
     claimed = claim_store(context, store, adopt=adopt)
-    save_connector(context)
-    reference = save_store(context, store)
-    block = BoundedContext(definition=context, files=files, database=name, store=reference)
-    block.save(name, overwrite=True)
-    alarm = save_alarm(name, notify) if notify else "no alarm for failed runs: name a notification block, --notify type/name"
-    return [claimed, f"block sqlalchemy-connector/{name}", f"block {reference}", f"block bounded-context/{name}", alarm]
+    blocks = blocks_of(context, files, store)
+    for block in blocks:
+        block.save(name, overwrite=True)
+    return [claimed, *(f"block {_reference(block, name)}" for block in blocks)]
+
+
+def _reference(block: Block, name: str) -> str:
+    return f"{block.get_block_type_slug()}/{name}"
+
+
+def require_block(reference: str) -> UUID:
+    """Return the id of a block.
+
+    Raises:
+        BadInput: there is no such block.
+    """
+    try:
+        block = cast(Block, Block.load(reference))
+    except ValueError as error:
+        raise BadInput(f"no block {reference}; make it under Blocks in Prefect's UI, or name another (type/name)") from error
+    assert block._block_document_id  # noqa: S101
+    return block._block_document_id
 
 
 def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
-    """Write owner.json, or compare it: one cluster writes a context's sets."""
-    database = os.environ.get("PGDATABASE") or context.database
-    with connect(Server(), database, "register") as connection:
-        system_identifier = connection.execute(sql.SERVER_FACTS).fetchall()[0][0]
+    """Write owner.json, or compare it: one cluster writes a context's sets.
+
+    Raises:
+        BadInput: it names another cluster, and adopt is false.
+    """
     opened, key = open_store(store), f"{context.name}/{OWNER_FILE}"
-    wanted = render_owner(system_identifier)
-    found = opened.read(key) if opened.head(key) else None
+    wanted, found = owners(context, store)
     if found is None:
         opened.create(key, wanted, WARM_CLASS, {})
     elif found != wanted and not adopt:
         raise BadInput(
-            f"{store.path(key)} names another cluster ({found.decode().strip()}), this one is {system_identifier}; "
+            f"{other_owner(context, store, wanted, found)}; "
             "if this cluster takes over, for example after a disaster recovery, run again with --adopt"
         )
     elif found != wanted:
         opened.replace(key, wanted, WARM_CLASS)
-    return f"{store.path(key)} names cluster {system_identifier}"
+    return f"{store.path(key)} names this cluster: {_one_line(wanted)}"
 
 
-def save_connector(context: Context) -> None:
-    """Save libpq's environment as the context's connector block."""
+def owners(context: Context, store: StoreAddress) -> tuple[bytes, bytes | None]:
+    """Return owner.json as this cluster would write it, and as it is in the store."""
+    database = os.environ.get("PGDATABASE") or context.database
+    with connect(Server(), database, "register") as connection:
+        system_identifier = connection.execute(sql.SERVER_FACTS).fetchall()[0][0]
+    opened, key = open_store(store), f"{context.name}/{OWNER_FILE}"
+    return render_owner(system_identifier), opened.read(key) if opened.head(key) else None
+
+
+def other_owner(context: Context, store: StoreAddress, wanted: bytes, found: bytes | None) -> str:
+    """Say that the store belongs to nobody, or to another cluster."""
+    path = store.path(f"{context.name}/{OWNER_FILE}")
+    return f"{path} names another cluster ({_one_line(found)}), this one is {_one_line(wanted)}" if found else f"{path} is missing"
+
+
+def _one_line(text: bytes) -> str:
+    return " ".join(text.decode().split())
+
+
+def blocks_of(context: Context, files: dict[str, str], store: StoreAddress) -> list[Block]:
+    """Return the blocks of a context, each after those that it refers to."""
+    places = store_blocks(store)
+    block = BoundedContext(
+        definition=context, files=files, database=context.name, store=_reference(places[-1], context.name)
+    )  # fmt: skip
+    return [connector(context), *places, block]
+
+
+def connector(context: Context) -> SqlAlchemyConnector:
+    """Return libpq's environment as the context's connector block."""
     values = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.envvar and o.val}
     given = {key: value for key, value in values.items() if os.environ.get(_variable(key))}
     query = {key: value for key, value in given.items() if key not in (*NAMED_PARAMETERS, *LOCAL_PARAMETERS)}
@@ -104,18 +239,17 @@ def save_connector(context: Context) -> None:
         username=given.get("user"), password=given.get("password"), database=given.get("dbname", context.database),
         query=query or None,
     )  # fmt: skip
-    SqlAlchemyConnector(connection_info=components).save(context.name, overwrite=True)
+    return SqlAlchemyConnector(connection_info=components)
 
 
 def _variable(keyword: str) -> str:
     return next(o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.keyword.decode() == keyword and o.envvar)
 
 
-def save_store(context: Context, store: StoreAddress) -> str:
-    """Save the store's block, and the credentials' if the environment has any; return the store block's reference."""
+def store_blocks(store: StoreAddress) -> list[Block]:
+    """Return the store's block, after the credentials' if the environment has any."""
     if not store.off_host:
-        LocalFileSystem(basepath=str(Path(store.url))).save(context.name, overwrite=True)
-        return f"local-file-system/{context.name}"
+        return [LocalFileSystem(basepath=str(Path(store.url)))]
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     # Keys with a session token expire, and the block would show the token: then the worker's own environment or role serves.
     lasting = not os.environ.get("AWS_SESSION_TOKEN")
@@ -127,43 +261,8 @@ def save_store(context: Context, store: StoreAddress) -> str:
         region_name=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
         aws_client_parameters=AwsClientParameters(endpoint_url=endpoint),
     )  # fmt: skip
-    credentials.save(context.name, overwrite=True)
     bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
-    S3Bucket(bucket_name=bucket, bucket_folder=prefix, credentials=credentials).save(context.name, overwrite=True)
-    return f"s3-bucket/{context.name}"
-
-
-def save_alarm(context: str, notify: str) -> str:
-    """Save the automation that tells a notification block of each run of the context's deployments that fails or crashes.
-
-    Raises:
-        BadInput: there is no such block.
-    """
-    try:
-        block = cast(Block, Block.load(notify))
-    except ValueError as error:
-        raise BadInput(f"no block {notify}; make it under Blocks in Prefect's UI, or name another (type/name)") from error
-    assert block._block_document_id  # noqa: S101
-    name = f"{context}: run failed"
-    told = SendNotification(
-        block_document_id=block._block_document_id,
-        subject="{{ flow_run.name }}: {{ flow_run.state.name }}",
-        body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
-    )
-    trigger = EventTrigger(
-        match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
-        match_related=ResourceSpecification(
-            {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{context}"}
-        ),
-        expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}, posture=Posture.Reactive, threshold=1,
-        within=timedelta(0),
-    )  # fmt: skip
-    with get_client(sync_client=True) as client:
-        # Names are no keys: saved twice there would be two.
-        for one in client.read_automations_by_name(name):
-            client.delete_automation(one.id)
-        client.create_automation(AutomationCore(name=name, trigger=trigger, actions=[told]))
-    return f'automation "{name}" tells block {notify}'
+    return [credentials, S3Bucket(bucket_name=bucket, bucket_folder=prefix, credentials=credentials)]
 
 
 if __name__ == "__main__":

@@ -7,14 +7,12 @@ is listed. By hand: python -m flows.backup daily_backup --context bc-004
 from dataclasses import replace
 from datetime import datetime
 
-from prefect import flow
-
 from flows.command_line import run_from_command_line
 from tasks import backups, listings, reports, runs, sites
 from tasks.core.kinds import new_run_id, now
 from tasks.core.manifest import Manifest
 from tasks.locks import context_lock
-from tasks.runs import Run
+from tasks.runs import Run, operation
 from tasks.sets import list_sets, zone_of
 from tasks.sites import Site
 
@@ -22,7 +20,7 @@ from tasks.sites import Site
 WAIT_SECONDS = 4 * 3600
 
 
-@flow(flow_run_name="daily-backup {context}", task_runner=runs.task_runner())
+@operation("daily-backup {context}")
 def daily_backup(
     context: str = "bc-004", label: str | None = None, keep_until: str | None = None, accept_losses: bool = False
 ) -> str:
@@ -47,7 +45,7 @@ def daily_backup(
         return reports.publish_backup(site, manifest, run.started, local_copy)
 
 
-@flow(flow_run_name="differential-backup {context}", task_runner=runs.task_runner())
+@operation("differential-backup {context}")
 def differential_backup(context: str = "bc-004", label: str | None = None, accept_losses: bool = False) -> str:
     """Store what changed since the newest full, deletions included, so that full and differential restore this moment.
 
@@ -69,7 +67,7 @@ def differential_backup(context: str = "bc-004", label: str | None = None, accep
         return reports.publish_backup(site, manifest, run.started, local_copy)
 
 
-@flow(flow_run_name="long-term-backup {context} {name}", task_runner=runs.task_runner())
+@operation("long-term-backup {context} {name}")
 def long_term_backup(context: str = "bc-004", name: str = "violations") -> str:
     """Back up the tables of one of the context's long-term jobs into cold storage, read back before they are cold.
 
@@ -100,7 +98,7 @@ def take_long_term(site: Site, run: Run, name: str, since: datetime) -> Manifest
     return manifest
 
 
-@flow(flow_run_name="list-backups {context}")
+@operation("list-backups {context}")
 def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
     """List the backup sets of a context, newest first, with what is wrong with them as far as a listing can tell.
 

@@ -3,13 +3,12 @@
 Needs the database (a role that may read it) and the store; changes nothing. By hand: python -m flows.checks integrity_check
 """
 
-from prefect import flow
-
 from flows.command_line import run_from_command_line
 from tasks import checks, recovery_reports, runs, sites
+from tasks.runs import operation
 
 
-@flow(flow_run_name="integrity-check {context}")
+@operation("integrity-check {context}")
 def integrity_check(context: str = "bc-004", timeout_seconds: int = 600) -> str:
     """Run every integrity check of a context; publish what offends; fail if a check of severity error failed.
 

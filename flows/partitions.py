@@ -6,16 +6,15 @@ By hand: python -m flows.partitions create_partitions --context bc-004, or archi
 
 from typing import Literal
 
-from prefect import flow
-
 from flows.command_line import run_from_command_line
 from flows.restore import restore_beside
 from tasks import partition_archives, partition_reports, partition_restores, partitions, runs, sites, thaws
 from tasks.core.thaws import Tier
 from tasks.locks import context_lock
+from tasks.runs import operation
 
 
-@flow(flow_run_name="create-partitions {context}", task_runner=runs.task_runner())
+@operation("create-partitions {context}")
 def create_partitions(context: str = "bc-004", ahead: int = 1, move_default_rows: bool = False) -> str:
     """Make the partitions of now and of the next period, and any that was missed; show what becomes of all.
 
@@ -35,7 +34,7 @@ def create_partitions(context: str = "bc-004", ahead: int = 1, move_default_rows
         return partition_reports.publish_timeline(site.context, timelines, run.started)
 
 
-@flow(flow_run_name="archive-partitions {context}", task_runner=runs.task_runner())
+@operation("archive-partitions {context}")
 def archive_partitions(context: str = "bc-004", dry_run: bool = True, confirm_database: str | None = None) -> str:
     """Copy the partitions that are older than they are kept, restore and compare the copies, and drop what was copied.
 
@@ -58,7 +57,7 @@ def archive_partitions(context: str = "bc-004", dry_run: bool = True, confirm_da
         return partition_reports.publish_archived(site, due)
 
 
-@flow(flow_run_name="reattach-partition {context} {year} {mode}", task_runner=runs.task_runner())
+@operation("reattach-partition {context} {year} {mode}")
 def reattach_partition(
     context: str = "bc-004",
     *,

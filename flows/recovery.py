@@ -7,8 +7,6 @@ By hand: python -m flows.recovery disaster_recovery --context bc-004, or recover
 
 from typing import Literal
 
-from prefect import flow
-
 from flows.command_line import run_from_command_line
 from flows.restore import restore_and_compare
 from tasks import recoveries, recovery_reports, runs, sites, thaws
@@ -18,12 +16,12 @@ from tasks.databases import sweep_unfinished
 from tasks.keys import complete_keys
 from tasks.locks import context_lock
 from tasks.recoveries import Recovery
-from tasks.runs import Run
+from tasks.runs import Run, operation
 from tasks.sets import newest_manifest, random_recent
 from tasks.store import StoreAddress
 
 
-@flow(flow_run_name="disaster-recovery {context}", task_runner=runs.task_runner())
+@operation("disaster-recovery {context}")
 def disaster_recovery(
     context: str = "bc-004",
     backup: str = "latest",
@@ -60,7 +58,7 @@ def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: 
     return recovery_reports.publish_keys(run, outcomes)
 
 
-@flow(flow_run_name="recovery-drill {context}", task_runner=runs.task_runner())
+@operation("recovery-drill {context}")
 def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool = False) -> str:
     """Rehearse a disaster recovery into a scratch database, compare, check, measure against the objectives, and report.
 

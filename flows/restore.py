@@ -13,8 +13,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
-from prefect import flow
-
 from flows.command_line import run_from_command_line
 from tasks import (
     approvals,
@@ -38,11 +36,11 @@ from tasks.existing import restore_into_existing
 from tasks.locks import context_lock
 from tasks.merges import Done
 from tasks.recoveries import Recovery
-from tasks.runs import Run
+from tasks.runs import Run, operation
 from tasks.sites import Site
 
 
-@flow(flow_run_name="full-restore {context}", task_runner=runs.task_runner())
+@operation("full-restore {context}")
 def full_restore(
     context: str = "bc-004",
     backup: str = "latest",
@@ -82,7 +80,7 @@ def full_restore(
         return restore_rows(sites.find_site(context), run, request, dry_run, confirm_database, require_approval)
 
 
-@flow(flow_run_name="table-restore {table} {mode}", task_runner=runs.task_runner())
+@operation("table-restore {table} {mode}")
 def table_restore(
     context: str = "bc-004",
     *,
@@ -124,7 +122,7 @@ def table_restore(
         return restore_rows(site, run, request, dry_run, confirm_database, require_approval)
 
 
-@flow(flow_run_name="restore-cleaned-up {backup}", task_runner=runs.task_runner())
+@operation("restore-cleaned-up {backup}")
 def restore_cleaned_up(
     context: str = "bc-004",
     *,

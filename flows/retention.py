@@ -4,15 +4,14 @@ prune_backups needs the store alone; clean_up_old_data also the database, and a 
 By hand: python -m flows.retention prune_backups --context bc-004 [--dry-run false], or clean_up_old_data
 """
 
-from prefect import flow
-
 from flows.backup import take_long_term
 from flows.command_line import run_from_command_line
 from tasks import clean_up_reports, clean_ups, prunings, runs, sites
 from tasks.core.calendar import start_of
+from tasks.runs import operation
 
 
-@flow(flow_run_name="prune-backups {context}", task_runner=runs.task_runner())
+@operation("prune-backups {context}")
 def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
     """Let backup sets expire that are older than their retention, delete what expired a day ago, sweep what died unfinished.
 
@@ -35,7 +34,7 @@ def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
         return "; ".join(verdicts)
 
 
-@flow(flow_run_name="clean-up-old-data {context}", task_runner=runs.task_runner())
+@operation("clean-up-old-data {context}")
 def clean_up_old_data(context: str = "bc-004", dry_run: bool = True, confirm_database: str | None = None) -> str:
     """Archive and delete rows that have had their time by the context's rules, after the long-term backups of the month.
 

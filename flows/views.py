@@ -3,15 +3,14 @@
 Needs the database (a role that acts as the owner of the views). By hand: python -m flows.views refresh_views --context bc-004
 """
 
-from prefect import flow
-
 from flows.command_line import run_from_command_line
 from tasks import runs, sites
 from tasks import views as materialized_views
 from tasks.locks import context_lock
+from tasks.runs import operation
 
 
-@flow(flow_run_name="refresh-views {context}")
+@operation("refresh-views {context}")
 def refresh_views(
     context: str = "bc-004", views: list[str] | None = None, statement_timeout_seconds: int = 1800, lock_timeout_seconds: int = 30
 ) -> str:

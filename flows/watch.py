@@ -5,18 +5,19 @@ Needs the store alone; where a differential is due, the database too. By hand: p
 
 from datetime import timedelta
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
 from flows.backup import differential_backup
 from flows.command_line import run_from_command_line
 from tasks import recovery_points, runs, sites
 from tasks.core.calendar import parse_instant
 from tasks.core.kinds import now
+from tasks.runs import operation
 from tasks.sets import longest_unverified
 from tasks.verifications import verify_set, verify_share
 
 
-@flow(flow_run_name="verify-backups {context}", task_runner=runs.task_runner())
+@operation("verify-backups {context}")
 def verify_backups(context: str = "bc-004", backup: str = "latest", fraction: float | None = None) -> str:
     """Download backups, decode every row, compare rows and digests with the manifest, and record which are good.
 
@@ -33,7 +34,7 @@ def verify_backups(context: str = "bc-004", backup: str = "latest", fraction: fl
         return verify_share(store, run, *longest_unverified(store, context, fraction))
 
 
-@flow(flow_run_name="watch-recovery-point {context}", task_runner=runs.task_runner())
+@operation("watch-recovery-point {context}")
 def watch_recovery_point(
     context: str = "bc-004", every_minutes: int = 15, refresh: bool = True, as_of: str | None = None
 ) -> str:  # fmt: skip

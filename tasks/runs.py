@@ -9,15 +9,17 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import partial
+from datetime import UTC, datetime, tzinfo
+from functools import partial, wraps
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
-from prefect import Task, task
+from prefect import Flow, Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed, wait
+from prefect.runtime import flow_run
+from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from tasks.core.errors import BadInput, OperationError
@@ -25,7 +27,9 @@ from tasks.core.folders import private_folder, require_own
 from tasks.core.kinds import new_run_id, now, require_context_name
 from tasks.core.programs import Running
 from tasks.core.stream import MORE_SPACE
+from tasks.sites import find_context
 
+P = ParamSpec("P")
 T = TypeVar("T")
 # Below this a process, or a task, of its own costs more than it gains.
 SMALL_BYTES = 8 << 20
@@ -46,6 +50,35 @@ class Run:
     def title(self) -> str:
         """Who is at work, as pg_stat_activity shows it (63 bytes at most)."""
         return f"{self.context} {self.flow} {self.started:%Y-%m-%d %H:%M}Z {self.id}"[:63]
+
+
+def operation(pattern: str) -> Callable[[Callable[P, T]], Flow[P, T]]:
+    """Make a flow of a procedure: a run is named for what it does and when it was meant, and its state says what came of it.
+
+    Such a name is `daily-backup bc-004 2025-11-03 02:00 JST`; the pattern's fields are the flow's parameters. What the procedure
+    returns, if it is text, is the message of the run's state as well.
+    """
+
+    def make(procedure: Callable[P, T]) -> Flow[P, T]:
+        @wraps(procedure)
+        def tell(*words: P.args, **named: P.kwargs) -> T:
+            done = procedure(*words, **named)
+            # Who calls the flow gets what was returned; Prefect takes it out of the state.
+            return cast(T, Completed(message=done, data=done)) if isinstance(done, str) else done
+
+        return flow(flow_run_name=partial(_run_name, pattern), task_runner=task_runner())(tell)
+
+    return make
+
+
+def _run_name(pattern: str) -> str:
+    parameters: dict[str, Any] = flow_run.parameters
+    try:
+        zone: tzinfo = find_context(parameters["context"]).zone
+    except OperationError:
+        # The run itself will say what is wrong with its context.
+        zone = UTC
+    return f"{pattern.format(**parameters)} {flow_run.scheduled_start_time.astimezone(zone):%Y-%m-%d %H:%M %Z}"
 
 
 @contextmanager

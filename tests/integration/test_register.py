@@ -1,25 +1,19 @@
 """Registered contexts: flows find server and store in their blocks, and one cluster writes a context's sets."""
 
 import os
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 import pytest
-from prefect import tags
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
-from prefect.client.orchestration import get_client
 from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
 
-from deployments.register import register
+from deployments.register import register, require_block
 from flows.backup import daily_backup, list_backups
 from flows.recovery import disaster_recovery
 from flows.restore import full_restore
 from flows.watch import verify_backups
 from tasks.core.errors import BadInput
-from tests.faults import wait_for
 from tests.integration.conftest import CONTEXT, DATABASE, World, databases, delete_blocks
 
 NAMES = ("bounded-context/bc-004", "sqlalchemy-connector/bc-004", "sqlalchemy-connector/drill", "s3-bucket/bc-004",
@@ -65,56 +59,10 @@ def test_flows_work_from_blocks_alone(bare: World) -> None:
     bare.assert_recovered(before)
 
 
-class Hook(BaseHTTPRequestHandler):
-    """Notes what is posted to it."""
-
-    said: ClassVar[list[str]] = []
-
-    def do_POST(self) -> None:
-        self.said.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def hook() -> Iterator[str]:
-    """The address of a webhook."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-def test_a_failed_run_is_told(bare: World, hook: str) -> None:
-    block = CustomWebhookNotificationBlock(
-        name="ops", url=hook, json_data={"text": "{{subject}} {{body}}"}, allow_private_urls=True
-    )
-    block.save("ops", overwrite=True)
-    try:
-        for _ in range(2):
-            lines = registered(bare, notify="custom-webhook/ops")
-        assert lines[-1] == 'automation "bc-004: run failed" tells block custom-webhook/ops'
-        with get_client(sync_client=True) as client:
-            assert len(client.read_automations_by_name("bc-004: run failed")) == 1
-        with tags(CONTEXT), pytest.raises(BadInput, match="no backup set"):
-            bare.run(verify_backups, "backup_reader")
-        wait_for(lambda: Hook.said, 60, "the alarm")
-        assert "verify-backups bc-004: Failed" in Hook.said[0]
-        assert "no backup set of context" in Hook.said[0]
-    finally:
-        with get_client(sync_client=True) as client:
-            for one in client.read_automations_by_name("bc-004: run failed"):
-                client.delete_automation(one.id)
-        delete_blocks("custom-webhook/ops")
-
-
 @pytest.mark.long
-def test_an_alarm_to_nobody(bare: World) -> None:
+def test_an_alarm_to_nobody(prefect_api: str) -> None:
     with pytest.raises(BadInput, match="no block slack-webhook/nobody; make it"):
-        registered(bare, notify="slack-webhook/nobody")
+        require_block("slack-webhook/nobody")
 
 
 @pytest.mark.long

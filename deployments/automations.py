@@ -1,0 +1,117 @@
+"""The alarms of a context: what Prefect's server does by itself when a run fails, dies, or nothing is heard.
+
+See https://docs.prefect.io/v3/concepts/automations
+"""
+
+import json
+from collections.abc import Iterable, Set
+from datetime import timedelta
+from typing import Literal
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState, SendNotification
+from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+
+from tasks.core.context import Context
+
+# Three looks of the watch, which comes each quarter of an hour, and some time to spare.
+SILENCE = timedelta(hours=1)
+# Ten heartbeats of those that prefect.yaml asks of each run: a server that is restarted must not look like a death.
+DEAD_AFTER = timedelta(minutes=5)
+HEARTBEAT = "prefect.flow-run.heartbeat"
+ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+Stance = Literal[Posture.Reactive, Posture.Proactive]
+RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
+
+
+def automations(
+    context: Context, told: UUID | None, silence: timedelta = SILENCE, dead_after: timedelta = DEAD_AFTER
+) -> list[AutomationCore]:
+    """Return the automations of a context; those that tell somebody only where there is a notification block to tell."""
+    alarms = [run_failed(context, told), nothing_kept(context, told, silence)] if told else []
+    return [run_died(context, dead_after), *alarms]
+
+
+def run_failed(context: Context, told: UUID) -> AutomationCore:
+    """Tell of each run that fails or crashes."""
+    return AutomationCore(
+        name=f"{context.name}: run failed",
+        description="実行の失敗・異常終了を知らせます。Tells of each run that fails or crashes.",
+        trigger=_trigger(context, {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}, Posture.Reactive, timedelta(0)),
+        actions=[
+            SendNotification(
+                block_document_id=told, subject="{{ flow_run.name }}: {{ flow_run.state.name }}",
+                body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+            )
+        ],
+    )  # fmt: skip
+
+
+def nothing_kept(context: Context, told: UUID, silence: timedelta) -> AutomationCore:
+    """Tell when the watch has not said for a while that the recovery point is kept: it failed, or nobody runs it."""
+    minutes = round(silence.total_seconds() / 60)
+    return AutomationCore(
+        name=f"{context.name}: no recovery point",
+        description="復旧時点の確認が途絶えたことを知らせます。Tells when the recovery point is no longer confirmed.",
+        # Without `after` it fires also if nothing was ever heard.
+        trigger=EventTrigger(
+            match=ResourceSpecification({"prefect.resource.id": f"bounded-context.{context.name}"}),
+            expect={"recovery-point.kept"}, posture=Posture.Proactive, threshold=1, within=silence,
+        ),
+        actions=[
+            SendNotification(
+                block_document_id=told, subject=f"{context.name}: no restorable state confirmed for {minutes} minutes",
+                body=f"復旧可能な状態が{minutes}分間確認されていません。watch_recovery_point of {context.name} has not said for "
+                f"{minutes} minutes that the RPO of {context.objectives.rpo} is kept: see whether the worker runs, and what the "
+                "last run of the watch said.",
+            )
+        ],
+    )  # fmt: skip
+
+
+def run_died(context: Context, dead_after: timedelta) -> AutomationCore:
+    """Call a run crashed that was killed with its worker: nobody else would, and its place would stay taken."""
+    trigger = _trigger(context, {HEARTBEAT, *ENDED}, Posture.Proactive, dead_after)
+    return AutomationCore(
+        name=f"{context.name}: run died",
+        description="応答のなくなった実行を異常終了とします。Calls a run crashed that gives no sign of life.",
+        trigger=trigger.model_copy(update={"after": {HEARTBEAT}, "for_each": {"prefect.resource.id"}}),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, name="Crashed", force=False,
+                message=f"gave no sign of life for {dead_after}: killed, or its machine is down",
+            )
+        ],
+    )  # fmt: skip
+
+
+def _trigger(context: Context, expect: Set[str], posture: Stance, within: timedelta) -> EventTrigger:
+    tag: dict[str, str | list[str]] = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{context.name}"}
+    return EventTrigger(
+        match=RUNS, match_related=ResourceSpecification(tag), expect=set(expect), posture=posture, threshold=1, within=within
+    )  # fmt: skip
+
+
+def stale(client: SyncPrefectClient, wanted: Iterable[AutomationCore]) -> list[tuple[AutomationCore, list[Automation]]]:
+    """Return the automations that the server does not have, or has otherwise or twice, with those to be replaced."""
+    found = [(one, list(client.read_automations_by_name(one.name))) for one in wanted]
+    return [(one, there) for one, there in found if len(there) != 1 or _said(there[0]) != _said(one)]
+
+
+def save(client: SyncPrefectClient, wanted: Iterable[AutomationCore]) -> None:
+    """Make the server have each automation once, as wanted; names are no keys: saved twice there would be two."""
+    for one, there in stale(client, wanted):
+        for old in there:
+            client.delete_automation(old.id)
+        client.create_automation(one)
+
+
+def _said(automation: AutomationCore) -> str:
+    """Return all that was asked for, in one order: neither a set nor what a database makes of a mapping has one of its own."""
+    told = automation.model_dump(mode="json", include={"name", "description", "enabled", "actions"})
+    trigger = automation.trigger.model_dump(mode="json", exclude={"id"})
+    ordered = {key: sorted(value) if isinstance(value, list) else value for key, value in trigger.items()}
+    return json.dumps({**told, "trigger": ordered}, sort_keys=True)

@@ -1,0 +1,173 @@
+"""Everything on one machine for a look: PostgreSQL with the example database, a store, a Prefect server and a worker.
+
+`make up`. Nothing else is needed; what it made is kept in .local/up and goes on with the next `make up`. BACKUP_STORE and the AWS
+variables name another store than the folder in there. Ctrl-C stops all of it.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import cast
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.deployments import run_deployment
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments import local
+from deployments.demo import DATABASE, PROJECT, Story, make_logins, make_source
+from deployments.local import LocalServer
+from tasks.core.folders import require_own
+
+POOL, PREFECT = "backup", "prefect"
+FIRST = ("daily-backup/bc-004-daily", "recovery-drill/bc-004-drill", "integrity-check/bc-004-integrity")
+RUN_SECONDS = 1800
+
+
+def main() -> None:
+    """Bring everything up and stay until Ctrl-C."""
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--violations-per-year", type=int, default=10_000, help="rows in each of six yearly partitions")
+    parser.add_argument("--port", type=int, default=4200, help="where Prefect's UI is served")
+    arguments = parser.parse_args()
+    local.stop_on_terminate()
+    story = Story()
+    try:
+        with up(story, arguments.violations_per_year, arguments.port):
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        story.say("everything was stopped; `make up` goes on where this was")
+
+
+@contextmanager
+def up(story: Story, violations_per_year: int, port: int) -> Iterator[str]:
+    """Run everything for as long as the block lasts; give the address of Prefect's UI.
+
+    Raises:
+        SystemExit: it is up already, or something of it does not start.
+    """
+    folder = state_folder()
+    with ExitStack() as stack:
+        stack.enter_context(_alone(folder))
+        with story.step("starting PostgreSQL 18"):
+            server = stack.enter_context(local.postgres(local.prefect_bin(), kept=folder / "postgresql", fsync="on"))
+            make_databases(server, violations_per_year)
+        with story.step("starting Prefect's server, on a database of its own in there"):
+            database = f"postgresql+asyncpg://postgres:{server.password}@{local.HOST}:{server.port}/{PREFECT}"
+            api = stack.enter_context(local.prefect_server(database, _usable(port)))
+            stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
+        environment = server.environment("backup_restorer") | {
+            "PREFECT_API_URL": api, "BACKUP_STORE": os.environ.get("BACKUP_STORE") or str(require_own(folder / "store"))
+        }  # fmt: skip
+        register(story, environment)
+        told = {"PG_BIN": str(server.bin), "BACKUP_STAGING": str(require_own(folder / "staging"))}
+        stack.enter_context(local.prefect_worker(api, POOL, told, folder / "worker.log"))
+        make_first(story)
+        url = api.removesuffix("/api")
+        story.say(
+            f"[bold]Prefect's UI: {url}[/bold]   store: {environment['BACKUP_STORE']}   log of the worker: {folder / 'worker.log'}"
+        )
+        story.say(f"database: psql {server.conninfo(DATABASE, 'backup_restorer').replace(server.password, '…')}")
+        story.say(f"          (password in {server.data.parent / 'password'}); Ctrl-C stops everything")
+        yield url
+
+
+def state_folder() -> Path:
+    """Return where everything is kept: .local/up, or below /var/tmp where root's server could not reach that."""
+    folder = PROJECT / ".local" / "up"
+    if os.geteuid() == 0 and not all(path.stat().st_mode & 0o001 for path in PROJECT.parents):
+        folder = Path("/var/tmp") / "backup-local-up"  # noqa: S108
+    folder.parent.mkdir(exist_ok=True)
+    return require_own(folder, 0o711)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only one who has this up."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"it is up already (lock: {folder / 'lock'}); end that one first, with Ctrl-C")
+        yield
+
+
+def _usable(port: int) -> int:
+    """Return the port if nobody has it, else a free one."""
+    try:
+        httpx.get(f"http://{local.HOST}:{port}", timeout=2)
+    except httpx.ConnectError:
+        return port
+    except httpx.HTTPError:
+        pass
+    return local.free_port()
+
+
+def make_databases(server: LocalServer, violations_per_year: int) -> None:
+    """Make the example and Prefect's own database, where they are not there."""
+    with server.connect() as connection:
+        there = {name for (name,) in connection.execute("SELECT datname FROM pg_database").fetchall()}
+    if PREFECT not in there:
+        server.create_database(PREFECT, "postgres")
+    if DATABASE not in there:
+        make_source(server, violations_per_year)
+    else:
+        make_logins(server)
+
+
+def register(story: Story, environment: dict[str, str]) -> None:
+    """Register the context as an operator would.
+
+    Raises:
+        SystemExit: it failed; what it said is printed.
+    """
+    with story.step(f"[bold]$ python -m deployments.register --work-pool {POOL}[/bold]"):
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", "deployments.register", "--work-pool", POOL], env={**os.environ, **environment}, cwd=PROJECT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
+    if done.returncode:
+        sys.exit(done.stdout)
+
+
+def make_first(story: Story) -> None:
+    """Let the worker take a first backup, rehearse the recovery, and report on it, unless that was done.
+
+    Raises:
+        SystemExit: one of them failed.
+    """
+    for name in FIRST:
+        if was_done(name):
+            continue
+        with story.step(f"[bold]$ prefect deployment run {name}[/bold]"):
+            run = cast(FlowRun, run_deployment(name, timeout=RUN_SECONDS, poll_interval=1, as_subflow=False))
+        said = run.state.message if run.state else None
+        story.say(f"{run.name}: {said}")
+        if not (run.state and run.state.is_completed()):
+            sys.exit(f"{name} did not complete")
+
+
+def was_done(name: str) -> bool:
+    """Say whether a deployment (flow/deployment) has ever completed a run."""
+    deployment = DeploymentFilter(name=DeploymentFilterName(any_=[name.partition("/")[2]]))
+    completed = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED])))
+    with get_client(sync_client=True) as client:
+        return bool(client.read_flow_runs(deployment_filter=deployment, flow_run_filter=completed, limit=1))
+
+
+if __name__ == "__main__":
+    main()
