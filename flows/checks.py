@@ -1,6 +1,7 @@
 """Integrity checks of the live database.
 
-Needs the database (a role that may read it) and the store; changes nothing. By hand: python -m flows.checks integrity_check
+Needs the database (a role that may read it), which it leaves as it is, and the store, where it records what came out.
+By hand: python -m flows.checks integrity_check
 """
 
 from flows.command_line import run_from_command_line
@@ -20,7 +21,7 @@ def integrity_check(context: str = "bc-004", timeout_seconds: int = 600) -> str:
         site = sites.find_site(context)
         findings = checks.run_checks(site.server, site.database, run, site.context, site.files, timeout_seconds, run.started)
         findings += checks.compare_with_newest_backup(site.server, site.database, run, site.context, site.store, timeout_seconds)
-        return recovery_reports.publish_checks(site.context, site.database, findings)
+        return recovery_reports.publish_checks(site, run, findings)
 
 
 if __name__ == "__main__":

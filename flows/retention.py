@@ -29,7 +29,7 @@ def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
         for key, place, periods in prunings.places(definition, store):
             pruning = prunings.survey(place, definition, periods, run.started)
             if not dry_run:
-                prunings.carry_out(place, pruning)
+                prunings.carry_out(place, run, pruning)
             verdicts.append(prunings.publish_pruning(definition, key, pruning, dry_run=dry_run))
         return "; ".join(verdicts)
 

@@ -15,6 +15,7 @@ from tasks.core import report
 from tasks.core.context import Context
 from tasks.core.errors import BadInput, DamagedSet, OperationError
 from tasks.core.kinds import Kind, SetName, now, split_key
+from tasks.core.known_sets import ExpiryRecord
 from tasks.core.manifest import MANIFEST_FILE, parse_manifest
 from tasks.core.pruning import (
     DEAD,
@@ -29,8 +30,10 @@ from tasks.core.pruning import (
     plan,
 )
 from tasks.core.recovery_point import CLOCK_TOLERANCE
+from tasks.records import keep_record
 from tasks.reports import publish
-from tasks.sets import WARM_CLASS, ListedSet, list_sets
+from tasks.runs import Run
+from tasks.sets import WARM_CLASS, ListedSet, facts_of_set, list_sets
 from tasks.store import ObjectInfo, StoreAddress, Upload, persistent
 
 
@@ -39,7 +42,7 @@ class Pruning:
     """What is to be done in a store: sets that expire, expired ones to delete, unfinished sets and uploads to sweep."""
 
     decisions: list[Decision] = field(default_factory=list)
-    names: dict[str, SetName] = field(default_factory=dict)
+    listed: dict[str, ListedSet] = field(default_factory=dict)
     to_delete: list[SetName] = field(default_factory=list)
     to_sweep: list[SetName] = field(default_factory=list)
     to_abort: list[Upload] = field(default_factory=list)
@@ -47,10 +50,10 @@ class Pruning:
     left_alone: list[str] = field(default_factory=list)
 
     @property
-    def expiring(self) -> list[SetName]:
+    def expiring(self) -> list[ListedSet]:
         """Sets that expire, differentials before the fulls that they need."""
         ids = [one.set.id for one in self.decisions if one.expires]
-        return sorted((self.names[one] for one in ids), key=lambda name: name.kind is Kind.FULL)
+        return sorted((self.listed[one] for one in ids), key=lambda one: one.name.kind is Kind.FULL)
 
 
 def places(context: Context, store: StoreAddress) -> Iterator[tuple[str, StoreAddress, dict[str, str]]]:
@@ -71,10 +74,10 @@ def survey(address: StoreAddress, context: Context, periods: dict[str, str], ins
     _require_clock(address)
     listing = list_sets(address, context.name)
     decisions = plan([_stored(one, instant) for one in listing.sets], instant, context.zone, periods)
-    names = {one.name.id: one.name for one in listing.sets}
-    decisions = [_unless_locked(address, names, one, instant) if one.expires else one for one in decisions]
+    listed = {one.name.id: one for one in listing.sets}
+    decisions = [_unless_locked(address, listed, one, instant) if one.expires else one for one in decisions]
     needed = {one.set.base for one in decisions if not one.expires}
-    pruning = Pruning(decisions, names)
+    pruning = Pruning(decisions, listed)
     for expired in listing.expired:
         if expired.name.id in needed:
             pruning.left_alone.append(f"expired {expired.name.id}: a differential that is kept needs it; make it a set again")
@@ -122,9 +125,9 @@ def _stored(one: ListedSet, instant: datetime) -> StoredSet:
     )  # fmt: skip
 
 
-def _unless_locked(address: StoreAddress, names: dict[str, SetName], one: Decision, instant: datetime) -> Decision:
+def _unless_locked(address: StoreAddress, listed: dict[str, ListedSet], one: Decision, instant: datetime) -> Decision:
     """Keep what an object lock keeps: its deletion would be refused, or leave everything but a marker in place."""
-    until = _locked_until(address, names[one.set.id], instant)
+    until = _locked_until(address, listed[one.set.id].name, instant)
     return Decision(one.set, expires=False, why=until) if until else one
 
 
@@ -204,10 +207,13 @@ def sweep(address: StoreAddress, name: SetName) -> None:
             store.delete(one.key)
 
 
-def carry_out(address: StoreAddress, pruning: Pruning) -> None:
-    """Do what was planned, in an order in which no set is ever listed whose base is gone."""
-    for name in pruning.expiring:
-        expire(address, name)
+def carry_out(address: StoreAddress, run: Run, pruning: Pruning) -> None:
+    """Do what was planned, in an order in which no set is ever listed whose base is gone; what expires is recorded before."""
+    if expiring := pruning.expiring:
+        facts = [facts_of_set(one) for one in expiring]
+        keep_record(address, run.context, ExpiryRecord(instant=run.started, run=run.id, sets=facts))
+    for one in expiring:
+        expire(address, one.name)
     for name in pruning.to_delete:
         try:
             pruning.left_alone.extend(delete_expired(address, name))
@@ -226,7 +232,7 @@ def carry_out(address: StoreAddress, pruning: Pruning) -> None:
 def publish_pruning(context: Context, key: str, pruning: Pruning, *, dry_run: bool) -> str:
     """Publish what is to be done, or was; return the verdict."""
     lines = [
-        *(f"{'would expire' if dry_run else 'expired'}: {name.id}" for name in pruning.expiring),
+        *(f"{'would expire' if dry_run else 'expired'}: {one.name.id}" for one in pruning.expiring),
         *(f"{'would be deleted' if dry_run else 'deleted'}, expired a day ago and more: {name.id}" for name in pruning.to_delete),
         *(f"{'would be swept' if dry_run else 'swept'}, never finished: {name.id}" for name in pruning.to_sweep),
         *(f"{'would be ended' if dry_run else 'ended'}, an upload of {one.begun:%Y-%m-%d}: {one.key}" for one in pruning.to_abort),

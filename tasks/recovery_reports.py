@@ -4,28 +4,33 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.checks import frame
 from tasks.core import report
+from tasks.core.check_records import CheckRecord, results_of
 from tasks.core.checks import Finding, Verdict, failures
 from tasks.core.complaints import message_of
-from tasks.core.context import Context
+from tasks.core.drills import DrillRecord
 from tasks.core.errors import DamagedSet, OperationError, StoreUnavailable
 from tasks.core.recovery_report import Purpose, RecoveryFacts, record_of, recovery_report, recovery_verdict
-from tasks.drills import keep_record, read_records
 from tasks.keys import KeyOutcome
+from tasks.records import keep_record, read_records
 from tasks.recoveries import Recovery, facts_of
 from tasks.reports import publish
 from tasks.runs import Run
 from tasks.sets import mark
+from tasks.sites import Site
 
 if TYPE_CHECKING:
     import pandas as pd
+
+DRILLS_IN_A_REPORT = 12
 
 
 @task(cache_policy=NO_CACHE)
@@ -58,7 +63,7 @@ def _remembered(recovery: Recovery, run: Run, facts: RecoveryFacts, verdict: str
                 mark(
                     recovery.store, recovery.staged_set.name, "drilled", {"instant": run.started, "run": run.id, "verdict": verdict}
                 )
-        return {"records": read_records(recovery.store, run.context)}
+        return {"records": read_records(recovery.store, run.context, DrillRecord, itemgetter(slice(DRILLS_IN_A_REPORT)))}
     except OperationError as error:
         return {"to_do": [*facts.to_do, f"the drills' records in the store could not be read or written: {error}"]}
 
@@ -120,20 +125,29 @@ def publish_verification(recovery: Recovery, run: Run) -> str:
 
 
 @task(cache_policy=NO_CACHE)
-def publish_checks(context: Context, database: str, findings: list[Finding]) -> str:
-    """Publish the report and the table of an integrity check; return its verdict.
+def publish_checks(site: Site, run: Run, findings: list[Finding]) -> str:
+    """Publish the report and the table of an integrity check, and keep its record; return its verdict.
 
     Raises:
         OperationError: a check of severity error failed or could not be run.
     """
-    verdict = report.checks_verdict(database, findings)
-    publish(f"{context.name}-integrity", verdict, report.checks_report(verdict, findings), _rows(frame(findings)), "checks")
+    verdict, key = report.checks_verdict(site.database, findings), f"{run.context}-integrity"
+    publish(key, verdict, report.checks_report(verdict, findings), _rows(frame(findings)), "checks")
+    _record(site, run, CheckRecord(instant=run.started, run=run.id, verdict=verdict, results=results_of(findings)))
     if failed := failures(findings):
         named = "; ".join(
             f"{one.check}: {one.note if one.verdict is Verdict.BROKEN else f'{one.offending:,} offending'}" for one in failed
         )
-        raise OperationError(f"{verdict}; {named}; the samples are in artifact {context.name}-integrity")
+        raise OperationError(f"{verdict}; {named}; the samples are in artifact {key}")
     return verdict
+
+
+def _record(site: Site, run: Run, record: CheckRecord) -> None:
+    """Keep the record of an integrity check; that it fails is told, and costs no verdict: the store has a watch of its own."""
+    try:
+        keep_record(site.store, run.context, record)
+    except OperationError as error:
+        get_run_logger().warning("the outcome could not be recorded in the store: %s", error)
 
 
 def _rows(table: "pd.DataFrame") -> list[dict[str, Any]]:

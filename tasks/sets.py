@@ -20,6 +20,7 @@ from tasks.core.blocks import Lines, parse_lines
 from tasks.core.calendar import is_instant, parse_instant
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable
 from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, now, parse_set_reference, split_key
+from tasks.core.known_sets import SetFacts
 from tasks.core.losses import CleanedUp
 from tasks.core.manifest import MANIFEST_FILE, Inherited, Manifest, Relation, StoredObject, parse_manifest, render_manifest
 from tasks.core.order import newest_first
@@ -140,6 +141,16 @@ class ListedSet:
     held: datetime | None = None
     pinned: bool = False
     cleaned: dict[str, int] | None = None
+
+
+def facts_of_set(one: ListedSet) -> SetFacts:
+    """Return what a report, and the record of an expired set, say of it."""
+    manifest = one.manifest
+    return SetFacts(
+        id=one.name.id, kind=one.name.kind, state=one.state, instant=manifest.snapshot.instant if manifest else None,
+        finished=manifest.finished if manifest else None, bytes=manifest.bytes if manifest else 0, verified=one.verified,
+        note=one.damage or "; ".join(manifest.losses if manifest else []),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

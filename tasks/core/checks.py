@@ -70,12 +70,17 @@ class Finding:
     @property
     def fails(self) -> bool:
         """Whether the run fails for it: also when an important check could not be run."""
-        return self.severity is Severity.ERROR and self.verdict in (Verdict.FAILED, Verdict.BROKEN)
+        return is_failure(self.severity, self.verdict)
 
     @property
     def is_remarkable(self) -> bool:
         """Whether a person has to read it."""
         return self.verdict is not Verdict.OK
+
+
+def is_failure(severity: Severity, verdict: Verdict) -> bool:
+    """Say whether a run fails for a check that came out so."""
+    return severity is Severity.ERROR and verdict in (Verdict.FAILED, Verdict.BROKEN)
 
 
 def judge(check: Check, offending: int, sample: list[str], seconds: float = 0.0, note: str = "") -> Finding:

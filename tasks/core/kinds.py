@@ -72,7 +72,7 @@ RULES = {
     Kind.LONG_TERM: KindRule("", "GLACIER", may_be_latest=False),
 }
 # What no long-term job may be called: folders and ids of other sets, and other folders of a context.
-RESERVED = frozenset({*Kind, *(rule.folder for rule in RULES.values()), "drills"})
+RESERVED = frozenset({*Kind, *(rule.folder for rule in RULES.values()), "drills", "checks", "expired"})
 
 
 def new_run_id() -> str:

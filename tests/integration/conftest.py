@@ -23,7 +23,7 @@ from tenacity import BaseRetrying, wait_none
 from deployments import local
 from deployments.example import create_example
 from deployments.local import LocalS3, LocalServer, wheel_bin
-from tasks import sets, sites
+from tasks import records, sets, sites
 from tasks.core.context import CONTEXT_FILE
 from tests.oracle import State, capture
 
@@ -264,7 +264,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the store be asked as often as ever, without the pause between two tries."""
-    for one in vars(sets).values():
+    for one in (*vars(sets).values(), *vars(records).values()):
         function = getattr(one, "fn", one)
         if isinstance(getattr(function, "retry", None), BaseRetrying):
             monkeypatch.setattr(function.retry, "wait", wait_none())

@@ -20,6 +20,9 @@ from flows.watch import verify_backups
 from tasks import prunings, runs, sites
 from tasks.core.errors import OperationError
 from tasks.core.kinds import now
+from tasks.core.known_sets import ExpiryRecord
+from tasks.core.programs import Running
+from tasks.runs import Run
 from tasks.store import FolderStore, StoreAddress
 from tests.integration.conftest import CONTEXT, World, copy_template, drop_databases
 from tests.oracle import State
@@ -53,10 +56,16 @@ def states(world: World) -> dict[str, str]:
 
 
 def contents(world: World) -> dict[str, str]:
-    """Return every object of a folder store with a digest of its bytes."""
+    """Return every object of a folder store but the records of pruning, with a digest of its bytes."""
     root = world.store_folder
-    files = [path for path in root.rglob("*") if path.is_file()]
+    files = [path for path in root.rglob("*") if path.is_file() and path.parent != root / CONTEXT / ExpiryRecord.folder]
     return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def recorded(world: World) -> set[str]:
+    """Return the ids of the sets that pruning recorded as expired."""
+    files = (world.store_folder / CONTEXT / ExpiryRecord.folder).glob("*.json")
+    return {one.id for file in files for one in ExpiryRecord.model_validate_json(file.read_bytes()).sets}
 
 
 def execute(world: World, statement: str) -> None:
@@ -117,6 +126,7 @@ def test_the_life_of_sets(old: World, kept: Kept) -> None:
     with later(days=40):
         prune(old)
     assert states(old) == {"full 0": "stored", "differential 1": "stored"}
+    assert len(recorded(old)) == 2
     left = contents(old)
     assert {key: left.get(key) for key in FOREIGN} == {key: everything[key] for key in FOREIGN}
     assert left.items() <= everything.items()
@@ -215,7 +225,7 @@ def dying_at(moment: int) -> Iterator[list[str]]:
         return change
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("delete", "replace"):
+        for name in ("delete", "replace", "create"):
             patch.setattr(FolderStore, name, counting(getattr(FolderStore, name)))
         yield done
 
@@ -244,6 +254,7 @@ def test_a_death_at_any_moment(old: World, kept: Kept) -> None:
                 else:
                     assert len(done) == moment
                     break
+            assert {path.parent.name for path in old.store_folder.rglob("expired.json")} <= recorded(old)
             # What is listed as good is good: a differential has its base, a set all its objects.
             assert "damaged" not in states(old).values(), (days, done)
             assert ends(days) == expected, (days, done)
@@ -259,8 +270,8 @@ def test_two_at_once(old: World) -> None:
         instant = now() + timedelta(days=days)
         ((_, _, periods),) = prunings.places(definition, store)
         plans = [prunings.survey(store, definition, periods, instant) for _ in range(2)]
-        for one in plans:
-            prunings.carry_out(store, one)
+        for number, one in enumerate(plans):
+            prunings.carry_out(store, Run("prune_backups", CONTEXT, f"000{number}", instant, old.folder, Running()), one)
     assert states(old) == {"full 0": "expired", "full 1": "stored", "differential 2": "stored"}
 
 

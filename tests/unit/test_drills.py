@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.drills import DrillRecord, carries_to_bytes, history, parse_record, record_path, recovery_point_age
+from tasks.core.drills import DrillRecord, carries_to_bytes, recovery_point_age
+from tasks.core.records import history, parse_record, record_path
 from tests.unit.samples import INSTANT
 
 
@@ -33,11 +34,11 @@ RECORDS = st.builds(
 
 @given(RECORDS)
 def test_what_is_kept_is_read(kept: DrillRecord) -> None:
-    assert parse_record(kept.model_dump_json().encode()) == kept
+    assert parse_record(DrillRecord, kept.model_dump_json().encode()) == kept
 
 
 def test_what_a_later_release_adds_is_passed_over() -> None:
-    assert parse_record(json.dumps(json.loads(record().model_dump_json()) | {"weather": "fine"}).encode()) == record()
+    assert parse_record(DrillRecord, json.dumps(json.loads(record().model_dump_json()) | {"weather": "fine"}).encode()) == record()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_what_a_later_release_adds_is_passed_over() -> None:
     ],
 )  # fmt: skip
 def test_a_spoilt_record_is_none(spoilt: bytes) -> None:
-    assert parse_record(spoilt) is None
+    assert parse_record(DrillRecord, spoilt) is None
 
 
 def test_names_of_records_sort_by_instant() -> None:
@@ -114,5 +115,5 @@ def test_nothing_is_lost_twice(snapshot: datetime, instant: datetime) -> None:
 
 
 def test_an_instant_without_its_zone_spoils_no_other_record() -> None:
-    spoilt = parse_record(record().model_dump_json().replace("17:00:00Z", "17:00:00").encode())
+    spoilt = parse_record(DrillRecord, record().model_dump_json().replace("17:00:00Z", "17:00:00").encode())
     assert history(filter(None, [record(), spoilt]), 9) == [record()]

@@ -1,0 +1,76 @@
+"""What is known of the sets of the last weeks: those that are listed, and those that expired, which pruning recorded."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta, tzinfo
+from typing import ClassVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from tasks.core.calendar import before
+from tasks.core.context import Retention
+from tasks.core.kinds import RULES, Kind
+from tasks.core.records import Record
+
+
+class SetFacts(BaseModel):
+    """A set in a few figures; without instants its manifest cannot be read. `verified` is when it was last decoded or drilled."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    kind: Kind
+    state: str
+    instant: AwareDatetime | None
+    finished: AwareDatetime | None
+    bytes: int
+    verified: AwareDatetime | None = None
+    note: str = ""
+    expired: bool = False
+
+    @property
+    def took(self) -> timedelta | None:
+        """How long it took from its state to its manifest."""
+        return self.finished - self.instant if self.instant and self.finished else None
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it cannot be restored, or could not when it expired."""
+        return self.state == "damaged"
+
+    @property
+    def verdict(self) -> str:
+        """What a person has to know of it first."""
+        if self.expired:
+            return "expired"
+        return self.state if self.state in ("suspect", "damaged") else "ok"
+
+    @property
+    def recovery_state(self) -> tuple[datetime, datetime] | None:
+        """The state that it can bring back as `latest`, and when that was stored."""
+        if self.instant is None or self.finished is None or self.is_damaged or not RULES[self.kind].may_be_latest:
+            return None
+        # A server whose clock is ahead must not make a state newer than its manifest.
+        return min(self.instant, self.finished), self.finished
+
+
+class ExpiryRecord(Record):
+    """The sets that one pruning let expire, as they were."""
+
+    folder: ClassVar[str] = "expired"
+
+    sets: list[SetFacts]
+
+
+def known_sets(listed: Iterable[SetFacts], records: Iterable[ExpiryRecord]) -> list[SetFacts]:
+    """Return the sets that are there and those that expired; one that was made a set again is there."""
+    gone = {one.id: one.model_copy(update={"expired": True}) for record in records for one in record.sets}
+    return [*(gone | {one.id: one for one in listed}).values()]
+
+
+def complete_since(first_record: datetime, retention: Retention, zone: tzinfo) -> tuple[datetime, datetime]:
+    """Return since when all fulls, and since when all restorable states, are known, if expired sets are recorded since an instant.
+
+    What had expired before is not known: older releases recorded nothing.
+    """
+    fulls, differentials = (before(first_record, period, zone) for period in (retention.daily, retention.differential))
+    return fulls, max(fulls, differentials)
