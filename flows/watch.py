@@ -1,15 +1,18 @@
 """Looking after the backups that exist, and after the promise that never more than the recovery point objective is lost.
 
-Needs the store alone; where a differential is due, the database too. By hand: python -m flows.watch watch_recovery_point
+Needs the store alone; where a differential is due, the database too.
+By hand: python -m flows.watch watch_recovery_point, verify_backups or backup_report
 """
 
 from datetime import timedelta
+from typing import Annotated
 
 from prefect import get_run_logger
+from pydantic import Field
 
 from flows.backup import differential_backup
 from flows.command_line import run_from_command_line
-from tasks import recovery_points, runs, sites
+from tasks import overviews, recovery_points, runs, sites
 from tasks.core.calendar import parse_instant
 from tasks.core.kinds import now
 from tasks.runs import operation
@@ -58,6 +61,21 @@ def watch_recovery_point(
         return recovery_points.tell(definition, point, done)
 
 
+@operation("backup-report {context}")
+def backup_report(context: str = "bc-004", days: Annotated[int, Field(ge=1, le=366)] = 30) -> str:
+    """Tell what became of the backups of the last days: sets, recovery point, drills, integrity checks, and what to look at.
+
+    What is to be looked at fails no run: the watch, the checks and the drills do that themselves.
+
+    Args:
+        context: the bounded context.
+        days: how many days to look back, from 1 to 366.
+    """
+    with runs.begin("backup_report", context) as run:
+        definition, store = sites.find_context(context), sites.find_store(context)
+        return overviews.tell(overviews.look_back(store, definition, run, days))
+
+
 def _refresh(context: str) -> str:
     """Take a differential; return what came of it: whatever it was, the watch has to tell it."""
     try:
@@ -68,4 +86,4 @@ def _refresh(context: str) -> str:
 
 
 if __name__ == "__main__":
-    run_from_command_line(verify_backups, watch_recovery_point)
+    run_from_command_line(verify_backups, watch_recovery_point, backup_report)

@@ -1,4 +1,4 @@
-"""Reports of recoveries, drills, verifications and integrity checks; they are the only ones that draw."""
+"""Reports of recoveries, drills, verifications and integrity checks; those of recoveries draw."""
 
 import json
 from collections.abc import Iterator

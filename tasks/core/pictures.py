@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 # Text stays text, in the reader's own fonts: Japanese names need no font here.
 STYLE: Any = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "report"}
-GOOD, BAD, LIMIT = "#2f6f9f", "#b3372f", "#b3372f"
+GOOD, BAD, LIMIT, OTHER, GREY = "#2f6f9f", "#b3372f", "#b3372f", "#c58b1f", "#808080"
+Points = Sequence[tuple[datetime, float]]
 
 
 def bars(alternative: str, seconds: Mapping[str, float]) -> str:
@@ -46,6 +47,31 @@ def against_limit(alternative: str, points: Sequence[tuple[datetime, float, bool
     axes.set_yscale("log")
     axes.set_ylim(min([*values, limit_seconds]) / 2, limit_seconds * 2)
     axes.set_ylabel("seconds")
+    _bare(axes)
+    return _markdown(figure, alternative)
+
+
+def over_time(alternative: str, series: Mapping[str, Points], unit: str, limit: float | None = None) -> str:
+    """Return a picture of values over time, as markdown: lines below a limit if there is one, else dots of any magnitude.
+
+    Instants are shown in the zone that they are given in.
+    """
+    figure = _figure(figsize=(8, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.xaxis_date(next(instant.tzinfo for points in series.values() for instant, _ in points))
+    for (name, points), color in zip(series.items(), (GOOD, OTHER, GREY, BAD), strict=False):
+        how: Any = {"linewidth": 1} if limit else {"linestyle": "", "marker": "o", "markersize": 3}
+        instants: Any = [instant for instant, _ in points]
+        axes.plot(instants, [value for _, value in points], color=color, label=name, **how)
+    if limit:
+        axes.axhline(limit, color=LIMIT, linestyle="--", label="limit")
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:,g}")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    axes.set_ylabel(unit)
+    axes.tick_params("x", rotation=30)
     _bare(axes)
     return _markdown(figure, alternative)
 

@@ -1,10 +1,9 @@
 """The recovery point: how old the newest restorable state is, and whether the next look at it could come too late."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from tasks.core.drills import recovery_point_age
@@ -89,12 +88,36 @@ def verdict(point: RecoveryPoint) -> str:
     }[point.state]
 
 
-def exposure(sets: Sequence[tuple[datetime, datetime]], since: datetime) -> timedelta:
-    """Return the most that would have been lost just before one of the sets was stored, of those stored since an instant.
+@dataclass(frozen=True)
+class Gap:
+    """How long a state was the newest that was stored: its instant, when it was stored, and when a newer one was."""
 
-    Sets are given newest first: the instant of each state, and the instant at which it was stored.
+    taken: datetime
+    stored: datetime
+    until: datetime
+
+    @property
+    def age(self) -> timedelta:
+        """The most that would have been lost meanwhile."""
+        return self.until - self.taken
+
+
+def gaps(states: Iterable[tuple[datetime, datetime]], end: datetime | None = None) -> list[Gap]:
+    """Return the gaps between states, oldest first, and the one up to the end, if one is given.
+
+    Of each state its instant and when it was stored are given; one that was stored after a newer one closes no gap.
     """
-    return max((stored - before for (_, stored), (before, _) in pairwise(sets) if stored > since), default=timedelta(0))
+    newest = list[tuple[datetime, datetime]]()
+    for taken, stored in sorted(states, key=lambda state: (state[1], state[0])):
+        if not newest or taken > newest[-1][0]:
+            newest.append((taken, stored))
+    ends = [*(stored for _, stored in newest[1:]), *([end] if end else [])]
+    return [Gap(*state, until) for state, until in zip(newest, ends, strict=False)]
+
+
+def exposure(states: Iterable[tuple[datetime, datetime]], since: datetime) -> timedelta:
+    """Return the most that would have been lost just before a newer state was stored, of those stored since an instant."""
+    return max((gap.age for gap in gaps(states) if gap.until > since), default=timedelta(0))
 
 
 def report(point: RecoveryPoint, said: str, zone: ZoneInfo) -> str:

@@ -160,7 +160,7 @@ def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
         _checks(facts),
         _triggers(facts),
         _relations(facts),
-        _past(facts),
+        past_drills("The last drills", facts.records, facts.rto, facts.zone),
         section("Left by earlier runs, and removed", facts.removed),
         section("Warnings of the backup", facts.manifest.warnings if facts.manifest else []),
         section("Contacts", [f"{one.role}: {one.reach}" for one in facts.contacts]),
@@ -236,24 +236,21 @@ def _relations(facts: RecoveryFacts) -> str:
     return f"## Relations, {title}\n\n" + relation_table(facts.manifest, facts.load_seconds) + "\n"
 
 
-def _past(facts: RecoveryFacts) -> str:
-    if not facts.records:
+def past_drills(title: str, newest_first: Sequence[DrillRecord], rto: timedelta, zone: tzinfo) -> str:
+    """Return what is kept of drills under a heading: a picture of those that were proven, and a table."""
+    if not newest_first:
         return ""
-    points = [(one.instant.astimezone(facts.zone), one.rto_seconds, one.passed) for one in reversed(facts.records) if one.proven]
-    picture = (
-        against_limit("recovery time of the last drills against the limit", points, facts.rto.total_seconds()) if points else ""
-    )
+    points = [(one.instant.astimezone(zone), one.rto_seconds, one.passed) for one in reversed(newest_first) if one.proven]
+    picture = against_limit("recovery time of the last drills against the limit", points, rto.total_seconds()) if points else ""
     rows = [
         (
-            local_time(one.instant, facts.zone), clock(one.rto_seconds) if one.proven else "-",
+            local_time(one.instant, zone), clock(one.rto_seconds) if one.proven else "-",
             "-" if one.rpo_seconds is None else clock(one.rpo_seconds), size(one.database_bytes) if one.database_bytes else "-",
             one.verdict.partition(":")[0],
         )
-        for one in facts.records
+        for one in newest_first
     ]  # fmt: skip
-    return (
-        f"## The last drills\n\n{picture}\n\n" + table(["when", "RTO", "RPO", "database", "verdict"], rows, right=(1, 2, 3)) + "\n"
-    )
+    return f"## {title}\n\n{picture}\n\n" + table(["when", "RTO", "RPO", "database", "verdict"], rows, right=(1, 2, 3)) + "\n"
 
 
 def record_of(facts: RecoveryFacts, run: str, verdict: str) -> DrillRecord:

@@ -19,6 +19,17 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
+def age(seconds: float) -> str:
+    """Return seconds in days, below two of them as h:mm:ss: what lies long back needs no seconds."""
+    days = int(seconds // 86400)
+    return f"{days:,} days" if days >= 2 else clock(max(seconds, 0))
+
+
+def several(count: int, what: str) -> str:
+    """Return a number of things, for example `1 drill`, `2 drills`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def size(count: int) -> str:
     """Return bytes in a unit that fits."""
     value, units = float(count), ["B", "KB", "MB", "GB", "TB"]

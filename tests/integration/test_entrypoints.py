@@ -20,7 +20,7 @@ FLOWS = {
     "daily_backup", "differential_backup", "list_backups", "verify_backups", "watch_recovery_point", "prune_backups",
     "full_restore", "table_restore", "disaster_recovery", "recovery_drill", "integrity_check", "long_term_backup",
     "create_partitions", "archive_partitions", "reattach_partition", "refresh_views", "clean_up_old_data",
-    "restore_cleaned_up",
+    "restore_cleaned_up", "backup_report",
 }  # fmt: skip
 BY_DAY = {"hourly", "four-hourly", "quarter-hourly"}
 

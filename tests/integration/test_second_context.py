@@ -20,7 +20,7 @@ from flows.recovery import disaster_recovery, recovery_drill
 from flows.restore import full_restore, restore_cleaned_up, table_restore
 from flows.retention import clean_up_old_data, prune_backups
 from flows.views import refresh_views
-from flows.watch import verify_backups, watch_recovery_point
+from flows.watch import backup_report, verify_backups, watch_recovery_point
 from tasks import sites
 from tasks.core.context import CONTEXT_FILE, parse_context
 from tasks.core.errors import OperationError
@@ -359,6 +359,7 @@ def test_a_differential_in_time(stored: World) -> None:
     assert "a differential was due: STORED: bc-005_differential_" in said
     assert run(stored, verify_backups, **reader, fraction=1.0).startswith("PASS")
     assert sorted(listed(stored).values()) == ["differential decoded", "full decoded"]
+    assert run(stored, backup_report, **reader).startswith("30 days: 1 full, 1 differential, ")
     assert stored.recover(context=SECOND).startswith("PASS")
     assert unlike(before, state(stored, stored.target), *OUTBOUND_KEYS) == []
 
