@@ -33,7 +33,7 @@ from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_contex
 from tasks.core.errors import BadInput, OperationError
 from tasks.core.kinds import OWNER_FILE
 from tasks.core.servers import Server, connect
-from tasks.sets import WARM_CLASS, render_owner
+from tasks.sets import WARM_CLASS, parse_owner, render_owner
 from tasks.sites import CONTEXTS, environment_store, load
 from tasks.store import StoreAddress, open_store
 
@@ -198,7 +198,7 @@ def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
         )
     elif found != wanted:
         opened.replace(key, wanted, WARM_CLASS)
-    return f"{store.path(key)} names this cluster: {_one_line(wanted)}"
+    return f"{store.path(key)} names cluster {parse_owner(wanted, key)}"
 
 
 def owners(context: Context, store: StoreAddress) -> tuple[bytes, bytes | None]:

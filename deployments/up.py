@@ -34,7 +34,8 @@ from deployments.local import LocalServer
 from tasks.core.folders import require_own
 
 POOL, PREFECT = "backup", "prefect"
-FIRST = ("daily-backup/bc-004-daily", "recovery-drill/bc-004-drill", "integrity-check/bc-004-integrity")
+FIRST = ("daily-backup/bc-004-daily", "recovery-drill/bc-004-drill", "integrity-check/bc-004-integrity",
+         "backup-report/bc-004-report")  # fmt: skip
 RUN_SECONDS = 1800
 
 
@@ -43,24 +44,24 @@ def main() -> None:
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--violations-per-year", type=int, default=10_000, help="rows in each of six yearly partitions")
     parser.add_argument("--port", type=int, default=4200, help="where Prefect's UI is served")
+    parser.add_argument("--folder", type=Path, help="where everything is kept, instead of .local/up")
     arguments = parser.parse_args()
     local.stop_on_terminate()
     story = Story()
     try:
-        with up(story, arguments.violations_per_year, arguments.port):
+        with up(story, arguments.folder or state_folder(), arguments.violations_per_year, arguments.port):
             threading.Event().wait()
     except KeyboardInterrupt:
         story.say("everything was stopped; `make up` goes on where this was")
 
 
 @contextmanager
-def up(story: Story, violations_per_year: int, port: int) -> Iterator[str]:
+def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Iterator[str]:
     """Run everything for as long as the block lasts; give the address of Prefect's UI.
 
     Raises:
         SystemExit: it is up already, or something of it does not start.
     """
-    folder = state_folder()
     with ExitStack() as stack:
         stack.enter_context(_alone(folder))
         with story.step("starting PostgreSQL 18"):

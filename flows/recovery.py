@@ -13,11 +13,11 @@ from tasks import recoveries, recovery_reports, runs, sites, thaws
 from tasks.core.recovery_report import Purpose
 from tasks.core.servers import Server
 from tasks.databases import sweep_unfinished
-from tasks.keys import complete_keys
+from tasks.keys import complete_keys, set_with_keys
 from tasks.locks import context_lock
 from tasks.recoveries import Recovery
 from tasks.runs import Run, operation
-from tasks.sets import newest_manifest, random_recent
+from tasks.sets import random_recent
 from tasks.store import StoreAddress
 
 
@@ -52,7 +52,7 @@ def disaster_recovery(
 
 def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: str, target_database: str | None) -> str:
     """Make the foreign keys that a recovery had to leave out; those that cannot be made are named, with the rows in the way."""
-    manifest = newest_manifest(store, run.context, backup)
+    manifest = set_with_keys(store, run.context, backup)
     with context_lock(server, run.context, run.title, exclusive=True):
         outcomes = complete_keys(server, run, manifest, target_database or manifest.database.name)
     return recovery_reports.publish_keys(run, outcomes)

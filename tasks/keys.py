@@ -11,10 +11,13 @@ from tasks.catalogue import is_there
 from tasks.core import sql
 from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput
+from tasks.core.kinds import RULES
 from tasks.core.manifest import ForeignKey, InventoryItem, Manifest
 from tasks.core.servers import Connection, Server, connect
 from tasks.runs import Run
 from tasks.schema import LOCK_WAIT_SECONDS
+from tasks.sets import list_sets, newest_manifest
+from tasks.store import StoreAddress
 
 SAMPLE_ROWS = 5
 
@@ -45,6 +48,24 @@ def own_keys(manifest: Manifest) -> list[ForeignKey]:
         )
         for item in keys
     ]  # fmt: skip
+
+
+def set_with_keys(store: StoreAddress, context: str, backup: str) -> Manifest:
+    """Return the set whose keys a recovered database has to have: the named one, or the newest with what newer ones forgot.
+
+    A backup of a database that was recovered without some keys does not know them: the newest set of each database that there
+    was counts.
+
+    Raises:
+        BadInput: there is no such set.
+    """
+    newest = newest_manifest(store, context, backup)
+    if backup != "latest":
+        return newest
+    whole = [one.manifest for one in list_sets(store, context).sets if RULES[one.name.kind].may_be_latest and not one.damage]
+    last = {(one.snapshot.system_identifier, one.database.oid): one for one in reversed(whole) if one}
+    keys = {(key.table, key.name): key for one in last.values() for key in one.outbound_keys}
+    return newest.model_copy(update={"outbound_keys": list(keys.values())})
 
 
 @task(cache_policy=NO_CACHE)

@@ -1,5 +1,6 @@
 """Every deployment of prefect.yaml loads as a worker loads it, its docstring is what the UI will show, its schedule is Tokyo's."""
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ FLOWS = {
     "full_restore", "table_restore", "disaster_recovery", "recovery_drill", "integrity_check", "long_term_backup",
     "create_partitions", "archive_partitions", "reattach_partition", "refresh_views", "clean_up_old_data",
     "restore_cleaned_up", "backup_report",
+}  # fmt: skip
+# When the scripts that this replaces were run, by what each did.
+DOCUMENT = {
+    "bc-004-daily": "0 2 * * *", "bc-004-differential": "0 */4 * * *", "bc-004-violations": "0 3 1 * *",
+    "bc-004-create-partitions": "0 4 1 12 *", "bc-004-archive": "0 5 15 1 *", "bc-004-refresh-user-allocation": "0 * * * *",
+    "bc-004-refresh-team-statistics": "15 * * * *", "bc-004-refresh-unit-statistics": "0 1 * * *", "bc-004-clean-up": "0 3 1 * *",
 }  # fmt: skip
 BY_DAY = {"hourly", "four-hourly", "quarter-hourly"}
 
@@ -46,6 +53,20 @@ def test_schedules_are_in_tokyo(name: str, schedule: dict[str, str]) -> None:
     assert schedule["timezone"] == "Asia/Tokyo", name
     night = next(CronSim(schedule["cron"], datetime(2026, 11, 23, 12, tzinfo=ZoneInfo("Asia/Tokyo"))))
     assert schedule["slug"] in BY_DAY or 1 <= night.hour <= 7
+
+
+def test_schedules_are_those_of_the_document_and_of_the_readme() -> None:
+    crons = {name: schedule["cron"] for name, schedule in SCHEDULED}
+    assert crons.items() >= DOCUMENT.items()
+    rows = re.findall(r"^\| `(bc-004-[a-z-]+)` \| `([^`]+)` \|", (PROJECT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert dict(rows) == crons
+
+
+def test_deployments_say_what_they_are_in_both_languages() -> None:
+    for one in DEPLOYMENTS:
+        english, japanese = one["description"].strip().split("\n\n")
+        assert english.isascii(), one["name"]
+        assert re.search("[ぁ-んァ-ヶ]", japanese), one["name"]
 
 
 def told_by_hand(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[object, str]:

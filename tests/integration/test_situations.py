@@ -165,6 +165,16 @@ def test_keys_are_made_when_their_rows_are_there(backed_up: World, before: State
     assert again.endswith("21 of 21 foreign keys are there, 0 made now")
 
 
+def test_keys_that_a_backup_of_the_recovered_database_does_not_know(world: World) -> None:
+    world.backup()
+    with world.source.connect() as connection:
+        connection.execute("DROP DATABASE consulting_tool WITH (FORCE)")
+    world.run(disaster_recovery, "backup_restorer")
+    world.backup()
+    with pytest.raises(OperationError, match=r"17 of 21 foreign keys are there, 0 made now; .*public\.users is not there"):
+        world.run(disaster_recovery, "backup_restorer", resume="constraints")
+
+
 @pytest.mark.long
 def test_resume_after_a_recovery_onto_an_empty_server(stored: World, before: State) -> None:
     stored.recover()
