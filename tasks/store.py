@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 import boto3
@@ -29,6 +30,7 @@ from urllib3.exceptions import HTTPError
 
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, StoreUnavailable, TierUnavailable
 from tasks.core.kinds import COLD_CLASSES
+from tasks.core.progress import Moved, unmeasured
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -123,8 +125,10 @@ class Store(Protocol):
     def head(self, key: str) -> ObjectInfo | None:
         """Return what the store says of one object, or None if it is absent."""
 
-    def put(self, key: str, file: Path, storage_class: str, metadata: dict[str, str]) -> None:
-        """Store a file, replacing what is there."""
+    def put(
+        self, key: str, file: Path, storage_class: str, metadata: dict[str, str], moved: Moved = unmeasured
+    ) -> None:  # fmt: skip
+        """Store a file, replacing what is there, and say how many bytes have gone."""
 
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
         """Store a small object that must not be there yet (AlreadyExists); our own earlier attempt counts as success."""
@@ -135,8 +139,8 @@ class Store(Protocol):
     def read(self, key: str) -> bytes:
         """Return a small object."""
 
-    def fetch(self, key: str, target: IO[bytes]) -> str:
-        """Write an object to an open file and return its SHA-256."""
+    def fetch(self, key: str, target: IO[bytes], moved: Moved = unmeasured) -> str:
+        """Write an object to an open file, say how many bytes have come, and return its SHA-256."""
 
     def require_readable(self, key: str) -> ObjectInfo | None:
         """Ask before reading: None if absent, ColdObject if it has to be thawed first."""
@@ -239,11 +243,15 @@ class S3Store:
                 return None
             raise
 
-    def put(self, key: str, file: Path, storage_class: str, metadata: dict[str, str]) -> None:
+    def put(
+        self, key: str, file: Path, storage_class: str, metadata: dict[str, str], moved: Moved = unmeasured
+    ) -> None:  # fmt: skip
         """Upload a file, in parts if it is large."""
         extra = {"StorageClass": storage_class, "Metadata": metadata}
         with self._answering(key):
-            self._client.upload_file(str(file), self._bucket, self._root + key, ExtraArgs=extra, Config=self._transfer)
+            self._client.upload_file(
+                str(file), self._bucket, self._root + key, ExtraArgs=extra, Config=self._transfer, Callback=_summed(moved)
+            )
 
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
         """Put with If-None-Match, then look: the reply to our own first try may have been lost."""
@@ -276,7 +284,7 @@ class S3Store:
         self.fetch(key, data)
         return data.getvalue()
 
-    def fetch(self, key: str, target: IO[bytes]) -> str:
+    def fetch(self, key: str, target: IO[bytes], moved: Moved = unmeasured) -> str:
         """Download, going on with a Range request where the network cut the stream."""
         sha256 = hashlib.sha256()
         with self._answering(key):
@@ -289,6 +297,7 @@ class S3Store:
                         target.write(chunk)
                         sha256.update(chunk)
                         done += len(chunk)
+                        moved(done)
                         tries = 0
                     if done == begun:
                         raise StoreUnavailable(f"{self._place(key)}: no more than {done} of {size} bytes come; try again")
@@ -412,6 +421,20 @@ class S3Store:
         return f"s3://{self._bucket}/{self._root}{key}"
 
 
+def _summed(moved: Moved) -> Callable[[int], None]:
+    """Return what boto3 tells of each block that went; the parts of a large file go side by side, by several threads."""
+    lock, done = Lock(), 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        with lock:
+            # What has to be sent again is taken back by a negative count.
+            done += count
+            moved(done)
+
+    return add
+
+
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
@@ -459,10 +482,13 @@ class FolderStore:
             self._require_root()
             return _file_info(key, path) if path.is_file() else None
 
-    def put(self, key: str, file: Path, storage_class: str, metadata: dict[str, str]) -> None:
+    def put(
+        self, key: str, file: Path, storage_class: str, metadata: dict[str, str], moved: Moved = unmeasured
+    ) -> None:  # fmt: skip
         """Copy a file in under another name, then give it its name."""
         with file.open("rb") as source:
             self._write(key, lambda target: shutil.copyfileobj(source, target, CHUNK_BYTES), Path.replace)
+        moved(file.stat().st_size)
 
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
         """Write a new file whose name must be free."""
@@ -497,12 +523,15 @@ class FolderStore:
         with self._answering(key):
             return (self._root / key).read_bytes()
 
-    def fetch(self, key: str, target: IO[bytes]) -> str:
+    def fetch(self, key: str, target: IO[bytes], moved: Moved = unmeasured) -> str:
         """Copy a file out."""
         sha256 = hashlib.sha256()
+        done = 0
         for chunk in self._chunks(key):
             target.write(chunk)
             sha256.update(chunk)
+            done += len(chunk)
+            moved(done)
         return sha256.hexdigest()
 
     def _chunks(self, key: str) -> Iterator[bytes]:

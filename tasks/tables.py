@@ -2,8 +2,11 @@
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from prefect import get_run_logger, task
@@ -14,6 +17,7 @@ from tasks.core.blocks import BaseBlocks
 from tasks.core.complaints import message_of
 from tasks.core.errors import BrokenKey, MovedSnapshot, OperationError, RestoreDiffers
 from tasks.core.manifest import Relation
+from tasks.core.progress import Moved, unmeasured
 from tasks.core.servers import Connection, Server, connect
 from tasks.core.sources import RowSource
 from tasks.core.stream import StreamFacts, StreamFault, StreamJob
@@ -30,29 +34,33 @@ class Dumped:
     seconds: float
 
 
-def run_stream(server: Server, run: Run, job: StreamJob, size_bytes: int) -> StreamFacts:
-    """Read a relation here if it is small, else in a process of its own.
+def run_stream(server: Server, run: Run, job: StreamJob, size_bytes: int, moved: Moved = unmeasured) -> StreamFacts:
+    """Read a relation here if it is small, else in a process of its own; say how many bytes of rows have gone by.
 
     Raises:
         MovedSnapshot: the snapshot is gone or a lock is asked for by others; another snapshot may do.
         OperationError: the session broke, or the file could not be written.
     """
-    if size_bytes > SMALL_BYTES:
-        return _run_process(server, run, job)
+    facts = _run_process(server, run, job, moved) if size_bytes > SMALL_BYTES else _run_here(server, job, moved)
+    moved(facts.plain_bytes)
+    return facts
+
+
+def _run_here(server: Server, job: StreamJob, moved: Moved) -> StreamFacts:
     try:
-        return stream.stream_relation(server, job)
+        return stream.stream_relation(server, job, moved)
     except (psycopg.Error, OSError, OperationError) as error:
         raise _error(job, stream.describe_fault(error)) from error
 
 
-def _run_process(server: Server, run: Run, job: StreamJob) -> StreamFacts:
+def _run_process(server: Server, run: Run, job: StreamJob, moved: Moved) -> StreamFacts:
     order = stream.dump_json({"server": server.parameters, "job": asdict(job)}).encode() + b"\n"
     with run.running.start(stream.COMMAND, {"PYTHONPATH": str(PROJECT)}) as process:
         assert process.stdin and process.stdout and process.stderr  # noqa: S101
         try:
             process.stdin.write(order)
             process.stdin.flush()
-            answer = json.loads(process.stdout.read() or b"{}")
+            answer = _last_answer(process.stdout, moved)
         except BrokenPipeError:
             answer = {}
         complaint = process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -65,15 +73,26 @@ def _run_process(server: Server, run: Run, job: StreamJob) -> StreamFacts:
     )
 
 
+def _last_answer(lines: Iterable[bytes], moved: Moved) -> dict[str, Any]:
+    """Pass on how far a process is; return what it says at last, nothing if it was ended before."""
+    answer: dict[str, Any] = {}
+    for line in lines:
+        # Of a process that is killed the last line may be cut.
+        answer = json.loads(line) if line.endswith(b"\n") else {}
+        if (position := answer.pop("moved", None)) is not None:
+            moved(position)
+    return answer
+
+
 def _error(job: StreamJob, fault: StreamFault) -> OperationError:
     kind = MovedSnapshot if fault.moved else OperationError
     return kind(f"reading {job.schema}.{job.name}: {fault.message}")
 
 
-def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int) -> Dumped:
+def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int, moved: Moved = unmeasured) -> Dumped:
     """Stream one relation's rows, hashed and compressed, into the staging folder."""
     started = time.monotonic()
-    facts = run_stream(server, run, job, size_bytes)
+    facts = run_stream(server, run, job, size_bytes, moved)
     dumped = Dumped(facts, time.monotonic() - started)
     get_run_logger().info(
         "%s.%s: %d rows, %d bytes as %d in %.1f s", job.schema, job.name, facts.rows, facts.plain_bytes, facts.bytes, dumped.seconds
@@ -94,7 +113,10 @@ def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="load {relation.name}")
-def load_table(server: Server, database: str, title: str, relation: Relation, sources: list[RowSource], encoding: str) -> float:
+def load_table(
+    server: Server, database: str, title: str, relation: Relation, sources: list[RowSource], encoding: str,
+    moved: Moved = unmeasured,
+) -> float:  # fmt: skip
     """Load one relation's rows into a database that is being made; return the seconds it took.
 
     Raises:
@@ -103,12 +125,12 @@ def load_table(server: Server, database: str, title: str, relation: Relation, so
     with connect(server, database, title) as connection, connection.transaction():
         connection.execute(sql.FIXED_SETTINGS)
         connection.execute(sql.empty_relation(relation.namespace, relation.name))
-        return load_rows(connection, relation, sources, encoding, freeze=True)
+        return load_rows(connection, relation, sources, encoding, freeze=True, moved=moved)
 
 
 def load_rows(
     connection: Connection, relation: Relation, sources: list[RowSource], encoding: str, *,
-    freeze: bool = False, into: tuple[str, str] | None = None,
+    freeze: bool = False, into: tuple[str, str] | None = None, moved: Moved = unmeasured,
 ) -> float:  # fmt: skip
     """Load one relation's rows in a session with the fixed settings, or into another table; return the seconds it took.
 
@@ -116,15 +138,16 @@ def load_rows(
         BrokenKey: a foreign key that is there does not take the rows.
         RestoreDiffers: another number of rows arrived than the manifest says.
     """
-    started = time.monotonic()
+    started, written = time.monotonic(), 0
     place = into or (relation.namespace, relation.name)
     statement = sql.copy_rows_in(*place, relation.columns, encoding, freeze=freeze)
     with connection.cursor() as cursor:
         try:
             with cursor.copy(statement) as copy:
-                for source in sources:
-                    for block in source.blocks():
-                        copy.write(block)
+                for block in chain.from_iterable(source.blocks() for source in sources):
+                    copy.write(block)
+                    written += len(block)
+                    moved(written)
         except psycopg.errors.ForeignKeyViolation as error:
             raise BrokenKey(f"loading {relation.qualified}: {message_of(error)}") from None
         except psycopg.DatabaseError as error:
@@ -140,9 +163,11 @@ def load_rows(
 
 
 @task(cache_policy=NO_CACHE, task_run_name="compare {relation.name}")
-def compare_table(server: Server, database: str, run: Run, relation: Relation, encoding: str) -> list[str]:
+def compare_table(
+    server: Server, database: str, run: Run, relation: Relation, encoding: str, moved: Moved = unmeasured
+) -> list[str]:  # fmt: skip
     """Read a restored relation back and return how it differs from the manifest."""
-    facts = run_stream(server, run, reading_job(database, run, relation, encoding), relation.plain_bytes)
+    facts = run_stream(server, run, reading_job(database, run, relation, encoding), relation.plain_bytes, moved)
     return differences(relation, facts.rows, facts.digest)
 
 

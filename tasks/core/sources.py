@@ -9,6 +9,7 @@ import zstandard
 
 from tasks.core.blocks import Chosen, Lines, complement
 from tasks.core.digest import RowDigest
+from tasks.core.progress import Moved, unmeasured
 
 BLOCK_BYTES = 1 << 18
 
@@ -51,7 +52,7 @@ class RowSource:
                 yield plain
 
 
-def digest_sources(sources: Iterable[RowSource]) -> RowDigest:
+def digest_sources(sources: Iterable[RowSource], moved: Moved = unmeasured) -> RowDigest:
     """Return count and digest of the rows of a relation.
 
     Raises:
@@ -61,4 +62,5 @@ def digest_sources(sources: Iterable[RowSource]) -> RowDigest:
     for source in sources:
         for batch in source.batches():
             digest.add(batch, sum(map(len, batch)))
+            moved(digest.plain_bytes)
     return digest

@@ -1,7 +1,8 @@
 """One relation as a stream: COPY text through the row digest and the compressor into one private file.
 
 Run as `python -m tasks.core.stream` it is a small process of its own, because the row loop holds the interpreter's lock: the
-job comes as one JSON line on stdin, the facts leave as JSON on stdout, and it ends at once when stdin closes.
+job comes as one JSON line on stdin, lines of JSON leave on stdout: how far it is, again and again, and at last the facts. It ends
+at once when stdin closes.
 libpq is driven through psycopg's wrapper of it (https://www.postgresql.org/docs/current/libpq-copy.html): a Python-level
 iteration over the rows costs about a third more.
 """
@@ -12,6 +13,7 @@ import os
 import select
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +28,7 @@ from tasks.core import sql
 from tasks.core.blocks import BaseBlocks, BlockRows, BlockState, Changes, Chosen, find_changes, render_lines, shift_for
 from tasks.core.digest import RowDigest
 from tasks.core.errors import OperationError
+from tasks.core.progress import Moved, unmeasured
 from tasks.core.servers import Connection, Server, connect
 
 BLOCK_BYTES = 1 << 16
@@ -35,6 +38,8 @@ MORE_SPACE = "free some space, or set BACKUP_STAGING to a larger disk"
 # stock tools (zstd -t) see a damaged file.
 COMPRESSION = zstandard.ZstdCompressionParameters.from_level(2, window_log=22, hash_log=17, min_match=7, write_checksum=True)
 COMMAND = [sys.executable, "-m", "tasks.core.stream"]
+# How often a process says how far it is.
+MOVED_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,8 @@ class CompressedFile:
         self._file.close()
 
 
-def stream_relation(server: Server, job: StreamJob) -> StreamFacts:
-    """Read one relation to its end.
+def stream_relation(server: Server, job: StreamJob, moved: Moved = unmeasured) -> StreamFacts:
+    """Read one relation to its end, and say how many bytes of rows have gone by.
 
     Raises:
         psycopg.Error: the snapshot is gone (InvalidParameterValue), a lock cannot be had at once
@@ -146,7 +151,7 @@ def stream_relation(server: Server, job: StreamJob) -> StreamFacts:
     """
     with reading(server, job) as connection:
         if job.file is None:
-            digest = digest_relation(connection, job)
+            digest = digest_relation(connection, job, moved)
             return StreamFacts(digest.rows, digest.hex, digest.plain_bytes, 0, "")
         changes = _changes(connection, job, job.base) if job.base else None
         chosen = Chosen(changes.taken) if changes else None
@@ -155,6 +160,7 @@ def stream_relation(server: Server, job: StreamJob) -> StreamFacts:
             for rows, size in row_blocks(connection, job):
                 digest.add(rows, size)
                 file.write(b"".join(chosen.of(rows) if chosen else rows))
+                moved(digest.plain_bytes)
             sha256 = file.finish()
         facts = StreamFacts(digest.rows, digest.hex, digest.plain_bytes, file.bytes, sha256)
         if changes:
@@ -205,11 +211,12 @@ def _count_blocks(connection: Connection, job: StreamJob) -> BlockRows | None:
     return BlockRows.of(shift, rows)
 
 
-def digest_relation(connection: Connection, job: StreamJob) -> RowDigest:
+def digest_relation(connection: Connection, job: StreamJob, moved: Moved = unmeasured) -> RowDigest:
     """Read one relation in a session that has the fixed settings; return count and digest of its rows."""
     digest = RowDigest()
     for rows, size in row_blocks(connection, job):
         digest.add(rows, size)
+        moved(digest.plain_bytes)
     return digest
 
 
@@ -288,13 +295,26 @@ def _end_when_abandoned() -> None:
     os._exit(1)
 
 
+def _tell() -> Moved:
+    """Return what says on stdout, now and then, how many bytes have gone by."""
+    next_time = time.monotonic() + MOVED_SECONDS
+
+    def tell(position: float) -> None:
+        nonlocal next_time
+        if (clock := time.monotonic()) >= next_time:
+            next_time = clock + MOVED_SECONDS
+            print(dump_json({"moved": position}), flush=True)  # noqa: T201
+
+    return tell
+
+
 def main() -> int:
     """Do the job that stands on stdin."""
     order = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_when_abandoned, daemon=True).start()
     job = StreamJob.parse(order["job"])
     try:
-        answer = {"facts": asdict(stream_relation(Server(order["server"]), job))}
+        answer = {"facts": asdict(stream_relation(Server(order["server"]), job, _tell()))}
         code = 0
     except (psycopg.Error, OSError, OperationError) as error:
         answer, code = {"fault": asdict(describe_fault(error))}, 1

@@ -156,6 +156,19 @@ def test_forty_megabytes(place: Place) -> None:
     assert fetched(place.store, "large") == data
 
 
+def test_it_says_how_far_an_object_is(place: Place) -> None:
+    data, sent, come = os.urandom(1 << 20) * 40, list[float](), list[float]()
+    place.store.put("large", place.file(data), "STANDARD", {}, sent.append)
+    place.store.fetch("large", io.BytesIO(), come.append)
+
+    assert sent == sorted(sent)
+    assert come == sorted(come)
+    assert sent[-1] == come[-1] == len(data)
+    # A folder on this machine takes a file in one go.
+    assert len(sent) > 10 or not place.address.off_host
+    assert len(come) > 10
+
+
 def test_an_object_outside_of_the_prefix_is_not_ours(s3: LocalS3) -> None:
     client = client_of(s3)
     client.put_object(Bucket=s3.bucket, Key="elsewhere/bc-004/owner.json", Body=b"x")
