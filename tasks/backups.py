@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from psycopg.rows import dict_row
 
-from tasks import catalogue
+from tasks import catalogue, progress
 from tasks.catalogue import Member, Members
 from tasks.core import sql
 from tasks.core.bases import Base, BasePart, misfit, parse_block_rows, render_block_rows
@@ -37,6 +38,7 @@ from tasks.core.manifest import (
 )
 from tasks.core.manifest import Snapshot as SnapshotFacts
 from tasks.core.programs import Program, find_program
+from tasks.core.progress import Item
 from tasks.core.servers import Connection, connect, encoding_of
 from tasks.core.stored import RESTORE_SCRIPT, describe_file, restore_script
 from tasks.core.stream import RowKeys, StreamFacts, StreamJob
@@ -227,7 +229,8 @@ def _try_to_take(
                 fitting = None if unfit else base
                 sort = Kind.DIFFERENTIAL if fitting else why.sort
                 name = new_set_name(site.context.name, sort, snapshot.instant, site.context.zone, run.id)
-                relations, blocks = store_relations(site, run, name, snapshot, source, fitting, why.only)
+                like = base.manifest if base else trusted
+                relations, blocks = store_relations(site, run, name, snapshot, source, fitting, why.only, like)
                 manifest = store_schema(site, run, name, snapshot, source, relations, blocks, fitting)
                 snapshot.require_held()
             losses = _losses(site, trusted, relations) if trusted else []
@@ -292,28 +295,40 @@ def _misfit(base: Base, source: Source, snapshot: Snapshot) -> str | None:
 
 
 def store_relations(
-    site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, base: Base | None, only: Mapping[str, RowKeys] | None
-) -> tuple[list[Relation], dict[str, BlockRows]]:
-    """Dump and store every relation that holds rows, the largest first, several at a time; of a full return rows by block."""
+    site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, base: Base | None, only: Mapping[str, RowKeys] | None,
+    like: Manifest | None,
+) -> tuple[list[Relation], dict[str, BlockRows]]:  # fmt: skip
+    """Dump and store every relation that holds rows, the largest first, several at a time; of a full return rows by block.
+
+    How much there is to do is guessed from an earlier set that this one will be `like`.
+    """
     holding = [one for one in snapshot.members.holding_rows if only is None or one.qualified in only]
     members = sorted(holding, key=lambda one: source.sizes.get(one.oid, 0), reverse=True)
     encoding = encoding_of(snapshot.coordinator)
     sizes = [source.sizes.get(member.oid, 1 << 40) for member in members]
-    calls = [
-        (
-            site, run, name, member,
-            _job(
-                site, run, member, snapshot, encoding, count_blocks=name.kind is Kind.FULL,
-                only=only[member.qualified] if only else None,
-            ),
-            size,
-            base and base.part_of(member.oid, member.relfilenode, member.qualified, member.columns, member.layout),
-        )
-        for member, size in zip(members, sizes, strict=True)
-    ]  # fmt: skip
-    stored = spread(run, store_relation, calls, sizes)
+    with progress.of(run, "dumping and storing", _expected_bytes(members, source, like), site.context.zone, about=True) as items:
+        calls = [
+            (
+                site, run, name, member,
+                _job(
+                    site, run, member, snapshot, encoding, count_blocks=name.kind is Kind.FULL,
+                    only=only[member.qualified] if only else None,
+                ),
+                size,
+                base and base.part_of(member.oid, member.relfilenode, member.qualified, member.columns, member.layout),
+                items[member.qualified],
+            )
+            for member, size in zip(members, sizes, strict=True)
+        ]  # fmt: skip
+        stored = spread(run, store_relation, calls, sizes)
     blocks = {relation.qualified: blocks for relation, blocks in stored if blocks}
     return sorted((relation for relation, _ in stored), key=lambda relation: relation.oid), blocks
+
+
+def _expected_bytes(members: Iterable[Member], source: Source, like: Manifest | None) -> dict[str, int]:
+    """Return how many bytes of rows each relation may have: what an earlier set had of it, or else its size on disk."""
+    known = like.plain_bytes if like else {}
+    return {one.qualified: known.get(one.qualified, source.sizes.get(one.oid, 0)) for one in members}
 
 
 def _job(
@@ -329,7 +344,7 @@ def _staged_file(site: Site, run: Run, member: Member) -> Path:
 
 @task(cache_policy=NO_CACHE, task_run_name="back up {member.name}")
 def store_relation(
-    site: Site, run: Run, name: SetName, member: Member, job: StreamJob, size_bytes: int, base: BasePart | None
+    site: Site, run: Run, name: SetName, member: Member, job: StreamJob, size_bytes: int, base: BasePart | None, item: Item
 ) -> tuple[Relation, BlockRows | None]:
     """Dump one relation and store it; nothing but database, store and this machine's staging folder is needed.
 
@@ -340,14 +355,19 @@ def store_relation(
     if base:
         started = time.monotonic()
         if is_unchanged(site.server, job, base.blocks):
+            item.known(base.relation.plain_bytes)
+            item.at(base.relation.plain_bytes)
             return _unchanged(member, base.relation, time.monotonic() - started), None
         job = replace(job, base=base.blocks)
-    dumped = dump_table(site.server, run, job, size_bytes)
+    dumped = dump_table(site.server, run, job, size_bytes, item.read)
     facts, parts = dumped.facts, list[StoredObject]()
+    item.known(facts.plain_bytes)
     inherited = _inherited(site, run, name, place, facts) if base else None
     if inherited is None or facts.taken:
         part = StoredObject(path=f"{place}.copy.zst", bytes=facts.bytes, sha256=facts.sha256)
-        parts.append(upload(site.store, run, name, part, file, RULES[name.kind].upload_class))
+        sent = partial(item.sent, 2 * facts.bytes)
+        parts.append(upload(site.store, run, name, part, file, RULES[name.kind].upload_class, sent))
+    item.at(facts.plain_bytes)
     return _relation(member, dumped, parts, inherited), facts.blocks
 
 

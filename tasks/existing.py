@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import psycopg
 from prefect import get_run_logger
 
-from tasks import catalogue
+from tasks import catalogue, progress
 from tasks.core import sql
 from tasks.core.compare import compare_inventories, missing_objects
 from tasks.core.complaints import message_of
@@ -82,8 +82,8 @@ def _fill(connection: Connection, recovery: Recovery, run: Run, pg_restore: Prog
         had_tables = _lock_empty(connection, context)
         create_missing(connection, *read_chunks(run, pg_restore, "pre-data", archive, listing), made)
     with phases.phase("data"), _unguarded(connection, context, dropped, with_outbound_keys=with_outbound_keys):
-        _load(connection, recovery)
-    with phases.phase("indexes, keys, triggers"):
+        _load(connection, recovery, run)
+    with phases.phase("indexes, keys, triggers"), progress.of(run, "making indexes and keys", {}, manifest.zone):
         connection.execute(sql.SORT_IN_MEMORY)
         create_missing(connection, *read_chunks(run, pg_restore, "post-data", archive, listing), made)
         within, outbound = _keys_to_make(manifest, dropped)
@@ -169,11 +169,13 @@ def _unguarded(
         connection.execute(sql.switch_trigger(schema, table, trigger, words))
 
 
-def _load(connection: Connection, recovery: Recovery) -> None:
-    staged, encoding = recovery.staged_set, recovery.manifest.database.encoding
-    for relation in staged.manifest.relations:
-        seconds = load_rows(connection, relation, staged.sources(relation), encoding, freeze=False)
-        recovery.load_seconds[relation.qualified] = seconds
+def _load(connection: Connection, recovery: Recovery, run: Run) -> None:
+    staged, manifest = recovery.staged_set, recovery.manifest
+    with progress.of(run, "loading", manifest.plain_bytes, manifest.zone) as items:
+        for relation in manifest.relations:
+            name, rows = relation.qualified, staged.sources(relation)
+            seconds = load_rows(connection, relation, rows, manifest.database.encoding, moved=items[name].at)
+            recovery.load_seconds[name] = seconds
 
 
 def _refresh(connection: Connection, manifest: Manifest) -> None:
@@ -191,9 +193,11 @@ SCHEMA = ("schema",)
 def _compare(connection: Connection, recovery: Recovery, run: Run, *, had_tables: bool) -> None:
     """Compare rows, digests and objects inside the transaction; what the database had before is told, not refused."""
     manifest, target = recovery.manifest, recovery.chosen
-    for relation in manifest.relations:
-        digest = digest_relation(connection, reading_job(target.name, run, relation, manifest.database.encoding))
-        recovery.differences += differences(relation, digest.rows, digest.hex)
+    with progress.of(run, "comparing", manifest.plain_bytes, manifest.zone) as items:
+        for relation in manifest.relations:
+            job = reading_job(target.name, run, relation, manifest.database.encoding)
+            digest = digest_relation(connection, job, items[relation.qualified].at)
+            recovery.differences += differences(relation, digest.rows, digest.hex)
     restored = catalogue.read_inventory(connection, catalogue.read_members(connection, staged_context(recovery)))
     expected = without(manifest.inventory, recovery.keys)
     if had_tables:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from tasks import catalogue
+from tasks import catalogue, progress
 from tasks.backups import check_source, position
 from tasks.core import merge_sql, sql
 from tasks.core.bases import misfit
@@ -17,6 +17,7 @@ from tasks.core.compare import compare_inventories, missing_objects
 from tasks.core.errors import BadInput
 from tasks.core.manifest import TABLES, VIEWS, InventoryItem
 from tasks.core.merge import Change, Drift, Effect, MergePlan, Mode, Need, Request, drift, trigger_states
+from tasks.core.progress import Moved, unmeasured
 from tasks.core.servers import connect
 from tasks.core.toc import plain_name, table_of
 from tasks.merge_choice import choose_children, chosen_rows, names, unknown_keys
@@ -121,10 +122,13 @@ def _tables_of(merge: Merge, names: Iterable[str]) -> Iterator[Table]:
 def stage(merge: Merge) -> None:
     """Stage the rows of every relation but of those in which no row was written since the set was taken."""
     same_file = _same_line(merge)
-    for table in merge.tables:
-        table.unchanged = not table.chosen and table.member.qualified in same_file and is_unchanged(merge, table)
-        if not table.unchanged and not table.staged:
-            _stage_table(merge, table)
+    expected = {table.name: table.relation.plain_bytes if table.relation else 0 for table in merge.tables}
+    with progress.of(merge.run, "staging", expected, merge.manifest.zone) as items:
+        for table in merge.tables:
+            table.unchanged = not table.chosen and table.member.qualified in same_file and is_unchanged(merge, table)
+            if not table.unchanged and not table.staged:
+                _stage_table(merge, table, items[table.name].at)
+            items[table.name].at(expected[table.name])
 
 
 def _same_line(merge: Merge) -> set[str]:
@@ -142,13 +146,13 @@ def _same_line(merge: Merge) -> set[str]:
     }  # fmt: skip
 
 
-def _stage_table(merge: Merge, table: Table) -> None:
+def _stage_table(merge: Merge, table: Table, moved: Moved = unmeasured) -> None:
     member, own = table.member, list(table.member.columns)
     columns = table.relation.columns if table.relation else own
     merge.connection.execute(merge_sql.create_staging(table.number, member.schema, member.name, columns, own))
     if table.relation:
         sources, encoding = merge.staged.sources(table.relation), merge.manifest.database.encoding
-        load_rows(merge.connection, table.relation, sources, encoding, into=merge_sql.staging_place(table.number))
+        load_rows(merge.connection, table.relation, sources, encoding, into=merge_sql.staging_place(table.number), moved=moved)
         merge.connection.execute(merge_sql.analyze_temp(merge_sql.STAGED.format(table.number)))
     table.staged = True
 

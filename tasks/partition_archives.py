@@ -14,7 +14,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from psycopg.sql import Composed
 
-from tasks import catalogue, recoveries, sites
+from tasks import catalogue, progress, recoveries, sites
 from tasks.backups import Occasion, check_source, position, take_set
 from tasks.catalogue import Member
 from tasks.core import merge_sql, partition_sql, sql
@@ -227,10 +227,11 @@ def compare_with_archive(site: Site, run: Run, one: Archiving, manifest: Manifes
         RestoreDiffers: they are not the same.
     """
     found = list[str]()
-    for relation in manifest.relations:
-        job = reading_job(site.database, run, relation, manifest.database.encoding)
-        facts = run_stream(site.server, run, job, relation.plain_bytes)
-        found += differences(relation, facts.rows, facts.digest)
+    with progress.of(run, f"comparing {one.partition.name} with its copy", manifest.plain_bytes, manifest.zone) as items:
+        for relation in manifest.relations:
+            job = reading_job(site.database, run, relation, manifest.database.encoding)
+            facts = run_stream(site.server, run, job, relation.plain_bytes, items[relation.qualified].at)
+            found += differences(relation, facts.rows, facts.digest)
     with session(site, run) as connection:
         table = _table_of(connection, site, one)
         leaves = _leaves(connection, site.context, table, one.partition)

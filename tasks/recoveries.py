@@ -11,7 +11,7 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import catalogue
+from tasks import catalogue, progress
 from tasks.checks import key_check_name, run_checks
 from tasks.core import sql
 from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge
@@ -146,11 +146,16 @@ def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -
     require_space(run, manifest.bytes + sum(stored.bytes for stored in needed))
     folder = run.folder / manifest.id
     folder.mkdir(mode=0o700, exist_ok=True)
-    calls = [(address, name, stored, folder / stored.path.replace("/", "-")) for stored in manifest.objects]
-    calls += [(address, base_name, stored, folder / f"base-{stored.path.replace('/', '-')}") for stored in needed if base_name]
+    wanted = [(name, stored, folder / stored.path.replace("/", "-")) for stored in manifest.objects]
+    wanted += [(base_name, stored, folder / f"base-{stored.path.replace('/', '-')}") for stored in needed if base_name]
+    sizes = {str(file): stored.bytes for _, stored, file in wanted}
     try:
-        with hold(address, run, filter(None, (name, base_name))):
-            paths = spread(run, fetch, calls, (stored.bytes for stored in [*manifest.objects, *needed]))
+        with (
+            hold(address, run, filter(None, (name, base_name))),
+            progress.of(run, f"downloading {manifest.id}", sizes, manifest.zone) as items,
+        ):
+            calls = [(address, *one, items[str(one[-1])].at) for one in wanted]
+            paths = spread(run, fetch, calls, sizes.values())
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -235,7 +240,7 @@ def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
     with phases.phase("data"):
         recovery.load_seconds = load_tables(server, run, staged, target)
         set_sequences(server, target.working_name, run, manifest)
-    with phases.phase("indexes, keys, triggers"):
+    with phases.phase("indexes, keys, triggers"), progress.of(run, "making indexes and keys", {}, manifest.zone):
         complaints = restore_section(server, target, run, pg_restore, "post-data", archive, listing, jobs())
         if complaints:
             recovery.keys = try_keys(server, run, manifest, target.working_name)
@@ -263,9 +268,10 @@ def load_tables(server: Server, run: Run, staged: StagedSet, target: Target) -> 
     manifest = staged.manifest
     relations = sorted(manifest.relations, key=lambda one: one.plain_bytes, reverse=True)
     encoding, place = manifest.database.encoding, target.working_name
-    calls = [(server, place, run.title, relation, staged.sources(relation), encoding) for relation in relations]
     sizes = [relation.plain_bytes for relation in relations]
-    return dict(zip((one.qualified for one in relations), spread(run, load_table, calls, sizes), strict=True))
+    with progress.of(run, "loading", manifest.plain_bytes, manifest.zone) as items:
+        calls = [(server, place, run.title, one, staged.sources(one), encoding, items[one.qualified].at) for one in relations]
+        return dict(zip((one.qualified for one in relations), spread(run, load_table, calls, sizes), strict=True))
 
 
 @task(cache_policy=NO_CACHE)
@@ -293,9 +299,11 @@ def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:
     manifest, target = recovery.manifest, recovery.chosen
     with recovery.phases.phase("comparison"):
         relations = sorted(manifest.relations, key=lambda one: one.plain_bytes, reverse=True)
-        calls = [(server, target.working_name, run, relation, manifest.database.encoding) for relation in relations]
-        for found in spread(run, compare_table, calls, (relation.plain_bytes for relation in relations)):
-            recovery.differences += found
+        place, encoding = target.working_name, manifest.database.encoding
+        with progress.of(run, "comparing", manifest.plain_bytes, manifest.zone) as items:
+            calls = [(server, place, run, relation, encoding, items[relation.qualified].at) for relation in relations]
+            for found in spread(run, compare_table, calls, (relation.plain_bytes for relation in relations)):
+                recovery.differences += found
         recovery.differences += compare_objects(server, target, run, recovery)
     if recovery.differences:
         raise RestoreDiffers(

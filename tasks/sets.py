@@ -4,7 +4,7 @@ import json
 import math
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,7 @@ from tasks.core.known_sets import SetFacts
 from tasks.core.losses import CleanedUp
 from tasks.core.manifest import MANIFEST_FILE, Inherited, Manifest, Relation, StoredObject, parse_manifest, render_manifest
 from tasks.core.order import newest_first
+from tasks.core.progress import Item, Moved, unmeasured
 from tasks.core.pruning import CLEANED_FILE, DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE
 from tasks.core.sources import RowSource, digest_sources
 from tasks.runs import Run, staging
@@ -36,24 +37,27 @@ STATES = ("drilled", "decoded")
 
 
 @persistent
-def upload(address: StoreAddress, run: Run, name: SetName, stored: StoredObject, file: Path, storage_class: str) -> StoredObject:
-    """Upload one object of a set, read it back and remove the staged file.
+def upload(
+    address: StoreAddress, run: Run, name: SetName, stored: StoredObject, file: Path, storage_class: str,
+    moved: Moved = unmeasured,
+) -> StoredObject:  # fmt: skip
+    """Upload one object of a set, read it back and remove the staged file; each byte moves twice, there and back.
 
     Raises:
         StoreUnavailable: the store did not take it, or gives other bytes back.
     """
     store, key = address.opened, f"{name.folder}/{stored.path}"
-    store.put(key, file, storage_class, {"sha256": stored.sha256, "run": run.id, "set": name.id})
-    read_back(store, key, stored)
+    store.put(key, file, storage_class, {"sha256": stored.sha256, "run": run.id, "set": name.id}, moved)
+    read_back(store, key, stored, lambda number: moved(stored.bytes + number))
     file.unlink()
     get_run_logger().info("%s: %d bytes stored and read back", address.path(key), stored.bytes)
     return stored
 
 
-def read_back(store: Store, key: str, stored: StoredObject) -> None:
+def read_back(store: Store, key: str, stored: StoredObject, moved: Moved) -> None:
     """Read an object whole and compare it with what was sent."""
     with Path("/dev/null").open("wb") as nowhere:
-        found = store.fetch(key, nowhere)
+        found = store.fetch(key, nowhere, moved)
     if found != stored.sha256:
         raise StoreUnavailable(f"{key}: the store gives back other bytes than were sent (sha256 {found}); try again")
 
@@ -323,7 +327,9 @@ def find_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifes
 
 @task(cache_policy=NO_CACHE, task_run_name="download {stored.path}")
 @persistent
-def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path) -> Path:
+def fetch(
+    address: StoreAddress, name: SetName, stored: StoredObject, file: Path, moved: Moved = unmeasured
+) -> Path:  # fmt: skip
     """Download one object of a set into a staged file, 0600, and compare it with the manifest.
 
     Raises:
@@ -337,7 +343,7 @@ def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path
     with staging(file):
         file.touch(mode=0o600)
         with file.open("wb") as target:
-            found = store.fetch(key, target)
+            found = store.fetch(key, target, moved)
     size = file.stat().st_size
     if (size, found) != (stored.bytes, stored.sha256):
         said = f"{size} bytes with sha256 {found}, the manifest says {stored.bytes} with {stored.sha256}"
@@ -595,14 +601,15 @@ def unpack(packed: Path) -> Path:
 
 
 @task(cache_policy=NO_CACHE)
-def decode(staged: StagedSet) -> list[str]:
+def decode(staged: StagedSet, items: Mapping[str, Item]) -> list[str]:
     """Recompute rows and digest of every relation of a staged set; return what differs from its manifest."""
-    return [problem for relation in staged.manifest.relations for problem in _decoded(staged, relation)]
+    relations = staged.manifest.relations
+    return [problem for relation in relations for problem in _decoded(staged, relation, items[relation.qualified].at)]
 
 
-def _decoded(staged: StagedSet, relation: Relation) -> list[str]:
+def _decoded(staged: StagedSet, relation: Relation, moved: Moved) -> list[str]:
     try:
-        digest = digest_sources(staged.sources(relation))
+        digest = digest_sources(staged.sources(relation), moved)
     except zstandard.ZstdError as error:
         return [f"{relation.qualified}: its parts cannot be decompressed ({error})"]
     if (digest.rows, digest.hex) == (relation.rows, relation.digest):

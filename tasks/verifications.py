@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from prefect import get_run_logger
 
-from tasks import recoveries
+from tasks import progress, recoveries
 from tasks.core.errors import ColdObject, DamagedSet
 from tasks.core.kinds import now
 from tasks.core.recovery_report import Purpose
@@ -26,8 +26,12 @@ def verify_set(store: StoreAddress, run: Run, backup: str) -> str:
     with recovery.phases.phase("download and verification"):
         staged = recoveries.stage_newest_good(recovery, run, backup)
     try:
-        with recovery.phases.phase("decoding"):
-            recovery.differences += decode(staged)
+        manifest = staged.manifest
+        with (
+            recovery.phases.phase("decoding"),
+            progress.of(run, f"decoding {manifest.id}", manifest.plain_bytes, manifest.zone) as items,
+        ):
+            recovery.differences += decode(staged, items)
         if recovery.differences:
             remember_damage(store, staged.name, "; ".join(recovery.differences))
         verdict = publish_verification(recovery, run)

@@ -267,6 +267,11 @@ class Manifest(_Record):
         return sum(relation.rows for relation in self.relations)
 
     @property
+    def plain_bytes(self) -> dict[str, int]:
+        """Bytes of the rows as COPY text, by relation."""
+        return {relation.qualified: relation.plain_bytes for relation in self.relations}
+
+    @property
     def bytes(self) -> int:
         """Stored bytes of all objects but the manifest."""
         return sum(stored.bytes for stored in self.objects)

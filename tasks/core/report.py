@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 from tasks.core.checks import Finding, Verdict, failures, summary
 from tasks.core.manifest import Manifest, Relation
+from tasks.core.progress import Look
 
 
 def duration(seconds: float) -> str:
@@ -174,3 +175,26 @@ def checks_report(verdict: str, findings: Sequence[Finding]) -> str:
         )
         if part
     )  # fmt: skip
+
+
+def progress_line(seen: Look, now: datetime, zone: tzinfo, *, about: bool) -> str:
+    """Return how far a phase is that goes on: bytes, share, rate and expected end, as far as they are known.
+
+    With `about` the whole is not known before the end.
+    """
+    if seen.share is None:
+        return f"for {duration(seen.seconds)} by now; how much is left cannot be measured"
+    whole = f"{'about ' if about else ''}{size(round(seen.expected))}"
+    parts = [f"{size(round(seen.moved))} of {whole}", f"{seen.share:.1%}", f"{size(round(seen.rate))}/s"]
+    if seen.seconds_left is not None:
+        parts.append(f"expected end {local_time(now + timedelta(seconds=seen.seconds_left), zone)}")
+    return ", ".join(parts)
+
+
+def progress_outcome(seen: Look, failure: str | None) -> str:
+    """Return how a phase ended: what was moved, or where it stopped and why."""
+    if failure is not None:
+        stopped = f" at {size(round(seen.moved))} of {size(round(seen.expected))}" if seen.share is not None else ""
+        return f"stopped{stopped} after {duration(seen.seconds)}: {failure}"
+    moved = f"{size(round(seen.moved))}, {size(round(seen.rate))}/s, " if seen.expected else ""
+    return f"done: {moved}{duration(seen.seconds)}"
