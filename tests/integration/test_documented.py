@@ -61,7 +61,7 @@ ELSEWHERE = {
 # Artifacts, whose keys look like names of deployments.
 REPORTS = {
     "backup", "recovery", "restore", "restore-plan", "drill", "integrity", "recovery-point", "views", "clean-up", "partitions",
-    "pruning", "clean-up-plan", "report",
+    "pruning", "clean-up-plan", "report", "progress",
 }  # fmt: skip
 
 
