@@ -62,6 +62,7 @@ def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Itera
     Raises:
         SystemExit: it is up already, or something of it does not start.
     """
+    require_own(folder, 0o711)
     with ExitStack() as stack:
         stack.enter_context(_alone(folder))
         with story.step("starting PostgreSQL 18"):
@@ -89,11 +90,9 @@ def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Itera
 
 def state_folder() -> Path:
     """Return where everything is kept: .local/up, or below /var/tmp where root's server could not reach that."""
-    folder = PROJECT / ".local" / "up"
     if os.geteuid() == 0 and not all(path.stat().st_mode & 0o001 for path in PROJECT.parents):
-        folder = Path("/var/tmp") / "backup-local-up"  # noqa: S108
-    folder.parent.mkdir(exist_ok=True)
-    return require_own(folder, 0o711)
+        return Path("/var/tmp") / "backup-local-up"  # noqa: S108
+    return PROJECT / ".local" / "up"
 
 
 @contextmanager

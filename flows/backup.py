@@ -107,6 +107,9 @@ def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
     """
     instant = now()
     listing = list_sets(sites.find_store(context), context)
+    if listing.is_empty:
+        # A name that was mistyped has no sets either.
+        sites.find_context(context)
     rows = listings.listing_rows(listing, instant, zone_of(listing))
     reports.publish_listing(context, listing, rows, instant)
     listings.print_listing(context, rows)

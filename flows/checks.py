@@ -6,11 +6,12 @@ By hand: python -m flows.checks integrity_check
 
 from flows.command_line import run_from_command_line
 from tasks import checks, recovery_reports, runs, sites
+from tasks.core.limits import Seconds
 from tasks.runs import operation
 
 
 @operation("integrity-check {context}")
-def integrity_check(context: str = "bc-004", timeout_seconds: int = 600) -> str:
+def integrity_check(context: str = "bc-004", timeout_seconds: Seconds = 600) -> str:
     """Run every integrity check of a context; publish what offends; fail if a check of severity error failed.
 
     Args:

@@ -9,13 +9,14 @@ from typing import Literal
 from flows.command_line import run_from_command_line
 from flows.restore import restore_beside
 from tasks import partition_archives, partition_reports, partition_restores, partitions, runs, sites, thaws
+from tasks.core.limits import Periods
 from tasks.core.thaws import Tier
 from tasks.locks import context_lock
 from tasks.runs import operation
 
 
 @operation("create-partitions {context}")
-def create_partitions(context: str = "bc-004", ahead: int = 1, move_default_rows: bool = False) -> str:
+def create_partitions(context: str = "bc-004", ahead: Periods = 1, move_default_rows: bool = False) -> str:
     """Make the partitions of now and of the next period, and any that was missed; show what becomes of all.
 
     Args:

@@ -6,13 +6,17 @@ Needs the database (a role that acts as the owner of the views). By hand: python
 from flows.command_line import run_from_command_line
 from tasks import runs, sites
 from tasks import views as materialized_views
+from tasks.core.limits import Seconds
 from tasks.locks import context_lock
 from tasks.runs import operation
 
 
 @operation("refresh-views {context}")
 def refresh_views(
-    context: str = "bc-004", views: list[str] | None = None, statement_timeout_seconds: int = 1800, lock_timeout_seconds: int = 30
+    context: str = "bc-004",
+    views: list[str] | None = None,
+    statement_timeout_seconds: Seconds = 1800,
+    lock_timeout_seconds: Seconds = 30,
 ) -> str:
     """Compute materialized views anew in the order in which they read each other, and say how stale they were.
 
@@ -27,7 +31,7 @@ def refresh_views(
     with runs.begin("refresh_views", context) as run:
         site = sites.find_site(context)
         chosen = materialized_views.chosen_views(site.context, views)
-        allowed = materialized_views.limits(statement_timeout_seconds, lock_timeout_seconds)
+        allowed = materialized_views.Limits(statement_timeout_seconds, lock_timeout_seconds)
         with context_lock(site.server, context, run.title):
             refreshed = materialized_views.refresh_views(site, run, chosen, allowed)
         return materialized_views.publish_refreshed(site.context, refreshed)

@@ -5,23 +5,22 @@ By hand: python -m flows.watch watch_recovery_point, verify_backups or backup_re
 """
 
 from datetime import timedelta
-from typing import Annotated
 
 from prefect import get_run_logger
-from pydantic import Field
 
 from flows.backup import differential_backup
 from flows.command_line import run_from_command_line
 from tasks import overviews, recovery_points, runs, sites
 from tasks.core.calendar import parse_instant
 from tasks.core.kinds import now
+from tasks.core.limits import Days, Minutes, Share
 from tasks.runs import operation
 from tasks.sets import longest_unverified
 from tasks.verifications import verify_set, verify_share
 
 
 @operation("verify-backups {context}")
-def verify_backups(context: str = "bc-004", backup: str = "latest", fraction: float | None = None) -> str:
+def verify_backups(context: str = "bc-004", backup: str = "latest", fraction: Share | None = None) -> str:
     """Download backups, decode every row, compare rows and digests with the manifest, and record which are good.
 
     Args:
@@ -39,7 +38,7 @@ def verify_backups(context: str = "bc-004", backup: str = "latest", fraction: fl
 
 @operation("watch-recovery-point {context}")
 def watch_recovery_point(
-    context: str = "bc-004", every_minutes: int = 15, refresh: bool = True, as_of: str | None = None
+    context: str = "bc-004", every_minutes: Minutes = 15, refresh: bool = True, as_of: str | None = None
 ) -> str:  # fmt: skip
     """Measure how old the newest restorable state is, and take a differential where one at a later look could come too late.
 
@@ -62,7 +61,7 @@ def watch_recovery_point(
 
 
 @operation("backup-report {context}")
-def backup_report(context: str = "bc-004", days: Annotated[int, Field(ge=1, le=366)] = 30) -> str:
+def backup_report(context: str = "bc-004", days: Days = 30) -> str:
     """Tell what became of the backups of the last days: sets, recovery point, drills, integrity checks, and what to look at.
 
     What is to be looked at fails no run: the watch, the checks and the drills do that themselves.

@@ -189,10 +189,8 @@ def create_partitions(site: Site, run: Run, instant: datetime, ahead: int, *, mo
     What stands in the way of one is told, and keeps no other from being made.
 
     Raises:
-        BadInput: `ahead` is less than 0, or no table is partitioned as its rule says.
+        BadInput: no table is partitioned as its rule says.
     """
-    if ahead < 0:
-        raise BadInput(f"ahead {ahead} is no number of periods to come; write 0 or more")
     timelines = list[Timeline]()
     with session(site, run) as connection:
         for table in read_tables(connection, site.context):

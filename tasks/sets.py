@@ -188,6 +188,11 @@ class Listing:
     unfinished: list[SetName]
     expired: list[ExpiredSet] = field(default_factory=list)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing at all."""
+        return not (self.sets or self.legacy or self.unfinished or self.expired)
+
 
 @persistent
 def list_sets(address: StoreAddress, context: str) -> Listing:
@@ -567,10 +572,8 @@ def longest_unverified(address: StoreAddress, context: str, fraction: float) -> 
     """Return the ids of all sets, those never decoded first, then those longest ago, and how many a share of them is, rounded up.
 
     Raises:
-        BadInput: the share is none between 0 and 1, or there is no set.
+        BadInput: there is no set.
     """
-    if not 0 < fraction <= 1:
-        raise BadInput(f"fraction {fraction} is no share of the sets; write a number above 0 and at most 1, such as 0.25")
     sets = list_sets(address, context).sets
     if not sets:
         raise BadInput(f'no backup set of context "{context}" in {address.url}; make one: python -m flows.backup daily_backup')

@@ -36,17 +36,6 @@ class Limits:
     lock_seconds: float
 
 
-def limits(statement_timeout_seconds: float, lock_timeout_seconds: float) -> Limits:
-    """Return limits that are some.
-
-    Raises:
-        BadInput: one is not above 0, which PostgreSQL would take for no limit.
-    """
-    if min(statement_timeout_seconds, lock_timeout_seconds) <= 0:
-        raise BadInput("statement_timeout_seconds and lock_timeout_seconds must be above 0; correct them")
-    return Limits(statement_timeout_seconds, lock_timeout_seconds)
-
-
 def chosen_views(context: Context, names: Sequence[str] | None) -> Context:
     """Return the context with the views that were named, or with all that it has.
 

@@ -28,7 +28,12 @@ from tasks.store import StoreAddress
 from tests.faults import wait_for
 from tests.integration.conftest import CONTEXT, DATABASE, PROJECT, TwoSets, World, databases, prepare
 
-FLOWS = {"daily_backup": daily_backup, "disaster_recovery": disaster_recovery, "full_restore": full_restore}
+FLOWS = {
+    "daily_backup": daily_backup,
+    "list_backups": list_backups,
+    "disaster_recovery": disaster_recovery,
+    "full_restore": full_restore,
+}
 RESTORING = {"disaster_recovery", "full_restore"}
 BOTH = ["daily_backup", pytest.param("disaster_recovery", marks=pytest.mark.long)]
 
@@ -94,6 +99,7 @@ def refused(world: World, flow: str, kind: type[OperationError] = BadInput, **pa
 def test_unknown_context(filled: World) -> None:
     said = refused(filled, "daily_backup", context="bc-999")
     assert 'unknown context "bc-999"' in said and "there: bc-004" in said and "deployments.register" in said
+    assert 'unknown context "bc-999"' in refused(filled, "list_backups", context="bc-999")
     said = refused(filled, "disaster_recovery", context="bc-999")
     assert 'no backup set of context "bc-999"' in said and "daily_backup" in said
 
