@@ -5,6 +5,7 @@ The folder is 0700, files in it are 0600; a run that was killed is cleaned up by
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from functools import partial, wraps
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Flow, Task, flow, task
@@ -31,6 +32,9 @@ from tasks.sites import find_context
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# Prefect's name for the run, in the environment of a process that a worker started for it.
+WORKERS_MARK = "PREFECT__FLOW_RUN_ID"
+LOOK_SECONDS = 1.0
 # Below this a process, or a task, of its own costs more than it gains.
 SMALL_BYTES = 8 << 20
 
@@ -93,9 +97,31 @@ def begin(flow: str, context: str) -> Iterator[Run]:
     with private_folder(staging_base(), f"{context}-{started:%Y%m%d%H%M%S}-{run_id}") as folder:
         running = Running()
         try:
-            yield Run(flow, context, run_id, started, folder, running)
+            with _ended_with_worker():
+                yield Run(flow, context, run_id, started, folder, running)
         finally:
             running.stop(final=True)
+
+
+@contextmanager
+def _ended_with_worker() -> Iterator[None]:
+    """End the run, in order, when the worker that started its process is gone: nobody else could end it any more."""
+    if WORKERS_MARK not in os.environ:
+        yield
+        return
+    over, worker = Event(), os.getppid()
+
+    def watch() -> None:
+        while not over.wait(LOOK_SECONDS):
+            if os.getppid() != worker:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    Thread(target=watch, name="watch of the worker", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:
