@@ -35,10 +35,15 @@ def automations(
     return [run_died(context, dead_after), *alarms]
 
 
+def run_failed_name(context: Context) -> str:
+    """Return the name of the alarm of failures."""
+    return f"{context.name}: run failed"
+
+
 def run_failed(context: Context, told: UUID) -> AutomationCore:
     """Tell of each run that fails or crashes."""
     return AutomationCore(
-        name=f"{context.name}: run failed",
+        name=run_failed_name(context),
         description="実行の失敗・異常終了を知らせます。Tells of each run that fails or crashes.",
         trigger=_trigger(context, {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}, Posture.Reactive, timedelta(0)),
         actions=[

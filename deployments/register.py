@@ -84,8 +84,9 @@ def register_all(name: str, *, adopt: bool, notify: str | None, work_pool: str, 
         if stale := deployed.stale(client, name, work_pool):
             deployed.deploy(stale)
     yield from (f"deployment {one}" for one in stale)
-    yield from save_alarms(read_context(name)[0], told)
-    if notify is None:
+    context = read_context(name)[0]
+    yield from save_alarms(context, told)
+    if told is None and not has_alarms(context):
         yield "nobody is told of failures: make a notification block in Prefect's UI and name it, --notify type/name"
 
 
@@ -97,6 +98,12 @@ def save_alarms(
     with get_client(sync_client=True) as client:
         automations.save(client, wanted)
     yield from (f'automation "{one.name}"' for one in wanted)
+
+
+def has_alarms(context: Context) -> bool:
+    """Say whether somebody is told of the context's failures, as an earlier registration has it."""
+    with get_client(sync_client=True) as client:
+        return bool(client.read_automations_by_name(automations.run_failed_name(context)))
 
 
 def check_all(name: str, *, notify: str | None, work_pool: str, home: str) -> Iterator[str]:
