@@ -97,6 +97,7 @@ def test_not_approved_is_not_done(damaged: World, decision: str, database: str, 
     assert sessions(damaged) == []
 
 
+@pytest.mark.long
 def test_nobody_to_ask_is_told_before_anything_is_done(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.approvals.PREFECT_API_URL", type("Unset", (), {"value": staticmethod(lambda: None)}))
     with pytest.raises(BadInput, match="this run is on no Prefect server"):

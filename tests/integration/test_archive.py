@@ -180,6 +180,7 @@ def test_changes_of_other_kinds(old: World, monkeypatch: pytest.MonkeyPatch, cha
     assert ask(old, ROWS) == rows
 
 
+@pytest.mark.long
 def test_locks_that_are_not_to_be_had(old: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partitions, "LOCK_TRIES", 2)
     before, tree, said = old.state(), hierarchy(old), r"lock timeout.*a long report .*AccessShareLock"

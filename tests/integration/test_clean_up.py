@@ -289,6 +289,7 @@ def test_what_comes_to_hang_on_a_row_on_the_way_keeps_it(world: World, monkeypat
     assert (count(world, "teams", OLD["teams"]), count(world, "policy_scopes", f"target_id = '{team}'")) == (0, 0)
 
 
+@pytest.mark.long
 def test_rows_that_others_work_on_are_passed_over(world: World) -> None:
     with world.connect() as connection, connection.transaction():
         key = connection.execute(
@@ -346,9 +347,7 @@ KILLS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("step", "nth", "when"), [pytest.param(*one, marks=() if number == 2 else long) for number, one in enumerate(KILLS)]
-)
+@pytest.mark.parametrize(("step", "nth", "when"), [pytest.param(*one, marks=long) for one in KILLS])
 def test_killed_it_loses_nothing_and_the_next_run_finishes(world: World, step: str, nth: int, when: str) -> None:
     hang(world)
     before = world.state()
@@ -426,6 +425,7 @@ def test_who_may_not_delete_is_told(world: World) -> None:
     assert before.differences(world.state()) == []
 
 
+@pytest.mark.long
 def test_some_of_them_come_back_with_what_hung_on_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     hang(world)
     edit_context(world, monkeypatch, clean_up=rules()[-1:], long_term={})
@@ -465,6 +465,7 @@ def test_some_of_them_come_back_with_what_hung_on_them(world: World, monkeypatch
     world.run(table_restore, "backup_restorer", table="team_members", backup=one["id"])
 
 
+@pytest.mark.long
 def test_a_clean_up_set_is_never_taken_for_a_whole_one(world: World) -> None:
     clean_up(world)
     before = world.state()
@@ -491,6 +492,7 @@ def test_a_clean_up_set_is_never_taken_for_a_whole_one(world: World) -> None:
     assert rows == rows_of(one)["team_members"]
 
 
+@pytest.mark.long
 def test_cleaned_up_rows_are_not_lost_and_their_sets_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(
         world, "ALTER TABLE organization_members DISABLE TRIGGER USER",

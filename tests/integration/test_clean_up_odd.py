@@ -82,6 +82,7 @@ def live(world: World, *statements: str) -> Iterator[list[float]]:
 NAME = '"It""em\'s, ä"'
 
 
+@pytest.mark.long
 def test_keys_of_every_type_and_names_of_every_kind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     own(
         world, monkeypatch, {"table": "It\"em's, ä", "clock": "Ended At", "keep": "1 year"}, ["It\"em's, ä"],
@@ -106,7 +107,8 @@ def test_keys_of_every_type_and_names_of_every_kind(world: World, monkeypatch: p
     assert ask(world, f"SELECT r::text FROM {NAME} AS r ORDER BY 1") == before
 
 
-@pytest.mark.parametrize("rows", [900, pytest.param(2000, marks=long)])
+@long
+@pytest.mark.parametrize("rows", [900])
 def test_a_long_chain_goes_in_one_run(world: World, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     own(
         world, monkeypatch, ITEMS, ["items"], "CREATE TABLE items (id int PRIMARY KEY, parent_id int REFERENCES items, ended date)",
@@ -195,6 +197,7 @@ def test_rows_that_belong_by_a_condition_are_never_left_alone(world: World, monk
     assert (count(world, "teams", OLD["teams"]), count(world, "policy_scopes", f"target_id = '{team}'")) == (0, 0)
 
 
+@pytest.mark.long
 def test_a_row_that_a_trigger_needs_holds_up_few_and_nobody_for_long(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     items = "INSERT INTO items SELECT n, 1 + n % 100, '2020-01-01' FROM generate_series(1, 1000) AS n"
     own(world, monkeypatch, ITEMS, ["items", "lists"], *LISTS, items)

@@ -370,6 +370,7 @@ def freeze(s3: LocalS3, folder: Path, key: str) -> None:
     client_of(s3).copy_object(Bucket=s3.bucket, Key=source["Key"], CopySource=source, StorageClass="GLACIER")
 
 
+@pytest.mark.long
 def test_latest_passes_a_cold_set_over(s3_world: World, s3: LocalS3, two_sets: TwoSets, folder: Path) -> None:
     fill(s3, folder, two_sets.folder)
     key = f"{CONTEXT}/daily/{two_sets.newer}/data/teams.copy.zst"

@@ -239,6 +239,7 @@ def test_a_terminal_shows_a_bar_between_whole_log_lines(large: World) -> None:
     assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l")
 
 
+@pytest.mark.long
 def test_without_a_terminal_nothing_is_printed(large: World, tmp_path: Path) -> None:
     with (tmp_path / "said").open("wb") as file:
         assert start(large, file.fileno()).wait(SECONDS) == 0

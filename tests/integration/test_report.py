@@ -107,6 +107,7 @@ def section(world: World, title: str) -> str:
     return published(world).partition(f"## {title}\n")[2].partition("\n## ")[0].strip()
 
 
+@pytest.mark.long
 def test_days_of_which_pruning_left_a_week(month: Month) -> None:
     world, instant = month.world, now()
     taken = month.take_every(instant - timedelta(days=7.8), instant - TAKES)

@@ -262,6 +262,7 @@ def rows(world: World, table: str) -> list[str]:
 ODD = '"Review Items"'
 
 
+@pytest.mark.long
 def test_an_oddly_named_table(stored: World) -> None:
     before, all_rows = state(stored), rows(stored, ODD)
     execute(
@@ -488,6 +489,7 @@ def test_an_archived_month_beside_the_living(both: World, monkeypatch: pytest.Mo
 # Checks, blocks, stock tools
 
 
+@pytest.mark.long
 def test_checks_of_its_own(stored: World, monkeypatch: pytest.MonkeyPatch) -> None:
     at(monkeypatch, "2026-10-31T05:00+09:00")
     assert run(stored, integrity_check, "backup_reader").startswith("PASS")
