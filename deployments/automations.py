@@ -22,9 +22,10 @@ SILENCE = timedelta(hours=1)
 # Ten heartbeats of those that prefect.yaml asks of each run: a server that is restarted must not look like a death.
 DEAD_AFTER = timedelta(minutes=5)
 HEARTBEAT = "prefect.flow-run.heartbeat"
-ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+# Whatever else is heard of a run (it ended, it waits for a thaw without a process) is no silence.
+ANYTHING = "prefect.flow-run.*"
 Stance = Literal[Posture.Reactive, Posture.Proactive]
-RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
+RUNS = ResourceSpecification({"prefect.resource.id": ANYTHING})
 
 
 def automations(
@@ -79,7 +80,7 @@ def nothing_kept(context: Context, told: UUID, silence: timedelta) -> Automation
 
 def run_died(context: Context, dead_after: timedelta) -> AutomationCore:
     """Call a run crashed that was killed with its worker: nobody else would, and its place would stay taken."""
-    trigger = _trigger(context, {HEARTBEAT, *ENDED}, Posture.Proactive, dead_after)
+    trigger = _trigger(context, {ANYTHING}, Posture.Proactive, dead_after)
     return AutomationCore(
         name=f"{context.name}: run died",
         description="応答のなくなった実行を異常終了とします。Calls a run crashed that gives no sign of life.",
@@ -100,6 +101,13 @@ def _trigger(context: Context, expect: Set[str], posture: Stance, within: timede
     )  # fmt: skip
 
 
+def told_before(client: SyncPrefectClient, context: Context) -> UUID | None:
+    """Return the notification block that the context's alarms tell, as an earlier registration has it."""
+    alarms = client.read_automations_by_name(run_failed_name(context))
+    actions = (action for alarm in alarms for action in alarm.actions if isinstance(action, SendNotification))
+    return next((action.block_document_id for action in actions), None)
+
+
 def stale(client: SyncPrefectClient, wanted: Iterable[AutomationCore]) -> list[tuple[AutomationCore, list[Automation]]]:
     """Return the automations that the server does not have, or has otherwise or twice, with those to be replaced."""
     found = [(one, list(client.read_automations_by_name(one.name))) for one in wanted]
@@ -109,9 +117,9 @@ def stale(client: SyncPrefectClient, wanted: Iterable[AutomationCore]) -> list[t
 def save(client: SyncPrefectClient, wanted: Iterable[AutomationCore]) -> None:
     """Make the server have each automation once, as wanted; names are no keys: saved twice there would be two."""
     for one, there in stale(client, wanted):
+        client.create_automation(one)
         for old in there:
             client.delete_automation(old.id)
-        client.create_automation(one)
 
 
 def _said(automation: AutomationCore) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema_from_entrypoint
@@ -46,10 +47,12 @@ def require_pool(client: SyncPrefectClient, name: str) -> None:
         client.create_work_pool(WorkPoolCreate(name=name, type=ProcessWorker.type, base_job_template=template))
 
 
-def save_variables(pool: str, home: str) -> None:
-    """Save what prefect.yaml reads."""
-    for key, value in variables(pool, home).items():
+def save_variables(pool: str | None, home: str | None) -> str:
+    """Save what prefect.yaml reads; return the work pool."""
+    wanted = variables(pool, home)
+    for key, value in wanted.items():
         Variable.set(key, value, overwrite=True)
+    return wanted[POOL]
 
 
 def stale(client: SyncPrefectClient, context: str, pool: str) -> list[str]:
@@ -72,14 +75,19 @@ def deploy(names: list[str]) -> None:
         raise OperationError(f"prefect deploy ended with exit code {done.returncode}: {done.stdout.strip()[-2000:]}")
 
 
-def variables(pool: str, home: str) -> dict[str, str]:
-    """Return the Prefect variables that prefect.yaml reads: the work pool, and the folder of this project where runs are."""
-    return {POOL: pool, HOME: home}
+def variables(pool: str | None, home: str | None) -> dict[str, str]:
+    """Return the Prefect variables that prefect.yaml reads: the work pool, and the folder of this project where runs are.
+
+    What is not said stays as it is.
+    """
+    return {POOL: pool or str(Variable.get(POOL, "backup")), HOME: home or str(Variable.get(HOME, str(PROJECT)))}
 
 
-def differences(client: SyncPrefectClient, context: str, pool: str, home: str) -> Iterator[str]:
+def differences(client: SyncPrefectClient, context: str, pool: str | None, home: str | None) -> Iterator[str]:
     """Say how work pool, variables and deployments on the server differ from what is wanted."""
-    for key, value in variables(pool, home).items():
+    wanted_variables = variables(pool, home)
+    pool = wanted_variables[POOL]
+    for key, value in wanted_variables.items():
         if (found := Variable.get(key)) != value:
             yield f'variable {key} is "{found}", not "{value}"' if found else f"variable {key} is missing"
     try:
@@ -90,9 +98,10 @@ def differences(client: SyncPrefectClient, context: str, pool: str, home: str) -
     for one in wanted:
         yield from _differences_of(client, one, pool)
     known = {one["name"] for one in wanted}
-    for deployment in client.read_deployments():
-        if context in deployment.tags and deployment.name not in known:
-            yield f"deployment {deployment.name} is not in prefect.yaml"
+    tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[context]))
+    for deployment in client.read_deployments(deployment_filter=tagged):
+        if deployment.name not in known:
+            yield f"deployment {deployment.name} is not in prefect.yaml; delete it in the UI, or add it there"
 
 
 def _differences_of(client: SyncPrefectClient, wanted: dict[str, Any], pool: str) -> Iterator[str]:

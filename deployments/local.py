@@ -28,6 +28,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from tasks.core import supervise
 from tasks.core.folders import private_folder, require_own
 from tasks.core.programs import kill, supervised
 
@@ -122,7 +123,7 @@ def postgres(
         elif not (server.data / "PG_VERSION").exists():
             _initialize(server, folder)
         options = {
-            "port": str(server.port), "listen_addresses": HOST, "unix_socket_directories": str(folder), "fsync": "off",
+            "port": str(server.port), "listen_addresses": HOST, "unix_socket_directories": "", "fsync": "off",
             "max_wal_size": "4GB", **settings,
         }  # fmt: skip
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
@@ -228,7 +229,7 @@ def _service(argv: list[str], log: Path, environment: dict[str, str]) -> Iterato
         assert process.stdin  # noqa: S101
         process.stdin.close()
         try:
-            process.wait(5)
+            process.wait(supervise.GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             kill(process)
 

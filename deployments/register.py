@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import httpx
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectException
 from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_API_URL
 from prefect_aws import AwsClientParameters, AwsCredentials, S3Bucket
@@ -42,14 +44,19 @@ NAMED_PARAMETERS = ("host", "port", "user", "password", "dbname")
 LOCAL_PARAMETERS = ("application_name", "client_encoding", "options")
 
 
+NO_SERVER = "no deployments and no alarms: PREFECT_API_URL names no Prefect server; export it and run again"
+NOBODY = "nobody is told of failures: make a notification block in Prefect's UI and name it, --notify type/name"
+
+
 def main() -> None:
     """Register the context that the command line names, or say what differs."""
     parser = ArgumentParser(description="Register a context: blocks, store, deployments and alarms.", allow_abbrev=False)
     parser.add_argument("--context", default="bc-004")
     parser.add_argument("--adopt", action="store_true", help="let this cluster write the context's sets from now on")
     parser.add_argument("--notify", help="the notification block (type/name) that is told of failures, and of silence")
-    parser.add_argument("--work-pool", default="backup", help="the pool whose workers run the flows; made (process) if missing")
-    parser.add_argument("--home", default=str(deployed.PROJECT), help="where this project is on the machines of the workers")
+    parser.add_argument("--work-pool", help="the pool whose workers run the flows; made (process) if missing")
+    parser.add_argument("--home", help="where this project is on the machines of the workers")
+    parser.epilog = "What is left out stays as it was registered before; at first the pool is `backup`, the folder this one."
     parser.add_argument("--check", action="store_true", help="change nothing; say what differs, and exit with 1 if anything does")
     arguments = vars(parser.parse_args())
     name, check, adopt = (arguments.pop(key) for key in ("context", "check", "adopt"))
@@ -58,6 +65,8 @@ def main() -> None:
         lines = [_told(line) for line in said]
     except OperationError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except (httpx.HTTPError, PrefectException) as error:
+        sys.exit(f"Prefect's server did not do it ({type(error).__name__}: {error}); what was said above is done, run again later")
     if check and lines:
         sys.exit(f"{len(lines)} differences; run again without --check")
     if check:
@@ -69,25 +78,28 @@ def _told(line: str) -> str:
     return line
 
 
-def register_all(name: str, *, adopt: bool, notify: str | None, work_pool: str, home: str) -> Iterator[str]:
-    """Register a context, and deploy its flows where there is a Prefect server; say what was done."""
-    told = require_block(notify) if notify else None
+def register_all(
+    name: str, *, adopt: bool, notify: str | None, work_pool: str | None, home: str | None
+) -> Iterator[str]:  # fmt: skip
+    """Register a context, and deploy its flows where there is a Prefect server; say what was done, as it is done."""
+    if notify:
+        require_block(notify)
     yield from register(name, adopt=adopt)
     if not PREFECT_API_URL.value():
-        yield "no deployments: PREFECT_API_URL names no Prefect server; export it and run again"
+        yield NO_SERVER
         return
-    deployed.declared(name)
-    deployed.save_variables(work_pool, home)
-    with get_client(sync_client=True) as client:
-        deployed.require_pool(client, work_pool)
-        yield f"work pool {work_pool}"
-        if stale := deployed.stale(client, name, work_pool):
-            deployed.deploy(stale)
-    yield from (f"deployment {one}" for one in stale)
     context = read_context(name)[0]
+    with get_client(sync_client=True) as client:
+        told = require_block(notify) if notify else automations.told_before(client, context)
+        pool = deployed.save_variables(work_pool, home)
+        deployed.require_pool(client, pool)
+        yield f"work pool {pool}"
+        if stale := deployed.stale(client, name, pool):
+            deployed.deploy(stale)
+        yield from (f"deployment {one}" for one in stale)
     yield from save_alarms(context, told)
-    if told is None and not has_alarms(context):
-        yield "nobody is told of failures: make a notification block in Prefect's UI and name it, --notify type/name"
+    if told is None:
+        yield NOBODY
 
 
 def save_alarms(
@@ -100,13 +112,7 @@ def save_alarms(
     yield from (f'automation "{one.name}"' for one in wanted)
 
 
-def has_alarms(context: Context) -> bool:
-    """Say whether somebody is told of the context's failures, as an earlier registration has it."""
-    with get_client(sync_client=True) as client:
-        return bool(client.read_automations_by_name(automations.run_failed_name(context)))
-
-
-def check_all(name: str, *, notify: str | None, work_pool: str, home: str) -> Iterator[str]:
+def check_all(name: str, *, notify: str | None, work_pool: str | None, home: str | None) -> Iterator[str]:
     """Say how what is registered differs from what the folder, the environment and prefect.yaml say.
 
     Raises:
@@ -119,12 +125,16 @@ def check_all(name: str, *, notify: str | None, work_pool: str, home: str) -> It
         yield other_owner(context, store, own, found)
     for block in blocks_of(context, files, store):
         yield from _differences_of(name, block)
-    if PREFECT_API_URL.value():
-        with get_client(sync_client=True) as client:
-            yield from deployed.differences(client, name, work_pool, home)
-            wanted = automations.automations(context, require_block(notify) if notify else None)
-            for one, there in automations.stale(client, wanted):
-                yield f'automation "{one.name}" {"differs" if there else "is missing"}'
+    if not PREFECT_API_URL.value():
+        yield NO_SERVER
+        return
+    with get_client(sync_client=True) as client:
+        yield from deployed.differences(client, name, work_pool, home)
+        told = require_block(notify) if notify else automations.told_before(client, context)
+        for one, there in automations.stale(client, automations.automations(context, told)):
+            yield f'automation "{one.name}" {"differs" if there else "is missing"}'
+    if told is None:
+        yield NOBODY
 
 
 def _differences_of(name: str, wanted: Block) -> Iterator[str]:
@@ -155,19 +165,18 @@ def read_context(name: str) -> tuple[Context, dict[str, str]]:
     return parse_context(files[CONTEXT_FILE], str(folder / CONTEXT_FILE)), files
 
 
-def register(name: str, *, adopt: bool = False) -> list[str]:
-    """Save the blocks of a context and claim its store; return what was done.
+def register(name: str, *, adopt: bool = False) -> Iterator[str]:
+    """Claim the store of a context and save its blocks; say what was done, as it is done.
 
     Raises:
         BadInput: folder, server or store is not usable, or the store belongs to another cluster and adopt is false.
     """
     context, files = read_context(name)
     store = environment_store()
-    claimed = claim_store(context, store, adopt=adopt)
-    blocks = blocks_of(context, files, store)
-    for block in blocks:
+    yield claim_store(context, store, adopt=adopt)
+    for block in blocks_of(context, files, store):
         block.save(name, overwrite=True)
-    return [claimed, *(f"block {_reference(block, name)}" for block in blocks)]
+        yield f"block {_reference(block, name)}"
 
 
 def _reference(block: Block, name: str) -> str:

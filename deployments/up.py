@@ -62,7 +62,7 @@ def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Itera
     Raises:
         SystemExit: it is up already, or something of it does not start.
     """
-    require_own(folder, 0o711)
+    folder = require_own(folder.resolve(), 0o711)
     with ExitStack() as stack:
         stack.enter_context(_alone(folder))
         with story.step("starting PostgreSQL 18"):
@@ -71,20 +71,27 @@ def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Itera
         with story.step("starting Prefect's server, on a database of its own in there"):
             api = stack.enter_context(local.prefect_server(server, _usable(port)))
             stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
+        # Keys that expire, and roles, are in no block.
+        aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         environment = server.environment("backup_restorer") | {
             "PREFECT_API_URL": api, "BACKUP_STORE": os.environ.get("BACKUP_STORE") or str(require_own(folder / "store"))
         }  # fmt: skip
         register(story, environment)
-        told = {"PG_BIN": str(server.bin), "BACKUP_STAGING": str(require_own(folder / "staging"))}
+        told = aws | {"PG_BIN": str(server.bin), "BACKUP_STAGING": str(require_own(folder / "staging"))}
         stack.enter_context(local.prefect_worker(api, POOL, told, folder / "worker.log"))
         make_first(story)
         url = api.removesuffix("/api")
         story.say(
             f"[bold]Prefect's UI: {url}[/bold]   store: {environment['BACKUP_STORE']}   log of the worker: {folder / 'worker.log'}"
         )
-        story.say(f"database: psql {server.conninfo(DATABASE, 'backup_restorer').replace(server.password, '…')}")
-        story.say(f"          (password in {server.data.parent / 'password'}); Ctrl-C stops everything")
+        story.say(f"database: {psql(server)}; Ctrl-C stops everything")
         yield url
+
+
+def psql(server: LocalServer) -> str:
+    """Return the command that opens the database."""
+    where = f"host={local.HOST} port={server.port} dbname={DATABASE} user=backup_restorer"
+    return f'PGPASSWORD=$(cat {server.data.parent / "password"}) {server.bin / "psql"} "{where}"'
 
 
 def state_folder() -> Path:
@@ -132,9 +139,10 @@ def register(story: Story, environment: dict[str, str]) -> None:
     Raises:
         SystemExit: it failed; what it said is printed.
     """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     with story.step(f"[bold]$ python -m deployments.register --work-pool {POOL}[/bold]"):
         done = subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "deployments.register", "--work-pool", POOL], env={**os.environ, **environment}, cwd=PROJECT,
+            [sys.executable, "-m", "deployments.register", "--work-pool", POOL], env=kept | environment, cwd=PROJECT,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
     if done.returncode:

@@ -8,10 +8,10 @@ import sys
 from argparse import ArgumentParser
 from typing import Any
 
-import httpx
 from prefect import Flow
+from prefect.client.orchestration import get_client
 from prefect.exceptions import ParameterTypeError
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.core.errors import OperationError
 from tasks.core.programs import run_guarded
@@ -19,6 +19,7 @@ from tasks.core.programs import run_guarded
 AnyFlow = Flow[..., Any]
 INTERRUPTED = 128 + signal.SIGINT
 ALONE = "BACKUP_WITHOUT_PREFECT_SERVER"
+ANSWER_SECONDS = 10.0
 
 
 def run_from_command_line(*flows: AnyFlow) -> None:
@@ -70,12 +71,12 @@ def _server_answers() -> bool:
     url = PREFECT_API_URL.value()
     if not url:
         return False
-    try:
-        httpx.get(f"{url.rstrip('/')}/health", timeout=5).raise_for_status()
-    except httpx.HTTPError as error:
+    impatient = {"timeout": ANSWER_SECONDS}
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(httpx_settings=impatient, sync_client=True) as client:
+        error = client.api_healthcheck()
+    if error:
         print(f"no Prefect server at {url} ({error}); this run is recorded on this machine only", file=sys.stderr)  # noqa: T201
-        return False
-    return True
+    return error is None
 
 
 class _ExpectedErrors(logging.Filter):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from functools import partial, wraps
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Flow, Task, flow, task
@@ -35,6 +35,7 @@ T = TypeVar("T")
 # Prefect's name for the run, in the environment of a process that a worker started for it.
 WORKERS_MARK = "PREFECT__FLOW_RUN_ID"
 LOOK_SECONDS = 1.0
+watching = Lock()
 # Below this a process, or a task, of its own costs more than it gains.
 SMALL_BYTES = 8 << 20
 
@@ -106,7 +107,8 @@ def begin(flow: str, context: str) -> Iterator[Run]:
 @contextmanager
 def _ended_with_worker() -> Iterator[None]:
     """End the run, in order, when the worker that started its process is gone: nobody else could end it any more."""
-    if WORKERS_MARK not in os.environ:
+    if WORKERS_MARK not in os.environ or not watching.acquire(blocking=False):
+        # By hand; or a flow within a flow, whose process is watched already.
         yield
         return
     over, worker = Event(), os.getppid()
@@ -122,6 +124,7 @@ def _ended_with_worker() -> Iterator[None]:
         yield
     finally:
         over.set()
+        watching.release()
 
 
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:

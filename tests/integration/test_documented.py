@@ -200,7 +200,7 @@ STORIES: dict[str, list[Case]] = {
     "everything": [
         Case(RUNBOOK, "1. The database is gone", [PASS, Fails("public.users is not there")], {}, lose_database),
         Case(RUNBOOK, "2. The server is gone", [DONE, DONE, PASS, "names cluster", STORED],
-             {"SUPERUSER": "postgres"}, elsewhere=True),
+             {"SUPERUSER": "postgres", "NEW_HOST": "127.0.0.1"}, elsewhere=True),
         # The backups of the recovered databases do not know any more what this one has to make.
         Case(ARCHITECTURE, "After a recovery: keys to other contexts", [Fails("public.users is not there")]),
     ],
@@ -409,6 +409,7 @@ def follow(world: World, case: Case, capsys: pytest.CaptureFixture[str]) -> None
         assert code == isinstance(expected, Fails), f"{case.section}: {command}\n{said[-3000:]}"
 
 
+@pytest.mark.every_variant
 @pytest.mark.long
 @pytest.mark.parametrize("story", STORIES)
 def test_sections_do_what_they_say(world: World, story: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -802,6 +802,7 @@ def stored_on_15(servers: Servers, prefect_api: str, tmp_path_factory: pytest.Te
     return world
 
 
+@pytest.mark.every_variant
 @long
 @pytest.mark.parametrize("major", [15, 16, 18])
 def test_a_set_of_15_is_drilled_on_newer_servers(stored_on_15: World, servers: Servers, major: int) -> None:

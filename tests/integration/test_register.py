@@ -32,7 +32,7 @@ def registered(world: World, **how: Any) -> list[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in world.environment(world.source, "backup_reader").items():
             patch.setenv(name, value)
-        return register(CONTEXT, **how)
+        return list(register(CONTEXT, **how))
 
 
 def run_told_nothing(world: World, flow: Any, **parameters: Any) -> Any:

@@ -178,6 +178,7 @@ def test_both_into_what_migrations_made(both: World, order: tuple[str, str]) -> 
     assert unlike(before[SECOND], state(both, both.target)) == []
 
 
+@pytest.mark.every_variant
 @long
 @pytest.mark.parametrize("any_version", [15, 16, 18], indirect=True)
 def test_another_major_version(any_version: World, monkeypatch: pytest.MonkeyPatch) -> None:

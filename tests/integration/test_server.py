@@ -28,19 +28,22 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
+from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.server.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelled, Running, Scheduled
 from psycopg.sql import SQL, Literal
 
 from deployments import deployed, local
+from deployments.automations import HEARTBEAT
 from deployments.local import LocalS3, LocalServer
 from deployments.register import read_context, require_block, save_alarms
-from tasks.core.kinds import COLD_CLASSES
+from tasks.core.kinds import COLD_CLASSES, now
 from tests.faults import shim, wait_for
 from tests.integration.conftest import CONTEXT, DATABASE, copy_template, drop_databases
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.every_variant]
 
 JST = ZoneInfo("Asia/Tokyo")
 MARK = "MARKED-7f3a"
@@ -389,6 +392,7 @@ def test_workers_killed_in_the_midst(operated: Operated, client: SyncPrefectClie
     operated.query(ARCHIVABLE)
     list(save_alarms(context, told, dead_after=DEAD_AFTER))
     try:
+        waiting = wait_for_a_thaw(client)
         runs = [kill_in_the_midst(operated, client, number, name) for number, name in KILLED]
         for (number, _), run in zip(KILLED, runs, strict=True):
             dead = ended(client, run, DEAD_AFTER.total_seconds() + 120)
@@ -396,11 +400,27 @@ def test_workers_killed_in_the_midst(operated: Operated, client: SyncPrefectClie
             # A run that was ended with its worker says nothing any more; one that saw its worker go says so itself.
             assert (number == signal.SIGKILL) != ("no sign of life" in str(dead.state.message))
             wait_for(partial(said_about, dead.name), 60, "the alarm")
+        # One that gives its process back while it waits is not dead.
+        assert state_of(client, waiting) == "AwaitingThaw"
+        client.set_flow_run_state(waiting, Cancelled(), force=True)
     finally:
         operated.release()
         list(save_alarms(context, told))
     with operated.worker():
         assert [ended(client, start(client, name)).state_name for name in NAMES] == ["Completed"] * 2
+
+
+def wait_for_a_thaw(client: SyncPrefectClient) -> UUID:
+    """Make a run that was alive, and then gave its process back to wait for hours."""
+    run = start(client, "bc-004-reattach")
+    client.set_flow_run_state(run, Running(), force=True)
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run}"}
+    tag = {"prefect.resource.id": f"prefect.tag.{CONTEXT}", "prefect.resource.role": "tag"}
+    emit_event(HEARTBEAT, resource=resource, related=[tag])
+    heard = {"filter": {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}}
+    wait_for(lambda: client.request("POST", "/events/filter", json=heard).json()["events"], 60, "the sign of life")
+    client.set_flow_run_state(run, Scheduled(name="AwaitingThaw", scheduled_time=now() + timedelta(hours=3)), force=True)
+    return run
 
 
 def kill_in_the_midst(operated: Operated, client: SyncPrefectClient, number: signal.Signals, name: str) -> UUID:

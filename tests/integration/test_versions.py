@@ -10,7 +10,7 @@ from tasks.core import programs
 from tests.integration.conftest import OUTBOUND_KEYS, Servers, World, copy_template, drop_databases
 from tests.oracle import State
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.every_variant]
 
 
 class Journey:
