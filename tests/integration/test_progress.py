@@ -129,6 +129,7 @@ def assert_rises(said: list[tuple[float, str]], steps: int) -> None:
     assert all(": done: " not in text for share, text in said if share < 100)
 
 
+@pytest.mark.long
 def test_a_backup_and_a_recovery_show_how_far_they_are(large: World, eager: None) -> None:
     world = large
     with Watch(world) as watch:

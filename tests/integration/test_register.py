@@ -44,6 +44,7 @@ def run_told_nothing(world: World, flow: Any, **parameters: Any) -> Any:
         return flow(**parameters)
 
 
+@pytest.mark.long
 def test_flows_work_from_blocks_alone(bare: World) -> None:
     before = bare.state()
     assert registered(bare) == registered(bare)
