@@ -317,7 +317,8 @@ def test_a_backup_by_the_worker(operated: Operated, client: SyncPrefectClient) -
     [
         ("bc-004-restore-table", {"table": "teams", "mode": "overwrite"}, "mode"),
         ("bc-004-restore-table", {}, "table"),
-        ("bc-004-restore-in-place", {"bakcup": "latest"}, "bakcup"),
+        ("bc-004-restore-in-place", {"on_schema_drift": "ignore"}, "on_schema_drift"),
+        ("bc-004-report", {"days": 0}, "days"),
         ("bc-004-recover", {"resume": "everything"}, "resume"),
         ("bc-004-restore-in-place", {"dry_run": "perhaps"}, "dry_run"),
     ],
