@@ -4,7 +4,6 @@
 operator would find in Prefect's UI are written to .local/.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -121,7 +120,7 @@ def run_flow(story: Story, module: str, flow: str, server: LocalServer, user: st
     Raises:
         SystemExit: the flow failed; what it said is printed.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
+    kept = local.bare_environment()
     environment = kept | server.environment(user) | store.environment() | {"PREFECT_API_URL": api, "PG_BIN": str(server.bin)}
     with story.step(f"[bold]$ python -m {module} {flow}[/bold]  (as {user})"):
         done = subprocess.run(  # noqa: S603

@@ -66,6 +66,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def bare_environment() -> dict[str, str]:
+    """Return this process' environment without all that leads to a server, a store or Prefect."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
+
+
 @dataclass(frozen=True)
 class LocalServer:
     """A running PostgreSQL server of one's own."""
@@ -86,6 +91,11 @@ class LocalServer:
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         """Open an autocommit session of the superuser."""
         return psycopg.connect(self.conninfo(database), autocommit=True)
+
+    def has_database(self, name: str) -> bool:
+        """Say whether a database is there."""
+        with self.connect() as connection:
+            return bool(connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall())
 
     def create_database(self, name: str, owner: str) -> None:
         """Create a database."""
@@ -120,7 +130,7 @@ def postgres(
         server = LocalServer(free_port(), bin_folder, folder / "data", copy_of.password if copy_of else _password(folder))
         if copy_of:
             _copy(copy_of, server)
-        elif not (server.data / "PG_VERSION").exists():
+        elif not server.data.exists():
             _initialize(server, folder)
         options = {
             "port": str(server.port), "listen_addresses": HOST, "unix_socket_directories": "", "fsync": "off",
@@ -171,7 +181,7 @@ def _reachable(bin_folder: Path, folder: Path) -> Path:
 def _password(folder: Path) -> str:
     """Return the superuser's password, which is kept beside what it opens."""
     file = folder / "password"
-    if not file.exists():
+    if not file.exists() or not file.stat().st_size:
         file.touch(0o600)
         file.write_text(secrets.token_urlsafe(12))
         if account := _account():
@@ -180,13 +190,15 @@ def _password(folder: Path) -> str:
 
 
 def _initialize(server: LocalServer, folder: Path) -> None:
-    # What was begun before and not finished.
-    shutil.rmtree(server.data, ignore_errors=True)
+    # Under another name until it is whole: what was begun and not finished must not be taken for a server.
+    unfinished = server.data.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     argv = [
-        str(server.bin / "initdb"), "-D", str(server.data), "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8",
+        str(server.bin / "initdb"), "-D", str(unfinished), "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8",
         "--auth=scram-sha-256", f"--pwfile={folder / 'password'}", "--no-sync",
     ]  # fmt: skip
     _make(argv, folder, {})
+    unfinished.rename(server.data)
 
 
 def _copy(server: LocalServer, copy: LocalServer) -> None:
@@ -311,9 +323,7 @@ def prefect_server(beside: LocalServer | None = None, port: int | None = None) -
 
 def _prefect_database(server: LocalServer) -> str:
     """Make Prefect's database where it is not there; return its address, as SQLAlchemy takes it."""
-    with server.connect() as connection:
-        there = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [PREFECT_DATABASE]).fetchall()
-    if not there:
+    if not server.has_database(PREFECT_DATABASE):
         server.create_database(PREFECT_DATABASE, "postgres")
     return f"postgresql+asyncpg://postgres:{server.password}@{HOST}:{server.port}/{PREFECT_DATABASE}"
 
@@ -321,8 +331,7 @@ def _prefect_database(server: LocalServer) -> str:
 @contextmanager
 def prefect_worker(api: str, pool: str, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker of processes, which has nothing of this process' environment that leads to a server or a store."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_"))}
-    given = {**kept, "PREFECT_API_URL": api, "PREFECT_WORKER_QUERY_SECONDS": "2", "DO_NOT_TRACK": "1", **environment}
+    given = {**bare_environment(), "PREFECT_API_URL": api, "PREFECT_WORKER_QUERY_SECONDS": "2", "DO_NOT_TRACK": "1", **environment}
     argv = supervised([sys.executable, "-m", "prefect", "worker", "start", "--pool", pool])
     with _service(argv, log, given) as process:
         yield process

@@ -82,34 +82,33 @@ def register_all(
     name: str, *, adopt: bool, notify: str | None, work_pool: str | None, home: str | None
 ) -> Iterator[str]:  # fmt: skip
     """Register a context, and deploy its flows where there is a Prefect server; say what was done, as it is done."""
-    if notify:
-        require_block(notify)
+    told = require_block(notify) if notify else None
     yield from register(name, adopt=adopt)
     if not PREFECT_API_URL.value():
         yield NO_SERVER
         return
     context = read_context(name)[0]
     with get_client(sync_client=True) as client:
-        told = require_block(notify) if notify else automations.told_before(client, context)
+        told = told or automations.told_before(client, context)
         pool = deployed.save_variables(work_pool, home)
         deployed.require_pool(client, pool)
         yield f"work pool {pool}"
         if stale := deployed.stale(client, name, pool):
             deployed.deploy(stale)
         yield from (f"deployment {one}" for one in stale)
-    yield from save_alarms(context, told)
+    yield from (f'automation "{one}"' for one in save_alarms(context, told))
     if told is None:
         yield NOBODY
 
 
 def save_alarms(
     context: Context, told: UUID | None, silence: timedelta = SILENCE, dead_after: timedelta = DEAD_AFTER
-) -> Iterator[str]:  # fmt: skip
-    """Save the context's automations; say which."""
+) -> list[str]:  # fmt: skip
+    """Save the context's automations; return their names."""
     wanted = automations.automations(context, told, silence, dead_after)
     with get_client(sync_client=True) as client:
         automations.save(client, wanted)
-    yield from (f'automation "{one.name}"' for one in wanted)
+    return [one.name for one in wanted]
 
 
 def check_all(name: str, *, notify: str | None, work_pool: str | None, home: str | None) -> Iterator[str]:

@@ -27,9 +27,10 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from psycopg.sql import SQL, Identifier
 
 from deployments import local
-from deployments.demo import DATABASE, PROJECT, Story, make_logins, make_source
+from deployments.demo import DATABASE, PROJECT, Story, make_source
 from deployments.local import LocalServer
 from tasks.core.folders import require_own
 
@@ -67,13 +68,13 @@ def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Itera
         stack.enter_context(_alone(folder))
         with story.step("starting PostgreSQL 18"):
             server = stack.enter_context(local.postgres(local.prefect_bin(), kept=folder / "postgresql", fsync="on"))
-            make_example(server, violations_per_year)
+            make_example(server, folder / "example-made", violations_per_year)
         with story.step("starting Prefect's server, on a database of its own in there"):
             api = stack.enter_context(local.prefect_server(server, _usable(port)))
             stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
         # Keys that expire, and roles, are in no block.
         aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-        environment = server.environment("backup_restorer") | {
+        environment = aws | server.environment("backup_restorer") | {
             "PREFECT_API_URL": api, "BACKUP_STORE": os.environ.get("BACKUP_STORE") or str(require_own(folder / "store"))
         }  # fmt: skip
         register(story, environment)
@@ -123,14 +124,14 @@ def _usable(port: int) -> int:
     return local.free_port()
 
 
-def make_example(server: LocalServer, violations_per_year: int) -> None:
-    """Make the example database where it is not there, and the logins."""
+def make_example(server: LocalServer, mark: Path, violations_per_year: int) -> None:
+    """Make the example database, unless the mark says that it was made: half of one that was begun is dropped."""
+    if mark.exists():
+        return
     with server.connect() as connection:
-        there = {name for (name,) in connection.execute("SELECT datname FROM pg_database").fetchall()}
-    if DATABASE not in there:
-        make_source(server, violations_per_year)
-    else:
-        make_logins(server)
+        connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(DATABASE)))
+    make_source(server, violations_per_year)
+    mark.touch()
 
 
 def register(story: Story, environment: dict[str, str]) -> None:
@@ -139,11 +140,10 @@ def register(story: Story, environment: dict[str, str]) -> None:
     Raises:
         SystemExit: it failed; what it said is printed.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     with story.step(f"[bold]$ python -m deployments.register --work-pool {POOL}[/bold]"):
         done = subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "deployments.register", "--work-pool", POOL], env=kept | environment, cwd=PROJECT,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            [sys.executable, "-m", "deployments.register", "--work-pool", POOL], cwd=PROJECT,
+            env=local.bare_environment() | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
     if done.returncode:
         sys.exit(done.stdout)

@@ -203,7 +203,7 @@ class World:
         self, module: str, flow: str, user: str, server: LocalServer | None = None, arguments: Sequence[str] = (), **extra: str
     ) -> "subprocess.Popen[str]":  # fmt: skip
         """Start a flow in a process of its own, as an operator would by hand."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
+        kept = local.bare_environment()
         environment = kept | self.environment(server or self.source, user) | extra
         return subprocess.Popen(
             [sys.executable, "-m", f"flows.{module}", flow, *arguments], cwd=PROJECT, env=environment, text=True,
@@ -249,6 +249,13 @@ def copy_template(server: LocalServer, name: str = DATABASE) -> None:
     with server.connect() as connection:
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER consulting_owner")
         connection.execute(statement.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+
+
+def new_world(source: LocalServer, target: LocalServer, api: str, folder: Path) -> World:
+    """Make a fresh copy of the example database, and an empty folder store."""
+    (folder / "store").mkdir()
+    copy_template(source)
+    return World(source, target, folder, api, {"BACKUP_STORE": str(folder / "store")})
 
 
 def edit_context(world: World, monkeypatch: pytest.MonkeyPatch, **keys: Any) -> None:
@@ -309,10 +316,7 @@ class TwoSets:
 def two_sets(source: LocalServer, target: LocalServer, prefect_api: str) -> Iterator[TwoSets]:
     """Two backups of a database that changed in between; the database is gone again."""
     with tempfile.TemporaryDirectory(prefix="backup-test-") as name:
-        store = Path(name) / "store"
-        store.mkdir()
-        copy_template(source)
-        world = World(source, target, Path(name), prefect_api, {"BACKUP_STORE": str(store)})
+        world = new_world(source, target, prefect_api, Path(name))
         states = []
         for purpose in ("before the older", "before the newer"):
             with world.connect() as connection:
@@ -321,15 +325,13 @@ def two_sets(source: LocalServer, target: LocalServer, prefect_api: str) -> Iter
             world.backup()
         older, newer = world.set_folders()
         drop_databases(source)
-        yield TwoSets(store, older.name, newer.name, *states)
+        yield TwoSets(world.store_folder, older.name, newer.name, *states)
 
 
 @pytest.fixture
 def world(source: LocalServer, target: LocalServer, prefect_api: str, folder: Path) -> Iterator[World]:
     """A fresh copy of the example database, an empty folder store, an empty server."""
-    (folder / "store").mkdir()
-    copy_template(source)
-    yield World(source, target, folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
+    yield new_world(source, target, prefect_api, folder)
     drop_databases(source)
     drop_databases(target)
 
@@ -345,7 +347,5 @@ def s3_world(world: World, s3: LocalS3, folder: Path) -> World:
 def any_version(servers: Servers, prefect_api: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     """A world on one server, of the major version that the test names."""
     server = servers[request.param]
-    (folder / "store").mkdir()
-    copy_template(server)
-    yield World(server, server, folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
+    yield new_world(server, server, prefect_api, folder)
     drop_databases(server)

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import boto3
 import psycopg
 
+from deployments import local
 from deployments.local import LocalServer
 from tasks.locks import SPACE
 from tests.faults import FaultyProxy, processes_of, shim, wait_for
@@ -117,7 +118,7 @@ class Gates:
         ways = {"PGPORT": str(proxy.port), "PG_BIN": str(self.folder / "after_dump" / "bin"), "TEST_RUN": marker}
         if "AWS_ENDPOINT_URL" in world.store:
             ways["AWS_ENDPOINT_URL"] = self.store.url
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
+        kept = local.bare_environment()
         environment = world.environment(server, "backup_reader" if backup else "backup_restorer") | ways | extra
         output = self.folder / f"{marker}.log"
         with output.open("wb") as file:

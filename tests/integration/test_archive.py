@@ -1,7 +1,6 @@
 """Partitions are archived without losing a row: whatever changes, fails or dies on the way, they are in one place or in both."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from deployments import local
 from deployments.local import LocalS3
 from flows.backup import list_backups, long_term_backup
 from flows.checks import integrity_check
@@ -292,7 +292,7 @@ QUICK = {"drop_table after"}
 
 
 def kill(world: World, what: str, module: str, name: str, when: str, count: int) -> None:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
+    kept = local.bare_environment()
     died = subprocess.run(
         [sys.executable, "-c", KILLED, module, name, when, str(count), what], cwd=PROJECT, text=True, capture_output=True,
         check=False, env=kept | world.environment(world.source, "backup_restorer"),

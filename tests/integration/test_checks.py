@@ -28,7 +28,7 @@ from tasks.core.programs import Running
 from tasks.core.servers import Server
 from tasks.runs import Run
 from tasks.store import StoreAddress
-from tests.integration.conftest import CONTEXT, DATABASE, TABLES, World, copy_template, drop_databases
+from tests.integration.conftest import CONTEXT, DATABASE, TABLES, World, drop_databases, new_world
 
 SUMMER = datetime(2027, 6, 1, tzinfo=UTC)
 FILES = read_context_folder(sites.CONTEXTS / CONTEXT)
@@ -184,9 +184,7 @@ def healthy(
 ) -> Iterator[World]:
     """The example database and one backup of it; tests damage copies."""
     folder = tmp_path_factory.mktemp("checked")
-    (folder / "store").mkdir()
-    copy_template(source)
-    world = World(source, target, folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
+    world = new_world(source, target, prefect_api, folder)
     world.backup()
     yield world
     drop_databases(source)

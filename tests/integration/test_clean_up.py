@@ -1,7 +1,6 @@
 """Old rows go when they have had their time, archived first; what cannot go stays and is told, and holds up nothing else."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 import yaml
 from prefect.artifacts import Artifact
 
+from deployments import local
 from flows.backup import list_backups
 from flows.checks import integrity_check
 from flows.restore import full_restore, restore_cleaned_up, table_restore
@@ -351,7 +351,7 @@ KILLS = [
 def test_killed_it_loses_nothing_and_the_next_run_finishes(world: World, step: str, nth: int, when: str) -> None:
     hang(world)
     before = world.state()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
+    kept = local.bare_environment()
     environment = kept | world.environment(world.source, "backup_restorer")
     died = subprocess.run(
         [sys.executable, "-c", DIE, step, str(nth), when], cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL,

@@ -24,6 +24,7 @@ import zstandard
 from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
 
 from blocks.bounded_context import BoundedContext
+from deployments import local
 from deployments.local import LocalServer
 from flows.backup import list_backups
 from flows.recovery import recovery_drill
@@ -47,6 +48,7 @@ from tests.integration.conftest import (
     databases,
     delete_blocks,
     drop_databases,
+    new_world,
 )
 from tests.integration.moments import Gates
 from tests.integration.test_versions import Servers
@@ -135,7 +137,7 @@ def drill(world: World, server: LocalServer | None = None, user: str = "backup_r
 
 def by_hand(world: World, *arguments: str) -> tuple[int, str]:
     """Run a drill on the empty server as an operator would; return its exit code and what it said."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
+    kept = local.bare_environment()
     argv = [sys.executable, "-m", "flows.recovery", "recovery_drill", *arguments]
     done = subprocess.run(
         argv, cwd=PROJECT, env=kept | world.environment(world.target, "backup_restorer"), text=True, timeout=300, check=False,
@@ -794,9 +796,7 @@ def servers() -> Iterator[Servers]:
 def stored_on_15(servers: Servers, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> World:
     """A set made on PostgreSQL 15."""
     folder = tmp_path_factory.mktemp("from 15")
-    (folder / "store").mkdir()
-    copy_template(servers[15])
-    world = World(servers[15], servers[15], folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
+    world = new_world(servers[15], servers[15], prefect_api, folder)
     assert world.backup().startswith("STORED")
     drop_databases(servers[15])
     return world

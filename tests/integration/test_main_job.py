@@ -17,7 +17,16 @@ import pytest
 from deployments import local
 from deployments.local import LocalServer
 from tests.faults import processes_of, shim, wait_for
-from tests.integration.conftest import DATABASE, OUTBOUND_KEYS, PROJECT, TABLES, World, copy_template, databases, drop_databases
+from tests.integration.conftest import (
+    DATABASE,
+    OUTBOUND_KEYS,
+    PROJECT,
+    TABLES,
+    World,
+    databases,
+    drop_databases,
+    new_world,
+)
 from tests.oracle import State, capture
 
 
@@ -83,9 +92,7 @@ def stored(
 ) -> Iterator[Stored]:
     """Two backups, one after the other; the database is gone afterwards."""
     folder = tmp_path_factory.mktemp("stored")
-    (folder / "store").mkdir()
-    copy_template(source)
-    world = World(source, target, folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
+    world = new_world(source, target, prefect_api, folder)
     before = world.state()
     with world.connect() as connection:
         ids = connection.execute(

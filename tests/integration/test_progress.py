@@ -22,6 +22,7 @@ import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments import local
 from tasks import progress, runs
 from tasks.core.errors import OperationError
 from tasks.core.manifest import Manifest, parse_manifest
@@ -213,7 +214,7 @@ def test_work_goes_on_when_prefect_is_dead_or_silent(
 
 def start(world: World, error: int) -> "subprocess.Popen[str]":
     """Start a backup that tells at once, in a process of its own, whose stderr is the descriptor."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
+    kept = local.bare_environment()
     return subprocess.Popen(
         [sys.executable, "-c", EAGER, "daily_backup"], cwd=PROJECT, text=True, stderr=error,
         stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL,

@@ -22,7 +22,7 @@ from flows.watch import backup_report, verify_backups
 from tasks.core.errors import OperationError
 from tasks.core.kinds import new_run_id, new_set_name, now, sort_of
 from tasks.core.manifest import MANIFEST_FILE, Manifest, parse_manifest, render_manifest
-from tests.integration.conftest import CONTEXT, World, copy_template, drop_databases
+from tests.integration.conftest import CONTEXT, World, drop_databases, new_world
 from tests.integration.test_drill import artifact
 from tests.integration.test_retention import later
 
@@ -65,9 +65,7 @@ class Month:
 def real(source: LocalServer, target: LocalServer, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A full, a differential and a long-term set, a drill, and checks of which the second one found something."""
     folder = tmp_path_factory.mktemp("report")
-    (folder / "store").mkdir()
-    copy_template(source)
-    world = World(source, target, folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
+    world = new_world(source, target, prefect_api, folder)
     world.backup()
     world.differential()
     world.run(long_term_backup, "backup_reader")

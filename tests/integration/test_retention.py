@@ -25,7 +25,7 @@ from tasks.core.known_sets import ExpiryRecord
 from tasks.core.programs import Running
 from tasks.runs import Run
 from tasks.store import FolderStore, StoreAddress
-from tests.integration.conftest import CONTEXT, World, copy_template, drop_databases
+from tests.integration.conftest import CONTEXT, World, drop_databases, new_world
 from tests.oracle import State
 
 # The scripts' own files in all their prefixes, among them one inside a folder where ours lie, and things of others.
@@ -84,9 +84,7 @@ class Kept:
 @pytest.fixture(scope="module")
 def kept(source: LocalServer, target: LocalServer, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     folder = tmp_path_factory.mktemp("kept")
-    (folder / "store").mkdir()
-    copy_template(source)
-    world = World(source, target, folder, prefect_api, {"BACKUP_STORE": str(folder / "store")})
+    world = new_world(source, target, prefect_api, folder)
     for purpose in ("first", "second"):
         world.backup()
         execute(world, f"UPDATE teams SET purpose = '{purpose}' WHERE ctid = '(0,1)'")

@@ -123,12 +123,12 @@ class Operated:
     def query(self, text: str) -> list[tuple[Any, ...]]:
         """Return what the database says."""
         with self.source.connect(DATABASE) as connection:
-            return connection.execute(SQL(text)).fetchall()  # type: ignore[arg-type]
+            return connection.execute(text.encode()).fetchall()
 
 
 def register(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m deployments.register` as an operator would, in an environment that has nothing else."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
+    kept = local.bare_environment()
     argv = [sys.executable, "-m", "deployments.register", "--work-pool", POOL, *words]
     return subprocess.run(
         argv, env=kept | environment, cwd=deployed.PROJECT, capture_output=True, text=True, check=False, timeout=600
@@ -342,14 +342,14 @@ def test_a_failing_run_is_told(operated: Operated, client: SyncPrefectClient) ->
 def test_silence_is_told(operated: Operated, client: SyncPrefectClient) -> None:
     context, told = read_context(CONTEXT)[0], require_block("custom-webhook/ops")
     try:
-        list(save_alarms(context, told, silence=timedelta(seconds=10)))
+        save_alarms(context, told, silence=timedelta(seconds=10))
         wait_for(lambda: said_about("no restorable state confirmed"), 120, "the dead man's alarm")
         # A watch that looks, and finds that all is well, ends the silence.
-        list(save_alarms(context, told, silence=timedelta(seconds=90)))
+        save_alarms(context, told, silence=timedelta(seconds=90))
         with operated.worker():
             assert ended(client, start(client, "bc-004-watch")).state_name == "Completed"
     finally:
-        list(save_alarms(context, told))
+        save_alarms(context, told)
 
 
 def test_the_same_job_twice_at_once(operated: Operated, client: SyncPrefectClient) -> None:
@@ -361,7 +361,7 @@ def test_the_same_job_twice_at_once(operated: Operated, client: SyncPrefectClien
         # One that has no limit is done while the second of the first kind waits.
         assert ended(client, third).state_name == "Completed"
         assert state_of(client, first) == "Running"
-        assert not client.read_flow_run(second).state.is_final()  # type: ignore[union-attr]
+        assert state_of(client, second) in {"Scheduled", "Late", "Pending", "AwaitingConcurrencySlot"}
         operated.release()
         assert [ended(client, run).state_name for run in (first, second)] == ["Completed", "Completed"]
 
@@ -391,7 +391,7 @@ KILLED = [(number, name) for number in (signal.SIGTERM, signal.SIGKILL) for name
 def test_workers_killed_in_the_midst(operated: Operated, client: SyncPrefectClient) -> None:
     context, told = read_context(CONTEXT)[0], require_block("custom-webhook/ops")
     operated.query(ARCHIVABLE)
-    list(save_alarms(context, told, dead_after=DEAD_AFTER))
+    save_alarms(context, told, dead_after=DEAD_AFTER)
     try:
         waiting = wait_for_a_thaw(client)
         runs = [kill_in_the_midst(operated, client, number, name) for number, name in KILLED]
@@ -406,7 +406,7 @@ def test_workers_killed_in_the_midst(operated: Operated, client: SyncPrefectClie
         client.set_flow_run_state(waiting, Cancelled(), force=True)
     finally:
         operated.release()
-        list(save_alarms(context, told))
+        save_alarms(context, told)
     with operated.worker():
         assert [ended(client, start(client, name)).state_name for name in NAMES] == ["Completed"] * 2
 

@@ -19,7 +19,7 @@ NAMES = {"year": "v_{year}", "month": "v_{year}_{month:02}", "quarter": "v_{year
 
 
 def rule(period: str = "year", keep: str = "3 years") -> PartitionRule:
-    return PartitionRule(table="v", column="at", period=period, name=NAMES[period], keep=keep)  # type: ignore[arg-type]
+    return PartitionRule.model_validate({"table": "v", "column": "at", "period": period, "name": NAMES[period], "keep": keep})
 
 
 def partition(lower: str | None, upper: str | None, **more: Any) -> Partition:
