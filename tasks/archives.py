@@ -13,8 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks import catalogue
 from tasks.checks import run_checks
@@ -32,7 +31,7 @@ from tasks.core.toc import Chunk, parse_chunks
 from tasks.databases import Target, drop_database, lend_create, new_target
 from tasks.locks import MAINTENANCE_DATABASE
 from tasks.recoveries import analyze
-from tasks.runs import Run, require_space, staging
+from tasks.runs import Run, require_space, staging, step
 from tasks.sets import newest_full
 from tasks.sites import Site
 from tasks.store import StoreAddress
@@ -47,7 +46,7 @@ def is_archive(backup: str) -> bool:
     return LEGACY.search(backup) is not None and "/" in backup
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def stage_archive(store: StoreAddress, run: Run, path: str) -> Path:
     """Fetch a legacy file from the store, from another bucket or from this machine, and unpack it, 0600.
 

@@ -12,8 +12,7 @@ from urllib.parse import quote
 
 import psycopg
 import zstandard
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 from psycopg.rows import dict_row
 
 from tasks import catalogue, progress
@@ -43,7 +42,7 @@ from tasks.core.servers import Connection, connect, encoding_of
 from tasks.core.stored import RESTORE_SCRIPT, describe_file, restore_script
 from tasks.core.stream import RowKeys, StreamFacts, StreamJob
 from tasks.databases import database_options
-from tasks.runs import Run, require_space, spread, staging
+from tasks.runs import Run, require_space, spread, staging, step
 from tasks.schema import LOCK_WAIT_SECONDS, context_list
 from tasks.sets import (
     cool,
@@ -82,7 +81,7 @@ class Source:
     unreadable: tuple[tuple[str, str], ...] = ()
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def check_source(site: Site, run: Run, *, read_others: bool = True) -> Source:
     """Find out, before anything is touched, whether the whole context can be read and stored.
 
@@ -256,7 +255,7 @@ def _losses(site: Site, trusted: Manifest, relations: list[Relation]) -> list[st
     return losses_between(trusted, relations, share, archived_since(trusted, archives), cleaned_since(trusted, cleaned))
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def keep_local_copy(site: Site, run: Run, manifest: Manifest) -> str | None:
     """Copy a stored set from the store into the context's local folder, if it has one; return what became of it.
 
@@ -342,7 +341,7 @@ def _staged_file(site: Site, run: Run, member: Member) -> Path:
     return run.folder / f"{_file_name(site, member)}.copy.zst"
 
 
-@task(cache_policy=NO_CACHE, task_run_name="back up {member.name}")
+@step(name="back up {member.name}")
 def store_relation(
     site: Site, run: Run, name: SetName, member: Member, job: StreamJob, size_bytes: int, base: BasePart | None, item: Item
 ) -> tuple[Relation, BlockRows | None]:

@@ -10,8 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 from psycopg import IsolationLevel
 
 from tasks import catalogue
@@ -28,7 +27,7 @@ from tasks.core.manifest import Manifest
 from tasks.core.servers import Connection, Server, connect
 from tasks.core.toc import table_of
 from tasks.keys import SAMPLE_ROWS, offending
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.sets import departed_sets, list_sets, newest_trusted
 from tasks.store import StoreAddress
 
@@ -40,7 +39,7 @@ PERIOD = {"month": timedelta(days=31), "quarter": timedelta(days=92), "year": ti
 WITNESSES = ("objects of the newest backup", "rows of the newest backup")
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def run_checks(
     server: Server, database: str, run: Run, context: Context, files: dict[str, str], timeout_seconds: float, instant: datetime
 ) -> list[Finding]:
@@ -161,7 +160,7 @@ def _partition_checks(connection: Connection, context: Context, rule: PartitionR
         yield Check(f"partitions of {rule.table} for the {until}", severity, query.as_string(connection), about)
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def compare_with_newest_backup(
     server: Server, database: str, run: Run, context: Context, store: StoreAddress, timeout_seconds: float
 ) -> list[Finding]:

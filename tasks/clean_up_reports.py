@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 from prefect.events import emit_event
 
 from tasks.core.clean_ups import CleanUp, clean_up_report, clean_up_rows, verdict
 from tasks.core.errors import OperationError
 from tasks.reports import publish
+from tasks.runs import step
 from tasks.sites import Site
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_plan(site: Site, found: Sequence[CleanUp]) -> str:
     """Publish what a clean-up would do; return the verdict.
 
@@ -29,7 +29,7 @@ def publish_plan(site: Site, found: Sequence[CleanUp]) -> str:
     return _or_fail(said, found)
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_cleaned(site: Site, found: Sequence[CleanUp]) -> str:
     """Publish what a clean-up did, and tell it as an event; return the verdict.
 

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks import recoveries
 from tasks.backups import Occasion, check_source, take_set
@@ -28,7 +27,7 @@ from tasks.core.stream import MORE_SPACE, RowKeys
 from tasks.locks import context_lock
 from tasks.partitions import LOCK_SECONDS, session
 from tasks.removals import Subject, read_subject, sweep
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.sets import StagedSet, finish_clean_up, name_of, unfinished_clean_ups
 from tasks.sites import Site
 from tasks.tables import load_rows
@@ -51,7 +50,7 @@ def rules_in_order(site: Site, run: Run) -> list[CleanUp]:
     return [found[number] for group in clean_ups.groups(numbers, references) for number in sorted(group)]
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def plan(site: Site, run: Run) -> list[CleanUp]:
     """Find out what every rule would do, one after the other in one transaction that is rolled back, as far as time allows."""
     found, deadline = rules_in_order(site, run), time.monotonic() + TRIAL_SECONDS
@@ -124,7 +123,7 @@ def _follow(site: Site, run: Run, one: CleanUp, written: set[tuple[str, str]]) -
     return went and may_go
 
 
-@task(cache_policy=NO_CACHE, task_run_name="find old rows of {one.rule.table}")
+@step(name="find old rows of {one.rule.table}")
 def find_rows(site: Site, run: Run, one: CleanUp, last: Sequence[str] | None) -> tuple[Subject, Removed, bool]:
     """Return a rule as the database has it, which rows would go of those after the last one, and whether there are more.
 
@@ -171,7 +170,7 @@ def _keys(subject: Subject, gone: Mapping[str, Sequence[Key]]) -> dict[str, RowK
     return found
 
 
-@task(cache_policy=NO_CACHE, task_run_name="delete old rows of {one.rule.table}")
+@step(name="delete old rows of {one.rule.table}")
 def delete_archived(site: Site, run: Run, one: CleanUp, manifest: Manifest, written: set[tuple[str, str]]) -> Removed:
     """Delete the rows of a clean-up set that are still as they were archived, in transactions of some rows each, and count them.
 
@@ -234,7 +233,7 @@ def _stage(connection: Connection, subject: Subject, staged: StagedSet) -> dict[
     return found
 
 
-@task(cache_policy=NO_CACHE, task_run_name="vacuum {one.rule.table}")
+@step(name="vacuum {one.rule.table}")
 def vacuum(site: Site, run: Run, one: CleanUp, relations: Sequence[tuple[str, str]]) -> None:
     """Make the room of deleted rows usable, and gather statistics; where that fails, the rows are deleted all the same."""
     try:

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks.core import sql
 from tasks.core.complaints import message_of
@@ -17,7 +16,7 @@ from tasks.core.errors import BadInput, UnsafeTarget
 from tasks.core.manifest import DatabaseProperties, Manifest
 from tasks.core.servers import Connection, Server, connect, major_of
 from tasks.locks import MAINTENANCE_DATABASE
-from tasks.runs import Run
+from tasks.runs import Run, step
 
 LOCALE_PROVIDERS = {"i": "icu", "c": "libc", "b": "builtin"}
 
@@ -41,7 +40,7 @@ def mark_of(context: str, *, scratch: bool = False) -> str:
     return f"scratch database of a drill of {context}:" if scratch else f"unfinished restore of {context}:"
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def check_target(
     server: Server, run: Run, manifest: Manifest, target_database: str | None, *, scratch: bool = False, may_exist: bool = False
 ) -> Target:
@@ -192,7 +191,7 @@ def owners(manifest: Manifest) -> set[str]:
     return {state.removeprefix("owner ").partition(" | ")[0] for state in stated}
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def sweep_unfinished(connection: Connection, context: str, *, scratch: bool = False) -> list[str]:
     """Drop databases that a run which died left behind, and name them; the caller holds the lock, so none is in use."""
     left = connection.execute(sql.MARKED_DATABASES, {"mark": mark_of(context, scratch=scratch)}).fetchall()
@@ -220,7 +219,7 @@ def _swept(connection: Connection, name: str, comment: str) -> str:
     return swept
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def create_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
     """Create the roles that are missing, NOLOGIN, and the database under its working name."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
@@ -304,7 +303,7 @@ def lend_create(connection: Connection, target: Target, schema: str, roles: Iter
         target.lent.extend(lent)
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
     """Take back what owners were lent for the restore and did not have in the source."""
     privileges = {item.name: item.state for item in manifest.inventory if item.kind == "schema"}
@@ -314,7 +313,7 @@ def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Targe
                 connection.execute(sql.revoke_create(schema, role))
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def drop_database(server: Server, run: Run, target: Target) -> None:
     """Drop the database under its working name."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
@@ -322,7 +321,7 @@ def drop_database(server: Server, run: Run, target: Target) -> None:
     get_run_logger().info('database "%s" dropped', target.working_name)
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def drop_roles(server: Server, run: Run, target: Target) -> None:
     """Drop the roles that were created for a database which is gone again; one that is used meanwhile stays."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
@@ -335,7 +334,7 @@ def drop_roles(server: Server, run: Run, target: Target) -> None:
                 get_run_logger().warning('role "%s", created for this run, stays: %s', role, message_of(error))
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def keep_database(server: Server, run: Run, manifest: Manifest, target: Target, found: str) -> None:
     """Keep a database under its working name, out of reach of the next run's sweep, with what was found as its comment."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
@@ -343,7 +342,7 @@ def keep_database(server: Server, run: Run, manifest: Manifest, target: Target, 
         connection.execute(sql.comment_on_database(target.working_name, note))
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def finish_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
     """Set what ALTER DATABASE had set in the source and give the database its final name."""
     source, name = manifest.database, target.working_name

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks.catalogue import is_there
 from tasks.core import sql
@@ -14,7 +13,7 @@ from tasks.core.errors import BadInput
 from tasks.core.kinds import RULES
 from tasks.core.manifest import ForeignKey, InventoryItem, Manifest
 from tasks.core.servers import Connection, Server, connect
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.schema import LOCK_WAIT_SECONDS
 from tasks.sets import list_sets, newest_manifest
 from tasks.store import StoreAddress
@@ -68,7 +67,7 @@ def set_with_keys(store: StoreAddress, context: str, backup: str) -> Manifest:
     return newest.model_copy(update={"outbound_keys": list(keys.values())})
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def complete_keys(server: Server, run: Run, manifest: Manifest, database: str) -> list[KeyOutcome]:
     """Make every foreign key of a set that its restored database does not have yet.
 
@@ -143,7 +142,7 @@ def offending(connection: Connection, query: str) -> tuple[int, list[str]]:
     return rows[0][0] if rows else 0, sample
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def try_keys(server: Server, run: Run, manifest: Manifest, database: str) -> list[KeyOutcome]:
     """Try again to make the keys within a set that pg_restore could not make, and find out which rows are in the way."""
     with connect(server, database, run.title) as connection:

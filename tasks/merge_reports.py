@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import psycopg
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.exceptions import Pause
 
@@ -19,9 +17,10 @@ from tasks.core.errors import OperationError
 from tasks.core.merge import Beside, MergePlan, Request
 from tasks.merges import Done
 from tasks.reports import publish
+from tasks.runs import step
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_plan(context: Context, plan: MergePlan, request: Request) -> str:
     """Publish what a restore into a live database would do; return the verdict.
 
@@ -38,7 +37,7 @@ def publish_plan(context: Context, plan: MergePlan, request: Request) -> str:
     return verdict
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_beside(context: Context, beside: Beside, passed_over: list[str]) -> str:
     """Publish that a table was restored beside the live one; return the verdict."""
     verdict = merge.beside_verdict(beside)
@@ -47,7 +46,7 @@ def publish_beside(context: Context, beside: Beside, passed_over: list[str]) -> 
     return verdict
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_merged(context: Context, done: Done) -> str:
     """Publish what a restore into a live database did, and tell it as an event; return the verdict."""
     plan, merged = done.planned, done.merged
@@ -62,7 +61,7 @@ def publish_merged(context: Context, done: Done) -> str:
     return verdict
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_archive(context: Context, restore: ArchiveRestore) -> str:
     """Publish what became of a legacy file; return the verdict.
 

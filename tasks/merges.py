@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks import catalogue
 from tasks.backups import Occasion, take_set
@@ -33,7 +32,7 @@ from tasks.merge_objects import LOCK_SECONDS, create, finish, missing_chunks, ow
 from tasks.merge_plans import compare, stage
 from tasks.merge_session import Merge, Table, has_rows, is_as_compared, is_unchanged, lineage
 from tasks.repairs import Watch, concerned_checks
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.schema import LOCK_WAIT_SECONDS
 from tasks.sites import Site
 from tasks.snapshots import patient
@@ -385,7 +384,7 @@ def _inserted_keys(merge: Merge, table: Table) -> list[dict[str, KeyValue]]:
     return [dict(zip(table.primary, row, strict=True)) for row in merge.connection.execute(asked).fetchall()]
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def refresh(site: Site, run: Run, done: Done) -> None:
     """Gather statistics of relations that were written, and compute the set's views anew.
 

@@ -3,9 +3,6 @@
 from functools import partial
 from operator import itemgetter
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks.core.anomalies import anomalies
 from tasks.core.calendar import before
 from tasks.core.check_records import CheckRecord
@@ -17,14 +14,14 @@ from tasks.core.overview_report import overview_report, overview_verdict, set_ro
 from tasks.core.records import recorded_since
 from tasks.records import read_records
 from tasks.reports import publish
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.sets import facts_of_set, list_sets
 from tasks.store import StoreAddress
 
 OLDEST = itemgetter(slice(-1, None))
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def look_back(store: StoreAddress, context: Context, run: Run, days: int) -> Overview:
     """Return what is known of the last days.
 
@@ -45,7 +42,7 @@ def look_back(store: StoreAddress, context: Context, run: Run, days: int) -> Ove
     )  # fmt: skip
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def tell(seen: Overview) -> str:
     """Publish the report and the table of sets; return the verdict."""
     found = anomalies(seen)

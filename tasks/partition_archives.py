@@ -10,8 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 from psycopg.sql import Composed
 
 from tasks import catalogue, progress, recoveries, sites
@@ -39,7 +38,7 @@ from tasks.partitions import (
     session,
 )
 from tasks.recoveries import Recovery
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.sets import archive_sets, cool, list_sets, mark, name_of, remember_damage
 from tasks.sites import Site
 from tasks.tables import differences, reading_job, run_stream
@@ -47,7 +46,7 @@ from tasks.tables import differences, reading_job, run_stream
 NAMED_KEYS = 5
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def find_due(site: Site, run: Run, instant: datetime) -> list[Archiving]:
     """Find the partitions whose upper bound is older than their rule keeps them, oldest first; nothing is touched."""
     archives = archive_sets(site.store, site.context.name)
@@ -241,7 +240,7 @@ def compare_with_archive(site: Site, run: Run, one: Archiving, manifest: Manifes
         raise RestoreDiffers(f"it is not what {manifest.id} has: {'; '.join(found)}")
 
 
-@task(cache_policy=NO_CACHE, task_run_name="drop {one.partition.name}")
+@step(name="drop {one.partition.name}")
 def drop_partition(site: Site, run: Run, one: Archiving, manifest: Manifest) -> None:
     """Drop a partition in one short transaction in which it was found to be what an archive set has, and unheld.
 

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from tasks import merge_reports
@@ -16,6 +14,7 @@ from tasks.core.errors import OperationError
 from tasks.core.partitions import Timeline
 from tasks.partition_restores import Archived
 from tasks.reports import publish
+from tasks.runs import step
 from tasks.sites import Site
 
 
@@ -31,7 +30,7 @@ def explained(context: Context) -> Iterator[None]:
         raise
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_timeline(context: Context, timelines: Sequence[Timeline], instant: datetime) -> str:
     """Publish the partitions that there are, with what becomes of each; return the verdict.
 
@@ -47,7 +46,7 @@ def publish_timeline(context: Context, timelines: Sequence[Timeline], instant: d
     return verdict
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_plan(site: Site, found: Sequence[Archiving]) -> str:
     """Publish what would be archived; return the verdict."""
     context = site.context
@@ -60,7 +59,7 @@ def publish_plan(site: Site, found: Sequence[Archiving]) -> str:
     return verdict
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_archived(site: Site, found: Sequence[Archiving]) -> str:
     """Publish what was archived, and tell each partition that was dropped as an event; return the verdict.
 
@@ -82,7 +81,7 @@ def publish_archived(site: Site, found: Sequence[Archiving]) -> str:
     return verdict
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_reattached(context: Context, found: Archived, rows: int, unlike: Sequence[str]) -> str:
     """Publish that an archived partition is back, and what of it is not as it was; return the verdict."""
     verdict = f"ATTACHED: {found.partition} with {rows:,} rows of {found.backup}, compared"

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks import catalogue, merge_plans, recoveries
 from tasks.core import merge_sql, partition_sql, sql
@@ -23,7 +22,7 @@ from tasks.core.toc import plain_name, table_of
 from tasks.merge_objects import create, make_checks, missing_chunks
 from tasks.merge_session import Merge
 from tasks.partitions import MARK, PartitionedTable, at_once, attach_partition, concerned, read_tables, session
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.sets import archive_sets
 from tasks.sites import Site
 from tasks.tables import differences, load_rows, reading_job
@@ -47,7 +46,7 @@ class Archived:
         return schema, name
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def find_archive(site: Site, run: Run, year: str | None, table: str | None, backup: str | None) -> Archived:
     """Find the newest archive set that has the partition of a period, or the named one, whatever its period is.
 

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 from psycopg.rows import dict_row
 
 from tasks.core import merge_sql, partition_sql, sql
@@ -26,7 +25,7 @@ from tasks.core.errors import BadInput, OperationError
 from tasks.core.manifest import Scope
 from tasks.core.partitions import Partition, Timeline, Wanted, parse_bound, spell_end, wanted
 from tasks.core.servers import Connection, connect
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.sites import Site
 
 T = TypeVar("T")
@@ -182,7 +181,7 @@ def concerned(connection: Connection, table: PartitionedTable, *partitions: Part
     return [table.oid, *keys, *default, *(one.oid for one in partitions)]
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def create_partitions(site: Site, run: Run, instant: datetime, ahead: int, *, move_default_rows: bool) -> list[Timeline]:
     """Make the partitions that are missing: of now, of `ahead` periods to come, and of any that was missed.
 
@@ -343,7 +342,7 @@ def oid_of(connection: Connection, place: tuple[str, str]) -> int:
     return int(connection.execute(partition_sql.OID_OF, {"name": sql.quoted_name(*place)}).fetchall()[0][0])
 
 
-@task(cache_policy=NO_CACHE, task_run_name="attach {place[1]}")
+@step(name="attach {place[1]}")
 def attach_partition(
     site: Site, run: Run, table: PartitionedTable, place: tuple[str, str], bound: str, triggers: Mapping[tuple[str, str], str]
 ) -> None:
@@ -403,7 +402,7 @@ def _prove_key(connection: Connection, table: PartitionedTable, place: tuple[str
         ) from None
 
 
-@task(cache_policy=NO_CACHE, task_run_name="detach {partition.name}")
+@step(name="detach {partition.name}")
 def detach_partition(site: Site, run: Run, table: PartitionedTable, partition: Partition, *, attach_again: bool = False) -> None:
     """Make a partition a table by itself, or finish what somebody's DETACH … CONCURRENTLY left unfinished.
 

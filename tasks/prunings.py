@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks.core import report
 from tasks.core.context import Context
@@ -32,7 +31,7 @@ from tasks.core.pruning import (
 from tasks.core.recovery_point import CLOCK_TOLERANCE
 from tasks.records import keep_record
 from tasks.reports import publish
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.sets import WARM_CLASS, ListedSet, facts_of_set, list_sets
 from tasks.store import ObjectInfo, StoreAddress, Upload, persistent
 
@@ -64,7 +63,7 @@ def places(context: Context, store: StoreAddress) -> Iterator[tuple[str, StoreAd
         yield "pruning-local-copy", StoreAddress(local.folder), dict.fromkeys(map(str, (Kind.FULL, Kind.DIFFERENTIAL)), local.keep)
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def survey(address: StoreAddress, context: Context, periods: dict[str, str], instant: datetime) -> Pruning:
     """Find out what is to be done at an instant with sets of kinds that have a period; nothing is touched.
 
@@ -165,7 +164,7 @@ def _is_of_its_run(address: StoreAddress, name: SetName, one: ObjectInfo) -> boo
     return head is not None and head.metadata.get("run") == name.run
 
 
-@task(cache_policy=NO_CACHE, task_run_name="expire {name.id}")
+@step(name="expire {name.id}")
 @persistent
 def expire(address: StoreAddress, name: SetName) -> None:
     """Make a set none: its manifest gets another name. Another run may have done so meanwhile."""
@@ -176,7 +175,7 @@ def expire(address: StoreAddress, name: SetName) -> None:
     store.delete(key)
 
 
-@task(cache_policy=NO_CACHE, task_run_name="delete {name.id}")
+@step(name="delete {name.id}")
 @persistent
 def delete_expired(address: StoreAddress, name: SetName) -> list[str]:
     """Delete the objects of an expired set, its last mark last; return what is left because it is not of the set.
@@ -197,7 +196,7 @@ def delete_expired(address: StoreAddress, name: SetName) -> list[str]:
     return [f"{name.folder}/{path}: not of the set" for path in sorted({*paths} - {*ours})]
 
 
-@task(cache_policy=NO_CACHE, task_run_name="sweep {name.id}")
+@step(name="sweep {name.id}")
 @persistent
 def sweep(address: StoreAddress, name: SetName) -> None:
     """Delete what a run that died left of a set, unless it was committed meanwhile."""
@@ -228,7 +227,7 @@ def carry_out(address: StoreAddress, run: Run, pruning: Pruning) -> None:
         get_run_logger().info("%s: unfinished upload of %s ended", upload.key, upload.begun)
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_pruning(context: Context, key: str, pruning: Pruning, *, dry_run: bool) -> str:
     """Publish what is to be done, or was; return the verdict."""
     lines = [

@@ -8,8 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks import catalogue, progress
 from tasks.checks import key_check_name, run_checks
@@ -37,7 +36,7 @@ from tasks.databases import (
     take_back_rights,
 )
 from tasks.keys import KeyOutcome, try_keys, without
-from tasks.runs import Run, jobs, require_space, spread
+from tasks.runs import Run, jobs, require_space, spread, step
 from tasks.schema import restore_section
 from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, hold, inherited_parts, read_base, unpack
 from tasks.store import StoreAddress
@@ -274,7 +273,7 @@ def load_tables(server: Server, run: Run, staged: StagedSet, target: Target) -> 
         return dict(zip((one.qualified for one in relations), spread(run, load_table, calls, sizes), strict=True))
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def set_sequences(server: Server, database: str, run: Run, manifest: Manifest) -> None:
     """Set every sequence to the position that the manifest has, at or above every stored row."""
     with connect(server, database, run.title) as connection:
@@ -283,7 +282,7 @@ def set_sequences(server: Server, database: str, run: Run, manifest: Manifest) -
             connection.execute(sql.SET_SEQUENCE, place)
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def analyze(server: Server, database: str, run: Run) -> None:
     """Gather planner statistics of the whole new database."""
     with connect(server, database, run.title) as connection:
@@ -314,7 +313,7 @@ def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:
     recovery.proven = True
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def compare_objects(server: Server, target: Target, run: Run, recovery: Recovery) -> list[str]:
     """Return how the restored objects differ from the manifest's inventory."""
     manifest = recovery.manifest

@@ -4,8 +4,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from tasks.core import recovery_point
@@ -14,13 +12,14 @@ from tasks.core.errors import OperationError
 from tasks.core.kinds import RULES, now
 from tasks.core.recovery_point import LEAST_DURATION, RecoveryPoint, State
 from tasks.reports import publish
+from tasks.runs import step
 from tasks.sets import list_sets
 from tasks.store import StoreAddress
 
 DURATIONS = 20
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def look(store: StoreAddress, context: Context, instant: datetime, every: timedelta) -> RecoveryPoint:
     """Return the newest state that could be restored at an instant, as far as a listing can tell.
 
@@ -50,7 +49,7 @@ def look(store: StoreAddress, context: Context, instant: datetime, every: timede
     )  # fmt: skip
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def tell(context: Context, point: RecoveryPoint, done: list[str]) -> str:
     """Emit the event, publish the artifact, and return the verdict.
 

@@ -8,8 +8,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks.checks import frame
 from tasks.core import report
@@ -23,7 +22,7 @@ from tasks.keys import KeyOutcome
 from tasks.records import keep_record, read_records
 from tasks.recoveries import Recovery, facts_of
 from tasks.reports import publish
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.sets import mark
 from tasks.sites import Site
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 DRILLS_IN_A_REPORT = 12
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_recovery(recovery: Recovery, run: Run, failure: Exception | None = None) -> str:
     """Publish the report of a recovery or a drill, and keep the record of a drill; return its verdict.
 
@@ -68,7 +67,7 @@ def _remembered(recovery: Recovery, run: Run, facts: RecoveryFacts, verdict: str
         return {"to_do": [*facts.to_do, f"the drills' records in the store could not be read or written: {error}"]}
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_keys(run: Run, outcomes: list[KeyOutcome]) -> str:
     """Publish which foreign keys are there and which cannot be made; return the verdict.
 
@@ -109,7 +108,7 @@ def _publish_failure(recovery: Recovery, run: Run, failure: Exception) -> None:
         failure.add_note(f"and its report could not be published: {unpublished}")
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_verification(recovery: Recovery, run: Run) -> str:
     """Publish what the verification of a set found; return its verdict.
 
@@ -124,7 +123,7 @@ def publish_verification(recovery: Recovery, run: Run) -> str:
     return verdict
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_checks(site: Site, run: Run, findings: list[Finding]) -> str:
     """Publish the report and the table of an integrity check, and keep its record; return its verdict.
 

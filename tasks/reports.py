@@ -3,18 +3,18 @@
 from datetime import datetime
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
 from tasks.core import report
 from tasks.core.errors import OperationError
 from tasks.core.manifest import Manifest
+from tasks.runs import step
 from tasks.sets import Listing, name_of
 from tasks.sites import Site
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_backup(site: Site, manifest: Manifest, started: datetime, local_copy: str | None = None) -> str:
     """Publish the report and the table of a backup, with what became of its local copy; return its verdict.
 
@@ -41,7 +41,7 @@ def publish(key: str, verdict: str, text: str, rows: list[dict[str, Any]], of: s
     get_run_logger().info("%s", verdict)
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_listing(context: str, listing: Listing, rows: list[dict[str, Any]], instant: datetime) -> None:
     """Publish the table of backup sets."""
     description = f"{len(listing.sets)} sets, {len(listing.legacy)} legacy files, {len(listing.unfinished)} unfinished"

@@ -14,14 +14,15 @@ from datetime import UTC, datetime, tzinfo
 from functools import partial, wraps
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from prefect import Flow, Task, flow, task
+from prefect import Flow, Task, flow
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.utilities.annotations import opaque
 
 from tasks.core.errors import BadInput, OperationError
 from tasks.core.folders import private_folder, require_own
@@ -127,6 +128,30 @@ def _ended_with_worker() -> Iterator[None]:
         watching.release()
 
 
+class Step(Task[..., Any]):
+    """A task that gets its arguments as they are.
+
+    Prefect would look for what other tasks returned in every column of every relation of a manifest, several times a task.
+    """
+
+    def __call__(self, *words: Any, **named: Any) -> Any:
+        """Run it here and now."""
+        return super().__call__(*map(opaque, words), **{name: opaque(value) for name, value in named.items()})
+
+    def submit(self, *words: Any, **named: Any) -> Any:
+        """Run it beside others."""
+        return super().submit(*map(opaque, words), **{name: opaque(value) for name, value in named.items()})
+
+
+@overload
+def step(procedure: Callable[P, T]) -> Task[P, T]: ...
+@overload
+def step(*, name: str) -> Callable[[Callable[P, T]], Task[P, T]]: ...
+def step(procedure: Callable[P, T] | None = None, *, name: str | None = None) -> Any:
+    """Make a task of one step of a procedure; a run of it is named by the pattern, of its parameters."""
+    return Step(procedure, cache_policy=NO_CACHE, task_run_name=name) if procedure else partial(step, name=name)
+
+
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:
     """Return what works on several relations at once."""
     return cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=jobs()))
@@ -151,7 +176,7 @@ def spread(run: Run, work: Task[..., T], calls: Sequence[tuple[Any, ...]], sizes
     """
     failed = Event()
 
-    @task(cache_policy=NO_CACHE, task_run_name=f"{work.name} ({{count}} small)")
+    @step(name=f"{work.name} ({{count}} small)")
     def do_small(numbers: range | list[int], count: int) -> list[T]:
         return [work.fn(*calls[number]) for number in numbers if not failed.is_set()]
 

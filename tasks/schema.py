@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks.core import programs, sql
 from tasks.core.errors import MovedSnapshot, ProgramFailed
@@ -23,14 +22,14 @@ from tasks.core.toc import (
     some_of_list,
 )
 from tasks.databases import Target
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.sites import Site
 
 # Whoever waits for a lock that the snapshot holds, and all who queue behind him, may wait as long.
 LOCK_WAIT_SECONDS = 20
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def dump_schema(site: Site, run: Run, pg_dump: Program, archive: Path, unreadable: Sequence[tuple[str, str]]) -> None:
     """Dump the schema of the whole database but for unreadable tables of others, 0600, in pg_dump's custom format.
 
@@ -59,7 +58,7 @@ def context_list(run: Run, pg_restore: Program, archive: Path, schemas: set[str]
     return render_list(choose_entries(entries, dependencies, objects, schemas))
 
 
-@task(cache_policy=NO_CACHE, task_run_name="restore {section}")
+@step(name="restore {section}")
 def restore_section(
     server: Server, target: Target, run: Run, pg_restore: Program, section: str, archive: Path, listing: Path, jobs: int
 ) -> list[str]:

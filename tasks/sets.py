@@ -13,8 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import zstandard
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks.core.blocks import Lines, parse_lines
 from tasks.core.calendar import is_instant, parse_instant
@@ -27,7 +26,7 @@ from tasks.core.order import newest_first
 from tasks.core.progress import Item, Moved, unmeasured
 from tasks.core.pruning import CLEANED_FILE, DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE
 from tasks.core.sources import RowSource, digest_sources
-from tasks.runs import Run, staging
+from tasks.runs import Run, staging, step
 from tasks.store import ObjectInfo, Store, StoreAddress, persistent
 
 # Manifests and lists are never colder than this: choosing a set must not need a thaw.
@@ -62,7 +61,7 @@ def read_back(store: Store, key: str, stored: StoredObject, moved: Moved) -> Non
         raise StoreUnavailable(f"{key}: the store gives back other bytes than were sent (sha256 {found}); try again")
 
 
-@task(cache_policy=NO_CACHE, task_run_name="cool {name.id}")
+@step(name="cool {name.id}")
 @persistent
 def cool(address: StoreAddress, name: SetName, manifest: Manifest) -> None:
     """Give the data of a set that was read back the cold class of its kind; what chooses and lists sets stays warm."""
@@ -330,7 +329,7 @@ def find_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifes
     return manifest
 
 
-@task(cache_policy=NO_CACHE, task_run_name="download {stored.path}")
+@step(name="download {stored.path}")
 @persistent
 def fetch(
     address: StoreAddress, name: SetName, stored: StoredObject, file: Path, moved: Moved = unmeasured
@@ -603,7 +602,7 @@ def unpack(packed: Path) -> Path:
     return plain
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def decode(staged: StagedSet, items: Mapping[str, Item]) -> list[str]:
     """Recompute rows and digest of every relation of a staged set; return what differs from its manifest."""
     relations = staged.manifest.relations

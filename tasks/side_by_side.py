@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks.core import merge_sql, sql
 from tasks.core.complaints import message_of
@@ -20,7 +19,7 @@ from tasks.core.servers import Connection, connect
 from tasks.core.stream import digest_relation
 from tasks.core.toc import plain_name
 from tasks.merge_choice import read_condition
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.sets import StagedSet
 from tasks.sites import Site
 from tasks.tables import differences, load_rows, reading_job
@@ -29,7 +28,7 @@ NAME = re.compile(r'"(?:[^"]|"")*"|[^", ]+')
 PRIMARY_KEY = re.compile(rf"PRIMARY KEY \((?P<columns>(?:{NAME.pattern}|, )+)\)")
 
 
-@task(cache_policy=NO_CACHE, task_run_name="restore {table} beside")
+@step(name="restore {table} beside")
 def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Keys | None) -> Beside:
     """Make a new table with a set's rows of a table, of a partition, or of all partitions of a table, and compare them.
 

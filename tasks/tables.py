@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks.core import sql, stream
 from tasks.core.blocks import BaseBlocks
@@ -21,7 +20,7 @@ from tasks.core.progress import Moved, unmeasured
 from tasks.core.servers import Connection, Server, connect
 from tasks.core.sources import RowSource
 from tasks.core.stream import StreamFacts, StreamFault, StreamJob
-from tasks.runs import SMALL_BYTES, Run
+from tasks.runs import SMALL_BYTES, Run, step
 
 PROJECT = Path(stream.__file__).parents[2]
 
@@ -112,7 +111,7 @@ def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
         raise _error(job, stream.describe_fault(error)) from error
 
 
-@task(cache_policy=NO_CACHE, task_run_name="load {relation.name}")
+@step(name="load {relation.name}")
 def load_table(
     server: Server, database: str, title: str, relation: Relation, sources: list[RowSource], encoding: str,
     moved: Moved = unmeasured,
@@ -162,7 +161,7 @@ def load_rows(
     return seconds
 
 
-@task(cache_policy=NO_CACHE, task_run_name="compare {relation.name}")
+@step(name="compare {relation.name}")
 def compare_table(
     server: Server, database: str, run: Run, relation: Relation, encoding: str, moved: Moved = unmeasured
 ) -> list[str]:  # fmt: skip

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 from psycopg.sql import Composed
 
 from tasks import catalogue
@@ -18,7 +17,7 @@ from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.exercise import Exercise, Outcome
 from tasks.core.servers import Connection, Server, connect
-from tasks.runs import Run
+from tasks.runs import Run, step
 
 # A rule of the database that refuses one row may let the next one pass.
 ROWS_TRIED = 20
@@ -40,7 +39,7 @@ class _Table:
         return f"{self.schema}.{self.name}"
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def exercise_triggers(server: Server, database: str, run: Run, context: Context) -> list[Exercise]:
     """Let every enabled trigger of the context fire once for each event, and roll everything back; return what came of it.
 

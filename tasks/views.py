@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import psycopg
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from tasks import catalogue
 from tasks.core import partition_sql, sql
@@ -21,7 +20,7 @@ from tasks.core.manifest import View
 from tasks.core.servers import Connection, Server, connect
 from tasks.core.views import Refreshed, Staleness, refresh_report, refresh_rows, verdict
 from tasks.reports import publish
-from tasks.runs import Run
+from tasks.runs import Run, step
 from tasks.sites import Site
 
 # To count stale rows costs about as much as to compute the view: it must not make a short job long.
@@ -75,7 +74,7 @@ def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> li
     return found
 
 
-@task(cache_policy=NO_CACHE, task_run_name="refresh {view.name}")
+@step(name="refresh {view.name}")
 def refresh_view(server: Server, database: str, run: Run, view: View, allowed: Limits | None = None) -> Refreshed:
     """Compute one materialized view; return what came of it. Without limits nothing is counted."""
     name, place = view.qualified, {"name": sql.quoted_name(view.namespace, view.name)}
@@ -132,7 +131,7 @@ def _staleness(connection: Connection, view: View) -> Staleness:
         return Staleness(why=f"not counted: {message_of(error)}")
 
 
-@task(cache_policy=NO_CACHE)
+@step
 def publish_refreshed(context: Context, found: Sequence[Refreshed]) -> str:
     """Publish which views were computed; return the verdict.
 
