@@ -200,6 +200,7 @@ def test_locks_that_are_not_to_be_had(old: World, monkeypatch: pytest.MonkeyPatc
     assert len(archives(old)) == 1
 
 
+@long
 def test_what_needs_a_partition_keeps_it(old: World) -> None:
     execute(old, "CREATE VIEW of_2022 AS SELECT id FROM policy_violations_2022")
     before = old.state()
@@ -367,6 +368,7 @@ def test_bad_input_touches_nothing(old: World) -> None:
     assert hierarchy(old) == tree
 
 
+@long
 def test_long_term_sets_are_no_base_never_latest_and_can_be_restored(old: World) -> None:
     for _ in range(2):
         assert str(old.run(long_term_backup, "backup_reader")).startswith("STORED: bc-004_violations_")

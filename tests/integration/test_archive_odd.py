@@ -25,6 +25,7 @@ long = pytest.mark.long
 OTHERS = "SELECT count(*), md5(string_agg(v::text, '' ORDER BY v.id)) FROM policy_violations v WHERE detected_at >= '2023-01-01'"
 
 
+@long
 def test_a_set_of_one_year_says_nothing_of_the_others(old: World) -> None:
     rows, others = ask(old, ROWS), ask(old, OTHERS)
     archive(old)

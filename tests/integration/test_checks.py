@@ -398,6 +398,7 @@ def test_a_locked_table_holds_nothing_up(copy: World) -> None:
     assert found["after"].verdict is Verdict.OK
 
 
+@pytest.mark.long
 def test_a_locked_view_holds_nothing_up(copy: World) -> None:
     with copy.connect() as connection, connection.transaction():
         connection.execute("LOCK TABLE teams IN ACCESS EXCLUSIVE MODE")
@@ -406,6 +407,7 @@ def test_a_locked_view_holds_nothing_up(copy: World) -> None:
     assert found["key governance_rules.governance_rules_policy_fkey"].verdict is Verdict.OK
 
 
+@pytest.mark.long
 def test_a_locked_table_does_not_hold_up_the_witnesses(copy: World) -> None:
     with copy.connect() as connection:
         connection.execute("BEGIN; LOCK TABLE governance_rules IN ACCESS EXCLUSIVE MODE")

@@ -175,6 +175,7 @@ def test_what_is_still_needed_stays_and_holds_up_nothing_else(world: World) -> N
     assert count(world, "team_performance_history") == 1
 
 
+@long
 @pytest.mark.parametrize("action", ["ON DELETE CASCADE", pytest.param("ON DELETE SET NULL", marks=long)])
 def test_keys_of_others_that_would_act_hold_rows_too(world: World, action: str) -> None:
     execute(world, HISTORY.format(action=action))
@@ -215,6 +216,7 @@ GREEDY = (
 )
 
 
+@long
 @pytest.mark.parametrize(
     ("triggers", "said"),
     [(SILENT, "a trigger keeps it, or something that hangs on it, without a word"),

@@ -181,6 +181,7 @@ def test_keys_that_do_not_tell_rows_are_refused(
         plan(world)
 
 
+@long
 def test_rows_that_belong_by_a_condition_are_never_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_context(world, monkeypatch, clean_up=rules()[-1:], long_term={})
     team = ask(world, f"SELECT {A_TEAM}::text")[0][0]
@@ -255,6 +256,7 @@ def failing(error: Exception) -> Callable[..., Any]:
     return fail
 
 
+@long
 def test_what_was_done_is_told_whatever_comes_after(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     leaders, _, members, _ = rules()
     edit_context(world, monkeypatch, clean_up=[leaders], long_term={})
@@ -273,6 +275,7 @@ def test_what_was_done_is_told_whatever_comes_after(world: World, monkeypatch: p
             clean_up(world)
 
 
+@long
 def test_an_unfinished_set_that_is_damaged_is_named_every_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_context(world, monkeypatch, clean_up=rules()[:1], long_term={})
     with monkeypatch.context() as patch:
@@ -306,6 +309,7 @@ def test_conditions_and_periods_as_people_write_them(
         assert plan(world).startswith("PLANNED, nothing touched: 15 rows of public.team_leaders")
 
 
+@long
 def test_what_was_archived_and_not_deleted_is_lost_when_it_goes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(
         world, "ALTER TABLE organization_members DISABLE TRIGGER USER",

@@ -538,6 +538,7 @@ def spoil(world: World, *statements: str) -> None:
             connection.execute(statement)
 
 
+@long
 def test_a_source_that_was_inconsistent_is_another_finding_than_a_bad_restore(world: World) -> None:
     spoil(
         world,

@@ -119,6 +119,7 @@ def test_every_damage_is_undone() -> None:
     assert sorted(one for some in TOGETHER for one in some) == sorted(DAMAGE)
 
 
+@long
 @pytest.mark.parametrize(
     "damage", [pytest.param(one, marks=long if n > 1 else ()) for n, one in enumerate(TOGETHER)], ids=", ".join
 )

@@ -262,6 +262,7 @@ def test_the_reply_to_our_own_manifest_lost(proxy: FaultyProxy, s3: LocalS3, buc
 # --- whole flows --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_backup_whose_manifests_reply_is_lost_succeeds(faulty: World, proxy: FaultyProxy, s3: LocalS3, folder: Path) -> None:
     proxy.swallow_reply(rb"PUT [^ ]*manifest\.json")
 

@@ -110,6 +110,7 @@ def test_a_view_over_anothers_table_is_refused_before_anything_is_stored(world: 
     assert world.set_folders() == []
 
 
+@pytest.mark.long
 def test_helpers_are_found_however_they_are_spelled(world: World) -> None:
     with world.connect() as connection:
         connection.execute("CREATE FUNCTION note_it() RETURNS int LANGUAGE sql AS 'SELECT 1'")

@@ -21,6 +21,7 @@ from tests.integration.test_contents import write_context
 from tests.oracle import State, ViewRows, capture, statements_of_all
 from tests.random_schemas import Changes, Schema, Table, View, changes, ident, schemas
 
+pytestmark = pytest.mark.long
 ROLE = 'Rolle "zufällig"'
 DATABASE = "zufällig"
 CONTEXT = "bc-902"
@@ -35,7 +36,6 @@ HOW = settings(
 )  # fmt: skip
 # The same schemas each time, so that a red run is due to a change; others with NEW_SCHEMAS=1, to look for what nobody knows.
 SAME = "NEW_SCHEMAS" not in os.environ
-quickly = settings(HOW, max_examples=3, derandomize=True)
 thoroughly = settings(HOW, max_examples=25, derandomize=SAME)
 repeatedly = settings(HOW, max_examples=15, derandomize=SAME)
 
@@ -204,27 +204,18 @@ def is_restored_in_place(servers: Servers, schema: Schema, done: Changes) -> Non
             drawn.assert_equal(before, servers.source)
 
 
-@quickly
-@given(schema=DRAWN)
-def test_a_schema_comes_back(two_servers: Servers, schema: Schema) -> None:
-    comes_back(two_servers, schema)
-
-
-@pytest.mark.long
 @thoroughly
 @given(schema=DRAWN)
 def test_schemas_come_back(two_servers: Servers, schema: Schema) -> None:
     comes_back(two_servers, schema)
 
 
-@pytest.mark.long
 @repeatedly
 @given(schema=DRAWN, done=changes())
 def test_a_differential_of_a_schema_comes_back(two_servers: Servers, schema: Schema, done: Changes) -> None:
     comes_back_changed(two_servers, schema, done)
 
 
-@pytest.mark.long
 @repeatedly
 @given(schema=WITHOUT_RULES, done=changes(dropping=True))
 def test_a_schema_is_restored_in_place(two_servers: Servers, schema: Schema, done: Changes) -> None:

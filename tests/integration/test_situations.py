@@ -113,6 +113,7 @@ def test_migrated_and_empty(backed_up: World, before: State) -> None:
     assert_equal(backed_up, before)
 
 
+@pytest.mark.long
 def test_migrated_but_not_to_the_end(backed_up: World, before: State) -> None:
     migrate(backed_up)
     execute(backed_up, "DROP INDEX teams_unit_idx", "DROP TABLE policy_violations_2024", "DROP FUNCTION is_last_leader",
@@ -122,6 +123,7 @@ def test_migrated_but_not_to_the_end(backed_up: World, before: State) -> None:
     assert_equal(backed_up, before)
 
 
+@pytest.mark.long
 def test_what_the_application_made_meanwhile_stays(backed_up: World) -> None:
     migrate(backed_up)
     execute(backed_up, "CREATE INDEX made_by_the_application ON teams (purpose)",
@@ -165,6 +167,7 @@ def test_keys_are_made_when_their_rows_are_there(backed_up: World, before: State
     assert again.endswith("21 of 21 foreign keys are there, 0 made now")
 
 
+@pytest.mark.long
 def test_keys_that_a_backup_of_the_recovered_database_does_not_know(world: World) -> None:
     world.backup()
     with world.source.connect() as connection:
@@ -230,6 +233,7 @@ def test_the_owner_may_not_create(backed_up: World) -> None:
         backed_up.recover()
 
 
+@pytest.mark.long
 def test_a_function_of_that_name_that_does_something_else(backed_up: World) -> None:
     give_users(backed_up)
     execute(backed_up, "CREATE FUNCTION is_last_leader(team uuid, leader uuid) RETURNS boolean LANGUAGE sql AS 'SELECT false'",
@@ -358,6 +362,7 @@ def test_a_sequence_of_others_never_goes_back(world: World) -> None:
         assert connection.execute("SELECT last_value FROM shared").fetchall() == [(1_000_000,)]
 
 
+@pytest.mark.long
 def test_a_schema_that_is_there_may_be_granted_to_others(backed_up: World) -> None:
     give_users(backed_up)
     execute(backed_up, "GRANT CREATE ON SCHEMA public TO backup_reader")
@@ -376,6 +381,7 @@ def test_the_remedy_for_an_owner_who_may_not_create_works(backed_up: World, befo
     assert backed_up.state(backed_up.target).rows == before.rows
 
 
+@pytest.mark.long
 def test_a_partition_that_is_not_attached_is_no_place_for_rows(backed_up: World) -> None:
     migrate(backed_up)
     execute(backed_up, "ALTER TABLE policy_violations DETACH PARTITION policy_violations_2024")
@@ -387,6 +393,7 @@ def test_a_partition_that_is_not_attached_is_no_place_for_rows(backed_up: World)
     assert target_text(backed_up) == text
 
 
+@pytest.mark.long
 def test_a_key_of_a_newer_migration_that_the_rows_break_is_told(backed_up: World) -> None:
     migrate(backed_up)
     execute(backed_up, "ALTER TABLE policy_scopes ADD CONSTRAINT newer FOREIGN KEY (target_id) REFERENCES teams (id)")
@@ -395,6 +402,7 @@ def test_a_key_of_a_newer_migration_that_the_rows_break_is_told(backed_up: World
     assert re.search(r"foreign key newer of public.policy_scopes: \d+ rows refer to nothing", to_do)
 
 
+@pytest.mark.long
 def test_migrated_before_the_users_came_back(backed_up: World, before: State) -> None:
     copy_to_target(backed_up, "--schema-only")
     assert backed_up.recover().startswith("PASS")
@@ -405,6 +413,7 @@ def test_migrated_before_the_users_came_back(backed_up: World, before: State) ->
     assert_equal(backed_up, before)
 
 
+@pytest.mark.long
 def test_the_other_contexts_table_is_not_finished(backed_up: World) -> None:
     execute(backed_up, "CREATE TABLE users (id uuid)", "GRANT ALL ON users TO PUBLIC")
     assert backed_up.recover().startswith("PASS")

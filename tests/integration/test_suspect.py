@@ -69,6 +69,7 @@ def test_a_partitioned_table_is_measured_whole_and_by_partition(world: World) ->
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_ordinary_days_are_not_suspect(world: World) -> None:
     world.backup()
     execute(world, "DELETE FROM policy_scopes WHERE id IN (SELECT id FROM policy_scopes LIMIT 20)")

@@ -146,6 +146,7 @@ def test_undo_keeps_what_was_written_after_the_safety_set(stored: World, monkeyp
 TEAM = "SELECT team_id::text FROM team_members WHERE status = 'active' GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
 
 
+@long
 def test_parents_that_are_gone(stored: World) -> None:
     before = contents(stored)
     ((team,),) = ask(stored, TEAM)
@@ -314,6 +315,7 @@ def test_beside_needs_create_and_nothing_else(stored: World) -> None:
             connection.execute("DROP ROLE looker")
 
 
+@long
 def test_counters_are_right_after_rows_came_back(world: World) -> None:
     world.backup()
     before, members = contents(world, "teams"), rows_of(world, "team_members")

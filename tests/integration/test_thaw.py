@@ -117,6 +117,7 @@ def objects(world: World, s3: Any) -> dict[str, str]:
     return {one["Key"].rpartition("/")[2]: one["StorageClass"] for one in found}
 
 
+@pytest.mark.long
 def test_a_thaw_is_asked_for_and_waited_for(archived: World, glacier: Glacier, s3: Any) -> None:
     classes = objects(archived, s3)
     assert classes["policy_violations_2022.copy.zst"] == "GLACIER"

@@ -59,6 +59,7 @@ def test_without_the_database_it_is_red_before_the_objective_is_missed(world: Wo
     assert seen["payload"]["age_seconds"] > 4 * 3600
 
 
+@pytest.mark.long
 def test_a_base_that_is_gone_is_noticed(world: World) -> None:
     world.backup()
     world.differential()
