@@ -3,6 +3,7 @@
 from typing import NoReturn
 
 from prefect import flow
+from prefect.runtime import task_run
 
 from tasks.runs import step
 
@@ -14,16 +15,16 @@ class Unread(list[int]):
         raise AssertionError("looked through")
 
 
-@step
-def count(rows: Unread) -> int:
-    return len(rows)
+@step(name="count {what}")
+def count(what: str, rows: Unread) -> tuple[str, int]:
+    return str(task_run.name), len(rows)
 
 
 @flow
-def count_three_times() -> list[int]:
+def count_three_times() -> list[tuple[str, int]]:
     rows = Unread([1, 2])
-    return [count(rows), count(rows=rows), count.submit(rows).result()]
+    return [count("teams", rows), count(what="users", rows=rows), count.submit("units", rows).result()]
 
 
 def test_arguments_are_given_as_they_are(prefect_api: str) -> None:
-    assert count_three_times() == [2, 2, 2]
+    assert count_three_times() == [("count teams", 2), ("count users", 2), ("count units", 2)]
