@@ -16,7 +16,7 @@ from deployments.local import LocalServer
 from flows.restore import full_restore
 from tasks import sites
 from tasks.core.errors import BadInput, OperationError
-from tests.integration.conftest import World, drop_databases
+from tests.integration.conftest import EVERY_VARIANT, World, drop_databases
 from tests.integration.test_contents import write_context
 from tests.oracle import State, ViewRows, capture, statements_of_all
 from tests.random_schemas import Changes, Schema, Table, View, changes, ident, schemas
@@ -36,8 +36,8 @@ HOW = settings(
 )  # fmt: skip
 # The same schemas each time, so that a red run is due to a change; others with NEW_SCHEMAS=1, to look for what nobody knows.
 SAME = "NEW_SCHEMAS" not in os.environ
-thoroughly = settings(HOW, max_examples=25, derandomize=SAME)
-repeatedly = settings(HOW, max_examples=15, derandomize=SAME)
+thoroughly = settings(HOW, max_examples=40 if EVERY_VARIANT else 8, derandomize=SAME)
+repeatedly = settings(HOW, max_examples=25 if EVERY_VARIANT else 5, derandomize=SAME)
 
 
 @dataclass(frozen=True)
