@@ -291,7 +291,7 @@ def test_a_login_that_owns_the_tables_and_nothing_else(world: World) -> None:
 
 
 @long
-@pytest.mark.parametrize("any_version", [15, 16], indirect=True)
+@pytest.mark.parametrize("any_version", [16, 15], indirect=True)
 def test_on_other_versions(any_version: World) -> None:
     before = any_version.state()
     any_version.backup()

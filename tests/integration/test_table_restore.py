@@ -340,7 +340,7 @@ def test_counters_are_right_after_rows_came_back(world: World) -> None:
 
 
 @long
-@pytest.mark.parametrize("any_version", [15, 16], indirect=True)
+@pytest.mark.parametrize("any_version", [16, 15], indirect=True)
 def test_on_other_versions(any_version: World) -> None:
     before = any_version.state()
     any_version.backup()
