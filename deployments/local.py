@@ -298,8 +298,8 @@ def s3(bucket: str = "consulting-tool-backups") -> Iterator[LocalS3]:
 
 
 @contextmanager
-def prefect_server(beside: LocalServer | None = None, port: int | None = None, **settings: str) -> Iterator[str]:
-    """Run a Prefect server, with settings as its environment names them; give the address of its API.
+def prefect_server(beside: LocalServer | None = None, port: int | None = None) -> Iterator[str]:
+    """Run a Prefect server; give the address of its API.
 
     Its database is on the PostgreSQL server `beside` (of prefect_bin), made where it is not there, or on one of its own. In SQLite
     runs would wait now and then.
@@ -312,7 +312,6 @@ def prefect_server(beside: LocalServer | None = None, port: int | None = None, *
             **os.environ, "DO_NOT_TRACK": "1", "PREFECT_HOME": str(folder), "PREFECT_API_URL": url,
             "PREFECT_SERVER_API_PORT": str(port), "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "PREFECT_API_DATABASE_CONNECTION_URL": _prefect_database(server),
-            **settings,
         }  # fmt: skip
         argv = supervised([sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)])
         log = folder / "server.log"

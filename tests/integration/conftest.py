@@ -83,10 +83,6 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Of automations and events only test_server, which has a server of its own, asks anything.
-UNUSED = ("PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED", "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED")
-
-
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
     """A real Prefect server; flows run in this process and in others are recorded there."""
@@ -94,8 +90,7 @@ def prefect_api() -> Iterator[str]:
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    server = local.prefect_server(**dict.fromkeys(UNUSED, "false"))
-    with server as url, temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with local.prefect_server() as url, temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield url
         # What this process still has to tell the server would keep the exit waiting for it.
         for worker in (APILogWorker, EventsWorker):

@@ -511,7 +511,7 @@ def registered(both: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in both.environment(both.source, "backup_restorer").items():
             patch.setenv(name, value)
-        register.register(SECOND)
+        assert list(register.register(SECOND))
     shutil.rmtree(sites.CONTEXTS / SECOND)
     yield both
     delete_blocks(f"bounded-context/{SECOND}", f"sqlalchemy-connector/{SECOND}", f"local-file-system/{SECOND}")

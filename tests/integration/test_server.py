@@ -171,7 +171,7 @@ def operated(source: LocalServer) -> Iterator[Operated]:
         hook = stack.enter_context(ThreadingHTTPServer((local.HOST, 0), Hook))
         threading.Thread(target=hook.serve_forever, daemon=True).start()
         stack.callback(hook.shutdown)
-        s3, own = stack.enter_context(local.s3()), stack.enter_context(local.postgres(local.prefect_bin()))
+        s3, own = stack.enter_context(local.s3("operated")), stack.enter_context(local.postgres(local.prefect_bin()))
         api = stack.enter_context(local.prefect_server(own))
         stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
         bin_folder = shim(folder, source.bin, "pg_dump")
