@@ -84,18 +84,23 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def tell_the_rest() -> None:
+    """Tell a Prefect server that will stop what this process still has for it; else the exit waits, and the next is not told."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all()
+
+
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
     """A real Prefect server; flows run in this process and in others are recorded there."""
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     with local.prefect_server() as url, temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield url
-        # What this process still has to tell the server would keep the exit waiting for it.
-        for worker in (APILogWorker, EventsWorker):
-            worker.drain_all()
+        tell_the_rest()
 
 
 class Servers:

@@ -41,7 +41,7 @@ from deployments.local import LocalS3, LocalServer
 from deployments.register import read_context, require_block, save_alarms
 from tasks.core.kinds import COLD_CLASSES, now
 from tests.faults import shim, wait_for
-from tests.integration.conftest import CONTEXT, DATABASE, copy_template, drop_databases
+from tests.integration.conftest import CONTEXT, DATABASE, copy_template, drop_databases, tell_the_rest
 
 pytestmark = [pytest.mark.long, pytest.mark.every_variant]
 
@@ -173,7 +173,10 @@ def operated(source: LocalServer) -> Iterator[Operated]:
         stack.callback(hook.shutdown)
         s3, own = stack.enter_context(local.s3("operated")), stack.enter_context(local.postgres(local.prefect_bin()))
         api = stack.enter_context(local.prefect_server(own))
+        # Prefect's worker of events stays with the server that it first told something.
+        tell_the_rest()
         stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
+        stack.callback(tell_the_rest)
         bin_folder = shim(folder, source.bin, "pg_dump")
         given = {"PG_BIN": str(bin_folder), "BACKUP_STAGING": str(folder / "staging"), "PREFECT_HOME": str(folder / "home")}
         it = Operated(source, s3, folder, api, own, given)
