@@ -183,9 +183,9 @@ def _password(folder: Path) -> str:
     file = folder / "password"
     if not file.exists() or not file.stat().st_size:
         file.touch(0o600)
-        file.write_text(secrets.token_urlsafe(12))
         if account := _account():
             shutil.chown(file, account)
+        file.write_text(secrets.token_urlsafe(12))
     return file.read_text()
 
 

@@ -245,10 +245,11 @@ def test_a_terminal_shows_a_bar_between_whole_log_lines(large: World) -> None:
 @pytest.mark.long
 def test_without_a_terminal_nothing_is_printed(large: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Whoever asks for colours in a file does not ask for bars.
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    with (tmp_path / "said").open("wb") as file:
-        assert start(large, file.fileno()).wait(SECONDS) == 0
-    said = (tmp_path / "said").read_text()
-    assert f"{LEAF}: 1000 rows" in ESCAPE.sub("", said)
-    assert BAR not in said
-    assert HIDDEN_CURSOR not in said
+    for colours, of_a_terminal in (("", "\x1b"), ("1", HIDDEN_CURSOR)):
+        monkeypatch.setenv("FORCE_COLOR", colours)
+        with (tmp_path / "said").open("wb") as file:
+            assert start(large, file.fileno()).wait(SECONDS) == 0
+        said = (tmp_path / "said").read_text()
+        assert f"{LEAF}: 1000 rows" in ESCAPE.sub("", said)
+        assert BAR not in said
+        assert of_a_terminal not in said

@@ -1,6 +1,6 @@
 """What is true of every step of a flow."""
 
-from typing import NoReturn
+from collections.abc import Iterator
 
 from prefect import flow
 from prefect.runtime import task_run
@@ -11,7 +11,7 @@ from tasks.runs import step
 class Unread(list[int]):
     """Rows that nobody may look through."""
 
-    def __iter__(self) -> NoReturn:  # type: ignore[override]
+    def __iter__(self) -> Iterator[int]:
         raise AssertionError("looked through")
 
 
