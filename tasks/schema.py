@@ -37,7 +37,8 @@ def dump_schema(site: Site, run: Run, pg_dump: Program, archive: Path, unreadabl
         MovedSnapshot: pg_dump failed, as it does when a table is dropped while it looks; another try may do.
     """
     archive.touch(mode=0o600)
-    argv = programs.dump_schema_command(pg_dump, archive, LOCK_WAIT_SECONDS, [sql.quoted_name(*one) for one in unreadable])
+    spared = [sql.quoted_name(*name) for name in unreadable]
+    argv = programs.dump_schema_command(pg_dump, archive, site.database, LOCK_WAIT_SECONDS, spared)
     try:
         run.running.run(argv, site.server.environment(site.database))
     except ProgramFailed as error:
@@ -70,7 +71,7 @@ def restore_section(
     Raises:
         ProgramFailed: the program did not come to its end.
     """
-    environment, stop = server.environment(target.working_name) | {"PGOPTIONS": RESTORE_OPTIONS}, section == "pre-data"
+    environment, stop = server.environment(target.working_name, **RESTORE_OPTIONS), section == "pre-data"
     options = programs.restore_options(section, listing)
     if pg_restore.major >= 17 > target.server_major:
         script = _older_script(run, pg_restore, section, archive, options)
@@ -112,7 +113,7 @@ def _older_script(run: Run, pg_restore: Program, section: str, archive: Path, op
     return script
 
 
-RESTORE_OPTIONS = f"-c maintenance_work_mem={sql.SORT_MEMORY} -c synchronous_commit=off -c client_min_messages=warning"
+RESTORE_OPTIONS = {"maintenance_work_mem": sql.SORT_MEMORY, "synchronous_commit": "off", "client_min_messages": "warning"}
 
 
 def _complaints(errors: str) -> list[str]:

@@ -19,6 +19,8 @@ from pathlib import Path
 from tasks.core import supervise
 from tasks.core.errors import BadInput, ProgramFailed
 
+# Variables that a program gets besides this process' own; None takes one away.
+Environment = Mapping[str, str | None]
 VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 
 
@@ -76,7 +78,9 @@ def find_program(name: str, at_least: int) -> Program:
     return min(fitting, key=lambda program: program.major)
 
 
-def dump_schema_command(program: Program, target: Path, lock_wait_seconds: int, spared: Sequence[str] = ()) -> list[str]:
+def dump_schema_command(
+    program: Program, target: Path, database: str, lock_wait_seconds: int, spared: Sequence[str] = ()
+) -> list[str]:  # fmt: skip
     """Return the argv that dumps the schema of the whole database, uncompressed, in the custom format.
 
     What is spared is neither locked nor dumped; it is named as SQL would, quoted, so that nothing in a name is a pattern.
@@ -85,7 +89,8 @@ def dump_schema_command(program: Program, target: Path, lock_wait_seconds: int, 
     wait = f"--lock-wait-timeout={lock_wait_seconds * 1000}"
     sparing = [f"--exclude-table={one}" for one in spared]
     return [
-        str(program.path), "--schema-only", "--format=custom", "--compress=0", wait, "--no-password", f"--file={target}", *sparing,
+        str(program.path), f"--dbname={_quoted(database)}", "--no-password", "--schema-only", "--format=custom", "--compress=0",
+        wait, f"--file={target}", *sparing,
     ]  # fmt: skip
 
 
@@ -136,14 +141,18 @@ def supervised(argv: Sequence[str], *, stop: signal.Signals = signal.SIGTERM, us
     return [sys.executable, "-I", str(Path(supervise.__file__)), stop.name, user, *argv]
 
 
-def run_guarded(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+def _complete(environment: Environment) -> dict[str, str]:
+    return {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
+
+
+def run_guarded(argv: Sequence[str], environment: Environment) -> int:
     """Run a program in the foreground and return its exit code; whichever of us ends first, all that it started ends too.
 
     Raises:
         KeyboardInterrupt: this process was interrupted (Ctrl-C); the program got SIGTERM and could clean up.
     """
     process = subprocess.Popen(  # noqa: S603
-        supervised(argv), stdin=subprocess.PIPE, env={**os.environ, **environment}, start_new_session=True
+        supervised(argv), stdin=subprocess.PIPE, env=_complete(environment), start_new_session=True
     )
     assert process.stdin  # noqa: S101
     try:
@@ -166,14 +175,14 @@ class Running:
         self._stopped = False
 
     @contextmanager
-    def start(self, argv: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    def start(self, argv: Sequence[str], environment: Environment) -> Iterator[subprocess.Popen[bytes]]:
         """Start a process in a session of its own, all three streams piped; it is gone when the block ends."""
         with self._lock:
             if self._stopped:
                 raise ProgramFailed(f"{argv[0]} is not started: the run is being stopped")
             pipe = subprocess.PIPE
             process = subprocess.Popen(  # noqa: S603
-                argv, stdin=pipe, stdout=pipe, stderr=pipe, env={**os.environ, "LC_ALL": "C", **environment}, start_new_session=True
+                argv, stdin=pipe, stdout=pipe, stderr=pipe, env=_complete({"LC_ALL": "C", **environment}), start_new_session=True
             )
             self._processes.add(process)
         try:
@@ -183,7 +192,7 @@ class Running:
             with self._lock:
                 self._processes.discard(process)
 
-    def run(self, argv: Sequence[str], environment: Mapping[str, str], *, check: bool = True) -> "Ended":
+    def run(self, argv: Sequence[str], environment: Environment, *, check: bool = True) -> "Ended":
         """Run a program to its end.
 
         Raises:
@@ -198,7 +207,7 @@ class Running:
         return ended
 
     @contextmanager
-    def lines(self, argv: Sequence[str], environment: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
+    def lines(self, argv: Sequence[str], environment: Environment) -> Iterator[Iterator[bytes]]:
         """Run a program and give what it prints, line by line.
 
         Raises:
@@ -212,7 +221,7 @@ class Running:
 
     @contextmanager
     def _drained(
-        self, argv: Sequence[str], environment: Mapping[str, str]
+        self, argv: Sequence[str], environment: Environment
     ) -> Iterator[tuple[subprocess.Popen[bytes], list[bytes]]]:  # fmt: skip
         """Start a supervised program whose stdout the block reads to its end; wait for it, and for what it said on stderr."""
         # communicate() would close stdin, which is what tells the supervisor to stop: drain both outputs by hand.

@@ -1,5 +1,6 @@
 """Addresses of PostgreSQL servers, and sessions on them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,20 @@ from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput, OperationError
 
 KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "6"}
+# With these every session of ours begins, programs' too. What a client asks for at its start beats what ALTER ROLE, ALTER DATABASE
+# and PGOPTIONS set. A schema of others on the path could give a better match than the built-in function that is meant
+# (https://wiki.postgresql.org/wiki/A_Guide_to_CVE-2018-1058); JIT takes longer than the queries of the catalogue do.
+SESSION_OPTIONS = {
+    "search_path": "pg_catalog,pg_temp", "jit": "off", "role": "none", "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read committed", "default_transaction_deferrable": "off", "statement_timeout": "0",
+    "lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "DateStyle": "ISO,YMD", "IntervalStyle": "postgres",
+    "bytea_output": "hex", "quote_all_identifiers": "off", "standard_conforming_strings": "on",
+}  # fmt: skip
+# Of libpq's parameters these are ours to say; what else the environment or a service file has of them is left behind.
+OWN_PARAMETERS = frozenset({"options", "client_encoding", "application_name", "fallback_application_name", "service"})
+ADDRESS = frozenset({"host", "hostaddr", "port"})
+# Variables that say where programs and their files are, and nothing of a session.
+PROGRAMS_OWN = frozenset({"PG_BIN", "PGSYSCONFDIR", "PGLOCALEDIR", "PG_COLOR"})
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -32,23 +47,37 @@ class Server:
     @property
     def address(self) -> str:
         """Host and port, for people."""
-        chosen = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val} | self.parameters
+        chosen = self.conninfo("")
         return f"{chosen.get('host', 'local socket')}:{chosen.get('port', '5432')}"
 
-    def conninfo(self, database: str) -> dict[str, str]:
-        """Return the parameters of a connection to one database."""
-        return {"connect_timeout": "10", **_environment_defaults(), **self.parameters, "dbname": database}
+    def conninfo(self, database: str, **options: str) -> dict[str, str]:
+        """Return the parameters of a connection to one database; options are settings that the session begins with besides ours."""
+        began = SESSION_OPTIONS | options
+        return {
+            "connect_timeout": "10", **self._environment, **self.parameters, **KEEPALIVE, "dbname": database,
+            "options": " ".join(f"-c {name}={_escaped(value)}" for name, value in began.items()),
+        }  # fmt: skip
 
-    def environment(self, database: str) -> dict[str, str]:
-        """Return the PG* variables that lead libpq's programs there, the password among them (never argv)."""
-        variable = {o.keyword.decode(): o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
-        return {variable[key]: value for key, value in self.conninfo(database).items() if key in variable}
+    def environment(self, database: str, **options: str) -> dict[str, str | None]:
+        """Return the PG* variables that lead libpq's programs to the same session, the password among them (never argv).
+
+        Every other variable of libpq's is None: it is to be taken away, as a service file would beat PGDATABASE.
+        """
+        given = self.conninfo(database, **options)
+        variable = {o.envvar.decode(): o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
+        others = {name: None for name in os.environ if name.startswith("PG") and name not in PROGRAMS_OWN}
+        return others | {name: given.get(keyword) for name, keyword in variable.items()}
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """What the environment, and the service file that it names, say of the server; not the address, where it is given."""
+        said = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val and o.val != o.compiled}
+        ours = OWN_PARAMETERS | (ADDRESS if self.parameters else frozenset())
+        return {keyword: value for keyword, value in said.items() if keyword not in ours}
 
 
-def _environment_defaults() -> dict[str, str]:
-    """Return what the environment says about connecting in time, so that a default does not hide it."""
-    defaults = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val}
-    return {"connect_timeout": defaults["connect_timeout"]} if "connect_timeout" in defaults else {}
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 @contextmanager
@@ -60,7 +89,7 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
         OperationError: the session was lost while it was used.
     """
     try:
-        session = {"client_encoding": "UTF8", "application_name": application_name[:63], **KEEPALIVE}
+        session = {"client_encoding": "UTF8", "application_name": application_name[:63]}
         connection = psycopg.connect(make_conninfo(**server.conninfo(database) | session), autocommit=True)
     except psycopg.OperationalError as error:
         raise BadInput(
@@ -70,8 +99,6 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
         ) from error
     with connection:
         try:
-            # By itself first: where a database allows a statement a tenth of a second, the settings may not fit into it.
-            connection.execute(sql.NO_STATEMENT_TIMEOUT)
             connection.execute(sql.SESSION_SETTINGS)
             yield connection
         except psycopg.OperationalError as error:

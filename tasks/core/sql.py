@@ -9,15 +9,9 @@ from collections.abc import Sequence
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 NO_STATEMENT_TIMEOUT = SQL("SET statement_timeout = 0")
-# What every session begins with, whatever role and database have as their defaults: no time limits, text as it is read here.
+# Time limits that not every version of PostgreSQL has, so that no session can begin with them.
 SESSION_SETTINGS = SQL(
-    """SELECT set_config(name, coalesce(text, '0'), false) FROM pg_settings
-       LEFT JOIN (VALUES ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'postgres'), ('bytea_output', 'hex'),
-                         ('quote_all_identifiers', 'off'), ('default_transaction_read_only', 'off'),
-                         ('default_transaction_isolation', 'read committed'))
-         AS ours (name, text) USING (name)
-       WHERE text IS NOT NULL OR name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
-                                          'idle_session_timeout', 'transaction_timeout')"""
+    """SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')"""
 )
 
 # What a dump and every comparison are read under, so that equal rows are equal text wherever they are.
@@ -25,7 +19,7 @@ FIXED_SETTINGS = SQL(
     """SELECT set_config(name, value, false) FROM (VALUES
          ('timezone', 'UTC'), ('datestyle', 'ISO, YMD'), ('intervalstyle', 'postgres'), ('extra_float_digits', '3'),
          ('bytea_output', 'hex'), ('lc_monetary', 'C'), ('xmloption', 'content'), ('row_security', 'off'), ('array_nulls', 'on'),
-         ('synchronize_seqscans', 'off'), ('search_path', 'pg_catalog')) AS fixed (name, value)"""
+         ('synchronize_seqscans', 'off'), ('search_path', 'pg_catalog, pg_temp')) AS fixed (name, value)"""
 )
 
 SERVER_FACTS = SQL(
