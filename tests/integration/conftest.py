@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -43,26 +42,6 @@ OUTBOUND_KEYS = [
     "organization_members.organization_members_user_fkey", "policy_violations.policy_violations_resolver_fkey",
     "team_leaders.team_leaders_user_fkey", "team_members.team_members_user_fkey",
 ]  # fmt: skip
-
-
-# Of a long test with many variants some are run, all of them where this is set; cheap ones say that all are. The share is prime, so
-# that of two parameters each varies.
-EVERY_VARIANT = "EVERY_VARIANT" in os.environ
-SHARE = 7
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run one in seven variants of each long test: `EVERY_VARIANT=1 make test-long` runs them all."""
-    seen, left_out = Counter[str](), list[pytest.Item]()
-    for item in items:
-        if item.get_closest_marker("long") and "[" in item.name and not item.get_closest_marker("every_variant"):
-            name = item.nodeid.partition("[")[0]
-            if seen[name] % SHARE and not EVERY_VARIANT:
-                left_out.append(item)
-            seen[name] += 1
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in {*left_out}]
 
 
 def prepare(server: LocalServer) -> LocalServer:

@@ -16,7 +16,8 @@ from deployments.local import LocalServer
 from flows.restore import full_restore
 from tasks import sites
 from tasks.core.errors import BadInput, OperationError
-from tests.integration.conftest import EVERY_VARIANT, World, drop_databases
+from tests.conftest import EVERY_VARIANT
+from tests.integration.conftest import World, drop_databases
 from tests.integration.test_contents import write_context
 from tests.oracle import State, ViewRows, capture, statements_of_all
 from tests.random_schemas import Changes, Schema, Table, View, changes, ident, schemas

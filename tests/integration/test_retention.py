@@ -25,7 +25,8 @@ from tasks.core.known_sets import ExpiryRecord
 from tasks.core.programs import Running
 from tasks.runs import Run
 from tasks.store import FolderStore, StoreAddress
-from tests.integration.conftest import CONTEXT, EVERY_VARIANT, World, drop_databases, new_world
+from tests.conftest import EVERY_VARIANT
+from tests.integration.conftest import CONTEXT, World, drop_databases, new_world
 from tests.oracle import State
 
 # The scripts' own files in all their prefixes, among them one inside a folder where ours lie, and things of others.
