@@ -21,6 +21,7 @@ from tasks.core import sql
 from tasks.core.bases import Base, BasePart, misfit, parse_block_rows, render_block_rows
 from tasks.core.blocks import BlockRows
 from tasks.core.calendar import parse_instant
+from tasks.core.completeness import describe_lack
 from tasks.core.errors import BadInput, MovedSnapshot, OperationError
 from tasks.core.kinds import RULES, Kind, SetName, new_set_name, now, sort_of
 from tasks.core.losses import archived_since, cleaned_since, losses_between
@@ -41,9 +42,10 @@ from tasks.core.progress import Item
 from tasks.core.servers import Connection, connect, encoding_of
 from tasks.core.stored import RESTORE_SCRIPT, describe_file, restore_script
 from tasks.core.stream import RowKeys, StreamFacts, StreamJob
+from tasks.core.toc import Origin
 from tasks.databases import database_options
 from tasks.runs import Run, require_space, spread, staging, step
-from tasks.schema import LOCK_WAIT_SECONDS, context_list
+from tasks.schema import LOCK_WAIT_SECONDS, Wanted, context_list
 from tasks.sets import (
     cool,
     departed_sets,
@@ -229,8 +231,9 @@ def _try_to_take(
                 sort = Kind.DIFFERENTIAL if fitting else why.sort
                 name = new_set_name(site.context.name, sort, snapshot.instant, site.context.zone, run.id)
                 like = base.manifest if base else trusted
+                listing = _context_list(site, run, source, snapshot)
                 relations, blocks = store_relations(site, run, name, snapshot, source, fitting, why.only, like)
-                manifest = store_schema(site, run, name, snapshot, source, relations, blocks, fitting)
+                manifest = store_schema(site, run, name, snapshot, source, relations, blocks, fitting, listing)
                 snapshot.require_held()
             losses = _losses(site, trusted, relations) if trusted else []
             instead = f"{base.manifest.id} is no base: {unfit}" if base and unfit else None
@@ -407,13 +410,16 @@ def _relation(member: Member, dumped: Dumped, parts: list[StoredObject], inherit
 
 def store_schema(
     site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, relations: list[Relation],
-    blocks: dict[str, BlockRows], base: Base | None,
+    blocks: dict[str, BlockRows], base: Base | None, listing: str,
 ) -> Manifest:  # fmt: skip
-    """Store schema, list and context folder, and return the manifest that will commit the set."""
+    """Store schema, list and context folder, and return the manifest that will commit the set.
+
+    Raises:
+        OperationError: the list does not restore everything that the manifest names.
+    """
     connection, members = snapshot.coordinator, snapshot.members
     borders = catalogue.read_borders(connection, members, site.context, site.claimed_tables)
     roles = catalogue.read_roles(connection, members)
-    listing = context_list(run, source.pg_restore, snapshot.archive, _schema_names(members), members.choice.objects)
     archive = _store_text(site, run, name, "schema.dump.zst", zstandard.compress(snapshot.archive.read_bytes()))
     schema_list = _store_text(site, run, name, "schema.list", listing.encode())
     files = [_store_text(site, run, name, f"context/{file}", text.encode()) for file, text in site.files.items()]
@@ -435,6 +441,7 @@ def store_schema(
             *catalogue.read_lasting_transactions(connection),
         ],
     )  # fmt: skip
+    _require_complete(manifest, listing)
     script = restore_script(manifest, database_options(manifest.database, source.major), base.manifest if base else None)
     more = {"restore_script": _store_text(site, run, name, RESTORE_SCRIPT, script.encode())}
     if blocks:
@@ -472,8 +479,19 @@ def _placed(connection: Connection, instant: datetime, xmin: int, lsn: str) -> S
     )  # fmt: skip
 
 
-def _schema_names(members: Members) -> set[str]:
-    return {relation.schema for relation in members.relations}
+def _context_list(site: Site, run: Run, source: Source, snapshot: Snapshot) -> str:
+    members = snapshot.members
+    schemas = frozenset(relation.schema for relation in members.relations)
+    wanted = Wanted(Origin(site.database, source.server), schemas, members.choice.objects)
+    return context_list(run, source.pg_restore, snapshot.archive, wanted)
+
+
+def _require_complete(manifest: Manifest, listing: str) -> None:
+    if lack := describe_lack(manifest, listing):
+        raise OperationError(
+            f"{manifest.id} is not published, because nobody could recover from it: its {lack}; the schema may have moved "
+            "while it was being dumped: run again, and if that does not help, see what `pg_dump --schema-only` says of them"
+        )
 
 
 def _store_text(site: Site, run: Run, name: SetName, path: str, data: bytes) -> StoredObject:

@@ -6,6 +6,7 @@ Everything is read in one READ ONLY transaction under one snapshot; a check that
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from tasks.core.servers import Connection, Server, connect
 from tasks.core.toc import table_of
 from tasks.keys import SAMPLE_ROWS, offending
 from tasks.runs import Run, step
-from tasks.sets import departed_sets, list_sets, newest_trusted
+from tasks.sets import departed_sets, find_lack, list_sets, name_of, newest_trusted
 from tasks.store import StoreAddress
 
 if TYPE_CHECKING:
@@ -175,14 +176,18 @@ def compare_with_newest_backup(
         archives, cleaned = departed_sets(store, context.name)
         gone = archived_since(manifest, archives), cleaned_since(manifest, cleaned)
         lost, fewer = _losses(server, database, run, context, manifest, timeout_seconds, *gone)
+        lack = find_lack(store, name_of(manifest), manifest)
     except (OperationError, psycopg.Error) as error:
         note = message_of(error) if isinstance(error, psycopg.Error) else str(error)
         return [Finding(name, Severity.ERROR, Verdict.BROKEN, note=note) for name in WITNESSES]
     about = f"{manifest.id} has it; if it went on purpose, take a backup now."
-    return [
+    objects, rows = (
         judge(Check(name, Severity.ERROR, "", about), len(offending), offending[:SAMPLE_ROWS])
         for name, offending in zip(WITNESSES, (lost, fewer), strict=True)
-    ]
+    )
+    if lack:
+        objects = replace(objects, verdict=Verdict.BROKEN, note=f"{manifest.id} is damaged: {lack}; take a backup now")
+    return [objects, rows]
 
 
 def _losses(

@@ -38,7 +38,7 @@ from tasks.databases import (
 from tasks.keys import KeyOutcome, try_keys, without
 from tasks.runs import Run, jobs, require_space, spread, step
 from tasks.schema import restore_section
-from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, hold, inherited_parts, read_base, unpack
+from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, hold, inherited_parts, read_base, require_list, unpack
 from tasks.store import StoreAddress
 from tasks.tables import compare_table, load_table
 from tasks.triggers import exercise_triggers
@@ -139,6 +139,8 @@ def stage(recovery: Recovery, server: Server, run: Run, backup: str, target_data
 def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> StagedSet:
     """Download a set, and of the full that it is a differential against the rows that it inherits."""
     base_name, needed = None, list[StoredObject]()
+    # Before hours are spent on what nobody could restore.
+    require_list(address, name, manifest)
     if base := read_base(address, manifest):
         base_name = SetName(name.context, Kind.FULL, base.id)
         needed = inherited_parts(manifest, base)

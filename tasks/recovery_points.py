@@ -1,9 +1,11 @@
 """Looking at the recovery point, and telling what was seen: as event, as artifact, as the state of the run."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from prefect import get_run_logger
 from prefect.events import emit_event
 
 from tasks.core import recovery_point
@@ -13,7 +15,7 @@ from tasks.core.kinds import RULES, now
 from tasks.core.recovery_point import LEAST_DURATION, RecoveryPoint, State
 from tasks.reports import publish
 from tasks.runs import step
-from tasks.sets import list_sets
+from tasks.sets import ListedSet, Listing, find_lack, list_sets
 from tasks.store import StoreAddress
 
 DURATIONS = 20
@@ -21,23 +23,22 @@ DURATIONS = 20
 
 @step
 def look(store: StoreAddress, context: Context, instant: datetime, every: timedelta) -> RecoveryPoint:
-    """Return the newest state that could be restored at an instant, as far as a listing can tell.
+    """Return the newest state that could be restored at an instant, as far as a listing and the list of its set can tell.
 
     Raises:
-        OperationError: the store cannot be listed, which is told like any other state.
+        OperationError: the store cannot be read, which is told like any other state.
     """
     try:
         listing = list_sets(store, context.name)
+        listed = _listed_by(listing, instant)
+        lacking = _not_whole(store, listed)
     except OperationError as error:
         _emit(context, "unknown", {"verdict": f"FAIL: {error}"})
         raise
-    sets = (one for one in listing.sets if RULES[one.name.kind].may_be_latest)
-    # What was stored after an instant of the past was not there then; what says it is of the future is told.
-    listed = [one for one in sets if not (one.manifest and instant < one.manifest.finished <= now())]
-    good = [(one, one.manifest) for one in listed if one.manifest and not one.damage]
+    good = [(one, one.manifest) for one in listed if one.manifest and not one.damage][len(lacking) :]
     seen = RecoveryPoint(instant, context.objectives.rpo, every, off_host=store.off_host)
     if not good:
-        return replace(seen, damaged=[one.damage for one in listed if one.damage])
+        return replace(seen, damaged=[*(one.damage for one in listed if one.damage), *lacking])
     newest, manifest = good[0]
     # Nobody knows of what instant those are that cannot be read; they come last in a listing.
     newer = [one for one in listed if one.manifest is None] + listed[: listed.index(newest)]
@@ -45,8 +46,30 @@ def look(store: StoreAddress, context: Context, instant: datetime, every: timede
         seen, newest=manifest.id, taken=manifest.snapshot.instant, suspect=bool(manifest.losses),
         exposed=recovery_point.exposure([(one.snapshot.instant, one.finished) for _, one in good], instant - every),
         longest=max(LEAST_DURATION, *(one.finished - one.snapshot.instant for _, one in good[:DURATIONS])),
-        damaged=[one.damage for one in newer if one.damage],
+        damaged=[*(one.damage for one in newer if one.damage), *lacking],
     )  # fmt: skip
+
+
+def _listed_by(listing: Listing, instant: datetime) -> list[ListedSet]:
+    """Return the sets that may be `latest`, newest first, but for those that were stored after an instant of the past.
+
+    What says that it is of the future is told.
+    """
+    sets = (one for one in listing.sets if RULES[one.name.kind].may_be_latest)
+    return [one for one in sets if not (one.manifest and instant < one.manifest.finished <= now())]
+
+
+def _not_whole(store: StoreAddress, listed: Iterable[ListedSet]) -> list[str]:
+    """Return what is wrong with the newest sets that look whole, up to the first whose list restores everything."""
+    lacking = list[str]()
+    for one in listed:
+        if one.manifest and not one.damage:
+            lack = find_lack(store, one.name, one.manifest)
+            if lack is None:
+                break
+            lacking.append(f"{store.path(one.name.folder)}: {lack}")
+            get_run_logger().error("cannot be restored: %s", lacking[-1])
+    return lacking
 
 
 @step

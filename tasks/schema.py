@@ -1,23 +1,24 @@
 """The schema: dumped whole, restored in the context's part, before and after the data."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect import get_run_logger
 
 from tasks.core import programs, sql
-from tasks.core.errors import MovedSnapshot, ProgramFailed
+from tasks.core.errors import MovedSnapshot, OperationError, ProgramFailed
 from tasks.core.programs import Program
 from tasks.core.servers import Server
 from tasks.core.toc import (
     Chunk,
-    Entry,
+    Origin,
     choose_entries,
     failed_entries,
     parse_chunks,
     parse_dependencies,
     parse_list,
+    parse_origin,
     render_list,
     some_of_list,
 )
@@ -46,17 +47,36 @@ def dump_schema(site: Site, run: Run, pg_dump: Program, archive: Path, unreadabl
     get_run_logger().info("schema dumped by pg_dump %s: %d bytes", pg_dump.version, archive.stat().st_size)
 
 
-def read_entries(run: Run, pg_restore: Program, archive: Path) -> tuple[list[Entry], dict[int, frozenset[int]]]:
-    """Return the archive's table of contents with the dependencies of its entries."""
-    listed = run.running.run(programs.list_command(pg_restore, archive), {}).output
+@dataclass(frozen=True)
+class Wanted:
+    """What of an archive is restored: objects by (classid, oid), and what is said about schemas; and where it has to be from."""
+
+    origin: Origin
+    schemas: frozenset[str]
+    objects: frozenset[tuple[int, int]]
+
+
+def context_list(run: Run, pg_restore: Program, archive: Path, wanted: Wanted) -> str:
+    """Return the -L list of the context's part of the archive.
+
+    Raises:
+        OperationError: the archive is of another database, or has nothing of the context.
+    """
+    listed = run.running.run(programs.list_command(pg_restore, archive), {}).output.decode(errors="replace")
+    _require_origin(parse_origin(listed), wanted.origin)
     script = run.running.run(programs.script_command(pg_restore, archive, verbose=True), {}).output
-    return parse_list(listed.decode(errors="replace")), parse_dependencies(script.decode(errors="replace"))
+    dependencies = parse_dependencies(script.decode(errors="replace"))
+    return render_list(choose_entries(parse_list(listed), dependencies, wanted.objects, wanted.schemas))
 
 
-def context_list(run: Run, pg_restore: Program, archive: Path, schemas: set[str], objects: frozenset[tuple[int, int]]) -> str:
-    """Return the -L list of the context's part of the archive."""
-    entries, dependencies = read_entries(run, pg_restore, archive)
-    return render_list(choose_entries(entries, dependencies, objects, schemas))
+def _require_origin(found: Origin | None, expected: Origin) -> None:
+    if found != expected.listed:
+        said = f'database "{found.database}" of a server {found.server}' if found else "a database that it does not name"
+        raise OperationError(
+            f'pg_dump was to dump database "{expected.database}" of a server {expected.server}, and dumped {said}: nothing is '
+            "published; see that no service file (PGSERVICE, PGSERVICEFILE) and no other setting leads programs elsewhere, and "
+            "run again"
+        )
 
 
 @step(name="restore {section}")

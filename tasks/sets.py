@@ -1,5 +1,6 @@
 """Backup sets in the store: written object by object and read back, committed by their manifest, listed, staged, verified."""
 
+import hashlib
 import json
 import math
 import secrets
@@ -17,6 +18,7 @@ from prefect import get_run_logger
 
 from tasks.core.blocks import Lines, parse_lines
 from tasks.core.calendar import is_instant, parse_instant
+from tasks.core.completeness import describe_lack
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable
 from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, now, parse_set_reference, split_key
 from tasks.core.known_sets import SetFacts
@@ -354,6 +356,35 @@ def fetch(
         remember_damage(address, name, f"{stored.path}: {said}")
         raise DamagedSet(f"{address.path(key)} is damaged: {said}; restore another set")
     return file
+
+
+@persistent
+def find_lack(address: StoreAddress, name: SetName, manifest: Manifest) -> str | None:
+    """Return what the list of a set does not restore, or what else is wrong with it, as a sentence; only the list is read.
+
+    Raises:
+        ColdObject: it has to be thawed first.
+    """
+    store, stored = address.opened, manifest.schema_list
+    key = f"{name.folder}/{stored.path}"
+    if store.require_readable(key) is None:
+        return f"{stored.path} is missing"
+    data = store.read(key)
+    if hashlib.sha256(data).hexdigest() != stored.sha256:
+        return f"{stored.path} is not what was stored"
+    return describe_lack(manifest, data.decode(errors="replace"))
+
+
+def require_list(address: StoreAddress, name: SetName, manifest: Manifest) -> None:
+    """Make sure that the list of a set restores everything that its manifest names.
+
+    Raises:
+        DamagedSet: it does not.
+        ColdObject: it has to be thawed first.
+    """
+    if lack := find_lack(address, name, manifest):
+        remember_damage(address, name, lack)
+        raise DamagedSet(f"{address.path(name.folder)} is damaged: {lack}; restore another set")
 
 
 def remember_damage(address: StoreAddress, name: SetName, found: str) -> None:

@@ -28,7 +28,7 @@ def compare_inventories(source: Iterable[InventoryItem], restored: Iterable[Inve
     """
     before, after = ({item.identity: item for item in items} for items in (source, restored))
     missing = [f"{name} is missing" for name in missing_objects(before.values(), after.values())]
-    added = [f"{_named(item)} was not in the source" for identity, item in after.items() if identity not in before]
+    added = [f"{named(item)} was not in the source" for identity, item in after.items() if identity not in before]
     both = [(item, after[identity]) for identity, item in before.items() if identity in after]
     changed = [_change(old, new) for old, new in both if same_major and old != new]
     return missing + added + changed
@@ -37,10 +37,11 @@ def compare_inventories(source: Iterable[InventoryItem], restored: Iterable[Inve
 def missing_objects(before: Iterable[InventoryItem], after: Iterable[InventoryItem]) -> list[str]:
     """Return the objects that are there no longer."""
     there = {item.identity for item in after}
-    return [_named(item) for item in before if item.identity not in there]
+    return [named(item) for item in before if item.identity not in there]
 
 
-def _named(item: InventoryItem) -> str:
+def named(item: InventoryItem) -> str:
+    """Return what an object is called, for people."""
     return f"{item.kind} {item.name}" + (f" of {item.parent}" if item.parent else "")
 
 
@@ -48,4 +49,4 @@ def _change(old: InventoryItem, new: InventoryItem) -> str:
     before, after = ((item.columns + " | " + item.state).split(" | ") for item in (old, new))
     lost = "; ".join(part for part in before if part not in after)
     gained = "; ".join(part for part in after if part not in before)
-    return f"{_named(old)} differs: was [{lost}], is [{gained}]"
+    return f"{named(old)} differs: was [{lost}], is [{gained}]"

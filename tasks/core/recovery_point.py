@@ -68,7 +68,8 @@ class RecoveryPoint:
 def verdict(point: RecoveryPoint) -> str:
     """Return the one line that says whether the objective is kept."""
     if point.age is None:
-        return f"FAIL: no state at all can be restored, of {clock(point.rpo.total_seconds())} that may be lost"
+        damaged = "".join(f"; {damage}" for damage in point.damaged)
+        return f"FAIL: no state at all can be restored, of {clock(point.rpo.total_seconds())} that may be lost{damaged}"
     words = [f"{point.newest}, age {clock(point.age.total_seconds())} of {clock(point.rpo.total_seconds())}"]
     if not point.off_host:
         words.append("not off-host")

@@ -376,7 +376,12 @@ SELECT kind, name, parent, columns, state FROM (
           FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
           LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '') AS columns,
-         concat_ws(' | ', 'owner ' || pg_get_userbyid(c.relowner), 'persistence ' || c.relpersistence::text,
+         concat_ws(' | ', 'owner ' || pg_get_userbyid(c.relowner),
+                   -- A dump does not say how to make what CREATE EXTENSION makes.
+                   'extension ' || (SELECT x.extname FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid
+                     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_extension'::regclass
+                       AND d.deptype = 'e'),
+                   'persistence ' || c.relpersistence::text,
                    'key ' || pg_get_partkeydef(c.oid), 'bound ' || pg_get_expr(c.relpartbound, c.oid),
                    CASE WHEN c.relrowsecurity THEN 'row security' END, CASE WHEN c.relforcerowsecurity THEN 'forced' END,
                    'replica identity ' || c.relreplident::text, 'options ' || c.reloptions::text,

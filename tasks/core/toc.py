@@ -13,6 +13,8 @@ from tasks.core.manifest import TABLES, InventoryItem
 ENTRY = re.compile(r"(?P<dump_id>\d+); (?P<class>\d+) (?P<oid>\d+) (?P<rest>.*)")
 SCRIPT_ENTRY = re.compile(r"-- TOC entry (\d+) \(class (\d+) OID (\d+)\)")
 SCRIPT_DEPENDENCIES = re.compile(r"-- Dependencies:((?: \d+)+)")
+# A name of several lines stands on one there.
+ON_ONE_LINE = str.maketrans("\r\n", "  ")
 ALWAYS = ("ENCODING ", "STDSTRINGS ", "SEARCHPATH ")
 
 
@@ -28,8 +30,33 @@ class Entry:
 
 def parse_list(text: str) -> list[Entry]:
     """Return the entries of a `pg_restore --list` output."""
-    found = (ENTRY.fullmatch(line) for line in text.splitlines())
+    # Names may hold what splitlines() takes for the end of a line.
+    found = (ENTRY.fullmatch(line) for line in text.split("\n"))
     return [Entry(int(f["dump_id"]), (int(f["class"]), int(f["oid"])), f["rest"], f[0]) for f in found if f]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which database an archive was dumped from, and the version of its server, as the head of its list says."""
+
+    database: str
+    server: str
+
+    @property
+    def listed(self) -> "Origin":
+        """The same as a list says it, on one line."""
+        return Origin(self.database.translate(ON_ONE_LINE), self.server)
+
+
+HEAD = re.compile(
+    r"^;     dbname: (?P<database>.*)$(?:.|\n)*?^;     Dumped from database version: (?P<server>.*)$", re.MULTILINE
+)  # fmt: skip
+
+
+def parse_origin(text: str) -> Origin | None:
+    """Return what the head of a `pg_restore --list` output says; None if it says nothing."""
+    found = HEAD.search(text)
+    return Origin(found["database"], found["server"]) if found else None
 
 
 def parse_dependencies(script: str) -> dict[int, frozenset[int]]:
@@ -132,30 +159,59 @@ NAMES_OF_KINDS = {
     "policy": ("POLICY",), "statistics": ("STATISTICS",), "function": ("FUNCTION", "PROCEDURE", "AGGREGATE"),
     "schema": ("SCHEMA",), "type": ("TYPE", "DOMAIN"),
 }  # fmt: skip
-# A name of several lines stands on one there.
-ON_ONE_LINE = str.maketrans("\r\n", "  ")
 OF_A_TABLE = frozenset({"constraint", "trigger", "rule", "policy"})
 LAST_NAME = re.compile(r'\.(?:"(?:[^"]|"")+"|[^".]+)\Z')
-QUALIFIED = re.compile(r'(?P<schema>"(?:[^"]|"")+"|[^".]+)\.(?P<name>.*)', re.DOTALL)
+QUALIFIED = re.compile(r'(?P<schema>"(?:[^"]|"")+"|[^".(]+)\.(?P<name>.*)', re.DOTALL)
+
+
+# Of functions, whose argument types are quoted as the source's settings want it, neither quotes nor spaces are compared.
+QUOTES_AND_SPACES = re.compile(r'["\s]')
 
 
 def entries_of(items: Iterable[InventoryItem], entries: Iterable[Entry]) -> set[int]:
     """Return the dump ids of the entries that make objects of an inventory, with the defaults of tables among these."""
-    titles = tuple(title.translate(ON_ONE_LINE) for item in items for title in _titles(item))
-    return {entry.dump_id for entry in entries if f"{entry.rest} ".startswith(titles)}
+    wanted = tuple(title for item in items for title in (*titles_of(item), *_defaults(item)))
+    return {entry.dump_id for entry in entries if comparable(entry.rest).startswith(wanted)}
 
 
-def _titles(item: InventoryItem) -> list[str]:
-    """Return how the list names an object: kind, schema, the table that it is of, name; nothing is quoted there."""
+def comparable(rest: str) -> str:
+    """Return what an entry says in the form in which titles are: those of its object are what it begins with."""
+    kind, _, named = rest.partition(" ")
+    return _function_title(kind, named) if kind in NAMES_OF_KINDS["function"] else f"{rest} "
+
+
+def titles_of(item: InventoryItem) -> list[str]:
+    """Return how the list may name an object: kind, schema, the table that it is of, name; nothing is quoted there."""
     kinds = NAMES_OF_KINDS.get(item.kind, ())
     if item.kind in OF_A_TABLE:
-        schema, table = _split(item.parent)
-        return [f"{kind} {schema} {table} {item.name} " for kind in kinds]
+        schema, table = split_name(item.parent)
+        return [title(kind, schema, table, item.name) for kind in kinds]
     if item.kind == "schema":
-        return [f"SCHEMA - {item.name} "]
-    schema, name = _split(item.name)
-    defaults = [f"DEFAULT {schema} {name} "] if item.kind == "table" else []
-    return [*(f"{kind} {schema} {name} " for kind in kinds), *defaults]
+        return [title("SCHEMA", "-", item.name)]
+    if item.kind == "function":
+        return _function_titles(item.name)
+    return [title(kind, *split_name(item.name)) for kind in kinds]
+
+
+def title(*words: str) -> str:
+    """Return the beginning of an entry of these words."""
+    return f"{' '.join(words)} ".translate(ON_ONE_LINE)
+
+
+def _function_titles(signature: str) -> list[str]:
+    """Return how the list may name a function, an aggregate without arguments with a star in their place."""
+    found = QUALIFIED.fullmatch(signature)
+    named = f"{found['schema']}{found['name']}" if found else signature
+    star = [_function_title("AGGREGATE", f"{named[:-2]}(*)")] if named.endswith("()") else []
+    return [*(_function_title(kind, named) for kind in NAMES_OF_KINDS["function"]), *star]
+
+
+def _function_title(kind: str, named: str) -> str:
+    return f"{kind} {QUOTES_AND_SPACES.sub('', named)}"
+
+
+def _defaults(item: InventoryItem) -> list[str]:
+    return [title("DEFAULT", *split_name(item.name))] if item.kind == "table" else []
 
 
 def table_of(item: InventoryItem) -> str:
@@ -165,7 +221,7 @@ def table_of(item: InventoryItem) -> str:
 
 def plain_name(qualified: str) -> str:
     """Return schema.name without the quotes of SQL, as a manifest names relations."""
-    return ".".join(_split(qualified))
+    return ".".join(split_name(qualified))
 
 
 def table_of_column(qualified: str) -> str:
@@ -173,7 +229,8 @@ def table_of_column(qualified: str) -> str:
     return LAST_NAME.sub("", qualified)
 
 
-def _split(qualified: str) -> tuple[str, str]:
+def split_name(qualified: str) -> tuple[str, str]:
+    """Return schema and name, without the quotes of SQL; a name that PostgreSQL prints bare has no schema."""
     found = QUALIFIED.fullmatch(qualified)
     if found is None:
         return "", _unquoted(qualified)
