@@ -24,12 +24,14 @@ def load_trust(store: str, *, unsigned: bool) -> Trust:
     """Return whose sets of a store are accepted; without BACKUP_VERIFY_KEY everybody's.
 
     Raises:
-        BadInput: its file has no public keys.
+        BadInput: its file has no public keys, or everybody may write it.
     """
     named = os.environ.get(VERIFY_KEY, "")
     if not named:
         return Trust()
     keys = parse_verify_keys(_read(VERIFY_KEY, named), f"{VERIFY_KEY} {named}")
+    if Path(named).stat().st_mode & stat.S_IWOTH:
+        raise BadInput(f"{VERIFY_KEY} {named} can be written by every account, which could add its own key; chmod 644 it")
     if unsigned:
         get_run_logger().warning("trust_unsigned: sets without a signature are accepted in this run, whoever wrote them")
     copied = (one.rstrip("/") for one in os.environ.get(SIGNED_FOR, "").split())

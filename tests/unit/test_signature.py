@@ -223,6 +223,12 @@ def test_a_private_key_that_others_can_read(mode: int, tmp_path: Path, monkeypat
     assert load_signer(STORE, Trust())
 
 
+def test_verify_keys_that_everybody_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VERIFY_KEY, str(written(tmp_path, public(KEY), 0o646)))
+    with pytest.raises(BadInput, match=r"can be written by every account, .*; chmod 644 it"):
+        load_trust(STORE, unsigned=False)
+
+
 @pytest.mark.parametrize(("variable", "load"), [
     (SIGNING_KEY, lambda: load_signer(STORE, Trust())), (VERIFY_KEY, lambda: load_trust(STORE, unsigned=False)),
 ])  # fmt: skip
@@ -255,6 +261,7 @@ def test_new_keys_fit_each_other_and_nothing_is_overwritten(tmp_path: Path, monk
         lost.unlink()
         with pytest.raises(BadInput, match="is there already; name another folder"):
             make_keys(tmp_path / "keys")
+        assert not lost.exists()
         for file, pem in zip((private, verifying), kept, strict=True):
             assert file == lost or file.read_bytes() == pem
             file.write_bytes(pem)
