@@ -26,18 +26,22 @@ def run_from_command_line(*flows: AnyFlow) -> None:
     """Run the flow that the command line names and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = _parse(flows, sys.argv[1:])
     named = arguments.pop("flow")
-    chosen = next(one for one in flows if one.fn.__name__ == named)
+    run_by_hand(next(one for one in flows if one.fn.__name__ == named), arguments)
+
+
+def run_by_hand(chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
+    """Run a flow and return its result, or exit: 1 failed, 130 interrupted."""
     # SIGTERM is Ctrl-C, so that every `with` gives back what it borrowed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _run(chosen, arguments)
+        return _run(chosen, arguments)
     except (OperationError, ParameterTypeError) as error:
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
-def _run(chosen: AnyFlow, arguments: dict[str, str]) -> None:
+def _run(chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
     alone = ALONE in os.environ
     if not alone and not _server_answers():
         # Prefect then starts a server of its own as a child that nothing would end if this process were killed.
@@ -45,7 +49,7 @@ def _run(chosen: AnyFlow, arguments: dict[str, str]) -> None:
     _hide_tracebacks_of_expected_errors()
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     with temporary_settings(restore_defaults={PREFECT_API_URL} if alone else set()):
-        chosen(**arguments)
+        return chosen(**arguments)
 
 
 def _parse(flows: tuple[AnyFlow, ...], words: list[str]) -> dict[str, str]:

@@ -67,6 +67,7 @@ def reattach_partition(
     backup: str | None = None,
     mode: Literal["attach", "side-by-side"] = "attach",
     tier: Tier = "Standard",
+    trust_unsigned: bool = False,
 ) -> str:
     """Bring an archived partition back as it was, or beside the live table for an audit.
 
@@ -77,9 +78,10 @@ def reattach_partition(
         backup: the id of the archive set, instead of a year; by default the newest one that has that partition.
         mode: `attach` makes it a partition again; `side-by-side` makes a table by itself and touches nothing that is there.
         tier: how fast a cold set is thawed: Expedited (minutes), Standard (hours) or Bulk (half a day).
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
     with runs.begin("reattach_partition", context) as run:
-        site = sites.find_site(context)
+        site = sites.find_site(context, trust_unsigned=trust_unsigned)
         with partition_reports.explained(site.context):
             found = partition_restores.find_archive(site, run, year, table, backup)
             thaws.require_warm(site.store, run, found.backup, tier)

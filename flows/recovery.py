@@ -28,6 +28,7 @@ def disaster_recovery(
     target_database: str | None = None,
     server: str | None = None,
     resume: Literal["constraints"] | None = None,
+    trust_unsigned: bool = False,
 ) -> str:
     """Bring a lost database back from the newest good backup, and prove that it is equal.
 
@@ -42,11 +43,13 @@ def disaster_recovery(
         server: name of the connector block of the server to restore to; by default the context's own, or libpq's
             environment (PGHOST, PGPORT, PGUSER, …).
         resume: `constraints` restores nothing, but makes the foreign keys that are still missing.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
     with runs.begin("disaster_recovery", context) as run:
+        store = sites.find_store(context, trust_unsigned=trust_unsigned)
         if resume == "constraints":
-            return complete_constraints(run, sites.find_store(context), sites.find_server(server, context), backup, target_database)
-        recovery = Recovery(sites.find_store(context), run.started, newest=backup == "latest")
+            return complete_constraints(run, store, sites.find_server(server, context), backup, target_database)
+        recovery = Recovery(store, run.started, newest=backup == "latest")
         return restore_and_compare(recovery, run, sites.find_server(server, context), backup, target_database)
 
 
@@ -59,7 +62,7 @@ def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: 
 
 
 @operation("recovery-drill {context}")
-def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool = False) -> str:
+def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool = False, trust_unsigned: bool = False) -> str:
     """Rehearse a disaster recovery into a scratch database, compare, check, measure against the objectives, and report.
 
     Args:
@@ -67,9 +70,11 @@ def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool =
         backup: `latest`, `random` (one of the last 30 days), an instant (`2025-11-03 14:00`: the newest state by then), the id
             of a set, or its s3:// or folder path.
         keep: leave the scratch database there for a look; otherwise it is dropped in every outcome.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
     with runs.begin("recovery_drill", context) as run:
-        drill = Recovery(sites.find_store(context), run.started, Purpose.DRILL, newest=backup == "latest")
+        store = sites.find_store(context, trust_unsigned=trust_unsigned)
+        drill = Recovery(store, run.started, Purpose.DRILL, newest=backup == "latest")
         server = sites.find_drill_server(context)
         sites.describe(server, drill.store)
         with recovery_reports.reported(drill, run):

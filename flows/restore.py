@@ -51,6 +51,7 @@ def full_restore(
     on_schema_drift: Literal["refuse", "common-columns"] = "refuse",
     accept_effects_on_others: bool = False,
     require_approval: bool = False,
+    trust_unsigned: bool = False,
 ) -> str:
     """Restore a whole context, into a new database beside the live one or into the live one itself, and compare it.
 
@@ -65,6 +66,7 @@ def full_restore(
         on_schema_drift: where live tables have other columns than the set's: refuse, or restore what both have.
         accept_effects_on_others: let foreign keys of other contexts delete or empty what refers to rows that go.
         require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
     if in_place == (target_database is not None):
         raise BadInput(
@@ -72,12 +74,14 @@ def full_restore(
         )
     with runs.begin("full_restore", context) as run:
         if target_database is not None and archives.is_archive(backup):
-            return restore_legacy(sites.find_site(context), run, backup, target_database)
+            return restore_legacy(sites.find_site(context, trust_unsigned=trust_unsigned), run, backup, target_database)
         if target_database is not None:
-            copy = Recovery(sites.find_store(context), run.started, Purpose.COPY, newest=False)
+            store = sites.find_store(context, trust_unsigned=trust_unsigned)
+            copy = Recovery(store, run.started, Purpose.COPY, newest=False)
             return restore_and_compare(copy, run, sites.find_server(None, context), backup, target_database)
         request = Request(backup, Drift(on_schema_drift), accept_effects_on_others)
-        return restore_rows(sites.find_site(context), run, request, dry_run, confirm_database, require_approval)
+        site = sites.find_site(context, trust_unsigned=trust_unsigned)
+        return restore_rows(site, run, request, dry_run, confirm_database, require_approval)
 
 
 @operation("table-restore {table} {mode}")
@@ -94,6 +98,7 @@ def table_restore(
     on_schema_drift: Literal["refuse", "common-columns"] = "refuse",
     accept_effects_on_others: bool = False,
     require_approval: bool = False,
+    trust_unsigned: bool = False,
 ) -> str:
     """Restore one table, or one partition: beside the live one, or rows of it into the live one.
 
@@ -112,9 +117,10 @@ def table_restore(
         on_schema_drift: where the live table has other columns than the set's: refuse, or restore what both have.
         accept_effects_on_others: let foreign keys of other tables delete or empty what refers to rows that go.
         require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
     with runs.begin("table_restore", context) as run:
-        site = sites.find_site(context)
+        site = sites.find_site(context, trust_unsigned=trust_unsigned)
         if mode == "side-by-side":
             return restore_beside(site, run, table, backup, keys)
         said = Drift(on_schema_drift), accept_effects_on_others
@@ -131,6 +137,7 @@ def restore_cleaned_up(
     dry_run: bool = True,
     confirm_database: str | None = None,
     require_approval: bool = False,
+    trust_unsigned: bool = False,
 ) -> str:
     """Bring rows that were cleaned up back into the live tables, with the rows of other tables that hung on them.
 
@@ -144,9 +151,10 @@ def restore_cleaned_up(
         dry_run: only publish the plan.
         confirm_database: the name of the live database, to let rows be inserted.
         require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
     with runs.begin("restore_cleaned_up", context) as run:
-        site = sites.find_site(context)
+        site = sites.find_site(context, trust_unsigned=trust_unsigned)
         table = merge_plans.cleaned_table(site, backup)
         request = Request(backup, table=table, mode=Mode.MISSING, keys=keys, include_parents=True, with_children=True)
         return restore_rows(site, run, request, dry_run, confirm_database, require_approval)

@@ -20,7 +20,9 @@ from tasks.verifications import verify_set, verify_share
 
 
 @operation("verify-backups {context}")
-def verify_backups(context: str = "bc-004", backup: str = "latest", fraction: Share | None = None) -> str:
+def verify_backups(
+    context: str = "bc-004", backup: str = "latest", fraction: Share | None = None, trust_unsigned: bool = False
+) -> str:  # fmt: skip
     """Download backups, decode every row, compare rows and digests with the manifest, and record which are good.
 
     Args:
@@ -28,9 +30,10 @@ def verify_backups(context: str = "bc-004", backup: str = "latest", fraction: Sh
         backup: `latest`, an instant (`2025-11-03 14:00`: the newest state by then), the id of a set, or its s3:// or folder
             path.
         fraction: instead, this share of all sets (0.25: a quarter), those longest not decoded first.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
     with runs.begin("verify_backups", context) as run:
-        store = sites.find_store(context)
+        store = sites.find_store(context, trust_unsigned=trust_unsigned)
         if fraction is None:
             return verify_set(store, run, backup)
         return verify_share(store, run, *longest_unverified(store, context, fraction))

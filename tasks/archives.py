@@ -53,7 +53,9 @@ def stage_archive(store: StoreAddress, run: Run, path: str) -> Path:
     Raises:
         BadInput: it is not there, or no archive in pg_dump's custom format.
         DamagedSet: it cannot be unpacked.
+        UntrustedSet: sets have to be signed, and it cannot be.
     """
+    store.trust.require_signed(path)
     address, key = _place(store, path)
     if (found := address.opened.require_readable(key)) is None:
         raise BadInput(f"there is no {path}; list_backups shows the legacy files of the store")

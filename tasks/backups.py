@@ -22,7 +22,7 @@ from tasks.core.bases import Base, BasePart, misfit, parse_block_rows, render_bl
 from tasks.core.blocks import BlockRows
 from tasks.core.calendar import parse_instant
 from tasks.core.completeness import describe_lack
-from tasks.core.errors import BadInput, MovedSnapshot, OperationError
+from tasks.core.errors import BadInput, MovedSnapshot, OperationError, StoreUnavailable
 from tasks.core.kinds import RULES, Kind, SetName, new_set_name, now, sort_of
 from tasks.core.losses import archived_since, cleaned_since, losses_between
 from tasks.core.manifest import (
@@ -34,7 +34,7 @@ from tasks.core.manifest import (
     Scope,
     StoredObject,
     Versions,
-    render_manifest,
+    parse_manifest,
 )
 from tasks.core.manifest import Snapshot as SnapshotFacts
 from tasks.core.programs import Program, find_program
@@ -62,6 +62,7 @@ from tasks.sets import (
     unpack,
     upload,
 )  # fmt: skip
+from tasks.signing_keys import SIGNING_KEY, VERIFY_KEY
 from tasks.sites import Site
 from tasks.snapshots import Snapshot, patient, take_snapshot
 from tasks.store import StoreAddress
@@ -212,12 +213,23 @@ def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | N
     It starts over when the schema moved meanwhile.
 
     Raises:
+        BadInput: it would be refused where it is to be read.
         MovedSnapshot: it moved at every try; nothing is listed.
     """
+    _require_signer(site.store)
     is_full = why.sort == Kind.FULL and not why.accept_losses
     trusted = newest_trusted(site.store, site.context.name) if is_full else None
     with hold(site.store, run, [name_of(base.manifest)] if base else []):
         return _try_to_take(site, run, source, why, base, trusted)
+
+
+def _require_signer(store: StoreAddress) -> None:
+    """Refuse to take a set that every restore with these settings would refuse."""
+    if store.trust.refuses_unsigned and store.signer is None:
+        raise BadInput(
+            f"{VERIFY_KEY} is set and {SIGNING_KEY} is not: the set would not be signed, and be refused by every restore; "
+            f"set {SIGNING_KEY}, or neither"
+        )
 
 
 def _try_to_take(
@@ -267,7 +279,7 @@ def keep_local_copy(site: Site, run: Run, manifest: Manifest) -> str | None:
     local = site.context.local_copy
     if local is None:
         return None
-    copy = StoreAddress(local.folder)
+    copy = site.store.copy_in(local.folder)
     try:
         # A differential is nothing without its full.
         for one in filter(None, (read_base(site.store, manifest), manifest)):
@@ -286,7 +298,10 @@ def _copy_set(store: StoreAddress, run: Run, manifest: Manifest, copy: StoreAddr
         file = fetch(store, name, stored, run.folder / f"copy-{stored.path.replace('/', '-')}")
         copy.opened.put(f"{name.folder}/{stored.path}", file, "folder", {})
         file.unlink()
-    copy.opened.create(f"{name.folder}/{MANIFEST_FILE}", render_manifest(manifest), "folder", {})
+    data, where = store.opened.read(f"{name.folder}/{MANIFEST_FILE}"), store.path(name.folder)
+    if parse_manifest(data, where, store.trust) != manifest:
+        raise StoreUnavailable(f"{where}: its manifest became another while the set was copied; try again")
+    copy.opened.create(f"{name.folder}/{MANIFEST_FILE}", data, "folder", {})
 
 
 def _misfit(base: Base, source: Source, snapshot: Snapshot) -> str | None:

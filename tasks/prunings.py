@@ -60,7 +60,7 @@ def places(context: Context, store: StoreAddress) -> Iterator[tuple[str, StoreAd
     kept, jobs = context.retention, {name: job.keep for name, job in context.long_term.items()}
     yield "pruning", store, {Kind.FULL: kept.daily, Kind.DIFFERENTIAL: kept.differential, Kind.SAFETY: kept.safety, **jobs}
     if local := context.local_copy:
-        yield "pruning-local-copy", StoreAddress(local.folder), dict.fromkeys(map(str, (Kind.FULL, Kind.DIFFERENTIAL)), local.keep)
+        yield "pruning-local-copy", store.copy_in(local.folder), dict.fromkeys(map(str, (Kind.FULL, Kind.DIFFERENTIAL)), local.keep)
 
 
 @step

@@ -19,7 +19,7 @@ from prefect import get_run_logger
 from tasks.core.blocks import Lines, parse_lines
 from tasks.core.calendar import is_instant, parse_instant
 from tasks.core.completeness import describe_lack
-from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable
+from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable, UntrustedSet
 from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, now, parse_set_reference, split_key
 from tasks.core.known_sets import SetFacts
 from tasks.core.losses import CleanedUp
@@ -74,10 +74,10 @@ def cool(address: StoreAddress, name: SetName, manifest: Manifest) -> None:
 
 @persistent
 def publish(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> str:
-    """Commit a set: write its manifest, create-only, and read it back; return the set's path."""
+    """Commit a set: write its manifest, signed if there is a key, create-only, and read it back; return the set's path."""
     store, key = address.opened, f"{name.folder}/{MANIFEST_FILE}"
-    store.create(key, render_manifest(manifest), WARM_CLASS, {"run": run.id, "set": name.id})
-    if parse_manifest(store.read(key), address.path(key)) != manifest:
+    store.create(key, render_manifest(manifest, address.signer), WARM_CLASS, {"run": run.id, "set": name.id})
+    if parse_manifest(store.read(key), address.path(key), address.trust) != manifest:
         raise StoreUnavailable(f"{address.path(key)}: the manifest read back is another; try again")
     return address.path(name.folder)
 
@@ -235,7 +235,8 @@ def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[st
         if manifest is None:
             return None
     except (DamagedSet, ColdObject) as error:
-        return ListedSet(name, None, "damaged", storage_class, str(error), held=_held(objects), pinned=PINNED_FILE in objects)
+        state = "untrusted" if isinstance(error, UntrustedSet) else "damaged"
+        return ListedSet(name, None, state, storage_class, str(error), held=_held(objects), pinned=PINNED_FILE in objects)
     damage = _found_before(store, name, objects) or _damage(manifest, objects)
     found = "suspect" if manifest.losses else next((state for state in STATES if f"{state}.json" in objects), "stored")
     state = "damaged" if damage else found
@@ -320,12 +321,13 @@ def find_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifes
 
     Raises:
         DamagedSet: its manifest is damaged, or is another set's.
+        UntrustedSet: it is not signed as it must be.
         ColdObject: it has to be thawed first.
     """
     key = f"{name.folder}/{MANIFEST_FILE}"
     if store.require_readable(key) is None:
         return None
-    manifest = parse_manifest(store.read(key), address.path(name.folder))
+    manifest = parse_manifest(store.read(key), address.path(name.folder), address.trust)
     if (manifest.context, manifest.id, manifest.kind) != (name.context, name.id, name.kind):
         raise DamagedSet(f"{address.path(name.folder)}: its manifest is that of set {manifest.id}; restore another set")
     return manifest
@@ -559,8 +561,11 @@ def newest_manifest(address: StoreAddress, context: str, backup: str) -> Manifes
 
 def newest_full(address: StoreAddress, context: str) -> Manifest | None:
     """Return the manifest of the newest full set that looks whole: what a differential is taken against."""
-    listed = (one.manifest for one in list_sets(address, context).sets if one.manifest and not one.damage)
-    return next((manifest for manifest in listed if manifest.kind is Kind.FULL), None)
+    fulls = [one for one in list_sets(address, context).sets if one.name.kind is Kind.FULL]
+    for one in fulls:
+        if one.damage:
+            get_run_logger().warning("passed over as base: %s", one.damage)
+    return next((one.manifest for one in fulls if one.manifest and not one.damage), None)
 
 
 def newest_trusted(address: StoreAddress, context: str) -> Manifest | None:

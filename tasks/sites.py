@@ -20,6 +20,7 @@ from tasks.core.errors import BadInput, UnsafeTarget
 from tasks.core.kinds import require_context_name
 from tasks.core.manifest import Scope
 from tasks.core.servers import Server
+from tasks.signing_keys import load_signer, load_trust
 from tasks.store import StoreAddress
 
 if TYPE_CHECKING:
@@ -70,15 +71,16 @@ def load(kind: type[B], name: str) -> B | None:
         raise
 
 
-def find_site(context: str) -> Site:
+def find_site(context: str, *, trust_unsigned: bool = False) -> Site:
     """Return the site of a context that is registered, or whose folder is here and whose addresses the environment has.
 
     Raises:
-        BadInput: neither; or the context file is wrong; or BACKUP_STORE is missing.
+        BadInput: neither; or the context file is wrong; or BACKUP_STORE is missing; or a key is not usable.
     """
     definition, files, block = _definition(context)
     server, database = _server_of(block.database if block else None)
-    store = find_store(context)
+    store = find_store(context, trust_unsigned=trust_unsigned)
+    store = replace(store, signer=load_signer(store.url, store.trust))
     require_apart(definition, store)
     return Site(definition, files, server, database or definition.database, store, _claimed(definition))
 
@@ -137,11 +139,16 @@ def _claimed(context: Context) -> frozenset[str]:
     return frozenset(own | {f"{context.namespace}.{name}" for names in context.neighbours.values() for name in names})
 
 
-def find_store(context: str) -> StoreAddress:
-    """Return the store that BACKUP_STORE names, else that of the context's block; needs no context folder."""
+def find_store(context: str, *, trust_unsigned: bool = False) -> StoreAddress:
+    """Return the store that BACKUP_STORE names, else that of the context's block; needs no context folder.
+
+    Raises:
+        BadInput: BACKUP_STORE is missing, or a key that sets are verified with is not usable.
+    """
     require_context_name(context)
     block = None if os.environ.get("BACKUP_STORE") else load(BoundedContext, context)
-    return _store_of(block.store) if block else environment_store()
+    store = _store_of(block.store) if block else environment_store()
+    return replace(store, trust=load_trust(store.url, unsigned=trust_unsigned))
 
 
 def environment_store() -> StoreAddress:

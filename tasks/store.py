@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -31,6 +31,7 @@ from urllib3.exceptions import HTTPError
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, StoreUnavailable, TierUnavailable
 from tasks.core.kinds import COLD_CLASSES
 from tasks.core.progress import Moved, unmeasured
+from tasks.core.signature import Signer, Trust
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -70,10 +71,19 @@ persistent = retry(
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """Where a store is: `s3://bucket[/prefix]` or an absolute folder, and the AwsCredentials block with its credentials, if any."""
+    """Where a store is: `s3://bucket[/prefix]` or an absolute folder, and the AwsCredentials block with its credentials, if any.
+
+    `trust` says whose sets in it are accepted, `signer` signs those that are written there.
+    """
 
     url: str
     credentials: Block | None = field(default=None, repr=False)
+    trust: Trust = field(default=Trust(), repr=False, compare=False)
+    signer: Signer | None = field(default=None, repr=False, compare=False)
+
+    def copy_in(self, folder: str) -> "StoreAddress":
+        """Return the address of a folder with copies of this store's sets, which were signed for this store."""
+        return replace(self, url=folder, credentials=None)
 
     @property
     def off_host(self) -> bool:

@@ -8,6 +8,7 @@ from prefect import get_run_logger
 from tasks import progress, recoveries
 from tasks.core.errors import ColdObject, DamagedSet
 from tasks.core.kinds import now
+from tasks.core.manifest import Manifest
 from tasks.core.recovery_report import Purpose
 from tasks.recoveries import Recovery
 from tasks.recovery_reports import publish_verification
@@ -22,6 +23,11 @@ def verify_set(store: StoreAddress, run: Run, backup: str) -> str:
     Raises:
         DamagedSet: it is not what its manifest says, or newer ones had to be passed over.
     """
+    return decode_set(store, run, backup)[0]
+
+
+def decode_set(store: StoreAddress, run: Run, backup: str) -> tuple[str, Manifest]:
+    """Verify a set like that; return the verdict and the manifest that every row was compared with."""
     recovery = Recovery(store, run.started, Purpose.COPY, newest=False)
     with recovery.phases.phase("download and verification"):
         staged = recoveries.stage_newest_good(recovery, run, backup)
@@ -39,7 +45,7 @@ def verify_set(store: StoreAddress, run: Run, backup: str) -> str:
         shutil.rmtree(run.folder / staged.manifest.id)
     mark(store, staged.name, "decoded", {"instant": now(), "run": run.id})
     recovery.require_newest()
-    return verdict
+    return verdict, manifest
 
 
 def verify_share(store: StoreAddress, run: Run, backups: Iterable[str], count: int) -> str:

@@ -37,6 +37,10 @@ class DamagedSet(OperationError):
     """A backup set is incomplete or its bytes are not those that were stored; an older one may serve."""
 
 
+class UntrustedSet(DamagedSet):
+    """A backup set is not signed as it must be: anybody may have written it, or changed it."""
+
+
 class MovedSnapshot(OperationError):
     """The schema changed, or a lock was asked for, while the snapshot was being taken; try again."""
 

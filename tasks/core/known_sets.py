@@ -35,14 +35,14 @@ class SetFacts(BaseModel):
     @property
     def is_damaged(self) -> bool:
         """Whether it cannot be restored, or could not when it expired."""
-        return self.state == "damaged"
+        return self.state in ("damaged", "untrusted")
 
     @property
     def verdict(self) -> str:
         """What a person has to know of it first."""
         if self.expired:
             return "expired"
-        return self.state if self.state in ("suspect", "damaged") else "ok"
+        return self.state if self.state in ("suspect", "damaged", "untrusted") else "ok"
 
     @property
     def recovery_state(self) -> tuple[datetime, datetime] | None:

@@ -10,9 +10,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from tasks.core.errors import DamagedSet
 from tasks.core.kinds import Kind
+from tasks.core.signature import Signer, Trust
 
 MANIFEST_FILE = "manifest.json"
 VERSION = 1
+ENVELOPE = frozenset({"manifest", "sha256", "signature"})
 
 
 class _Record(BaseModel):
@@ -277,30 +279,46 @@ class Manifest(_Record):
         return sum(stored.bytes for stored in self.objects)
 
 
-def render_manifest(manifest: Manifest) -> bytes:
-    """Return the manifest as the bytes that are stored: canonical JSON that carries its own SHA-256."""
-    body = manifest.model_dump(mode="json", by_alias=True)
-    return _canonical({"manifest": body, "sha256": hashlib.sha256(_canonical(body)).hexdigest()})
+def render_manifest(manifest: Manifest, signer: Signer | None = None) -> bytes:
+    """Return the manifest as the bytes that are stored: canonical JSON that carries its own SHA-256, and a signature if signed."""
+    return _render(manifest.model_dump(mode="json", by_alias=True), signer)
+
+
+def sign_manifest(data: bytes, signer: Signer) -> bytes:
+    """Return the bytes of an intact manifest with a signature instead of what signature there was; what it says stays as it is."""
+    return _render(json.loads(data)["manifest"], signer)
+
+
+def _render(body: object, signer: Signer | None) -> bytes:
+    plain = _canonical(body)
+    signature = {"signature": signer.sign(plain)} if signer else {}
+    return _canonical({"manifest": body, "sha256": hashlib.sha256(plain).hexdigest(), **signature})
 
 
 def _canonical(value: object) -> bytes:
     return (json.dumps(value, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
 
 
-def parse_manifest(data: bytes, where: str) -> Manifest:
+def parse_manifest(data: bytes, where: str, trust: Trust | None = None) -> Manifest:
     """Return the manifest that these bytes are.
 
     Raises:
+        UntrustedSet: its signature, or that it has none, is not what is trusted.
         DamagedSet: they are not what was written: cut short, altered in any bit, or of a newer version.
     """
     try:
         envelope: dict[str, Any] = json.loads(data)
         body = envelope["manifest"]
-        intact = _canonical(envelope) == data and envelope["sha256"] == hashlib.sha256(_canonical(body)).hexdigest()
+        plain = _canonical(body)
+        intact = _canonical(envelope) == data and envelope["sha256"] == hashlib.sha256(plain).hexdigest()
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedSet(f"{where}: the manifest cannot be read ({type(error).__name__}); restore another set") from error
-    if not intact:
+    if not intact or not envelope.keys() <= ENVELOPE:
         raise DamagedSet(f"{where}: the manifest is not as it was written (its checksum differs); restore another set")
+    if trust and "signature" in envelope:
+        trust.require(envelope["signature"], plain, where)
+    elif trust:
+        trust.require_signed(where)
     if body.get("version") != VERSION:
         raise DamagedSet(f"{where}: manifest version {body.get('version')}, this project reads {VERSION}; use a newer release")
     try:

@@ -1,0 +1,87 @@
+"""Keys that backup sets are signed with, and signatures of the sets that a store has already.
+
+python -m deployments.sign --new-key FOLDER
+python -m deployments.sign [--context bc-004] [SET …]
+
+The first makes a pair of keys. The second decodes each set and signs it with BACKUP_SIGNING_KEY; needs the store, and finds it as
+the flows do. Once BACKUP_VERIFY_KEY is set, a set without a signature is signed only if it is named: know where it comes from.
+After a change of keys, run without a name, it signs anew what the old key signed.
+"""
+
+import os
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+from flows.command_line import run_by_hand
+from tasks import prunings, runs, signatures, sites
+from tasks.core.errors import BadInput, DamagedSet
+from tasks.core.signature import new_key_pair
+from tasks.runs import operation
+from tasks.signing_keys import SIGNING_KEY, VERIFY_KEY
+
+PRIVATE_FILE, PUBLIC_FILE = "backup-signing.pem", "backup-verify.pem"
+
+
+@operation("sign-backups {context}")
+def sign_backups(context: str = "bc-004", sets: list[str] | None = None) -> str:
+    """Decode the sets of a context, in the store and in its local copy, and sign those that are what their manifests say.
+
+    Args:
+        context: the bounded context.
+        sets: only these sets, by id or path.
+    """
+    with runs.begin("sign_backups", context) as run:
+        definition, store = sites.find_context(context), signatures.signing_store(sites.find_store(context))
+        named = signatures.named_sets(store, context, sets or [])
+        done = [signatures.sign_sets(place, run, named) for _, place, _ in prunings.places(definition, store)]
+        verdict = "; ".join(one.verdict for one in done)
+        if any(one.refused for one in done):
+            raise DamagedSet(verdict)
+        return verdict
+
+
+def main() -> None:
+    """Make keys, or sign sets, as the command line says."""
+    parser = ArgumentParser(description="Sign backup sets.", allow_abbrev=False)
+    parser.add_argument("--new-key", metavar="FOLDER", type=Path, help="only make a pair of keys in this folder")
+    parser.add_argument("--context", default="bc-004")
+    parser.add_argument("sets", metavar="SET", nargs="*", help="a set to sign, by id or path; by default all")
+    arguments = parser.parse_args()
+    if arguments.new_key is None:
+        print(run_by_hand(sign_backups, {"context": arguments.context, "sets": arguments.sets}))  # noqa: T201
+        return
+    try:
+        private, public = make_keys(arguments.new_key)
+    except BadInput as error:
+        sys.exit(f"BadInput: {error}")
+    print(  # noqa: T201
+        f"private key, for those who take backups: export {SIGNING_KEY}={private}\n"
+        f"public key, for those who restore:       export {VERIFY_KEY}={public}\n"
+        "keep a copy of the public key where it outlives this machine and the store, and of the private key where nobody reads it"
+    )
+
+
+def make_keys(folder: Path) -> tuple[Path, Path]:
+    """Write a new pair of keys; return the files of the private key, 0600, and of the public one.
+
+    Raises:
+        BadInput: there are keys already, or the folder cannot be written.
+    """
+    private, public = (folder.absolute() / name for name in (PRIVATE_FILE, PUBLIC_FILE))
+    if public.exists():
+        raise BadInput(f"{public} is there already; name another folder")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file, pem, mode in zip((private, public), new_key_pair(), (0o600, 0o644), strict=True):
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as target:
+                target.write(pem)
+    except FileExistsError as error:
+        raise BadInput(f"{error.filename} is there already; name another folder") from None
+    except OSError as error:
+        raise BadInput(f"{folder}: {error.strerror}; name another folder") from None
+    return private, public
+
+
+if __name__ == "__main__":
+    main()

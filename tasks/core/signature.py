@@ -1,0 +1,191 @@
+"""Signatures of manifests: Ed25519 (RFC 8032), https://cryptography.io/en/latest/hazmat/primitives/asymmetric/ed25519/.
+
+What is signed is the manifest, byte for byte, and the address of the store that it was written for. The manifest names
+context, kind, id, base and instants of its set, and every object with size and SHA-256: so all of a set is covered.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Literal
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.core.errors import BadInput, UntrustedSet
+
+NEW_KEY = "make a pair of keys: python -m deployments.sign --new-key FOLDER"
+SIGNED_FOR = "BACKUP_SIGNED_FOR"
+# So that nothing else that a key may ever sign can be taken for the signature of a manifest.
+PURPOSE = "signature of a backup set's manifest, version 1"
+PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+SHORT = 16
+
+
+class Signature(BaseModel):
+    """What stands beside a signed manifest; `key` is the SHA-256 of the raw public key, `value` the signature, both hexadecimal."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    algorithm: Literal["ed25519"]
+    key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    store: str = Field(pattern=r"^[^\n]+$")
+    value: str = Field(pattern=r"^[0-9a-f]{128}$")
+
+
+def _message(store: str, body: bytes) -> bytes:
+    """Return what is signed; no address of a store has a line break, so no two manifests and stores make one message."""
+    return f"{PURPOSE}\n{store}\n".encode() + body
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """Return the SHA-256 of a public key's 32 bytes, hexadecimal."""
+    return sha256(key.public_bytes_raw()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Signs manifests of sets of one store."""
+
+    key: Ed25519PrivateKey = field(repr=False)
+    store: str
+
+    @property
+    def public_key(self) -> Ed25519PublicKey:
+        """The key that its signatures are verified with."""
+        return self.key.public_key()
+
+    def sign(self, body: bytes) -> dict[str, str]:
+        """Return the signature of a manifest's canonical bytes, as it is stored."""
+        if "\n" in self.store:
+            raise BadInput("the address of the store has a line break; correct BACKUP_STORE")
+        value = self.key.sign(_message(self.store, body)).hex()
+        return Signature(algorithm="ed25519", key=key_id(self.public_key), store=self.store, value=value).model_dump()
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose sets are accepted; without keys everybody's.
+
+    `stores` are the addresses that a set may have been signed for: the store's own, and those of which it is a copy.
+    `unsigned` accepts sets without a signature, and no wrong signature.
+    """
+
+    keys: tuple[Ed25519PublicKey, ...] = ()
+    stores: tuple[str, ...] = ()
+    unsigned: bool = False
+
+    @property
+    def refuses_unsigned(self) -> bool:
+        """Whether a set has to be signed."""
+        return bool(self.keys) and not self.unsigned
+
+    def require_signed(self, where: str) -> None:
+        """Refuse what bears no signature.
+
+        Raises:
+            UntrustedSet: this may be anybody's.
+        """
+        if self.refuses_unsigned:
+            raise UntrustedSet(
+                f"{where} is not signed, and BACKUP_VERIFY_KEY is set; restore another set, or, if you know where it comes from, "
+                "sign it (python -m deployments.sign SET) or pass trust_unsigned"
+            )
+
+    def require(self, signature: object, body: bytes, where: str) -> None:
+        """Make sure that the signature beside a manifest is one of the keys', and is of this manifest and this store.
+
+        Raises:
+            UntrustedSet: it is not; nobody knows who wrote the set.
+        """
+        if not self.keys:
+            return
+        try:
+            found = Signature.model_validate(signature)
+        except ValidationError as error:
+            raise UntrustedSet(f"{where}: its signature is none (or a newer release's); restore another set") from error
+        key = next((one for one in self.keys if key_id(one) == found.key), None)
+        if key is None:
+            known = ", ".join(key_id(one)[:SHORT] for one in self.keys)
+            raise UntrustedSet(
+                f"{where} is signed with key {found.key[:SHORT]}, BACKUP_VERIFY_KEY has {known}; restore another set, or, "
+                "if that key is one of yours, add its public key to the file"
+            )
+        try:
+            key.verify(bytes.fromhex(found.value), _message(found.store, body))
+        except InvalidSignature as error:
+            raise UntrustedSet(f"{where}: its signature does not fit: it is not what was signed; restore another set") from error
+        if found.store not in self.stores:
+            raise UntrustedSet(
+                f"{where} was signed for store {found.store}, which is another; restore another set, or, if this store is a copy "
+                f"of that one which you made, export {SIGNED_FOR}={found.store}"
+            )
+
+
+def parse_signing_key(pem: bytes, where: str) -> Ed25519PrivateKey:
+    """Return a private key.
+
+    Raises:
+        BadInput: it is none, has a passphrase, or is of another kind.
+    """
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except TypeError:
+        raise BadInput(
+            f"{where} is encrypted, and nobody is there at night to type a passphrase; "
+            "decrypt it into a file of its own, 0600: openssl pkey -in ENCRYPTED -out KEY"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise BadInput(f"{where} has no private key in PEM format (-----BEGIN PRIVATE KEY-----); {NEW_KEY}") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise BadInput(f"{where} has a key of another kind ({_kind(key)}), Ed25519 is needed; {NEW_KEY}")
+    return key
+
+
+def parse_verify_keys(pem: bytes, where: str) -> tuple[Ed25519PublicKey, ...]:
+    """Return the public keys of a file, one PEM block after the other.
+
+    Raises:
+        BadInput: there is none, or one is no public key, or is of another kind.
+    """
+    if keys := tuple(_verify_keys(pem.decode("ascii", "replace"), where)):
+        return keys
+    raise BadInput(f"{where} has no public key in PEM format (-----BEGIN PUBLIC KEY-----); {NEW_KEY}")
+
+
+def _verify_keys(pem: str, where: str) -> Iterator[Ed25519PublicKey]:
+    for found in PEM_BLOCK.finditer(pem):
+        if found[1] != "PUBLIC KEY":
+            raise BadInput(
+                f"{where} has a {found[1]}, where only public keys belong; write the public one: openssl pkey -in KEY -pubout"
+            )
+        try:
+            key = load_pem_public_key(found[0].encode())
+        except (ValueError, UnsupportedAlgorithm):
+            raise BadInput(f"{where} has a public key that cannot be read; {NEW_KEY}") from None
+        if not isinstance(key, Ed25519PublicKey):
+            raise BadInput(f"{where} has a key of another kind ({_kind(key)}), Ed25519 is needed; {NEW_KEY}")
+        yield key
+
+
+def _kind(key: object) -> str:
+    return type(key).__name__.removesuffix("PrivateKey").removesuffix("PublicKey")
+
+
+def new_key_pair() -> tuple[bytes, bytes]:
+    """Return a new private key and its public key, in PEM format."""
+    key = Ed25519PrivateKey.generate()
+    return (
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+    )
