@@ -51,8 +51,8 @@ class ContextLock:
         if not self.is_held(asking):
             raise LostLock(
                 f'the lock of "{self.context}" was lost: its session {self.pid}, begun {_spelled(self.began)}, did not hold it any '
-                f"more at {_spelled(now())}, so another run may be at work; stopped before {before}; nothing after that was done; "
-                "run again"
+                f"more at {_spelled(now())}, so another run may be at work; stopped before {before}, and nothing was done "
+                "without the lock; run again"
             )
 
     def is_held(self, asking: Connection | None = None) -> bool:
