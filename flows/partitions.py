@@ -29,9 +29,9 @@ def create_partitions(context: str = "bc-004", ahead: Periods = 1, move_default_
         site = sites.find_site(context)
         with (
             partition_reports.explained(site.context),
-            context_lock(site.server, context, run.title, exclusive=True),
+            context_lock(site.server, context, run.title, exclusive=True) as lock,
         ):
-            timelines = partitions.create_partitions(site, run, run.started, ahead, move_default_rows=move_default_rows)
+            timelines = partitions.create_partitions(site, run, lock, run.started, ahead, move_default_rows=move_default_rows)
         return partition_reports.publish_timeline(site.context, timelines, run.started)
 
 
@@ -87,8 +87,8 @@ def reattach_partition(
             thaws.require_warm(site.store, run, found.backup, tier)
             if mode == "side-by-side":
                 return restore_beside(site, run, found.partition, found.backup, None)
-            with context_lock(site.server, context, run.title, exclusive=True):
-                rows, unlike = partition_restores.reattach(site, run, found)
+            with context_lock(site.server, context, run.title, exclusive=True) as lock:
+                rows, unlike = partition_restores.reattach(site, run, lock, found)
         return partition_reports.publish_reattached(site.context, found, rows, unlike)
 
 

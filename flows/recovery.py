@@ -56,8 +56,8 @@ def disaster_recovery(
 def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: str, target_database: str | None) -> str:
     """Make the foreign keys that a recovery had to leave out; those that cannot be made are named, with the rows in the way."""
     manifest = set_with_keys(store, run.context, backup)
-    with context_lock(server, run.context, run.title, exclusive=True):
-        outcomes = complete_keys(server, run, manifest, target_database or manifest.database.name)
+    with context_lock(server, run.context, run.title, exclusive=True) as lock:
+        outcomes = complete_keys(server, run, lock, manifest, target_database or manifest.database.name)
     return recovery_reports.publish_keys(run, outcomes)
 
 
@@ -80,10 +80,10 @@ def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool =
         with recovery_reports.reported(drill, run):
             chosen = random_recent(drill.store, context, run.started) if backup == "random" else backup
             thaws.thaw_for(drill, run, chosen)
-            with context_lock(server, f"drill of {context}", run.title, exclusive=True) as session:
-                drill.removed = sweep_unfinished(session, context, scratch=True)
+            with context_lock(server, f"drill of {context}", run.title, exclusive=True) as lock:
+                drill.removed = sweep_unfinished(lock, context, scratch=True)
                 recoveries.stage(drill, server, run, chosen, None)
-                with recoveries.scratch_database(drill, server, run, keep=keep):
+                with recoveries.scratch_database(drill, server, run, lock, keep=keep):
                     recoveries.fill_database(drill, server, run)
                     recoveries.compare_with_manifest(drill, server, run)
                     recoveries.check_integrity(drill, server, run)

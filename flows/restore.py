@@ -162,10 +162,10 @@ def restore_cleaned_up(
 
 def restore_legacy(site: Site, run: Run, path: str, target_database: str) -> str:
     """Restore what can be restored of a file that the old scripts made, and say what it lacks."""
-    with merge_reports.told(site.context), context_lock(site.server, site.context.name, run.title, exclusive=True) as session:
-        sweep_unfinished(session, run.context)
+    with merge_reports.told(site.context), context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
+        sweep_unfinished(lock, run.context)
         file = archives.stage_archive(site.store, run, path)
-        restored = archives.restore_archive(site, run, file, path, target_database)
+        restored = archives.restore_archive(site, run, lock, file, path, target_database)
     return merge_reports.publish_archive(site.context, restored)
 
 
@@ -219,7 +219,7 @@ def write_rows(
     site: Site, run: Run, request: Request, confirm_database: str | None, approved: MergePlan | None = None
 ) -> Done:  # fmt: skip
     """Make live rows what a set has, after a safety set was taken; or leave them as they were."""
-    with context_lock(site.server, site.context.name, run.title, exclusive=True):
+    with context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
         recovery = recoveries.stage_copy(site.store, run, request.backup)
         with merge_plans.begin(site, run, recovery, request) as merge:
             planned = merge_plans.plan(merge, recovery)
@@ -228,7 +228,7 @@ def write_rows(
             if planned.is_empty:
                 return Done(planned)
             merges.take_safety_set(merge)
-            return merges.carry_out(merge, planned, approved=approved is not None)
+            return merges.carry_out(merge, planned, lock, approved=approved is not None)
 
 
 def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: str, target_database: str | None) -> str:
@@ -236,16 +236,16 @@ def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: st
     sites.describe(server, recovery.store)
     with recovery_reports.reported(recovery, run):
         thaws.thaw_for(recovery, run, backup)
-        with context_lock(server, run.context, run.title, exclusive=True) as session:
-            recovery.removed = sweep_unfinished(session, run.context)
+        with context_lock(server, run.context, run.title, exclusive=True) as lock:
+            recovery.removed = sweep_unfinished(lock, run.context)
             recoveries.stage(recovery, server, run, backup, target_database)
             if recovery.chosen.exists:
-                restore_into_existing(recovery, server, run)
+                restore_into_existing(recovery, server, run, lock)
             else:
-                with recoveries.unfinished_database(recovery, server, run):
+                with recoveries.unfinished_database(recovery, server, run, lock):
                     recoveries.fill_database(recovery, server, run)
                     recoveries.compare_with_manifest(recovery, server, run)
-                    recoveries.finish(recovery, server, run)
+                    recoveries.finish(recovery, server, run, lock)
             recoveries.check_integrity(recovery, server, run)
     return recovery_reports.publish_recovery(recovery, run)
 

@@ -1,6 +1,7 @@
 """The life of what is kept: backup sets that have had their time, and rows of the database that have had theirs.
 
-prune_backups needs the store alone; clean_up_old_data also the database, and a role that acts as the owner of the tables.
+Both need store and database: prune_backups asks the database for the time alone, with a role that may connect; clean_up_old_data
+needs a role that acts as the owner of the tables.
 By hand: python -m flows.retention prune_backups --context bc-004 [--dry-run false], or clean_up_old_data
 """
 
@@ -16,7 +17,7 @@ def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
     """Let backup sets expire that are older than their retention, delete what expired a day ago, sweep what died unfinished.
 
     Nothing that is needed goes: not the newest full, nor the newest proven one, nor a full that a differential needs; and
-    nothing at all while the newest set is suspect.
+    nothing at all while the newest set is suspect, while no new full comes, where clocks differ, or without the database.
 
     Args:
         context: the bounded context.
@@ -26,11 +27,12 @@ def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
         definition, store = sites.find_context(context), sites.find_store(context)
         sites.require_apart(definition, store)
         verdicts = list[str]()
-        for key, place, periods in prunings.places(definition, store):
-            pruning = prunings.survey(place, definition, periods, run.started)
-            if not dry_run:
-                prunings.carry_out(place, run, pruning)
-            verdicts.append(prunings.publish_pruning(definition, key, pruning, dry_run=dry_run))
+        with prunings.alone(context, run) as lock:
+            for key, place, periods in prunings.places(definition, store):
+                pruning = prunings.survey(place, definition, periods, run.started, lock)
+                if not dry_run:
+                    prunings.carry_out(place, run, lock, pruning)
+                verdicts.append(prunings.publish_pruning(definition, key, pruning, dry_run=dry_run))
         return "; ".join(verdicts)
 
 

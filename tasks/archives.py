@@ -29,7 +29,7 @@ from tasks.core.programs import Program, find_program
 from tasks.core.servers import Connection, complaint_of, connect, major_of
 from tasks.core.toc import Chunk, parse_chunks
 from tasks.databases import Target, drop_database, lend_create, new_target
-from tasks.locks import MAINTENANCE_DATABASE
+from tasks.locks import MAINTENANCE_DATABASE, ContextLock
 from tasks.recoveries import analyze
 from tasks.runs import Run, require_space, staging, step
 from tasks.sets import newest_full
@@ -102,7 +102,9 @@ def _unpack(packed: Path, file: Path, path: str) -> None:
         raise DamagedSet(f"{path} cannot be unpacked ({error}); restore another file") from error
 
 
-def restore_archive(site: Site, run: Run, file: Path, path: str, target_database: str) -> ArchiveRestore:
+def restore_archive(
+    site: Site, run: Run, lock: ContextLock, file: Path, path: str, target_database: str
+) -> ArchiveRestore:  # fmt: skip
     """Restore an archive into a new database; if it cannot be read to its end, nothing is left of it.
 
     Raises:
@@ -121,7 +123,7 @@ def restore_archive(site: Site, run: Run, file: Path, path: str, target_database
         raise BadInput(f"the server is PostgreSQL {major}, {path} is of {facts.server_major}; name a newer server")
     restore = ArchiveRestore(facts, target_database)
     target = new_target(run, target_database)
-    with _new_database(site, run, target, facts):
+    with _new_database(site, run, lock, target, facts):
         _fill(site, run, restore, target, file, pg_restore)
         try:
             restore.lacks += _lacking(site, run, target)
@@ -157,7 +159,7 @@ def _chunks(run: Run, program: Program, file: Path, section: str) -> tuple[bytes
 
 
 @contextmanager
-def _new_database(site: Site, run: Run, target: Target, facts: ArchiveFacts) -> Iterator[None]:
+def _new_database(site: Site, run: Run, lock: ContextLock, target: Target, facts: ArchiveFacts) -> Iterator[None]:
     """Make the database under its working name, and give it its own when it is filled; or drop it."""
     # The script says what encoding its rows are in, and the server converts them; of SQL_ASCII nobody knows.
     ascii_only = [("ENCODING", "SQL_ASCII"), ("LC_COLLATE", "C"), ("LC_CTYPE", "C")]
@@ -170,9 +172,10 @@ def _new_database(site: Site, run: Run, target: Target, facts: ArchiveFacts) -> 
         with connect(site.server, MAINTENANCE_DATABASE, run.title) as connection, connection.transaction():
             connection.execute(sql.comment_on_database(target.working_name, f"restored from {facts.path}"))
             connection.execute(sql.rename_database(target.working_name, target.name))
+            lock.require_held(f'database "{target.working_name}" was renamed to "{target.name}"', connection)
     except BaseException:
         run.running.stop(final=False)
-        drop_database(site.server, run, target)
+        drop_database(site.server, run, lock, target)
         raise
 
 

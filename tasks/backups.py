@@ -253,6 +253,8 @@ def _try_to_take(
             manifest = manifest.model_copy(update=said)
             # It may have expired before it was held.
             read_base(site.store, manifest)
+            # Last of all, because of a folder that has it everybody believes that its manifest was lost, not never written.
+            manifest = store_script(site, run, name, manifest, source, fitting)
             publish(site.store, run, name, manifest)
             return manifest
         except MovedSnapshot as error:
@@ -457,12 +459,16 @@ def store_schema(
         ],
     )  # fmt: skip
     _require_complete(manifest, listing)
-    script = restore_script(manifest, database_options(manifest.database, source.major), base.manifest if base else None)
-    more = {"restore_script": _store_text(site, run, name, RESTORE_SCRIPT, script.encode())}
     if blocks:
         packed = zstandard.compress(render_block_rows(blocks))
-        more["block_rows"] = _store_text(site, run, name, "block-rows.json.zst", packed)
-    return manifest.model_copy(update=more)
+        manifest = manifest.model_copy(update={"block_rows": _store_text(site, run, name, "block-rows.json.zst", packed)})
+    return manifest
+
+
+def store_script(site: Site, run: Run, name: SetName, manifest: Manifest, source: Source, base: Base | None) -> Manifest:
+    """Store the script that restores a set without this project; return the manifest that names it."""
+    script = restore_script(manifest, database_options(manifest.database, source.major), base.manifest if base else None)
+    return manifest.model_copy(update={"restore_script": _store_text(site, run, name, RESTORE_SCRIPT, script.encode())})
 
 
 def _snapshot_facts(source: Source, snapshot: Snapshot) -> SnapshotFacts:

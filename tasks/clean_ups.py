@@ -178,25 +178,27 @@ def delete_archived(site: Site, run: Run, one: CleanUp, manifest: Manifest, writ
 
     Raises:
         DamagedSet: the set read back is not what was stored; nothing was deleted.
+        LostLock: the lock was lost; rows that were deleted before are, and the next run goes on.
     """
     removed, gone = Removed(), dict[str, int]()
     one.sets.append(manifest.id)
     try:
         staged = recoveries.stage_copy(site.store, run, manifest.id).staged_set
         with (
-            context_lock(site.server, site.context.name, run.title, exclusive=True),
+            context_lock(site.server, site.context.name, run.title, exclusive=True) as lock,
             session(site, run) as connection,
         ):
             subject = read_subject(connection, site.context, one.rule, run.started)
             archived = _stage(connection, subject, staged)
             own = [archived[leaf.oid][0] for leaf in subject.leaves_of(subject.root) if leaf.oid in archived]
             chosen = [removal_sql.is_staged(subject.root.key, own)]
-            for some in sweep(connection, subject, chosen, archived=archived) if own else ():
+            for some in sweep(connection, subject, chosen, archived=archived, lock=lock) if own else ():
                 removed.add(some)
                 # Told at once: it is done, whatever comes.
                 one.took(Removed(gone=some.gone))
                 written |= {(leaf.schema, leaf.name) for leaf in subject.leaves.values() if leaf.qualified in some.gone}
             gone = _count_gone(connection, subject, archived)
+            lock.require_held(f"{manifest.id} was called done")
     finally:
         shutil.rmtree(run.folder / manifest.id, ignore_errors=True)
     finish_clean_up(site.store, name_of(manifest), {"instant": run.started, "run": run.id, "deleted": gone})

@@ -15,7 +15,7 @@ from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput, UnsafeTarget
 from tasks.core.manifest import DatabaseProperties, Manifest
 from tasks.core.servers import Connection, Server, connect, major_of
-from tasks.locks import MAINTENANCE_DATABASE
+from tasks.locks import MAINTENANCE_DATABASE, ContextLock
 from tasks.runs import Run, step
 
 LOCALE_PROVIDERS = {"i": "icu", "c": "libc", "b": "builtin"}
@@ -192,22 +192,24 @@ def owners(manifest: Manifest) -> set[str]:
 
 
 @step
-def sweep_unfinished(connection: Connection, context: str, *, scratch: bool = False) -> list[str]:
-    """Drop databases that a run which died left behind, and name them; the caller holds the lock, so none is in use."""
-    left = connection.execute(sql.MARKED_DATABASES, {"mark": mark_of(context, scratch=scratch)}).fetchall()
-    return [_swept(connection, name, comment) for name, comment in left]
+def sweep_unfinished(lock: ContextLock, context: str, *, scratch: bool = False) -> list[str]:
+    """Drop databases that a run which died left behind, and name them; the lock is held, so none is in use."""
+    lock.require_held("databases of runs that died were dropped")
+    left = lock.connection.execute(sql.MARKED_DATABASES, {"mark": mark_of(context, scratch=scratch)}).fetchall()
+    return [_swept(lock, name, comment) for name, comment in left]
 
 
-def _drop(connection: Connection, name: str) -> None:
+def _drop(connection: Connection, lock: ContextLock, name: str) -> None:
     """Drop a database with the sessions in it that this login may end."""
+    lock.require_held(f'database "{name}" was dropped', connection)
     connection.execute(sql.END_SESSIONS, {"name": name})
     connection.execute(sql.drop_database(name))
 
 
-def _swept(connection: Connection, name: str, comment: str) -> str:
+def _swept(lock: ContextLock, name: str, comment: str) -> str:
     """Drop what a run which died left, and say so; what another login left is only named."""
     try:
-        _drop(connection, name)
+        _drop(lock.connection, lock, name)
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectInUse) as error:
         swept = (
             f'database "{name}" of a run that died ({comment}) cannot be dropped: {message_of(error)}; '
@@ -314,10 +316,14 @@ def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Targe
 
 
 @step
-def drop_database(server: Server, run: Run, target: Target) -> None:
-    """Drop the database under its working name."""
+def drop_database(server: Server, run: Run, lock: ContextLock, target: Target) -> None:
+    """Drop the database under its working name.
+
+    Raises:
+        LostLock: the lock was lost; whoever has it now drops what was left.
+    """
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
-        _drop(connection, target.working_name)
+        _drop(connection, lock, target.working_name)
     get_run_logger().info('database "%s" dropped', target.working_name)
 
 
@@ -335,18 +341,20 @@ def drop_roles(server: Server, run: Run, target: Target) -> None:
 
 
 @step
-def keep_database(server: Server, run: Run, manifest: Manifest, target: Target, found: str) -> None:
+def keep_database(server: Server, run: Run, lock: ContextLock, manifest: Manifest, target: Target, found: str) -> None:
     """Keep a database under its working name, out of reach of the next run's sweep, with what was found as its comment."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
+        lock.require_held(f'database "{target.working_name}" was kept', connection)
         note = f"restored from {manifest.id} and {found}"
         connection.execute(sql.comment_on_database(target.working_name, note))
 
 
 @step
-def finish_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
+def finish_database(server: Server, run: Run, lock: ContextLock, manifest: Manifest, target: Target) -> None:
     """Set what ALTER DATABASE had set in the source and give the database its final name."""
     source, name = manifest.database, target.working_name
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
+        lock.require_held(f'database "{name}" got its settings', connection)
         for setting in source.settings:
             _try(
                 connection,
@@ -362,6 +370,7 @@ def finish_database(server: Server, run: Run, manifest: Manifest, target: Target
         with connection.transaction():
             connection.execute(sql.comment_on_database(name, source.comment))
             connection.execute(sql.rename_database(name, target.name))
+            lock.require_held(f'database "{name}" was renamed to "{target.name}"', connection)
 
 
 def _grant(connection: Connection, source: DatabaseProperties, target: Target) -> None:

@@ -13,6 +13,7 @@ from tasks.core.errors import BadInput
 from tasks.core.kinds import RULES
 from tasks.core.manifest import ForeignKey, InventoryItem, Manifest
 from tasks.core.servers import Connection, Server, connect
+from tasks.locks import ContextLock
 from tasks.runs import Run, step
 from tasks.schema import LOCK_WAIT_SECONDS
 from tasks.sets import list_sets, newest_manifest
@@ -68,7 +69,7 @@ def set_with_keys(store: StoreAddress, context: str, backup: str) -> Manifest:
 
 
 @step
-def complete_keys(server: Server, run: Run, manifest: Manifest, database: str) -> list[KeyOutcome]:
+def complete_keys(server: Server, run: Run, lock: ContextLock, manifest: Manifest, database: str) -> list[KeyOutcome]:
     """Make every foreign key of a set that its restored database does not have yet.
 
     Raises:
@@ -77,23 +78,25 @@ def complete_keys(server: Server, run: Run, manifest: Manifest, database: str) -
     with connect(server, database, run.title) as connection:
         if not any(is_there(connection, key.table) for key in keys_of(manifest)):
             raise BadInput(f'database "{database}" has no table of {manifest.id}; recover it first, without resume')
-        return make_keys(connection, keys_of(manifest), LOCK_WAIT_SECONDS)
+        return make_keys(connection, keys_of(manifest), LOCK_WAIT_SECONDS, lock)
 
 
-def make_keys(connection: Connection, keys: Iterable[ForeignKey], lock_seconds: float) -> list[KeyOutcome]:
+def make_keys(
+    connection: Connection, keys: Iterable[ForeignKey], lock_seconds: float, lock: ContextLock | None = None
+) -> list[KeyOutcome]:  # fmt: skip
     """Make the keys that are missing, one by one; rows that refer to nothing are counted, and their key is left out.
 
     Each takes SHARE ROW EXCLUSIVE on both tables until its transaction ends
-    (https://www.postgresql.org/docs/current/sql-altertable.html).
+    (https://www.postgresql.org/docs/current/sql-altertable.html). In a transaction of the caller it is him who asks for the lock.
     """
     connection.execute(sql.set_lock_timeout(lock_seconds))
-    outcomes = [_make_key(connection, key) for key in keys]
+    outcomes = [_make_key(connection, key, lock) for key in keys]
     for one in outcomes:
         get_run_logger().info("foreign key %s of %s: %s", one.key.name, one.key.table, one.note)
     return outcomes
 
 
-def _make_key(connection: Connection, key: ForeignKey) -> KeyOutcome:
+def _make_key(connection: Connection, key: ForeignKey, lock: ContextLock | None) -> KeyOutcome:
     for table in filter(None, (key.table, key.references)):
         if not is_there(connection, table):
             return KeyOutcome(key, made=False, note=f"{table} is not there")
@@ -106,6 +109,8 @@ def _make_key(connection: Connection, key: ForeignKey) -> KeyOutcome:
             connection.execute(sql.validate_key(key.table, key.name) if there else add)
             if key.comment and not there:
                 connection.execute(sql.comment_on_constraint(key.table, key.name, key.comment))
+            if lock:
+                lock.require_held(f"foreign key {key.name} of {key.table} was made", connection)
     except psycopg.errors.ForeignKeyViolation:
         return _orphaned(connection, key)
     except psycopg.errors.LockNotAvailable:

@@ -10,14 +10,15 @@ from rich.table import Table
 from tasks.core import report
 from tasks.core.manifest import MANIFEST_FILE
 from tasks.core.pruning import EXPIRED_FILE, GRACE
-from tasks.sets import ExpiredSet, LegacyFile, ListedSet, Listing
+from tasks.sets import ExpiredSet, LegacyFile, ListedSet, Listing, UnfinishedSet
 
 
 def listing_rows(listing: Listing, instant: datetime, zone: ZoneInfo) -> list[dict[str, object]]:
     """Return one row a set, then the unfinished and the expired ones and the legacy files, as plain values."""
     sets = [_set_row(one, instant, zone) for one in listing.sets]
     unfinished: list[dict[str, object]] = [
-        {"id": name.id, "kind": str(name.kind), "state": "unfinished", "note": "no manifest"} for name in listing.unfinished
+        {"id": one.name.id, "kind": str(one.name.kind), "state": "unfinished", "note": _unfinished_note(one, zone)}
+        for one in listing.unfinished
     ]
     expired = [_expired_row(one, zone) for one in listing.expired]
     return [*sets, *unfinished, *expired, *(_legacy_row(one, instant, zone) for one in listing.legacy)]
@@ -41,6 +42,10 @@ def _warned(one: ListedSet) -> str:
     lost = f"lost since the last good full: {'; '.join(one.manifest.losses)}" if one.manifest.losses else ""
     warned = f"{len(one.manifest.warnings)} warnings, see its report" if one.manifest.warnings else ""
     return ", ".join(filter(None, (one.manifest.label, one.manifest.instead, kept, lost, warned)))
+
+
+def _unfinished_note(one: UnfinishedSet, zone: ZoneInfo) -> str:
+    return f"no manifest; swept after {report.local_time(one.since + GRACE, zone)}" if one.since else "no manifest"
 
 
 def _expired_row(one: ExpiredSet, zone: ZoneInfo) -> dict[str, object]:

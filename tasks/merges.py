@@ -27,6 +27,7 @@ from tasks.core.manifest import TABLES, Relation, View
 from tasks.core.merge import Drift, KeyValue, Merged, MergePlan, Mode, Request, trigger_states
 from tasks.core.servers import connect
 from tasks.core.stream import digest_relation
+from tasks.locks import ContextLock
 from tasks.merge_keys import find_effects, refused
 from tasks.merge_objects import LOCK_SECONDS, create, finish, missing_chunks, own_sequences, require_objects
 from tasks.merge_plans import compare, stage
@@ -96,17 +97,18 @@ def require_confirmed(planned: MergePlan, confirm_database: str | None, approved
         )
 
 
-def carry_out(merge: Merge, planned: MergePlan, *, approved: bool) -> Done:
+def carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: bool) -> Done:
     """Make the live database what the set is, in one transaction; whatever fails leaves it as it was.
 
     Raises:
         RestoreDiffers: what came of it is not what the set has; nothing was kept.
         PlanChanged: something else would be done than was approved; nothing was kept.
         OperationError: the lock was not to be had, or the database refused a row or an object; nothing was kept.
+        LostLock: the context's lock was lost; nothing was kept.
     """
     for attempt in range(1, LOCK_TRIES + 1):
         try:
-            merged = _carry_out(merge, planned, approved=approved)
+            merged = _carry_out(merge, planned, lock, approved=approved)
             # A set of a part of the context knows no views; its rows may be in them all the same.
             known = merge.members.views if merge.manifest.only else merge.manifest.views
             views = tuple(view for view in known if view.materialized and view.populated)
@@ -132,7 +134,7 @@ def _holders(merge: Merge) -> str:
     return f"; {'; '.join(holders)}; wait for them, or end them, and run again" if holders else "; run again"
 
 
-def _carry_out(merge: Merge, planned: MergePlan, *, approved: bool) -> Merged:
+def _carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: bool) -> Merged:
     connection, phases, made = merge.connection, merge.phases, set[int]()
     with phases.phase("schema of the set"):
         before, after = missing_chunks(merge)
@@ -140,6 +142,8 @@ def _carry_out(merge: Merge, planned: MergePlan, *, approved: bool) -> Merged:
     with connection.transaction():
         with phases.phase("waiting for locks"):
             _lock(merge)
+        unchanged = f'so that database "{planned.database}" is as it was'
+        lock.require_held(f"rows were written, {unchanged}", connection)
         locked = time.monotonic()
         _require_unmoved(merge)
         if not _is_safe(merge):
@@ -185,6 +189,7 @@ def _carry_out(merge: Merge, planned: MergePlan, *, approved: bool) -> Merged:
             undo = _undo_all(merge) if repaired or merge.request.with_children else undo
         # Told before it is needed: this process may end with the commit.
         get_run_logger().info("what undoes it, once it is committed:\n%s", undo)
+        lock.require_held(f"the commit, {unchanged}", connection)
     get_run_logger().info("committed after %.1f s, %.1f s of them locked", time.monotonic() - started, time.monotonic() - locked)
     inserted += sum(one.rows for one in loaded)
     locked_seconds = time.monotonic() - locked

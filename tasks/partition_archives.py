@@ -169,8 +169,8 @@ def _attach_again(site: Site, run: Run, one: Archiving) -> None:
     """Finish what somebody's DETACH … CONCURRENTLY left, and attach it again: its rows are seen till it leaves."""
     with session(site, run) as connection:
         table = _table_of(connection, site, one)
-    with context_lock(site.server, site.context.name, run.title, exclusive=True):
-        detach_partition(site, run, table, one.partition, attach_again=True)
+    with context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
+        detach_partition(site, run, lock, table, one.partition, attach_again=True)
     one.notes.append("somebody's DETACH … CONCURRENTLY was finished first")
 
 
@@ -206,7 +206,7 @@ def prove_archive(site: Site, run: Run, manifest: Manifest) -> None:
         with context_lock(server, f"drill of {run.context}", run.title, exclusive=True) as lock:
             sweep_unfinished(lock, run.context, scratch=True)
             recoveries.stage(proof, server, run, manifest.id, None)
-            with recoveries.scratch_database(proof, server, run, keep=False):
+            with recoveries.scratch_database(proof, server, run, lock, keep=False):
                 recoveries.fill_database(proof, server, run)
                 recoveries.compare_with_manifest(proof, server, run)
     except (RestoreDiffers, DamagedSet) as error:
@@ -252,7 +252,7 @@ def drop_partition(site: Site, run: Run, one: Archiving, manifest: Manifest) -> 
     """
     partition = one.partition
     with (
-        context_lock(site.server, site.context.name, run.title, exclusive=True),
+        context_lock(site.server, site.context.name, run.title, exclusive=True) as lock,
         session(site, run) as connection,
     ):
         table = _table_of(connection, site, one)
@@ -273,7 +273,7 @@ def drop_partition(site: Site, run: Run, one: Archiving, manifest: Manifest) -> 
 
         try:
             oids = [table.oid, partition.oid]
-            at_once(connection, f"{partition.qualified} could not be dropped", oids, change)
+            at_once(connection, lock, f"{partition.qualified} could not be dropped", oids, change)
         except psycopg.errors.DependentObjectsStillExist as error:
             raise OperationError(f"{message_of(error)}: {error.diag.message_detail}") from None
     get_run_logger().info("%s dropped; %s has its %d rows", partition.qualified, manifest.id, manifest.rows)

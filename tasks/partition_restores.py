@@ -19,6 +19,7 @@ from tasks.core.merge import Drift, Mode, Request, trigger_states
 from tasks.core.partitions import parse_bound
 from tasks.core.stream import digest_relation
 from tasks.core.toc import plain_name, table_of
+from tasks.locks import ContextLock
 from tasks.merge_objects import create, make_checks, missing_chunks
 from tasks.merge_session import Merge
 from tasks.partitions import MARK, PartitionedTable, at_once, attach_partition, concerned, read_tables, session
@@ -91,27 +92,28 @@ def _partitions(manifest: Manifest, table: PartitionedTable, start: datetime | N
                     yield Archived(name, manifest.id, bound["bound"], table)
 
 
-def reattach(site: Site, run: Run, archived: Archived) -> tuple[int, list[str]]:
+def reattach(site: Site, run: Run, lock: ContextLock, archived: Archived) -> tuple[int, list[str]]:
     """Make the partition as it was, with the rows of the archive set; return how many, and what else is not as it was.
 
     Raises:
         UnsafeTarget: something of its name, or a partition for its period, is there.
         RestoreDiffers: what was made is not what the set has; nothing was kept.
         OperationError: rows refer to rows that are gone, or the locks were not to be had; the table is dropped again.
+        LostLock: the lock was lost; a table that is not attached yet stays, and the next run drops it.
     """
-    _require_room(site, run, archived)
+    _require_room(site, run, lock, archived)
     recovery = recoveries.stage_copy(site.store, run, archived.backup)
     request = Request(archived.backup, Drift.REFUSE, accept_effects=False, table=archived.partition, mode=Mode.REPLACE)
     with merge_plans.begin(site, run, recovery, request) as merge:
-        rows = _make(merge, archived)
+        rows = _make(merge, lock, archived)
         inventory = merge.manifest.inventory
         same_major = merge.manifest.versions.server_major == merge.source.major
     try:
-        attach_partition(site, run, archived.table, archived.place, archived.bound, trigger_states(inventory))
+        attach_partition(site, run, lock, archived.table, archived.place, archived.bound, trigger_states(inventory))
     except (OperationError, psycopg.Error):
         with suppress(OperationError, psycopg.Error):
             # If not now, the next run drops it.
-            _drop_unfinished(site, run, archived)
+            _drop_unfinished(site, run, lock, archived)
         raise
     return rows, _unlike(site, run, archived, inventory, same_major=same_major)
 
@@ -126,8 +128,8 @@ def _unlike(site: Site, run: Run, archived: Archived, inventory: list[InventoryI
     return compare_inventories(then, now, same_major=same_major)
 
 
-def _require_room(site: Site, run: Run, archived: Archived) -> None:
-    _drop_unfinished(site, run, archived)
+def _require_room(site: Site, run: Run, lock: ContextLock, archived: Archived) -> None:
+    _drop_unfinished(site, run, lock, archived)
     table = archived.table
     lower, upper = parse_bound(archived.bound, table.zone)
     taken = [one for one in table.partitions if lower and upper and one.overlaps(lower, upper)]
@@ -148,7 +150,7 @@ def _require_room(site: Site, run: Run, archived: Archived) -> None:
                 raise UnsafeTarget(f"{default.qualified} holds {stray:,} rows of that period: move or delete them first")
 
 
-def _drop_unfinished(site: Site, run: Run, archived: Archived) -> None:
+def _drop_unfinished(site: Site, run: Run, lock: ContextLock, archived: Archived) -> None:
     """Drop what a run that died left of the partition: a table that bears our mark, and is attached to nothing."""
     schema, name = archived.place
     with session(site, run) as connection:
@@ -157,11 +159,11 @@ def _drop_unfinished(site: Site, run: Run, archived: Archived) -> None:
             # Its keys lead to tables that are locked when it goes.
             oids = concerned(connection, archived.table)
             what = f"{archived.partition}, which is not attached yet, could not be dropped"
-            at_once(connection, what, oids, lambda: connection.execute(partition_sql.drop_table(schema, name)))
+            at_once(connection, lock, what, oids, lambda: connection.execute(partition_sql.drop_table(schema, name)))
             get_run_logger().info("%s, which was not attached yet, is dropped", archived.partition)
 
 
-def _make(merge: Merge, archived: Archived) -> int:
+def _make(merge: Merge, lock: ContextLock, archived: Archived) -> int:
     """Make the table with its rows and indexes, compare it, and commit it as a table by itself."""
     if merge.refusals:
         raise OperationError("; ".join(merge.refusals))
@@ -189,4 +191,5 @@ def _make(merge: Merge, archived: Archived) -> int:
         found = digest_relation(connection, reading_job(merge.site.database, merge.run, relation, encoding))
         if problems := differences(relation, found.rows, found.hex):
             raise RestoreDiffers(f"{'; '.join(problems)}; nothing was kept")
+        lock.require_held(f"{archived.partition} was made", connection)
     return relation.rows

@@ -21,10 +21,11 @@ from psycopg.rows import dict_row
 from tasks.core import merge_sql, partition_sql, sql
 from tasks.core.complaints import message_of
 from tasks.core.context import Context, PartitionRule
-from tasks.core.errors import BadInput, OperationError
+from tasks.core.errors import BadInput, LostLock, OperationError
 from tasks.core.manifest import Scope
 from tasks.core.partitions import Partition, Timeline, Wanted, parse_bound, spell_end, wanted
 from tasks.core.servers import Connection, connect
+from tasks.locks import ContextLock
 from tasks.runs import Run, step
 from tasks.sites import Site
 
@@ -130,7 +131,7 @@ def session(site: Site, run: Run) -> Iterator[Connection]:
 
 
 def at_once(
-    connection: Connection, what: str, oids: Iterable[int], change: Callable[[], T], *, may_last: bool = False
+    connection: Connection, lock: ContextLock, what: str, oids: Iterable[int], change: Callable[[], T], *, may_last: bool = False
 ) -> T:  # fmt: skip
     """Make a change in one transaction that waits for no lock longer than half of LOCK_SECONDS, and is over in LOCK_SECONDS.
 
@@ -139,13 +140,16 @@ def at_once(
 
     Raises:
         OperationError: it was not to be had; nothing changed; who is in the way is named.
+        LostLock: the context's lock was lost; nothing changed.
     """
     named = list(oids)
     for attempt in range(1, LOCK_TRIES + 1):
         try:
             with _ended_after(connection, None if may_last else LOCK_SECONDS), connection.transaction():
                 connection.execute(partition_sql.limit_waiting(LOCK_SECONDS / 2))
-                return change()
+                done = change()
+                lock.require_held(f"the commit: {what}", connection)
+                return done
         except GIVEN_UP as error:
             took_long = isinstance(error, psycopg.errors.QueryCanceled)
             reason = f"it was not done in {LOCK_SECONDS:g} s" if took_long else f"{message_of(error)}, after {LOCK_SECONDS / 2:g} s"
@@ -182,13 +186,16 @@ def concerned(connection: Connection, table: PartitionedTable, *partitions: Part
 
 
 @step
-def create_partitions(site: Site, run: Run, instant: datetime, ahead: int, *, move_default_rows: bool) -> list[Timeline]:
+def create_partitions(
+    site: Site, run: Run, lock: ContextLock, instant: datetime, ahead: int, *, move_default_rows: bool
+) -> list[Timeline]:  # fmt: skip
     """Make the partitions that are missing: of now, of `ahead` periods to come, and of any that was missed.
 
     What stands in the way of one is told, and keeps no other from being made.
 
     Raises:
         BadInput: no table is partitioned as its rule says.
+        LostLock: the lock was lost; what was made before stays.
     """
     timelines = list[Timeline]()
     with session(site, run) as connection:
@@ -196,8 +203,10 @@ def create_partitions(site: Site, run: Run, instant: datetime, ahead: int, *, mo
             timeline = Timeline(table.qualified, table.rule)
             for one in wanted(table.rule, table.partitions, instant, table.zone, ahead):
                 try:
-                    timeline.moved[one.name] = _create(connection, table, one, move_default_rows=move_default_rows)
+                    timeline.moved[one.name] = _create(connection, lock, table, one, move_default_rows=move_default_rows)
                     timeline.made.append(one)
+                except LostLock:
+                    raise
                 except OperationError as error:
                     timeline.problems.append(str(error))
                 except psycopg.Error as error:
@@ -226,7 +235,9 @@ def _finalize_it(table: PartitionedTable, one: Partition) -> str:
     return f"a DETACH … CONCURRENTLY of it was not finished, so that its rows are invisible; run: {statement};"
 
 
-def _create(connection: Connection, table: PartitionedTable, one: Wanted, *, move_default_rows: bool) -> int:
+def _create(
+    connection: Connection, lock: ContextLock, table: PartitionedTable, one: Wanted, *, move_default_rows: bool
+) -> int:  # fmt: skip
     """Make one partition; return how many rows moved there from the DEFAULT partition."""
     _require_room(connection, table, one)
     condition = partition_sql.within(table.rule.column, table.end(one.lower), table.end(one.upper))
@@ -245,7 +256,7 @@ def _create(connection: Connection, table: PartitionedTable, one: Wanted, *, mov
 
     what = f"{table.schema}.{one.name} could not be attached"
     # Rows that move have their keys looked at, which takes as long as it takes.
-    at_once(connection, what, concerned(connection, table), make, may_last=stray > 0)
+    at_once(connection, lock, what, concerned(connection, table), make, may_last=stray > 0)
     get_run_logger().info("%s.%s made, from %s to %s", table.schema, one.name, table.end(one.lower), table.end(one.upper))
     return stray
 
@@ -344,8 +355,9 @@ def oid_of(connection: Connection, place: tuple[str, str]) -> int:
 
 @step(name="attach {place[1]}")
 def attach_partition(
-    site: Site, run: Run, table: PartitionedTable, place: tuple[str, str], bound: str, triggers: Mapping[tuple[str, str], str]
-) -> None:
+    site: Site, run: Run, lock: ContextLock, table: PartitionedTable, place: tuple[str, str], bound: str,
+    triggers: Mapping[tuple[str, str], str],
+) -> None:  # fmt: skip
     """Make a table a partition: its rows are looked at before anybody is kept waiting.
 
     `triggers` says how triggers that it gets from its parent are switched, by table and name, as the catalogue spells them.
@@ -361,7 +373,7 @@ def attach_partition(
             with connection.transaction():
                 connection.execute(partition_sql.add_check(*place, MARK, condition))
         for key, definition, _, is_proven in connection.execute(partition_sql.KEYS_OF, {"oid": table.oid}).fetchall():
-            _make_key(connection, place, key, definition, oids)
+            _make_key(connection, lock, place, key, definition, oids)
             if is_proven:
                 _prove_key(connection, table, place, key)
 
@@ -372,17 +384,19 @@ def attach_partition(
                 if (wanted := triggers.get((spelled, trigger), words)) != words:
                     connection.execute(sql.switch_trigger(schema, name, trigger, wanted))
 
-        at_once(connection, f"{'.'.join(place)} could not be attached", oids, change)
+        at_once(connection, lock, f"{'.'.join(place)} could not be attached", oids, change)
         connection.execute(partition_sql.analyze(*place))
     get_run_logger().info("%s.%s attached to %s", *place, table.qualified)
 
 
-def _make_key(connection: Connection, place: tuple[str, str], key: str, definition: str, oids: list[int]) -> None:
+def _make_key(
+    connection: Connection, lock: ContextLock, place: tuple[str, str], key: str, definition: str, oids: list[int]
+) -> None:  # fmt: skip
     """Give a table a foreign key of its parent-to-be that looks at no row yet."""
     oid = oid_of(connection, place)
     if not connection.execute(partition_sql.HAS_CONSTRAINT, {"oid": oid, "name": sql.unquoted(key)}).fetchall()[0][0]:
         at_once(
-            connection, f"foreign key {key} of {'.'.join(place)} could not be made", oids,
+            connection, lock, f"foreign key {key} of {'.'.join(place)} could not be made", oids,
             lambda: connection.execute(partition_sql.add_key(*place, key, definition)),
         )  # fmt: skip
 
@@ -403,7 +417,9 @@ def _prove_key(connection: Connection, table: PartitionedTable, place: tuple[str
 
 
 @step(name="detach {partition.name}")
-def detach_partition(site: Site, run: Run, table: PartitionedTable, partition: Partition, *, attach_again: bool = False) -> None:
+def detach_partition(
+    site: Site, run: Run, lock: ContextLock, table: PartitionedTable, partition: Partition, *, attach_again: bool = False
+) -> None:  # fmt: skip
     """Make a partition a table by itself, or finish what somebody's DETACH … CONCURRENTLY left unfinished.
 
     With `attach_again` it is a partition as before, its rows seen again, when that is done.
@@ -425,5 +441,5 @@ def detach_partition(site: Site, run: Run, table: PartitionedTable, partition: P
                 raise OperationError(f"{partition.qualified} was detached and still is a partition; nothing was kept")
 
         oids = concerned(connection, table, partition)
-        at_once(connection, f"{partition.qualified} could not be detached", oids, change)
+        at_once(connection, lock, f"{partition.qualified} could not be detached", oids, change)
     get_run_logger().info("%s detached from %s", partition.qualified, table.qualified)

@@ -36,6 +36,7 @@ from tasks.databases import (
     take_back_rights,
 )
 from tasks.keys import KeyOutcome, try_keys, without
+from tasks.locks import ContextLock
 from tasks.runs import Run, jobs, require_space, spread, step
 from tasks.schema import restore_section
 from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, hold, inherited_parts, read_base, require_list, unpack
@@ -193,21 +194,26 @@ def find_pg_restore(manifest: Manifest, server_major: int) -> Program:
 
 
 @contextmanager
-def unfinished_database(recovery: Recovery, server: Server, run: Run) -> Iterator[None]:
-    """Make the database under its working name; drop it if the block fails, keep it if it differs or was already proven."""
+def unfinished_database(recovery: Recovery, server: Server, run: Run, lock: ContextLock) -> Iterator[None]:
+    """Make the database under its working name; drop it if the block fails, keep it if it differs or was already proven.
+
+    Whoever has the lock by then, if it was lost, drops it: it bears the mark of what is unfinished.
+    """
     manifest, target = recovery.manifest, recovery.chosen
     try:
         create_database(server, run, manifest, target)
         yield
     except RestoreDiffers:
-        keep_database(server, run, manifest, target, "found different from it; drop it when it was looked at")
+        keep_database(server, run, lock, manifest, target, "found different from it; drop it when it was looked at")
         raise
     except BaseException as error:
         run.running.stop(final=False)
+        # Who dropped it meanwhile ended the sessions in it, so that is what the error is about.
+        lock.require_held(f'database "{target.working_name}" was done')
         if not recovery.proven:
-            drop_database(server, run, target)
+            drop_database(server, run, lock, target)
             raise
-        keep_database(server, run, manifest, target, "found equal to it, but not yet renamed")
+        keep_database(server, run, lock, manifest, target, "found equal to it, but not yet renamed")
         raise OperationError(
             f'database "{target.working_name}" is complete and equal to {manifest.id}, but could not be finished: {error}; '
             f'end the sessions in it and run: ALTER DATABASE "{target.working_name}" RENAME TO "{target.name}"'
@@ -215,7 +221,7 @@ def unfinished_database(recovery: Recovery, server: Server, run: Run) -> Iterato
 
 
 @contextmanager
-def scratch_database(recovery: Recovery, server: Server, run: Run, *, keep: bool) -> Iterator[None]:
+def scratch_database(recovery: Recovery, server: Server, run: Run, lock: ContextLock, *, keep: bool) -> Iterator[None]:
     """Make a drill's database; drop it in every outcome, unless it is to be kept for a look."""
     manifest, target = recovery.manifest, recovery.chosen
     try:
@@ -225,9 +231,9 @@ def scratch_database(recovery: Recovery, server: Server, run: Run, *, keep: bool
         run.running.stop(final=False)
         if keep:
             found = "equal to it" if recovery.proven else "different from it, or not compared"
-            keep_database(server, run, manifest, target, f"found {found} in a drill; drop it when it was looked at")
+            keep_database(server, run, lock, manifest, target, f"found {found} in a drill; drop it when it was looked at")
         else:
-            drop_database(server, run, target)
+            drop_database(server, run, lock, target)
             drop_roles(server, run, target)
 
 
@@ -437,7 +443,7 @@ def to_do(recovery: Recovery) -> list[str]:
     return [*(recovery.target.to_do if recovery.target else []), *keys, *inbound]
 
 
-def finish(recovery: Recovery, server: Server, run: Run) -> None:
+def finish(recovery: Recovery, server: Server, run: Run, lock: ContextLock) -> None:
     """Give the database its final name and settings: from here on it is there."""
     with recovery.phases.phase("finishing"):
-        finish_database(server, run, recovery.manifest, recovery.chosen)
+        finish_database(server, run, lock, recovery.manifest, recovery.chosen)

@@ -28,6 +28,7 @@ from tasks.core.merge import ACTING
 from tasks.core.merge_sql import Link
 from tasks.core.removal_sql import Table
 from tasks.core.servers import Connection
+from tasks.locks import ContextLock
 from tasks.partitions import TIME_TYPES
 
 # Rows of a rule's table that go in one transaction: as long as that takes, others may wait for one.
@@ -188,11 +189,15 @@ class InTheWay(Exception):
 
 def sweep(
     connection: Connection, subject: Subject, conditions: Sequence[Composed] = (), last: Sequence[str] | None = None,
-    archived: Mapping[int, tuple[int, Sequence[str]]] | None = None,
+    archived: Mapping[int, tuple[int, Sequence[str]]] | None = None, lock: ContextLock | None = None,
 ) -> Iterator[Removed]:  # fmt: skip
     """Remove old rows some at a time, the oldest first, each time in a transaction, or savepoint, of its own.
 
-    Where others are in the way, fewer rows are tried, in the end each alone; those that are not to be had stay.
+    Where others are in the way, fewer rows are tried, in the end each alone; those that are not to be had stay. What is not
+    rolled back takes the context's lock.
+
+    Raises:
+        LostLock: it was lost; what was removed before stays so.
     """
     size, failures = BATCH_ROWS, 0
     while True:
@@ -200,6 +205,8 @@ def sweep(
         try:
             with connection.transaction():
                 done = remove(connection, subject, [*conditions, *after], size, archived)
+                if lock:
+                    lock.require_held(f"the next {done.found} rows of {subject.root.name} were removed", connection)
         except InTheWay as way:
             failures += 1
             if size > 1 and failures < PATIENCE:

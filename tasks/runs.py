@@ -4,6 +4,7 @@ The folder is 0700, files in it are 0600; a run that was killed is cleaned up by
 """
 
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -26,13 +27,15 @@ from prefect.utilities.annotations import opaque
 
 from tasks.core.errors import BadInput, OperationError
 from tasks.core.folders import private_folder, require_own
-from tasks.core.kinds import new_run_id, now, require_context_name
+from tasks.core.kinds import CONTEXT_NAME, new_run_id, now, require_context_name
 from tasks.core.programs import Running
 from tasks.core.stream import MORE_SPACE
 from tasks.sites import find_context
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# What a run's folder is called: context, when it began, and its id.
+FOLDERS = re.compile(rf"{CONTEXT_NAME.pattern}-\d{{14}}-[0-9a-f]{{4}}")
 # Prefect's name for the run, in the environment of a process that a worker started for it.
 WORKERS_MARK = "PREFECT__FLOW_RUN_ID"
 LOOK_SECONDS = 1.0
@@ -96,7 +99,7 @@ def begin(flow: str, context: str) -> Iterator[Run]:
     """
     require_context_name(context)
     started, run_id = now(), new_run_id()
-    with private_folder(staging_base(), f"{context}-{started:%Y%m%d%H%M%S}-{run_id}") as folder:
+    with private_folder(staging_base(), f"{context}-{started:%Y%m%d%H%M%S}-{run_id}", FOLDERS) as folder:
         running = Running()
         try:
             with _ended_with_worker():

@@ -26,8 +26,9 @@ from tasks.core.losses import CleanedUp
 from tasks.core.manifest import MANIFEST_FILE, Inherited, Manifest, Relation, StoredObject, parse_manifest, render_manifest
 from tasks.core.order import newest_first
 from tasks.core.progress import Item, Moved, unmeasured
-from tasks.core.pruning import CLEANED_FILE, DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE
+from tasks.core.pruning import CLEANED_FILE, DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE, SWEPT_FILE
 from tasks.core.sources import RowSource, digest_sources
+from tasks.core.stored import RESTORE_SCRIPT
 from tasks.runs import Run, staging, step
 from tasks.store import ObjectInfo, Store, StoreAddress, persistent
 
@@ -171,6 +172,14 @@ class ExpiredSet:
 
 
 @dataclass(frozen=True)
+class UnfinishedSet:
+    """What a run left that died before its manifest; `since` is when it was found dead, and marked to be swept."""
+
+    name: SetName
+    since: datetime | None = None
+
+
+@dataclass(frozen=True)
 class LegacyFile:
     """A file of the scripts that this project replaces; never touched."""
 
@@ -186,7 +195,7 @@ class Listing:
 
     sets: list[ListedSet]
     legacy: list[LegacyFile]
-    unfinished: list[SetName]
+    unfinished: list[UnfinishedSet]
     expired: list[ExpiredSet] = field(default_factory=list)
 
     @property
@@ -197,7 +206,11 @@ class Listing:
 
 @persistent
 def list_sets(address: StoreAddress, context: str) -> Listing:
-    """List a context's sets, newest first, reading nothing but their manifests."""
+    """List a context's sets, newest first, reading nothing but their manifests.
+
+    A folder without manifest is a set all the same, a damaged one, where it has what is stored last before the manifest, or
+    where another set needs it: then the manifest was lost.
+    """
     store = address.opened
     folders, legacy = defaultdict[SetName, dict[str, ObjectInfo]](dict), list[LegacyFile]()
     for one in store.list(f"{context}/"):
@@ -207,11 +220,37 @@ def list_sets(address: StoreAddress, context: str) -> Listing:
             legacy.append(LegacyFile(one.key, one.bytes, one.modified, one.storage_class))
     committed = {name: objects for name, objects in folders.items() if MANIFEST_FILE in objects}
     listed = (_listed(store, address, name, objects) for name, objects in committed.items())
-    sets = _with_bases([one for one in listed if one])
+    sets = [one for one in listed if one]
     rest = {name: objects for name, objects in folders.items() if name not in committed}
     expired = [_expired(name, objects) for name, objects in rest.items() if EXPIRED_FILE in objects]
-    unfinished = sorted(rest.keys() - {one.name for one in expired}, key=lambda name: name.id)
-    return Listing(_newest_first(sets), legacy, unfinished, sorted(expired, key=lambda one: one.name.id, reverse=True))
+    without = {name: rest[name] for name in sorted(rest.keys() - {one.name for one in expired}, key=lambda name: name.id)}
+    lost = list(_lost(address, without, sets))
+    gone = {one.name for one in lost}
+    unfinished = [
+        UnfinishedSet(name, objects[SWEPT_FILE].modified if SWEPT_FILE in objects else None)
+        for name, objects in without.items() if name not in gone
+    ]  # fmt: skip
+    expired.sort(key=lambda one: one.name.id, reverse=True)
+    return Listing(_newest_first(_with_bases([*sets, *lost])), legacy, unfinished, expired)
+
+
+def _lost(
+    address: StoreAddress, folders: Mapping[SetName, dict[str, ObjectInfo]], sets: Iterable[ListedSet]
+) -> Iterator[ListedSet]:  # fmt: skip
+    """Yield the sets among folders without manifest, with what is left of them to restore by."""
+    needing = defaultdict[str, list[str]](list)
+    for one in sets:
+        if one.manifest and one.manifest.base:
+            needing[one.manifest.base].append(one.name.id)
+    for name, objects in folders.items():
+        left = ["restorable by its restore.sh"] if RESTORE_SCRIPT in objects else []
+        left += [f"needed by {', '.join(needing[name.id])}"] if name.id in needing else []
+        if left:
+            damage = (
+                f"{address.path(name.folder)}: manifest lost, {', '.join(left)}; it is never pruned: put its {MANIFEST_FILE} back, "
+                "or delete the folder by hand"
+            )
+            yield ListedSet(name, None, "damaged", _class_of(objects), damage, held=_held(objects), pinned=PINNED_FILE in objects)
 
 
 def _expired(name: SetName, objects: dict[str, ObjectInfo]) -> ExpiredSet:

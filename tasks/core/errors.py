@@ -45,6 +45,10 @@ class MovedSnapshot(OperationError):
     """The schema changed, or a lock was asked for, while the snapshot was being taken; try again."""
 
 
+class LostLock(OperationError):
+    """A run's lock is no longer held: another run may be at work where this one was; what was to come was not done."""
+
+
 class ProgramFailed(OperationError):
     """A PostgreSQL program ended with an error."""
 

@@ -1,17 +1,22 @@
 """Private folders that are gone when their owner is: at the end of the block, or, if it was killed, when the next one comes.
 
-A dead owner is known by the lock on a file beside the folder (https://man7.org/linux/man-pages/man2/flock.2.html).
+A dead owner is known by the lock on a file in the folder (https://man7.org/linux/man-pages/man2/flock.2.html), which also says
+that the folder is one of these: others may keep theirs beside them.
 """
 
 import fcntl
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tasks.core.errors import BadInput
+
+# In each folder: the folder's name, under a lock as long as its owner lives.
+MARKER = ".owner"
 
 
 def require_own(base: Path, mode: int = 0o700) -> Path:
@@ -33,46 +38,55 @@ def require_own(base: Path, mode: int = 0o700) -> Path:
 
 
 @contextmanager
-def private_folder(base: Path, name: str) -> Iterator[Path]:
-    """Make a folder, 0700, for as long as the block lasts; first remove those of dead owners."""
-    sweep(base)
-    lock, folder = base / f"{name}.lock", base / name
-    descriptor = _locked(lock)
+def private_folder(base: Path, name: str, names: re.Pattern[str]) -> Iterator[Path]:
+    """Make a folder, 0700, for as long as the block lasts; first remove those of dead owners, which are called by such `names`."""
+    sweep(base, names)
+    folder = base / name
+    folder.mkdir(mode=0o700)
+    descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        folder.mkdir(mode=0o700)
+        # A sweep that comes between looks into the file, and leaves alone what has no name in it yet.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.write(descriptor, name.encode())
         yield folder
     finally:
+        _remove(folder)
+        os.close(descriptor)
+
+
+def sweep(base: Path, names: re.Pattern[str]) -> list[Path]:
+    """Remove the folders of dead owners, and return them; what is not provably one is left alone."""
+    return [folder for folder in base.iterdir() if names.fullmatch(folder.name) and _swept(folder)]
+
+
+def _swept(folder: Path) -> bool:
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    try:
+        descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        # It has none, or another account's.
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        facts = os.fstat(descriptor)
+        is_ours = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.getuid() and os.read(descriptor, 256) == folder.name.encode()
+        if is_ours:
+            _remove(folder)
+        return is_ours
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, its marker last: what is left when this is interrupted can still be told to be ours."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != MARKER:
+                path.unlink(missing_ok=True)
+    if not [path for path in folder.glob("*") if path.name != MARKER]:
         shutil.rmtree(folder, ignore_errors=True)
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _locked(lock: Path) -> int:
-    """Return the descriptor of a locked file that no sweep took away between its making and its locking."""
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
-            return descriptor
-        os.close(descriptor)
-
-
-def sweep(base: Path) -> list[Path]:
-    """Remove the folders of dead owners, and return them."""
-    removed = []
-    for lock in base.glob("*.lock"):
-        try:
-            descriptor = os.open(lock, os.O_RDWR)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink(missing_ok=True)
-            removed.append(lock.with_suffix(""))
-        finally:
-            os.close(descriptor)
-    return removed

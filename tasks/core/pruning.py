@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from itertools import pairwise
+from statistics import median
 
 from tasks.core.calendar import before
 from tasks.core.kinds import LEGACY, RULES, Kind, sort_of
@@ -16,7 +18,9 @@ PINNED_FILE = "pinned.json"
 # Beside it too: when a cold set was asked for; that the rows of a clean-up set were deleted.
 THAW_FILE = "thaw.json"
 CLEANED_FILE = "cleaned-up.json"
-MARKS = frozenset({EXPIRED_FILE, MANIFEST_FILE, DAMAGED_FILE, "decoded.json", "drilled.json", THAW_FILE, CLEANED_FILE})
+# In a folder without manifest: that it was found unfinished and dead, and goes when nothing speaks for it until then.
+SWEPT_FILE = "unfinished.json"
+MARKS = frozenset({EXPIRED_FILE, MANIFEST_FILE, DAMAGED_FILE, "decoded.json", "drilled.json", THAW_FILE, CLEANED_FILE, SWEPT_FILE})
 HOLD = re.compile(r"hold-[0-9a-f]{4}\.json")
 # What a backup writes into the folder of its set; anything else there is somebody else's.
 WRITTEN = re.compile(r"(data|context)/[^/]+|schema\.dump\.zst|schema\.list|restore\.sh|block-rows\.json\.zst")
@@ -24,6 +28,9 @@ WRITTEN = re.compile(r"(data|context)/[^/]+|schema\.dump\.zst|schema\.list|resto
 GRACE = timedelta(hours=24)
 # What lies unfinished for so long is dead: no backup and no restore takes a week.
 DEAD = timedelta(days=7)
+# Fulls come every day, or as seldom as those that are there did; one may fail, and is taken again by the next.
+FULL_EVERY = timedelta(days=1)
+SLACK = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,16 @@ class Decision:
     why: str
 
 
-def plan(newest_first: Sequence[StoredSet], now: datetime, zone: tzinfo, periods: Mapping[str, str]) -> list[Decision]:
+def plan(
+    newest_first: Sequence[StoredSet], now: datetime, zone: tzinfo, periods: Mapping[str, str], suspended: str | None = None
+) -> list[Decision]:  # fmt: skip
     """Decide for every set, in the order given, whether it expires; kinds without a period never do.
 
     A set expires when its state is older than its kind's period, and nothing speaks for it: it is not the newest that can be
     restored, nor the newest full, nor the newest full that was decoded or drilled, no differential that is kept needs it, and
-    nobody holds, pinned or labelled it. Nothing expires while the newest set is suspect.
+    nobody holds, pinned or labelled it. Nothing expires while the newest set is suspect, or pruning is `suspended`.
     """
-    alarm = _alarm(newest_first)
+    alarm = suspended or suspicion(newest_first)
     newest = _newest(newest_first)
     unread = [one.id for one in newest_first if one.kind is Kind.DIFFERENTIAL and one.instant is None]
     unreadable = max(unread, key=_stamp, default="")
@@ -84,9 +93,34 @@ def _stamp(set_id: str) -> str:
     return set_id[-20:]
 
 
-def _alarm(newest_first: Sequence[StoredSet]) -> str | None:
+def suspicion(newest_first: Sequence[StoredSet]) -> str | None:
+    """Say why nothing is pruned while the newest set is suspect."""
     newest = next((one for one in newest_first if one.instant and RULES[one.kind].may_be_latest), None)
     return f"the newest set {newest.id} is suspect: nothing is pruned" if newest and newest.suspect else None
+
+
+def drought(newest_first: Sequence[StoredSet], now: datetime, rpo: timedelta) -> str | None:
+    """Say why nothing is pruned while no new full came: old sets may be the last ones, or a clock is wrong.
+
+    The newest full that can be restored may be as old as fulls are apart, which is at least a day and else the median of those
+    that are there, and a day more, or the recovery point objective where that is longer.
+    """
+    taken = sorted(one.instant for one in newest_first if one.kind is Kind.FULL and one.instant and one.restorable)
+    if not taken:
+        return "no full can be restored: nothing is pruned"
+    distances = [(later - earlier).total_seconds() for earlier, later in pairwise(taken)]
+    every = max(FULL_EVERY, timedelta(seconds=median(distances))) if distances else FULL_EVERY
+    allowed, age = every + max(SLACK, rpo), now - taken[-1]
+    if age <= allowed:
+        return None
+    return (
+        f"no new full came for {_days(age)}, of {_days(allowed)} that may lie between two: nothing is pruned; find out why the "
+        "backups fail, or what set the clock ahead, and take one: python -m flows.backup daily_backup"
+    )
+
+
+def _days(span: timedelta) -> str:
+    return f"{span / timedelta(days=1):.1f} days"
 
 
 def _newest(newest_first: Sequence[StoredSet]) -> dict[str, str]:

@@ -973,3 +973,18 @@ WHY_NOT_CONCURRENTLY = SQL(
                    THEN 'it has no unique index over all its rows' ELSE '' END
        FROM pg_class c WHERE c.oid = %(name)s::regclass"""
 )
+LOCK_SESSION = SQL("SELECT pid, backend_start, datid FROM pg_stat_activity WHERE pid = pg_backend_pid()")
+# Asked in transactions that run under the path of the source: nothing in it is looked for by a path. When the session began is
+# hidden from a login that is neither its own nor reads all statistics; then its number and its lock have to do.
+HOLDS_LOCK = SQL(
+    """SELECT EXISTS (
+         SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
+         WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.granted
+           AND l.database OPERATOR(pg_catalog.=) %(database)s::pg_catalog.oid
+           AND l.classid OPERATOR(pg_catalog.=) %(space)s::pg_catalog.oid
+           AND l.objid OPERATOR(pg_catalog.=) %(key)s::pg_catalog.oid
+           AND l.objsubid OPERATOR(pg_catalog.=) 2 AND l.mode OPERATOR(pg_catalog.=) %(mode)s::pg_catalog.text
+           AND l.pid OPERATOR(pg_catalog.=) %(pid)s::pg_catalog.int4
+           AND (a.backend_start IS NULL OR a.backend_start OPERATOR(pg_catalog.=) %(began)s::pg_catalog.timestamptz))"""
+)
+SERVER_CLOCK = SQL("SELECT clock_timestamp()")

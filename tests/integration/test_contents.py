@@ -20,10 +20,10 @@ from deployments.local import LocalServer
 from flows.backup import list_backups
 from flows.restore import full_restore
 from flows.retention import prune_backups
-from tasks import catalogue, runs, sites
+from tasks import catalogue, sites
 from tasks.core.errors import BadInput
-from tasks.core.kinds import now
 from tests.integration.conftest import OUTBOUND_KEYS, TABLES, World, copy_template, drop_databases
+from tests.integration.test_retention import later
 from tests.oracle import State, capture, statements_of_all
 
 HOSTILE = 'Feindliche "DB"; 日本'
@@ -205,8 +205,7 @@ def test_a_local_copy_restores_by_itself(world: World, monkeypatch: pytest.Monke
 
     world.store["BACKUP_STORE"] = there
     shutil.move(f"{there} gone", there)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "now", lambda: now() + timedelta(days=4))
+    with later(days=4):
         said = world.run(prune_backups, "backup_reader", dry_run=False)
     # The newest is kept there too, and what it needs.
     assert said.count("PRUNED: 0 sets expire") == 2

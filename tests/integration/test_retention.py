@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,17 @@ from flows.recovery import disaster_recovery
 from flows.retention import prune_backups
 from flows.watch import verify_backups
 from tasks import prunings, runs, sites
+from tasks.core import pruning
 from tasks.core.errors import OperationError
 from tasks.core.kinds import now
 from tasks.core.known_sets import ExpiryRecord
 from tasks.core.programs import Running
+from tasks.locks import context_lock
 from tasks.runs import Run
 from tasks.store import FolderStore, StoreAddress
 from tests.conftest import EVERY_VARIANT
 from tests.integration.conftest import CONTEXT, World, drop_databases, new_world
+from tests.integration.test_network import server_of
 from tests.oracle import State
 
 # The scripts' own files in all their prefixes, among them one inside a folder where ours lie, and things of others.
@@ -40,9 +43,10 @@ FOREIGN = [
 
 @contextmanager
 def later(**passed: float) -> Iterator[None]:
-    """Let runs begin so much later than now."""
+    """Let runs begin so much later than now; that no new full came since is what other tests are about."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "now", lambda: now() + timedelta(**passed))
+        patch.setattr(pruning, "SLACK", pruning.SLACK + timedelta(**passed))
         yield
 
 
@@ -271,10 +275,13 @@ def test_two_at_once(old: World) -> None:
     for days in (8, 40):
         instant = now() + timedelta(days=days)
         ((_, _, periods),) = prunings.places(definition, store)
-        plans = [prunings.survey(store, definition, periods, instant) for _ in range(2)]
-        for number, one in enumerate(plans):
-            with disable_run_logger():
-                prunings.carry_out(store, Run("prune_backups", CONTEXT, f"000{number}", instant, old.folder, Running()), one)
+        # Two who do not know of each other: their locks are not the same.
+        with later(days=days), disable_run_logger(), ExitStack() as stack:
+            locks = [stack.enter_context(context_lock(server_of(old, "backup_reader"), f"pruning {one}", "")) for one in range(2)]
+            plans = [prunings.survey(store, definition, periods, instant, lock) for lock in locks]
+            for lock, one in zip(locks, plans, strict=True):
+                run = Run("prune_backups", CONTEXT, f"000{locks.index(lock)}", instant, old.folder, Running())
+                prunings.carry_out(store, run, lock, one)
     assert states(old) == {"full 0": "expired", "full 1": "stored", "differential 2": "stored"}
 
 
@@ -349,6 +356,8 @@ def test_what_died_unfinished_is_swept(s3_world: World, s3: LocalS3) -> None:
         assert ", 0 swept" in prune(s3_world)
     assert set(keys(s3_world, s3)) == before
     with later(days=8):
+        assert ", 0 swept" in prune(s3_world)
+        assert set(keys(s3_world, s3)) == before | {f"{ours}/unfinished.json"}
         said = prune(s3_world)
     assert ", 1 swept" in said
     assert before - set(keys(s3_world, s3)) == {f"{ours}/data/teams.copy.zst", f"{ours}/schema.list"}
@@ -393,6 +402,7 @@ def test_what_died_unfinished_in_a_folder_is_swept(world: World) -> None:
         file.write_bytes(b"x")
     before = contents(world)
     with later(days=8):
+        assert ", 0 swept" in prune(world)
         assert ", 1 swept" in prune(world)
     assert before.keys() - contents(world).keys() == {
         f"bc-004/daily/{died.name}/data/{name}" for name in ("teams.copy.zst", ".partial-0a")

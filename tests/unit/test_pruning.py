@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.core.calendar import before
 from tasks.core.kinds import RULES, Kind
-from tasks.core.pruning import Decision, StoredSet, is_ours, is_written_by_a_backup, plan
+from tasks.core.pruning import Decision, StoredSet, drought, is_ours, is_written_by_a_backup, plan
 
 ZONE = ZoneInfo("Asia/Tokyo")
 NOW = datetime(2025, 12, 31, 2, 0, tzinfo=UTC)
@@ -125,6 +125,22 @@ def test_long_term_sets_are_kept_as_long_as_their_job_says() -> None:
     assert [(found.expires, found.why) for found in plan(sets, NOW, ZONE, PERIODS)][1:] == [
         (True, "older than 2 months"), (False, "sets of kind books are kept for ever"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("days", "rpo", "age"),
+    [([1], 0, 2.0), ([1, 2, 3], 0, 2.0), ([1, 1.5, 2, 3], 0, 2.0), ([7, 14, 21, 60], 0, 8.0), ([1], 60, 3.5), ([], 0, None)],
+)
+def test_while_no_full_comes(days: list[float], rpo: float, age: float | None) -> None:
+    def said(passed: float) -> str | None:
+        fulls = [one(f"full {since}", since) for since in days] + [one("broken", 0, restorable=False), one("safe", 0, Kind.SAFETY)]
+        return drought(fulls, NOW + timedelta(days=passed), timedelta(hours=rpo))
+
+    if age is None:
+        assert said(0) == "no full can be restored: nothing is pruned"
+    else:
+        assert said(age - days[0] - 0.01) is None
+        assert f"of {age:.1f} days that may lie between two" in str(said(age - days[0] + 0.01))
 
 
 def test_kinds_without_a_period_are_kept() -> None:
