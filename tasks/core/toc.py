@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from tasks.core.manifest import TABLES, InventoryItem
 
-ENTRY = re.compile(r"(?P<dump_id>\d+); (?P<class>\d+) (?P<oid>\d+) (?P<rest>.*)")
-SCRIPT_ENTRY = re.compile(r"-- TOC entry (\d+) \(class (\d+) OID (\d+)\)")
-SCRIPT_DEPENDENCIES = re.compile(r"-- Dependencies:((?: \d+)+)")
+ENTRY = re.compile(r"(?P<dump_id>\d{1,10}); (?P<class>\d{1,10}) (?P<oid>\d{1,10}) (?P<rest>.*)")
+SCRIPT_ENTRY = re.compile(r"-- TOC entry (\d{1,10}) \(class (\d{1,10}) OID (\d{1,10})\)")
+SCRIPT_DEPENDENCIES = re.compile(r"-- Dependencies:((?: \d{1,10})+)")
 ALWAYS = ("ENCODING ", "STDSTRINGS ", "SEARCHPATH ")
 
 
@@ -149,11 +149,11 @@ def _titles(item: InventoryItem) -> list[str]:
     """Return how the list names an object: kind, schema, the table that it is of, name; nothing is quoted there."""
     kinds = NAMES_OF_KINDS.get(item.kind, ())
     if item.kind in OF_A_TABLE:
-        schema, table = _split(item.parent)
+        schema, table = split_name(item.parent)
         return [f"{kind} {schema} {table} {item.name} " for kind in kinds]
     if item.kind == "schema":
         return [f"SCHEMA - {item.name} "]
-    schema, name = _split(item.name)
+    schema, name = split_name(item.name)
     defaults = [f"DEFAULT {schema} {name} "] if item.kind == "table" else []
     return [*(f"{kind} {schema} {name} " for kind in kinds), *defaults]
 
@@ -165,7 +165,7 @@ def table_of(item: InventoryItem) -> str:
 
 def plain_name(qualified: str) -> str:
     """Return schema.name without the quotes of SQL, as a manifest names relations."""
-    return ".".join(_split(qualified))
+    return ".".join(split_name(qualified))
 
 
 def table_of_column(qualified: str) -> str:
@@ -173,7 +173,8 @@ def table_of_column(qualified: str) -> str:
     return LAST_NAME.sub("", qualified)
 
 
-def _split(qualified: str) -> tuple[str, str]:
+def split_name(qualified: str) -> tuple[str, str]:
+    """Return schema and name of a relation without the quotes of SQL."""
     found = QUALIFIED.fullmatch(qualified)
     if found is None:
         return "", _unquoted(qualified)
