@@ -10,7 +10,7 @@ from tasks.core.compare import compare_inventories, missing_objects
 from tasks.core.errors import RestoreDiffers
 from tasks.core.manifest import TABLES, ForeignKey, InventoryItem, Sequence
 from tasks.core.servers import Connection
-from tasks.core.toc import Chunk, entries_of, parse_list, plain_name, split_name, table_of_column
+from tasks.core.toc import Chunk, entries_of, parse_list, plain_name, split_name, table_of, table_of_column
 from tasks.existing import create_missing
 from tasks.keys import make_keys, own_keys
 from tasks.merge_session import Merge
@@ -120,8 +120,10 @@ def make_checks(merge: Merge) -> None:
 
 
 def _missing_checks(merge: Merge) -> Iterator[tuple[InventoryItem, str]]:
+    """Yield the checks that are missing of this context's tables, those that are made now among them: others' get none."""
+    own = {one.qualified for one in merge.members.relations} | {plain_name(one.name) for one in merge.missing if one.kind in TABLES}
     for item in merge.missing:
-        if item.kind == "constraint" and (check := CHECK.fullmatch(item.state)):
+        if item.kind == "constraint" and table_of(item) in own and (check := CHECK.fullmatch(item.state)):
             yield item, check["definition"]
 
 
@@ -188,9 +190,10 @@ def require_objects(merge: Merge) -> list[str]:
 def own_sequences(merge: Merge) -> list[Sequence]:
     """Return the sequences of the set that this context's tables use; of one table only those that are its own."""
     if merge.request.table is None:
-        context = catalogue.present(merge.connection, merge.context)
-        members = catalogue.read_members(merge.connection, context)
-        used = {(one.namespace, one.name) for one in catalogue.read_sequences(merge.connection, members)}
+        members = merge.members
+        if merge.missing:
+            members = catalogue.read_members(merge.connection, catalogue.present(merge.connection, merge.context))
+        used = {*merge.connection.execute(sql.SEQUENCES, {"oids": members.chosen_by_class["pg_class"]}).fetchall()}
         return [one for one in merge.manifest.sequences if (one.namespace, one.name) in used]
     owned = [item for item in merge.manifest.inventory if item.kind == "sequence"]
     own = {plain_name(item.name) for item in owned if plain_name(table_of_column(item.parent)) in merge.names}

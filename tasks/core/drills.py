@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from tasks.core.records import Record
-from tasks.core.values import Count, Duration
+from tasks.core.values import Count, Duration, Sum
 
 
 class DrillRecord(Record):
@@ -23,7 +23,7 @@ class DrillRecord(Record):
     rpo_seconds: Duration | None
     rpo_limit_seconds: Duration
     database_bytes: Count | None
-    rows: Count | None
+    rows: Sum | None
     phases: dict[str, Duration]
 
 

@@ -10,7 +10,7 @@ from tasks.core.calendar import before
 from tasks.core.context import Retention
 from tasks.core.kinds import RULES, Kind
 from tasks.core.records import Record
-from tasks.core.values import Count, Instant
+from tasks.core.values import Instant, Sum
 
 
 class SetFacts(BaseModel):
@@ -23,7 +23,7 @@ class SetFacts(BaseModel):
     state: str
     instant: Instant | None
     finished: Instant | None
-    bytes: Count
+    bytes: Sum
     verified: Instant | None = None
     note: str = ""
     expired: bool = False

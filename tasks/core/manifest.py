@@ -11,6 +11,7 @@ from tasks.core.errors import DamagedSet
 from tasks.core.kinds import CONTEXT_NAME, RUN_ID, SET_ID, Kind, SetName, parse_set_folder
 from tasks.core.spelling import COLUMN, PARENTS, foreign_key_of, is_qualified
 from tasks.core.values import (
+    MOST,
     Count,
     Duration,
     Instant,
@@ -332,6 +333,8 @@ class Manifest(_Record):
             raise ValueError(f"id {self.id} is no id of a {self.kind} set of {self.context}")
         if self.base is not None and (self.kind is not Kind.DIFFERENTIAL or not self.base.startswith(f"{self.context}_")):
             raise ValueError(f"base {self.base} is none of a {self.kind} set of {self.context}")
+        if max(self.rows, self.bytes, sum(self.plain_bytes.values())) > MOST:
+            raise ValueError("rows, bytes or plain_bytes add up to more than any set has")
         return self
 
     @model_validator(mode="after")

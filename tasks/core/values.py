@@ -52,7 +52,10 @@ def _type_name(text: str) -> str:
     return text
 
 
-Count = Annotated[int, Field(ge=0, le=1 << 63)]
+# Within what JSON's readers, and a database, take for a number.
+MOST = 1 << 62
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Sum = Annotated[int, Field(ge=0, le=2 * MOST - 1)]
 Oid = Annotated[int, Field(ge=0, lt=1 << 32)]
 TransactionId = Annotated[int, Field(ge=0, lt=1 << 64, description="a full transaction id")]
 Lsn = Annotated[

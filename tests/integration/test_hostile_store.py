@@ -253,6 +253,16 @@ def test_a_check_that_the_database_lacks(stored: World, two_sets: TwoSets, state
     assert (ask(stored, columns), ask(stored, owner)) == ([(0,)], [("consulting_owner",)])
 
 
+def test_no_check_on_a_table_of_another_context(stored: World, two_sets: TwoSets) -> None:
+    item = {"kind": "constraint", "name": "said", "parent": "public.users", "columns": "", "state": "CHECK (false) NOT VALID"}
+    rewrite(newest(stored, two_sets), lambda body: body["inventory"].append(item))
+    with pytest.raises(OperationError, match=r"constraint said of public\.users could not be made"):
+        stored.run(
+            full_restore, "backup_restorer", in_place=True, backup=two_sets.newer, dry_run=False, confirm_database=DATABASE
+        )  # fmt: skip
+    assert ask(stored, "SELECT count(*) FROM pg_constraint WHERE conname = 'said'") == [(0,)]
+
+
 def plan_of(world: World, words: dict[str, Any]) -> str:
     with nothing_happens(world):
         world.run(full_restore, "backup_restorer", **words)

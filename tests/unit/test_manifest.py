@@ -24,7 +24,7 @@ def parse(data: bytes) -> Manifest:
 
 
 @given(
-    rows=st.integers(min_value=0, max_value=2**63), columns=st.lists(TEXT.filter(bool)), warnings=st.lists(TEXT), state=TEXT,
+    rows=st.integers(min_value=0, max_value=2**62), columns=st.lists(TEXT.filter(bool)), warnings=st.lists(TEXT), state=TEXT,
     instant=INSTANTS,
 )  # fmt: skip
 def test_round_trip(rows: int, columns: list[str], warnings: list[str], state: str, instant: Any) -> None:
