@@ -23,7 +23,7 @@ from flows.partitions import archive_partitions
 from flows.recovery import disaster_recovery
 from flows.restore import full_restore, restore_cleaned_up
 from flows.watch import verify_backups
-from tasks import partition_archives
+from tasks import partition_archives, set_texts
 from tasks.core.errors import BadInput, DamagedSet, OperationError, StoreUnavailable
 from tasks.store import FolderStore, StoreAddress, open_store
 from tests.hostile import HOSTILE, canonical, leaves, replaced
@@ -171,6 +171,36 @@ def test_the_contexts_own_condition_is_taken_and_the_sets_where_it_has_none(
     edit_context(world, monkeypatch, clean_up=without)
     assert "rows to insert" in bring_back(world, folder, keys)
     assert "this context has no such rule" in report("restore-plan")
+
+
+@long
+@pytest.mark.every_variant
+@pytest.mark.parametrize("any_version", [15, 16, 18], indirect=True)
+def test_every_version_reads_texts_alike(any_version: World) -> None:
+    scopes, teams, violations = ("public", "policy_scopes"), ("public", "teams"), ("public", "policy_violations")
+    with any_version.connect() as connection:
+        connection.execute("SET search_path = pg_catalog")
+        set_texts.require_condition(connection, "x", "policy_scopes.target_id = teams.id", scopes, teams)
+        for where, why in REFUSED.items():
+            with pytest.raises(DamagedSet, match=r"^x: ") as refused:
+                set_texts.require_condition(connection, "x", where, scopes, teams)
+            assert why in str(refused.value), where
+        own = "CHECK ((name)::text <> ''::text) NOT VALID"
+        assert set_texts.understood_check(connection, "x", teams, own).startswith("CHECK (")
+        execute(any_version, "CREATE FUNCTION public.is_fine(text) RETURNS boolean LANGUAGE sql AS 'SELECT true'")
+        with pytest.raises(DamagedSet, match=r"^x: it calls public\.is_fine\(text\), which belongs to somebody else"):
+            set_texts.understood_check(connection, "x", teams, "CHECK (public.is_fine(name))")
+        execute(any_version, "ALTER FUNCTION public.is_fine(text) OWNER TO consulting_owner")
+        assert "is_fine" in set_texts.understood_check(connection, "x", teams, "CHECK (public.is_fine(name))")
+        for state in ("UNIQUE (name)", "CHECK (true); SELECT 1", "CHECK (no_such)", "CHECK ((SELECT true))", "PRIMARY KEY (id)"):
+            with pytest.raises(DamagedSet, match=r"^x: "):
+                set_texts.understood_check(connection, "x", teams, state)
+        key = "RANGE (detected_at)"
+        assert set_texts.understood_partition_key(connection, "x", violations, key) == key
+        for state in (f"{key}; {PWNED}", "RANGE (random())", "RANGE (detected_at) AS SELECT 1", "x"):
+            with pytest.raises(DamagedSet, match=r"^x: "):
+                set_texts.understood_partition_key(connection, "x", violations, state)
+        assert connection.execute("SELECT count(*) FROM pg_class WHERE relpersistence = 't'").fetchall() == [(0,)]
 
 
 # --- checks, keys and bounds of a set ------------------------------------------------------------------------------------
