@@ -26,7 +26,11 @@ from tasks.core.errors import BadInput, MovedSnapshot, OperationError, StoreUnav
 from tasks.core.kinds import RULES, Kind, SetName, new_set_name, now, sort_of
 from tasks.core.losses import archived_since, cleaned_since, losses_between
 from tasks.core.manifest import (
+    BLOCK_ROWS,
     MANIFEST_FILE,
+    RESTORE_SCRIPT,
+    SCHEMA_ARCHIVE,
+    SCHEMA_LIST,
     Inherited,
     Manifest,
     Relation,
@@ -40,11 +44,11 @@ from tasks.core.manifest import Snapshot as SnapshotFacts
 from tasks.core.programs import Program, find_program
 from tasks.core.progress import Item
 from tasks.core.servers import Connection, connect, encoding_of
-from tasks.core.stored import RESTORE_SCRIPT, describe_file, restore_script
+from tasks.core.stored import describe_file, restore_script
 from tasks.core.stream import RowKeys, StreamFacts, StreamJob
 from tasks.core.toc import Origin
 from tasks.databases import database_options
-from tasks.runs import Run, require_space, spread, staging, step
+from tasks.runs import Run, require_space, spread, staging, step, warn_of_unsafe
 from tasks.schema import LOCK_WAIT_SECONDS, Wanted, context_list
 from tasks.sets import (
     cool,
@@ -59,7 +63,7 @@ from tasks.sets import (
     read_base,
     require_owner,
     require_store,
-    unpack,
+    unpack_file,
     upload,
 )  # fmt: skip
 from tasks.signing_keys import SIGNING_KEY, VERIFY_KEY
@@ -104,6 +108,7 @@ def check_source(site: Site, run: Run, *, read_others: bool = True) -> Source:
         sizes = dict(connection.execute(sql.RELATION_BYTES, {"oids": members.oids}).fetchall())
     pg_dump = find_program("pg_dump", number // 10000)
     pg_restore = find_program("pg_restore", pg_dump.major)
+    warn_of_unsafe(run, pg_dump, pg_restore)
     # Two relations at a time are staged, seldom at more than half their size.
     require_space(run, sum(sorted(sizes.values())[-2:]) // 2 + (16 << 20))
     # The last check, because the first backup of all leaves its mark in the store.
@@ -204,7 +209,7 @@ def find_base(site: Site, run: Run) -> Base | None:
         return Base(manifest, {})
     stored = manifest.block_rows
     file = fetch(site.store, name_of(manifest), stored, run.folder / stored.path)
-    return Base(manifest, parse_block_rows(unpack(file).read_bytes(), f"{stored.path} of {manifest.id}"))
+    return Base(manifest, parse_block_rows(unpack_file(file, stored, manifest.id).read_bytes(), f"{stored.path} of {manifest.id}"))
 
 
 def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | None = None) -> Manifest:
@@ -406,8 +411,8 @@ def _inherited(site: Site, run: Run, name: SetName, place: str, facts: StreamFac
     rows = facts.rows - facts.taken
     if not rows:
         return None
-    text = zstandard.compress(facts.left_out.encode())
-    return Inherited(rows=rows, left_out=_store_text(site, run, name, f"{place}.left-out.zst", text) if facts.left_out else None)
+    path, text = f"{place}.left-out.zst", facts.left_out.encode()
+    return Inherited(rows=rows, left_out=_store_packed(site, run, name, path, text) if facts.left_out else None)
 
 
 def _file_name(site: Site, member: Member) -> str:
@@ -437,8 +442,8 @@ def store_schema(
     connection, members = snapshot.coordinator, snapshot.members
     borders = catalogue.read_borders(connection, members, site.context, site.claimed_tables)
     roles = catalogue.read_roles(connection, members)
-    archive = _store_text(site, run, name, "schema.dump.zst", zstandard.compress(snapshot.archive.read_bytes()))
-    schema_list = _store_text(site, run, name, "schema.list", listing.encode())
+    archive = _store_packed(site, run, name, SCHEMA_ARCHIVE, snapshot.archive.read_bytes())
+    schema_list = _store_text(site, run, name, SCHEMA_LIST, listing.encode())
     files = [_store_text(site, run, name, f"context/{file}", text.encode()) for file, text in site.files.items()]
     manifest = Manifest(
         context=name.context, kind=name.kind, id=name.id, run=run.id, finished=now(), time_zone=site.context.time_zone,
@@ -460,8 +465,7 @@ def store_schema(
     )  # fmt: skip
     _require_complete(manifest, listing)
     if blocks:
-        packed = zstandard.compress(render_block_rows(blocks))
-        manifest = manifest.model_copy(update={"block_rows": _store_text(site, run, name, "block-rows.json.zst", packed)})
+        manifest = manifest.model_copy(update={"block_rows": _store_packed(site, run, name, BLOCK_ROWS, render_block_rows(blocks))})
     return manifest
 
 
@@ -522,6 +526,11 @@ def _store_text(site: Site, run: Run, name: SetName, path: str, data: bytes) -> 
         file.touch(mode=0o600)
         file.write_bytes(data)
     return upload(site.store, run, name, describe_file(path, file), file, "STANDARD")
+
+
+def _store_packed(site: Site, run: Run, name: SetName, path: str, text: bytes) -> StoredObject:
+    """Store a text packed; how long it is, the manifest says, so that nobody unpacks more."""
+    return _store_text(site, run, name, path, zstandard.compress(text)).model_copy(update={"plain_bytes": len(text)})
 
 
 def _warnings(borders: catalogue.Borders, unusable: Iterable[str], roles: Iterable[Role]) -> list[str]:

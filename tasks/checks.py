@@ -42,9 +42,12 @@ WITNESSES = ("objects of the newest backup", "rows of the newest backup")
 
 @step
 def run_checks(
-    server: Server, database: str, run: Run, context: Context, files: dict[str, str], timeout_seconds: float, instant: datetime
-) -> list[Finding]:
+    server: Server, database: str, run: Run, context: Context, files: dict[str, str], timeout_seconds: float, instant: datetime,
+    unfit: Mapping[str, str] | None = None,
+) -> list[Finding]:  # fmt: skip
     """Run the checks of the context's file and of the catalogue, each limited in time, as of an instant.
+
+    Those that are `unfit` are not run: why, by name.
 
     Raises:
         BadInput: the file is wrong, or the database cannot be reached.
@@ -56,7 +59,10 @@ def run_checks(
         present = _without(context, missing)
         members = catalogue.read_members(connection, present)
         connection.execute(sql.check_settings(context.namespace, context.timestamps, timeout_seconds))
-        findings = [judge(there, len(missing), missing[:SAMPLE_ROWS]), *(_run(connection, check) for check in own)]
+        findings = [
+            judge(there, len(missing), missing[:SAMPLE_ROWS]),
+            *(_run(connection, check, (unfit or {}).get(check.name, "")) for check in own),
+        ]
         for subject, make in _catalogue_checks(connection, present, members, instant).items():
             findings += _run_made(connection, subject, make)
     get_run_logger().info("%d checks: %s", len(findings), summary(findings))
@@ -93,13 +99,15 @@ def _without(context: Context, missing: Iterable[str]) -> Context:
     return context.model_copy(update=present)
 
 
-def _run(connection: Connection, check: Check) -> Finding:
-    for relation in check.needs:
-        if not catalogue.is_there(connection, relation):
-            return Finding(check.name, check.severity, Verdict.NOT_RUN, note=f"{relation} of another context is not here")
+def _run(connection: Connection, check: Check, unfit: str = "") -> Finding:
+    """Run one check, unless it needs what is not here, or is unfit: why."""
     started = time.monotonic()
     try:
         with connection.transaction():
+            if missing := [relation for relation in check.needs if not catalogue.is_there(connection, relation)]:
+                return Finding(check.name, check.severity, Verdict.NOT_RUN, note=f"{missing[0]} of another context is not here")
+            if unfit:
+                return Finding(check.name, check.severity, Verdict.BROKEN, note=unfit)
             count, sample = offending(connection, check.query)
     except psycopg.Error as error:
         if connection.broken:

@@ -4,6 +4,7 @@ Until everything was compared, the database carries a working name and a comment
 leaves nothing under the final name, and the next run removes what carries the mark.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,8 @@ from tasks.core.servers import Connection, Server, connect, major_of
 from tasks.locks import MAINTENANCE_DATABASE, ContextLock
 from tasks.runs import Run, step
 
+# Settings that have files of the server run in every session: a person says so, not a set.
+LOADS_CODE = re.compile(r"\w*(preload_libraries|library_path|control_path)=", re.IGNORECASE)
 LOCALE_PROVIDERS = {"i": "icu", "c": "libc", "b": "builtin"}
 
 
@@ -356,6 +359,9 @@ def finish_database(server: Server, run: Run, lock: ContextLock, manifest: Manif
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         lock.require_held(f'database "{name}" got its settings', connection)
         for setting in source.settings:
+            if LOADS_CODE.match(setting):
+                target.to_do.append(f'ALTER DATABASE "{target.name}" SET {setting} (it loads code into every session)')
+                continue
             _try(
                 connection,
                 sql.set_for_database(name, *setting.split("=", 1)),

@@ -78,7 +78,7 @@ def _fill_whole(
 def _fill(connection: Connection, recovery: Recovery, run: Run, pg_restore: Program, *, with_outbound_keys: bool) -> None:
     staged, phases, manifest = recovery.staged_set, recovery.phases, recovery.manifest
     context = staged_context(recovery)
-    archive, listing = unpack(staged.files[manifest.schema_archive.path]), staged.files[manifest.schema_list.path]
+    archive, listing = unpack(staged, manifest.schema_archive), staged.files[manifest.schema_list.path]
     made, dropped = set[int](), list[ForeignKey]()
     with phases.phase("schema before data"):
         connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))

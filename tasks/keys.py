@@ -13,6 +13,7 @@ from tasks.core.errors import BadInput
 from tasks.core.kinds import RULES
 from tasks.core.manifest import ForeignKey, InventoryItem, Manifest
 from tasks.core.servers import Connection, Server, connect
+from tasks.core.spelling import foreign_key_of
 from tasks.locks import ContextLock
 from tasks.runs import Run, step
 from tasks.schema import LOCK_WAIT_SECONDS
@@ -40,13 +41,13 @@ def keys_of(manifest: Manifest) -> list[ForeignKey]:
 
 def own_keys(manifest: Manifest) -> list[ForeignKey]:
     """Return the foreign keys within a set, as its inventory has them."""
-    keys = [item for item in manifest.inventory if item.kind == "constraint" and item.state.startswith("FOREIGN KEY")]
+    constraints = ((item, foreign_key_of(item.state)) for item in manifest.inventory if item.kind == "constraint")
     return [
         ForeignKey(
-            name=sql.quoted(item.name), table=item.parent, references="", definition=item.state.partition(" | ")[0], on_delete="",
-            comment=item.state.partition(" | comment ")[2] or None,
+            name=sql.quoted(item.name), table=item.parent, references="", definition=definition, on_delete="",
+            comment=item.state[len(definition) :].partition(" | comment ")[2] or None,
         )
-        for item in keys
+        for item, definition in constraints if definition
     ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Which table and which of its rows an operator means: names, and conditions on key columns."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import psycopg
 from psycopg.sql import Composed, Identifier
@@ -8,13 +8,14 @@ from psycopg.sql import Composed, Identifier
 from tasks.catalogue import Members
 from tasks.core import merge_sql, sql
 from tasks.core.complaints import message_of
-from tasks.core.context import Context
+from tasks.core.context import CONTEXT_FILE, Context
 from tasks.core.errors import BadInput
 from tasks.core.manifest import TABLES, Manifest
 from tasks.core.merge import Keys, Mode, Request, parse_keys, tables_named
 from tasks.core.servers import Connection
 from tasks.core.toc import plain_name
 from tasks.merge_session import Merge, Table, dicts, lineage
+from tasks.set_texts import require_condition
 
 CHILD_AND_PARENT = "c", "p"
 
@@ -111,7 +112,8 @@ def choose_children(merge: Merge) -> None:
     children = [one for one in merge.tables if one.name not in merge.keyed]
     with merge.connection.transaction():
         merge.connection.execute(sql.trigger_settings(merge.site.context.namespace, merge.site.context.timestamps))
-        links = [(child, *link) for child in children for link in _links(merge, child)]
+        conditions = _conditions(merge)
+        links = [(child, *link) for child in children for link in _links(merge, child, conditions)]
         found = {one.number: set[tuple[str, ...]]() for one in children}
         while True:
             before = sum(map(len, found.values()))
@@ -133,18 +135,52 @@ def _condition(table: Table, found: Mapping[int, set[tuple[str, ...]]]) -> Compo
     return merge_sql.has_values(table.primary, keys) if keys else merge_sql.as_written("false")
 
 
-def _links(merge: Merge, child: Table) -> Iterator[tuple[Table, tuple[str, str], Composed]]:
+def _links(merge: Merge, child: Table, conditions: Iterable[tuple[str, str]]) -> Iterator[tuple[Table, tuple[str, str], Composed]]:
     """Yield on which tables the rows of one hung, and by what condition, which calls both by names.
 
-    These are foreign keys, and what the set's context says.
+    These are foreign keys, and the conditions by which rows of other tables belong to those of the rule's.
     """
     own = lineage(merge.members, child.member)
     for key in dicts(merge.connection, merge_sql.OUTBOUND_KEYS_OF, {"oids": [*own.values()]}):
         for parent in merge.tables:
             if key["parent"] in lineage(merge.members, parent.member).values():
                 yield parent, CHILD_AND_PARENT, merge_sql.Link.of(key).refers(*map(Identifier, CHILD_AND_PARENT))
-    for rule in (rule for rule in merge.whole.clean_up if rule.table == merge.manifest.cleaned_table):
-        for one in rule.children:
-            if one.where and f"{merge.whole.namespace}.{one.table}" in own:
-                condition = merge_sql.in_brackets(one.where)
-                yield from ((root, (one.table, rule.table), condition) for root in merge.tables if root.name in merge.keyed)
+    for table, where in conditions:
+        if f"{merge.site.context.namespace}.{table}" in own:
+            names = table, str(merge.manifest.cleaned_table)
+            condition = merge_sql.in_brackets(where)
+            yield from ((root, names, condition) for root in merge.tables if root.name in merge.keyed)
+
+
+def _wheres(context: Context, table: str | None) -> list[tuple[str, str, str]]:
+    """Return which tables' rows belong to those of a rule's table by a condition, by which, and where that is written."""
+    return [
+        (child.table, child.where, f"clean_up.{number}.children.{place}.where")
+        for number, rule in enumerate(context.clean_up) if rule.table == table
+        for place, child in enumerate(rule.children) if child.where
+    ]  # fmt: skip
+
+
+def _conditions(merge: Merge) -> list[tuple[str, str]]:
+    """Return the conditions by which rows of other tables belong to those of the rule's, as this context says them.
+
+    Where it says none of a table, the set's is taken, once PostgreSQL has read it; it is told.
+
+    Raises:
+        DamagedSet: what the set says is no condition.
+    """
+    root, namespace = str(merge.manifest.cleaned_table), merge.site.context.namespace
+    here = [(table, where) for table, where, _ in _wheres(merge.site.context, root)]
+    there = {name for one in merge.tables for name in lineage(merge.members, one.member)}
+    more = list[tuple[str, str]]()
+    for table, where, place in _wheres(merge.whole, root):
+        if (table, where) in here or f"{namespace}.{table}" not in there:
+            continue
+        said = f"{merge.manifest.id}/context/{CONTEXT_FILE}: {place}"
+        require_condition(merge.connection, said, where, (namespace, table), (namespace, root))
+        if table in {name for name, _ in here}:
+            merge.said.append(f"{said} is {where}; what this context says is taken instead")
+        else:
+            merge.said.append(f"rows of {table} hung on those of {root} where {where} ({said}); this context has no such rule")
+            more.append((table, where))
+    return [*here, *more]

@@ -22,6 +22,7 @@ from tasks.core.servers import connect
 from tasks.core.toc import plain_name, table_of
 from tasks.merge_choice import choose_children, chosen_rows, names, unknown_keys
 from tasks.merge_keys import find_effects, find_needs, refused
+from tasks.merge_objects import said_by_the_set
 from tasks.merge_session import Merge, Table, dicts, is_unchanged, lineage
 from tasks.recoveries import Recovery, staged_context
 from tasks.runs import Run
@@ -76,8 +77,9 @@ def begin(site: Site, run: Run, recovery: Recovery, request: Request) -> Iterato
         asked_for, keyed = names(request, site.context, members, staged.manifest)
         whole = staged_context(recovery)
         merge = Merge(
-            there, run, source, staged, request, connection, members, asked_for, keyed, [], inventory, whole, phases=recovery.phases
-        )
+            there, run, source, staged, request, connection, members, asked_for, keyed, [], inventory, whole, site.context,
+            phases=recovery.phases,
+        )  # fmt: skip
         merge.tables += _tables(merge)
         if request.table is not None and not merge.tables and not merge.absent:
             raise BadInput(f"{request.table} is not in {staged.manifest.id}; name another table, or an older or newer set")
@@ -178,6 +180,7 @@ def plan(merge: Merge, recovery: Recovery) -> MergePlan:
         holders=[row[0] for row in merge.connection.execute(merge_sql.LOCK_HOLDERS_OF, {"oids": merge.members.oids})],
         passed_over=recovery.passed_over, refusals=refusals, comparing_seconds=merge.phases.seconds["plan"],
         waiting_seconds=_waiting_seconds(merge, changes), about=merge.about,
+        said=[*merge.said, *said_by_the_set(merge)],
     )  # fmt: skip
 
 

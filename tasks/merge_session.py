@@ -88,8 +88,12 @@ class Merge:
     keyed: frozenset[str]
     tables: list[Table]
     inventory: list[InventoryItem]
+    # The context as the set has it, and as it is here, whether its tables are there or not.
     whole: Context
+    context: Context
     refusals: list[str] = field(default_factory=list)
+    # What the set alone says and is done all the same: told with the plan.
+    said: list[str] = field(default_factory=list)
     safety: Manifest | None = None
     phases: Phases = field(default_factory=Phases)
 

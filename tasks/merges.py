@@ -110,7 +110,7 @@ def carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: 
         try:
             merged = _carry_out(merge, planned, lock, approved=approved)
             # A set of a part of the context knows no views; its rows may be in them all the same.
-            known = merge.members.views if merge.manifest.only else merge.manifest.views
+            known = merge.members.views if merge.manifest.only else _own_views(merge)
             views = tuple(view for view in known if view.materialized and view.populated)
             return Done(planned, merged, tuple(_written(merge)), views)
         except MovedSnapshot as error:
@@ -127,6 +127,12 @@ def carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: 
                 ) from None
             raise OperationError(f'database "{planned.database}" is as it was: {message_of(error)}') from None
     raise AssertionError  # the last try returns or raises
+
+
+def _own_views(merge: Merge) -> list[View]:
+    """Return the views of the set that are this context's here."""
+    context = merge.context
+    return [view for view in merge.manifest.views if view.namespace == context.namespace and view.name in context.views]
 
 
 def _holders(merge: Merge) -> str:

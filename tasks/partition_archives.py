@@ -21,7 +21,7 @@ from tasks.core.archiving import Archiving
 from tasks.core.bases import misfit
 from tasks.core.complaints import message_of
 from tasks.core.context import Context
-from tasks.core.errors import DamagedSet, OperationError, RestoreDiffers
+from tasks.core.errors import ColdObject, DamagedSet, OperationError, RestoreDiffers
 from tasks.core.kinds import Kind, new_run_id
 from tasks.core.manifest import Manifest, Relation
 from tasks.core.partitions import Partition, due
@@ -144,14 +144,14 @@ def archive(site: Site, run: Run, one: Archiving) -> None:
     try:
         if one.partition.detach_pending:
             _attach_again(site, run, one)
-        manifest = take_archive(site, run, one)
-        one.backup = manifest.id
-        prove_archive(site, run, manifest)
+        manifest = take_proven_archive(site, run, one)
         compare_with_archive(site, run, one, manifest)
         cool(site.store, name_of(manifest), manifest)
-        if not one.held:
+        if not one.held and one.read_back:
             drop_partition(site, run, one, manifest)
             one.dropped = True
+        elif not one.held:
+            one.notes.append("no row holds it any more: the next run reads its set back and drops it")
     except psycopg.Error as error:
         one.problem = message_of(error)
     except OperationError as error:
@@ -174,9 +174,29 @@ def _attach_again(site: Site, run: Run, one: Archiving) -> None:
     one.notes.append("somebody's DETACH … CONCURRENTLY was finished first")
 
 
-def take_archive(site: Site, run: Run, one: Archiving) -> Manifest:
+def take_proven_archive(site: Site, run: Run, one: Archiving) -> Manifest:
+    """Return a set that has the partition's rows as they are now, and that this run read back whole.
+
+    That a set was read back once, a mark says, which anybody may have written: rows are dropped on no mark's word. Where they
+    stay, it is enough. An older set that cannot be read now, because it is cold, is left to itself: another one is taken.
+
+    Raises:
+        RestoreDiffers, DamagedSet: it is not what was stored; it is called damaged from now on.
+    """
+    manifest = take_archive(site, run, one)
+    try:
+        one.read_back = prove_archive(site, run, manifest, trust_mark=one.held > 0)
+    except ColdObject as error:
+        get_run_logger().info("%s cannot be read back now (%s): another set is taken", manifest.id, error)
+        manifest = take_archive(site, run, one, anew=True)
+        one.read_back = prove_archive(site, run, manifest, trust_mark=False)
+    one.backup = manifest.id
+    return manifest
+
+
+def take_archive(site: Site, run: Run, one: Archiving, *, anew: bool = False) -> Manifest:
     """Return a set that has the partition's rows as they are now: the one that a run before took, or a new one."""
-    archives = archive_sets(site.store, site.context.name)
+    archives = [] if anew else archive_sets(site.store, site.context.name)
     with session(site, run) as connection:
         table = _table_of(connection, site, one)
         scope = table.scope(one.partition)
@@ -191,15 +211,17 @@ def take_archive(site: Site, run: Run, one: Archiving) -> Manifest:
         return take_set(part, own, source, Occasion(label=one.partition.name, sort=Kind.ARCHIVE))
 
 
-def prove_archive(site: Site, run: Run, manifest: Manifest) -> None:
-    """Restore an archive set into a scratch database and compare it, unless that was done.
+def prove_archive(site: Site, run: Run, manifest: Manifest, *, trust_mark: bool) -> bool:
+    """Restore an archive set into a scratch database and compare it, unless a mark may be trusted that it was done.
+
+    Returns whether it was read back.
 
     Raises:
         RestoreDiffers, DamagedSet: it is not what was stored; it is called damaged from now on.
     """
     name = name_of(manifest)
-    if next((one.state for one in list_sets(site.store, run.context).sets if one.name == name), "") == "drilled":
-        return
+    if trust_mark and next((one.state for one in list_sets(site.store, run.context).sets if one.name == name), "") == "drilled":
+        return False
     proof = Recovery(site.store, run.started, Purpose.DRILL, newest=False)
     server = sites.find_drill_server(run.context)
     try:
@@ -215,6 +237,7 @@ def prove_archive(site: Site, run: Run, manifest: Manifest) -> None:
     finally:
         shutil.rmtree(run.folder / manifest.id, ignore_errors=True)
     mark(site.store, name, "drilled", {"instant": run.started, "run": run.id})
+    return True
 
 
 def compare_with_archive(site: Site, run: Run, one: Archiving, manifest: Manifest) -> None:

@@ -88,7 +88,9 @@ def _partitions(manifest: Manifest, table: PartitionedTable, start: datetime | N
         if item.kind in TABLES and name in named and plain_name(item.parent) == table.qualified:
             bound = BOUND.search(item.state)
             with suppress(ValueError):
-                if bound and (start is None or parse_bound(bound["bound"], table.zone)[0] == start):
+                # What is no range of instants gets no further: it stands in a statement as it is.
+                lower, _ = parse_bound(bound["bound"] if bound else "", table.zone)
+                if bound and start in (None, lower):
                     yield Archived(name, manifest.id, bound["bound"], table)
 
 

@@ -20,7 +20,7 @@ from tasks.core.context import Context
 from tasks.core.errors import BadInput, DamagedSet, OperationError
 from tasks.core.kinds import Kind, SetName, now, split_key
 from tasks.core.known_sets import ExpiryRecord
-from tasks.core.manifest import MANIFEST_FILE, parse_manifest
+from tasks.core.manifest import MANIFEST_FILE, RESTORE_SCRIPT, parse_manifest
 from tasks.core.pruning import (
     DEAD,
     EXPIRED_FILE,
@@ -37,7 +37,6 @@ from tasks.core.pruning import (
     suspicion,
 )
 from tasks.core.recovery_point import CLOCK_TOLERANCE
-from tasks.core.stored import RESTORE_SCRIPT
 from tasks.locks import ContextLock, context_lock
 from tasks.records import keep_record
 from tasks.reports import publish

@@ -13,7 +13,7 @@ from prefect import get_run_logger
 from tasks import catalogue, progress
 from tasks.checks import key_check_name, run_checks
 from tasks.core import sql
-from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge
+from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge, parse_checks
 from tasks.core.compare import compare_inventories
 from tasks.core.context import CONTEXT_FILE, Context, parse_context
 from tasks.core.drills import DrillRecord
@@ -39,11 +39,15 @@ from tasks.keys import KeyOutcome, try_keys, without
 from tasks.locks import ContextLock
 from tasks.runs import Run, jobs, require_space, spread, step
 from tasks.schema import restore_section
+from tasks.set_texts import unfit_checks
 from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, hold, inherited_parts, read_base, require_list, unpack
 from tasks.store import StoreAddress
 from tasks.tables import compare_table, load_table
 from tasks.triggers import exercise_triggers
 from tasks.views import refresh_view
+
+# More than any file of a context has.
+MOST_CONTEXT_BYTES = 4 << 20
 
 
 @dataclass
@@ -241,7 +245,7 @@ def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
     """Schema before the data, data, sequences, schema after the data, statistics, views."""
     staged, target, manifest = recovery.staged_set, recovery.chosen, recovery.manifest
     phases, pg_restore = recovery.phases, find_pg_restore(manifest, target.server_major)
-    archive, listing = unpack(staged.files[manifest.schema_archive.path]), staged.files[manifest.schema_list.path]
+    archive, listing = unpack(staged, manifest.schema_archive), staged.files[manifest.schema_list.path]
     with phases.phase("schema before data"):
         restore_section(server, target, run, pg_restore, "pre-data", archive, listing, 1)
     with phases.phase("data"):
@@ -342,12 +346,13 @@ def check_integrity(recovery: Recovery, server: Server, run: Run, timeout_second
         # The checks are about the whole context.
         recovery.findings += [*_broken_keys(recovery.keys), *_keys_not_here(manifest, set(), recovery.keys)]
         return
-    files = {path.removeprefix("context/"): file.read_text("utf-8") for path, file in staged_context_files(recovery)}
     with recovery.phases.phase("integrity checks"):
         try:
-            found = run_checks(
-                server, target.name, run, staged_context(recovery), files, timeout_seconds, manifest.snapshot.instant
-            )  # fmt: skip
+            files = {path.removeprefix("context/"): _text_of(recovery, path) for path, _ in staged_context_files(recovery)}
+            context = staged_context(recovery)
+            own = parse_checks(files.get(CHECKS_FILE, ""), f"{manifest.id}/context/{CHECKS_FILE}")
+            unfit = unfit_checks(server, target.name, run, context, own)
+            found = run_checks(server, target.name, run, context, files, timeout_seconds, manifest.snapshot.instant, unfit)
             recovery.database_bytes = database_bytes(server, target.name, run)
         except OperationError as error:
             # The database is there and equal to its backup, whatever can be said of it.
@@ -399,8 +404,28 @@ def staged_context_files(recovery: Recovery) -> list[tuple[str, Path]]:
 def staged_context(recovery: Recovery) -> Context:
     """Return the context as it was when the set was taken."""
     path, only = f"context/{CONTEXT_FILE}", recovery.manifest.only
-    context = parse_context(recovery.staged_set.files[path].read_text(encoding="utf-8"), f"{recovery.manifest.id}/{path}")
+    try:
+        context = parse_context(_text_of(recovery, path), f"{recovery.manifest.id}/{path}")
+    except BadInput as error:
+        raise DamagedSet(f"{error}; restore another set") from error
     return context.narrowed(only) if only else context
+
+
+def _text_of(recovery: Recovery, path: str) -> str:
+    """Return a file of the context folder as the set has it.
+
+    Raises:
+        DamagedSet: it is not in the set, or is no text that such a file can be.
+    """
+    where, file = f"{recovery.manifest.id}/{path}", recovery.staged_set.files.get(path)
+    if file is None:
+        raise DamagedSet(f"{where} is not in the set; restore another set")
+    if file.stat().st_size > MOST_CONTEXT_BYTES:
+        raise DamagedSet(f"{where} has more than {MOST_CONTEXT_BYTES:,} bytes; restore another set")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedSet(f"{where} is no text in UTF-8; restore another set") from error
 
 
 def facts_of(recovery: Recovery, failure: str | None = None, records: Sequence[DrillRecord] = ()) -> RecoveryFacts:

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from prefect import Flow, Task, flow
+from prefect import Flow, Task, flow, get_run_logger
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.runtime import flow_run
@@ -28,7 +28,7 @@ from prefect.utilities.annotations import opaque
 from tasks.core.errors import BadInput, OperationError
 from tasks.core.folders import private_folder, require_own
 from tasks.core.kinds import CONTEXT_NAME, new_run_id, now, require_context_name
-from tasks.core.programs import Running
+from tasks.core.programs import Program, Running, unsafe_programs
 from tasks.core.stream import MORE_SPACE
 from tasks.sites import find_context
 
@@ -54,11 +54,20 @@ class Run:
     started: datetime
     folder: Path
     running: Running = field(repr=False, compare=False)
+    warned: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def title(self) -> str:
         """Who is at work, as pg_stat_activity shows it (63 bytes at most)."""
         return f"{self.context} {self.flow} {self.started:%Y-%m-%d %H:%M}Z {self.id}"[:63]
+
+
+def warn_of_unsafe(run: Run, *programs: Program) -> None:
+    """Warn, once a run, of programs of PostgreSQL that a newer minor version should replace."""
+    for warning in unsafe_programs(programs):
+        if warning not in run.warned:
+            run.warned.add(warning)
+            get_run_logger().warning("%s", warning)
 
 
 def operation(pattern: str) -> Callable[[Callable[P, T]], Flow[P, T]]:

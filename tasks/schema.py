@@ -23,7 +23,7 @@ from tasks.core.toc import (
     some_of_list,
 )
 from tasks.databases import Target
-from tasks.runs import Run, step
+from tasks.runs import Run, step, warn_of_unsafe
 from tasks.sites import Site
 
 # Whoever waits for a lock that the snapshot holds, and all who queue behind him, may wait as long.
@@ -91,6 +91,7 @@ def restore_section(
     Raises:
         ProgramFailed: the program did not come to its end.
     """
+    warn_of_unsafe(run, pg_restore)
     environment, stop = server.environment(target.working_name, **RESTORE_OPTIONS), section == "pre-data"
     options = programs.restore_options(section, listing)
     if pg_restore.major >= 17 > target.server_major:
@@ -105,7 +106,7 @@ def restore_section(
         # Those that work side by side may be in each other's way, as in a deadlock: what failed is tried again, one by one.
         again = run.folder / f"{section}-again.list"
         again.touch(mode=0o600)
-        again.write_text(some_of_list(listing.read_text("utf-8"), failed), "utf-8")
+        again.write_text(some_of_list(listing.read_text("utf-8", errors="replace"), failed), "utf-8")
         options = programs.restore_options(section, again)
         argv = programs.restore_command(pg_restore, archive, target.working_name, options, 1, stop=False)
         ended = run.running.run(argv, environment, check=False)
@@ -119,6 +120,7 @@ def restore_section(
 
 def read_chunks(run: Run, pg_restore: Program, section: str, archive: Path, listing: Path) -> tuple[bytes, list[Chunk]]:
     """Return the statements of one section of the context's part, entry by entry, and the settings that go before them."""
+    warn_of_unsafe(run, pg_restore)
     argv = programs.script_command(pg_restore, archive, verbose=True, options=programs.restore_options(section, listing))
     return parse_chunks(run.running.run(argv, {}).output)
 

@@ -23,12 +23,22 @@ from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, O
 from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, now, parse_set_reference, split_key
 from tasks.core.known_sets import SetFacts
 from tasks.core.losses import CleanedUp
-from tasks.core.manifest import MANIFEST_FILE, Inherited, Manifest, Relation, StoredObject, parse_manifest, render_manifest
+from tasks.core.manifest import (
+    MANIFEST_FILE,
+    RESTORE_SCRIPT,
+    Inherited,
+    Manifest,
+    Relation,
+    StoredObject,
+    parse_manifest,
+    render_manifest,
+)
+from tasks.core.marks import CleanedMark, DamagedMark, parse_mark
 from tasks.core.order import newest_first
 from tasks.core.progress import Item, Moved, unmeasured
 from tasks.core.pruning import CLEANED_FILE, DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE, SWEPT_FILE
 from tasks.core.sources import RowSource, digest_sources
-from tasks.core.stored import RESTORE_SCRIPT
+from tasks.core.unpacking import blocks_of
 from tasks.runs import Run, staging, step
 from tasks.store import ObjectInfo, Store, StoreAddress, persistent
 
@@ -117,7 +127,7 @@ def parse_owner(data: bytes, where: str) -> str:
     """
     try:
         return str(json.loads(data)["system_identifier"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput(
             f"{where} does not say which cluster writes here; write it anew: python -m deployments.register --adopt"
         ) from error
@@ -281,19 +291,19 @@ def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[st
     state = "damaged" if damage else found
     verified = max((objects[f"{mark}.json"].modified for mark in STATES if f"{mark}.json" in objects), default=None)
     said = damage and f"{address.path(name.folder)}: {damage}"
-    marked = PINNED_FILE in objects, _cleaned(store, name) if CLEANED_FILE in objects else None
+    marked = PINNED_FILE in objects, _cleaned(store, name, manifest) if CLEANED_FILE in objects else None
     return ListedSet(name, manifest, state, storage_class, said, verified, _held(objects), *marked)
 
 
-def _cleaned(store: Store, name: SetName) -> dict[str, int]:
+def _cleaned(store: Store, name: SetName, manifest: Manifest) -> dict[str, int]:
     """Return how many rows of a clean-up set were deleted; none, where nobody can say."""
     try:
-        return {
-            str(relation): int(rows)
-            for relation, rows in json.loads(store.read(f"{name.folder}/{CLEANED_FILE}"))["deleted"].items()
-        }
-    except (OperationError, ValueError, KeyError, TypeError, AttributeError):
+        mark = parse_mark(CleanedMark, store.read(f"{name.folder}/{CLEANED_FILE}"))
+    except OperationError:
         return {}
+    # No more can be gone than it has: a mark must hide no other loss.
+    has = {relation.qualified: relation.rows for relation in manifest.relations}
+    return {relation: min(rows, has.get(relation, 0)) for relation, rows in mark.deleted.items()} if mark else {}
 
 
 def _with_bases(sets: list[ListedSet]) -> list[ListedSet]:
@@ -313,9 +323,10 @@ def _found_before(store: Store, name: SetName, objects: dict[str, ObjectInfo]) -
     if DAMAGED_FILE not in objects:
         return None
     try:
-        found = json.loads(store.read(f"{name.folder}/{DAMAGED_FILE}"))["found"]
-    except (OperationError, ValueError, KeyError, TypeError):
-        found = f"its data, see {DAMAGED_FILE}"
+        mark = parse_mark(DamagedMark, store.read(f"{name.folder}/{DAMAGED_FILE}"))
+    except OperationError:
+        mark = None
+    found = mark.found if mark else f"its data, see {DAMAGED_FILE}"
     return f"damaged, as was found at {objects[DAMAGED_FILE].modified:%Y-%m-%d %H:%M %Z}: {found}; verify_backups looks again"
 
 
@@ -384,8 +395,12 @@ def fetch(
         ColdObject: it has to be thawed first.
     """
     store, key = address.opened, f"{name.folder}/{stored.path}"
-    if store.require_readable(key) is None:
+    if (there := store.require_readable(key)) is None:
         raise DamagedSet(f"{address.path(key)} is missing; restore another set")
+    if there.bytes > stored.bytes:
+        said = f"{there.bytes} bytes, the manifest says {stored.bytes}"
+        remember_damage(address, name, f"{stored.path}: {said}")
+        raise DamagedSet(f"{address.path(key)} is damaged: {said}; restore another set")
     file.unlink(missing_ok=True)
     with staging(file):
         file.touch(mode=0o600)
@@ -509,21 +524,21 @@ class StagedSet:
         Raises:
             DamagedSet: what it inherits cannot be read.
         """
-        own = [RowSource([self.files[part.path] for part in relation.parts])] if relation.parts else []
+        own = [RowSource([self.files[part.path] for part in relation.parts], relation.plain_bytes)] if relation.parts else []
         if not (relation.inherited and self.base):
             return own
-        parts = next(one.parts for one in self.base.relations if one.qualified == relation.qualified)
-        files = [self.base_files[part.path] for part in parts]
-        return [RowSource(files, self._left_out(relation.inherited)), *own]
+        kept = next(one for one in self.base.relations if one.qualified == relation.qualified)
+        files = [self.base_files[part.path] for part in kept.parts]
+        return [RowSource(files, kept.plain_bytes, self._left_out(relation.inherited, kept.rows)), *own]
 
-    def _left_out(self, inherited: Inherited) -> list[Lines]:
+    def _left_out(self, inherited: Inherited, rows: int) -> list[Lines]:
         if inherited.left_out is None:
             return []
-        file = self.files[inherited.left_out.path]
+        stored = inherited.left_out
         try:
-            return list(parse_lines(zstandard.ZstdDecompressor().decompressobj().decompress(file.read_bytes())))
+            return list(parse_lines(b"".join(blocks_of(self.files[stored.path], stored.most_plain_bytes)), rows))
         except (ValueError, zstandard.ZstdError) as error:
-            raise DamagedSet(f"{inherited.left_out.path} of {self.manifest.id} cannot be read: {error}") from error
+            raise DamagedSet(f"{stored.path} of {self.manifest.id} cannot be read: {error}; restore another set") from error
 
 
 @dataclass(frozen=True)
@@ -668,12 +683,29 @@ def random_recent(address: StoreAddress, context: str, instant: datetime) -> str
     return secrets.choice(recent)
 
 
-def unpack(packed: Path) -> Path:
-    """Decompress a small staged file beside itself."""
+def unpack(staged: StagedSet, stored: StoredObject) -> Path:
+    """Decompress a staged text of a set beside itself.
+
+    Raises:
+        DamagedSet: it cannot be unpacked, or is longer than the manifest says.
+    """
+    return unpack_file(staged.files[stored.path], stored, staged.manifest.id)
+
+
+def unpack_file(packed: Path, stored: StoredObject, set_id: str) -> Path:
+    """Decompress a staged file of a set beside itself.
+
+    Raises:
+        DamagedSet: it cannot be unpacked, or is longer than the manifest says.
+    """
     plain = packed.with_suffix("")
     plain.touch(mode=0o600)
-    with staging(plain), packed.open("rb") as source, plain.open("wb") as target:
-        zstandard.ZstdDecompressor().copy_stream(source, target)
+    try:
+        with staging(plain), plain.open("wb") as target:
+            target.writelines(blocks_of(packed, stored.most_plain_bytes))
+    except zstandard.ZstdError as error:
+        plain.unlink()
+        raise DamagedSet(f"{stored.path} of {set_id} cannot be unpacked: {error}; restore another set") from error
     return plain
 
 

@@ -12,7 +12,7 @@ from prefect import get_run_logger
 from tasks.core import merge_sql, sql
 from tasks.core.complaints import message_of
 from tasks.core.digest import MODULUS
-from tasks.core.errors import BadInput, RestoreDiffers
+from tasks.core.errors import BadInput, DamagedSet, RestoreDiffers
 from tasks.core.manifest import TABLES, Manifest, Relation
 from tasks.core.merge import Beside, Keys, name_beside, tables_named
 from tasks.core.servers import Connection, connect
@@ -24,8 +24,8 @@ from tasks.sets import StagedSet
 from tasks.sites import Site
 from tasks.tables import differences, load_rows, reading_job
 
-NAME = re.compile(r'"(?:[^"]|"")*"|[^", ]+')
-PRIMARY_KEY = re.compile(rf"PRIMARY KEY \((?P<columns>(?:{NAME.pattern}|, )+)\)")
+NAME = re.compile(r'"(?:[^"]|"")++"|[^", ()]++')
+PRIMARY_KEY = re.compile(rf"PRIMARY KEY \((?P<columns>(?:{NAME.pattern}|, )++)\)")
 
 
 @step(name="restore {table} beside")
@@ -77,7 +77,10 @@ def _choose(manifest: Manifest, namespace: str, table: str) -> tuple[tuple[str, 
         raise BadInput(
             f"{', '.join(odd)} has other columns, or in another order, than {found[0].qualified}; restore partition by partition"
         )
-    schema, _, name = next(one for one in names if parents[one] not in names).partition(".")
+    top = next((one for one in names if parents[one] not in names), None)
+    if top is None:
+        raise DamagedSet(f"{manifest.id}: inventory: {table} is a partition of itself; restore another set")
+    schema, _, name = top.partition(".")
     return (schema, name), found
 
 

@@ -28,7 +28,7 @@ from prefect.blocks.core import Block
 from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 from urllib3.exceptions import HTTPError
 
-from tasks.core.errors import AlreadyExists, BadInput, ColdObject, StoreUnavailable, TierUnavailable
+from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, StoreUnavailable, TierUnavailable
 from tasks.core.kinds import COLD_CLASSES
 from tasks.core.progress import Moved, unmeasured
 from tasks.core.signature import Signer, Trust
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 RANGE_CHUNK_BYTES = 1 << 16
+# More than any manifest, mark or record has: what is read whole is kept in memory.
+MOST_READ_BYTES = 512 << 20
 DOWNLOAD_TRIES = 6
 PARTIAL = ".partial-"
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -147,7 +149,7 @@ class Store(Protocol):
         """Store a small object in place of what is there."""
 
     def read(self, key: str) -> bytes:
-        """Return a small object."""
+        """Return a small object; one that is too large to be a manifest, a mark or a record is DamagedSet."""
 
     def fetch(self, key: str, target: IO[bytes], moved: Moved = unmeasured) -> str:
         """Write an object to an open file, say how many bytes have come, and return its SHA-256."""
@@ -290,7 +292,7 @@ class S3Store:
 
     def read(self, key: str) -> bytes:
         """Return a small object."""
-        data = io.BytesIO()
+        data = _SmallBuffer(self._place(key))
         self.fetch(key, data)
         return data.getvalue()
 
@@ -431,6 +433,23 @@ class S3Store:
         return f"s3://{self._bucket}/{self._root}{key}"
 
 
+def _require_small(place: str, size: int) -> None:
+    if size > MOST_READ_BYTES:
+        raise DamagedSet(f"{place} has {size:,} bytes, which is more than anything has that is read whole; look at it")
+
+
+class _SmallBuffer(io.BytesIO):
+    """What is read whole; it takes no more than fits into memory."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self._place = place
+
+    def write(self, data: Any) -> int:
+        _require_small(self._place, self.tell() + len(data))
+        return super().write(data)
+
+
 def _summed(moved: Moved) -> Callable[[int], None]:
     """Return what boto3 tells of each block that went; the parts of a large file go side by side, by several threads."""
     lock, done = Lock(), 0
@@ -465,21 +484,46 @@ def _is_cold(facts: dict[str, Any]) -> bool:
 
 
 class FolderStore:
-    """A folder on a disk, for where there is no S3; files are 0600 in folders of 0700."""
+    """A folder on a disk, for where there is no S3; files are 0600 in folders of 0700.
+
+    Nothing outside of it is read or written, whatever a key, or a link in it, says.
+    """
 
     keeps_metadata = False
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    def _at(self, key: str) -> Path:
+        """Return where a key lies.
+
+        Raises:
+            BadInput: it lies outside, or nobody can say where.
+        """
+        path = self._root / key
+        if "\0" in key or not self._contains(path):
+            raise BadInput(f"{key!r} leads out of the store's folder {self._root}: nothing there is touched; remove the link")
+        return path
+
+    def _contains(self, path: Path) -> bool:
+        try:
+            return path.resolve().is_relative_to(self._root.resolve())
+        except RuntimeError:
+            # A link that leads to itself.
+            return False
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the files below a prefix."""
         with self._answering(prefix):
             self._require_root()
-            for path in sorted((self._root / prefix.rpartition("/")[0]).rglob("*")):
+            for path in sorted(self._at(prefix.rpartition("/")[0]).rglob("*")):
                 key = path.relative_to(self._root).as_posix()
-                if key.startswith(prefix) and path.is_file() and not path.name.startswith(PARTIAL):
+                if key.startswith(prefix) and path.is_file() and not path.name.startswith(PARTIAL) and self._is_ours(path):
                     yield _file_info(key, path)
+
+    def _is_ours(self, path: Path) -> bool:
+        """Say whether a file that was found is none that a link leads to outside: no such thing is listed."""
+        return not path.is_symlink() or self._contains(path)
 
     def _require_root(self) -> None:
         if not self._root.is_dir():
@@ -487,9 +531,9 @@ class FolderStore:
 
     def head(self, key: str) -> ObjectInfo | None:
         """Return what the disk says of a file."""
-        path = self._root / key
         with self._answering(key):
             self._require_root()
+            path = self._at(key)
             return _file_info(key, path) if path.is_file() else None
 
     def put(
@@ -513,10 +557,10 @@ class FolderStore:
         self._write(key, lambda target: target.write(data), Path.replace)
 
     def _write(self, key: str, fill: Callable[[IO[bytes]], Any], name_it: Callable[[Path, Path], Any]) -> None:
-        path = self._root / key
-        partial = path.with_name(f"{PARTIAL}{os.urandom(8).hex()}")
         with self._answering(key):
             self._require_root()
+            path = self._at(key)
+            partial = path.with_name(f"{PARTIAL}{os.urandom(8).hex()}")
             _make_folders(self._root, path.parent)
             try:
                 with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
@@ -531,7 +575,9 @@ class FolderStore:
     def read(self, key: str) -> bytes:
         """Return a small file."""
         with self._answering(key):
-            return (self._root / key).read_bytes()
+            path = self._at(key)
+            _require_small(str(path), path.stat().st_size)
+            return path.read_bytes()
 
     def fetch(self, key: str, target: IO[bytes], moved: Moved = unmeasured) -> str:
         """Copy a file out."""
@@ -545,7 +591,7 @@ class FolderStore:
         return sha256.hexdigest()
 
     def _chunks(self, key: str) -> Iterator[bytes]:
-        with self._answering(key), (self._root / key).open("rb") as source:
+        with self._answering(key), self._at(key).open("rb") as source:
             while chunk := source.read(CHUNK_BYTES):
                 yield chunk
 
@@ -567,9 +613,9 @@ class FolderStore:
 
     def delete(self, key: str) -> None:
         """Delete a file, and the folders that it leaves empty."""
-        path = self._root / key
         with self._answering(key):
             self._require_root()
+            path = self._at(key)
             path.unlink(missing_ok=True)
             for folder in path.parents:
                 if folder == self._root or not folder.is_dir() or any(folder.iterdir()):
@@ -581,7 +627,7 @@ class FolderStore:
         """Yield the files that were never given their name."""
         with self._answering(prefix):
             self._require_root()
-            for path in sorted((self._root / prefix).rglob(f"{PARTIAL}*")):
+            for path in sorted(self._at(prefix).rglob(f"{PARTIAL}*")):
                 begun = datetime.fromtimestamp(path.stat().st_mtime, UTC)
                 yield Upload(path.relative_to(self._root).as_posix(), begun, path.name)
 
@@ -603,6 +649,9 @@ def _make_folders(root: Path, folder: Path) -> None:
     missing = [one for one in (folder, *folder.parents) if one.is_relative_to(root) and not one.exists()]
     for one in reversed(missing):
         one.mkdir(mode=0o700, exist_ok=True)
+        # A folder is there after a crash if the one that names it is.
+        _reach_disk(one)
+        _reach_disk(one.parent)
 
 
 def _reach_disk(folder: Path) -> None:

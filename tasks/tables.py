@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import zstandard
 from prefect import get_run_logger
 
 from tasks.core import sql, stream
 from tasks.core.blocks import BaseBlocks
 from tasks.core.complaints import message_of
-from tasks.core.errors import BrokenKey, MovedSnapshot, OperationError, RestoreDiffers
+from tasks.core.errors import BrokenKey, DamagedSet, MovedSnapshot, OperationError, RestoreDiffers
 from tasks.core.manifest import Relation
 from tasks.core.progress import Moved, unmeasured
 from tasks.core.servers import Connection, Server, connect
@@ -144,9 +145,13 @@ def load_rows(
         try:
             with cursor.copy(statement) as copy:
                 for block in chain.from_iterable(source.blocks() for source in sources):
-                    copy.write(block)
                     written += len(block)
+                    if written > relation.plain_bytes:
+                        raise zstandard.ZstdError(f"more than {relation.plain_bytes:,} bytes of rows, as the manifest says")
+                    copy.write(block)
                     moved(written)
+        except zstandard.ZstdError as error:
+            raise DamagedSet(f"loading {relation.qualified}: {error}; restore another set") from error
         except psycopg.errors.ForeignKeyViolation as error:
             raise BrokenKey(f"loading {relation.qualified}: {message_of(error)}") from None
         except psycopg.DatabaseError as error:

@@ -26,6 +26,7 @@ from tasks.core import report
 from tasks.core.errors import BadInput, ColdObject, DamagedSet, StoreUnavailable, TierUnavailable
 from tasks.core.kinds import COLD_CLASSES, SetName, is_cold, now
 from tasks.core.manifest import Manifest
+from tasks.core.marks import ThawMark, parse_mark
 from tasks.core.pruning import THAW_FILE
 from tasks.core.thaws import DAYS, Tier, deadline, fitting_tier, possible_tier, slower_tier, usual_time
 from tasks.recoveries import Recovery
@@ -171,12 +172,9 @@ def _read_mark(store: StoreAddress, name: SetName) -> Thaw | None:
     key = f"{name.folder}/{THAW_FILE}"
     if store.opened.head(key) is None:
         return None
-    try:
-        said: dict[str, Any] = json.loads(store.opened.read(key))
-        return Thaw(datetime.fromisoformat(said["asked"]), said["tier"], said["flow_run"])
-    except (ValueError, KeyError, TypeError):
-        # It only says since when; what is readable, the store says.
-        return None
+    # It only says since when; what is readable, the store says.
+    said = parse_mark(ThawMark, store.opened.read(key))
+    return Thaw(said.asked, said.tier, said.flow_run) if said else None
 
 
 def _asked_before(store: StoreAddress, name: SetName) -> datetime | None:

@@ -12,7 +12,7 @@ from tasks.core.partitions import Partition
 class Archiving:
     """One partition that is older than its rule keeps it; `held` is how many of its rows keep it from being dropped.
 
-    `backup` is the archive set that has its rows, as far as there is one.
+    `backup` is the archive set that has its rows, as far as there is one, `read_back` whether this run restored that and compared.
     """
 
     table: str
@@ -21,6 +21,7 @@ class Archiving:
     held: int
     hold: str | None = None
     backup: str | None = None
+    read_back: bool = False
     dropped: bool = False
     problem: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -44,7 +45,8 @@ class Archiving:
         said = "".join(f"; {note}" for note in self.notes)
         if self.dropped:
             return f"archived as {self.backup}, restored and compared, dropped{said}"
-        return f"archived as {self.backup}, restored and compared; stays: of {self.held:,} rows {self.hold} is true{said}"
+        stays = f"of {self.held:,} rows {self.hold} is true" if self.held else "its rows no longer hold it"
+        return f"archived as {self.backup}, restored and compared; stays: {stays}{said}"
 
 
 def plan_verdict(found: Sequence[Archiving]) -> str:

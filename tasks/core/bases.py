@@ -89,5 +89,5 @@ def parse_block_rows(data: bytes, where: str) -> dict[str, BlockRows]:
     """
     try:
         return {name: BlockRows.parse(one) for name, one in json.loads(data).items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedSet(f"{where} cannot be read: {error}") from error

@@ -15,7 +15,11 @@ from typing import Any, Self
 
 # Counts of one relation never take more memory than this many numbers: blocks of larger ones are counted in groups.
 MOST_COUNTS = 1 << 16
+# A relation has at most 2**32 blocks.
+MOST_SHIFT = 32
 ENDLESS = 1 << 62
+# Two numbers of 64 bits, and what is between them.
+MOST_LINE_CHARACTERS = 41
 Lines = tuple[int, int]
 
 
@@ -41,7 +45,10 @@ class BlockRows:
         Raises:
             ValueError, KeyError, TypeError, OverflowError: it says no counts.
         """
-        return cls.of(int(plain["shift"]), plain["rows"])
+        shift, rows = int(plain["shift"]), plain["rows"]
+        if not 0 <= shift <= MOST_SHIFT or len(rows) > MOST_COUNTS:
+            raise ValueError(f"{len(rows)} counts of 2**{shift} blocks each")
+        return cls.of(shift, rows)
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -141,16 +148,18 @@ def render_lines(runs: Iterable[Lines]) -> str:
     return "".join(f"{start + 1} {stop}\n" for start, stop in runs)
 
 
-def parse_lines(text: bytes) -> Iterator[Lines]:
-    """Yield the runs that a text names.
+def parse_lines(text: bytes, most: int = ENDLESS) -> Iterator[Lines]:
+    """Yield the runs that a text names, of at most so many lines.
 
     Raises:
         ValueError: it is none.
     """
     end = 0
     for line in text.splitlines():
+        if len(line) > MOST_LINE_CHARACTERS:
+            raise ValueError(f"a line of {len(line):,} characters")
         first, last = map(int, line.split())
-        if not end < first <= last:
-            raise ValueError(f"lines {first} to {last} come after line {end}")
+        if not end < first <= last <= most:
+            raise ValueError(f"lines {first} to {last} come after line {end}, of {most}")
         end = last
         yield first - 1, last

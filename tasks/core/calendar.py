@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tasks.core.errors import BadInput
 
-PERIOD = re.compile(r"(?P<count>\d+) (?P<unit>hour|day|month|year)s?")
+PERIOD = re.compile(r"(?P<count>\d{1,6}) (?P<unit>hour|day|month|year)s?")
 LOOKS_LIKE_AN_INSTANT = re.compile(r"\d{4}-\d\d-\d\d")
 MONTHS = {"month": 1, "quarter": 3, "year": 12}
 EXAMPLES = {"year": "2023", "month": "2023-05", "quarter": "2023-Q2"}

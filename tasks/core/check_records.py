@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.checks import Finding, Severity, Verdict
 from tasks.core.records import Record
+from tasks.core.values import Count
 
 
 class CheckResult(BaseModel):
@@ -20,7 +21,7 @@ class CheckResult(BaseModel):
     check: str
     severity: Severity
     verdict: Verdict
-    offending: int
+    offending: Count
 
     @property
     def said(self) -> str:

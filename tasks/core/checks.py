@@ -19,10 +19,11 @@ from enum import StrEnum
 from tasks.core.errors import BadInput
 
 CHECKS_FILE = "checks.sql"
-CHECK = re.compile(r"^--[ \t]*check:[ \t]*(?P<name>.*?)[ \t]*$", re.MULTILINE)
+# Quantifiers that give nothing back: a file of a set is read too, whatever stands in it.
+CHECK = re.compile(r"^--[ \t]*+check:(?P<name>.*)$", re.MULTILINE)
 # The end of a query's last line: its semicolon, and a comment behind it.
-END = re.compile(r"(;[ \t]*)+(--.*)?\Z")
-HEADER = re.compile(r"--\s*(?:(?P<key>severity|needs|repair):\s*)?(?P<text>.*?)\s*")
+END = re.compile(r"(?<![; \t])[ \t]*+(;[ \t]*+)++(--.*)?\Z")
+HEADER = re.compile(r"--\s*+(?:(?P<key>severity|needs|repair):\s*+)?(?P<text>.*)")
 NAME = re.compile(r"\w[\w .-]{0,80}")
 
 
@@ -98,7 +99,7 @@ def parse_checks(text: str, where: str) -> list[Check]:
     pieces = CHECK.split(text.replace("\r\n", "\n"))
     if before := [line for line in pieces[0].splitlines() if line.strip() and not line.lstrip().startswith("--")]:
         raise BadInput(f'{where}: "{before[0].strip()}" belongs to no check; write "-- check: name" above it')
-    checks = [_check(name, body, where) for name, body in zip(pieces[1::2], pieces[2::2], strict=True)]
+    checks = [_check(name.strip(), body, where) for name, body in zip(pieces[1::2], pieces[2::2], strict=True)]
     names = [check.name for check in checks]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(f"{where}: check {doubled[0]} stands there twice; give one another name")

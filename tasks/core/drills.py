@@ -6,6 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from tasks.core.records import Record
+from tasks.core.values import Count, Duration, Sum
 
 
 class DrillRecord(Record):
@@ -17,13 +18,13 @@ class DrillRecord(Record):
     verdict: str
     passed: bool
     proven: bool = Field(description="whether the restored database was found equal to its backup")
-    rto_seconds: float
-    rto_limit_seconds: float
-    rpo_seconds: float | None
-    rpo_limit_seconds: float
-    database_bytes: int | None
-    rows: int | None
-    phases: dict[str, float]
+    rto_seconds: Duration
+    rto_limit_seconds: Duration
+    rpo_seconds: Duration | None
+    rpo_limit_seconds: Duration
+    database_bytes: Count | None
+    rows: Sum | None
+    phases: dict[str, Duration]
 
 
 def carries_to_bytes(record: DrillRecord) -> int | None:

@@ -11,6 +11,7 @@ from tasks.core.errors import BadInput
 
 CONTEXT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 SET_ID = re.compile(r"(?P<context>[a-z0-9][a-z0-9-]*)_(?P<sort>[a-z][a-z0-9-]*)_(?P<stamp>\d{8}_\d{6})_(?P<run>[0-9a-f]{4})")
+RUN_ID = re.compile(r"[0-9a-f]{4}")
 JOB_NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
 LEGACY = re.compile(r"\.dump(\.gz)?$")
 OWNER_FILE = "owner.json"

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, tzinfo
 from typing import ClassVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from tasks.core.calendar import before
 from tasks.core.context import Retention
 from tasks.core.kinds import RULES, Kind
 from tasks.core.records import Record
+from tasks.core.values import Instant, Sum
 
 
 class SetFacts(BaseModel):
@@ -20,10 +21,10 @@ class SetFacts(BaseModel):
     id: str
     kind: Kind
     state: str
-    instant: AwareDatetime | None
-    finished: AwareDatetime | None
-    bytes: int
-    verified: AwareDatetime | None = None
+    instant: Instant | None
+    finished: Instant | None
+    bytes: Sum
+    verified: Instant | None = None
     note: str = ""
     expired: bool = False
 

@@ -221,6 +221,7 @@ class MergePlan:
     comparing_seconds: float = 0
     waiting_seconds: float = 0
     about: str = ""
+    said: Sequence[str] = ()
 
     @property
     def rows(self) -> tuple[int, int, int]:
@@ -239,7 +240,7 @@ class MergePlan:
 
     def does_as(self, other: "MergePlan") -> bool:
         """Say whether it would do what another plan would; who holds locks now, and how long comparing took, may differ."""
-        same = "backup", "database", "changes", "to_create", "unlike", "triggers", "effects", "refusals", "about"
+        same = "backup", "database", "changes", "to_create", "unlike", "triggers", "effects", "refusals", "about", "said"
         return all(getattr(self, name) == getattr(other, name) for name in same)
 
 
@@ -303,6 +304,7 @@ def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
         headline(plan_verdict(plan)), section("Why not", plan.refusals), table(["what", "value"], facts) + "\n",
         _changes(plan.changes), section("Objects to create", plan.to_create), section("Triggers to switch", plan.triggers),
         section("Objects that differ and are left as they are", plan.unlike),
+        section("Said by the set alone", plan.said),
         section("Keys of other contexts", [one.line for one in plan.effects]),
         section("Who holds locks now", plan.holders), section("Passed over", plan.passed_over),
         "" if plan.refusals or plan.is_empty or not command else f"## To carry it out\n\n```\n{command}\n```\n",

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ from tasks.core.errors import BadInput, ProgramFailed
 # Variables that a program gets besides this process' own; None takes one away.
 Environment = Mapping[str, str | None]
 VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
+MINOR = re.compile(r"\d+\.(\d+)")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,27 @@ def find_program(name: str, at_least: int) -> Program:
             f"install postgresql-client-{at_least} or point PG_BIN at its bin folder"
         )
     return min(fitting, key=lambda program: program.major)
+
+
+# What a dump prints as a name could be a command to psql, until a script said with \restrict that none of its own follow
+# (CVE-2025-8714); 18 began with it.
+FIRST_SAFE_MINORS = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
+
+
+def unsafe_programs(programs: Iterable[Program]) -> list[str]:
+    """Return, as warnings with what to do, which programs let a dump of a hostile source run commands where it is restored."""
+    return [
+        f"{one.path} is of {one.version}: a hostile source may have commands run where its dump is restored (CVE-2025-8714); "
+        f"install {f'{one.major}.{minor}' if (minor := FIRST_SAFE_MINORS.get(one.major)) else 'version 18'} or newer"
+        for one in programs if _lacks_restrict(one)
+    ]  # fmt: skip
+
+
+def _lacks_restrict(program: Program) -> bool:
+    first, minor = FIRST_SAFE_MINORS.get(program.major), MINOR.match(program.version)
+    if first is None:
+        return program.major < min(FIRST_SAFE_MINORS)
+    return int(minor[1]) < first if minor else True
 
 
 def dump_schema_command(

@@ -4,17 +4,19 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks.core.values import Instant, Label
 
 
 class Record(BaseModel):
     """What is kept of one run; what a later release adds to it is passed over."""
 
     folder: ClassVar[str]
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
-    instant: AwareDatetime
-    run: str
+    instant: Instant
+    run: Label
 
 
 R = TypeVar("R", bound=Record)

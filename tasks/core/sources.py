@@ -5,27 +5,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import zstandard
-
 from tasks.core.blocks import Chosen, Lines, complement
 from tasks.core.digest import RowDigest
 from tasks.core.progress import Moved, unmeasured
-
-BLOCK_BYTES = 1 << 18
+from tasks.core.unpacking import BLOCK_BYTES, Unpacked, unpacked
 
 
 @dataclass(frozen=True)
 class RowSource:
-    """Parts of a relation, in order, and the runs of their lines that are left out."""
+    """Parts of a relation, in order, how many bytes they have unpacked, at most, and the runs of their lines that are left out."""
 
     files: list[Path]
+    most_bytes: int
     left_out: list[Lines] = field(default_factory=list)
 
     def blocks(self) -> Iterator[bytes]:
         """Yield the rows that are not left out, as COPY text, in blocks of about 256 KB.
 
         Raises:
-            zstandard.ZstdError: a part is not zstd, or is cut short.
+            zstandard.ZstdError: a part is not zstd, is cut short, or has more than there may be.
         """
         if self.left_out:
             yield from map(b"".join, self.batches())
@@ -46,10 +44,12 @@ class RowSource:
             while batch := lines.readlines(BLOCK_BYTES):
                 yield kept.of(batch)
 
-    def _open(self) -> Iterator[zstandard.ZstdDecompressionReader]:
+    def _open(self) -> Iterator[Unpacked]:
+        left = self.most_bytes
         for file in self.files:
-            with file.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as plain:
+            with unpacked(file, left) as plain:
                 yield plain
+                left = plain.left
 
 
 def digest_sources(sources: Iterable[RowSource], moved: Moved = unmeasured) -> RowDigest:

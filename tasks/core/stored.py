@@ -19,7 +19,6 @@ def describe_file(path: str, file: Path) -> StoredObject:
     return StoredObject(path=path, bytes=file.stat().st_size, sha256=digest.hexdigest())
 
 
-RESTORE_SCRIPT = "restore.sh"
 SCRIPT_HEAD = """\
 #!/usr/bin/env bash
 # Restores backup set {id} into a new database with nothing but zstd, createdb, pg_restore and psql
@@ -44,6 +43,8 @@ but() {{
         BEGIN {{ next_run() }}
         {{ while (ends[2] && NR > ends[2]) next_run(); if (!ends[1] || NR < ends[1]) print }}'
 }}
+# No more bytes than the set has: what is packed may stand for any number.
+most() {{ head -c "$1"; }}
 load() {{
     rows=$1 command=$2
     said=$(psql --no-psqlrc --set=ON_ERROR_STOP=1 --dbname="$NEW" --command="$command")
@@ -63,7 +64,7 @@ def restore_script(manifest: Manifest, database_options: Iterable[tuple[str, str
         SCRIPT_HEAD.format(id=manifest.id, major=versions.pg_dump_major, server=versions.server_major),
         f"run postgres <<< {_word(_missing_roles(manifest))}",
         f'createdb --template=template0 --owner={_word(manifest.database.owner)} {options} "$NEW"',
-        "zstd --decompress --force --quiet schema.dump.zst",
+        f"rows schema.dump.zst | most {manifest.schema_archive.most_plain_bytes} > schema.dump",
         "section pre-data --single-transaction",
         *(_load_command(relation, manifest.database.encoding, base) for relation in manifest.relations),
         "section post-data",
@@ -94,7 +95,7 @@ def _load_command(relation: Relation, encoding: str, base: Manifest | None) -> s
         parts = next(one.parts for one in base.relations if one.qualified == relation.qualified)
         but = f" | but {_word(inherited.left_out.path)}" if inherited.left_out else ""
         rows.insert(0, f"rows {' '.join(_word(f'{folder}/{part.path}') for part in parts)}{but}")
-    return f"{{ {'; '.join(rows)}; }} | load {relation.rows} {_word(command)}"
+    return f"{{ {'; '.join(rows)}; }} | most {relation.plain_bytes} | load {relation.rows} {_word(command)}"
 
 
 def _last_statements(manifest: Manifest) -> str:

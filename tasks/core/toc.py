@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from tasks.core.manifest import TABLES, InventoryItem
 
-ENTRY = re.compile(r"(?P<dump_id>\d+); (?P<class>\d+) (?P<oid>\d+) (?P<rest>.*)")
-SCRIPT_ENTRY = re.compile(r"-- TOC entry (\d+) \(class (\d+) OID (\d+)\)")
-SCRIPT_DEPENDENCIES = re.compile(r"-- Dependencies:((?: \d+)+)")
+ENTRY = re.compile(r"(?P<dump_id>\d{1,10}); (?P<class>\d{1,10}) (?P<oid>\d{1,10}) (?P<rest>.*)")
+SCRIPT_ENTRY = re.compile(r"-- TOC entry (\d{1,10}) \(class (\d{1,10}) OID (\d{1,10})\)")
+SCRIPT_DEPENDENCIES = re.compile(r"-- Dependencies:((?: \d{1,10})+)")
 # A name of several lines stands on one there.
 ON_ONE_LINE = str.maketrans("\r\n", "  ")
 ALWAYS = ("ENCODING ", "STDSTRINGS ", "SEARCHPATH ")

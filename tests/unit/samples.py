@@ -22,7 +22,8 @@ OWNER = Role(
     name="o", superuser=False, createdb=False, createrole=False, login=False, inherit=True, bypassrls=False, member_of=[]
 )  # fmt: skip
 KEY = ForeignKey(
-    name="k", table="public.teams", references="public.users", definition="FOREIGN KEY …", on_delete="CASCADE"
+    name="k", table="public.teams", references="public.users", definition="FOREIGN KEY (owner) REFERENCES public.users(id)",
+    on_delete="CASCADE",
 )  # fmt: skip
 INSTANT = datetime(2025, 11, 2, 17, 0, 0, tzinfo=UTC)
 

@@ -53,14 +53,14 @@ def test_what_is_stored_has_the_digest_of_what_was_read(rows: list[bytes]) -> No
     packed = b"".join(zstandard.compress(part) for part in (b"".join(rows[:5]), b"".join(rows[5:])))
     with tempfile.NamedTemporaryFile() as file:
         Path(file.name).write_bytes(packed)
-        assert digest_sources([RowSource([Path(file.name)])]) == digest_rows(rows)
+        assert digest_sources([RowSource([Path(file.name)], sum(map(len, rows)))]) == digest_rows(rows)
 
 
 @pytest.mark.parametrize("data", [b"no zstd at all"])
 def test_what_is_no_zstd(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "part").write_bytes(data)
     with pytest.raises(zstandard.ZstdError):
-        digest_sources([RowSource([tmp_path / "part"])])
+        digest_sources([RowSource([tmp_path / "part"], 1000)])
 
 
 # --- inventories ------------------------------------------------------------------------------------------------------------

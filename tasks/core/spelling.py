@@ -1,0 +1,46 @@
+"""How PostgreSQL's catalogue spells names, types and foreign keys: what of a set may stand in a statement as it is written.
+
+These have no other form than the ones that ruleutils.c prints, so that whatever else stands there was not written by PostgreSQL
+(https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-CATALOG).
+"""
+
+import re
+
+# A name in quotes is one name, whatever is in it; quantifiers that give nothing back keep long texts from taking long.
+_NAME = r'(?:[^\W\d][\w$]*+|"(?:[^"\x00]|"")++")'
+IDENTIFIER = re.compile(_NAME)
+QUALIFIED = re.compile(rf"{_NAME}(?:\.{_NAME})?+")
+PARENTS = re.compile(rf"{QUALIFIED.pattern}(?:,{QUALIFIED.pattern})*+")
+COLUMN = re.compile(rf"(?:{_NAME}\.){{1,2}}+{_NAME}")
+# numeric(5,2), timestamp(3) without time zone[], public."an odd one"; in brackets nothing but numbers.
+TYPE = re.compile(r'(?:[\w$ .]|"(?:[^"\x00]|"")++"|\((?:-?\d++)(?:,-?\d++)*+\)|\[\])++')
+
+_COLUMNS = rf"\((?:PERIOD )?+{_NAME}(?:, (?:PERIOD )?+{_NAME})*+\)"
+_PLAIN_COLUMNS = rf"\({_NAME}(?:, {_NAME})*+\)"
+_ACTION = rf"(?:NO ACTION|RESTRICT|CASCADE|SET (?:NULL|DEFAULT)(?: {_PLAIN_COLUMNS})?+)"
+FOREIGN_KEY = re.compile(
+    rf"FOREIGN KEY {_COLUMNS} REFERENCES (?:ONLY )?+{QUALIFIED.pattern}{_COLUMNS}(?: MATCH (?:FULL|PARTIAL|SIMPLE))?+"
+    rf"(?: ON UPDATE {_ACTION})?+(?: ON DELETE {_ACTION})?+(?: (?:NOT )?DEFERRABLE)?+(?: INITIALLY (?:DEFERRED|IMMEDIATE))?+"
+    r"(?: NOT ENFORCED)?+(?: NOT VALID)?+"
+)
+# Facts of an object's state follow each other so.
+NEXT_FACT = " | "
+
+
+def is_qualified(text: str) -> bool:
+    """Say whether this is a relation's name as SQL writes it, with or without its schema."""
+    return QUALIFIED.fullmatch(text) is not None
+
+
+def foreign_key_of(state: str) -> str | None:
+    """Return the definition of a foreign key with which the state of a constraint begins, or None if it is of another kind.
+
+    Raises:
+        ValueError: it begins as one and goes on otherwise.
+    """
+    if not state.startswith("FOREIGN KEY"):
+        return None
+    found = FOREIGN_KEY.match(state)
+    if not found or not f"{state[found.end() :]}{NEXT_FACT}".startswith(NEXT_FACT):
+        raise ValueError("this is no foreign key as PostgreSQL spells one")
+    return found[0]

@@ -1,0 +1,73 @@
+"""Kinds of values that a store gives back, within bounds: what is beyond them no backup wrote.
+
+What is here is checked where a manifest, a mark or a record is read, so that nobody else has to.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, AwareDatetime, Field
+
+from tasks.core.spelling import IDENTIFIER, TYPE, is_qualified
+
+# Room on both sides, so that a zone's offset and a period of retention stay within what a datetime can say.
+FIRST_INSTANT, LAST_INSTANT = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+
+
+def known_zone(name: str) -> str:
+    """Return the name of a time zone.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{name!r} is no time zone; write one such as Asia/Tokyo") from error
+    return name
+
+
+def _sane(instant: datetime) -> datetime:
+    if not FIRST_INSTANT <= instant <= LAST_INSTANT:
+        raise ValueError(f"{instant:%Y-%m-%d} is no instant at which a backup can have been taken")
+    return instant
+
+
+def _sql_name(text: str) -> str:
+    if not IDENTIFIER.fullmatch(text):
+        raise ValueError(f"{text!r} is no name as SQL writes one")
+    return text
+
+
+def _qualified_name(text: str) -> str:
+    if not is_qualified(text):
+        raise ValueError(f"{text!r} is no name of a relation as SQL writes one")
+    return text
+
+
+def _type_name(text: str) -> str:
+    if not TYPE.fullmatch(text):
+        raise ValueError(f"{text!r} is no name of a type")
+    return text
+
+
+# Within what JSON's readers, and a database, take for a number.
+MOST = 1 << 62
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Sum = Annotated[int, Field(ge=0, le=2 * MOST - 1)]
+Oid = Annotated[int, Field(ge=0, lt=1 << 32)]
+TransactionId = Annotated[int, Field(ge=0, lt=1 << 64, description="a full transaction id")]
+Lsn = Annotated[
+    str, Field(pattern=r"^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$", description="a log sequence number, such as 16/B374D848")
+]
+Major = Annotated[int, Field(ge=0, le=1000, description="a major version of PostgreSQL")]
+Duration = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, description="seconds")]
+Instant = Annotated[AwareDatetime, AfterValidator(_sane)]
+Zone = Annotated[str, AfterValidator(known_zone)]
+# Longer than PostgreSQL's 63 bytes: servers may be built with longer names.
+Name = Annotated[str, Field(min_length=1, max_length=255, description="a name as the catalogue has it, without quotes")]
+Label = Annotated[str, Field(max_length=1024)]
+SqlName = Annotated[str, AfterValidator(_sql_name)]
+QualifiedName = Annotated[str, AfterValidator(_qualified_name)]
+TypeName = Annotated[str, Field(max_length=1024), AfterValidator(_type_name)]
