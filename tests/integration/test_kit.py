@@ -136,7 +136,8 @@ def test_a_kit_is_private_whole_and_says_no_secret(made: World) -> None:
     assert blocks(kit) == blocks(kit, "README.ja.md") and len(blocks(kit)) == 5
     # Made again with whatever else is secret, and a public key.
     secret = {"AWS_SECRET_ACCESS_KEY": MARK, "AWS_SESSION_TOKEN": MARK, "AWS_ENDPOINT_URL": f"https://{MARK}:{MARK}@s3.example.org",
-              "PGPASSWORD": MARK, "BACKUP_SIGNING_KEY": MARK, "BACKUP_VERIFY_KEY": "PUBLICKEY-1", "PREFECT_API_AUTH_STRING": MARK}  # fmt: skip
+              "PGPASSWORD": MARK, "BACKUP_SIGNING_KEY": MARK, "BACKUP_VERIFY_KEY": "PUBLICKEY-1",
+              "PREFECT_API_AUTH_STRING": MARK}  # fmt: skip
     again = make_kit(made, kit, **secret)
     assert again.returncode == 0, again.stderr
     assert MARK not in texts(kit) + again.stdout + again.stderr
