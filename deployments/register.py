@@ -1,6 +1,7 @@
 """Register a context: save what its folder and the environment say as blocks, claim the store, deploy, set the alarms.
 
-python -m deployments.register [--context bc-004] [--notify slack-webhook/operators] [--work-pool backup] [--adopt] [--check]
+python -m deployments.register [--context bc-004] [--notify slack-webhook/operators] [--work-pool backup]
+    [--adopt] [--check] [--allow-open-api]
 
 Reads deployments/contexts/<context>/, prefect.yaml and the environment: libpq's variables (PGHOST, PGPORT, PGUSER, PGPASSWORD,
 PGDATABASE, TLS, passfile), BACKUP_STORE and the usual AWS variables. Run again, it gives the same result.
@@ -27,7 +28,7 @@ from psycopg import pq
 from pydantic import SecretStr
 
 from blocks.bounded_context import BoundedContext
-from deployments import automations, deployed
+from deployments import automations, deployed, exposure
 from deployments.automations import DEAD_AFTER, SILENCE
 from tasks.core import sql
 from tasks.core.checks import CHECKS_FILE, parse_checks
@@ -53,6 +54,7 @@ def main() -> None:
     parser = ArgumentParser(description="Register a context: blocks, store, deployments and alarms.", allow_abbrev=False)
     parser.add_argument("--context", default="bc-004")
     parser.add_argument("--adopt", action="store_true", help="let this cluster write the context's sets from now on")
+    parser.add_argument("--allow-open-api", action="store_true", help="save passwords though Prefect's API asks for no login")
     parser.add_argument("--notify", help="the notification block (type/name) that is told of failures, and of silence")
     parser.add_argument("--work-pool", help="the pool whose workers run the flows; made (process) if missing")
     parser.add_argument("--home", help="where this project is on the machines of the workers")
@@ -60,8 +62,10 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; say what differs, and exit with 1 if anything does")
     arguments = vars(parser.parse_args())
     name, check, adopt = (arguments.pop(key) for key in ("context", "check", "adopt"))
+    allow_open_api = arguments.pop("allow_open_api")
     said = check_all(name, **arguments) if check else register_all(name, adopt=adopt, **arguments)
     try:
+        exposure.tell(allow_open_api=allow_open_api, only_look=check)
         lines = [_told(line) for line in said]
     except OperationError as error:
         sys.exit(f"{type(error).__name__}: {error}")

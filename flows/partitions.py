@@ -8,7 +8,7 @@ from typing import Literal
 
 from flows.command_line import run_from_command_line
 from flows.restore import restore_beside
-from tasks import partition_archives, partition_reports, partition_restores, partitions, runs, sites, thaws
+from tasks import approvals, partition_archives, partition_reports, partition_restores, partitions, runs, sites, thaws
 from tasks.core.limits import Periods
 from tasks.core.thaws import Tier
 from tasks.locks import context_lock
@@ -52,6 +52,8 @@ def archive_partitions(context: str = "bc-004", dry_run: bool = True, confirm_da
             due = partition_archives.find_due(site, run, run.started)
             if dry_run:
                 return partition_reports.publish_plan(site, due)
+            if due and approvals.required_unscheduled(site.context):
+                confirm_database = approvals.ask(partition_reports.publish_plan(site, due))
             sites.require_confirmed(site, confirm_database, "drop partitions")
             for one in due:
                 partition_archives.archive(site, run, one)
@@ -87,6 +89,9 @@ def reattach_partition(
             thaws.require_warm(site.store, run, found.backup, tier)
             if mode == "side-by-side":
                 return restore_beside(site, run, found.partition, found.backup, None)
+            if approvals.required(site.context):
+                typed = approvals.ask(f"{found.partition} would be attached to {found.table.qualified}, as {found.backup} has it")
+                sites.require_confirmed(site, typed, "attach a partition to a table")
             with context_lock(site.server, context, run.title, exclusive=True) as lock:
                 rows, unlike = partition_restores.reattach(site, run, lock, found)
         return partition_reports.publish_reattached(site.context, found, rows, unlike)

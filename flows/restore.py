@@ -28,7 +28,7 @@ from tasks import (
     thaws,
 )
 from tasks.core.errors import BadInput, PlanChanged
-from tasks.core.merge import Drift, Keys, KeyValue, MergePlan, Mode, Request, plan_verdict
+from tasks.core.merge import Drift, Keys, KeyValue, MergePlan, Mode, Request, plan_report, plan_verdict
 from tasks.core.recovery_report import Purpose
 from tasks.core.servers import Server
 from tasks.databases import sweep_unfinished
@@ -188,7 +188,10 @@ def restore_rows(
         with merge_reports.explained():
             return plan_verdict(plan_rows(site, run, request))
     with merge_reports.told(site.context):
-        done = write_approved_rows(site, run, request) if require_approval else write_rows(site, run, request, confirm_database)
+        if require_approval or approvals.required(site.context):
+            done = write_approved_rows(site, run, request)
+        else:
+            done = write_rows(site, run, request, confirm_database)
     # From here on it is done, whatever becomes of the rest.
     verdict = merge_reports.publish_merged(site.context, done)
     merges.refresh(site, run, done)
@@ -210,7 +213,7 @@ def write_approved_rows(site: Site, run: Run, request: Request) -> Done:
     while True:
         planned = plan_rows(site, run, request)
         request = replace(request, backup=planned.backup)
-        typed = approvals.ask(site.context, planned)
+        typed = approvals.ask(plan_report(planned, site.context.zone))
         with suppress(PlanChanged):
             return write_rows(site, run, request, typed, planned)
 

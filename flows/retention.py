@@ -7,7 +7,7 @@ By hand: python -m flows.retention prune_backups --context bc-004 [--dry-run fal
 
 from flows.backup import take_long_term
 from flows.command_line import run_from_command_line
-from tasks import clean_up_reports, clean_ups, prunings, runs, sites
+from tasks import approvals, clean_up_reports, clean_ups, prunings, runs, sites
 from tasks.core.calendar import start_of
 from tasks.runs import operation
 
@@ -52,6 +52,8 @@ def clean_up_old_data(context: str = "bc-004", dry_run: bool = True, confirm_dat
         site = sites.find_site(context)
         if dry_run:
             return clean_up_reports.publish_plan(site, clean_ups.plan(site, run))
+        if approvals.required_unscheduled(site.context):
+            confirm_database = approvals.ask(clean_up_reports.publish_plan(site, clean_ups.plan(site, run)))
         sites.require_confirmed(site, confirm_database, "delete rows")
         rules = clean_ups.rules_in_order(site, run)
         for job in site.context.long_term if rules else ():

@@ -53,7 +53,7 @@ def publish_cleaned(site: Site, found: Sequence[CleanUp]) -> str:
 
 def _or_fail(said: str, found: Sequence[CleanUp]) -> str:
     # Where there is no server, the log is the report.
-    for line in (line for one in found for line in (*one.reasons, *one.notes)):
+    for line in (line for one in found for line in (*one.counted_reasons, *one.notes)):
         get_run_logger().warning("%s", line)
     if any(one.problem for one in found):
         raise OperationError(said)

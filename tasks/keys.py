@@ -33,6 +33,11 @@ class KeyOutcome:
     orphans: int = 0
     sample: list[str] = field(default_factory=list)
 
+    @property
+    def with_rows(self) -> str:
+        """The same with the first rows that are in the way: for reports, never for a log, a state or an error."""
+        return f"{self.note}: {'; '.join(self.sample)}" if self.sample else self.note
+
 
 def keys_of(manifest: Manifest) -> list[ForeignKey]:
     """Return every foreign key of a set: its own, and those to other contexts."""
@@ -136,7 +141,7 @@ def _orphaned(connection: Connection, key: ForeignKey) -> KeyOutcome:
             query = connection.execute(sql.ORPHANS_OF_KEY, {"table": leaf, "name": key.name}).fetchall()[0][3]
             found = offending(connection, query)
         count, sample = count + found[0], [*sample, *found[1]][:SAMPLE_ROWS]
-    return KeyOutcome(key, made=False, note=f"{count:,} rows refer to nothing: {'; '.join(sample)}", orphans=count, sample=sample)
+    return KeyOutcome(key, made=False, note=f"{count:,} rows refer to nothing", orphans=count, sample=sample)
 
 
 def offending(connection: Connection, query: str) -> tuple[int, list[str]]:

@@ -73,9 +73,7 @@ def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], k
                 connection.execute(merge_sql.add_condition(said), prepare=True)
                 found = connection.execute(merge_sql.CONDITION).fetchall()
                 if len(found) != 1 or found[0][1]:
-                    raise BadInput(
-                        f"keys={said}: a condition on {', '.join(key)} may only call functions that always give the same"
-                    )
+                    raise BadInput(f"keys: a condition on {', '.join(key)} may only call functions that always give the same")
                 condition = merge_sql.as_written(found[0][0])
             else:
                 condition = merge_sql.has_values(list(said[0]), [list(row.values()) for row in said])
@@ -85,9 +83,10 @@ def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], k
     except psycopg.Error as error:
         if connection.broken:
             raise
-        # Not a row's value: what the operator wrote himself.
-        said, columns = error.diag.message_primary or message_of(error), ", ".join(key)
-        raise BadInput(f"keys={keys}: {said}; write a condition on the key columns {columns} alone, or list their values") from None
+        columns = ", ".join(key)
+        raise BadInput(
+            f"keys: {message_of(error)}; write a condition on the key columns {columns} alone, or list their values"
+        ) from None
 
 
 def unknown_keys(merge: Merge) -> Iterator[str]:
@@ -95,14 +94,14 @@ def unknown_keys(merge: Merge) -> Iterator[str]:
     wanted = [table for table in merge.tables if table.name in merge.keyed]
     if merge.request.keys is None or not wanted or isinstance(said := parse_keys(merge.request.keys, wanted[0].primary), str):
         return
-    for row in said:
+    for number, row in enumerate(said, 1):
         asked = [
             merge_sql.absent_values(one.member.schema, one.member.name, one.number, list(row), list(row.values()))
             for one in wanted
         ]  # fmt: skip
         if all(merge.connection.execute(one).fetchall()[0][0] for one in asked):
-            shown = ", ".join(f"{name}={value}" for name, value in row.items())
-            yield f"{merge.request.table} has no row with {shown}, neither in {merge.manifest.id} nor now; correct keys"
+            place = f"number {number} of the {len(said):,} keys"
+            yield f"{merge.request.table} has no row with {place}, neither in {merge.manifest.id} nor now; correct keys"
 
 
 def choose_children(merge: Merge) -> None:

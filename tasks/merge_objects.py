@@ -144,7 +144,7 @@ def finish(merge: Merge) -> list[str]:
     outcomes = make_keys(connection, _keys_to_make(merge), LOCK_SECONDS)
     inbound = [key for key in manifest.inbound_keys if plain_name(key.references) in merge.names]
     return [
-        *(f"foreign key {one.key.name} of {one.key.table}: {one.note}" for one in outcomes if not one.made),
+        *(f"foreign key {one.key.name} of {one.key.table}: {one.with_rows}" for one in outcomes if not one.made),
         *(f"foreign key {key.name} of {key.table} to {key.references} is gone; it comes back with its own context, or "
           f"`{sql.add_key(key.table, key.name, key.definition).as_string()};`"
           for key in inbound if _is_gone(merge, key)),

@@ -57,7 +57,8 @@ def publish_merged(context: Context, done: Done) -> str:
         verdict, undo = f"RESTORED: nothing differs, nothing was touched: {plan.aim}", ""
         text, rows = report.headline(verdict), list[dict[str, object]]()
     publish(f"{context.name}-restore", verdict, text, rows)
-    _emit(context, "done", {"verdict": verdict, "set": plan.backup, "undo": undo})
+    told = f"see the report {context.name}-restore" if "--keys" in undo else undo
+    _emit(context, "done", {"verdict": verdict, "set": plan.backup, "undo": told})
     return verdict
 
 

@@ -194,7 +194,8 @@ def _carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved:
             # Repairs write other tables too, which the safety set has: all of them go back together.
             undo = _undo_all(merge) if repaired or merge.request.with_children else undo
         # Told before it is needed: this process may end with the commit.
-        get_run_logger().info("what undoes it, once it is committed:\n%s", undo)
+        # Without the keys of rows, which the report has.
+        get_run_logger().info("what undoes it, once it is committed:\n%s", _without_keys(merge, undo))
         lock.require_held(f"the commit, {unchanged}", connection)
     get_run_logger().info("committed after %.1f s, %.1f s of them locked", time.monotonic() - started, time.monotonic() - locked)
     inserted += sum(one.rows for one in loaded)
@@ -377,6 +378,13 @@ def _undo_all(merge: Merge) -> str:
     return Request(merge.safety.id, accept_effects=merge.request.accept_effects).command(
         merge.site.context.name, merge.site.database
     )
+
+
+def _without_keys(merge: Merge, undo: str) -> str:
+    """Return what undoes it whole, where the commands name rows by their keys."""
+    if "--keys" not in undo:
+        return undo
+    return "\n".join([*(line for line in undo.splitlines() if line.startswith("psql ")), _undo_all(merge)])
 
 
 def _made(merge: Merge) -> list[str]:

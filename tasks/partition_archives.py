@@ -43,8 +43,6 @@ from tasks.sets import archive_sets, cool, list_sets, mark, name_of, remember_da
 from tasks.sites import Site
 from tasks.tables import differences, reading_job, run_stream
 
-NAMED_KEYS = 5
-
 
 @step
 def find_due(site: Site, run: Run, instant: datetime) -> list[Archiving]:
@@ -98,7 +96,7 @@ def _archive_of(
 
 
 def find_changes(connection: Connection, leaves: Sequence[Member], manifest: Manifest, hold: Composed) -> list[str]:
-    """Return how relations are not what they were when a set of them was taken: rows written since are named by their key.
+    """Return how relations are not what they were when a set of them was taken.
 
     A row that was inserted or updated since was written by a transaction that is not older than the set's snapshot; after that
     only the number of rows tells what was deleted. Rows that `hold` is true of are told too.
@@ -120,21 +118,10 @@ def _changes(connection: Connection, leaf: Member, then: Relation, manifest: Man
     is_old = sql.is_old(manifest.snapshot.xmin)
     rows, old, held = connection.execute(partition_sql.count_old_and_held(leaf.schema, leaf.name, is_old, hold)).fetchall()[0]
     if rows > old:
-        key = _key_of(connection, leaf)
-        keys = ", ".join(
-            row[0] for row in connection.execute(partition_sql.newer_keys(leaf.schema, leaf.name, key, is_old, NAMED_KEYS))
-        )
-        columns = f" ({', '.join(key)})" if key else ""
-        return [f"{rows - old:,} rows of {leaf.qualified} were written since {manifest.id} was taken:{columns} {keys}"]
+        return [f"{rows - old:,} rows of {leaf.qualified} were written since {manifest.id} was taken"]
     if rows != then.rows:
         return [f"{leaf.qualified} has {rows:,} rows, {manifest.id} has {then.rows:,}"]
     return [f"{held:,} rows of {leaf.qualified} hold it by now"] if held else []
-
-
-def _key_of(connection: Connection, member: Member) -> list[str]:
-    cursor = connection.execute(merge_sql.MERGE_FACTS, {"oids": [member.oid]})
-    names = [one.name for one in cursor.description or []]
-    return [str(one) for one in cursor.fetchall()[0][names.index("key")]]
 
 
 def archive(site: Site, run: Run, one: Archiving) -> None:

@@ -456,7 +456,7 @@ def to_do(recovery: Recovery) -> list[str]:
     ]
     keys = [
         f"foreign key {key.name} of {key.table}" + (f" to {key.references} (another context)" if key.references else "")
-        + (f": {made[key].note}" if key in made else "")
+        + (f": {made[key].with_rows}" if key in made else "")
         + "; when its rows are right, run this recovery again with `resume=constraints`, or "
         f"`{sql.add_key(key.table, key.name, key.definition).as_string()};`"
         for key in unmade

@@ -17,8 +17,10 @@ from tasks.core.checks import Finding, Verdict, failures
 from tasks.core.complaints import message_of
 from tasks.core.drills import DrillRecord
 from tasks.core.errors import DamagedSet, OperationError, StoreUnavailable
+from tasks.core.kits import kit_notice
 from tasks.core.recovery_report import Purpose, RecoveryFacts, record_of, recovery_report, recovery_verdict
 from tasks.keys import KeyOutcome
+from tasks.kits import read_kit
 from tasks.records import keep_record, read_records
 from tasks.recoveries import Recovery, facts_of
 from tasks.reports import publish
@@ -62,7 +64,11 @@ def _remembered(recovery: Recovery, run: Run, facts: RecoveryFacts, verdict: str
                 mark(
                     recovery.store, recovery.staged_set.name, "drilled", {"instant": run.started, "run": run.id, "verdict": verdict}
                 )
-        return {"records": read_records(recovery.store, run.context, DrillRecord, itemgetter(slice(DRILLS_IN_A_REPORT)))}
+        kit = kit_notice(read_kit(recovery.store, run.context), run.started) if recovery.purpose is Purpose.DRILL else ""
+        return {
+            "kit": kit,
+            "records": read_records(recovery.store, run.context, DrillRecord, itemgetter(slice(DRILLS_IN_A_REPORT))),
+        }
     except OperationError as error:
         return {"to_do": [*facts.to_do, f"the drills' records in the store could not be read or written: {error}"]}
 
@@ -74,12 +80,14 @@ def publish_keys(run: Run, outcomes: list[KeyOutcome]) -> str:
     Raises:
         OperationError: some cannot be made.
     """
-    missing = [f"{one.key.name} of {one.key.table}: {one.note}" for one in outcomes if not one.made]
+    unmade = [one for one in outcomes if not one.made]
+    missing = [f"{one.key.name} of {one.key.table}: {one.note}" for one in unmade]
+    to_do = [f"{one.key.name} of {one.key.table}: {one.with_rows}" for one in unmade]
     made = sum(one.note == "made" for one in outcomes)
     there = f"{len(outcomes) - len(missing)} of {len(outcomes)} foreign keys are there, {made} made now"
     verdict = f"{'FAIL' if missing else 'PASS'}: {there}"
-    rows = [{"foreign key": one.key.name, "table": one.key.table, "made": one.made, "note": one.note} for one in outcomes]
-    text = report.headline(verdict) + report.section("What a human still has to do", missing, "Nothing.\n")
+    rows = [{"foreign key": one.key.name, "table": one.key.table, "made": one.made, "note": one.with_rows} for one in outcomes]
+    text = report.headline(verdict) + report.section("What a human still has to do", to_do, "Nothing.\n")
     publish(f"{run.context}-foreign-keys", verdict, text, rows, "outcomes")
     if missing:
         raise OperationError(f"{verdict}; {'; '.join(missing)}")

@@ -25,6 +25,7 @@ from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.utilities.annotations import opaque
 
+from tasks.core.complaints import forget_rows
 from tasks.core.errors import BadInput, OperationError
 from tasks.core.folders import private_folder, require_own
 from tasks.core.kinds import CONTEXT_NAME, new_run_id, now, require_context_name
@@ -80,13 +81,24 @@ def operation(pattern: str) -> Callable[[Callable[P, T]], Flow[P, T]]:
     def make(procedure: Callable[P, T]) -> Flow[P, T]:
         @wraps(procedure)
         def tell(*words: P.args, **named: P.kwargs) -> T:
-            done = procedure(*words, **named)
+            with _telling_no_rows():
+                done = procedure(*words, **named)
             # Who calls the flow gets what was returned; Prefect takes it out of the state.
             return cast(T, Completed(message=done, data=done)) if isinstance(done, str) else done
 
         return flow(flow_run_name=partial(_run_name, pattern), task_runner=task_runner())(tell)
 
     return make
+
+
+@contextmanager
+def _telling_no_rows() -> Iterator[None]:
+    """Let no error that leaves a flow or a task quote rows: Prefect writes it into its log and its database."""
+    try:
+        yield
+    except BaseException as error:
+        forget_rows(error)
+        raise
 
 
 def _run_name(pattern: str) -> str:
@@ -161,7 +173,9 @@ def step(procedure: Callable[P, T]) -> Task[P, T]: ...
 def step(*, name: str) -> Callable[[Callable[P, T]], Task[P, T]]: ...
 def step(procedure: Callable[P, T] | None = None, *, name: str | None = None) -> Any:
     """Make a task of one step of a procedure; a run of it is named by the pattern, of its parameters."""
-    return Step(procedure, cache_policy=NO_CACHE, task_run_name=name) if procedure else partial(step, name=name)
+    if procedure is None:
+        return partial(step, name=name)
+    return Step(_telling_no_rows()(procedure), cache_policy=NO_CACHE, task_run_name=name)
 
 
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import get_run_logger
 
 from tasks.core import programs, sql
+from tasks.core.complaints import without_rows
 from tasks.core.errors import MovedSnapshot, OperationError, ProgramFailed
 from tasks.core.programs import Program
 from tasks.core.servers import Server
@@ -112,7 +113,7 @@ def restore_section(
         ended = run.running.run(argv, environment, check=False)
     complaints = _complaints(ended.errors)
     if ended.code > 1 or (ended.code and (stop or not complaints)):
-        said = ended.errors or "it was killed; run again"
+        said = without_rows(ended.errors) or "it was killed; run again"
         raise ProgramFailed(f"{ended.program} ended with exit code {ended.code} in {section}: {said}")
     get_run_logger().info("%s restored by pg_restore %s", section, pg_restore.version)
     return complaints
@@ -139,6 +140,5 @@ RESTORE_OPTIONS = {"maintenance_work_mem": sql.SORT_MEMORY, "synchronous_commit"
 
 
 def _complaints(errors: str) -> list[str]:
-    lines = [line.removeprefix("pg_restore: ") for line in errors.splitlines()]
-    # Not DETAIL, which may quote a row.
+    lines = [line.removeprefix("pg_restore: ") for line in without_rows(errors).splitlines()]
     return [line for line in lines if "error:" in line or "ERROR:" in line]

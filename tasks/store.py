@@ -25,6 +25,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, ParamValidationError
 from prefect import get_run_logger
 from prefect.blocks.core import Block
+from prefect.exceptions import MissingContextError
 from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 from urllib3.exceptions import HTTPError
 
@@ -58,7 +59,9 @@ REFUSALS = frozenset({
 def _tell(call: RetryCallState) -> None:
     assert call.outcome and call.next_action  # noqa: S101
     seconds, error = call.next_action.sleep, call.outcome.exception()
-    get_run_logger().warning("attempt %d: %s; again in %.0f s", call.attempt_number, error, seconds)
+    # What is no flow (a registration, a kit) asks the store too.
+    with suppress(MissingContextError):
+        get_run_logger().warning("attempt %d: %s; again in %.0f s", call.attempt_number, error, seconds)
 
 
 # For what is done with the store and may be done twice: only its silence is worth another try.

@@ -97,12 +97,16 @@ class CleanUp:
         return sum(len(keys) for keys in self.stays.values())
 
     @property
+    def counted_reasons(self) -> list[str]:
+        """Why rows stay, with how many."""
+        return [f"{len(keys):,} rows of {self.rule.table}: {reason}" for reason, keys in self.stays.items()]
+
+    @property
     def reasons(self) -> list[str]:
-        """Why rows stay, with how many and the first of their keys."""
+        """The same with the first of their keys: for reports, never for a log, a state or an error."""
         return [
-            f"{len(keys):,} rows of {self.rule.table}: {reason} ({'; '.join(', '.join(key) for key in keys[:SHOWN])}"
-            f"{' …' if len(keys) > SHOWN else ''})"
-            for reason, keys in self.stays.items()
+            f"{reason} ({'; '.join(', '.join(key) for key in keys[:SHOWN])}{' …' if len(keys) > SHOWN else ''})"
+            for reason, keys in zip(self.counted_reasons, self.stays.values(), strict=True)
         ]
 
 

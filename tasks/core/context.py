@@ -162,6 +162,9 @@ class Context(_Part):
     timestamps: Zone = Field(description="the zone that timestamps without time zone mean")
     drill_database: str | None = Field(None, description="the connector block of the server that drills restore to")
     contacts: list[Contact] = []
+    approval: Literal["required"] | None = Field(
+        None, description="`required`: a run of a worker asks before it changes live rows, whatever its parameters say"
+    )
     _scope: Scope | None = PrivateAttr(None)
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)

@@ -115,9 +115,7 @@ def parse_keys(said: Keys, key: Sequence[str]) -> str | list[dict[str, str]]:
         return listed
     rows = [dict(one) if isinstance(one, Mapping) else {key[0]: one} for one in listed]
     if not rows or any(row.keys() != rows[0].keys() or not row or not row.keys() <= set(key) for row in rows):
-        raise BadInput(
-            f"keys={listed!r}: name rows by values of {key[0]}, or by objects with the same of the key columns {', '.join(key)}"
-        )
+        raise BadInput(f"keys: name rows by values of {key[0]}, or by objects with the same of the key columns {', '.join(key)}")
     return [{name: _as_text(value) for name, value in row.items()} for row in rows]
 
 
@@ -125,7 +123,7 @@ def _parse_list(said: str) -> Sequence[KeyValue | Mapping[str, KeyValue]]:
     try:
         return list(json.loads(said))
     except ValueError as error:
-        raise BadInput(f"keys={said}: no JSON list ({error}); write for example {json.dumps(['a key', 'another'])}") from None
+        raise BadInput(f"keys: no JSON list ({error}); write for example {json.dumps(['a key', 'another'])}") from None
 
 
 def _as_text(value: object) -> str:
@@ -133,7 +131,7 @@ def _as_text(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
-    raise BadInput(f"keys: {value!r} is no value of a key column; write a text or a number")
+    raise BadInput(f"keys: a {type(value).__name__} is no value of a key column; write a text or a number")
 
 
 @dataclass(frozen=True)
@@ -147,12 +145,11 @@ class Need:
     values: tuple[tuple[str, ...], ...]
 
     def line(self, remedy: str) -> str:
-        """Say which rows are gone, and what to do."""
-        shown = "; ".join(
-            ", ".join(f"{name}={value}" for name, value in zip(self.columns, one, strict=True)) for one in self.values[:SHOWN]
+        """Say how many rows are gone, by which key, and what to do."""
+        return (
+            f"{self.table} needs {len(self.values):,} rows of {self.parent} that are gone ({self.key}: {', '.join(self.columns)}); "
+            f"{remedy}"
         )
-        more = f" and {len(self.values) - SHOWN:,} more" if len(self.values) > SHOWN else ""
-        return f"{self.table} needs {len(self.values):,} rows of {self.parent} that are gone ({self.key}: {shown}{more}); {remedy}"
 
 
 @dataclass(frozen=True)

@@ -171,12 +171,6 @@ def count_old_and_held(schema: str, name: str, is_old: Composed, hold: Composed)
     )
 
 
-def newer_keys(schema: str, name: str, key: Sequence[str], is_old: Composed, limit: int) -> Composed:
-    """Return the keys, as text, of some rows that were written since."""
-    values = SQL("ROW({})::text").format(SQL(", ").join(map(Identifier, key))) if key else SQL("ctid::text")
-    return SQL("SELECT {} FROM ONLY {} WHERE NOT ({}) LIMIT {}").format(values, Identifier(schema, name), is_old, Literal(limit))
-
-
 def move_rows(source: tuple[str, str], target: tuple[str, str], columns: Sequence[str], condition: Composed) -> Composed:
     """Move the rows of which a condition is true from one table to another."""
     return SQL(

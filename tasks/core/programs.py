@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tasks.core import supervise
+from tasks.core.complaints import without_rows
 from tasks.core.errors import BadInput, ProgramFailed
 
 # Variables that a program gets besides this process' own; None takes one away.
@@ -225,7 +226,7 @@ class Running:
             output = process.stdout.read()
         ended = Ended(Path(argv[0]).name, process.returncode, output, _text(errors))
         if check and ended.code:
-            raise ProgramFailed(f"{ended.program} ended with exit code {ended.code}: {ended.errors}")
+            raise ProgramFailed(f"{ended.program} ended with exit code {ended.code}: {without_rows(ended.errors)}")
         return ended
 
     @contextmanager
@@ -239,7 +240,7 @@ class Running:
             assert process.stdout  # noqa: S101
             yield iter(process.stdout)
         if process.returncode:
-            raise ProgramFailed(f"{Path(argv[0]).name} ended with exit code {process.returncode}: {_text(errors)}")
+            raise ProgramFailed(f"{Path(argv[0]).name} ended with exit code {process.returncode}: {without_rows(_text(errors))}")
 
     @contextmanager
     def _drained(

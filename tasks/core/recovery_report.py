@@ -50,6 +50,7 @@ class RecoveryFacts:
     off_host: bool = True
     proven: bool = False
     schema_was_there: bool = False
+    kit: str = ""
 
     @property
     def rto_seconds(self) -> float:
@@ -155,6 +156,7 @@ def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
         section("Checks that could not be run", map(finding_line, facts.unrun)),
         section(f"{_whose(facts).capitalize()} (rows are those of the backup)", map(finding_line, facts.broken_rules)),
         section("What a human still has to do", facts.to_do, "Nothing.\n"),
+        section("Recovery kit", [facts.kit] if facts.kit else []),
         _objectives(facts),
         _phases(facts),
         _checks(facts),

@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 
 from tasks.core import sql
-from tasks.core.complaints import message_of
+from tasks.core.complaints import forget_rows, message_of
 from tasks.core.errors import BadInput, OperationError
 
 KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "6"}
@@ -105,6 +105,7 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
             if not connection.broken:
                 raise
             place = f'in database "{database}" on the server of {server.name}'
+            forget_rows(error)
             raise OperationError(f"a session {place} was lost: {' '.join(str(error).split())}; run again") from error
 
 

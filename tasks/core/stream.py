@@ -26,6 +26,7 @@ from psycopg import pq
 
 from tasks.core import sql
 from tasks.core.blocks import BaseBlocks, BlockRows, BlockState, Changes, Chosen, find_changes, render_lines, shift_for
+from tasks.core.complaints import QUOTING_CLASSES, forget_rows
 from tasks.core.digest import RowDigest
 from tasks.core.errors import OperationError
 from tasks.core.progress import Moved, unmeasured
@@ -271,13 +272,17 @@ def _expect(result: pq.abc.PGresult | None, status: pq.ExecStatus, connection: C
     if result is None or not result.error_message:
         raise psycopg.OperationalError(connection.pgconn.get_error_message("utf-8"))
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-    message = result.error_message.decode("utf-8", "replace").strip()
+    # Not its details and contexts: those quote rows, and so do messages about data.
+    message = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message).decode("utf-8", "replace").strip()
+    if state.startswith(QUOTING_CLASSES):
+        message = f"{psycopg.errors.lookup(state).__name__} ({state})"
     raise psycopg.errors.lookup(state)(message) if state else psycopg.OperationalError(message)
 
 
 def describe_fault(error: Exception) -> StreamFault:
     """Say why a stream ended early."""
     # Lock not to be had, snapshot gone, table gone meanwhile: the schema moved, and another snapshot may do.
+    forget_rows(error)
     moved = psycopg.errors.LockNotAvailable, psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable
     said = f"the staged file cannot be written: {error}; {MORE_SPACE}" if isinstance(error, OSError) else str(error)
     return StreamFault(" ".join(said.split()), isinstance(error, moved))

@@ -48,6 +48,7 @@ ELSEWHERE = {
     # They ask at a terminal, or are the operating system's own.
     r"psql -d postgres -c '\password backup_reader' -c '\password backup_restorer'": (
         "tests/integration/conftest.py", "allow_login("),
+    "sudo systemctl enable --now prefect-server": (README, "/etc/systemd/system/prefect-server.service"),
     "sudo systemctl enable --now backup-worker": (README, "/etc/systemd/system/backup-worker.service"),
     "python -m deployments.register --notify slack-webhook/operators": ("tests/integration/test_server.py", '"--notify"'),
     "python -m deployments.register --check": ("tests/integration/test_server.py", '"--check"'),
@@ -183,7 +184,7 @@ STORIES: dict[str, list[Case]] = {
         Case(RUNBOOK, "12. An integrity check failed", [PASS], {}, forget_tables_beside),
     ],
     "backups": [
-        Case(README, "Production in ten steps", [DONE, DONE, STORED, LISTED, PASS]),
+        Case(README, "Production in ten steps", [DONE, DONE, STORED, LISTED, PASS, "kit of bc-004"], {"KIT": "{folder}/kit"}),
         Case(RUNBOOK, "8. A backup failed", [STORED, STORED]),
         Case(RUNBOOK, "9. The watch is red", [PASS, STORED]),
         Case(RUNBOOK, "10. A run does not end", [r"daily_backup 2026-11-26 17:00Z 3f9c", r"\bt\b"], {}, hang_a_run),
