@@ -13,6 +13,7 @@ from prefect import get_run_logger
 from tasks.core import report
 from tasks.core.context import Context
 from tasks.core.errors import BadInput, DamagedSet, OperationError
+from tasks.core.histories import open_disputes
 from tasks.core.kinds import Kind, SetName, now, split_key
 from tasks.core.known_sets import ExpiryRecord
 from tasks.core.manifest import MANIFEST_FILE, parse_manifest
@@ -72,7 +73,9 @@ def survey(address: StoreAddress, context: Context, periods: dict[str, str], ins
     """
     _require_clock(address)
     listing = list_sets(address, context.name)
-    decisions = plan([_stored(one, instant) for one in listing.sets], instant, context.zone, periods)
+    disputed = bool(open_disputes(listing.manifests, listing.adopted))
+    sets = [_stored(one, instant, disputed=disputed) for one in listing.sets]
+    decisions = plan(sets, instant, context.zone, periods)
     listed = {one.name.id: one for one in listing.sets}
     decisions = [_unless_locked(address, listed, one, instant) if one.expires else one for one in decisions]
     needed = {one.set.base for one in decisions if not one.expires}
@@ -114,13 +117,14 @@ def _is_recent(held: datetime | None, instant: datetime) -> bool:
     return held is not None and instant - held < DEAD
 
 
-def _stored(one: ListedSet, instant: datetime) -> StoredSet:
+def _stored(one: ListedSet, instant: datetime, *, disputed: bool) -> StoredSet:
     manifest, held = one.manifest, _is_recent(one.held, instant)
     if manifest is None:
         return StoredSet(one.name.id, one.name.kind, None, restorable=False, held=held, pinned=one.pinned)
     return StoredSet(
-        manifest.id, manifest.kind, manifest.snapshot.instant, manifest.base, manifest.keep_until, one.damage is None,
+        manifest.id, manifest.kind, manifest.snapshot.instant, manifest.base, manifest.keep_until, one.usable is not None,
         one.verified is not None and not manifest.losses, bool(manifest.losses), held, one.pinned,
+        disputed and one.aside is not None,
     )  # fmt: skip
 
 

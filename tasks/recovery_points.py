@@ -13,7 +13,7 @@ from tasks.core.kinds import RULES, now
 from tasks.core.recovery_point import LEAST_DURATION, RecoveryPoint, State
 from tasks.reports import publish
 from tasks.runs import step
-from tasks.sets import list_sets
+from tasks.sets import ListedSet, list_sets
 from tasks.store import StoreAddress
 
 DURATIONS = 20
@@ -34,19 +34,27 @@ def look(store: StoreAddress, context: Context, instant: datetime, every: timede
     sets = (one for one in listing.sets if RULES[one.name.kind].may_be_latest)
     # What was stored after an instant of the past was not there then; what says it is of the future is told.
     listed = [one for one in sets if not (one.manifest and instant < one.manifest.finished <= now())]
-    good = [(one, one.manifest) for one in listed if one.manifest and not one.damage]
+    good = [(one, one.usable) for one in listed if one.usable]
     seen = RecoveryPoint(instant, context.objectives.rpo, every, off_host=store.off_host)
     if not good:
-        return replace(seen, damaged=[one.damage for one in listed if one.damage])
+        return replace(_with_asides(seen, listed), damaged=[one.damage for one in listed if one.damage])
     newest, manifest = good[0]
     # Nobody knows of what instant those are that cannot be read; they come last in a listing.
     newer = [one for one in listed if one.manifest is None] + listed[: listed.index(newest)]
+    # What was stored by a clock that is ahead says nothing of how long others were the newest.
+    stored = [(min(one.snapshot.instant, one.finished), one.finished) for _, one in good if one.finished <= instant]
     return replace(
-        seen, newest=manifest.id, taken=manifest.snapshot.instant, suspect=bool(manifest.losses),
-        exposed=recovery_point.exposure([(one.snapshot.instant, one.finished) for _, one in good], instant - every),
+        _with_asides(seen, newer), newest=manifest.id, taken=manifest.snapshot.instant, suspect=bool(manifest.losses),
+        exposed=recovery_point.exposure(stored, instant - every),
         longest=max(LEAST_DURATION, *(one.finished - one.snapshot.instant for _, one in good[:DURATIONS])),
         damaged=[one.damage for one in newer if one.damage],
     )  # fmt: skip
+
+
+def _with_asides(seen: RecoveryPoint, listed: list[ListedSet]) -> RecoveryPoint:
+    aside = [(one.manifest.snapshot.instant, one.aside) for one in listed if one.manifest and one.aside and not one.damage]
+    taken = max((min(taken, seen.instant) for taken, _ in aside), default=None)
+    return replace(seen, aside=[why for _, why in aside], aside_taken=taken)
 
 
 @step

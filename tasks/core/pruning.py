@@ -40,6 +40,7 @@ class StoredSet:
     suspect: bool = False
     held: bool = False
     pinned: bool = False
+    disputed: bool = False
 
     @property
     def sort(self) -> str:
@@ -85,6 +86,8 @@ def _stamp(set_id: str) -> str:
 
 
 def _alarm(newest_first: Sequence[StoredSet]) -> str | None:
+    if disputed := next((one.id for one in newest_first if one.disputed), None):
+        return f"whose history {disputed} is of is not decided: nothing is pruned"
     newest = next((one for one in newest_first if one.instant and RULES[one.kind].may_be_latest), None)
     return f"the newest set {newest.id} is suspect: nothing is pruned" if newest and newest.suspect else None
 
