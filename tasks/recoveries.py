@@ -19,7 +19,7 @@ from tasks.core.context import CONTEXT_FILE, Context, parse_context
 from tasks.core.drills import DrillRecord
 from tasks.core.errors import BadInput, ColdObject, DamagedSet, OperationError, RestoreDiffers
 from tasks.core.exercise import Exercise
-from tasks.core.kinds import Kind, SetName
+from tasks.core.kinds import RULES, Kind, SetName
 from tasks.core.manifest import ForeignKey, Manifest, StoredObject
 from tasks.core.phases import Phases
 from tasks.core.programs import Program, find_program
@@ -65,7 +65,8 @@ class Recovery:
     keys: list[KeyOutcome] = field(default_factory=list)
     database_bytes: int | None = None
     proven: bool = False
-    # Of a set that was named, why it is neither `latest` nor a base.
+    # Whether the set was named; then why it is neither `latest` nor a base, if it is not.
+    named: bool = False
     aside: str = ""
 
     def require_newest(self) -> None:
@@ -120,7 +121,7 @@ def stage_newest_good(recovery: Recovery, run: Run, backup: str, check: Callable
             recovery.passed_over.append(str(error))
             get_run_logger().warning("passed over: %s", error)
         else:
-            recovery.staged = staged
+            recovery.staged, recovery.named = staged, one.named
             return staged
     raise DamagedSet(
         f'no backup set of context "{run.context}" in {recovery.store.url} can be restored now: {"; ".join(recovery.passed_over)}'
@@ -144,8 +145,8 @@ def stage(recovery: Recovery, server: Server, run: Run, backup: str, target_data
 
 
 def find_aside(recovery: Recovery) -> None:
-    """Find out whether the chosen set, if it was named, is set aside: it can be restored, but nobody may take it for the newest."""
-    if recovery.manifest.number is not None:
+    """Find out whether a set that was named is set aside: it can be restored, but nobody may take it for the newest."""
+    if recovery.named and recovery.manifest.number is not None and RULES[recovery.manifest.kind].may_be_latest:
         recovery.aside = why_aside(recovery.store, recovery.staged_set.name) or ""
 
 

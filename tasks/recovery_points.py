@@ -9,6 +9,7 @@ from prefect.events import emit_event
 from tasks.core import recovery_point
 from tasks.core.context import Context
 from tasks.core.errors import OperationError
+from tasks.core.histories import open_disputes
 from tasks.core.kinds import RULES, now
 from tasks.core.recovery_point import LEAST_DURATION, RecoveryPoint, State
 from tasks.reports import publish
@@ -36,25 +37,28 @@ def look(store: StoreAddress, context: Context, instant: datetime, every: timede
     listed = [one for one in sets if not (one.manifest and instant < one.manifest.finished <= now())]
     good = [(one, one.usable) for one in listed if one.usable]
     seen = RecoveryPoint(instant, context.objectives.rpo, every, off_host=store.off_host)
+    disputed = bool(open_disputes(listing.manifests, listing.adopted))
     if not good:
-        return replace(_with_asides(seen, listed), damaged=[one.damage for one in listed if one.damage])
+        return replace(_with_asides(seen, listed, disputed=disputed), damaged=[one.damage for one in listed if one.damage])
     newest, manifest = good[0]
     # Nobody knows of what instant those are that cannot be read; they come last in a listing.
     newer = [one for one in listed if one.manifest is None] + listed[: listed.index(newest)]
     # What was stored by a clock that is ahead says nothing of how long others were the newest.
     stored = [(min(one.snapshot.instant, one.finished), one.finished) for _, one in good if one.finished <= instant]
     return replace(
-        _with_asides(seen, newer), newest=manifest.id, taken=manifest.snapshot.instant, suspect=bool(manifest.losses),
+        _with_asides(seen, newer, disputed=disputed),
+        newest=manifest.id, taken=manifest.snapshot.instant, suspect=bool(manifest.losses),
         exposed=recovery_point.exposure(stored, instant - every),
         longest=max(LEAST_DURATION, *(one.finished - one.snapshot.instant for _, one in good[:DURATIONS])),
         damaged=[one.damage for one in newer if one.damage],
     )  # fmt: skip
 
 
-def _with_asides(seen: RecoveryPoint, listed: list[ListedSet]) -> RecoveryPoint:
+def _with_asides(seen: RecoveryPoint, listed: list[ListedSet], *, disputed: bool) -> RecoveryPoint:
+    """Return what was seen with the sets that are set aside; while that is disputed, their states may be what is restored."""
     aside = [(one.manifest.snapshot.instant, one.aside) for one in listed if one.manifest and one.aside and not one.damage]
     taken = max((min(taken, seen.instant) for taken, _ in aside), default=None)
-    return replace(seen, aside=[why for _, why in aside], aside_taken=taken)
+    return replace(seen, aside=[why for _, why in aside], disputed=taken if disputed else None)
 
 
 @step

@@ -29,7 +29,8 @@ class RecoveryPoint:
     """What was seen at an instant: the newest restorable set and the instant of its state; sets that are newer but damaged.
 
     `longest` is how long the longest of the last backups took from its state to its manifest, `every` the time between two
-    looks, `exposed` the most that would have been lost, since the last look, until a newer set was stored.
+    looks, `exposed` the most that would have been lost, since the last look, until a newer set was stored. `aside` is why newer
+    sets are set aside, `disputed` the newest state of them while an operator has to decide.
     """
 
     instant: datetime
@@ -43,7 +44,7 @@ class RecoveryPoint:
     off_host: bool = True
     damaged: Sequence[str] = field(default_factory=tuple)
     aside: Sequence[str] = field(default_factory=tuple)
-    aside_taken: datetime | None = None
+    disputed: datetime | None = None
 
     @property
     def age(self) -> timedelta | None:
@@ -53,8 +54,8 @@ class RecoveryPoint:
     @property
     def is_due(self) -> bool:
         """Whether a differential has to be taken now, because one at a later look could come too late."""
-        # One that is set aside holds its state all the same: while nobody decides, more of them would only fill the store.
-        ages = [recovery_point_age(one, self.instant) for one in (self.taken, self.aside_taken) if one]
+        # While nobody decides which server is right, more sets of the same state would only fill the store.
+        ages = [recovery_point_age(one, self.instant) for one in (self.taken, self.disputed) if one]
         return not ages or min(ages) + LOOKS_AHEAD * self.every + self.longest > self.rpo
 
     @property

@@ -6,7 +6,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partialmethod
 from pathlib import Path
@@ -20,16 +20,18 @@ from deployments.local import LocalServer, wheel_bin
 from flows.backup import daily_backup, differential_backup, list_backups
 from flows.restore import full_restore, table_restore
 from flows.watch import verify_backups, watch_recovery_point
-from tasks import backups, prunings, snapshots
+from tasks import backups, merges, prunings, snapshots
 from tasks.core.errors import BadInput, DamagedSet, OperationError
 from tasks.core.manifest import Manifest, parse_manifest
 from tasks.core.pruning import plan
+from tasks.core.servers import Server
 from tasks.sets import list_sets
 from tasks.snapshots import Snapshot
 from tasks.store import StoreAddress
 from tests.faults import wait_for
 from tests.integration.conftest import (
     CONTEXT,
+    DATABASE,
     DEBIAN_15,
     SETTINGS,
     World,
@@ -465,6 +467,19 @@ def test_the_memory_of_a_machine_put_back_is_seen_by_its_log(lab: World, machine
         assert lab.backup().startswith("STORED")
         lab.differential()
         assert states(lab)[:2] == ["differential stored", "full stored"]
+
+
+@long
+def test_a_safety_set_of_another_server_undoes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.backup()
+    with local.postgres(copy_of=world.source, **SETTINGS) as copy:
+        login = {"host": local.HOST, "port": str(copy.port), "user": "backup_restorer", "password": copy.password}
+        take_set = merges.take_set
+        monkeypatch.setattr(merges, "take_set", lambda site, *said: take_set(replace(site, server=Server(login)), *said))
+        purpose(world, "changed")
+        with pytest.raises(OperationError, match="is of another server than the one that was to be changed"):
+            world.run(full_restore, "backup_restorer", in_place=True, dry_run=False, confirm_database=DATABASE)
+    assert purposes(world) == [("changed",)]
 
 
 @long

@@ -1,11 +1,14 @@
 """Which set is newer, and which are of another history: tables of cases, each a store as a listing would find it."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from tasks.core import report
 from tasks.core.errors import BadInput
 from tasks.core.histories import (
     Adoption,
@@ -23,6 +26,9 @@ from tasks.core.kinds import Kind
 from tasks.core.losses import CleanedUp, cleaned_since
 from tasks.core.manifest import Incarnation, Manifest, SetAside, Snapshot, parse_manifest, render_manifest
 from tasks.core.order import newest_first
+from tasks.core.pruning import StoredSet, plan
+from tasks.core.recovery_point import RecoveryPoint, State
+from tasks.core.recovery_point import verdict as watch_verdict
 from tests.unit import samples
 
 ADDRESSES = {"P": "10.0.0.1:5432", "S": "10.0.0.2:5432", "R": "10.0.0.1:5432"}
@@ -250,3 +256,40 @@ def test_what_was_cleaned_up_since_a_full_is_told_by_numbers() -> None:
     cleaned = [CleanedUp(samples.INSTANT, {"public.teams": 5}, number) for number in (1, 2, 3)]
     assert cleaned_since(full, cleaned) == {"public.teams": 10}
     assert cleaned_since(full, [CleanedUp(samples.INSTANT, {"public.teams": 5})]) == {}
+
+
+ZONE = ZoneInfo("Asia/Tokyo")
+RPO, EVERY = timedelta(hours=4), timedelta(minutes=15)
+
+
+def test_the_watch_fails_while_newer_sets_are_set_aside_and_takes_no_more_of_them() -> None:
+    seen = RecoveryPoint(samples.INSTANT, RPO, EVERY, newest="P1", taken=samples.INSTANT - timedelta(hours=1))
+    assert (seen.state, seen.is_due) == (State.KEPT, False)
+    aside = replace(seen, taken=samples.INSTANT - timedelta(days=1), aside=["two servers"], disputed=samples.INSTANT)
+    assert (aside.state, aside.is_due) == (State.MISSED, False)
+    assert watch_verdict(aside) == "FAIL: P1, age 24:00:00 of 4:00:00; 1 newer sets are SET ASIDE: two servers"
+    # What a server writes that was not adopted is no state of ours: a differential is due as ever.
+    assert replace(aside, disputed=None).is_due
+    nothing = RecoveryPoint(samples.INSTANT, RPO, EVERY, aside=["two servers"], disputed=samples.INSTANT)
+    assert watch_verdict(nothing).endswith("that may be lost; 1 newer sets are SET ASIDE: two servers")
+
+
+def test_a_backup_that_finds_two_histories_says_so_first() -> None:
+    said = report.backup_verdict(FOUND, 1, ZONE)
+    assert said.startswith("SET ASIDE: P3, ")
+    assert said.endswith(", but neither `latest` nor a base: two servers")
+    said = report.backup_verdict(taken("P", 3, aside=FORK), 1, ZONE)
+    assert said.startswith("STORED: P3, ")
+    assert said.endswith(", but forked")
+
+
+def test_nothing_is_pruned_while_it_is_disputed_which_sets_count() -> None:
+    sets = [
+        StoredSet(f"bc-004_full_2025010{day}_020000_0000", Kind.FULL, samples.INSTANT - FAR, restorable=day != 2, disputed=day == 2)
+        for day in (3, 2, 1)
+    ]
+    decided = plan(sets, samples.INSTANT, ZONE, {Kind.FULL: "30 days"})
+    said = "whose history bc-004_full_20250102_020000_0000 is of is not decided: nothing is pruned"
+    assert [(one.expires, one.why) for one in decided] == [(False, said)] * 3
+    decided = plan([replace(one, disputed=False) for one in sets], samples.INSTANT, ZONE, {Kind.FULL: "30 days"})
+    assert [one.expires for one in decided] == [False, True, True]
