@@ -26,8 +26,7 @@ from tasks.backups import project_version
 from tasks.core.errors import BadInput, DamagedSet, OperationError
 from tasks.core.kinds import RULES, Kind, SetName, now
 from tasks.core.kits import KIT_FILE, Kit, parse_kit, render_kit
-from tasks.core.manifest import Manifest
-from tasks.core.stored import RESTORE_SCRIPT
+from tasks.core.manifest import RESTORE_SCRIPT, Manifest
 from tasks.kits import keep_kit
 from tasks.sets import name_of, newest_manifest
 from tasks.sites import environment_store

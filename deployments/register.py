@@ -30,13 +30,14 @@ from pydantic import SecretStr
 from blocks.bounded_context import BoundedContext
 from deployments import automations, deployed, exposure
 from deployments.automations import DEAD_AFTER, SILENCE
-from tasks.core import sql
+from tasks.backups import position
 from tasks.core.checks import CHECKS_FILE, parse_checks
 from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_context_folder
 from tasks.core.errors import BadInput, OperationError
+from tasks.core.histories import Owner, adoption, parse_owner, render_owner
 from tasks.core.kinds import OWNER_FILE
 from tasks.core.servers import Server, connect
-from tasks.sets import WARM_CLASS, parse_owner, render_owner
+from tasks.sets import WARM_CLASS, list_sets
 from tasks.sites import CONTEXTS, environment_store, load
 from tasks.store import StoreAddress, open_store
 
@@ -207,7 +208,7 @@ def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
         BadInput: it names another cluster, and adopt is false.
     """
     opened, key = open_store(store), f"{context.name}/{OWNER_FILE}"
-    wanted, found = owners(context, store)
+    wanted, found = owners(context, store, adopt=adopt)
     if found is None:
         opened.create(key, wanted, WARM_CLASS, {})
     elif found != wanted and not adopt:
@@ -217,16 +218,37 @@ def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
         )
     elif found != wanted:
         opened.replace(key, wanted, WARM_CLASS)
-    return f"{store.path(key)} names cluster {parse_owner(wanted, key)}"
+    owner = parse_owner(wanted, key)
+    return f"{store.path(key)} names cluster {owner.system_identifier}{_decided(owner, found)}"
 
 
-def owners(context: Context, store: StoreAddress) -> tuple[bytes, bytes | None]:
-    """Return owner.json as this cluster would write it, and as it is in the store."""
+def _decided(owner: Owner, found: bytes | None) -> str:
+    """Say what an adoption decided just now, where two servers had written."""
+    if found is None or not owner.adopted or render_owner(owner) == found:
+        return ""
+    one = owner.adopted[-1]
+    counting = f"those of the server started {one.started} count again, no others" if one.started else "none of them counts"
+    return f"; of the sets numbered {one.since} to {one.number} {counting}; now take a full: python -m flows.backup daily_backup"
+
+
+def owners(context: Context, store: StoreAddress, *, adopt: bool = False) -> tuple[bytes, bytes | None]:
+    """Return owner.json as this cluster would write it, and as it is in the store.
+
+    An adoption decides as well whose sets count, where two servers wrote.
+    """
+    opened, key = open_store(store), f"{context.name}/{OWNER_FILE}"
+    found = opened.read(key) if opened.head(key) else None
     database = os.environ.get("PGDATABASE") or context.database
     with connect(Server(), database, "register") as connection:
-        system_identifier = connection.execute(sql.SERVER_FACTS).fetchall()[0][0]
-    opened, key = open_store(store), f"{context.name}/{OWNER_FILE}"
-    return render_owner(system_identifier), opened.read(key) if opened.head(key) else None
+        here = position(connection)[0]
+    try:
+        decided = parse_owner(found, key).adopted if found else []
+    except BadInput:
+        # It is written anew.
+        decided = []
+    if adopt and (decision := adoption(list_sets(store, context.name).manifests, decided, here)):
+        decided = [*decided, decision]
+    return render_owner(Owner(system_identifier=here.system_identifier, adopted=decided)), found
 
 
 def other_owner(context: Context, store: StoreAddress, wanted: bytes, found: bytes | None) -> str:

@@ -176,7 +176,7 @@ def restore_beside(site: Site, run: Run, table: str, backup: str, keys: Keys | N
         with context_lock(site.server, site.context.name, run.title):
             recovery = recoveries.stage_copy(site.store, run, backup)
             beside = side_by_side.restore_beside(site, run, recovery.staged_set, table, keys)
-    return merge_reports.publish_beside(site.context, beside, recovery.passed_over)
+    return merge_reports.publish_beside(site.context, replace(beside, aside=recovery.aside), recovery.passed_over)
 
 
 def restore_rows(

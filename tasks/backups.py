@@ -23,6 +23,7 @@ from tasks.core.blocks import BlockRows
 from tasks.core.calendar import parse_instant
 from tasks.core.completeness import describe_lack
 from tasks.core.errors import BadInput, MovedSnapshot, OperationError, StoreUnavailable
+from tasks.core.histories import find_dispute, forked, next_number
 from tasks.core.kinds import RULES, Kind, SetName, new_set_name, now, sort_of
 from tasks.core.losses import archived_since, cleaned_since, losses_between
 from tasks.core.manifest import (
@@ -31,6 +32,7 @@ from tasks.core.manifest import (
     RESTORE_SCRIPT,
     SCHEMA_ARCHIVE,
     SCHEMA_LIST,
+    Incarnation,
     Inherited,
     Manifest,
     Relation,
@@ -43,6 +45,7 @@ from tasks.core.manifest import (
 from tasks.core.manifest import Snapshot as SnapshotFacts
 from tasks.core.programs import Program, find_program
 from tasks.core.progress import Item
+from tasks.core.recovery_point import CLOCK_TOLERANCE
 from tasks.core.servers import Connection, connect, encoding_of
 from tasks.core.stored import describe_file, restore_script
 from tasks.core.stream import RowKeys, StreamFacts, StreamJob
@@ -51,6 +54,7 @@ from tasks.databases import database_options
 from tasks.runs import Run, require_space, spread, staging, step, warn_of_unsafe
 from tasks.schema import LOCK_WAIT_SECONDS, Wanted, context_list
 from tasks.sets import (
+    Listing,
     cool,
     departed_sets,
     fetch,
@@ -187,9 +191,10 @@ def long_term_site(site: Site, job: str) -> Site:
 
 
 def long_term_since(site: Site, job: str, since: datetime) -> Manifest | None:
-    """Return the newest set of a long-term job that was taken since an instant and looks whole."""
+    """Return the newest set of a long-term job that was taken since an instant, not in the future, and looks whole."""
+    latest = now() + CLOCK_TOLERANCE
     listed = (one.manifest for one in list_sets(site.store, site.context.name).sets if one.manifest and not one.damage)
-    return next((one for one in listed if sort_of(one.id) == job and one.snapshot.instant >= since), None)
+    return next((one for one in listed if sort_of(one.id) == job and since <= one.snapshot.instant <= latest), None)
 
 
 def cool_long_term(site: Site, job: str) -> None:
@@ -242,6 +247,8 @@ def _try_to_take(
 ) -> Manifest:  # fmt: skip
     for attempt in range(1, SNAPSHOT_TRIES + 1):
         try:
+            # Listed before the snapshot is taken: what is there now is older than it.
+            known = list_sets(site.store, site.context.name)
             with take_snapshot(site, run, source.pg_dump, source.unreadable) as snapshot:
                 unfit = base and _misfit(base, source, snapshot)
                 fitting = None if unfit else base
@@ -251,11 +258,13 @@ def _try_to_take(
                 listing = _context_list(site, run, source, snapshot)
                 relations, blocks = store_relations(site, run, name, snapshot, source, fitting, why.only, like)
                 manifest = store_schema(site, run, name, snapshot, source, relations, blocks, fitting, listing)
+                place = _place(site, run, known, snapshot, manifest, blocks)
+                snapshot.require_flushed(site, run)
                 snapshot.require_held()
             losses = _losses(site, trusted, relations) if trusted else []
             instead = f"{base.manifest.id} is no base: {unfit}" if base and unfit else None
             said = {"label": why.label, "keep_until": why.keep_until, "losses": losses, "instead": instead, "finished": now()}
-            manifest = manifest.model_copy(update=said)
+            manifest = manifest.model_copy(update=said | place)
             # It may have expired before it was held.
             read_base(site.store, manifest)
             # Last of all, because of a folder that has it everybody believes that its manifest was lost, not never written.
@@ -267,6 +276,39 @@ def _try_to_take(
                 raise
             get_run_logger().warning("attempt %d: %s; starting over", attempt, error)
     raise AssertionError  # the last try returns or raises
+
+
+def _place(
+    site: Site, run: Run, known: Listing, snapshot: Snapshot, manifest: Manifest, blocks: dict[str, BlockRows]
+) -> dict[str, Any]:  # fmt: skip
+    """Return the number of a set among the context's, and which sets are found to be of another history."""
+    number = next_number(known.manifests, known.adopted)
+    aside = find_dispute(known.manifests, known.adopted, manifest.snapshot, number)
+    base = next((one.usable for one in known.sets if one.usable and one.name.kind is Kind.FULL), None)
+    if aside is None and base and manifest.kind is Kind.FULL:
+        aside = forked(_other_rows(site, run, snapshot, base, manifest, blocks), base, number)
+    return {"number": number, "aside": aside}
+
+
+def _other_rows(
+    site: Site, run: Run, snapshot: Snapshot, base: Manifest, manifest: Manifest, blocks: dict[str, BlockRows]
+) -> list[str]:  # fmt: skip
+    """Return the relations of which a differential would inherit a full's rows, although they have others now.
+
+    Every row was read anyhow; only those relations are counted that have another digest.
+    """
+    if misfit(base, manifest.snapshot, snapshot.xmax, manifest.database.oid, manifest.inventory):
+        return []
+    then = {one.qualified: one for one in base.relations}
+    counts = Base(base, {name: BlockRows.of(0, [then[name].rows]) for name in blocks if name in then})
+    encoding, found = encoding_of(snapshot.coordinator), list[str]()
+    digests = {one.qualified: one.digest for one in manifest.relations}
+    for member in snapshot.members.holding_rows:
+        part = counts.part_of(member.oid, member.relfilenode, member.qualified, member.columns, member.layout)
+        if part and part.relation.digest != digests.get(member.qualified, part.relation.digest):
+            job = _job(site, run, member, snapshot, encoding, count_blocks=False, only=None)
+            found += [member.qualified] if is_unchanged(site.server, job, part.blocks) else []
+    return found
 
 
 def _losses(site: Site, trusted: Manifest, relations: list[Relation]) -> list[str]:
@@ -286,6 +328,8 @@ def keep_local_copy(site: Site, run: Run, manifest: Manifest) -> str | None:
     local = site.context.local_copy
     if local is None:
         return None
+    if manifest.aside and manifest.aside.holds(manifest.number or 0):
+        return "none: the set is set aside"
     copy = site.store.copy_in(local.folder)
     try:
         # A differential is nothing without its full.
@@ -499,8 +543,10 @@ def position(connection: Connection) -> tuple[SnapshotFacts, int, int]:
 
 def _placed(connection: Connection, instant: datetime, xmin: int, lsn: str) -> SnapshotFacts:
     system_identifier, timeline, _, _, standby = _server_facts(connection)
+    started, address = connection.execute(sql.INCARNATION).fetchall()[0]
     return SnapshotFacts(
         instant=instant, xmin=xmin, lsn=lsn, timeline=timeline, system_identifier=system_identifier, standby=standby,
+        incarnation=Incarnation(started=started, address=address),
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def _set_row(one: ListedSet, instant: datetime, zone: ZoneInfo) -> dict[str, obj
             "instant": report.local_time(taken, zone), "age": _age(taken, instant), "rows": one.manifest.rows,
             "bytes": one.manifest.bytes, "base": one.manifest.base or "-",
         }  # fmt: skip
-    return row | {"note": one.damage or _warned(one)}
+    return row | {"note": one.damage or one.aside or _warned(one)}
 
 
 def _warned(one: ListedSet) -> str:

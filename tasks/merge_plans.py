@@ -179,7 +179,7 @@ def plan(merge: Merge, recovery: Recovery) -> MergePlan:
         effects=[one for one in effects if one.rows != 0],
         holders=[row[0] for row in merge.connection.execute(merge_sql.LOCK_HOLDERS_OF, {"oids": merge.members.oids})],
         passed_over=recovery.passed_over, refusals=refusals, comparing_seconds=merge.phases.seconds["plan"],
-        waiting_seconds=_waiting_seconds(merge, changes), about=merge.about,
+        waiting_seconds=_waiting_seconds(merge, changes), about=merge.about, aside=recovery.aside,
         said=[*merge.said, *said_by_the_set(merge)],
     )  # fmt: skip
 

@@ -54,7 +54,7 @@ def publish_merged(context: Context, done: Done) -> str:
         verdict, undo = merge.merged_verdict(plan, merged), merged.undo
         text, rows = merge.merged_report(plan, merged), merge.change_rows(merged.changes)
     else:
-        verdict, undo = f"RESTORED: nothing differs, nothing was touched: {plan.aim}", ""
+        verdict, undo = f"RESTORED: nothing differs, nothing was touched: {plan.aim}{plan.caution}", ""
         text, rows = report.headline(verdict), list[dict[str, object]]()
     publish(f"{context.name}-restore", verdict, text, rows)
     told = f"see the report {context.name}-restore" if "--keys" in undo else undo

@@ -17,7 +17,7 @@ import psycopg
 from prefect import get_run_logger
 
 from tasks import catalogue
-from tasks.backups import Occasion, take_set
+from tasks.backups import Occasion, position, take_set
 from tasks.core import merge_sql, sql
 from tasks.core.complaints import message_of
 from tasks.core.context import Context
@@ -64,6 +64,11 @@ def take_safety_set(merge: Merge) -> None:
         run = replace(merge.run, id=new_run_id()) if merge.safety else merge.run
         site = replace(merge.site, context=_what_is_written(merge))
         merge.safety = take_set(site, run, merge.source, Occasion(label=f"before {merge.run.title}", sort=Kind.SAFETY))
+        if merge.safety.snapshot.incarnation != (here := position(merge.connection)[0].incarnation):
+            raise OperationError(
+                f"safety set {merge.safety.id} is of another server than the one that was to be changed ({here}); nothing was "
+                "touched; find out why its address moved, and run again"
+            )
     get_run_logger().info("safety set %s taken", merge.safety.id)
 
 

@@ -18,6 +18,7 @@ from tasks import sites
 from tasks.core import report, sql
 from tasks.core.context import Context
 from tasks.core.errors import BadInput, DamagedSet, OperationError
+from tasks.core.histories import open_disputes
 from tasks.core.kinds import Kind, SetName, now, split_key
 from tasks.core.known_sets import ExpiryRecord
 from tasks.core.manifest import MANIFEST_FILE, RESTORE_SCRIPT, parse_manifest
@@ -106,7 +107,8 @@ def survey(
     """
     _require_clock(address, lock)
     listing = list_sets(address, context.name)
-    stored = [_stored(one, instant) for one in listing.sets]
+    disputed = bool(open_disputes(listing.manifests, listing.adopted))
+    stored = [_stored(one, instant, disputed=disputed) for one in listing.sets]
     suspended = suspicion(stored) or drought(stored, instant, context.objectives.rpo)
     decisions = plan(stored, instant, context.zone, periods, suspended)
     listed = {one.name.id: one for one in listing.sets}
@@ -167,13 +169,14 @@ def _is_recent(held: datetime | None, instant: datetime) -> bool:
     return held is not None and instant - held < DEAD
 
 
-def _stored(one: ListedSet, instant: datetime) -> StoredSet:
+def _stored(one: ListedSet, instant: datetime, *, disputed: bool) -> StoredSet:
     manifest, held = one.manifest, _is_recent(one.held, instant)
     if manifest is None:
         return StoredSet(one.name.id, one.name.kind, None, restorable=False, held=held, pinned=one.pinned)
     return StoredSet(
-        manifest.id, manifest.kind, manifest.snapshot.instant, manifest.base, manifest.keep_until, one.damage is None,
+        manifest.id, manifest.kind, manifest.snapshot.instant, manifest.base, manifest.keep_until, one.usable is not None,
         one.verified is not None and not manifest.losses, bool(manifest.losses), held, one.pinned,
+        disputed and one.aside is not None,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from tasks.core.context import CONTEXT_FILE, Context, parse_context
 from tasks.core.drills import DrillRecord
 from tasks.core.errors import BadInput, ColdObject, DamagedSet, OperationError, RestoreDiffers
 from tasks.core.exercise import Exercise
-from tasks.core.kinds import Kind, SetName
+from tasks.core.kinds import RULES, Kind, SetName
 from tasks.core.manifest import ForeignKey, Manifest, StoredObject
 from tasks.core.phases import Phases
 from tasks.core.programs import Program, find_program
@@ -40,7 +40,18 @@ from tasks.locks import ContextLock
 from tasks.runs import Run, jobs, require_space, spread, step
 from tasks.schema import restore_section
 from tasks.set_texts import unfit_checks
-from tasks.sets import StagedSet, candidates, fetch, fetch_manifest, hold, inherited_parts, read_base, require_list, unpack
+from tasks.sets import (
+    StagedSet,
+    candidates,
+    fetch,
+    fetch_manifest,
+    hold,
+    inherited_parts,
+    read_base,
+    require_list,
+    unpack,
+    why_aside,
+)
 from tasks.store import StoreAddress
 from tasks.tables import compare_table, load_table
 from tasks.triggers import exercise_triggers
@@ -70,6 +81,9 @@ class Recovery:
     keys: list[KeyOutcome] = field(default_factory=list)
     database_bytes: int | None = None
     proven: bool = False
+    # Whether the set was named; then why it is neither `latest` nor a base, if it is not.
+    named: bool = False
+    aside: str = ""
 
     def require_newest(self) -> None:
         """Refuse to be content with a set that newer, damaged ones had to be passed over for.
@@ -111,6 +125,8 @@ def stage_newest_good(recovery: Recovery, run: Run, backup: str, check: Callable
         try:
             if one.damage:
                 raise DamagedSet(one.damage)
+            if one.aside:
+                raise DamagedSet(f"{one.name.id} is set aside: {one.aside}")
             manifest = fetch_manifest(recovery.store, one.name)
             if check:
                 check(manifest)
@@ -121,7 +137,7 @@ def stage_newest_good(recovery: Recovery, run: Run, backup: str, check: Callable
             recovery.passed_over.append(str(error))
             get_run_logger().warning("passed over: %s", error)
         else:
-            recovery.staged = staged
+            recovery.staged, recovery.named = staged, one.named
             return staged
     raise DamagedSet(
         f'no backup set of context "{run.context}" in {recovery.store.url} can be restored now: {"; ".join(recovery.passed_over)}'
@@ -132,13 +148,22 @@ def stage_copy(store: StoreAddress, run: Run, backup: str) -> Recovery:
     """Have the named set here, or the newest good one, for what is no recovery of a whole database."""
     recovery = Recovery(store, run.started, Purpose.COPY, newest=False)
     stage_newest_good(recovery, run, backup)
+    find_aside(recovery)
     return recovery
 
 
 def stage(recovery: Recovery, server: Server, run: Run, backup: str, target_database: str | None) -> StagedSet:
     """Choose set and target such that one fits the other, and have the set here, verified; nothing else is touched."""
     with recovery.phases.phase("download and verification"):
-        return stage_newest_good(recovery, run, backup, choose_target(recovery, server, run, target_database))
+        staged = stage_newest_good(recovery, run, backup, choose_target(recovery, server, run, target_database))
+        find_aside(recovery)
+        return staged
+
+
+def find_aside(recovery: Recovery) -> None:
+    """Find out whether a set that was named is set aside: it can be restored, but nobody may take it for the newest."""
+    if recovery.named and recovery.manifest.number is not None and RULES[recovery.manifest.kind].may_be_latest:
+        recovery.aside = why_aside(recovery.store, recovery.staged_set.name) or ""
 
 
 def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> StagedSet:
@@ -444,7 +469,7 @@ def facts_of(recovery: Recovery, failure: str | None = None, records: Sequence[D
         failure=failure, differences=recovery.differences, passed_over=recovery.passed_over, removed=recovery.removed,
         load_seconds=recovery.load_seconds, findings=recovery.findings, exercises=recovery.exercises, records=records,
         database_bytes=recovery.database_bytes, newest=recovery.newest, off_host=recovery.store.off_host, proven=recovery.proven,
-        schema_was_there=recovery.target is not None and recovery.target.exists,
+        aside=recovery.aside, schema_was_there=recovery.target is not None and recovery.target.exists,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from prefect.events import emit_event
 from tasks.core import recovery_point
 from tasks.core.context import Context
 from tasks.core.errors import OperationError
+from tasks.core.histories import open_disputes
 from tasks.core.kinds import RULES, now
 from tasks.core.recovery_point import LEAST_DURATION, RecoveryPoint, State
 from tasks.reports import publish
@@ -35,16 +36,21 @@ def look(store: StoreAddress, context: Context, instant: datetime, every: timede
     except OperationError as error:
         _emit(context, "unknown", {"verdict": f"FAIL: {error}"})
         raise
-    good = [(one, one.manifest) for one in listed if one.manifest and not one.damage][len(lacking) :]
+    good = [(one, one.usable) for one in listed if one.usable][len(lacking) :]
     seen = RecoveryPoint(instant, context.objectives.rpo, every, off_host=store.off_host)
+    disputed = bool(open_disputes(listing.manifests, listing.adopted))
     if not good:
-        return replace(seen, damaged=[*(one.damage for one in listed if one.damage), *lacking])
+        seen = replace(seen, damaged=[*(one.damage for one in listed if one.damage), *lacking])
+        return _with_asides(seen, listed, disputed=disputed)
     newest, manifest = good[0]
     # Nobody knows of what instant those are that cannot be read; they come last in a listing.
     newer = [one for one in listed if one.manifest is None] + listed[: listed.index(newest)]
+    # What was stored by a clock that is ahead says nothing of how long others were the newest.
+    stored = [(min(one.snapshot.instant, one.finished), one.finished) for _, one in good if one.finished <= instant]
     return replace(
-        seen, newest=manifest.id, taken=manifest.snapshot.instant, suspect=bool(manifest.losses),
-        exposed=recovery_point.exposure([(one.snapshot.instant, one.finished) for _, one in good], instant - every),
+        _with_asides(seen, newer, disputed=disputed),
+        newest=manifest.id, taken=manifest.snapshot.instant, suspect=bool(manifest.losses),
+        exposed=recovery_point.exposure(stored, instant - every),
         longest=max(LEAST_DURATION, *(one.finished - one.snapshot.instant for _, one in good[:DURATIONS])),
         damaged=[*(one.damage for one in newer if one.damage), *lacking],
     )  # fmt: skip
@@ -63,13 +69,20 @@ def _not_whole(store: StoreAddress, listed: Iterable[ListedSet]) -> list[str]:
     """Return what is wrong with the newest sets that look whole, up to the first whose list restores everything."""
     lacking = list[str]()
     for one in listed:
-        if one.manifest and not one.damage:
-            lack = find_lack(store, one.name, one.manifest)
+        if one.usable:
+            lack = find_lack(store, one.name, one.usable)
             if lack is None:
                 break
             lacking.append(f"{store.path(one.name.folder)}: {lack}")
             get_run_logger().error("cannot be restored: %s", lacking[-1])
     return lacking
+
+
+def _with_asides(seen: RecoveryPoint, listed: list[ListedSet], *, disputed: bool) -> RecoveryPoint:
+    """Return what was seen with the sets that are set aside; while that is disputed, their states may be what is restored."""
+    aside = [(one.manifest.snapshot.instant, one.aside) for one in listed if one.manifest and one.aside and not one.damage]
+    taken = max((min(taken, seen.instant) for taken, _ in aside), default=None)
+    return replace(seen, aside=[why for _, why in aside], disputed=taken if disputed else None)
 
 
 @step

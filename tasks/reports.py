@@ -19,7 +19,7 @@ def publish_backup(site: Site, manifest: Manifest, started: datetime, local_copy
     """Publish the report and the table of a backup, with what became of its local copy; return its verdict.
 
     Raises:
-        OperationError: the set is stored, but suspect: too many rows are gone.
+        OperationError: the set is stored, but suspect: too many rows are gone; or it found that sets are of another history.
     """
     context, seconds = site.context, (manifest.finished - started).total_seconds()
     path = site.store.path(name_of(manifest).folder)
@@ -30,6 +30,8 @@ def publish_backup(site: Site, manifest: Manifest, started: datetime, local_copy
         get_run_logger().warning("%s", warning)
     if manifest.losses:
         raise OperationError(f"{verdict}; {report.ACCEPT}")
+    if manifest.aside:
+        raise OperationError(verdict)
     return verdict
 
 

@@ -20,6 +20,7 @@ from tasks.core.blocks import Lines, parse_lines
 from tasks.core.calendar import is_instant, parse_instant
 from tasks.core.completeness import describe_lack
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, DamagedSet, OperationError, StoreUnavailable, UntrustedSet
+from tasks.core.histories import Adoption, Owner, parse_owner, render_owner, sets_aside
 from tasks.core.kinds import LEGACY, OWNER_FILE, RULES, Kind, SetName, now, parse_set_reference, split_key
 from tasks.core.known_sets import SetFacts
 from tasks.core.losses import CleanedUp
@@ -103,34 +104,15 @@ def require_owner(address: StoreAddress, context: str, system_identifier: str) -
     store, key = address.opened, f"{context}/{OWNER_FILE}"
     if store.head(key) is None:
         try:
-            store.create(key, render_owner(system_identifier), WARM_CLASS, {})
+            store.create(key, render_owner(Owner(system_identifier=system_identifier)), WARM_CLASS, {})
         except AlreadyExists:
             get_run_logger().info("%s was written by another run meanwhile", key)
-    owner = parse_owner(store.read(key), address.path(key))
+    owner = parse_owner(store.read(key), address.path(key)).system_identifier
     if owner != system_identifier:
         raise BadInput(
             f"{address.path(key)}: sets of {context} are written by the cluster with system identifier {owner}, this one is "
             f"{system_identifier}; after a disaster recovery take the store over: python -m deployments.register --adopt"
         )
-
-
-def render_owner(system_identifier: str) -> bytes:
-    """Return what owner.json says."""
-    return (json.dumps({"system_identifier": system_identifier}) + "\n").encode()
-
-
-def parse_owner(data: bytes, where: str) -> str:
-    """Return the system identifier that owner.json names.
-
-    Raises:
-        BadInput: it names none.
-    """
-    try:
-        return str(json.loads(data)["system_identifier"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadInput(
-            f"{where} does not say which cluster writes here; write it anew: python -m deployments.register --adopt"
-        ) from error
 
 
 @persistent
@@ -145,7 +127,8 @@ class ListedSet:
     """A set as a listing shows it; `damage` is what is wrong with it, as far as a listing can tell.
 
     `verified` is when it was last decoded, `held` since when a restore reads it, `pinned` whether people want it kept, `cleaned`
-    how many rows of a clean-up set were deleted, by relation, once that is done.
+    how many rows of a clean-up set were deleted, by relation, once that is done; `aside` is why the set, whole as it is, is neither
+    `latest` nor a base.
     """
 
     name: SetName
@@ -157,6 +140,12 @@ class ListedSet:
     held: datetime | None = None
     pinned: bool = False
     cleaned: dict[str, int] | None = None
+    aside: str | None = None
+
+    @property
+    def usable(self) -> Manifest | None:
+        """Its manifest, if nothing is known to be wrong with it, nor with whose history it is of."""
+        return None if self.damage or self.aside else self.manifest
 
 
 def facts_of_set(one: ListedSet) -> SetFacts:
@@ -165,7 +154,7 @@ def facts_of_set(one: ListedSet) -> SetFacts:
     return SetFacts(
         id=one.name.id, kind=one.name.kind, state=one.state, instant=manifest.snapshot.instant if manifest else None,
         finished=manifest.finished if manifest else None, bytes=manifest.bytes if manifest else 0, verified=one.verified,
-        note=one.damage or "; ".join(manifest.losses if manifest else []),
+        note=one.damage or one.aside or "; ".join(manifest.losses if manifest else []),
     )  # fmt: skip
 
 
@@ -207,6 +196,12 @@ class Listing:
     legacy: list[LegacyFile]
     unfinished: list[UnfinishedSet]
     expired: list[ExpiredSet] = field(default_factory=list)
+    adopted: list[Adoption] = field(default_factory=list)
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """The manifests that can be read."""
+        return [one.manifest for one in self.sets if one.manifest]
 
     @property
     def is_empty(self) -> bool:
@@ -222,10 +217,12 @@ def list_sets(address: StoreAddress, context: str) -> Listing:
     where another set needs it: then the manifest was lost.
     """
     store = address.opened
-    folders, legacy = defaultdict[SetName, dict[str, ObjectInfo]](dict), list[LegacyFile]()
+    folders, legacy, adopted = defaultdict[SetName, dict[str, ObjectInfo]](dict), list[LegacyFile](), list[Adoption]()
     for one in store.list(f"{context}/"):
         if found := split_key(one.key):
             folders[found[0]][found[1]] = one
+        elif one.key == f"{context}/{OWNER_FILE}":
+            adopted = _adopted(store, one.key)
         elif LEGACY.search(one.key):
             legacy.append(LegacyFile(one.key, one.bytes, one.modified, one.storage_class))
     committed = {name: objects for name, objects in folders.items() if MANIFEST_FILE in objects}
@@ -241,7 +238,8 @@ def list_sets(address: StoreAddress, context: str) -> Listing:
         for name, objects in without.items() if name not in gone
     ]  # fmt: skip
     expired.sort(key=lambda one: one.name.id, reverse=True)
-    return Listing(_newest_first(_with_bases([*sets, *lost])), legacy, unfinished, expired)
+    sets = _with_asides(_with_bases([*sets, *lost]), adopted)
+    return Listing(_newest_first(sets), legacy, unfinished, expired, adopted)
 
 
 def _lost(
@@ -261,6 +259,15 @@ def _lost(
                 "or delete the folder by hand"
             )
             yield ListedSet(name, None, "damaged", _class_of(objects), damage, held=_held(objects), pinned=PINNED_FILE in objects)
+
+
+def _adopted(store: Store, key: str) -> list[Adoption]:
+    try:
+        return parse_owner(store.read(key), key).adopted
+    except BadInput as error:
+        # Sets can be listed and restored all the same.
+        get_run_logger().warning("%s", error)
+        return []
 
 
 def _expired(name: SetName, objects: dict[str, ObjectInfo]) -> ExpiredSet:
@@ -318,6 +325,17 @@ def _with_bases(sets: list[ListedSet]) -> list[ListedSet]:
     return [with_base(one) for one in sets]
 
 
+def _with_asides(sets: list[ListedSet], adopted: list[Adoption]) -> list[ListedSet]:
+    """Return the sets with those marked that are of another history, or of one of which nobody knows."""
+    aside = sets_aside([one.manifest for one in sets if one.manifest], adopted)
+
+    def marked(one: ListedSet) -> ListedSet:
+        why = aside.get(one.name.id)
+        return replace(one, aside=why, state=one.state if one.damage else "set aside") if why else one
+
+    return [marked(one) for one in sets]
+
+
 def _found_before(store: Store, name: SetName, objects: dict[str, ObjectInfo]) -> str | None:
     """Return what an earlier look at the data of a set found to be damaged."""
     if DAMAGED_FILE not in objects:
@@ -343,9 +361,9 @@ def _damage(manifest: Manifest, objects: dict[str, ObjectInfo]) -> str | None:
 
 def _newest_first(sets: Iterable[ListedSet]) -> list[ListedSet]:
     """Order sets as their snapshots were taken; unreadable ones last."""
-    pairs = [(one, one.manifest.snapshot) for one in sets if one.manifest]
+    pairs = [(one, one.manifest) for one in sets if one.manifest]
     unreadable = [one for one in sets if not one.manifest]
-    readable = [one for one, _ in newest_first(pairs, lambda pair: pair[1])]
+    readable = [one for one, _ in newest_first(pairs, lambda pair: pair[1].snapshot, lambda pair: pair[1].number)]
     return readable + sorted(unreadable, key=lambda one: one.name.id, reverse=True)
 
 
@@ -545,6 +563,8 @@ class StagedSet:
 class Candidate:
     """A set to try; `damage` is what its listing already shows to be wrong; if it was `named`, no other will do.
 
+    Why it is `aside` is told of one that was not named: it is passed over then.
+
     `storage_class` is the one that its data lie in; of a set that was named nobody looked.
     """
 
@@ -552,6 +572,7 @@ class Candidate:
     damage: str | None = None
     named: bool = False
     storage_class: str = ""
+    aside: str | None = None
 
 
 def candidates(address: StoreAddress, context: str, backup: str) -> Iterator[Candidate]:
@@ -578,7 +599,7 @@ def candidates(address: StoreAddress, context: str, backup: str) -> Iterator[Can
     if is_instant(backup):
         usable = _taken_by(usable, parse_instant(backup, zone_of(listing)))
     for one in sorted(usable, key=lambda one: one.manifest is not None):
-        yield Candidate(one.name, one.damage, storage_class=one.storage_class)
+        yield Candidate(one.name, one.damage, storage_class=one.storage_class, aside=one.aside)
 
 
 def _taken_by(sets: list[ListedSet], instant: datetime) -> list[ListedSet]:
@@ -608,9 +629,14 @@ def newest_manifest(address: StoreAddress, context: str, backup: str) -> Manifes
         DamagedSet: the named one, or every one, is damaged.
     """
     for one in candidates(address, context, backup):
-        if not one.damage:
+        if not (one.damage or one.aside):
             return fetch_manifest(address, one.name)
-    raise DamagedSet(f'every backup set of context "{context}" in {address.url} is damaged; see list_backups')
+    raise DamagedSet(f'every backup set of context "{context}" in {address.url} is damaged or set aside; see list_backups')
+
+
+def why_aside(address: StoreAddress, name: SetName) -> str | None:
+    """Return why a set is neither `latest` nor a base, though it is whole; None if it may be both."""
+    return next((one.aside for one in list_sets(address, name.context).sets if one.name == name), None)
 
 
 def newest_full(address: StoreAddress, context: str) -> Manifest | None:
@@ -619,13 +645,13 @@ def newest_full(address: StoreAddress, context: str) -> Manifest | None:
     for one in fulls:
         if one.damage:
             get_run_logger().warning("passed over as base: %s", one.damage)
-    return next((one.manifest for one in fulls if one.manifest and not one.damage), None)
+    return next((one.usable for one in fulls if one.usable), None)
 
 
 def newest_trusted(address: StoreAddress, context: str) -> Manifest | None:
     """Return the manifest of the newest full set that looks whole and lost no rows: what the next one is measured against."""
-    listed = (one.manifest for one in list_sets(address, context).sets if one.manifest and not one.damage)
-    return next((manifest for manifest in listed if manifest.kind is Kind.FULL and not manifest.losses), None)
+    listed = (one.usable for one in list_sets(address, context).sets)
+    return next((manifest for manifest in listed if manifest and manifest.kind is Kind.FULL and not manifest.losses), None)
 
 
 def archive_sets(address: StoreAddress, context: str) -> list[Manifest]:
@@ -637,7 +663,8 @@ def departed_sets(address: StoreAddress, context: str) -> tuple[list[Manifest], 
     """Return what left the database on purpose, as far as its sets look whole: archived partitions, cleaned-up rows."""
     whole = [one for one in list_sets(address, context).sets if one.manifest and not one.damage]
     archives = [one.manifest for one in whole if one.manifest and one.name.kind is Kind.ARCHIVE]
-    return archives, [CleanedUp(one.manifest.snapshot.instant, one.cleaned) for one in whole if one.manifest and one.cleaned]
+    cleaned = [(one.manifest, one.cleaned) for one in whole if one.manifest and one.cleaned]
+    return archives, [CleanedUp(one.snapshot.instant, rows, one.number) for one, rows in cleaned]
 
 
 def unfinished_clean_ups(address: StoreAddress, context: str, table: str) -> tuple[list[Manifest], list[str]]:
@@ -676,7 +703,7 @@ def random_recent(address: StoreAddress, context: str, instant: datetime) -> str
     Raises:
         BadInput: there is none.
     """
-    listed = [(one, one.manifest.snapshot.instant) for one in list_sets(address, context).sets if one.manifest and not one.damage]
+    listed = [(one, one.usable.snapshot.instant) for one in list_sets(address, context).sets if one.usable]
     recent = [one.name.id for one, taken in listed if RULES[one.name.kind].may_be_latest and instant - taken <= RECENT]
     if not recent:
         raise BadInput(f'no whole backup set of context "{context}" of the last {RECENT.days} days in {address.url}; name one')

@@ -5,6 +5,7 @@ what was locked is still what there is. LOCK takes no snapshot, so everything af
 (https://www.postgresql.org/docs/current/sql-lock.html).
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ from tasks.runs import Run
 from tasks.schema import LOCK_WAIT_SECONDS, dump_schema
 from tasks.sites import Site
 
+# The WAL writer sleeps 10 s at most between two rounds, and may take three.
+FLUSH_SECONDS = 120.0
+FLUSH_LOOK_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -40,6 +45,7 @@ class Snapshot:
     xmin: int
     xmax: int
     lsn: str
+    written: str
 
     def require_held(self) -> None:
         """Make sure that locks and snapshot were held until now.
@@ -51,6 +57,32 @@ class Snapshot:
             self.coordinator.execute(sql.STILL_THERE)
         except psycopg.Error as error:
             raise OperationError(f"the session that held the snapshot was lost: {error}; run again") from error
+
+    def require_flushed(self, site: Site, run: Run, wait_seconds: float = FLUSH_SECONDS) -> None:
+        """Wait until a crash of the server cannot take back anything that the snapshot sees.
+
+        With asynchronous commit it sees transactions that are not on disk yet: were they lost, others would get their numbers, and
+        their rows' places (https://www.postgresql.org/docs/current/wal-async-commit.html).
+
+        Raises:
+            OperationError: it took too long.
+        """
+        if self._is_flushed():
+            return
+        deadline = time.monotonic() + wait_seconds
+        with connect(site.server, site.database, run.title) as nudge:
+            nudge.execute(sql.END_A_TRANSACTION)
+        while not self._is_flushed():
+            if time.monotonic() > deadline:
+                raise OperationError(
+                    f"the server did not flush its log up to {self.written}, where the snapshot is, within {wait_seconds:.0f} s "
+                    "(asynchronous commit, a slow disk): after a crash the set would have rows that the server has not; look at "
+                    "wal_writer_delay and at the server's disk, and run again"
+                )
+            time.sleep(FLUSH_LOOK_SECONDS)
+
+    def _is_flushed(self) -> bool:
+        return bool(self.coordinator.execute(sql.LOG_IS_FLUSHED, [self.written]).fetchall()[0][0])
 
 
 @contextmanager
@@ -79,13 +111,14 @@ def take_snapshot(
         # The first query of the transaction takes its snapshot: from here on it does not move.
         name = coordinator.execute(sql.EXPORT_SNAPSHOT).fetchall()[0][0]
         facts = _facts(coordinator)
+        written = coordinator.execute(sql.WRITTEN_LOG).fetchall()[0][0]
         members = read_members(coordinator, site.context)
         inventory = read_inventory(coordinator, members)
         _require_unmoved(planned, members, before, inventory)
         get_run_logger().info("snapshot %s of %d relations at LSN %s", name, len(members.relations), facts["lsn"])
         yield Snapshot(
             name, coordinator, members, inventory, archive,
-            facts["instant"], int(facts["xmin"]), int(facts["xmax"]), facts["lsn"],
+            facts["instant"], int(facts["xmin"]), int(facts["xmax"]), facts["lsn"], written,
         )  # fmt: skip
 
 

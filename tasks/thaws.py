@@ -103,7 +103,7 @@ def require_warm(
 def _set_to_read(store: StoreAddress, run: Run, backup: str) -> Manifest | None:
     """Return the manifest of the set that is about to be read: the named one, or the newest, where all that fit are cold."""
     try:
-        fitting = [one for one in candidates(store, run.context, backup) if not one.damage]
+        fitting = [one for one in candidates(store, run.context, backup) if not (one.damage or one.aside)]
         is_read = bool(fitting) and (fitting[0].named or all(is_cold(one.storage_class) for one in fitting))
         return fetch_manifest(store, fitting[0].name) if is_read else None
     except (BadInput, DamagedSet, ColdObject):

@@ -65,6 +65,8 @@ def _sets(seen: Overview) -> Iterator[Anomaly]:
         yield Anomaly(f"damaged: {several(len(damaged), 'set')}", [one.note for one in damaged])
     if suspect := [one for one in seen.listed if one.state == "suspect" and seen.is_recent(one)]:
         yield Anomaly(f"suspect: {several(len(suspect), 'set')}; {ACCEPT}", [f"`{one.id}`: {one.note}" for one in suspect])
+    if aside := [one for one in seen.listed if one.state == "set aside" and seen.is_recent(one)]:
+        yield Anomaly(f"of another history: {several(len(aside), 'set')}", [f"`{one.id}`: {one.note}" for one in aside])
     if ahead := seen.of_the_future:
         said = f"of the future: {several(len(ahead), 'set')}; set the clocks of this machine and of the database's server"
         yield Anomaly(said, [f"`{one.id}`" for one in ahead])

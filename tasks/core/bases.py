@@ -46,7 +46,8 @@ class BasePart:
 def misfit(base: Manifest, snapshot: Snapshot, xmax: int, database_oid: int, inventory: Iterable[InventoryItem]) -> str | None:
     """Return why rows that a full has cannot be told from those that a snapshot sees; None if they can.
 
-    Transactions are compared by full transaction id: in one cluster on one timeline they never repeat.
+    Transactions are compared by full transaction id: in one life of one server they never repeat. A server that starts again may
+    have the data directory of another day, or be a copy: its log and its transactions then go on where another history did.
     """
     then = base.snapshot
     line = (then.system_identifier, then.timeline, base.database.oid), (
@@ -59,11 +60,25 @@ def misfit(base: Manifest, snapshot: Snapshot, xmax: int, database_oid: int, inv
         return "this server is behind it"
     if not (snapshot.timeline and then.timeline):
         return "a standby did not say which timeline it follows (it receives nothing, or the login lacks pg_read_all_stats)"
+    if other_life := _other_life(then, snapshot):
+        return other_life
     if xmax - then.xmin >= MOST_TRANSACTIONS:
         return f"{xmax - then.xmin:,} transactions have come since"
     if moved := _moved(base.inventory, inventory):
         return f"{moved} is not as it was"
     return None
+
+
+def _other_life(then: Snapshot, now: Snapshot) -> str | None:
+    if then.incarnation is None or now.incarnation is None:
+        return "it does not say in which life of the server it was taken"
+    was, found = then.incarnation, now.incarnation
+    if found == was:
+        return None
+    if found.address == was.address:
+        return f"the server was restarted since ({found.started}, before that {was.started})"
+    what = "address" if found.started == was.started else "server"
+    return f"another {what} answers now ({found.address}, then {was.address})"
 
 
 def _moved(before: Iterable[InventoryItem], after: Iterable[InventoryItem]) -> str | None:

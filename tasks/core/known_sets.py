@@ -43,12 +43,14 @@ class SetFacts(BaseModel):
         """What a person has to know of it first."""
         if self.expired:
             return "expired"
-        return self.state if self.state in ("suspect", "damaged", "untrusted") else "ok"
+        return self.state if self.state in ("suspect", "damaged", "untrusted", "set aside") else "ok"
 
     @property
     def recovery_state(self) -> tuple[datetime, datetime] | None:
         """The state that it can bring back as `latest`, and when that was stored."""
-        if self.instant is None or self.finished is None or self.is_damaged or not RULES[self.kind].may_be_latest:
+        if self.instant is None or self.finished is None or not RULES[self.kind].may_be_latest:
+            return None
+        if self.is_damaged or self.state == "set aside":
             return None
         # A server whose clock is ahead must not make a state newer than its manifest.
         return min(self.instant, self.finished), self.finished

@@ -16,7 +16,7 @@ def archived_since(previous: Manifest, archives: Iterable[Manifest]) -> frozense
         for archive in archives
         for one in archive.relations
         if (then := known.get(one.qualified)) and then.oid == one.oid
-        and (archive.snapshot.instant >= previous.snapshot.instant or (one.rows, one.digest) == (then.rows, then.digest))
+        and (_is_since(archive.number, archive.snapshot.instant, previous) or (one.rows, one.digest) == (then.rows, then.digest))
     )  # fmt: skip
 
 
@@ -26,15 +26,23 @@ class CleanedUp:
 
     instant: datetime
     rows: Mapping[str, int]
+    number: int | None = None
 
 
 def cleaned_since(previous: Manifest, cleaned: Iterable[CleanedUp]) -> Counter[str]:
     """Return by relation how many rows were cleaned up since a backup: they are not lost."""
     counts = Counter[str]()
     for one in cleaned:
-        if one.instant >= previous.snapshot.instant:
+        if _is_since(one.number, one.instant, previous):
             counts.update(one.rows)
     return counts
+
+
+def _is_since(number: int | None, instant: datetime, previous: Manifest) -> bool:
+    """Say whether a set was not taken before another: by their numbers, or by the clock where an older one has none."""
+    if number is None or previous.number is None:
+        return instant >= previous.snapshot.instant
+    return number >= previous.number
 
 
 def lost_rows(before: Iterable[tuple[str, int]], now: dict[str, int], allowed_share: float) -> Iterator[str]:

@@ -244,8 +244,15 @@ class InventoryItem(_Record):
         return (self.kind, self.parent, self.name)
 
 
+class Incarnation(_Record):
+    """One uninterrupted life of one server at one address, as the server itself says it."""
+
+    started: str = Field(description="when its postmaster started: UTC, to the microsecond")
+    address: str = Field(description="where it was reached: its own address, or `local socket`, and its port")
+
+
 class Snapshot(_Record):
-    """When and where the rows were read."""
+    """When and where the rows were read; older sets do not say in which incarnation of the server."""
 
     instant: Instant
     xmin: TransactionId
@@ -253,6 +260,23 @@ class Snapshot(_Record):
     timeline: int = Field(ge=0, lt=1 << 32, description="0 where a standby does not say which one it follows")
     system_identifier: str = Field(pattern=r"^[0-9]{1,20}$")
     standby: bool
+    incarnation: Incarnation | None = None
+
+
+class SetAside(_Record):
+    """Sets that are neither `latest` nor a base, by their numbers, because a backup found proof of a second history.
+
+    Without `before`, sets to come are among them too, until an operator says which server is right.
+    """
+
+    why: str
+    since: int
+    before: int | None = None
+    by_start: bool = Field(default=True, description="whether the starts of the servers tell their sets apart")
+
+    def holds(self, number: int) -> bool:
+        """Say whether a set of this number is among them."""
+        return self.since <= number and (self.before is None or number < self.before)
 
 
 class Versions(_Record):
@@ -287,6 +311,8 @@ class Manifest(_Record):
     label: str | None = Field(default=None, description="what an operator called it")
     keep_until: Instant | None = Field(default=None, description="never pruned before")
     only: Scope | None = Field(default=None, description="what it is of, where that is not the whole context")
+    number: int | None = Field(default=None, ge=1, description="1 + the highest of the context when it was taken; older sets: none")
+    aside: SetAside | None = Field(default=None, description="which sets this one found to be of another history")
     losses: list[str] = Field(default=[], description="what makes it suspect: tables that lost too many rows since a good full")
     run: str = Field(pattern=rf"^{RUN_ID.pattern}$")
     time_zone: Zone

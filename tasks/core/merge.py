@@ -219,6 +219,7 @@ class MergePlan:
     waiting_seconds: float = 0
     about: str = ""
     said: Sequence[str] = ()
+    aside: str = ""
 
     @property
     def rows(self) -> tuple[int, int, int]:
@@ -229,6 +230,11 @@ class MergePlan:
     def is_empty(self) -> bool:
         """Whether nothing at all would be done."""
         return not (any(self.rows) or self.to_create or self.triggers)
+
+    @property
+    def caution(self) -> str:
+        """What has to be known of the set before anything else."""
+        return f"; {self.backup} is SET ASIDE: {self.aside}" if self.aside else ""
 
     @property
     def aim(self) -> str:
@@ -287,7 +293,7 @@ def plan_verdict(plan: MergePlan) -> str:
     )
     if plan.refusals:
         return f"REFUSED, nothing touched: {'; '.join(plan.refusals[:5])}"
-    return f"PLANNED, nothing touched: {'nothing differs' if plan.is_empty else what}"
+    return f"PLANNED, nothing touched: {'nothing differs' if plan.is_empty else what}{plan.caution}"
 
 
 def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
@@ -340,7 +346,7 @@ def merged_verdict(plan: MergePlan, merged: Merged) -> str:
     rows = plan.about or f'the rows of database "{plan.database}" are those of {plan.backup}'
     return (
         f"RESTORED: {rows}: {merged.inserted:,} inserted, {merged.updated:,} updated, {merged.deleted:,} deleted{created}{unlike}; "
-        f"writers waited {duration(merged.locked_seconds)}"
+        f"writers waited {duration(merged.locked_seconds)}{plan.caution}"
     )
 
 
@@ -376,6 +382,7 @@ class Beside:
     seconds: float
     key: Sequence[str] = ()
     notes: Sequence[str] = ()
+    aside: str = ""
 
 
 def beside_verdict(beside: Beside) -> str:
@@ -384,7 +391,7 @@ def beside_verdict(beside: Beside) -> str:
     return (
         f"RESTORED: {beside.rows:,}{part} rows of {beside.table} as of {beside.backup} are in {beside.name} of database "
         f'"{beside.database}"; nothing else was touched'
-    )
+    ) + (f"; {beside.backup} is SET ASIDE: {beside.aside}" if beside.aside else "")
 
 
 def beside_report(beside: Beside, zone: tzinfo, passed_over: Sequence[str]) -> str:

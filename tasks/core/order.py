@@ -1,27 +1,40 @@
-"""Which backup set is newer: what the server's log says where it can be compared, else the clock."""
+"""Which backup set is newer: what the server's log says where it can be compared, else which was stored later; no clock."""
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from tasks.core.manifest import Snapshot
 
 T = TypeVar("T")
+Key = tuple[float, ...]
 
 
-def newest_first(items: Iterable[T], snapshot_of: Callable[[T], Snapshot]) -> list[T]:
-    """Order by LSN within one cluster and timeline, across them by instant."""
-    lines = defaultdict[tuple[str, int], list[T]](list)
+def newest_first(items: Iterable[T], snapshot_of: Callable[[T], Snapshot], number_of: Callable[[T], int | None]) -> list[T]:
+    """Order by LSN within one life of one server (system identifier, timeline, incarnation), across lives by number.
+
+    Sets of older releases have no number: they come after all others, across clusters and timelines by their instants.
+    """
+    numbered, old = defaultdict[object, list[T]](list), defaultdict[object, list[T]](list)
     for item in items:
         snapshot = snapshot_of(item)
-        lines[snapshot.system_identifier, snapshot.timeline].append(item)
-    by_lsn = [sorted(line, key=lambda item: _place(snapshot_of(item)), reverse=True) for line in lines.values()]
-    return list(heapq.merge(*by_lsn, key=lambda item: snapshot_of(item).instant, reverse=True))
+        line = snapshot.system_identifier, snapshot.timeline, snapshot.incarnation
+        (old if number_of(item) is None else numbered)[line].append(item)
+
+    def place(item: T) -> Key:
+        snapshot = snapshot_of(item)
+        return lsn_position(snapshot.lsn), number_of(item) or 0, snapshot.instant.timestamp()
+
+    return [
+        *_merged(numbered, place, lambda item: (number_of(item) or 0, *place(item))),
+        *_merged(old, place, lambda item: (snapshot_of(item).instant.timestamp(),)),
+    ]
 
 
-def _place(snapshot: Snapshot) -> tuple[int, float]:
-    return lsn_position(snapshot.lsn), snapshot.instant.timestamp()
+def _merged(lines: Mapping[object, list[T]], within: Callable[[T], Key], across: Callable[[T], Key]) -> list[T]:
+    ordered = [sorted(line, key=within, reverse=True) for line in lines.values()]
+    return list(heapq.merge(*ordered, key=across, reverse=True))
 
 
 def lsn_position(lsn: str) -> int:

@@ -47,6 +47,7 @@ class StoredSet:
     suspect: bool = False
     held: bool = False
     pinned: bool = False
+    disputed: bool = False
 
     @property
     def sort(self) -> str:
@@ -94,7 +95,9 @@ def _stamp(set_id: str) -> str:
 
 
 def suspicion(newest_first: Sequence[StoredSet]) -> str | None:
-    """Say why nothing is pruned while the newest set is suspect."""
+    """Say why nothing is pruned while the newest set is suspect, or it is not decided which history sets are of."""
+    if disputed := next((one.id for one in newest_first if one.disputed), None):
+        return f"whose history {disputed} is of is not decided: nothing is pruned"
     newest = next((one for one in newest_first if one.instant and RULES[one.kind].may_be_latest), None)
     return f"the newest set {newest.id} is suspect: nothing is pruned" if newest and newest.suspect else None
 

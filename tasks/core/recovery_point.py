@@ -29,7 +29,8 @@ class RecoveryPoint:
     """What was seen at an instant: the newest restorable set and the instant of its state; sets that are newer but damaged.
 
     `longest` is how long the longest of the last backups took from its state to its manifest, `every` the time between two
-    looks, `exposed` the most that would have been lost, since the last look, until a newer set was stored.
+    looks, `exposed` the most that would have been lost, since the last look, until a newer set was stored. `aside` is why newer
+    sets are set aside, `disputed` the newest state of them while an operator has to decide.
     """
 
     instant: datetime
@@ -42,6 +43,8 @@ class RecoveryPoint:
     suspect: bool = False
     off_host: bool = True
     damaged: Sequence[str] = field(default_factory=tuple)
+    aside: Sequence[str] = field(default_factory=tuple)
+    disputed: datetime | None = None
 
     @property
     def age(self) -> timedelta | None:
@@ -51,12 +54,14 @@ class RecoveryPoint:
     @property
     def is_due(self) -> bool:
         """Whether a differential has to be taken now, because one at a later look could come too late."""
-        return self.age is None or self.age + LOOKS_AHEAD * self.every + self.longest > self.rpo
+        # While nobody decides which server is right, more sets of the same state would only fill the store.
+        ages = [recovery_point_age(one, self.instant) for one in (self.taken, self.disputed) if one]
+        return not ages or min(ages) + LOOKS_AHEAD * self.every + self.longest > self.rpo
 
     @property
     def state(self) -> State:
         """Whether the objective is kept, and still can be when the next look has stored a newer state."""
-        if self.age is None or max(self.age, self.exposed) > self.rpo or self._is_of_the_future:
+        if self.age is None or max(self.age, self.exposed) > self.rpo or self._is_of_the_future or self.aside:
             return State.MISSED
         return State.AT_RISK if self.suspect or self.age + self.every + self.longest > self.rpo else State.KEPT
 
@@ -67,15 +72,18 @@ class RecoveryPoint:
 
 def verdict(point: RecoveryPoint) -> str:
     """Return the one line that says whether the objective is kept."""
+    aside = f"; {len(point.aside)} newer sets are SET ASIDE: {point.aside[0]}" if point.aside else ""
     if point.age is None:
         damaged = "".join(f"; {damage}" for damage in point.damaged)
-        return f"FAIL: no state at all can be restored, of {clock(point.rpo.total_seconds())} that may be lost{damaged}"
+        return f"FAIL: no state at all can be restored, of {clock(point.rpo.total_seconds())} that may be lost{damaged}{aside}"
     words = [f"{point.newest}, age {clock(point.age.total_seconds())} of {clock(point.rpo.total_seconds())}"]
     if not point.off_host:
         words.append("not off-host")
     if point.damaged:
         words.append(f"{len(point.damaged)} newer or equally new sets are damaged")
     said = ", ".join(words)
+    if aside:
+        return f"FAIL: {said}{aside}"
     if point.suspect:
         return f"FAIL: {said}, is SUSPECT: rows are gone since the last good full; {ACCEPT}"
     if point.age <= point.rpo < point.exposed:
@@ -134,6 +142,7 @@ def report(point: RecoveryPoint, said: str, zone: ZoneInfo) -> str:
     remedy = ["find out why: the runs of `daily_backup` and `differential_backup`", "then: `differential_backup`, by hand"]
     parts = [
         headline(said), section("Sets that cannot be restored", point.damaged),
+        section("Newer sets that are set aside", sorted({*point.aside})),
         table(["what", "value"], facts) + "\n",
         section("What a human still has to do", remedy if point.state is not State.KEPT else [], "Nothing.\n"),
     ]  # fmt: skip

@@ -49,6 +49,7 @@ class RecoveryFacts:
     newest: bool = True
     off_host: bool = True
     proven: bool = False
+    aside: str = ""
     schema_was_there: bool = False
     kit: str = ""
 
@@ -102,7 +103,7 @@ class RecoveryFacts:
         found = [f"{len(self.broken_triggers)} triggers do not run"] if self.broken_triggers else []
         if self.purpose is Purpose.DRILL:
             found += [f"{name} missed" for name in self.missed]
-            found += [f"{len(self.passed_over)} newer sets cannot be restored"] if self.passed_over else []
+            found += [f"{len(self.passed_over)} newer sets passed over"] if self.passed_over else []
             found += ["the set is SUSPECT"] if self.manifest and self.manifest.losses else []
             found += [f"{len(self.unrun)} checks could not be run"] if self.unrun else []
         return found
@@ -115,7 +116,9 @@ def recovery_verdict(facts: RecoveryFacts) -> str:
         drill = facts.purpose is Purpose.DRILL
         said.append(f"set {facts.manifest.id}" if drill else f'database "{facts.database}" from {facts.manifest.id}')
     if facts.passed_over and facts.purpose is not Purpose.DRILL:
-        said.append(f"{len(facts.passed_over)} damaged sets passed over")
+        said.append(f"{len(facts.passed_over)} sets passed over")
+    if facts.aside:
+        said.append(f"the set is SET ASIDE: {facts.aside}")
     if facts.missed and facts.purpose is Purpose.RECOVERY:
         said.append(f"{' and '.join(facts.missed)} missed")
     if facts.purpose is not Purpose.DRILL:
@@ -152,6 +155,7 @@ def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
         section("Differences from the backup", facts.differences),
         section("Triggers that do not run", facts.broken_triggers),
         section("Sets that were passed over", facts.passed_over),
+        section("The set that was named is set aside", [facts.aside] if facts.aside else []),
         section("Suspect: rows were gone when this set was taken", facts.manifest.losses if facts.manifest else []),
         section("Checks that could not be run", map(finding_line, facts.unrun)),
         section(f"{_whose(facts).capitalize()} (rows are those of the backup)", map(finding_line, facts.broken_rules)),

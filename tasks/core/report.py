@@ -100,10 +100,12 @@ def backup_verdict(manifest: Manifest, seconds: float, zone: ZoneInfo) -> str:
     """Return the one line that says whether the backup is there."""
     warned = f", {len(manifest.warnings)} warnings" if manifest.warnings else ""
     lost = f", but rows are gone since the last good full: {'; '.join(manifest.losses[:3])}" if manifest.losses else ""
-    word = "SUSPECT" if lost else "STORED"
+    aside, own = manifest.aside, bool(manifest.aside and manifest.aside.holds(manifest.number or 0))
+    word = "SUSPECT" if lost else "SET ASIDE" if own else "STORED"
+    other = "" if not aside else f", but neither `latest` nor a base: {aside.why}" if own else f", but {aside.why}"
     return (
         f"{word}: {manifest.id}, {len(manifest.relations)} relations, {manifest.rows:,} rows, {size(manifest.bytes)} "
-        f"in {duration(seconds)}, state of {local_time(manifest.snapshot.instant, zone)}{warned}{lost}"
+        f"in {duration(seconds)}, state of {local_time(manifest.snapshot.instant, zone)}{warned}{lost}{other}"
     )
 
 
@@ -131,6 +133,7 @@ def backup_report(
         for part in (
             headline(backup_verdict(manifest, seconds, zone)), place,
             section("Suspect: rows are gone since the last good full", manifest.losses), section("Warnings", manifest.warnings),
+            section("Of another history", [manifest.aside.why] if manifest.aside else []),
             table(["what", "value"], facts) + "\n", "## Relations\n", relation_table(manifest, None) + "\n",
             section("Keys to other contexts, made after a restore when their tables are there", keys),
             section("What a human still has to do", [*([ACCEPT] if manifest.losses else []), *manifest.warnings], "Nothing.\n"),

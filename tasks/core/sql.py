@@ -30,6 +30,19 @@ SERVER_FACTS = SQL(
               current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery()"""
 )
 
+# A session through a socket has no address; where that lies is only for some logins to see.
+INCARNATION = SQL(
+    """SELECT to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+              concat(coalesce(host(inet_server_addr()), 'local socket'), ':',
+                     coalesce(inet_server_port()::text, current_setting('port')))"""
+)
+# What was written, or on a standby replayed, cannot be lost any more in a crash once it is flushed. Asked for after the snapshot
+# was taken: what that sees lies before it.
+WRITTEN_LOG = SQL("SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)::text")
+LOG_IS_FLUSHED = SQL("SELECT CASE WHEN pg_is_in_recovery() THEN true ELSE pg_current_wal_flush_lsn() >= %s::pg_lsn END")
+# A transaction of one's own, with a number and nothing else: when it ends, the WAL writer flushes all that was written before.
+END_A_TRANSACTION = SQL("SELECT pg_current_xact_id()")
+
 DATABASE_FACTS = SQL(
     """SELECT d.oid::bigint AS oid, d.datname AS name, pg_get_userbyid(d.datdba) AS owner,
               pg_encoding_to_char(d.encoding) AS encoding, d.datcollate AS collate, d.datctype AS ctype,

@@ -142,7 +142,7 @@ def test_a_gap_a_damaged_set_and_a_drill_that_failed(month: Month) -> None:
     bad = world.store_folder / CONTEXT / "daily" / next(one.id for one in after if one.base is None)
     (bad / "data" / "teams.copy.zst").unlink()
     (month.full / "data" / "teams.copy.zst").unlink()
-    with pytest.raises(OperationError, match="newer sets cannot be restored"):
+    with pytest.raises(OperationError, match="newer sets passed over"):
         world.run(recovery_drill, "backup_restorer", world.target)
 
     said = report(world, days=7)

@@ -6,10 +6,12 @@ import pytest
 
 from tasks.core.bases import MOST_TRANSACTIONS, Base, misfit
 from tasks.core.blocks import BlockRows
-from tasks.core.manifest import InventoryItem
+from tasks.core.manifest import Incarnation, InventoryItem
 from tests.unit import samples
 
-BASE = samples.manifest()
+HERE = Incarnation(started="2025-11-01T00:00:00.000001Z", address="10.0.0.1:5432")
+AGAIN = Incarnation(started="2025-11-02T00:00:00.000001Z", address="10.0.0.1:5432")
+BASE = samples.manifest(snapshot=samples.snapshot(incarnation=HERE))
 TABLE, TYPE = (
     InventoryItem(kind="table", name="public.teams", parent="", columns="id uuid", state="owner o"),
     InventoryItem(kind="type", name="public.mood", parent="", columns="good, bad", state="owner o"),
@@ -17,7 +19,7 @@ TABLE, TYPE = (
 
 
 def why(xmax: int = 800, database: int = 1, inventory: list[InventoryItem] | None = None, **snapshot: Any) -> str | None:
-    found = samples.snapshot(**{"xmin": 750, "lsn": "0/2000"} | snapshot)
+    found = samples.snapshot(**{"xmin": 750, "lsn": "0/2000", "incarnation": HERE} | snapshot)
     return misfit(BASE, found, xmax, database, [TABLE] if inventory is None else inventory)
 
 
@@ -40,6 +42,21 @@ def test_a_base_that_fits() -> None:
             "a standby did not say which timeline it follows (it receives nothing, or the login lacks pg_read_all_stats)",
         ),
         ({"xmin": 699}, "this server is behind it"),
+        (
+            {"incarnation": AGAIN},
+            "the server was restarted since (2025-11-02T00:00:00.000001Z, before that 2025-11-01T00:00:00.000001Z)",
+        ),
+        (
+            {"incarnation": HERE.model_copy(update={"address": "10.0.0.2:5432"})},
+            "another address answers now (10.0.0.2:5432, then 10.0.0.1:5432)",
+        ),
+        (
+            {"incarnation": AGAIN.model_copy(update={"address": "local socket:5432"})},
+            "another server answers now (local socket:5432, then 10.0.0.1:5432)",
+        ),
+        ({"incarnation": None}, "it does not say in which life of the server it was taken"),
+        # What is behind says so first, however it came to be so.
+        ({"incarnation": AGAIN, "lsn": "0/FFF"}, "this server is behind it"),
         ({"xmax": 700 + MOST_TRANSACTIONS}, "1,073,741,824 transactions have come since"),
         ({"inventory": [TABLE.model_copy(update={"columns": "id text"})]}, "table public.teams is not as it was"),
         ({"inventory": [TABLE, TYPE]}, "type public.mood is not as it was"),
@@ -47,6 +64,12 @@ def test_a_base_that_fits() -> None:
 )
 def test_a_base_that_does_not(now: dict[str, Any], said: str) -> None:
     assert why(**now) == said
+
+
+def test_a_base_of_an_older_release_is_none() -> None:
+    older = samples.manifest()
+    said = misfit(older, samples.snapshot(xmin=750, lsn="0/2000", incarnation=HERE), 800, 1, [TABLE])
+    assert said == "it does not say in which life of the server it was taken"
 
 
 def test_tables_may_come_and_go() -> None:

@@ -110,7 +110,7 @@ def taken(name: str, hours: float = 0, **changes: Any) -> Taken:
 
 
 def order(*sets: Taken) -> str:
-    return "".join(one.name for one in newest_first(sets, lambda one: one.snapshot))
+    return "".join(one.name for one in newest_first(sets, lambda one: one.snapshot, lambda _: None))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_an_idle_server_is_ordered_by_the_clock() -> None:
     assert order(taken("a", 2, lsn="0/10"), taken("b", 3, lsn="0/10"), taken("c", 1, lsn="0/10")) == "bac"
 
 
-def test_across_clusters_and_timelines_the_instant_decides() -> None:
+def test_across_clusters_and_timelines_the_instant_decides_of_sets_without_numbers() -> None:
     old = [taken("a", 1, lsn="F/0"), taken("b", 5, lsn="F/9")]
     new = [taken("c", 2, lsn="0/1", system_identifier="8"), taken("d", 6, lsn="0/2", system_identifier="8")]
     later = [taken("e", 3, lsn="0/5", timeline=2)]
@@ -145,7 +145,7 @@ def test_across_clusters_and_timelines_the_instant_decides() -> None:
 @given(st.permutations([(hours, line) for hours in range(4) for line in ("7", "8")]))
 def test_the_order_does_not_depend_on_the_listings(pairs: list[tuple[int, str]]) -> None:
     sets = [taken(f"{line}{hours}", hours, lsn=f"0/{hours}", system_identifier=line) for hours, line in pairs]
-    ordered = newest_first(sets, lambda one: one.snapshot)
+    ordered = newest_first(sets, lambda one: one.snapshot, lambda _: None)
     assert set(ordered) == set(sets)
     instants = [one.snapshot.instant for one in ordered]
     assert instants == sorted(instants, reverse=True)
