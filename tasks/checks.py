@@ -25,6 +25,7 @@ from tasks.core.kinds import RULES
 from tasks.core.losses import archived_since, cleaned_since, lost_rows
 from tasks.core.manifest import Manifest
 from tasks.core.servers import Connection, Server, connect
+from tasks.core.source_path import read_source_path
 from tasks.core.toc import table_of
 from tasks.keys import SAMPLE_ROWS, offending
 from tasks.runs import Run, step
@@ -54,8 +55,9 @@ def run_checks(
         there = Check("tables and views are there", Severity.ERROR, "", "A table or view of the context is missing.")
         present = _without(context, missing)
         members = catalogue.read_members(connection, present)
-        connection.execute(sql.check_settings(context.namespace, context.timestamps, timeout_seconds))
-        findings = [judge(there, len(missing), missing[:SAMPLE_ROWS]), *(_run(connection, check) for check in own)]
+        path = read_source_path(connection, context.namespace)
+        connection.execute(sql.check_settings(context.timestamps, timeout_seconds))
+        findings = [judge(there, len(missing), missing[:SAMPLE_ROWS]), *(_run(connection, check, path) for check in own)]
         for subject, make in _catalogue_checks(connection, present, members, instant).items():
             findings += _run_made(connection, subject, make)
     get_run_logger().info("%d checks: %s", len(findings), summary(findings))
@@ -92,14 +94,15 @@ def _without(context: Context, missing: Iterable[str]) -> Context:
     return context.model_copy(update=present)
 
 
-def _run(connection: Connection, check: Check) -> Finding:
+def _run(connection: Connection, check: Check, path: str | None = None) -> Finding:
+    """Run a check; one that people wrote under the path of the source, if it does not name everything with its schema."""
     for relation in check.needs:
         if not catalogue.is_there(connection, relation):
             return Finding(check.name, check.severity, Verdict.NOT_RUN, note=f"{relation} of another context is not here")
     started = time.monotonic()
     try:
         with connection.transaction():
-            count, sample = offending(connection, check.query)
+            count, sample = offending(connection, check.query, path)
     except psycopg.Error as error:
         if connection.broken:
             raise

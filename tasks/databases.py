@@ -15,8 +15,9 @@ from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput, UnsafeTarget
 from tasks.core.manifest import DatabaseProperties, Manifest
 from tasks.core.servers import Connection, Server, connect, major_of
+from tasks.core.session_room import require_sessions
 from tasks.locks import MAINTENANCE_DATABASE
-from tasks.runs import Run, step
+from tasks.runs import Run, jobs, step
 
 LOCALE_PROVIDERS = {"i": "icu", "c": "libc", "b": "builtin"}
 
@@ -147,6 +148,8 @@ def _require_extensions(connection: Connection, manifest: Manifest) -> None:
 
 
 def _require_rights(connection: Connection, manifest: Manifest, major: int, *, creating: bool) -> None:
+    # pg_restore and the loads open so many, in the new database.
+    require_sessions(connection, jobs(), in_database=False)
     superuser, createdb, createrole, bypassrls = connection.execute(sql.MY_RIGHTS).fetchall()[0]
     login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
     if superuser:
