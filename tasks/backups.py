@@ -47,11 +47,12 @@ from tasks.core.programs import Program, find_program
 from tasks.core.progress import Item
 from tasks.core.recovery_point import CLOCK_TOLERANCE
 from tasks.core.servers import Connection, connect, encoding_of
+from tasks.core.session_room import require_sessions
 from tasks.core.stored import describe_file, restore_script
 from tasks.core.stream import RowKeys, StreamFacts, StreamJob
 from tasks.core.toc import Origin
 from tasks.databases import database_options
-from tasks.runs import Run, require_space, spread, staging, step, warn_of_unsafe
+from tasks.runs import Run, jobs, require_space, spread, staging, step, warn_of_unsafe
 from tasks.schema import LOCK_WAIT_SECONDS, Wanted, context_list
 from tasks.sets import (
     Listing,
@@ -106,6 +107,8 @@ def check_source(site: Site, run: Run, *, read_others: bool = True) -> Source:
     require_store(site.store, site.context.name)
     with patient(), connect(site.server, site.database, run.title) as connection:
         connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
+        # One a relation, besides this one.
+        require_sessions(connection, jobs(), in_database=True)
         members = catalogue.read_members(connection, site.context)
         unreadable = _require_readable(connection, members, read_others=read_others)
         system_identifier, _, server, number, _ = _server_facts(connection)
@@ -184,10 +187,10 @@ def long_term_site(site: Site, job: str) -> Site:
     Raises:
         BadInput: the context has no such job.
     """
-    jobs = site.context.long_term
-    if job not in jobs:
-        raise BadInput(f'context {site.context.name} has no long-term job "{job}"; it has: {", ".join(jobs) or "none"}')
-    return site.narrowed(Scope(schema=site.context.namespace, tables=jobs[job].tables))
+    known = site.context.long_term
+    if job not in known:
+        raise BadInput(f'context {site.context.name} has no long-term job "{job}"; it has: {", ".join(known) or "none"}')
+    return site.narrowed(Scope(schema=site.context.namespace, tables=known[job].tables))
 
 
 def long_term_since(site: Site, job: str, since: datetime) -> Manifest | None:

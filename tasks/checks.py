@@ -26,6 +26,7 @@ from tasks.core.kinds import RULES
 from tasks.core.losses import archived_since, cleaned_since, lost_rows
 from tasks.core.manifest import Manifest
 from tasks.core.servers import Connection, Server, connect
+from tasks.core.source_path import read_source_path
 from tasks.core.toc import table_of
 from tasks.keys import SAMPLE_ROWS, offending
 from tasks.runs import Run, step
@@ -58,10 +59,11 @@ def run_checks(
         there = Check("tables and views are there", Severity.ERROR, "", "A table or view of the context is missing.")
         present = _without(context, missing)
         members = catalogue.read_members(connection, present)
-        connection.execute(sql.check_settings(context.namespace, context.timestamps, timeout_seconds))
+        path = read_source_path(connection, context.namespace)
+        connection.execute(sql.check_settings(context.timestamps, timeout_seconds))
         findings = [
             judge(there, len(missing), missing[:SAMPLE_ROWS]),
-            *(_run(connection, check, (unfit or {}).get(check.name, "")) for check in own),
+            *(_run(connection, check, path, (unfit or {}).get(check.name, "")) for check in own),
         ]
         for subject, make in _catalogue_checks(connection, present, members, instant).items():
             findings += _run_made(connection, subject, make)
@@ -99,8 +101,11 @@ def _without(context: Context, missing: Iterable[str]) -> Context:
     return context.model_copy(update=present)
 
 
-def _run(connection: Connection, check: Check, unfit: str = "") -> Finding:
-    """Run one check, unless it needs what is not here, or is unfit: why."""
+def _run(connection: Connection, check: Check, path: str | None = None, unfit: str = "") -> Finding:
+    """Run a check, unless it needs what is not here, or is unfit: why.
+
+    One that people wrote runs under the path of the source, if it does not name everything with its schema.
+    """
     started = time.monotonic()
     try:
         with connection.transaction():
@@ -108,7 +113,7 @@ def _run(connection: Connection, check: Check, unfit: str = "") -> Finding:
                 return Finding(check.name, check.severity, Verdict.NOT_RUN, note=f"{missing[0]} of another context is not here")
             if unfit:
                 return Finding(check.name, check.severity, Verdict.BROKEN, note=unfit)
-            count, sample = offending(connection, check.query)
+            count, sample = offending(connection, check.query, path)
     except psycopg.Error as error:
         if connection.broken:
             raise

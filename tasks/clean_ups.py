@@ -23,6 +23,7 @@ from tasks.core.kinds import Kind, new_run_id
 from tasks.core.manifest import Manifest
 from tasks.core.merge import drift
 from tasks.core.servers import Connection
+from tasks.core.source_path import execute_written
 from tasks.core.stream import MORE_SPACE, RowKeys
 from tasks.locks import context_lock
 from tasks.partitions import LOCK_SECONDS, session
@@ -64,8 +65,9 @@ def plan(site: Site, run: Run) -> list[CleanUp]:
                 connection.execute(sql.FIXED_SETTINGS)
                 subject = read_subject(connection, site.context, one.rule, run.started)
                 one.cutoff = subject.cutoff
-                connection.execute(sql.trigger_settings(site.context.namespace, site.context.timestamps))
-                one.untried = connection.execute(removal_sql.count_old(subject.root, subject.old)).fetchall()[0][0]
+                connection.execute(sql.set_zone(site.context.timestamps))
+                asked = removal_sql.count_old(subject.root, subject.old)
+                one.untried = execute_written(connection, asked, subject.path).fetchall()[0][0]
                 if time.monotonic() < deadline:
                     for removed in sweep(connection, subject):
                         one.took(removed)
@@ -162,10 +164,11 @@ def _keys(subject: Subject, gone: Mapping[str, Sequence[Key]]) -> dict[str, RowK
     found = dict[str, RowKeys]()
     for oid, leaf in subject.leaves.items():
         if keys := gone.get(leaf.qualified):
-            columns = list(subject.tables[subject.tops[oid]].key)
+            table = subject.tables[subject.tops[oid]]
+            columns = list(table.key)
             types = dict(zip(leaf.columns, leaf.types, strict=True))
             found[leaf.qualified] = RowKeys(
-                columns, [types[name] for name in columns], [list(one) for one in zip(*keys, strict=True)]
+                columns, [types[name] for name in columns], list(table.equal), [list(one) for one in zip(*keys, strict=True)]
             )
     return found
 
@@ -191,7 +194,7 @@ def delete_archived(site: Site, run: Run, one: CleanUp, manifest: Manifest, writ
             subject = read_subject(connection, site.context, one.rule, run.started)
             archived = _stage(connection, subject, staged)
             own = [archived[leaf.oid][0] for leaf in subject.leaves_of(subject.root) if leaf.oid in archived]
-            chosen = [removal_sql.is_staged(subject.root.key, own)]
+            chosen = [removal_sql.is_staged(subject.root, own)]
             for some in sweep(connection, subject, chosen, archived=archived, lock=lock) if own else ():
                 removed.add(some)
                 # Told at once: it is done, whatever comes.

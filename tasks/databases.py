@@ -16,8 +16,9 @@ from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput, UnsafeTarget
 from tasks.core.manifest import DatabaseProperties, Manifest
 from tasks.core.servers import Connection, Server, connect, major_of
+from tasks.core.session_room import require_sessions
 from tasks.locks import MAINTENANCE_DATABASE, ContextLock
-from tasks.runs import Run, step
+from tasks.runs import Run, jobs, step
 
 # Settings that have files of the server run in every session: a person says so, not a set.
 LOADS_CODE = re.compile(r"\w*(preload_libraries|library_path|control_path)=", re.IGNORECASE)
@@ -150,6 +151,8 @@ def _require_extensions(connection: Connection, manifest: Manifest) -> None:
 
 
 def _require_rights(connection: Connection, manifest: Manifest, major: int, *, creating: bool) -> None:
+    # pg_restore and the loads open so many, in the new database.
+    require_sessions(connection, jobs(), in_database=False)
     superuser, createdb, createrole, bypassrls = connection.execute(sql.MY_RIGHTS).fetchall()[0]
     login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
     if superuser:

@@ -13,6 +13,7 @@ from tasks.core.errors import BadInput
 from tasks.core.kinds import RULES
 from tasks.core.manifest import ForeignKey, InventoryItem, Manifest
 from tasks.core.servers import Connection, Server, connect
+from tasks.core.source_path import execute_written
 from tasks.core.spelling import foreign_key_of
 from tasks.locks import ContextLock
 from tasks.runs import Run, step
@@ -144,10 +145,14 @@ def _orphaned(connection: Connection, key: ForeignKey) -> KeyOutcome:
     return KeyOutcome(key, made=False, note=f"{count:,} rows refer to nothing", orphans=count, sample=sample)
 
 
-def offending(connection: Connection, query: str) -> tuple[int, list[str]]:
-    """Return how many rows a query finds, and the first few of them as text."""
+def offending(connection: Connection, query: str, path: str | None = None) -> tuple[int, list[str]]:
+    """Return how many rows a query finds, and the first few of them as text; what people wrote may need the source's path."""
+    statement = sql.offending_rows(query, SAMPLE_ROWS)
     # Prepared, because PostgreSQL then takes one statement only: nothing can end the transaction.
-    cursor = connection.execute(sql.offending_rows(query, SAMPLE_ROWS), prepare=True)
+    if path is None:
+        cursor = connection.execute(statement, prepare=True)
+    else:
+        cursor = execute_written(connection, statement, path, prepare=True)
     rows, names = cursor.fetchall(), [column.name for column in cursor.description or []][1:]
     sample = [", ".join(f"{name}={value}" for name, value in zip(names, row[1:], strict=True)) for row in rows]
     return rows[0][0] if rows else 0, sample

@@ -13,6 +13,7 @@ from tasks.core.errors import BadInput
 from tasks.core.manifest import TABLES, Manifest
 from tasks.core.merge import Keys, Mode, Request, parse_keys, tables_named
 from tasks.core.servers import Connection
+from tasks.core.source_path import execute_written, read_source_path
 from tasks.core.toc import plain_name
 from tasks.merge_session import Merge, Table, dicts, lineage
 from tasks.set_texts import require_condition
@@ -70,13 +71,15 @@ def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], k
             connection.execute(merge_sql.create_key_table(*table, key))
             if isinstance(said, str):
                 # Prepared, because PostgreSQL then takes one statement only.
-                connection.execute(merge_sql.add_condition(said), prepare=True)
+                path = read_source_path(connection, table[0])
+                execute_written(connection, merge_sql.add_condition(said), path, prepare=True)
                 found = connection.execute(merge_sql.CONDITION).fetchall()
                 if len(found) != 1 or found[0][1]:
                     raise BadInput(f"keys: a condition on {', '.join(key)} may only call functions that always give the same")
                 condition = merge_sql.as_written(found[0][0])
             else:
-                condition = merge_sql.has_values(list(said[0]), [list(row.values()) for row in said])
+                equal: dict[str, str] = dict(connection.execute(merge_sql.EQUAL_IN_KEY_TABLE).fetchall())
+                condition = merge_sql.has_values({name: equal[name] for name in said[0]}, [list(row.values()) for row in said])
             connection.execute(merge_sql.try_condition(condition))
             connection.execute(merge_sql.DROP_KEY_TABLE)
             return condition
@@ -96,7 +99,9 @@ def unknown_keys(merge: Merge) -> Iterator[str]:
         return
     for number, row in enumerate(said, 1):
         asked = [
-            merge_sql.absent_values(one.member.schema, one.member.name, one.number, list(row), list(row.values()))
+            merge_sql.absent_values(
+                one.member.schema, one.member.name, one.number, {name: one.equal[name] for name in row}, list(row.values())
+            )
             for one in wanted
         ]  # fmt: skip
         if all(merge.connection.execute(one).fetchall()[0][0] for one in asked):
@@ -110,7 +115,8 @@ def choose_children(merge: Merge) -> None:
         return
     children = [one for one in merge.tables if one.name not in merge.keyed]
     with merge.connection.transaction():
-        merge.connection.execute(sql.trigger_settings(merge.site.context.namespace, merge.site.context.timestamps))
+        merge.connection.execute(sql.set_zone(merge.site.context.timestamps))
+        path = read_source_path(merge.connection, merge.site.context.namespace)
         conditions = _conditions(merge)
         links = [(child, *link) for child in children for link in _links(merge, child, conditions)]
         found = {one.number: set[tuple[str, ...]]() for one in children}
@@ -119,7 +125,7 @@ def choose_children(merge: Merge) -> None:
             for child, parent, names, on in links:
                 rows = _condition(parent, found)
                 asked = merge_sql.hanging_keys((child.number, parent.number), names, child.primary, rows, on)
-                found[child.number] |= set(merge.connection.execute(asked).fetchall())
+                found[child.number] |= set(execute_written(merge.connection, asked, path).fetchall())
             if sum(map(len, found.values())) == before:
                 break
     for child in children:
@@ -131,7 +137,7 @@ def _condition(table: Table, found: Mapping[int, set[tuple[str, ...]]]) -> Compo
     if table.number not in found:
         return table.chosen_rows
     keys = sorted(found[table.number])
-    return merge_sql.has_values(table.primary, keys) if keys else merge_sql.as_written("false")
+    return merge_sql.has_values(table.primary_key, keys) if keys else merge_sql.as_written("false")
 
 
 def _links(merge: Merge, child: Table, conditions: Iterable[tuple[str, str]]) -> Iterator[tuple[Table, tuple[str, str], Composed]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from tasks.core import merge_sql
 from tasks.core.merge import Effect, Need
+from tasks.core.merge_sql import Link
 from tasks.merge_session import Merge, Table, dicts, lineage
 
 
@@ -22,10 +23,11 @@ def find_needs(merge: Merge) -> list[Need]:
         for one in merge.tables:
             if one.staged and not one.unchanged and key["child"] in lineage(merge.members, one.member).values():
                 own = one.member.schema, one.member.name
-                asked = merge_sql.needed_values(one.number, own, key["columns"], place, key["referenced"], also)
+                asked = merge_sql.needed_values(one.number, own, Link.of(key), place, also)
                 values |= set(merge.connection.execute(asked).fetchall())
         if values:
-            found.append(Need(key["name"], key["table"], ".".join(place), tuple(key["referenced"]), tuple(sorted(values))))
+            columns, operators = tuple(key["referenced"]), tuple(key["operators"])
+            found.append(Need(key["name"], key["table"], ".".join(place), columns, operators, tuple(sorted(values))))
     return found
 
 
@@ -68,10 +70,9 @@ def _count_referring(merge: Merge, key: dict[str, Any], table: Table) -> int | N
         return None
     place = table.number, table.member.schema, table.member.name
     # A key that acts does so though the value comes back in the same statement; one that only looks, looks when it ends.
-    noticed = merge_sql.noticed_rows(
-        *place, key["referenced"], acts_on_delete=key["acts_on_delete"], acts_on_update=key["acts_on_update"]
-    )
+    referenced = dict(zip(key["referenced"], key["operators"], strict=True))
+    noticed = merge_sql.noticed_rows(*place, referenced, acts_on_delete=key["acts_on_delete"], acts_on_update=key["acts_on_update"])
     if key["readable"]:
-        asked = merge_sql.referring_rows(key["table"], key["columns"], key["referenced"], noticed)
+        asked = merge_sql.referring_rows(key["table"], Link.of(key), noticed)
         return int(merge.connection.execute(asked).fetchall()[0][0])
     return None if merge.connection.execute(merge_sql.count_noticed(noticed)).fetchall()[0][0] else 0

@@ -118,7 +118,8 @@ def _tables_of(merge: Merge, names: Iterable[str]) -> Iterator[Table]:
         always = facts[member.oid]["always"]
         primary = facts[member.oid]["key"]
         key = list(dict.fromkeys([*primary, *always])) if primary else []
-        yield Table(number, member, relations.get(member.qualified), key, primary)
+        equal = dict(zip(primary, facts[member.oid]["equal"], strict=True))
+        yield Table(number, member, relations.get(member.qualified), key, primary, equal)
 
 
 def stage(merge: Merge) -> None:
@@ -286,7 +287,7 @@ def _include(merge: Merge, need: Need) -> list[Change]:
     for table in merge.tables:
         # Of a relation that is merged whole every row comes anyhow.
         if table.name in names and (table.chosen or table.name not in known):
-            table.chosen.append(merge_sql.has_values(need.columns, need.values))
+            table.chosen.append(merge_sql.has_values(dict(zip(need.columns, need.operators, strict=True)), need.values))
             changes.append(compare(merge, table))
     return changes
 

@@ -33,6 +33,8 @@ class Table:
     relation: Relation | None
     identifying: list[str]
     primary: list[str] = field(default_factory=list)
+    # By what operators the primary key compares its columns.
+    equal: dict[str, str] = field(default_factory=dict)
     mode: Mode = Mode.REPLACE
     chosen: list[Composed] = field(default_factory=list)
     why: str = ""
@@ -53,9 +55,19 @@ class Table:
         return [name for name in then if name in self.member.columns]
 
     @property
-    def key(self) -> list[str]:
-        """The columns that rows are matched by; none where there is no primary key that both have, or it is generated."""
-        return self.identifying if set(self.identifying) <= set(self.columns) else []
+    def key(self) -> dict[str, str]:
+        """The columns that rows are matched by, each with the operator for that.
+
+        There are none where there is no primary key that both have, or it is generated.
+        """
+        if not set(self.identifying) <= set(self.columns):
+            return {}
+        return {name: self.equal.get(name, merge_sql.EQUAL) for name in self.identifying}
+
+    @property
+    def primary_key(self) -> dict[str, str]:
+        """The columns of the primary key, each with the operator by which two values are equal."""
+        return {name: self.equal[name] for name in self.primary}
 
     @property
     def is_replaced(self) -> bool:

@@ -26,6 +26,7 @@ from tasks.core.kinds import Kind, new_run_id
 from tasks.core.manifest import TABLES, Relation, View
 from tasks.core.merge import Drift, KeyValue, Merged, MergePlan, Mode, Request, trigger_states
 from tasks.core.servers import connect
+from tasks.core.source_path import read_source_path, source_path
 from tasks.core.stream import digest_relation
 from tasks.locks import ContextLock
 from tasks.merge_keys import find_effects, refused
@@ -281,12 +282,14 @@ def _write(merge: Merge) -> tuple[int, int, int]:
     Where rows exchange unique values, those are parked first, or else the rows are deleted and inserted.
     """
     tables = [one for one in merge.tables if not one.unchanged]
+    path = read_source_path(merge.connection, merge.site.context.namespace)
     for prepare in (_leave, _park, _replace):
         try:
             with merge.connection.transaction():
                 for table in tables:
                     prepare(merge, table)
-                return _write_at_once(merge, tables)
+                with source_path(merge.connection, path):
+                    return _write_at_once(merge, tables)
         except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
             get_run_logger().info("%s: unique values are exchanged; once more, another way", message_of(error))
             if prepare is _replace:
@@ -309,7 +312,9 @@ def _park(merge: Merge, table: Table) -> None:
     member = table.member
     for column, kind, length in merge.connection.execute(merge_sql.PARKING_COLUMNS, {"oid": member.oid}).fetchall():
         if column:
-            merge.connection.execute(merge_sql.park_rows(table.number, member.schema, member.name, column, kind, length))
+            parking = merge_sql.park_rows(table.number, member.schema, member.name, column, kind, length)
+            with source_path(merge.connection, read_source_path(merge.connection, member.schema)):
+                merge.connection.execute(parking)
             table.changed = [*table.changed, column] if column not in table.changed else table.changed
         else:
             _replace(merge, table)

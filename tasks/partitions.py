@@ -25,6 +25,7 @@ from tasks.core.errors import BadInput, LostLock, OperationError
 from tasks.core.manifest import Scope
 from tasks.core.partitions import Partition, Timeline, Wanted, parse_bound, spell_end, wanted
 from tasks.core.servers import Connection, connect
+from tasks.core.source_path import read_source_path, source_path
 from tasks.locks import ContextLock
 from tasks.runs import Run, step
 from tasks.sites import Site
@@ -319,7 +320,9 @@ def _move_rows(connection: Connection, default: Partition, place: tuple[str, str
         connection.execute(sql.switch_trigger(schema, name, trigger, "DISABLE"))
     asked = {"name": sql.quoted_name(default.schema, default.name)}
     columns = [row[0] for row in connection.execute(partition_sql.COLUMNS_OF, asked)]
-    moved = connection.execute(partition_sql.move_rows((default.schema, default.name), place, columns, condition)).rowcount
+    moving = partition_sql.move_rows((default.schema, default.name), place, columns, condition)
+    with source_path(connection, read_source_path(connection, default.schema)):
+        moved = connection.execute(moving).rowcount
     for schema, name, trigger, words, _ in switched:
         connection.execute(sql.switch_trigger(schema, name, trigger, words))
     if moved < expected:

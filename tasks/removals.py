@@ -28,6 +28,7 @@ from tasks.core.merge import ACTING
 from tasks.core.merge_sql import Link
 from tasks.core.removal_sql import Table
 from tasks.core.servers import Connection
+from tasks.core.source_path import execute_written, read_source_path, source_path
 from tasks.locks import ContextLock
 from tasks.partitions import TIME_TYPES
 
@@ -61,6 +62,7 @@ class Subject:
     tops: dict[int, int]
     keys: list[dict[str, Any]]
     login: str
+    path: str
 
     @property
     def root(self) -> Table:
@@ -129,13 +131,15 @@ def read_subject(connection: Connection, context: Context, rule: CleanUpRule, in
             raise BadInput(
                 f"tables inherit from {context.namespace}.{name}: its key does not tell their rows; take it out of clean_up"
             )
-        tables.append(Table(number, context.namespace, name, tuple(found["key"])))
+        operators = tuple(found["equal"]), tuple(found["greater"])
+        tables.append(Table(number, context.namespace, name, tuple(found["key"]), *operators))
     tops = {oid: rule.tables.index(name) for name in rule.tables for oid in _with_partitions(members.relations, named[name])}
     keys = cursor.execute(merge_sql.INBOUND_KEYS, {"oids": list(tops)}).fetchall()
     _require_children(rule, context, keys, tops)
     cutoff = clean_ups.cutoff(rule, instant, _clock_type(rule, named[rule.table]), context.zone, ZoneInfo(context.timestamps))
     leaves = {one.oid: one for one in members.holding_rows}
-    return Subject(rule, context, cutoff, tables, leaves, tops, keys, login)
+    path = read_source_path(connection, context.namespace)
+    return Subject(rule, context, cutoff, tables, leaves, tops, keys, login, path)
 
 
 def _with_partitions(relations: Iterable[Member], top: Member) -> list[int]:
@@ -172,6 +176,10 @@ class _Removal:
     looked_at: list[Key] = field(default_factory=list)
     done: Removed = field(default_factory=Removed)
 
+    def written(self, statement: Composed) -> Any:
+        """Execute a statement with a condition of the context's file; return the cursor."""
+        return execute_written(self.connection, statement, self.subject.path)
+
     def stay(self, roots: Iterable[int], reason: str) -> None:
         """Let rows stay, with all that hangs on them."""
         if staying := [root for root in roots if root in self.roots]:
@@ -201,7 +209,7 @@ def sweep(
     """
     size, failures = BATCH_ROWS, 0
     while True:
-        after = [removal_sql.is_after(subject.rule.clock, subject.root.key, last)] if last else []
+        after = [removal_sql.is_after(subject.rule.clock, subject.root, last)] if last else []
         try:
             with connection.transaction():
                 done = remove(connection, subject, [*conditions, *after], size, archived)
@@ -237,7 +245,7 @@ def remove(
     """
     removal = _Removal(connection, subject)
     try:
-        connection.execute(sql.trigger_settings(subject.context.namespace, subject.context.timestamps))
+        connection.execute(sql.set_zone(subject.context.timestamps))
         connection.execute(partition_sql.limit_waiting(LOCK_SECONDS))
         for table in subject.tables:
             connection.execute(removal_sql.create_marks(table))
@@ -266,7 +274,7 @@ def _mark(removal: _Removal, conditions: list[Composed], limit: int) -> None:
     rule, root = removal.subject.rule, removal.subject.root
     hold = merge_sql.in_brackets(rule.hold or "false")
     asked = removal_sql.mark_old(root, rule.clock, conditions, hold, limit)
-    for number, key, held, last in removal.connection.execute(asked).fetchall():
+    for number, key, held, last in removal.written(asked).fetchall():
         removal.done.found += 1
         removal.done.last = last
         removal.looked_at.append(tuple(key))
@@ -286,10 +294,10 @@ def _mark_hanging(removal: _Removal) -> None:
         for child, parent, link in pairs
         if child and parent and child.name in children
     ]  # fmt: skip
-    steps += [removal_sql.mark_by_condition(table, subject.root, condition) for table, condition in subject.belonging]
+    conditions = [removal_sql.mark_by_condition(table, subject.root, condition) for table, condition in subject.belonging]
     for table in subject.tables:
         execute(removal_sql.analyze_marks(table))
-    while sum(execute(step).rowcount for step in steps):
+    while sum(execute(step).rowcount for step in steps) + sum(removal.written(step).rowcount for step in conditions):
         for table in subject.tables:
             execute(removal_sql.analyze_marks(table))
 
@@ -306,8 +314,8 @@ def _referred_to(removal: _Removal) -> dict[str, list[int]]:
     """Return the rows that others need which do not go, by what does."""
     subject, found = removal.subject, dict[str, list[int]]()
 
-    def note(reason: str, asked: Composed) -> None:
-        if roots := [row[0] for row in removal.connection.execute(asked).fetchall() if row[0] in removal.roots]:
+    def note(reason: str, rows: Iterable[tuple[int]]) -> None:
+        if roots := [row[0] for row in rows if row[0] in removal.roots]:
             found[reason] = roots
 
     for key in subject.keys:
@@ -315,7 +323,8 @@ def _referred_to(removal: _Removal) -> dict[str, list[int]]:
         assert parent  # noqa: S101
         if key["readable"]:
             reason = f"{key['table']} refers to it, or to something that hangs on it ({key['name']})"
-            note(reason, removal_sql.roots_referred_to(key["table"], child, parent, Link.of(key)))
+            asked = removal_sql.roots_referred_to(key["table"], child, parent, Link.of(key))
+            note(reason, removal.connection.execute(asked).fetchall())
             # It may go with the next ones.
             removal.done.may_go |= bool(child) and reason in found
         elif key["on_delete"] in ACTING:
@@ -323,11 +332,11 @@ def _referred_to(removal: _Removal) -> dict[str, list[int]]:
                 f"rows of {key['table']} may refer to it ({key['name']}, ON DELETE {key['on_delete']}), and this login may not "
                 f'look there; GRANT SELECT ON {key["table"]} TO "{subject.login}"'
             )
-            note(reason, removal_sql.roots_of(parent))
+            note(reason, removal.connection.execute(removal_sql.roots_of(parent)).fetchall())
         # Else the database will refuse what is referred to.
     for table, condition in subject.belonging:
         reason = f"rows of {table.name} belong to it that others work on, or that came just now"
-        note(reason, removal_sql.roots_not_alone(table, subject.root, condition))
+        note(reason, removal.written(removal_sql.roots_not_alone(table, subject.root, condition)).fetchall())
     return found
 
 
@@ -370,12 +379,14 @@ def _try_to_delete(removal: _Removal, roots: list[int]) -> str:
             _require_no_effects(removal, roots)
             expected = sum(connection.execute(removal_sql.count_marked(table, roots)).fetchall()[0][0] for table in subject.tables)
             before = _deleted_by_table(connection)
-            gone = [
-                (leaf, tuple(key))
-                for group in subject.groups
-                for leaf, key in connection.execute(removal_sql.delete_marked(group, roots)).fetchall()
-            ]
-            connection.execute(merge_sql.END_DEFERRED)
+            # What fires triggers, and nothing else.
+            with source_path(connection, subject.path):
+                gone = [
+                    (leaf, tuple(key))
+                    for group in subject.groups
+                    for leaf, key in connection.execute(removal_sql.delete_marked(group, roots)).fetchall()
+                ]
+                connection.execute(merge_sql.END_DEFERRED)
             if len(gone) != expected:
                 raise _Refused(KEPT)
             _require_no_others(_deleted_by_table(connection), before, gone)

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import psycopg
 from psycopg.sql import Composed
 
 from tasks.catalogue import is_there
 from tasks.core import merge_sql, sql
 from tasks.core.checks import CHECKS_FILE, Check, parse_checks
+from tasks.core.complaints import message_of
 from tasks.core.errors import OperationError
-from tasks.core.servers import complaint_of
+from tasks.core.source_path import execute_written, read_source_path
 from tasks.merge_session import Merge, lineage
 
 # As long as a check may keep writers waiting.
@@ -50,6 +52,7 @@ class Watch:
 
     def __init__(self, merge: Merge) -> None:
         self._merge = merge
+        self._path = read_source_path(merge.connection, merge.site.context.namespace)
         with self._settings():
             self._checks = dict(enumerate(concerned_checks(merge)))
             noting = {number: merge_sql.note_broken(number, check.query) for number, check in self._checks.items()}
@@ -86,13 +89,19 @@ class Watch:
         return Broken(number, check, rows, why)
 
     def _complaint(self, statement: Composed) -> str:
-        return complaint_of(self._merge.connection, statement, prepare=True)
+        try:
+            execute_written(self._merge.connection, statement, self._path, prepare=True)
+        except psycopg.Error as error:
+            if self._merge.connection.broken:
+                raise
+            return message_of(error)
+        return ""
 
     @contextmanager
     def _settings(self) -> Iterator[None]:
-        """Let checks name the context's tables as they are called."""
+        """Let checks know the time as an application does, and take no longer than they may."""
         connection, context = self._merge.connection, self._merge.site.context
-        connection.execute(sql.check_settings(context.namespace, context.timestamps, CHECK_SECONDS))
+        connection.execute(sql.check_settings(context.timestamps, CHECK_SECONDS))
         yield
         connection.execute(sql.FIXED_SETTINGS)
         connection.execute(sql.NO_STATEMENT_TIMEOUT)

@@ -32,7 +32,9 @@ LOCK_WAIT_SECONDS = 20
 
 
 @step
-def dump_schema(site: Site, run: Run, pg_dump: Program, archive: Path, unreadable: Sequence[tuple[str, str]]) -> None:
+def dump_schema(
+    site: Site, run: Run, pg_dump: Program, archive: Path, encoding: str, unreadable: Sequence[tuple[str, str]]
+) -> None:  # fmt: skip
     """Dump the schema of the whole database but for unreadable tables of others, 0600, in pg_dump's custom format.
 
     Raises:
@@ -40,7 +42,7 @@ def dump_schema(site: Site, run: Run, pg_dump: Program, archive: Path, unreadabl
     """
     archive.touch(mode=0o600)
     spared = [sql.quoted_name(*name) for name in unreadable]
-    argv = programs.dump_schema_command(pg_dump, archive, site.database, LOCK_WAIT_SECONDS, spared)
+    argv = programs.dump_schema_command(pg_dump, archive, site.database, encoding, LOCK_WAIT_SECONDS, spared)
     try:
         run.running.run(argv, site.server.environment(site.database))
     except ProgramFailed as error:

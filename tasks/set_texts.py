@@ -16,6 +16,7 @@ from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.errors import DamagedSet
 from tasks.core.servers import Connection, Server, connect
+from tasks.core.source_path import execute_written, read_source_path
 from tasks.runs import Run
 
 CHECK_SECONDS = 60
@@ -61,7 +62,8 @@ def require_condition(
         DamagedSet: it is not; `where` it stands is named.
     """
     with _reading(connection, where):
-        _make(connection, set_sql.join_by(condition, child, root))
+        path = read_source_path(connection, root[0])
+        execute_written(connection, set_sql.join_by(condition, child, root), path, prepare=True)
         owner = _owner_of(connection, root)
         relations, queries, acting = connection.execute(set_sql.VIEW_SAID, {"owner": owner}).fetchall()[0]
         both = {_oid_of(connection, one) for one in (child, root)}
@@ -111,8 +113,9 @@ def unfit_checks(server: Server, database: str, run: Run, context: Context, chec
 def _unfit(connection: Connection, context: Context, check: Check) -> str:
     try:
         with _reading(connection, "its query"):
-            connection.execute(sql.check_settings(context.namespace, context.timestamps, CHECK_SECONDS))
-            _make(connection, set_sql.count_of(check.query))
+            path = read_source_path(connection, context.namespace)
+            connection.execute(sql.check_settings(context.timestamps, CHECK_SECONDS))
+            execute_written(connection, set_sql.count_of(check.query), path, prepare=True)
             # The functions of a database that the set made are what its own triggers call as well.
             _, _, acting = connection.execute(set_sql.VIEW_SAID, {"owner": None}).fetchall()[0]
     except DamagedSet as error:

@@ -234,6 +234,8 @@ def _connector(name: str) -> tuple[Server, str | None]:
         **(components.query or {}), **(found.connect_args or {}),
     }  # fmt: skip
     parameters = {key: str(value) for key, value in given.items() if value is not None}
+    if "service" in parameters:
+        raise BadInput(f"the connector block {name} names a service of a file; give its host, port and user instead")
     return Server(parameters, f"block sqlalchemy-connector/{name}"), components.database
 
 

@@ -22,7 +22,7 @@ from tasks.core import sql
 from tasks.core.errors import MovedSnapshot, OperationError
 from tasks.core.manifest import InventoryItem
 from tasks.core.programs import Program
-from tasks.core.servers import Connection, connect
+from tasks.core.servers import Connection, connect, encoding_of
 from tasks.runs import Run
 from tasks.schema import LOCK_WAIT_SECONDS, dump_schema
 from tasks.sites import Site
@@ -107,7 +107,7 @@ def take_snapshot(
             # It may queue behind somebody who waits for the coordinator, which no deadlock check sees.
             looker.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
             before = read_inventory(looker, read_members(looker, site.context))
-        dump_schema(site, run, pg_dump, archive, unreadable)
+        dump_schema(site, run, pg_dump, archive, encoding_of(coordinator), unreadable)
         # The first query of the transaction takes its snapshot: from here on it does not move.
         name = coordinator.execute(sql.EXPORT_SNAPSHOT).fetchall()[0][0]
         facts = _facts(coordinator)

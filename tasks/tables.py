@@ -19,6 +19,7 @@ from tasks.core.errors import BrokenKey, DamagedSet, MovedSnapshot, OperationErr
 from tasks.core.manifest import Relation
 from tasks.core.progress import Moved, unmeasured
 from tasks.core.servers import Connection, Server, connect
+from tasks.core.source_path import read_source_path, source_path
 from tasks.core.sources import RowSource
 from tasks.core.stream import StreamFacts, StreamFault, StreamJob
 from tasks.runs import SMALL_BYTES, Run, step
@@ -141,9 +142,11 @@ def load_rows(
     started, written = time.monotonic(), 0
     place = into or (relation.namespace, relation.name)
     statement = sql.copy_rows_in(*place, relation.columns, encoding, freeze=freeze)
+    path = read_source_path(connection, relation.namespace)
     with connection.cursor() as cursor:
         try:
-            with cursor.copy(statement) as copy:
+            # Generated columns, checks and domains may call functions by bare names.
+            with source_path(connection, path), cursor.copy(statement) as copy:
                 for block in chain.from_iterable(source.blocks() for source in sources):
                     written += len(block)
                     if written > relation.plain_bytes:

@@ -17,6 +17,7 @@ from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.exercise import Exercise, Outcome
 from tasks.core.servers import Connection, Server, connect
+from tasks.core.source_path import read_source_path, source_path
 from tasks.runs import Run, step
 
 # A rule of the database that refuses one row may let the next one pass.
@@ -47,12 +48,12 @@ def exercise_triggers(server: Server, database: str, run: Run, context: Context)
     """
     with connect(server, database, run.title) as connection:
         members = catalogue.read_members(connection, context)
-        done = list[Exercise]()
+        path, done = read_source_path(connection, context.namespace), list[Exercise]()
         for table in _tables(connection, members.oids):
             with connection.transaction(force_rollback=True):
-                connection.execute(sql.trigger_settings(context.namespace, context.timestamps))
+                connection.execute(sql.set_zone(context.timestamps))
                 _prepare(connection, table)
-                done += _exercise(connection, table)
+                done += _exercise(connection, table, path)
     outcomes = [one.outcome for one in done]
     get_run_logger().info(
         "triggers: %s", ", ".join(f"{outcomes.count(each)} {each}" for each in Outcome if each in outcomes) or "none"
@@ -79,10 +80,10 @@ def _prepare(connection: Connection, table: _Table) -> None:
         connection.execute(sql.fire_at_once(schema, trigger))
 
 
-def _exercise(connection: Connection, table: _Table) -> Iterator[Exercise]:
+def _exercise(connection: Connection, table: _Table, path: str) -> Iterator[Exercise]:
     rows = connection.execute(sql.some_rows(table.schema, table.name, ROWS_TRIED)).fetchall()
     for event, triggers in table.triggers.items():
-        tried = _try_rows(connection, set(triggers), [way for row in rows for way in _ways(table, event, *row)])
+        tried = _try_rows(connection, path, set(triggers), [way for row in rows for way in _ways(table, event, *row)])
         if tried.failure:
             yield Exercise(table.qualified, event, triggers, Outcome.FAILED, tried.failure)
             continue
@@ -118,12 +119,12 @@ class _Tried:
     failure: str = ""
 
 
-def _try_rows(connection: Connection, wanted: set[str], ways: Iterable[list[Composed]]) -> _Tried:
+def _try_rows(connection: Connection, path: str, wanted: set[str], ways: Iterable[list[Composed]]) -> _Tried:
     """Try row after row until every trigger fired; a function that fails by itself ends the search at once."""
     tried = _Tried()
     for *before, statement in ways:
         try:
-            with connection.transaction(force_rollback=True):
+            with connection.transaction(force_rollback=True), source_path(connection, path):
                 for one in before:
                     connection.execute(one)
                 # EXPLAIN ANALYZE runs the statement and says which triggers were called.

@@ -18,6 +18,7 @@ from tasks.core.context import Context
 from tasks.core.errors import BadInput, OperationError
 from tasks.core.manifest import View
 from tasks.core.servers import Connection, Server, connect
+from tasks.core.source_path import read_source_path, source_path
 from tasks.core.views import Refreshed, Staleness, refresh_report, refresh_rows, verdict
 from tasks.reports import publish
 from tasks.runs import Run, step
@@ -86,7 +87,9 @@ def refresh_view(server: Server, database: str, run: Run, view: View, allowed: L
                 connection.execute(sql.set_lock_timeout(allowed.lock_seconds))
                 connection.execute(sql.set_statement_timeout(allowed.statement_seconds))
             plainly = connection.execute(sql.WHY_NOT_CONCURRENTLY, place).fetchall()[0][0]
-            connection.execute(sql.refresh_view(view.namespace, view.name, concurrently=not plainly))
+            # Functions in its query may name tables as they are called.
+            with source_path(connection, read_source_path(connection, view.namespace)):
+                connection.execute(sql.refresh_view(view.namespace, view.name, concurrently=not plainly))
         except psycopg.Error as error:
             if connection.broken:
                 raise

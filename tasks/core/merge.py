@@ -136,12 +136,16 @@ def _as_text(value: object) -> str:
 
 @dataclass(frozen=True)
 class Need:
-    """Rows that are gone and that restored rows refer to: of a table, by the values of the columns that a foreign key names."""
+    """Rows that are gone and that restored rows refer to: of a table, by the values of the columns that a foreign key names.
+
+    The operators are those by which the key compares them.
+    """
 
     key: str
     table: str
     parent: str
     columns: tuple[str, ...]
+    operators: tuple[str, ...]
     values: tuple[tuple[str, ...], ...]
 
     def line(self, remedy: str) -> str:

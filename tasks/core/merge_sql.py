@@ -9,11 +9,14 @@ from typing import Any, Self
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
+from tasks.core.source_path import under_source_path
 from tasks.core.sql import column_list
 
 STAGED, DIFFERENCE = "staged {}", "difference {}"
 WHAT, PLACE = Identifier("merge: what"), Identifier("merge: place")
 DELETED, UPDATED, INSERTED, REPLACED = "D", "U", "I", "R"
+# By what two values of a column are equal, where no key says so; other types have their own, which is on no path of ours.
+EQUAL = "OPERATOR(pg_catalog.=)"
 
 
 def as_written(text: str) -> Composed:
@@ -30,17 +33,28 @@ def _temp(name: str, number: int) -> Identifier:
     return Identifier("pg_temp", name.format(number))
 
 
-MERGE_FACTS = SQL(
-    """SELECT c.oid::bigint AS oid, pg_has_role(c.relowner, 'USAGE') AS owned,
-              EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN' AND r.ev_enabled <> 'D')
-                AS rules,
-              coalesce((SELECT array_agg(a.attname::text ORDER BY u.place) FROM pg_index i
+# Of column u of index i: the operator of that strategy, by which the index compares it.
+_OPERATOR = """coalesce((SELECT format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) FROM pg_opclass oc
+                        JOIN pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree'
+                        JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = oc.opcintype
+                          AND ao.amoprighttype = oc.opcintype AND ao.amopstrategy = <strategy>
+                        JOIN pg_operator o ON o.oid = ao.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+                        WHERE oc.oid = i.indclass[u.place - 1]), 'OPERATOR(pg_catalog.<default>)')"""
+_EQUAL = _OPERATOR.replace("<strategy>", "3").replace("<default>", "=")
+_GREATER = _OPERATOR.replace("<strategy>", "5").replace("<default>", ">")
+_OF_KEY = """coalesce((SELECT array_agg(<what> ORDER BY u.place) FROM pg_index i
                         CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS u (attnum, place)
                         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.attnum
-                        WHERE i.indrelid = c.oid AND i.indisprimary), '{}') AS key,
+                        WHERE i.indrelid = c.oid AND i.indisprimary AND u.place <= i.indnkeyatts), '{}')"""
+MERGE_FACTS = SQL(
+    f"""SELECT c.oid::bigint AS oid, pg_has_role(c.relowner, 'USAGE') AS owned,
+              EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN' AND r.ev_enabled <> 'D')
+                AS rules,
+              {_OF_KEY.replace("<what>", "a.attname::text")} AS key,
+              {_OF_KEY.replace("<what>", _EQUAL)} AS equal, {_OF_KEY.replace("<what>", _GREATER)} AS greater,
               coalesce((SELECT array_agg(a.attname::text) FROM pg_attribute a
-                        WHERE a.attrelid = c.oid AND a.attidentity = 'a'), '{}') AS always
-       FROM pg_class c WHERE c.oid = ANY (%(oids)s::oid[])"""
+                        WHERE a.attrelid = c.oid AND a.attidentity = 'a'), '{{}}') AS always
+       FROM pg_class c WHERE c.oid = ANY (%(oids)s::oid[])"""  # noqa: S608
 )
 
 # For each unique index that is checked row by row, but for the primary key: a column whose values may be any for a moment, if
@@ -147,10 +161,11 @@ def any_of(conditions: Sequence[Composed]) -> Composed:
 
 
 def find_differences(
-    number: int, schema: str, name: str, columns: Sequence[str], key: Sequence[str], chosen_rows: Composed
+    number: int, schema: str, name: str, columns: Sequence[str], key: Mapping[str, str], chosen_rows: Composed
 ) -> Composed:  # fmt: skip
     """Compare a relation with its staged rows, by key and then by text; equal values may have several texts, as 1.0 and 1.00.
 
+    The key is given as columns, each with the operator by which two values are equal.
     Rows of which the condition `chosen_rows` is not true are not looked at. Without a key, equal rows are counted off against
     each other.
     """
@@ -159,8 +174,8 @@ def find_differences(
     more = SQL(", {} AS {}, row_number() OVER (PARTITION BY {}) AS {}").format(
         text, Identifier("merge: text"), text, Identifier("merge: nth")
     )
-    keys = [Identifier(one) for one in key] or [Identifier("merge: text"), Identifier("merge: nth")]
-    on = SQL(" AND ").join(SQL("t.{0} = s.{0}").format(one) for one in keys)
+    keys = key or {"merge: text": EQUAL, "merge: nth": EQUAL}
+    on = SQL(" AND ").join(SQL("t.{0} {1} s.{0}").format(Identifier(one), SQL(equal)) for one, equal in keys.items())
     return SQL(
         """CREATE TEMP TABLE {difference} AS
            SELECT CASE WHEN s.{mark} IS NULL THEN 'D' WHEN t.{mark} IS NULL THEN 'I' ELSE 'U' END AS {what}, t.{place}{values}
@@ -206,6 +221,12 @@ def drop_differences(number: int) -> Composed:
     return SQL("DROP TABLE IF EXISTS {}").format(_temp(DIFFERENCE, number))
 
 
+def _is_one_of(kinds: Sequence[str]) -> Composed:
+    """Return the condition that a difference d is of one of some kinds, without a list, whose operator would have no name."""
+    return any_of([SQL("d.{} {} {}").format(WHAT, SQL(EQUAL), Literal(kind)) for kind in kinds])
+
+
+@under_source_path
 def merge_rows(tables: Sequence[tuple[int, str, str, Sequence[str], Sequence[str]]]) -> Composed:
     """Delete, update and insert what differs, in this order, in one statement: foreign keys are looked at when it ends.
 
@@ -216,8 +237,8 @@ def merge_rows(tables: Sequence[tuple[int, str, str, Sequence[str], Sequence[str
     steps: list[list[tuple[int, Composed]]] = [[], [], []]
     for number, schema, name, columns, settable in tables:
         table, found, chosen = Identifier(schema, name), _temp(DIFFERENCE, number), SQL(", ").join(map(Identifier, columns))
-        at = SQL("FROM {} AS d WHERE t.ctid = d.{} AND ").format(found, PLACE)
-        using = SQL("USING {} AS d WHERE t.ctid = d.{} AND ").format(found, PLACE)
+        at = SQL("FROM {} AS d WHERE t.ctid {} d.{} AND ").format(found, SQL(EQUAL), PLACE)
+        using = SQL("USING {} AS d WHERE t.ctid {} d.{} AND ").format(found, SQL(EQUAL), PLACE)
         values = SQL(", ").join(SQL("{0} = d.{0}").format(Identifier(one)) for one in settable)
         steps[0].append((number, SQL("DELETE FROM ONLY {} AS t {}").format(table, using)))
         if settable:
@@ -228,25 +249,28 @@ def merge_rows(tables: Sequence[tuple[int, str, str, Sequence[str], Sequence[str
     for step, what in zip(steps, ([DELETED, REPLACED], [UPDATED], [INSERTED, REPLACED]), strict=True):
         word = what[0]
         for number, statement in step:
-            wanted = SQL("d.{} = ANY ({}) AND {} RETURNING 1").format(WHAT, Literal(what), before)
+            wanted = SQL("({}) AND {} RETURNING 1").format(_is_one_of(what), before)
             parts.append(SQL("{} AS ({}{})").format(Identifier(f"{word} {number}"), statement, wanted))
-        counts = [SQL("(SELECT count(*) FROM {})").format(Identifier(f"{word} {number}")) for number, _ in step]
-        parts.append(SQL("{} AS MATERIALIZED (SELECT {} AS rows)").format(Identifier(word), SQL(" + ").join([SQL("0"), *counts])))
-        before = SQL("(SELECT rows FROM {}) >= 0").format(Identifier(word))
+        counts = [SQL("(SELECT pg_catalog.count(*) FROM {})").format(Identifier(f"{word} {number}")) for number, _ in step]
+        total = SQL(" OPERATOR(pg_catalog.+) ").join([SQL("0"), *counts])
+        parts.append(SQL("{} AS MATERIALIZED (SELECT {} AS rows)").format(Identifier(word), total))
+        before = SQL("(SELECT rows FROM {}) OPERATOR(pg_catalog.>=) 0").format(Identifier(word))
     totals = SQL(", ").join(SQL("(SELECT rows FROM {})").format(Identifier(word)) for word in (DELETED, UPDATED, INSERTED))
     return SQL("WITH {} SELECT {}").format(SQL(", ").join(parts), totals)
 
 
+@under_source_path
 def park_rows(number: int, schema: str, name: str, column: str, kind: str, length: int) -> Composed:
     """Give one column of the rows to update values that nothing else has, until they get theirs; rows move by that."""
-    some = SQL("gen_random_uuid()") if kind == "uuid" else SQL("left(md5(random()::text || t.ctid::text), {})").format(
-        Literal(min(length - 4, 32) if length > 4 else 32)
+    hashed = "pg_catalog.md5(pg_catalog.random()::pg_catalog.text OPERATOR(pg_catalog.||) t.ctid::pg_catalog.text)"
+    some = SQL("pg_catalog.gen_random_uuid()") if kind == "uuid" else SQL("pg_catalog.left({}, {})").format(
+        SQL(hashed), Literal(min(length - 4, 32) if length > 4 else 32)
     )  # fmt: skip
     return SQL(
         """WITH parked AS (
-             UPDATE ONLY {} AS t SET {} = {} FROM {} AS d WHERE t.ctid = d.{place} AND d.{what} = 'U'
+             UPDATE ONLY {} AS t SET {} = {} FROM {} AS d WHERE t.ctid {equal} d.{place} AND d.{what} {equal} 'U'
              RETURNING t.ctid AS now, d.{place} AS before)
-           UPDATE {} AS d SET {place} = parked.now FROM parked WHERE d.{place} = parked.before"""
+           UPDATE {} AS d SET {place} = parked.now FROM parked WHERE d.{place} {equal} parked.before"""
     ).format(
         Identifier(schema, name),
         Identifier(column),
@@ -255,6 +279,7 @@ def park_rows(number: int, schema: str, name: str, column: str, kind: str, lengt
         _temp(DIFFERENCE, number),
         place=PLACE,
         what=WHAT,
+        equal=SQL(EQUAL),
     )
 
 
@@ -264,14 +289,15 @@ def replace_instead_of_update(number: int) -> Composed:
 
 
 def noticed_rows(
-    number: int, schema: str, name: str, referenced: Sequence[str], *, acts_on_delete: bool, acts_on_update: bool
+    number: int, schema: str, name: str, referenced: Mapping[str, str], *, acts_on_delete: bool, acts_on_update: bool
 ) -> Composed:  # fmt: skip
     """Return, as what follows SELECT …, the rows of a relation that a key which refers to these columns would notice.
 
     A key that acts on a delete notices every row that is deleted, one that acts on an update every row in which one of the
-    columns changes; one that does not act, only values that are gone when the statement ends.
+    columns changes; one that does not act, only values that are gone when the statement ends. Columns are given with the operators
+    by which the key compares them.
     """
-    stays = SQL(" AND ").join(SQL("s.{0} = t.{0}").format(Identifier(one)) for one in referenced)
+    stays = SQL(" AND ").join(SQL("s.{0} {1} t.{0}").format(Identifier(one), SQL(equal)) for one, equal in referenced.items())
     gone = SQL("NOT EXISTS (SELECT FROM {} AS s WHERE {})").format(_temp(STAGED, number), stays)
     now = SQL(", ").join(SQL("t.{}").format(Identifier(one)) for one in referenced)
     then = SQL(", ").join(SQL("d.{}").format(Identifier(one)) for one in referenced)
@@ -288,11 +314,9 @@ def count_noticed(noticed: Composed) -> Composed:
     return SQL("SELECT count(*) {}").format(noticed)
 
 
-def referring_rows(table: str, columns: Sequence[str], referenced: Sequence[str], noticed: Composed) -> Composed:
+def referring_rows(table: str, key: Link, noticed: Composed) -> Composed:
     """Count the rows of another context's table that refer to such rows."""
-    same = SQL(" AND ").join(
-        SQL("t.{} = o.{}").format(Identifier(there), Identifier(here)) for there, here in zip(referenced, columns, strict=True)
-    )
+    same = key.refers(Identifier("o"), Identifier("t"))
     return SQL("SELECT count(*) FROM {} AS o WHERE EXISTS (SELECT {} AND {})").format(SQL(table), noticed, same)
 
 
@@ -353,6 +377,7 @@ def create_key_table(schema: str, name: str, key: Sequence[str]) -> Composed:
     )
 
 
+@under_source_path
 def add_condition(condition: str) -> Composed:
     """Let that table check a condition that an operator wrote."""
     return SQL("ALTER TABLE {} ADD CHECK (\n{}\n)").format(Identifier("pg_temp", CHOSEN_KEYS), as_written(condition))
@@ -363,27 +388,53 @@ def try_condition(condition: Composed) -> Composed:
     return SQL("SELECT FROM {} WHERE {}").format(Identifier("pg_temp", CHOSEN_KEYS), condition)
 
 
+# By what operator two values of each of its columns are equal: that of its type, or below a domain, if it has one of its own.
+EQUAL_IN_KEY_TABLE = SQL(
+    """SELECT a.attname::text, coalesce((
+         SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_opclass oc
+         JOIN pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree'
+         JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = oc.opcintype
+           AND ao.amoprighttype = oc.opcintype AND ao.amopstrategy = 3
+         JOIN pg_operator o ON o.oid = ao.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+         WHERE oc.opcdefault AND oc.opcintype = (
+           WITH RECURSIVE below (type, base) AS (
+             SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+             UNION ALL SELECT t.oid, t.typbasetype FROM below b JOIN pg_type t ON t.oid = b.base)
+           SELECT type FROM below WHERE base = 0)), 'OPERATOR(pg_catalog.=)')
+       FROM pg_attribute a WHERE a.attrelid = to_regclass('pg_temp."chosen keys"') AND a.attnum > 0"""
+)
 DROP_KEY_TABLE = SQL("DROP TABLE IF EXISTS {}").format(Identifier("pg_temp", CHOSEN_KEYS))
 
 
-def has_values(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Composed:
-    """Return the condition that columns have the values of one of some rows, given as text."""
-    listed = SQL(", ").join(SQL("({})").format(SQL(", ").join(map(Literal, row))) for row in rows)
-    return SQL("({}) IN ({})").format(SQL(", ").join(map(Identifier, columns)), listed)
+def has_values(columns: Mapping[str, str], rows: Sequence[Sequence[str]]) -> Composed:
+    """Return the condition that columns have the values of one of some rows, given as text.
+
+    Columns are given with the operators by which two of their values are equal.
+    """
+    if len(columns) == 1:
+        # Hashed, where there are many.
+        ((column, equal),) = columns.items()
+        return SQL("{} {} ANY ({})").format(Identifier(column), SQL(equal), Literal([row[0] for row in rows]))
+    return any_of([SQL(" AND ").join(map(_has_value, columns, columns.values(), row)) for row in rows])
 
 
+def _has_value(column: str, equal: str, value: str) -> Composed:
+    return SQL("{} {} {}").format(Identifier(column), SQL(equal), Literal(value))
+
+
+@under_source_path
 def hanging_keys(
     numbers: tuple[int, int], names: tuple[str, str], key: Sequence[str], parents: Composed, on: Composed
 ) -> Composed:  # fmt: skip
     """Return the keys, as text, of staged rows that hang on some of the staged rows of another relation, or of the same one."""
     own, other = map(Identifier, names)
     return SQL("SELECT DISTINCT {} FROM {} AS {} JOIN (SELECT * FROM {} WHERE {}) AS {} ON {}").format(
-        SQL(", ").join(SQL("{}.{}::text").format(own, Identifier(one)) for one in key), _temp(STAGED, numbers[0]), own,
+        SQL(", ").join(SQL("{}.{}::pg_catalog.text").format(own, Identifier(one)) for one in key), _temp(STAGED, numbers[0]), own,
         _temp(STAGED, numbers[1]), parents, other, on,
     )  # fmt: skip
 
 
-def absent_values(schema: str, name: str, number: int, columns: Sequence[str], row: Sequence[str]) -> Composed:
+def absent_values(schema: str, name: str, number: int, columns: Mapping[str, str], row: Sequence[str]) -> Composed:
     """Say whether neither a relation nor its staged rows have a row with these values."""
     wanted = has_values(columns, [row])
     return SQL("SELECT NOT EXISTS (SELECT FROM ONLY {} WHERE {}) AND NOT EXISTS (SELECT FROM {} WHERE {})").format(
@@ -404,16 +455,13 @@ OUTBOUND_KEYS_OF = SQL(
 
 
 def needed_values(
-    number: int, table: tuple[str, str], columns: Sequence[str], parent: tuple[str, str], referenced: Sequence[str],
-    also: Sequence[int],
+    number: int, table: tuple[str, str], key: Link, parent: tuple[str, str], also: Sequence[int]
 ) -> Composed:  # fmt: skip
     """Return, as text, the values that rows to write refer to anew, and that neither the parent nor rows to write in it have.
 
     `also` are the numbers of the parent's relations, as far as they are merged too.
     """
-    same = SQL(" AND ").join(
-        SQL("p.{} = d.{}").format(Identifier(there), Identifier(here)) for there, here in zip(referenced, columns, strict=True)
-    )
+    columns, same = key.columns, key.refers(Identifier("d"), Identifier("p"))
     present = SQL(" AND ").join(SQL("d.{} IS NOT NULL").format(Identifier(one)) for one in columns)
     coming = SQL("").join(
         SQL(" AND NOT EXISTS (SELECT FROM {} AS p WHERE p.{} IN ('I', 'U') AND {})").format(_temp(DIFFERENCE, one), WHAT, same)
@@ -445,11 +493,13 @@ def inserted_keys(number: int, key: Sequence[str], but: Sequence[Composed]) -> C
 BROKEN = "broken"
 
 
+@under_source_path
 def note_broken(number: int, query: str) -> Composed:
     """Remember the rows that a check finds."""
     return SQL("CREATE TEMP TABLE {} AS\n{}\n").format(Identifier(f"broken before {number}"), as_written(query))
 
 
+@under_source_path
 def find_broken(number: int, query: str, *, noted: bool) -> Composed:
     """Find the rows that a check finds and did not find before, in a table that the check's repair calls `broken`."""
     before = SQL(" EXCEPT ALL SELECT * FROM {}").format(_temp("broken before {}", number)) if noted else SQL("")

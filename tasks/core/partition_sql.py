@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
+from tasks.core.source_path import under_source_path
 from tasks.core.sql import column_list
 
 # How a table is divided: strategy, columns, type of the first one, owner; no row if it is not there.
@@ -103,9 +104,9 @@ def within(column: str, lower: str | None, upper: str | None) -> Composed:
     """Return the condition that a column lies in a range: the one that spares ATTACH PARTITION its look at the rows."""
     ends = [SQL("{} IS NOT NULL").format(Identifier(column))]
     if lower is not None:
-        ends.append(SQL("{} >= {}").format(Identifier(column), Literal(lower)))
+        ends.append(SQL("{} OPERATOR(pg_catalog.>=) {}").format(Identifier(column), Literal(lower)))
     if upper is not None:
-        ends.append(SQL("{} < {}").format(Identifier(column), Literal(upper)))
+        ends.append(SQL("{} OPERATOR(pg_catalog.<) {}").format(Identifier(column), Literal(upper)))
     return SQL(" AND ").join(ends)
 
 
@@ -171,6 +172,7 @@ def count_old_and_held(schema: str, name: str, is_old: Composed, hold: Composed)
     )
 
 
+@under_source_path
 def move_rows(source: tuple[str, str], target: tuple[str, str], columns: Sequence[str], condition: Composed) -> Composed:
     """Move the rows of which a condition is true from one table to another."""
     return SQL(

@@ -102,7 +102,7 @@ def _lacks_restrict(program: Program) -> bool:
 
 
 def dump_schema_command(
-    program: Program, target: Path, database: str, lock_wait_seconds: int, spared: Sequence[str] = ()
+    program: Program, target: Path, database: str, encoding: str, lock_wait_seconds: int, spared: Sequence[str] = ()
 ) -> list[str]:  # fmt: skip
     """Return the argv that dumps the schema of the whole database, uncompressed, in the custom format.
 
@@ -113,7 +113,8 @@ def dump_schema_command(
     sparing = [f"--exclude-table={one}" for one in spared]
     return [
         str(program.path), f"--dbname={_quoted(database)}", "--no-password", "--schema-only", "--format=custom", "--compress=0",
-        wait, f"--file={target}", *sparing,
+        # The server's own: a role's may not know all letters of its names.
+        f"--encoding={encoding}", wait, f"--file={target}", *sparing,
     ]  # fmt: skip
 
 

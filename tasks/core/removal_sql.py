@@ -10,17 +10,20 @@ from dataclasses import dataclass
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-from tasks.core.merge_sql import STAGED, Link
+from tasks.core.merge_sql import EQUAL, STAGED, Link
+from tasks.core.source_path import under_source_path
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of which rows are marked: its number, and its primary key."""
+    """A table of which rows are marked: its number, and its primary key, with the operators by which the key compares."""
 
     number: int
     schema: str
     name: str
     key: tuple[str, ...]
+    equal: tuple[str, ...]
+    greater: tuple[str, ...]
 
     @property
     def place(self) -> Identifier:
@@ -49,8 +52,13 @@ class Table:
 
     def is_marked(self, alias: Composable, marks: str = "m: marked") -> Composed:
         """Return the condition that a row is one that is marked."""
-        named = zip(self.key, self.marked_key, strict=True)
-        same = (SQL("{}.{} = {}.{}").format(alias, Identifier(column), Identifier(marks), name) for column, name in named)
+        return self.is_same(alias, Identifier(marks), self.marked_key)
+
+    def is_same(self, alias: Composable, other: Composable, names: Sequence[Identifier] | None = None) -> Composed:
+        """Return the condition that a row has the key of another one, whose columns may have other names."""
+        own = list(map(Identifier, self.key))
+        pairs = zip(own, self.equal, names or own, strict=True)
+        same = (SQL("{}.{} {} {}.{}").format(alias, column, SQL(equal), other, name) for column, equal, name in pairs)
         return SQL(" AND ").join(same)
 
 
@@ -59,7 +67,7 @@ ROW, PARENT, MARKED = Identifier("t: row"), Identifier("p: row"), "m: marked"
 
 
 def _texts(columns: Sequence[Composable]) -> Composed:
-    return SQL(", ").join(SQL("{}::text").format(one) for one in columns)
+    return SQL(", ").join(SQL("{}::pg_catalog.text").format(one) for one in columns)
 
 
 def create_marks(table: Table) -> Composed:
@@ -86,15 +94,24 @@ def analyze_marks(table: Table) -> Composed:
 
 def is_old(clock: str, cutoff: str) -> Composed:
     """Return the condition that a row's time was before another."""
-    return SQL("{} < {}").format(Identifier(clock), Literal(cutoff))
+    return SQL("{} OPERATOR(pg_catalog.<) {}").format(Identifier(clock), Literal(cutoff))
 
 
-def is_after(clock: str, key: Sequence[str], last: Sequence[str]) -> Composed:
-    """Return the condition that a row comes after one whose clock and key are given as text."""
-    columns = SQL(", ").join(map(Identifier, [clock, *key]))
-    return SQL("({}) > ({})").format(columns, SQL(", ").join(map(Literal, last)))
+def is_after(clock: str, table: Table, last: Sequence[str]) -> Composed:
+    """Return the condition that a row comes after one whose clock and key are given as text, column by column."""
+    columns = [clock, *table.key]
+    equal, greater = [EQUAL, *table.equal], ["OPERATOR(pg_catalog.>)", *table.greater]
+    compared = [
+        SQL("{} {} {}").format(Identifier(column), SQL(operator), Literal(value))
+        for operators in (equal, greater)
+        for column, operator, value in zip(columns, operators, last, strict=True)
+    ]
+    count = len(columns)
+    cases = (SQL(" AND ").join([*compared[:place], compared[count + place]]) for place in range(count))
+    return SQL("({})").format(SQL(" OR ").join(cases))
 
 
+@under_source_path
 def mark_old(table: Table, clock: str, conditions: Sequence[Composed], hold: Composed, limit: int) -> Composed:
     """Lock rows of which some conditions are true, the oldest first, but for those that others work on; mark those not held.
 
@@ -109,15 +126,17 @@ def mark_old(table: Table, clock: str, conditions: Sequence[Composed], hold: Com
         order=SQL(", ").join(SQL("{}.{}").format(table.bare, Identifier(one)) for one in (clock, *table.key)), limit=Literal(limit),
     )  # fmt: skip
     return SQL(
-        "WITH found AS ({}), numbered AS MATERIALIZED (SELECT row_number() OVER (ORDER BY clock, {key}) AS root, * FROM found), "
+        "WITH found AS ({}), "
+        "numbered AS MATERIALIZED (SELECT pg_catalog.row_number() OVER (ORDER BY clock, {key}) AS root, * FROM found), "
         "marked AS (INSERT INTO {} SELECT root, {key} FROM numbered WHERE NOT held) "
-        "SELECT root, ARRAY[{texts}], held, ARRAY[clock::text, {texts}] FROM numbered ORDER BY root"
+        "SELECT root, ARRAY[{texts}], held, ARRAY[clock::pg_catalog.text, {texts}] FROM numbered ORDER BY root"
     ).format(found, table.marks, key=SQL(", ").join(table.marked_key), texts=_texts(table.marked_key))
 
 
+@under_source_path
 def count_old(table: Table, conditions: Sequence[Composed]) -> Composed:
     """Count rows of which some conditions are true."""
-    return SQL("SELECT count(*) FROM {} WHERE {}").format(table.place, SQL(" AND ").join(conditions))
+    return SQL("SELECT pg_catalog.count(*) FROM {} WHERE {}").format(table.place, SQL(" AND ").join(conditions))
 
 
 def _mark_more(table: Table, alias: Composable, joined: Composed) -> Composed:
@@ -144,11 +163,13 @@ def _belongs(table: Table, root: Table, condition: Composed) -> Composed:
     )
 
 
+@under_source_path
 def mark_by_condition(table: Table, root: Table, condition: Composed) -> Composed:
     """Lock and mark rows that belong to marked ones of the rule's table by a condition that names both tables."""
     return _mark_more(table, table.bare, _belongs(table, root, condition))
 
 
+@under_source_path
 def roots_not_alone(table: Table, root: Table, condition: Composed) -> Composed:
     """Return for whose sake rows of the rule's table are marked to which others belong that are not marked."""
     return SQL("SELECT DISTINCT {}.root FROM {} WHERE NOT EXISTS (SELECT FROM {} AS o WHERE {})").format(
@@ -185,7 +206,7 @@ def roots_changed(table: Table, leaf: tuple[str, str], staged: tuple[int, Sequen
     archived = SQL("false").format()
     if staged:
         number, columns = staged
-        same = SQL(" AND ").join(SQL("s.{0} = {1}.{0}").format(Identifier(one), ROW) for one in table.key)
+        same = table.is_same(ROW, Identifier("s"))
         texts = (
             SQL("ROW({})::text").format(SQL(", ").join(SQL("{}.{}").format(alias, Identifier(one)) for one in columns))
             for alias in (ROW, Identifier("s"))
@@ -205,15 +226,18 @@ def unmark(table: Table, roots: Sequence[int]) -> Composed:
 
 def unmark_gone(table: Table, roots: Sequence[int]) -> Composed:
     """Forget rows that are gone, for whosever sake they were marked."""
-    same = SQL(" AND ").join(SQL("m.{0} = g.{0}").format(one) for one in table.marked_key)
+    names = zip(table.marked_key, table.equal, strict=True)
+    same = SQL(" AND ").join(SQL("m.{0} {1} g.{0}").format(one, SQL(equal)) for one, equal in names)
     return SQL("DELETE FROM {marks} AS m USING {marks} AS g WHERE g.root = ANY ({}) AND {}").format(
         Literal(list(roots)), same, marks=table.marks
     )
 
 
 def _chosen(table: Table, roots: Sequence[int]) -> Composed:
-    return SQL("SELECT DISTINCT {} FROM {} WHERE root = ANY ({})").format(
-        SQL(", ").join(table.marked_key), table.marks, Literal(list(roots))
+    # As text, it has no cast to a type that would be looked up.
+    listed = Literal(f"{{{','.join(map(str, roots))}}}")
+    return SQL("SELECT DISTINCT {} FROM {} WHERE root OPERATOR(pg_catalog.=) ANY ({})").format(
+        SQL(", ").join(table.marked_key), table.marks, listed
     )
 
 
@@ -222,6 +246,7 @@ def count_marked(table: Table, roots: Sequence[int]) -> Composed:
     return SQL("SELECT count(*) FROM ({}) AS chosen").format(_chosen(table, roots))
 
 
+@under_source_path
 def delete_marked(tables: Sequence[Table], roots: Sequence[int]) -> Composed:
     """Delete the marked rows of some tables in one statement: keys are looked at when it ends.
 
@@ -259,16 +284,17 @@ COUNTS_ROWS = SQL("SELECT current_setting('track_counts')::boolean")
 DEFER = SQL("SET CONSTRAINTS ALL DEFERRED")
 
 
-def is_staged(key: Sequence[str], numbers: Sequence[int]) -> Composed:
-    """Return the condition that a row's key is among those of staged rows."""
-    columns = SQL(", ").join(map(Identifier, key))
+def is_staged(table: Table, numbers: Sequence[int]) -> Composed:
+    """Return the condition that the key of a row, which is called by its table's name, is among those of staged rows."""
+    columns, row = SQL(", ").join(map(Identifier, table.key)), Identifier("s: staged")
     parts = (SQL("SELECT {} FROM {}").format(columns, Identifier("pg_temp", STAGED.format(one))) for one in numbers)
-    return SQL("({}) IN ({})").format(columns, SQL(" UNION ALL ").join(parts))
+    staged, same = SQL(" UNION ALL ").join(parts), table.is_same(table.bare, row)
+    return SQL("EXISTS (SELECT FROM ({}) AS {} WHERE {})").format(staged, row, same)
 
 
 def count_gone(table: Table, leaf: tuple[str, str], number: int) -> Composed:
     """Count the staged rows of a leaf that it does not have any more."""
-    same = SQL(" AND ").join(SQL("s.{0} = {1}.{0}").format(Identifier(one), ROW) for one in table.key)
+    same = table.is_same(ROW, Identifier("s"))
     return SQL("SELECT count(*) FROM {} AS s WHERE NOT EXISTS (SELECT FROM ONLY {} AS {} WHERE {})").format(
         Identifier("pg_temp", STAGED.format(number)), Identifier(*leaf), ROW, same
     )

@@ -26,8 +26,10 @@ SESSION_OPTIONS = {
     "bytea_output": "hex", "quote_all_identifiers": "off", "standard_conforming_strings": "on",
 }  # fmt: skip
 # Of libpq's parameters these are ours to say; what else the environment or a service file has of them is left behind.
-OWN_PARAMETERS = frozenset({"options", "client_encoding", "application_name", "fallback_application_name", "service"})
-ADDRESS = frozenset({"host", "hostaddr", "port"})
+OWN_PARAMETERS = frozenset({"options", "client_encoding", "application_name", "fallback_application_name"})
+# Where another server is given, none of the environment's address may fill what that does not say: empty is libpq's own default.
+ADDRESS = {"host": "", "hostaddr": "", "port": ""}
+SERVICE = frozenset({"service", "servicefile"})
 # Variables that say where programs and their files are, and nothing of a session.
 PROGRAMS_OWN = frozenset({"PG_BIN", "PGSYSCONFDIR", "PGLOCALEDIR", "PG_COLOR"})
 
@@ -48,7 +50,7 @@ class Server:
     def address(self) -> str:
         """Host and port, for people."""
         chosen = self.conninfo("")
-        return f"{chosen.get('host', 'local socket')}:{chosen.get('port', '5432')}"
+        return f"{chosen.get('host') or 'local socket'}:{chosen.get('port') or '5432'}"
 
     def conninfo(self, database: str, **options: str) -> dict[str, str]:
         """Return the parameters of a connection to one database; options are settings that the session begins with besides ours."""
@@ -63,7 +65,8 @@ class Server:
 
         Every other variable of libpq's is None: it is to be taken away, as a service file would beat PGDATABASE.
         """
-        given = self.conninfo(database, **options)
+        # A program would believe the service's `options` rather than those of its environment.
+        given = {name: value for name, value in self.conninfo(database, **options).items() if value and name not in SERVICE}
         variable = {o.envvar.decode(): o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
         others = {name: None for name in os.environ if name.startswith("PG") and name not in PROGRAMS_OWN}
         return others | {name: given.get(keyword) for name, keyword in variable.items()}
@@ -72,8 +75,10 @@ class Server:
     def _environment(self) -> dict[str, str]:
         """What the environment, and the service file that it names, say of the server; not the address, where it is given."""
         said = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val and o.val != o.compiled}
-        ours = OWN_PARAMETERS | (ADDRESS if self.parameters else frozenset())
-        return {keyword: value for keyword, value in said.items() if keyword not in ours}
+        others = {keyword: value for keyword, value in said.items() if keyword not in OWN_PARAMETERS}
+        if not self.parameters:
+            return others
+        return {keyword: value for keyword, value in others.items() if keyword not in SERVICE} | ADDRESS
 
 
 def _escaped(value: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
+from tasks.core.source_path import under_source_path
+
 NO_STATEMENT_TIMEOUT = SQL("SET statement_timeout = 0")
 # Time limits that not every version of PostgreSQL has, so that no session can begin with them.
 SESSION_SETTINGS = SQL(
@@ -42,6 +44,14 @@ WRITTEN_LOG = SQL("SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay
 LOG_IS_FLUSHED = SQL("SELECT CASE WHEN pg_is_in_recovery() THEN true ELSE pg_current_wal_flush_lsn() >= %s::pg_lsn END")
 # A transaction of one's own, with a number and nothing else: when it ends, the WAL writer flushes all that was written before.
 END_A_TRANSACTION = SQL("SELECT pg_current_xact_id()")
+# How many sessions this login, and the database, may have (-1: any number), and have.
+CONNECTION_LIMITS = SQL(
+    """SELECT r.rolname, CASE WHEN r.rolsuper THEN -1 ELSE r.rolconnlimit END,
+              (SELECT count(*) FROM pg_stat_activity a WHERE a.usesysid = r.oid AND a.backend_type = 'client backend'),
+              d.datname, CASE WHEN r.rolsuper THEN -1 ELSE d.datconnlimit END,
+              (SELECT count(*) FROM pg_stat_activity a WHERE a.datid = d.oid AND a.backend_type = 'client backend')
+       FROM pg_roles r, pg_database d WHERE r.rolname = session_user AND d.datname = current_database()"""
+)
 
 DATABASE_FACTS = SQL(
     """SELECT d.oid::bigint AS oid, d.datname AS name, pg_get_userbyid(d.datdba) AS owner,
@@ -191,18 +201,23 @@ def copy_rows_out(schema: str, name: str, columns: Sequence[str], encoding: str)
 
 
 def copy_chosen_out(
-    schema: str, name: str, columns: Sequence[str], encoding: str, key: Sequence[str], types: Sequence[str],
-    values: Sequence[Sequence[str]],
+    schema: str, name: str, columns: Sequence[str], encoding: str, key: Sequence[str], equal: Sequence[str],
+    types: Sequence[str], values: Sequence[Sequence[str]],
 ) -> Composed:  # fmt: skip
     """Send the rows of one relation whose key is among some, given as text column by column."""
     typed = zip(values, types, strict=True)
     lists = SQL(", ").join(SQL("{}::{}[]").format(Literal(list(texts)), SQL(kind)) for texts, kind in typed)
-    return SQL("COPY (SELECT {} FROM ONLY {} WHERE ({}) IN (SELECT * FROM unnest({}))) TO STDOUT (ENCODING {})").format(
-        SQL(", ").join(map(Identifier, columns)), Identifier(schema, name), SQL(", ").join(map(Identifier, key)), lists,
-        Literal(encoding),
+    wanted = [Identifier(f"wanted {number}") for number in range(len(key))]
+    pairs = zip(key, equal, wanted, strict=True)
+    same = SQL(" AND ").join(SQL("t.{} {} w.{}").format(Identifier(own), SQL(operator), name) for own, operator, name in pairs)
+    return SQL(
+        "COPY (SELECT {} FROM ONLY {} AS t WHERE EXISTS (SELECT FROM unnest({}) AS w ({}) WHERE {})) TO STDOUT (ENCODING {})"
+    ).format(
+        SQL(", ").join(map(Identifier, columns)), Identifier(schema, name), lists, SQL(", ").join(wanted), same, Literal(encoding),
     )  # fmt: skip
 
 
+@under_source_path
 def copy_rows_in(schema: str, name: str, columns: Sequence[str], encoding: str, *, freeze: bool = True) -> Composed:
     """Take rows into a relation; frozen, if it was emptied in the same transaction: no later rewrite, no hint bits."""
     statement = SQL("COPY {}{} FROM STDIN ({}ENCODING {})")
@@ -636,6 +651,7 @@ def revoke_create(schema: str, role: str) -> Composed:
     return SQL("REVOKE CREATE ON SCHEMA {} FROM {}").format(Identifier(schema), Identifier(role))
 
 
+@under_source_path
 def refresh_view(schema: str, name: str, *, concurrently: bool = False) -> Composed:
     """Fill a materialized view; concurrently, readers go on."""
     return SQL("REFRESH MATERIALIZED VIEW {}{}").format(SQL("CONCURRENTLY " if concurrently else ""), Identifier(schema, name))
@@ -737,13 +753,12 @@ def limit_statements(timeout_seconds: float) -> Composed:
     return SQL("SET LOCAL statement_timeout = {}").format(Literal(int(timeout_seconds * 1000)))
 
 
-def check_settings(schema: str, zone: str, timeout_seconds: float) -> Composed:
-    """Let the checks of this transaction name the context's tables as they are called, and limit how long each may take."""
-    # PostgreSQL itself puts pg_catalog first where it is not named: nothing of a schema's can stand for what is built in.
+def check_settings(zone: str, timeout_seconds: float) -> Composed:
+    """Let the checks of this transaction know the time as an application's session does, and limit how long each may take."""
     return SQL(
-        "SELECT set_config('search_path', quote_ident({}), true), set_config('TimeZone', {}, true), "
-        "set_config('statement_timeout', {}, true), set_config('row_security', 'off', true)"
-    ).format(Literal(schema), Literal(zone), Literal(str(int(timeout_seconds * 1000))))
+        "SELECT set_config('TimeZone', {}, true), set_config('statement_timeout', {}, true), "
+        "set_config('row_security', 'off', true)"
+    ).format(Literal(zone), Literal(str(int(timeout_seconds * 1000))))
 
 
 WITHOUT_PARTITIONS = SQL(
@@ -754,9 +769,10 @@ TYPE_IS_THERE = SQL("SELECT to_regtype(%(name)s) IS NOT NULL")
 RELATION_IS_THERE = SQL("SELECT to_regclass(%(name)s) IS NOT NULL")
 
 
+@under_source_path
 def offending_rows(query: str, limit: int) -> Composed:
     """Count the rows of a check and return the first few of them; the query is the context's or made from the catalogue."""
-    return SQL("SELECT count(*) OVER () AS all_of_them, offending.* FROM (\n{}\n) AS offending LIMIT {}").format(
+    return SQL("SELECT pg_catalog.count(*) OVER () AS all_of_them, offending.* FROM (\n{}\n) AS offending LIMIT {}").format(
         SQL(query),
         Literal(limit),
     )
@@ -911,11 +927,9 @@ def explain_analyze(statement: Composed) -> Composed:
     return SQL("EXPLAIN (ANALYZE, COSTS off, TIMING off, FORMAT json) {}").format(statement)
 
 
-def trigger_settings(schema: str, zone: str) -> Composed:
-    """Let trigger functions find the context's tables by their bare names, and know the time, as in an application's session."""
-    return SQL("SELECT set_config('search_path', quote_ident({}) || ', public', true), set_config('TimeZone', {}, true)").format(
-        Literal(schema), Literal(zone)
-    )
+def set_zone(zone: str) -> Composed:
+    """Let trigger functions and conditions of this transaction know the time as an application's session does."""
+    return SQL("SELECT set_config('TimeZone', {}, true)").format(Literal(zone))
 
 
 def defer_key(schema: str, table: str, key: str) -> Composed:
@@ -931,20 +945,24 @@ def some_rows(schema: str, name: str, limit: int) -> Composed:
 
 
 def _at(leaf: str, row: str) -> Composed:
-    return SQL("tableoid = {}::oid AND ctid = {}::tid").format(Literal(leaf), Literal(row))
+    place = "tableoid OPERATOR(pg_catalog.=) {}::pg_catalog.oid AND ctid OPERATOR(pg_catalog.=) {}::pg_catalog.tid"
+    return SQL(place).format(Literal(leaf), Literal(row))
 
 
+@under_source_path
 def touch_row(schema: str, name: str, columns: Sequence[str], leaf: str, row: str) -> Composed:
     """Set every column of a row to what it is."""
     same = SQL(", ").join(SQL("{0} = {0}").format(Identifier(column)) for column in columns)
     return SQL("UPDATE {} SET {} WHERE {}").format(Identifier(schema, name), same, _at(leaf, row))
 
 
+@under_source_path
 def delete_row(schema: str, name: str, leaf: str, row: str) -> Composed:
     """Delete a row."""
     return SQL("DELETE FROM {} WHERE {}").format(Identifier(schema, name), _at(leaf, row))
 
 
+@under_source_path
 def remember_row(schema: str, name: str, leaf: str, row: str) -> Composed:
     """Keep a copy of a row for as long as the transaction."""
     return SQL("CREATE TEMP TABLE remembered_row ON COMMIT DROP AS SELECT * FROM {} WHERE {}").format(
@@ -952,9 +970,10 @@ def remember_row(schema: str, name: str, leaf: str, row: str) -> Composed:
     )
 
 
+@under_source_path
 def insert_remembered(schema: str, name: str, columns: Sequence[str], new: Sequence[str]) -> Composed:
     """Insert the row that was remembered, with new values for some columns of type uuid."""
-    values = [SQL("gen_random_uuid()") if column in new else Identifier(column) for column in columns]
+    values = [SQL("pg_catalog.gen_random_uuid()") if column in new else Identifier(column) for column in columns]
     return SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM pg_temp.remembered_row").format(
         Identifier(schema, name), SQL(", ").join(map(Identifier, columns)), SQL(", ").join(values)
     )

@@ -27,8 +27,16 @@ SCRIPT_HEAD = """\
 set -euo pipefail
 cd "$(dirname "$0")"
 NEW=${{1:?name the database to make}}
+[ -z "${{PGSERVICE:-}}" ] || {{
+    echo "PGSERVICE is set, and what its file says beats what is needed here; unset it, and set PGHOST, PGPORT, PGUSER" >&2
+    exit 1
+}}
+unset PGDATABASE
 export PGCLIENTENCODING=UTF8
-export PGOPTIONS="-c statement_timeout=0 -c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c lc_monetary=C"
+# No schema of others stands on the path, no role is taken, no limit holds, whatever the login has as its defaults.
+export PGOPTIONS="-c search_path=pg_catalog,pg_temp -c jit=off -c role=none -c default_transaction_read_only=off \
+-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
+-c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c bytea_output=hex -c lc_monetary=C"
 run() {{ psql --no-psqlrc --quiet --output=/dev/null --set=ON_ERROR_STOP=1 --dbname="$1" --file=-; }}
 # A newer pg_restore says what servers before 17 do not know.
 section() {{

@@ -45,10 +45,11 @@ MOVED_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class RowKeys:
-    """Rows by their key: its columns, their types, and for each column the values as text."""
+    """Rows by their key: its columns, their types, by what operators they are equal, and for each column the values as text."""
 
     columns: list[str]
     types: list[str]
+    equal: list[str]
     values: list[list[str]]
 
 
@@ -229,7 +230,8 @@ def row_blocks(connection: Connection, job: StreamJob) -> Iterator[tuple[list[by
     pgconn, keys = connection.pgconn, job.only
     query = sql.copy_rows_out(job.schema, job.name, job.columns, job.encoding)
     if keys:
-        query = sql.copy_chosen_out(job.schema, job.name, job.columns, job.encoding, keys.columns, keys.types, keys.values)
+        wanted = keys.columns, keys.equal, keys.types, keys.values
+        query = sql.copy_chosen_out(job.schema, job.name, job.columns, job.encoding, *wanted)
     pgconn.send_query(query.as_bytes(connection))
     _wait_for_result(pgconn)
     _expect(pgconn.get_result(), pq.ExecStatus.COPY_OUT, connection)

@@ -230,7 +230,7 @@ def test_the_command_of_a_request() -> None:
 
 
 def test_what_is_needed_and_a_table_beside_are_told() -> None:
-    need = Need("k", "public.m", "public.t", ("id",), tuple((str(n),) for n in range(7)))
+    need = Need("k", "public.m", "public.t", ("id",), ("=",), tuple((str(n),) for n in range(7)))
     said = need.line("do it")
     assert said.startswith("public.m needs 7 rows of public.t that are gone (k: id); do it")
     beside = Beside('"t_restored"', '"t"', "a_set", samples.INSTANT, "d", 3, 5, 1.0, ['"id"'], ["column x is text"])

@@ -102,11 +102,11 @@ def test_a_section_is_all_or_nothing_or_goes_on() -> None:
 
 def test_no_program_asks_for_a_password() -> None:
     for argv in (
-        programs.dump_schema_command(PROGRAM, Path("f"), 60),
+        programs.dump_schema_command(PROGRAM, Path("f"), "d", "UTF8", 60),
         programs.restore_command(PROGRAM, Path("a"), "d", [], 1, stop=True),
     ):
         assert "--no-password" in argv
-    assert "--lock-wait-timeout=60000" in programs.dump_schema_command(PROGRAM, Path("f"), 60)
+    assert "--lock-wait-timeout=60000" in programs.dump_schema_command(PROGRAM, Path("f"), "d", "UTF8", 60)
 
 
 def test_a_program_that_fails_says_why() -> None:
