@@ -80,9 +80,9 @@ def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool =
                 recoveries.stage(drill, server, run, chosen, None)
                 with recoveries.scratch_database(drill, server, run, keep=keep):
                     recoveries.fill_database(drill, server, run)
-                    recoveries.compare_with_manifest(drill, server, run)
-                    recoveries.check_integrity(drill, server, run)
-                    recoveries.try_triggers(drill, server, run)
+                    recoveries.compare_with_manifest(drill, run)
+                    recoveries.check_integrity(drill, run)
+                    recoveries.try_triggers(drill, run)
         return recovery_reports.publish_recovery(drill, run)
 
 

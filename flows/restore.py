@@ -17,6 +17,7 @@ from flows.command_line import run_from_command_line
 from tasks import (
     approvals,
     archives,
+    logins,
     merge_plans,
     merge_reports,
     merges,
@@ -77,7 +78,8 @@ def full_restore(
             copy = Recovery(sites.find_store(context), run.started, Purpose.COPY, newest=False)
             return restore_and_compare(copy, run, sites.find_server(None, context), backup, target_database)
         request = Request(backup, Drift(on_schema_drift), accept_effects_on_others)
-        return restore_rows(sites.find_site(context), run, request, dry_run, confirm_database, require_approval)
+        site = logins.with_loader(sites.find_site(context), run)
+        return restore_rows(site, run, request, dry_run, confirm_database, require_approval)
 
 
 @operation("table-restore {table} {mode}")
@@ -114,7 +116,8 @@ def table_restore(
         require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
     """
     with runs.begin("table_restore", context) as run:
-        site = sites.find_site(context)
+        # Beside the live table nothing is done for its owner.
+        site = logins.with_loader(sites.find_site(context), run, acting=mode != "side-by-side")
         if mode == "side-by-side":
             return restore_beside(site, run, table, backup, keys)
         said = Drift(on_schema_drift), accept_effects_on_others
@@ -146,7 +149,7 @@ def restore_cleaned_up(
         require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
     """
     with runs.begin("restore_cleaned_up", context) as run:
-        site = sites.find_site(context)
+        site = logins.with_loader(sites.find_site(context), run)
         table = merge_plans.cleaned_table(site, backup)
         request = Request(backup, table=table, mode=Mode.MISSING, keys=keys, include_parents=True, with_children=True)
         return restore_rows(site, run, request, dry_run, confirm_database, require_approval)
@@ -236,9 +239,9 @@ def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: st
             else:
                 with recoveries.unfinished_database(recovery, server, run):
                     recoveries.fill_database(recovery, server, run)
-                    recoveries.compare_with_manifest(recovery, server, run)
+                    recoveries.compare_with_manifest(recovery, run)
                     recoveries.finish(recovery, server, run)
-            recoveries.check_integrity(recovery, server, run)
+            recoveries.check_integrity(recovery, run)
     return recovery_reports.publish_recovery(recovery, run)
 
 

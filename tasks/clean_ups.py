@@ -25,6 +25,7 @@ from tasks.core.merge import drift
 from tasks.core.servers import Connection
 from tasks.core.stream import MORE_SPACE, RowKeys
 from tasks.locks import context_lock
+from tasks.logins import require_temporary
 from tasks.partitions import LOCK_SECONDS, session
 from tasks.removals import Subject, read_subject, sweep
 from tasks.runs import Run, step
@@ -135,6 +136,7 @@ def find_rows(site: Site, run: Run, one: CleanUp, last: Sequence[str] | None) ->
         session(site, run) as connection,
         connection.transaction(force_rollback=True),
     ):
+        require_temporary(connection)
         subject = read_subject(connection, site.context, one.rule, run.started)
         one.cutoff = subject.cutoff
         for removed in sweep(connection, subject, last=last):

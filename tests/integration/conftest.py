@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def prepare(server: LocalServer) -> LocalServer:
     """Make the least-privilege roles, with passwords, as an administrator would."""
     server.run_script(PROJECT / "deployments" / "roles.sql")
-    server.allow_login("backup_reader", "backup_restorer")
+    server.allow_backup_logins()
     return server
 
 
