@@ -19,7 +19,7 @@ def integrity_check(context: str = "bc-004", timeout_seconds: Seconds = 600) -> 
         timeout_seconds: how long one check may take.
     """
     with runs.begin("integrity_check", context) as run:
-        site = sites.find_site(context)
+        site = sites.find_site(context, "reader")
         loader, reason = logins.loader_or_reason(site, run)
         place, seconds = (site.server, site.database, run, site.context), timeout_seconds
         findings = checks.run_checks(*place, site.files, seconds, run.started, loader, reason)

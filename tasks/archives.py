@@ -25,10 +25,11 @@ from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput, DamagedSet, OperationError, ProgramFailed, UnsafeTarget
 from tasks.core.kinds import LEGACY
 from tasks.core.manifest import Manifest
+from tasks.core.owners import owners
 from tasks.core.programs import Program, find_program
 from tasks.core.servers import Connection, Server, complaint_of, connect, major_of
 from tasks.core.toc import Chunk, parse_chunks
-from tasks.databases import Target, drop_database, lend_create, new_target, owners
+from tasks.databases import Target, drop_database, lend_create, new_target
 from tasks.locks import MAINTENANCE_DATABASE
 from tasks.logins import find_loader
 from tasks.recoveries import analyze

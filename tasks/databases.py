@@ -15,6 +15,7 @@ from tasks.core import login_sql, sql
 from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput, UnsafeTarget
 from tasks.core.manifest import DatabaseProperties, Manifest
+from tasks.core.owners import owners
 from tasks.core.servers import Connection, Server, connect, major_of
 from tasks.locks import MAINTENANCE_DATABASE
 from tasks.logins import RESTORER, ROLES, find_loader, find_roles_login
@@ -225,12 +226,6 @@ def _require_roles(connection: Connection, server: Server, run: Run, manifest: M
 def members_of(manifest: Manifest, role: str, server: Server, loader: Server) -> list[str]:
     """Return the logins that are to be members of a role: those that load only of what owns something."""
     return [server.user, *([loader.user] if role in owners(manifest) else [])]
-
-
-def owners(manifest: Manifest) -> set[str]:
-    """Return the roles that own something in the set but its schemas."""
-    stated = (item.state for item in manifest.inventory if item.kind != "schema" and item.state.startswith("owner "))
-    return {state.removeprefix("owner ").partition(" | ")[0] for state in stated}
 
 
 @step
