@@ -492,8 +492,8 @@ def _store_text(site: Site, run: Run, name: SetName, path: str, data: bytes) -> 
 
 def _warnings(borders: catalogue.Borders, unusable: Iterable[str], roles: Iterable[Role]) -> list[str]:
     above = [
-        f"superuser {role.name} owns, or is granted, something of the context: a recovery may need a superuser; "
-        "better give what it owns to the tables' owner (ALTER … OWNER TO)"
+        f"superuser {role.name} owns, or is granted, something of the context: a recovery refuses what it owns unless it is told "
+        "otherwise (BACKUP_LOAD_AS_SUPERUSER); better give that to the tables' owner (ALTER … OWNER TO)"
         for role in roles
         if role.superuser
     ]
