@@ -26,6 +26,7 @@ from tasks.core.servers import Connection
 from tasks.core.stream import MORE_SPACE, RowKeys
 from tasks.locks import context_lock
 from tasks.logins import require_temporary
+from tasks.neighbours import Neighbours
 from tasks.partitions import LOCK_SECONDS, session
 from tasks.removals import Subject, read_subject, sweep
 from tasks.runs import Run, step
@@ -63,7 +64,7 @@ def plan(site: Site, run: Run) -> list[CleanUp]:
         for one in found:
             with _explained(one), connection.transaction():
                 connection.execute(sql.FIXED_SETTINGS)
-                subject = read_subject(connection, site.context, one.rule, run.started)
+                subject = read_subject(connection, site.context, one.rule, run.started, Neighbours.of(site, run))
                 one.cutoff = subject.cutoff
                 connection.execute(sql.trigger_settings(site.context.namespace, site.context.timestamps))
                 one.untried = connection.execute(removal_sql.count_old(subject.root, subject.old)).fetchall()[0][0]
@@ -137,7 +138,7 @@ def find_rows(site: Site, run: Run, one: CleanUp, last: Sequence[str] | None) ->
         connection.transaction(force_rollback=True),
     ):
         require_temporary(connection)
-        subject = read_subject(connection, site.context, one.rule, run.started)
+        subject = read_subject(connection, site.context, one.rule, run.started, Neighbours.of(site, run))
         one.cutoff = subject.cutoff
         for removed in sweep(connection, subject, last=last):
             found.add(removed)
@@ -189,7 +190,7 @@ def delete_archived(site: Site, run: Run, one: CleanUp, manifest: Manifest, writ
             context_lock(site.server, site.context.name, run.title, exclusive=True),
             session(site, run) as connection,
         ):
-            subject = read_subject(connection, site.context, one.rule, run.started)
+            subject = read_subject(connection, site.context, one.rule, run.started, Neighbours.of(site, run))
             archived = _stage(connection, subject, staged)
             own = [archived[leaf.oid][0] for leaf in subject.leaves_of(subject.root) if leaf.oid in archived]
             chosen = [removal_sql.is_staged(subject.root.key, own)]

@@ -28,6 +28,7 @@ from tasks.core.merge import ACTING
 from tasks.core.merge_sql import Link
 from tasks.core.removal_sql import Table
 from tasks.core.servers import Connection
+from tasks.neighbours import Neighbours
 from tasks.partitions import TIME_TYPES
 
 # Rows of a rule's table that go in one transaction: as long as that takes, others may wait for one.
@@ -60,6 +61,7 @@ class Subject:
     tops: dict[int, int]
     keys: list[dict[str, Any]]
     login: str
+    neighbours: Neighbours
 
     @property
     def root(self) -> Table:
@@ -100,7 +102,9 @@ class Subject:
         return [removal_sql.is_old(self.rule.clock, self.cutoff), *said]
 
 
-def read_subject(connection: Connection, context: Context, rule: CleanUpRule, instant: datetime) -> Subject:
+def read_subject(
+    connection: Connection, context: Context, rule: CleanUpRule, instant: datetime, neighbours: Neighbours
+) -> Subject:  # fmt: skip
     """Return what a rule means in a database, in a session with the fixed settings.
 
     Raises:
@@ -134,7 +138,7 @@ def read_subject(connection: Connection, context: Context, rule: CleanUpRule, in
     _require_children(rule, context, keys, tops)
     cutoff = clean_ups.cutoff(rule, instant, _clock_type(rule, named[rule.table]), context.zone, ZoneInfo(context.timestamps))
     leaves = {one.oid: one for one in members.holding_rows}
-    return Subject(rule, context, cutoff, tables, leaves, tops, keys, login)
+    return Subject(rule, context, cutoff, tables, leaves, tops, keys, login, neighbours)
 
 
 def _with_partitions(relations: Iterable[Member], top: Member) -> list[int]:
@@ -311,6 +315,8 @@ def _referred_to(removal: _Removal) -> dict[str, list[int]]:
             note(reason, removal_sql.roots_referred_to(key["table"], child, parent, Link.of(key)))
             # It may go with the next ones.
             removal.done.may_go |= bool(child) and reason in found
+        elif (needed := _referred_to_from_outside(removal, key, parent)) is not None:
+            found |= {f"{key['table']} refers to it, or to something that hangs on it ({key['name']})": needed} if needed else {}
         elif key["on_delete"] in ACTING:
             reason = (
                 f"rows of {key['table']} may refer to it ({key['name']}, ON DELETE {key['on_delete']}), and this login may not "
@@ -322,6 +328,13 @@ def _referred_to(removal: _Removal) -> dict[str, list[int]]:
         reason = f"rows of {table.name} belong to it that others work on, or that came just now"
         note(reason, removal_sql.roots_not_alone(table, subject.root, condition))
     return found
+
+
+def _referred_to_from_outside(removal: _Removal, key: Mapping[str, Any], parent: Table) -> list[int] | None:
+    """Return for whose sake rows go to which a table refers that this login may not read; None if the run's own may not either."""
+    rows = removal.connection.execute(removal_sql.values_of(parent, key["referenced"])).fetchall()
+    counts = removal.subject.neighbours.count_referring(key, [row[1:] for row in rows])
+    return None if counts is None else sorted({rows[number][0] for number in counts} & removal.roots.keys())
 
 
 def _delete(removal: _Removal) -> None:

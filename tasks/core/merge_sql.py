@@ -283,11 +283,6 @@ def noticed_rows(
     )
 
 
-def count_noticed(noticed: Composed) -> Composed:
-    """Count such rows."""
-    return SQL("SELECT count(*) {}").format(noticed)
-
-
 def referring_rows(table: str, columns: Sequence[str], referenced: Sequence[str], noticed: Composed) -> Composed:
     """Count the rows of another context's table that refer to such rows."""
     same = SQL(" AND ").join(

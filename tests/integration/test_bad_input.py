@@ -378,7 +378,9 @@ def test_what_the_target_lacks(needy: World) -> None:
         said = as_login(needy, "disaster_recovery", "no_creator")
         assert 'login "no_creator" may not create databases; run as administrator: ALTER ROLE "no_creator" CREATEDB' in said
         said = as_login(needy, "disaster_recovery", "no_role_creator")
-        assert 'roles auditor are missing, login "no_role_creator" may not create them, and there is no login "backup_roles"' in said
+        assert (
+            'roles auditor are missing, login "no_role_creator" may not create them, and there is no login "backup_roles"' in said
+        )
         assert 'CREATE ROLE "auditor" NOLOGIN; GRANT "auditor" TO "no_role_creator";' in said
     finally:
         needy.target.run_script(PROJECT / "deployments" / "roles.sql")
