@@ -9,7 +9,8 @@ from typing import Literal
 
 from flows.command_line import run_from_command_line
 from flows.restore import restore_and_compare
-from tasks import recoveries, recovery_reports, runs, sites, thaws
+from tasks import logins, recoveries, recovery_reports, runs, sites, thaws
+from tasks.core.owners import owners
 from tasks.core.recovery_report import Purpose
 from tasks.core.servers import Server
 from tasks.databases import sweep_unfinished
@@ -54,7 +55,8 @@ def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: 
     """Make the foreign keys that a recovery had to leave out; those that cannot be made are named, with the rows in the way."""
     manifest = set_with_keys(store, run.context, backup)
     with context_lock(server, run.context, run.title, exclusive=True):
-        outcomes = complete_keys(server, run, manifest, target_database or manifest.database.name)
+        loader = logins.find_loader(server, run, owners(manifest), is_live=True)
+        outcomes = complete_keys(loader, run, manifest, target_database or manifest.database.name)
     return recovery_reports.publish_keys(run, outcomes)
 
 

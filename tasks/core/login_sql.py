@@ -64,8 +64,8 @@ OWNERS = SQL(
 )
 
 # Whether a query of a relation runs its owner's code when it is planned: the planner evaluates what is constant in expressions of
-# indexes and statistics, in checks and partition keys (eval_const_expressions in plancat.c, relcache.c). COPY of a table plans
-# nothing.
+# indexes and statistics, and in partition keys (eval_const_expressions in plancat.c, relcache.c); in checks only to compare them
+# with a WHERE, which no such query of ours has. COPY of a table plans nothing.
 CODE_WHEN_PLANNED = SQL(
     """WITH RECURSIVE below (oid) AS (
          SELECT %(name)s::regclass::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN below b ON b.oid = i.inhparent),
@@ -75,9 +75,7 @@ CODE_WHEN_PLANNED = SQL(
            d.classid = 'pg_class'::regclass AND d.objid IN (
              SELECT oid FROM planned UNION SELECT i.indexrelid FROM pg_index i JOIN planned p ON p.oid = i.indrelid)
            OR d.classid = 'pg_statistic_ext'::regclass AND d.objid IN (
-             SELECT s.oid FROM pg_statistic_ext s JOIN planned p ON p.oid = s.stxrelid)
-           OR d.classid = 'pg_constraint'::regclass AND d.objid IN (
-             SELECT k.oid FROM pg_constraint k JOIN planned p ON p.oid = k.conrelid WHERE k.contype = 'c')))"""
+             SELECT s.oid FROM pg_statistic_ext s JOIN planned p ON p.oid = s.stxrelid)))"""
 )
 IS_EMPTY_ON_DISK = SQL(
     """WITH RECURSIVE below (oid) AS (
