@@ -109,9 +109,9 @@ def make_source(server: LocalServer, violations_per_year: int) -> None:
 
 
 def make_logins(server: LocalServer) -> None:
-    """Make the least-privilege roles, and let two of them in."""
+    """Make the least-privilege roles, and let those in that log in."""
     server.run_script(ROLES)
-    server.allow_login("backup_reader", "backup_restorer")
+    server.allow_backup_logins()
 
 
 def run_flow(story: Story, module: str, flow: str, server: LocalServer, user: str, store: LocalS3, api: str) -> None:

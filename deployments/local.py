@@ -118,6 +118,13 @@ class LocalServer:
                 statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(user), sql.Literal(self.password))
                 connection.execute(statement)
 
+    def allow_backup_logins(self) -> None:
+        """Give the logins of roles.sql the server's password; before 16 there is none that makes roles."""
+        with self.connect() as connection:
+            logins = "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname ~ '^backup_' ORDER BY 1"
+            users = [row[0] for row in connection.execute(logins)]
+        self.allow_login(*users)
+
 
 @contextmanager
 def postgres(

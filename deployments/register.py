@@ -30,6 +30,7 @@ from pydantic import SecretStr
 from blocks.bounded_context import BoundedContext
 from deployments import automations, deployed, exposure
 from deployments.automations import DEAD_AFTER, SILENCE
+from deployments.login_blocks import login_connectors
 from tasks.backups import position
 from tasks.core.checks import CHECKS_FILE, parse_checks
 from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_context_folder
@@ -129,6 +130,9 @@ def check_all(name: str, *, notify: str | None, work_pool: str | None, home: str
         yield other_owner(context, store, own, found)
     for block in blocks_of(context, files, store):
         yield from _differences_of(name, block)
+    for own_name, login in login_connectors(name, connector(context)):
+        if not isinstance(login, str):
+            yield from _differences_of(own_name, login)
     if not PREFECT_API_URL.value():
         yield NO_SERVER
         return
@@ -181,6 +185,12 @@ def register(name: str, *, adopt: bool = False) -> Iterator[str]:
     for block in blocks_of(context, files, store):
         block.save(name, overwrite=True)
         yield f"block {_reference(block, name)}"
+    for own, login in login_connectors(name, connector(context)):
+        if isinstance(login, str):
+            yield login
+            continue
+        login.save(own, overwrite=True)
+        yield f"block {_reference(login, own)}"
 
 
 def _reference(block: Block, name: str) -> str:

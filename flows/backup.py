@@ -35,7 +35,7 @@ def daily_backup(
         accept_losses: rows that are gone since the last good backup went on purpose.
     """
     with runs.begin("daily_backup", context) as run:
-        site = sites.find_site(context)
+        site = sites.find_site(context, "reader")
         sites.describe(site.server, site.store)
         why = backups.occasion(site, run, label, keep_until, accept_losses=accept_losses)
         source = backups.check_source(site, run)
@@ -57,7 +57,7 @@ def differential_backup(context: str = "bc-004", label: str | None = None, accep
         accept_losses: rows that are gone since the last good full went on purpose.
     """
     with runs.begin("differential_backup", context) as run:
-        site = sites.find_site(context)
+        site = sites.find_site(context, "reader")
         sites.describe(site.server, site.store)
         why = backups.occasion(site, run, label, None, accept_losses=accept_losses)
         source = backups.check_source(site, run)
@@ -76,7 +76,7 @@ def long_term_backup(context: str = "bc-004", name: str = "violations") -> str:
         name: the job, as the context's `long_term` has it.
     """
     with runs.begin("long_term_backup", context) as run:
-        site = sites.find_site(context)
+        site = sites.find_site(context, "reader")
         manifest = take_long_term(site, run, name, run.started)
         return reports.publish_backup(site, manifest, run.started)
 

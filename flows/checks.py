@@ -5,7 +5,7 @@ By hand: python -m flows.checks integrity_check
 """
 
 from flows.command_line import run_from_command_line
-from tasks import checks, recovery_reports, runs, sites
+from tasks import checks, logins, recovery_reports, runs, sites
 from tasks.core.limits import Seconds
 from tasks.runs import operation
 
@@ -19,9 +19,11 @@ def integrity_check(context: str = "bc-004", timeout_seconds: Seconds = 600) -> 
         timeout_seconds: how long one check may take.
     """
     with runs.begin("integrity_check", context) as run:
-        site = sites.find_site(context)
-        findings = checks.run_checks(site.server, site.database, run, site.context, site.files, timeout_seconds, run.started)
-        findings += checks.compare_with_newest_backup(site.server, site.database, run, site.context, site.store, timeout_seconds)
+        site = sites.find_site(context, "reader")
+        loader, reason = logins.loader_or_reason(site, run)
+        place, seconds = (site.server, site.database, run, site.context), timeout_seconds
+        findings = checks.run_checks(*place, site.files, seconds, run.started, loader, reason)
+        findings += checks.compare_with_newest_backup(*place, site.store, seconds, loader)
         return recovery_reports.publish_checks(site, run, findings)
 
 

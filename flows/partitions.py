@@ -8,7 +8,7 @@ from typing import Literal
 
 from flows.command_line import run_from_command_line
 from flows.restore import restore_beside
-from tasks import approvals, partition_archives, partition_reports, partition_restores, partitions, runs, sites, thaws
+from tasks import approvals, logins, partition_archives, partition_reports, partition_restores, partitions, runs, sites, thaws
 from tasks.core.limits import Periods
 from tasks.core.thaws import Tier
 from tasks.locks import context_lock
@@ -26,7 +26,7 @@ def create_partitions(context: str = "bc-004", ahead: Periods = 1, move_default_
             partition waits meanwhile.
     """
     with runs.begin("create_partitions", context) as run:
-        site = sites.find_site(context)
+        site = logins.with_loader(sites.find_site(context), run)
         with (
             partition_reports.explained(site.context),
             context_lock(site.server, context, run.title, exclusive=True) as lock,
@@ -47,7 +47,7 @@ def archive_partitions(context: str = "bc-004", dry_run: bool = True, confirm_da
         confirm_database: the name of the database whose partitions are to be dropped, to say that this is meant.
     """
     with runs.begin("archive_partitions", context) as run:
-        site = sites.find_site(context)
+        site = logins.with_loader(sites.find_site(context), run)
         with partition_reports.explained(site.context):
             due = partition_archives.find_due(site, run, run.started)
             if dry_run:
@@ -83,7 +83,7 @@ def reattach_partition(
         trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
     with runs.begin("reattach_partition", context) as run:
-        site = sites.find_site(context, trust_unsigned=trust_unsigned)
+        site = logins.with_loader(sites.find_site(context, trust_unsigned=trust_unsigned), run)
         with partition_reports.explained(site.context):
             found = partition_restores.find_archive(site, run, year, table, backup)
             thaws.require_warm(site.store, run, found.backup, tier)

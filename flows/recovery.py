@@ -9,7 +9,8 @@ from typing import Literal
 
 from flows.command_line import run_from_command_line
 from flows.restore import restore_and_compare
-from tasks import recoveries, recovery_reports, runs, sites, thaws
+from tasks import logins, recoveries, recovery_reports, runs, sites, thaws
+from tasks.core.owners import owners
 from tasks.core.recovery_report import Purpose
 from tasks.core.servers import Server
 from tasks.databases import sweep_unfinished
@@ -57,7 +58,8 @@ def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: 
     """Make the foreign keys that a recovery had to leave out; those that cannot be made are named, with the rows in the way."""
     manifest = set_with_keys(store, run.context, backup)
     with context_lock(server, run.context, run.title, exclusive=True) as lock:
-        outcomes = complete_keys(server, run, lock, manifest, target_database or manifest.database.name)
+        loader = logins.find_loader(server, run, owners(manifest), is_live=True)
+        outcomes = complete_keys(loader, run, lock, manifest, target_database or manifest.database.name)
     return recovery_reports.publish_keys(run, outcomes)
 
 
@@ -85,9 +87,9 @@ def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool =
                 recoveries.stage(drill, server, run, chosen, None)
                 with recoveries.scratch_database(drill, server, run, lock, keep=keep):
                     recoveries.fill_database(drill, server, run)
-                    recoveries.compare_with_manifest(drill, server, run)
-                    recoveries.check_integrity(drill, server, run)
-                    recoveries.try_triggers(drill, server, run)
+                    recoveries.compare_with_manifest(drill, run)
+                    recoveries.check_integrity(drill, run)
+                    recoveries.try_triggers(drill, run)
         return recovery_reports.publish_recovery(drill, run)
 
 

@@ -17,6 +17,7 @@ from flows.command_line import run_from_command_line
 from tasks import (
     approvals,
     archives,
+    logins,
     merge_plans,
     merge_reports,
     merges,
@@ -80,7 +81,7 @@ def full_restore(
             copy = Recovery(store, run.started, Purpose.COPY, newest=False)
             return restore_and_compare(copy, run, sites.find_server(None, context), backup, target_database)
         request = Request(backup, Drift(on_schema_drift), accept_effects_on_others)
-        site = sites.find_site(context, trust_unsigned=trust_unsigned)
+        site = logins.with_loader(sites.find_site(context, trust_unsigned=trust_unsigned), run)
         return restore_rows(site, run, request, dry_run, confirm_database, require_approval)
 
 
@@ -120,7 +121,9 @@ def table_restore(
         trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
     with runs.begin("table_restore", context) as run:
+        # Beside the live table nothing is done for its owner.
         site = sites.find_site(context, trust_unsigned=trust_unsigned)
+        site = logins.with_loader(site, run, acting=mode != "side-by-side")
         if mode == "side-by-side":
             return restore_beside(site, run, table, backup, keys)
         said = Drift(on_schema_drift), accept_effects_on_others
@@ -154,7 +157,7 @@ def restore_cleaned_up(
         trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
     with runs.begin("restore_cleaned_up", context) as run:
-        site = sites.find_site(context, trust_unsigned=trust_unsigned)
+        site = logins.with_loader(sites.find_site(context, trust_unsigned=trust_unsigned), run)
         table = merge_plans.cleaned_table(site, backup)
         request = Request(backup, table=table, mode=Mode.MISSING, keys=keys, include_parents=True, with_children=True)
         return restore_rows(site, run, request, dry_run, confirm_database, require_approval)
@@ -247,9 +250,9 @@ def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: st
             else:
                 with recoveries.unfinished_database(recovery, server, run, lock):
                     recoveries.fill_database(recovery, server, run)
-                    recoveries.compare_with_manifest(recovery, server, run)
+                    recoveries.compare_with_manifest(recovery, run)
                     recoveries.finish(recovery, server, run, lock)
-            recoveries.check_integrity(recovery, server, run)
+            recoveries.check_integrity(recovery, run)
     return recovery_reports.publish_recovery(recovery, run)
 
 

@@ -7,7 +7,7 @@ By hand: python -m flows.retention prune_backups --context bc-004 [--dry-run fal
 
 from flows.backup import take_long_term
 from flows.command_line import run_from_command_line
-from tasks import approvals, clean_up_reports, clean_ups, prunings, runs, sites
+from tasks import approvals, clean_up_reports, clean_ups, logins, prunings, runs, sites
 from tasks.core.calendar import start_of
 from tasks.runs import operation
 
@@ -49,7 +49,7 @@ def clean_up_old_data(context: str = "bc-004", dry_run: bool = True, confirm_dat
         confirm_database: the name of the database whose rows are to be deleted, to say that this is meant.
     """
     with runs.begin("clean_up_old_data", context) as run:
-        site = sites.find_site(context)
+        site = logins.with_loader(sites.find_site(context), run)
         if dry_run:
             return clean_up_reports.publish_plan(site, clean_ups.plan(site, run))
         if approvals.required_unscheduled(site.context):

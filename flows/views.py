@@ -4,7 +4,7 @@ Needs the database (a role that acts as the owner of the views). By hand: python
 """
 
 from flows.command_line import run_from_command_line
-from tasks import runs, sites
+from tasks import logins, runs, sites
 from tasks import views as materialized_views
 from tasks.core.limits import Seconds
 from tasks.locks import context_lock
@@ -29,7 +29,7 @@ def refresh_views(
         lock_timeout_seconds: how long one may wait for those who use it.
     """
     with runs.begin("refresh_views", context) as run:
-        site = sites.find_site(context)
+        site = logins.with_loader(sites.find_site(context), run)
         chosen = materialized_views.chosen_views(site.context, views)
         allowed = materialized_views.Limits(statement_timeout_seconds, lock_timeout_seconds)
         with context_lock(site.server, context, run.title):

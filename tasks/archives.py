@@ -17,7 +17,7 @@ from prefect import get_run_logger
 
 from tasks import catalogue
 from tasks.checks import run_checks
-from tasks.core import programs, sql
+from tasks.core import login_sql, programs, sql
 from tasks.core.archives import COPY, END_OF_ROWS, OWNER, ArchiveFacts, ArchiveRestore, Loaded, parse_archive_facts
 from tasks.core.checks import failures
 from tasks.core.compare import missing_objects
@@ -25,11 +25,13 @@ from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput, DamagedSet, OperationError, ProgramFailed, UnsafeTarget
 from tasks.core.kinds import LEGACY
 from tasks.core.manifest import Manifest
+from tasks.core.owners import owners
 from tasks.core.programs import Program, find_program
-from tasks.core.servers import Connection, complaint_of, connect, major_of
+from tasks.core.servers import Connection, Server, complaint_of, connect, major_of
 from tasks.core.toc import Chunk, parse_chunks
 from tasks.databases import Target, drop_database, lend_create, new_target
 from tasks.locks import MAINTENANCE_DATABASE, ContextLock
+from tasks.logins import find_loader
 from tasks.recoveries import analyze
 from tasks.runs import Run, require_space, staging, step
 from tasks.sets import newest_full
@@ -37,6 +39,7 @@ from tasks.sites import Site
 from tasks.store import StoreAddress
 
 CHECK_SECONDS = 300
+FRAME = ("`CREATE SCHEMA ", "`CREATE EXTENSION ", "`COMMENT ON EXTENSION ", "`COMMENT ON SCHEMA ")
 PUBLIC = "public"
 GZIP, CUSTOM_FORMAT = b"\x1f\x8b", b"PGDMP"
 
@@ -122,12 +125,12 @@ def restore_archive(
     if facts.server_major > major:
         raise BadInput(f"the server is PostgreSQL {major}, {path} is of {facts.server_major}; name a newer server")
     restore = ArchiveRestore(facts, target_database)
-    target = new_target(run, target_database)
+    target = replace(new_target(run, target_database), loader=_find_loader(site, run, file, pg_restore))
     with _new_database(site, run, lock, target, facts):
         _fill(site, run, restore, target, file, pg_restore)
         try:
             restore.lacks += _lacking(site, run, target)
-            checked = site.server, target.working_name, run, site.context, site.files, CHECK_SECONDS, run.started
+            checked = target.loader, target.working_name, run, site.context, site.files, CHECK_SECONDS, run.started, target.loader
             restore.violations += [f"{one.check}: {one.offending:,} rows. {one.note}" for one in failures(run_checks(*checked))]
         except BadInput as error:
             restore.lacks.append(f"what the context's checks need: {error}")
@@ -179,27 +182,47 @@ def _new_database(site: Site, run: Run, lock: ContextLock, target: Target, facts
         raise
 
 
+def _owners_of(chunks: Iterable[Chunk]) -> set[str]:
+    return {sql.unquoted(name.decode()) for one in chunks for name in OWNER.findall(one.statements)}
+
+
+def _find_loader(site: Site, run: Run, file: Path, pg_restore: Program) -> Server:
+    """Return the login in whose sessions the archive's code runs; where it names no owner that is here, the newest set's count."""
+    full, (_, chunks) = _newest_full(site), _chunks(run, pg_restore, file, "pre-data")
+    return find_loader(site.server, run, _owners_of(chunks) | (owners(full) if full else set()), is_live=True)
+
+
 def _fill(site: Site, run: Run, restore: ArchiveRestore, target: Target, file: Path, pg_restore: Program) -> None:
+    """Make and fill what the archive has: schemas and extensions as who made the database, all else as the loading login."""
     full = _newest_full(site)
+    settings, chunks = _chunks(run, pg_restore, file, "pre-data")
     with connect(site.server, target.working_name, run.title) as connection:
         for extension in full.extensions if full else []:
             # An archive of single tables has none of the extensions that their defaults need.
             with suppress(psycopg.Error):
                 connection.execute(sql.create_extension(extension))
-        settings, chunks = _chunks(run, pg_restore, file, "pre-data")
-        lend_create(
-            connection, target, PUBLIC, {sql.unquoted(name.decode()) for one in chunks for name in OWNER.findall(one.statements)}
-        )
-        restore.complaints += _make(connection, settings, chunks)
+        restore.complaints += _make(connection, settings, [one for one in chunks if _is_frame(one)])
+        lend_create(connection, target, PUBLIC, {*_owners_of(chunks), target.loader.user})
+    with connect(target.loader, target.working_name, run.title) as connection:
+        restore.complaints += _make(connection, settings, [one for one in chunks if not _is_frame(one)])
         try:
             with run.running.lines(programs.data_command(pg_restore, file), {}) as lines:
                 _load(connection, lines, restore)
         except ProgramFailed as error:
             raise DamagedSet(f"{restore.facts.path} cannot be read to its end: {error}; restore another file") from error
         restore.complaints += _make(connection, *_chunks(run, pg_restore, file, "post-data"))
+    analyze(target.loader, target.working_name, run)
+    with connect(site.server, target.working_name, run.title) as connection:
         for lent in target.lent:
             connection.execute(sql.revoke_create(*lent))
-    analyze(site.server, target.working_name, run)
+        # What has not its owner here stays with who made the database.
+        if complaint := complaint_of(connection, login_sql.take_over(target.loader.user)):
+            restore.complaints.append(f'objects of login "{target.loader.user}" stay with it: {complaint}')
+
+
+def _is_frame(chunk: Chunk) -> bool:
+    """Say whether an entry is about a schema or an extension, which takes rights on the database and has no code of an owner."""
+    return _title(chunk).startswith(FRAME)
 
 
 def _make(connection: Connection, settings: bytes, chunks: Iterable[Chunk]) -> list[str]:

@@ -5,18 +5,20 @@ Everything is read in one READ ONLY transaction under one snapshot; a check that
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import psycopg
 from prefect import get_run_logger
 from psycopg import IsolationLevel
+from psycopg.sql import Composed
 
 from tasks import catalogue
 from tasks.catalogue import Members
-from tasks.core import sql
+from tasks.core import login_sql, sql
 from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge, parse_checks, summary
 from tasks.core.compare import missing_objects
 from tasks.core.complaints import message_of
@@ -26,7 +28,7 @@ from tasks.core.kinds import RULES
 from tasks.core.losses import archived_since, cleaned_since, lost_rows
 from tasks.core.manifest import Manifest
 from tasks.core.servers import Connection, Server, connect
-from tasks.core.source_path import read_source_path
+from tasks.core.source_path import execute_written, read_source_path
 from tasks.core.toc import table_of
 from tasks.keys import SAMPLE_ROWS, offending
 from tasks.runs import Run, step
@@ -38,41 +40,116 @@ if TYPE_CHECKING:
 
 AHEAD = timedelta(days=30)
 PERIOD = {"month": timedelta(days=31), "quarter": timedelta(days=92), "year": timedelta(days=366)}
+NOT_COUNTED = "not counted: that would run code of its owner, and there is no login for that; see `integrity checks`"
 WITNESSES = ("objects of the newest backup", "rows of the newest backup")
 
 
 @step
 def run_checks(
     server: Server, database: str, run: Run, context: Context, files: dict[str, str], timeout_seconds: float, instant: datetime,
+    loader: Server | None = None, without_loader: str = "no login for the code of the tables' owner was looked for",
     unfit: Mapping[str, str] | None = None,
 ) -> list[Finding]:  # fmt: skip
     """Run the checks of the context's file and of the catalogue, each limited in time, as of an instant.
 
-    Those that are `unfit` are not run: why, by name.
+    Those that are `unfit` are not run: why, by name. What may call code of the tables' owner runs as `loader`: the file's checks,
+    those of views and of partitions. What it may not read, and all where there is none (`without_loader` says why), the server's
+    own login reads where PostgreSQL says that the query calls nothing but its own functions.
 
     Raises:
         BadInput: the file is wrong, or the database cannot be reached.
     """
     own = parse_checks(files.get(CHECKS_FILE, ""), f"{context.name}/{CHECKS_FILE}")
-    with connect(server, database, run.title) as connection, _one_snapshot(connection):
+    settings = sql.check_settings(context.timestamps, timeout_seconds)
+    with connect(server, database, run.title) as connection, _one_snapshot(connection), ExitStack() as stack:
         missing = _missing_relations(connection, context)
         there = Check("tables and views are there", Severity.ERROR, "", "A table or view of the context is missing.")
         present = _without(context, missing)
         members = catalogue.read_members(connection, present)
         path = read_source_path(connection, context.namespace)
-        connection.execute(sql.check_settings(context.timestamps, timeout_seconds))
-        findings = [
-            judge(there, len(missing), missing[:SAMPLE_ROWS]),
-            *(_run(connection, check, path, (unfit or {}).get(check.name, "")) for check in own),
-        ]
+        readers = Readers(server, database, run.title, settings, path, connection, loader, without_loader, stack, unfit or {})
+        connection.execute(settings)
+        findings = [judge(there, len(missing), missing[:SAMPLE_ROWS]), *(readers.run(check, path) for check in own)]
         for subject, make in _catalogue_checks(connection, present, members, instant).items():
-            findings += _run_made(connection, subject, make)
+            findings += _run_made(readers, subject, make)
     get_run_logger().info("%d checks: %s", len(findings), summary(findings))
     return findings
 
 
-def _run_made(connection: Connection, subject: str, make: Callable[[], Iterable[Check]]) -> list[Finding]:
+@dataclass
+class Readers:
+    """The sessions of a run of checks, under one snapshot: of the server's own login, and of the one that runs owners' code."""
+
+    server: Server
+    database: str
+    title: str
+    settings: Composed
+    path: str
+    own: Connection
+    loader: Server | None
+    without_loader: str
+    stack: ExitStack
+    unfit: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def owners(self) -> Connection | None:
+        """The session in which the owners' code may run."""
+        if self.loader is None or self.loader == self.server:
+            return self.own if self.loader else None
+        snapshot = self.own.execute(sql.EXPORT_SNAPSHOT).fetchall()[0][0]
+        connection = self.stack.enter_context(connect(self.loader, self.database, self.title))
+        self.stack.enter_context(_one_snapshot(connection))
+        connection.execute(sql.import_snapshot(snapshot))
+        connection.execute(self.settings)
+        return connection
+
+    def run(self, check: Check, path: str | None = None) -> Finding:
+        """Run a check that may call code of the tables' owner, as far as some login may; one of the file's with its path."""
+        reason = self.without_loader
+        if path and check.name in self.unfit:
+            return _broken(check, self.unfit[check.name])
+        if self.owners:
+            try:
+                return _run(self.owners, check, path, raises_denied=True)
+            except psycopg.errors.InsufficientPrivilege as error:
+                if self.owners is self.own:
+                    return _broken(check, message_of(error))
+                reason = message_of(error)
+        code, unread = self._look(check)
+        if not code:
+            return _run(self.own, check, path)
+        if unread and self.loader:
+            reason = f'GRANT SELECT ON {", ".join(unread)} TO "{self.loader.user}"'
+        return _broken(check, f"not run: it calls {', '.join(code[:3])}, code of an owner; {reason}")
+
+    def _look(self, check: Check) -> tuple[list[str], list[str]]:
+        """Return what a check calls besides PostgreSQL's own functions, and what it reads that the loading login may not."""
+        login = self.loader.user if self.loader else self.own.info.user
+        with connect(self.server, self.database, self.title) as connection, connection.transaction(force_rollback=True):
+            connection.execute(self.settings)
+            try:
+                execute_written(connection, login_sql.view_of_check(check.query), self.path, prepare=True)
+            except psycopg.Error as error:
+                if connection.broken:
+                    raise
+                return [f"what cannot be said ({message_of(error)})"], []
+            code = [row[0] for row in connection.execute(login_sql.CODE_OF_CHECK)]
+            read = connection.execute(login_sql.RELATIONS_OF_CHECK, {"login": login}).fetchall()
+            code += [f"expressions of {name}" for name, _ in read if _calls(connection, name)]
+            return code, [name for name, may_read in read if not may_read]
+
+
+def _broken(check: Check, note: str, seconds: float = 0.0) -> Finding:
+    return Finding(check.name, check.severity, Verdict.BROKEN, note=note, seconds=seconds)
+
+
+# Made from the catalogue alone, or of operators that only a superuser can have made: they call no code of an owner.
+WITHOUT_CODE = frozenset({"objects"})
+
+
+def _run_made(readers: Readers, subject: str, make: Callable[[], Iterable[Check]]) -> list[Finding]:
     """Ask the catalogue for checks and run them; that it cannot be asked, because a view is locked, say, is a finding."""
+    connection = readers.own
     try:
         with connection.transaction():
             checks = list(make())
@@ -80,7 +157,7 @@ def _run_made(connection: Connection, subject: str, make: Callable[[], Iterable[
         if connection.broken:
             raise
         return [Finding(subject, Severity.ERROR, Verdict.BROKEN, note=message_of(error))]
-    return [_run(connection, check) for check in checks]
+    return [_run(connection, check) if subject in WITHOUT_CODE else readers.run(check) for check in checks]
 
 
 def _one_snapshot(connection: Connection) -> AbstractContextManager[object]:
@@ -101,23 +178,21 @@ def _without(context: Context, missing: Iterable[str]) -> Context:
     return context.model_copy(update=present)
 
 
-def _run(connection: Connection, check: Check, path: str | None = None, unfit: str = "") -> Finding:
-    """Run a check, unless it needs what is not here, or is unfit: why.
+def _run(connection: Connection, check: Check, path: str | None = None, *, raises_denied: bool = False) -> Finding:
+    """Run a check; one that people wrote under the path of the source, if it does not name everything with its schema.
 
-    One that people wrote runs under the path of the source, if it does not name everything with its schema.
+    That it may not read something is a finding too, or raised.
     """
     started = time.monotonic()
     try:
         with connection.transaction():
             if missing := [relation for relation in check.needs if not catalogue.is_there(connection, relation)]:
                 return Finding(check.name, check.severity, Verdict.NOT_RUN, note=f"{missing[0]} of another context is not here")
-            if unfit:
-                return Finding(check.name, check.severity, Verdict.BROKEN, note=unfit)
             count, sample = offending(connection, check.query, path)
     except psycopg.Error as error:
-        if connection.broken:
+        if connection.broken or (raises_denied and isinstance(error, psycopg.errors.InsufficientPrivilege)):
             raise
-        return Finding(check.name, check.severity, Verdict.BROKEN, note=message_of(error), seconds=time.monotonic() - started)
+        return _broken(check, message_of(error), time.monotonic() - started)
     return judge(check, count, sample, time.monotonic() - started)
 
 
@@ -176,8 +251,9 @@ def _partition_checks(connection: Connection, context: Context, rule: PartitionR
 
 @step
 def compare_with_newest_backup(
-    server: Server, database: str, run: Run, context: Context, store: StoreAddress, timeout_seconds: float
-) -> list[Finding]:
+    server: Server, database: str, run: Run, context: Context, store: StoreAddress, timeout_seconds: float,
+    loader: Server | None = None,
+) -> list[Finding]:  # fmt: skip
     """Find out what the newest backup has and the database has no longer: objects, and more rows than may go unnoticed."""
     try:
         # Not a suspect one: what it lost is what is looked for.
@@ -188,7 +264,7 @@ def compare_with_newest_backup(
             raise DamagedSet(f"every backup set of it in {store.url} is damaged or suspect; see list_backups")
         archives, cleaned = departed_sets(store, context.name)
         gone = archived_since(manifest, archives), cleaned_since(manifest, cleaned)
-        lost, fewer = _losses(server, database, run, context, manifest, timeout_seconds, *gone)
+        lost, fewer, unknown = _losses(server, loader, database, run, context, manifest, timeout_seconds, *gone)
         lack = find_lack(store, name_of(manifest), manifest)
     except (OperationError, psycopg.Error) as error:
         note = message_of(error) if isinstance(error, psycopg.Error) else str(error)
@@ -200,14 +276,16 @@ def compare_with_newest_backup(
     )
     if lack:
         objects = replace(objects, verdict=Verdict.BROKEN, note=f"{manifest.id} is damaged: {lack}; take a backup now")
-    return [objects, rows]
+    return [
+        *(Finding(f"rows of {name}", Severity.WARNING, Verdict.NOT_RUN, note=NOT_COUNTED) for name in unknown), objects, rows,
+    ]  # fmt: skip
 
 
 def _losses(
-    server: Server, database: str, run: Run, context: Context, manifest: Manifest, timeout_seconds: float,
+    server: Server, loader: Server | None, database: str, run: Run, context: Context, manifest: Manifest, timeout_seconds: float,
     archived: Collection[str], cleaned: Mapping[str, int],
-) -> tuple[list[str], list[str]]:  # fmt: skip
-    """Return the objects that are there no longer, and the relations that lost too many rows.
+) -> tuple[list[str], list[str], list[str]]:  # fmt: skip
+    """Return the objects that are there no longer, the relations that lost too many rows, and those that nobody here may count.
 
     Partitions that were archived and rows that were cleaned up are not lost.
     """
@@ -227,15 +305,26 @@ def _losses(
         # The inventory is without keys to other contexts, because a recovery may have to leave them out.
         there = {(key.table, key.name) for key in catalogue.read_outbound_keys(connection, members)}
         lost += [f"foreign key {key.name} of {key.table}" for key in manifest.outbound_keys if (key.table, key.name) not in there]
-        counted = _counted(connection, members)
-    before = [(one.qualified, max(one.rows - cleaned.get(one.qualified, 0), 0)) for one in manifest.relations]
-    return lost, list(lost_rows(before, counted, context.max_row_loss))
+        places = {one.qualified: sql.quoted_name(one.schema, one.name) for one in members.holding_rows}
+        unknown = [] if loader else [name for name, place in places.items() if _calls(connection, place)]
+        counted = {} if loader else _counted(connection, members, unknown)
+    if loader:
+        with connect(loader, database, run.title) as connection, _one_snapshot(connection):
+            connection.execute(sql.limit_statements(timeout_seconds))
+            counted = _counted(connection, members, unknown)
+    known = [one for one in manifest.relations if one.qualified not in unknown]
+    before = [(one.qualified, max(one.rows - cleaned.get(one.qualified, 0), 0)) for one in known]
+    return lost, list(lost_rows(before, counted, context.max_row_loss)), unknown
 
 
-def _counted(connection: Connection, members: Members) -> dict[str, int]:
-    return {
-        one.qualified: connection.execute(sql.count_rows(one.schema, one.name)).fetchall()[0][0] for one in members.holding_rows
-    }
+def _calls(connection: Connection, name: str) -> bool:
+    """Say whether to query a relation, named as SQL does, would run code of its owner."""
+    return bool(connection.execute(login_sql.CODE_WHEN_PLANNED, {"name": name}).fetchall()[0][0])
+
+
+def _counted(connection: Connection, members: Members, but: Collection[str]) -> dict[str, int]:
+    counting = [one for one in members.holding_rows if one.qualified not in but]
+    return {one.qualified: connection.execute(sql.count_rows(one.schema, one.name)).fetchall()[0][0] for one in counting}
 
 
 def frame(findings: Iterable[Finding]) -> "pd.DataFrame":

@@ -26,6 +26,8 @@ from tasks.core.servers import Connection
 from tasks.core.source_path import execute_written
 from tasks.core.stream import MORE_SPACE, RowKeys
 from tasks.locks import context_lock
+from tasks.logins import require_temporary
+from tasks.neighbours import Neighbours
 from tasks.partitions import LOCK_SECONDS, session
 from tasks.removals import Subject, read_subject, sweep
 from tasks.runs import Run, step
@@ -63,7 +65,7 @@ def plan(site: Site, run: Run) -> list[CleanUp]:
         for one in found:
             with _explained(one), connection.transaction():
                 connection.execute(sql.FIXED_SETTINGS)
-                subject = read_subject(connection, site.context, one.rule, run.started)
+                subject = read_subject(connection, site.context, one.rule, run.started, Neighbours.of(site, run))
                 one.cutoff = subject.cutoff
                 connection.execute(sql.set_zone(site.context.timestamps))
                 asked = removal_sql.count_old(subject.root, subject.old)
@@ -137,7 +139,8 @@ def find_rows(site: Site, run: Run, one: CleanUp, last: Sequence[str] | None) ->
         session(site, run) as connection,
         connection.transaction(force_rollback=True),
     ):
-        subject = read_subject(connection, site.context, one.rule, run.started)
+        require_temporary(connection)
+        subject = read_subject(connection, site.context, one.rule, run.started, Neighbours.of(site, run))
         one.cutoff = subject.cutoff
         for removed in sweep(connection, subject, last=last):
             found.add(removed)
@@ -191,7 +194,7 @@ def delete_archived(site: Site, run: Run, one: CleanUp, manifest: Manifest, writ
             context_lock(site.server, site.context.name, run.title, exclusive=True) as lock,
             session(site, run) as connection,
         ):
-            subject = read_subject(connection, site.context, one.rule, run.started)
+            subject = read_subject(connection, site.context, one.rule, run.started, Neighbours.of(site, run))
             archived = _stage(connection, subject, staged)
             own = [archived[leaf.oid][0] for leaf in subject.leaves_of(subject.root) if leaf.oid in archived]
             chosen = [removal_sql.is_staged(subject.root, own)]

@@ -6,19 +6,21 @@ leaves nothing under the final name, and the next run removes what carries the m
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import psycopg
 from prefect import get_run_logger
 
-from tasks.core import sql
+from tasks.core import login_sql, sql
 from tasks.core.complaints import message_of
 from tasks.core.errors import BadInput, UnsafeTarget
 from tasks.core.manifest import DatabaseProperties, Manifest
+from tasks.core.owners import owners
 from tasks.core.servers import Connection, Server, connect, major_of
-from tasks.core.session_room import require_sessions
 from tasks.locks import MAINTENANCE_DATABASE, ContextLock
-from tasks.runs import Run, jobs, step
+from tasks.logins import RESTORER, ROLES, find_loader, find_roles_login
+from tasks.runs import Run, step
 
 # Settings that have files of the server run in every session: a person says so, not a set.
 LOADS_CODE = re.compile(r"\w*(preload_libraries|library_path|control_path)=", re.IGNORECASE)
@@ -27,7 +29,10 @@ LOCALE_PROVIDERS = {"i": "icu", "c": "libc", "b": "builtin"}
 
 @dataclass(frozen=True)
 class Target:
-    """The database to make: its final name, the name it works under, and what a human still has to do."""
+    """The database to make: its final name, the name it works under, and what a human still has to do.
+
+    `loader` is the login in whose sessions the source's code runs, `roles` the one that makes roles which are missing.
+    """
 
     name: str
     working_name: str
@@ -37,6 +42,8 @@ class Target:
     to_do: list[str] = field(default_factory=list)
     created_roles: list[str] = field(default_factory=list)
     lent: list[tuple[str, str]] = field(default_factory=list)
+    loader: Server = field(default_factory=Server)
+    roles: Server | None = None
 
 
 def mark_of(context: str, *, scratch: bool = False) -> str:
@@ -67,10 +74,18 @@ def check_target(
             )
         exists = connection.execute(sql.DATABASE_EXISTS, {"name": name}).fetchall()[0][0]
         if exists:
-            _require_usable(server, run, manifest, name, may_exist=may_exist)
+            _require_empty(server, run, manifest, name, may_exist=may_exist)
         _require_extensions(connection, manifest)
-        _require_rights(connection, manifest, major, creating=not exists)
-    return replace(target, server_major=major, working_name=target.name if exists else target.working_name, exists=exists)
+        _require_right_to_create(connection, creating=not exists)
+        loader = find_loader(server, run, owners(manifest))
+        roles = _require_roles(connection, server, run, manifest, loader)
+    with connect(loader, MAINTENANCE_DATABASE, run.title) as connection:
+        # pg_restore and the loads open so many, in the new database.
+        require_sessions(connection, jobs(), in_database=False)
+    if exists:
+        _require_fillable(loader, run, manifest, name)
+    working_name = target.name if exists else target.working_name
+    return replace(target, server_major=major, working_name=working_name, exists=exists, loader=loader, roles=roles)
 
 
 def new_target(run: Run, name: str, *, scratch: bool = False) -> Target:
@@ -87,31 +102,59 @@ def new_target(run: Run, name: str, *, scratch: bool = False) -> Target:
     return Target(name, working_name, 0, mark_of(run.context, scratch=scratch))
 
 
-def _require_usable(server: Server, run: Run, manifest: Manifest, name: str, *, may_exist: bool) -> None:
-    """Refuse a database that is there, unless it may be and what it has of ours is empty, as expected and this login's to fill."""
+def _require_empty(server: Server, run: Run, manifest: Manifest, name: str, *, may_exist: bool) -> None:
+    """Refuse a database that is there, unless it may be and what it has of ours is empty and as expected."""
     own = [(relation.namespace, relation.name) for relation in manifest.relations]
-    parents = {(schema, table) for schema, _, table in (one.parent.partition(".") for one in manifest.relations if one.parent)}
     try:
         with connect(server, name, run.title) as connection:
-            place = {"schemas": [schema for schema, _ in (*own, *parents)], "names": [table for _, table in (*own, *parents)]}
-            columns = {(row[0], row[1]): row[2] for row in connection.execute(sql.OWN_COLUMNS, place)}
-            holding = [one for one in columns if connection.execute(sql.holds_rows(*one)).fetchall()]
-            barred = [row[0] for row in connection.execute(sql.FOREIGN_OWNED, place)]
-            login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
-            cramped = _schemas_without_create(connection, manifest, login)
+            columns = {(row[0], row[1]): row[2] for row in connection.execute(sql.OWN_COLUMNS, _place(manifest))}
+            holding = [one for one in columns if _may_hold_rows(connection, *one)]
     except (psycopg.Error, BadInput) as error:
         said = f"what it holds cannot be seen ({' '.join(str(error).split())})"
         raise UnsafeTarget(_refusal(name, server, said)) from error
     has, number = ("holds rows in", len(set(holding) & set(own))) if holding else ("has", len(columns.keys() & set(own)))
     if holding or not may_exist:
         raise UnsafeTarget(_refusal(name, server, f"it {has} {number} of {len(own)} relations"))
+    if unlike := list(_unlike(manifest, columns)):
+        raise UnsafeTarget(_refusal(name, server, f"its empty tables differ from the backup's: {'; '.join(unlike)}"))
+
+
+def _may_hold_rows(connection: Connection, schema: str, name: str) -> bool:
+    """Say whether a relation holds rows; where only its owner's code could tell, one that is not empty on disk counts."""
+    place = {"name": sql.quoted_name(schema, name)}
+    if connection.execute(login_sql.IS_EMPTY_ON_DISK, place).fetchall()[0][0]:
+        return False
+    runs_code = connection.execute(login_sql.CODE_WHEN_PLANNED, place).fetchall()[0][0]
+    return bool(runs_code or connection.execute(sql.holds_rows(schema, name)).fetchall())
+
+
+def _place(manifest: Manifest) -> dict[str, list[str]]:
+    """Return schemas and names of the set's relations and of the tables that they are partitions of."""
+    own = [(relation.namespace, relation.name) for relation in manifest.relations]
+    parents = {(schema, table) for schema, _, table in (one.parent.partition(".") for one in manifest.relations if one.parent)}
+    return {"schemas": [schema for schema, _ in (*own, *parents)], "names": [table for _, table in (*own, *parents)]}
+
+
+def _require_fillable(loader: Server, run: Run, manifest: Manifest, name: str) -> None:
+    """Refuse a database whose empty tables the loading login may not fill, or in which it may not make what is missing."""
+    with connect(loader, name, run.title) as connection:
+        barred = [row[0] for row in connection.execute(sql.FOREIGN_OWNED, _place(manifest))]
+        login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
+        cramped = [*_schemas_without_create(connection, manifest, login), *_missing_without_create(connection, manifest, login)]
     if barred:
         remedy = " ".join(f'GRANT "{role}" TO "{login}";' for role in barred)
         raise BadInput(f'login "{login}" may not fill the empty tables of {", ".join(barred)} in database "{name}"; run: {remedy}')
     if cramped:
         raise BadInput(f'in database "{name}" objects of the backup cannot be created; run there: {" ".join(cramped)}')
-    if unlike := list(_unlike(manifest, columns)):
-        raise UnsafeTarget(_refusal(name, server, f"its empty tables differ from the backup's: {'; '.join(unlike)}"))
+
+
+def _missing_without_create(connection: Connection, manifest: Manifest, login: str) -> list[str]:
+    """Return what to run so that schemas and extensions that are missing can be made: it takes CREATE on the database."""
+    schemas = sorted({relation.namespace for relation in manifest.relations})
+    asked = {"schemas": schemas, "extensions": manifest.extensions}
+    missing = connection.execute(login_sql.CANNOT_BE_MADE, asked).fetchall()
+    remedies = {"schema": 'CREATE SCHEMA "{}" AUTHORIZATION …;', "extension": 'CREATE EXTENSION "{}";'}
+    return [remedies[kind].format(name) for kind, name in missing]
 
 
 def _schemas_without_create(connection: Connection, manifest: Manifest, login: str) -> list[str]:
@@ -150,51 +193,45 @@ def _require_extensions(connection: Connection, manifest: Manifest) -> None:
         )
 
 
-def _require_rights(connection: Connection, manifest: Manifest, major: int, *, creating: bool) -> None:
-    # pg_restore and the loads open so many, in the new database.
-    require_sessions(connection, jobs(), in_database=False)
-    superuser, createdb, createrole, bypassrls = connection.execute(sql.MY_RIGHTS).fetchall()[0]
-    login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
-    if superuser:
+def _require_right_to_create(connection: Connection, *, creating: bool) -> None:
+    superuser, createdb, *_ = connection.execute(sql.MY_RIGHTS).fetchall()[0]
+    if not creating or superuser or createdb:
         return
-    if creating and not createdb:
-        raise BadInput(f'login "{login}" may not create databases; run as administrator: ALTER ROLE "{login}" CREATEDB')
-    if (forced := _forced(manifest)) and not bypassrls:
-        raise BadInput(
-            f'row-level security is forced on {", ".join(forced)}, so login "{login}" could not compare its rows; '
-            f'run as administrator: ALTER ROLE "{login}" BYPASSRLS'
+    login = connection.execute(sql.CURRENT_USER).fetchall()[0][0]
+    fit = connection.execute(login_sql.MAY_CREATE_DATABASES, {"name": RESTORER}).fetchall()[0][0]
+    remedy = (
+        f'restores are the work of login "{RESTORER}": use that one (PGUSER, or its connector block)' if fit
+        else f'run as administrator: ALTER ROLE "{login}" CREATEDB'
+    )  # fmt: skip
+    raise BadInput(f'login "{login}" may not create databases; {remedy}')
+
+
+def _require_roles(connection: Connection, server: Server, run: Run, manifest: Manifest, loader: Server) -> Server | None:
+    """Return the login that makes the roles which are missing, None where none are.
+
+    Raises:
+        BadInput: there is no such login; what has to be run is named.
+    """
+    needed = sorted(role.name for role in manifest.roles)
+    existing = {row[0] for row in connection.execute(sql.EXISTING_ROLES, {"names": needed})}
+    missing = [role for role in needed if role not in existing]
+    roles = find_roles_login(server, run) if missing else None
+    if missing and roles is None:
+        remedy = " ".join(
+            f'CREATE ROLE "{role}" NOLOGIN;'
+            + "".join(f' GRANT "{role}" TO "{login}";' for login in dict.fromkeys(members_of(manifest, role, server, loader)))
+            for role in missing
         )
-    needed = {role.name for role in manifest.roles}
-    existing = {row[0] for row in connection.execute(sql.EXISTING_ROLES, {"names": sorted(needed)})}
-    if (missing := sorted(needed - existing)) and not createrole:
-        remedy = " ".join(f'CREATE ROLE "{role}" NOLOGIN; GRANT "{role}" TO "{login}";' for role in missing)
         raise BadInput(
-            f'roles {", ".join(missing)} are missing and login "{login}" may not create them; run as administrator: {remedy}'
+            f'roles {", ".join(missing)} are missing, login "{server.user}" may not create them, and there is no login '
+            f'"{ROLES}" that does (BACKUP_ROLES_USER, BACKUP_ROLES_PASSWORD); run as administrator: {remedy}'
         )
-    question = sql.MAY_BECOME_16 if major >= 16 else sql.MAY_BECOME
-    may_become = {row[0] for row in connection.execute(question, {"names": sorted(existing)})}
-    barred = sorted((existing & owners(manifest)) - may_become)
-    if above := [role.name for role in manifest.roles if role.superuser and role.name in barred]:
-        raise BadInput(
-            f'objects of the backup belong to {", ".join(above)}, a superuser whom login "{login}" cannot become; '
-            "run the recovery as a superuser (or give the objects another owner in the source, and back up again)"
-        )
-    if barred:
-        remedy = " ".join(f'GRANT "{role}" TO "{login}";' for role in barred)
-        raise BadInput(f'login "{login}" may not make objects for {", ".join(barred)}; run as administrator: {remedy}')
+    return roles
 
 
-def _forced(manifest: Manifest) -> list[str]:
-    """Return the tables whose policies bind even their owner."""
-    # What comes after the replica identity is free text.
-    facts = {item.name: item.state.partition(" | replica identity ")[0].split(" | ") for item in manifest.inventory}
-    return [name for name, stated in facts.items() if "forced" in stated]
-
-
-def owners(manifest: Manifest) -> set[str]:
-    """Return the roles that own something in the set but its schemas."""
-    stated = (item.state for item in manifest.inventory if item.kind != "schema" and item.state.startswith("owner "))
-    return {state.removeprefix("owner ").partition(" | ")[0] for state in stated}
+def members_of(manifest: Manifest, role: str, server: Server, loader: Server) -> list[str]:
+    """Return the logins that are to be members of a role: those that load only of what owns something."""
+    return [server.user, *([loader.user] if role in owners(manifest) else [])]
 
 
 @step
@@ -230,8 +267,8 @@ def _swept(lock: ContextLock, name: str, comment: str) -> str:
 @step
 def create_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
     """Create the roles that are missing, NOLOGIN, and the database under its working name."""
+    create_roles(server, run, manifest, target)
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
-        create_roles(connection, manifest, target)
         options = database_options(manifest.database, target.server_major)
         try:
             connection.execute(sql.create_database(target.working_name, options))
@@ -243,22 +280,27 @@ def create_database(server: Server, run: Run, manifest: Manifest, target: Target
         note = f"{target.mark} set {manifest.id}, run {run.id}, begun {run.started:%Y-%m-%d %H:%M:%S}Z"
         connection.execute(sql.comment_on_database(target.working_name, note))
         _hand_over(connection, manifest.database, target)
-    _allow_owners(server, run, manifest, target)
     get_run_logger().info('database "%s" created as "%s"', target.name, target.working_name)
 
 
-def create_roles(connection: Connection, manifest: Manifest, target: Target) -> None:
+def create_roles(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
     """Create the roles that the objects need and that are missing, NOLOGIN; they are told as to do."""
+    if target.roles is None:
+        return
+    with connect(target.roles, MAINTENANCE_DATABASE, run.title) as connection:
+        _create_roles(connection, server, manifest, target)
+
+
+def _create_roles(connection: Connection, server: Server, manifest: Manifest, target: Target) -> None:
     names = [role.name for role in manifest.roles]
     existing = {row[0] for row in connection.execute(sql.EXISTING_ROLES, {"names": names})}
-    superuser = connection.execute(sql.MY_RIGHTS).fetchall()[0][0]
     for role in manifest.roles:
         if role.name in existing:
             continue
         connection.execute(sql.create_role(role.name))
         target.created_roles.append(role.name)
-        if not superuser:
-            connection.execute(sql.become_member(role.name, target.server_major))
+        for login in dict.fromkeys(members_of(manifest, role.name, server, target.loader)):
+            connection.execute(login_sql.grant_role(role.name, login, target.server_major))
         was = [word for word, had in (("LOGIN", role.login), ("SUPERUSER", role.superuser), ("CREATEDB", role.createdb),
                                       ("CREATEROLE", role.createrole), ("BYPASSRLS", role.bypassrls)) if had]  # fmt: skip
         member = f", member of {', '.join(role.member_of)}" if role.member_of else ""
@@ -294,8 +336,8 @@ def _hand_over(connection: Connection, source: DatabaseProperties, target: Targe
         )
 
 
-def _allow_owners(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
-    """Let owners of objects create in the schemas that template0 brought, as ALTER … OWNER TO demands of them."""
+def allow_owners(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
+    """Let owners of objects create in the schemas that are there, as ALTER … OWNER TO demands of them."""
     with connect(server, target.working_name, run.title) as connection:
         for schema in sorted({relation.namespace for relation in manifest.relations}):
             lend_create(connection, target, schema, owners(manifest))
@@ -309,6 +351,18 @@ def lend_create(connection: Connection, target: Target, schema: str, roles: Iter
         for one in lent:
             connection.execute(sql.grant_create(*one))
         target.lent.extend(lent)
+
+
+@contextmanager
+def unforced(run: Run, target: Target) -> Iterator[None]:
+    """Let the owner see every row of a database that nobody uses yet, whatever the policies of its tables say."""
+    with connect(target.loader, target.working_name, run.title) as connection:
+        tables = connection.execute(login_sql.FORCED).fetchall()
+        for table in tables:
+            connection.execute(login_sql.force_row_security(*table, forced=False))
+        yield
+        for table in tables:
+            connection.execute(login_sql.force_row_security(*table, forced=True))
 
 
 @step
@@ -328,6 +382,10 @@ def drop_database(server: Server, run: Run, lock: ContextLock, target: Target) -
     Raises:
         LostLock: the lock was lost; whoever has it now drops what was left.
     """
+    with suppress(BadInput), connect(target.loader, MAINTENANCE_DATABASE, run.title) as connection:
+        # Whoever makes a database may not end the sessions of the login that loads it.
+        lock.require_held(f'database "{target.working_name}" was dropped', connection)
+        connection.execute(login_sql.END_OWN_SESSIONS, {"name": target.working_name})
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         _drop(connection, lock, target.working_name)
     get_run_logger().info('database "%s" dropped', target.working_name)
@@ -336,7 +394,7 @@ def drop_database(server: Server, run: Run, lock: ContextLock, target: Target) -
 @step
 def drop_roles(server: Server, run: Run, target: Target) -> None:
     """Drop the roles that were created for a database which is gone again; one that is used meanwhile stays."""
-    with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
+    with connect(target.roles or server, MAINTENANCE_DATABASE, run.title) as connection:
         for role in target.created_roles:
             try:
                 connection.execute(sql.drop_role(role))

@@ -23,7 +23,7 @@ from tasks.core.stream import digest_relation
 from tasks.core.toc import Chunk
 from tasks.databases import create_roles
 from tasks.keys import keys_of, make_keys, own_keys, without
-from tasks.locks import MAINTENANCE_DATABASE, ContextLock
+from tasks.locks import ContextLock
 from tasks.recoveries import Recovery, find_pg_restore, staged_context
 from tasks.runs import Run
 from tasks.schema import LOCK_WAIT_SECONDS, read_chunks
@@ -46,23 +46,22 @@ def restore_into_existing(recovery: Recovery, server: Server, run: Run, lock: Co
     """
     manifest, target = recovery.manifest, recovery.chosen
     pg_restore = find_pg_restore(manifest, target.server_major)
-    with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
-        create_roles(connection, manifest, target)
+    create_roles(server, run, manifest, target)
     try:
-        _fill_whole(recovery, server, run, lock, pg_restore, with_outbound_keys=True)
+        _fill_whole(recovery, run, lock, pg_restore, with_outbound_keys=True)
     except BrokenKey as error:
         # Dropping such a key locks the other context's table until the end, so only where its rows are not there anyway.
         get_run_logger().warning("%s; once more without the keys to other contexts", error)
-        _fill_whole(recovery, server, run, lock, pg_restore, with_outbound_keys=False)
+        _fill_whole(recovery, run, lock, pg_restore, with_outbound_keys=False)
     recovery.proven = True
 
 
 def _fill_whole(
-    recovery: Recovery, server: Server, run: Run, lock: ContextLock, pg_restore: Program, *, with_outbound_keys: bool
+    recovery: Recovery, run: Run, lock: ContextLock, pg_restore: Program, *, with_outbound_keys: bool
 ) -> None:  # fmt: skip
     name = recovery.chosen.name
     recovery.keys, recovery.differences, recovery.load_seconds = [], [], {}
-    with connect(server, name, run.title) as connection:
+    with connect(recovery.chosen.loader, name, run.title) as connection:
         try:
             with connection.transaction():
                 _fill(connection, recovery, run, pg_restore, with_outbound_keys=with_outbound_keys)

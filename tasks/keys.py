@@ -140,7 +140,13 @@ def _orphaned(connection: Connection, key: ForeignKey) -> KeyOutcome:
             if not connection.execute(sql.IS_VALIDATED, {"table": leaf, "name": key.name}).fetchall():
                 connection.execute(sql.add_key(leaf, key.name, key.definition, proven=False))
             query = connection.execute(sql.ORPHANS_OF_KEY, {"table": leaf, "name": key.name}).fetchall()[0][3]
-            found = offending(connection, query)
+            try:
+                found = offending(connection, query)
+            except psycopg.errors.InsufficientPrivilege as error:
+                remedy = f'GRANT SELECT ON {key.references} TO "{connection.info.user}"'
+                return KeyOutcome(
+                    key, made=False, note=f"rows refer to nothing, but not to be counted: {message_of(error)}; {remedy}"
+                )
         count, sample = count + found[0], [*sample, *found[1]][:SAMPLE_ROWS]
     return KeyOutcome(key, made=False, note=f"{count:,} rows refer to nothing", orphans=count, sample=sample)
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tasks.core import merge_sql
+from tasks.core import merge_sql, neighbour_sql
 from tasks.core.merge import Effect, Need
 from tasks.core.merge_sql import Link
 from tasks.merge_session import Merge, Table, dicts, lineage
+from tasks.neighbours import Neighbours
 
 
 def find_needs(merge: Merge) -> list[Need]:
@@ -75,4 +76,6 @@ def _count_referring(merge: Merge, key: dict[str, Any], table: Table) -> int | N
     if key["readable"]:
         asked = merge_sql.referring_rows(key["table"], Link.of(key), noticed)
         return int(merge.connection.execute(asked).fetchall()[0][0])
-    return None if merge.connection.execute(merge_sql.count_noticed(noticed)).fetchall()[0][0] else 0
+    values = merge.connection.execute(neighbour_sql.noticed_values(key["referenced"], noticed)).fetchall()
+    counts = Neighbours.of(merge.site, merge.run).count_referring(key, values)
+    return None if counts is None else sum(counts.values())

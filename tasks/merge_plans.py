@@ -20,6 +20,7 @@ from tasks.core.merge import Change, Drift, Effect, MergePlan, Mode, Need, Reque
 from tasks.core.progress import Moved, unmeasured
 from tasks.core.servers import connect
 from tasks.core.toc import plain_name, table_of
+from tasks.logins import require_temporary
 from tasks.merge_choice import choose_children, chosen_rows, names, unknown_keys
 from tasks.merge_keys import find_effects, find_needs, refused
 from tasks.merge_objects import said_by_the_set
@@ -66,7 +67,8 @@ def begin(site: Site, run: Run, recovery: Recovery, request: Request) -> Iterato
         BadInput: a right is missing, there is no such table, or keys that were asked for are wrong.
     """
     staged = recovery.staged_set
-    with patient(), connect(site.server, site.database, run.title) as connection:
+    with patient(), connect(site.owners_login, site.database, run.title) as connection:
+        require_temporary(connection)
         connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
         there = replace(site, context=catalogue.present(connection, site.context))
         source = check_source(there, run, read_others=False)

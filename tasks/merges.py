@@ -420,11 +420,11 @@ def refresh(site: Site, run: Run, done: Done) -> None:
     Raises:
         OperationError: a view cannot be computed; the rows are restored all the same.
     """
-    with patient(), connect(site.server, site.database, run.title) as connection:
+    with patient(), connect(site.owners_login, site.database, run.title) as connection:
         connection.execute(sql.set_lock_timeout(LOCK_WAIT_SECONDS))
         for name in done.relations:
             connection.execute(sql.analyze_relation(*name))
         views = [view for view in done.views if catalogue.is_there(connection, sql.quoted_name(view.namespace, view.name))]
-    refreshed = [refresh_view(site.server, site.database, run, view) for view in views]
+    refreshed = [refresh_view(site.owners_login, site.database, run, view) for view in views]
     if problems := [f"view {one.view} cannot be computed: {one.problem}" for one in refreshed if one.problem]:
         raise OperationError(f"the rows are restored, but {'; '.join(problems)}")

@@ -217,7 +217,7 @@ def prove_archive(site: Site, run: Run, manifest: Manifest, *, trust_mark: bool)
             recoveries.stage(proof, server, run, manifest.id, None)
             with recoveries.scratch_database(proof, server, run, lock, keep=False):
                 recoveries.fill_database(proof, server, run)
-                recoveries.compare_with_manifest(proof, server, run)
+                recoveries.compare_with_manifest(proof, run)
     except (RestoreDiffers, DamagedSet) as error:
         remember_damage(site.store, name, str(error))
         raise

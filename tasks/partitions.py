@@ -125,8 +125,8 @@ def _partition(row: dict[str, Any], zone: tzinfo) -> Partition:
 
 @contextmanager
 def session(site: Site, run: Run) -> Iterator[Connection]:
-    """Open a session in the site's database whose text is spelled as everywhere."""
-    with connect(site.server, site.database, run.title) as connection:
+    """Open a session in the site's database, of the login that acts for the owner, whose text is spelled as everywhere."""
+    with connect(site.owners_login, site.database, run.title) as connection:
         connection.execute(sql.FIXED_SETTINGS)
         yield connection
 

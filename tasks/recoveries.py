@@ -27,6 +27,7 @@ from tasks.core.recovery_report import Purpose, RecoveryFacts
 from tasks.core.servers import Server, connect
 from tasks.databases import (
     Target,
+    allow_owners,
     check_target,
     create_database,
     drop_database,
@@ -34,11 +35,12 @@ from tasks.databases import (
     finish_database,
     keep_database,
     take_back_rights,
+    unforced,
 )
 from tasks.keys import KeyOutcome, try_keys, without
 from tasks.locks import ContextLock
 from tasks.runs import Run, jobs, require_space, spread, step
-from tasks.schema import restore_section
+from tasks.schema import restore_section, split_listing
 from tasks.set_texts import unfit_checks
 from tasks.sets import (
     StagedSet,
@@ -267,26 +269,32 @@ def scratch_database(recovery: Recovery, server: Server, run: Run, lock: Context
 
 
 def fill_database(recovery: Recovery, server: Server, run: Run) -> None:
-    """Schema before the data, data, sequences, schema after the data, statistics, views."""
+    """Schema before the data, data, sequences, schema after the data, statistics, views.
+
+    What is the source's is made and filled in sessions of the loading login; `server` makes schemas and extensions.
+    """
     staged, target, manifest = recovery.staged_set, recovery.chosen, recovery.manifest
-    phases, pg_restore = recovery.phases, find_pg_restore(manifest, target.server_major)
+    phases, pg_restore, loader = recovery.phases, find_pg_restore(manifest, target.server_major), target.loader
     archive, listing = unpack(staged, manifest.schema_archive), staged.files[manifest.schema_list.path]
     with phases.phase("schema before data"):
-        restore_section(server, target, run, pg_restore, "pre-data", archive, listing, 1)
+        frame, objects = split_listing(run, listing)
+        restore_section(server, target, run, pg_restore, "pre-data", archive, frame, 1)
+        allow_owners(server, run, manifest, target)
+        restore_section(loader, target, run, pg_restore, "pre-data", archive, objects, 1)
     with phases.phase("data"):
-        recovery.load_seconds = load_tables(server, run, staged, target)
-        set_sequences(server, target.working_name, run, manifest)
+        recovery.load_seconds = load_tables(loader, run, staged, target)
+        set_sequences(loader, target.working_name, run, manifest)
     with phases.phase("indexes, keys, triggers"), progress.of(run, "making indexes and keys", {}, manifest.zone):
-        complaints = restore_section(server, target, run, pg_restore, "post-data", archive, listing, jobs())
+        complaints = restore_section(loader, target, run, pg_restore, "post-data", archive, listing, jobs())
         if complaints:
-            recovery.keys = try_keys(server, run, manifest, target.working_name)
+            recovery.keys = try_keys(loader, run, manifest, target.working_name)
         recovery.differences += but_for_broken_keys(complaints, recovery.keys)
         take_back_rights(server, run, manifest, target)
     with phases.phase("statistics and views"):
-        analyze(server, target.working_name, run)
+        analyze(loader, target.working_name, run)
         for view in manifest.views:
             if view.materialized and view.populated:
-                found = refresh_view(server, target.working_name, run, view)
+                found = refresh_view(loader, target.working_name, run, view)
                 recovery.differences += [f"view {found.view} cannot be computed: {found.problem}"] if found.problem else []
 
 
@@ -326,7 +334,7 @@ def analyze(server: Server, database: str, run: Run) -> None:
         connection.execute(sql.ANALYZE)
 
 
-def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:
+def compare_with_manifest(recovery: Recovery, run: Run) -> None:
     """Compare rows, digests and objects of the new database with the manifest.
 
     Raises:
@@ -336,11 +344,11 @@ def compare_with_manifest(recovery: Recovery, server: Server, run: Run) -> None:
     with recovery.phases.phase("comparison"):
         relations = sorted(manifest.relations, key=lambda one: one.plain_bytes, reverse=True)
         place, encoding = target.working_name, manifest.database.encoding
-        with progress.of(run, "comparing", manifest.plain_bytes, manifest.zone) as items:
-            calls = [(server, place, run, relation, encoding, items[relation.qualified].at) for relation in relations]
+        with unforced(run, target), progress.of(run, "comparing", manifest.plain_bytes, manifest.zone) as items:
+            calls = [(target.loader, place, run, relation, encoding, items[relation.qualified].at) for relation in relations]
             for found in spread(run, compare_table, calls, (relation.plain_bytes for relation in relations)):
                 recovery.differences += found
-        recovery.differences += compare_objects(server, target, run, recovery)
+        recovery.differences += compare_objects(target.loader, target, run, recovery)
     if recovery.differences:
         raise RestoreDiffers(
             f'database "{target.name}" restored from {manifest.id} differs from the backup: '
@@ -364,7 +372,7 @@ def compare_objects(server: Server, target: Target, run: Run, recovery: Recovery
     return compare_inventories(without(manifest.inventory, recovery.keys), restored, same_major=same_major)
 
 
-def check_integrity(recovery: Recovery, server: Server, run: Run, timeout_seconds: float = 600) -> None:
+def check_integrity(recovery: Recovery, run: Run, timeout_seconds: float = 600) -> None:
     """Run the checks that the set carries: what offends now offended in the source, because both were found equal."""
     target, manifest = recovery.chosen, recovery.manifest
     if manifest.only:
@@ -376,9 +384,19 @@ def check_integrity(recovery: Recovery, server: Server, run: Run, timeout_second
             files = {path.removeprefix("context/"): _text_of(recovery, path) for path, _ in staged_context_files(recovery)}
             context = staged_context(recovery)
             own = parse_checks(files.get(CHECKS_FILE, ""), f"{manifest.id}/context/{CHECKS_FILE}")
-            unfit = unfit_checks(server, target.name, run, context, own)
-            found = run_checks(server, target.name, run, context, files, timeout_seconds, manifest.snapshot.instant, unfit)
-            recovery.database_bytes = database_bytes(server, target.name, run)
+            unfit = unfit_checks(target.loader, target.name, run, context, own)
+            found = run_checks(
+                target.loader,
+                target.name,
+                run,
+                context,
+                files,
+                timeout_seconds,
+                manifest.snapshot.instant,
+                target.loader,
+                unfit=unfit,
+            )
+            recovery.database_bytes = database_bytes(target.loader, target.name, run)
         except OperationError as error:
             # The database is there and equal to its backup, whatever can be said of it.
             found = [Finding(CHECKS_FILE, Severity.ERROR, Verdict.BROKEN, note=str(error))]
@@ -415,10 +433,10 @@ def database_bytes(server: Server, database: str, run: Run) -> int:
         return int(connection.execute(sql.DATABASE_BYTES).fetchall()[0][0])
 
 
-def try_triggers(recovery: Recovery, server: Server, run: Run) -> None:
+def try_triggers(recovery: Recovery, run: Run) -> None:
     """Let every trigger fire in a drill's database, rolled back."""
     with recovery.phases.phase("triggers"):
-        recovery.exercises = exercise_triggers(server, recovery.chosen.working_name, run, staged_context(recovery))
+        recovery.exercises = exercise_triggers(recovery.chosen.loader, recovery.chosen.working_name, run, staged_context(recovery))
 
 
 def staged_context_files(recovery: Recovery) -> list[tuple[str, Path]]:

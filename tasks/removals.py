@@ -30,6 +30,7 @@ from tasks.core.removal_sql import Table
 from tasks.core.servers import Connection
 from tasks.core.source_path import execute_written, read_source_path, source_path
 from tasks.locks import ContextLock
+from tasks.neighbours import Neighbours
 from tasks.partitions import TIME_TYPES
 
 # Rows of a rule's table that go in one transaction: as long as that takes, others may wait for one.
@@ -63,6 +64,7 @@ class Subject:
     keys: list[dict[str, Any]]
     login: str
     path: str
+    neighbours: Neighbours
 
     @property
     def root(self) -> Table:
@@ -103,7 +105,9 @@ class Subject:
         return [removal_sql.is_old(self.rule.clock, self.cutoff), *said]
 
 
-def read_subject(connection: Connection, context: Context, rule: CleanUpRule, instant: datetime) -> Subject:
+def read_subject(
+    connection: Connection, context: Context, rule: CleanUpRule, instant: datetime, neighbours: Neighbours
+) -> Subject:  # fmt: skip
     """Return what a rule means in a database, in a session with the fixed settings.
 
     Raises:
@@ -139,7 +143,7 @@ def read_subject(connection: Connection, context: Context, rule: CleanUpRule, in
     cutoff = clean_ups.cutoff(rule, instant, _clock_type(rule, named[rule.table]), context.zone, ZoneInfo(context.timestamps))
     leaves = {one.oid: one for one in members.holding_rows}
     path = read_source_path(connection, context.namespace)
-    return Subject(rule, context, cutoff, tables, leaves, tops, keys, login, path)
+    return Subject(rule, context, cutoff, tables, leaves, tops, keys, login, path, neighbours)
 
 
 def _with_partitions(relations: Iterable[Member], top: Member) -> list[int]:
@@ -327,6 +331,8 @@ def _referred_to(removal: _Removal) -> dict[str, list[int]]:
             note(reason, removal.connection.execute(asked).fetchall())
             # It may go with the next ones.
             removal.done.may_go |= bool(child) and reason in found
+        elif (needed := _referred_to_from_outside(removal, key, parent)) is not None:
+            found |= {f"{key['table']} refers to it, or to something that hangs on it ({key['name']})": needed} if needed else {}
         elif key["on_delete"] in ACTING:
             reason = (
                 f"rows of {key['table']} may refer to it ({key['name']}, ON DELETE {key['on_delete']}), and this login may not "
@@ -338,6 +344,13 @@ def _referred_to(removal: _Removal) -> dict[str, list[int]]:
         reason = f"rows of {table.name} belong to it that others work on, or that came just now"
         note(reason, removal.written(removal_sql.roots_not_alone(table, subject.root, condition)).fetchall())
     return found
+
+
+def _referred_to_from_outside(removal: _Removal, key: Mapping[str, Any], parent: Table) -> list[int] | None:
+    """Return for whose sake rows go to which a table refers that this login may not read; None if the run's own may not either."""
+    rows = removal.connection.execute(removal_sql.values_of(parent, key["referenced"])).fetchall()
+    counts = removal.subject.neighbours.count_referring(key, [row[1:] for row in rows])
+    return None if counts is None else sorted({rows[number][0] for number in counts} & removal.roots.keys())
 
 
 def _delete(removal: _Removal) -> None:

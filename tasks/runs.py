@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from functools import partial, wraps
@@ -56,6 +56,8 @@ class Run:
     folder: Path
     running: Running = field(repr=False, compare=False)
     warned: set[str] = field(default_factory=set, repr=False, compare=False)
+    # What is borrowed for as long as the run, and given back when its programs are gone.
+    until_end: ExitStack = field(default_factory=ExitStack, repr=False, compare=False)
 
     @property
     def title(self) -> str:
@@ -122,11 +124,12 @@ def begin(flow: str, context: str) -> Iterator[Run]:
     started, run_id = now(), new_run_id()
     with private_folder(staging_base(), f"{context}-{started:%Y%m%d%H%M%S}-{run_id}", FOLDERS) as folder:
         running = Running()
-        try:
-            with _ended_with_worker():
-                yield Run(flow, context, run_id, started, folder, running)
-        finally:
-            running.stop(final=True)
+        with ExitStack() as until_end:
+            try:
+                with _ended_with_worker():
+                    yield Run(flow, context, run_id, started, folder, running, until_end=until_end)
+            finally:
+                running.stop(final=True)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from tasks.core.toc import (
     parse_origin,
     render_list,
     some_of_list,
+    split_list,
 )
 from tasks.databases import Target
 from tasks.runs import Run, step, warn_of_unsafe
@@ -119,6 +120,15 @@ def restore_section(
         raise ProgramFailed(f"{ended.program} ended with exit code {ended.code} in {section}: {said}")
     get_run_logger().info("%s restored by pg_restore %s", section, pg_restore.version)
     return complaints
+
+
+def split_listing(run: Run, listing: Path) -> tuple[Path, Path]:
+    """Return two -L lists: of schemas and extensions, which the login makes that makes the database; and of all else."""
+    files = run.folder / "frame.list", run.folder / "objects.list"
+    for file, text in zip(files, split_list(listing.read_text("utf-8")), strict=True):
+        file.touch(mode=0o600)
+        file.write_text(text, "utf-8")
+    return files
 
 
 def read_chunks(run: Run, pg_restore: Program, section: str, archive: Path, listing: Path) -> tuple[bytes, list[Chunk]]:

@@ -9,13 +9,13 @@ from dataclasses import replace
 import psycopg
 from prefect import get_run_logger
 
-from tasks.core import merge_sql, sql
+from tasks.core import login_sql, merge_sql, sql
 from tasks.core.complaints import message_of
 from tasks.core.digest import MODULUS
 from tasks.core.errors import BadInput, DamagedSet, RestoreDiffers
 from tasks.core.manifest import TABLES, Manifest, Relation
 from tasks.core.merge import Beside, Keys, name_beside, tables_named
-from tasks.core.servers import Connection, connect
+from tasks.core.servers import Connection, connect, major_of
 from tasks.core.stream import digest_relation
 from tasks.core.toc import plain_name
 from tasks.merge_choice import read_condition
@@ -42,7 +42,7 @@ def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Ke
     named, relations = _choose(manifest, site.context.namespace, table)
     first, place = relations[0], (named[0], name_beside(named[1], manifest.id))
     key = _primary_key(manifest, first)
-    with connect(site.server, site.database, run.title) as connection:
+    with connect(site.owners_login, site.database, run.title) as connection:
         connection.execute(sql.FIXED_SETTINGS)
         with _explained(site.database, place), connection.transaction():
             notes = [*_create(connection, place, first), *_left_out(manifest, first)]
@@ -52,6 +52,7 @@ def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Ke
                 rows = _load_some(connection, run, site.database, staged, relations, place, keys, key)
             if key:
                 connection.execute(merge_sql.add_primary_key(*place, key))
+            _hand_over(connection, place, manifest, first)
             connection.execute(merge_sql.comment_on_table(*place, f"restored from {manifest.id}; drop it when it was looked at"))
             connection.execute(sql.analyze_relation(*place))
     all_rows = sum(one.rows for one in relations)
@@ -117,6 +118,15 @@ def _create(connection: Connection, place: tuple[str, str], relation: Relation) 
         f"column {name} is text: type {kind} is not in this database"
         for name, kind, there in zip(relation.columns, types, known, strict=True) if not there
     ]  # fmt: skip
+
+
+def _hand_over(connection: Connection, place: tuple[str, str], manifest: Manifest, relation: Relation) -> None:
+    """Give the new table to the owner of the set's, where this login may; the login itself may be one of this run alone."""
+    item = next(one for one in manifest.inventory if one.kind in TABLES and plain_name(one.name) == relation.qualified)
+    owner = item.state.removeprefix("owner ").partition(" | ")[0]
+    question = sql.MAY_BECOME_16 if major_of(connection) >= 16 else sql.MAY_BECOME
+    if connection.execute(question, {"names": [owner]}).fetchall():
+        connection.execute(login_sql.give_table(*place, owner))
 
 
 def _left_out(manifest: Manifest, relation: Relation) -> list[str]:

@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 
 from blocks.bounded_context import BoundedContext
 from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_context_folder
-from tasks.core.errors import BadInput, UnsafeTarget
+from tasks.core.errors import BadInput, OperationError, UnsafeTarget
 from tasks.core.kinds import require_context_name
 from tasks.core.manifest import Scope
 from tasks.core.servers import Server
@@ -42,6 +42,18 @@ class Site:
     database: str
     store: StoreAddress
     claimed_tables: frozenset[str]
+    loader: Server | None = None
+
+    @property
+    def owners_login(self) -> Server:
+        """The server with the login in whose sessions the source's code runs.
+
+        Raises:
+            OperationError: none was chosen (tasks.logins.with_loader).
+        """
+        if self.loader is None:
+            raise OperationError("no login was chosen for what belongs to the owner of the tables")
+        return self.loader
 
     def narrowed(self, scope: Scope) -> "Site":
         """Return the site of some tables of the context, without its views."""
@@ -71,14 +83,16 @@ def load(kind: type[B], name: str) -> B | None:
         raise
 
 
-def find_site(context: str, *, trust_unsigned: bool = False) -> Site:
+def find_site(context: str, login: str = "restorer", *, trust_unsigned: bool = False) -> Site:
     """Return the site of a context that is registered, or whose folder is here and whose addresses the environment has.
+
+    `login` says which of the registered logins the work takes: `reader` changes nothing, `restorer` does.
 
     Raises:
         BadInput: neither; or the context file is wrong; or BACKUP_STORE is missing; or a key is not usable.
     """
     definition, files, block = _definition(context)
-    server, database = _server_of(block.database if block else None)
+    server, database = _server_of(block.database if block else None, login)
     store = find_store(context, trust_unsigned=trust_unsigned)
     store = replace(store, signer=load_signer(store.url, store.trust))
     require_apart(definition, store)
@@ -193,9 +207,9 @@ def find_server(connector: str | None, context: str | None = None) -> Server:
         BadInput: the named block does not exist.
     """
     if connector:
-        return _connector(connector)[0]
+        return _connector(connector, "restorer")[0]
     block = load(BoundedContext, context) if context else None
-    return _server_of(block.database if block else None)[0]
+    return _server_of(block.database if block else None, "restorer")[0]
 
 
 def find_drill_server(context: str) -> Server:
@@ -208,23 +222,37 @@ def find_drill_server(context: str) -> Server:
     return find_server(definition.drill_database, context)
 
 
-def _server_of(connector: str | None) -> tuple[Server, str | None]:
+def _server_of(connector: str | None, login: str) -> tuple[Server, str | None]:
     """Return the server and database of libpq's environment, or of a context's connector block if that names none."""
     if connector is None or any(os.environ.get(name) for name in SERVER_VARIABLES):
         return Server(), os.environ.get("PGDATABASE")
-    return _connector(connector)
+    return _connector(connector, login)
 
 
-def _connector(name: str) -> tuple[Server, str | None]:
-    """Return the server and the database of a connector block."""
-    from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
-
-    found = load(SqlAlchemyConnector, name)
+def _connector(name: str, login: str) -> tuple[Server, str | None]:
+    """Return the server and the database of a connector block, as the login of a kind of work where that has a block of its own."""
+    found = _read_connector(name)
     if found is None:
         raise BadInput(
             f"no block sqlalchemy-connector/{name}; register the server under that name, or correct the name "
             '("server" of a recovery, drill_database of the context)'
         )
+    server, database = found
+    return login_blocks(server, login) or server, database
+
+
+def login_blocks(server: Server, login: str) -> Server | None:
+    """Return the server as the login that is registered beside its block for a kind of work: `<block>-<login>`."""
+    found = _read_connector(f"{server.block}-{login}") if server.block else None
+    return replace(found[0], block=server.block) if found else None
+
+
+def _read_connector(name: str) -> tuple[Server, str | None] | None:
+    from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
+
+    found = load(SqlAlchemyConnector, name)
+    if found is None:
+        return None
     components = found.connection_info
     if not isinstance(components, ConnectionComponents):
         raise BadInput("the connector block holds a URL, which shows its password; make it from ConnectionComponents")
@@ -236,7 +264,7 @@ def _connector(name: str) -> tuple[Server, str | None]:
     parameters = {key: str(value) for key, value in given.items() if value is not None}
     if "service" in parameters:
         raise BadInput(f"the connector block {name} names a service of a file; give its host, port and user instead")
-    return Server(parameters, f"block sqlalchemy-connector/{name}"), components.database
+    return Server(parameters, f"block sqlalchemy-connector/{name}", name), components.database
 
 
 def describe(server: Server, store: StoreAddress) -> None:

@@ -113,6 +113,18 @@ def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
         raise _error(job, stream.describe_fault(error)) from error
 
 
+def runs_code(server: Server, job: StreamJob) -> bool:
+    """Say whether a query of a relation, other than to read it whole, would run code of its owner.
+
+    Raises:
+        MovedSnapshot, OperationError: as run_stream.
+    """
+    try:
+        return stream.runs_code(server, job)
+    except psycopg.Error as error:
+        raise _error(job, stream.describe_fault(error)) from error
+
+
 @step(name="load {relation.name}")
 def load_table(
     server: Server, database: str, title: str, relation: Relation, sources: list[RowSource], encoding: str,

@@ -17,7 +17,7 @@ from tasks.core.complaints import message_of
 from tasks.core.context import Context
 from tasks.core.errors import BadInput, OperationError
 from tasks.core.manifest import View
-from tasks.core.servers import Connection, Server, connect
+from tasks.core.servers import Connection, Server, connect, read_only
 from tasks.core.source_path import read_source_path, source_path
 from tasks.core.views import Refreshed, Staleness, refresh_report, refresh_rows, verdict
 from tasks.reports import publish
@@ -63,7 +63,7 @@ def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> li
             # It is computed whenever it is read.
             continue
         try:
-            one = refresh_view(site.server, site.database, run, view, allowed)
+            one = refresh_view(site.owners_login, site.database, run, view, allowed)
         except OperationError as error:
             # The session was lost; the next view has its own.
             one = Refreshed(view.qualified, problem=str(error))
@@ -120,7 +120,8 @@ def _staleness(connection: Connection, view: View) -> Staleness:
     """Count the rows of a view, and those that are not as its query has them now, in limited time."""
     asked = {"schema": view.namespace, "views": [view.name]}
     try:
-        with connection.transaction():
+        # Its query may call whatever its owner wrote: nothing of that is to stay.
+        with read_only(connection):
             connection.execute(sql.limit_statements(COUNTING_SECONDS))
             queries = connection.execute(sql.STALE_VIEW_ROWS, asked).fetchall()
             if not queries:

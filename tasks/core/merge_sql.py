@@ -309,11 +309,6 @@ def noticed_rows(
     )
 
 
-def count_noticed(noticed: Composed) -> Composed:
-    """Count such rows."""
-    return SQL("SELECT count(*) {}").format(noticed)
-
-
 def referring_rows(table: str, key: Link, noticed: Composed) -> Composed:
     """Count the rows of another context's table that refer to such rows."""
     same = key.refers(Identifier("o"), Identifier("t"))

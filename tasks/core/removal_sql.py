@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from tasks.core.merge_sql import EQUAL, STAGED, Link
+from tasks.core.neighbour_sql import texts
 from tasks.core.source_path import under_source_path
 
 
@@ -192,6 +193,15 @@ def roots_referred_to(
         stays = SQL("NOT EXISTS (SELECT FROM {} AS o WHERE {} AND {})").format(marked.marks, marked.is_marked(ROW, "o"), going)
     return SQL("SELECT DISTINCT {marks}.root FROM {} AS {} JOIN {} AS {} ON {} JOIN {} AS {marks} ON {} WHERE {} AND {}").format(
         SQL(child), ROW, parent.place, PARENT, key.refers(ROW, PARENT), parent.marks, parent.is_marked(PARENT), asked, stays,
+        marks=Identifier(MARKED),
+    )  # fmt: skip
+
+
+def values_of(table: Table, columns: Sequence[str]) -> Composed:
+    """Return for whose sake rows of a table are marked, with what those rows have in some columns, as text."""
+    known = SQL(" AND ").join(SQL("{}.{} IS NOT NULL").format(PARENT, Identifier(column)) for column in columns)
+    return SQL("SELECT {marks}.root, {} FROM {} AS {} JOIN {} AS {marks} ON {} WHERE {}").format(
+        texts(PARENT.as_string(), columns), table.place, PARENT, table.marks, table.is_marked(PARENT), known,
         marks=Identifier(MARKED),
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from psycopg import pq
@@ -23,7 +23,8 @@ SESSION_OPTIONS = {
     "search_path": "pg_catalog,pg_temp", "jit": "off", "role": "none", "default_transaction_read_only": "off",
     "default_transaction_isolation": "read committed", "default_transaction_deferrable": "off", "statement_timeout": "0",
     "lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "DateStyle": "ISO,YMD", "IntervalStyle": "postgres",
-    "bytea_output": "hex", "quote_all_identifiers": "off", "standard_conforming_strings": "on",
+    # Policies are code of whoever owns the table: an error instead.
+    "row_security": "off", "bytea_output": "hex", "quote_all_identifiers": "off", "standard_conforming_strings": "on",
 }  # fmt: skip
 # Of libpq's parameters these are ours to say; what else the environment or a service file has of them is left behind.
 OWN_PARAMETERS = frozenset({"options", "client_encoding", "application_name", "fallback_application_name"})
@@ -40,11 +41,32 @@ Connection = psycopg.Connection[TupleRow]
 class Server:
     """A server as libpq's connection parameters; what is absent libpq takes from its environment.
 
-    `parameters` never shows in a repr, because the password is one of them.
+    `parameters` never shows in a repr, because the password is one of them. `block` names the connector block that they are from.
     """
 
     parameters: dict[str, str] = field(default_factory=dict, repr=False)
     name: str = "libpq's environment"
+    block: str | None = None
+
+    @property
+    def user(self) -> str:
+        """The login, as libpq understands it."""
+        chosen = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val} | self.parameters
+        return chosen.get("user", "")
+
+    @property
+    def password(self) -> str | None:
+        """The password that is given, not one of a passfile."""
+        return self.conninfo("").get("password")
+
+    def as_login(self, user: str, password: str | None) -> "Server":
+        """Return the same address for another login; without a password libpq looks into its passfile."""
+        environment = {key: value for key, value in self._environment.items() if key in ADDRESS}
+        # An empty password is none to libpq, and keeps PGPASSWORD out.
+        return replace(
+            self, parameters=environment | self.parameters | {"user": user, "password": password or ""},
+            name=f'{self.name}, login "{user}"',
+        )  # fmt: skip
 
     @property
     def address(self) -> str:
@@ -112,6 +134,18 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
             place = f'in database "{database}" on the server of {server.name}'
             forget_rows(error)
             raise OperationError(f"a session {place} was lost: {' '.join(str(error).split())}; run again") from error
+
+
+@contextmanager
+def read_only(connection: Connection) -> Iterator[None]:
+    """Open a transaction that can write nothing and is rolled back."""
+    connection.read_only = True
+    try:
+        with connection.transaction(force_rollback=True):
+            yield
+    finally:
+        if not connection.closed:
+            connection.read_only = None
 
 
 def complaint_of(

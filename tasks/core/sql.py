@@ -561,12 +561,6 @@ def drop_role(name: str) -> Composed:
     return SQL("DROP ROLE {}").format(Identifier(name))
 
 
-def become_member(name: str, major: int) -> Composed:
-    """Let this login act as a role that it administers."""
-    options = SQL(" WITH INHERIT TRUE, SET TRUE") if major >= 16 else SQL("")
-    return SQL("GRANT {} TO CURRENT_USER{}").format(Identifier(name), options)
-
-
 def create_database(name: str, options: Sequence[tuple[str, str]]) -> Composed:
     """Create a database from template0, which alone allows another encoding and locale."""
     chosen = SQL(" ").join(SQL("{} {}").format(SQL(key), Literal(value)) for key, value in options)

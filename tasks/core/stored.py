@@ -10,6 +10,7 @@ from psycopg.sql import SQL, Literal
 from tasks.core import sql
 from tasks.core.kinds import RULES
 from tasks.core.manifest import Manifest, Relation, StoredObject
+from tasks.core.owners import owners
 
 
 def describe_file(path: str, file: Path) -> StoredObject:
@@ -23,7 +24,9 @@ SCRIPT_HEAD = """\
 #!/usr/bin/env bash
 # Restores backup set {id} into a new database with nothing but zstd, createdb, pg_restore and psql
 # of PostgreSQL {major} or newer: bash restore.sh NEW
-# Run as a superuser of a server of PostgreSQL {server} or newer, which PGHOST, PGPORT, PGUSER … name.
+# Run as a superuser of a server of PostgreSQL {server} or newer, which PGHOST, PGPORT, PGUSER … name. What the set has of its
+# owners' code (checks, triggers, views, …) runs in sessions of a login that is made for this and dropped at the end: it is a
+# member of the owners and nothing else.
 set -euo pipefail
 cd "$(dirname "$0")"
 NEW=${{1:?name the database to make}}
@@ -37,11 +40,39 @@ export PGCLIENTENCODING=UTF8
 export PGOPTIONS="-c search_path=pg_catalog,pg_temp -c jit=off -c role=none -c default_transaction_read_only=off \
 -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
 -c timezone=UTC -c datestyle=ISO,YMD -c intervalstyle=postgres -c bytea_output=hex -c lc_monetary=C"
-run() {{ psql --no-psqlrc --quiet --output=/dev/null --set=ON_ERROR_STOP=1 --dbname="$1" --file=-; }}
+STRICT=(--no-psqlrc --quiet --set=ON_ERROR_STOP=1)
+LOADER=
+run() {{ psql "${{STRICT[@]}}" --output=/dev/null --dbname="$1" --file=-; }}
+ask() {{ psql "${{STRICT[@]}}" --no-align --tuples-only --set=loader="$LOADER" --dbname="$1" --file=-; }}
+as_loader() {{ if [ "$LOADER" ]; then PGPASSWORD=$SECRET psql --username="$LOADER" "$@"; else psql "$@"; fi; }}
 # A newer pg_restore says what servers before 17 do not know.
-section() {{
-    pg_restore --section="$1" --use-list=schema.list --file=- schema.dump | grep -v '^SET transaction_timeout' |
-        psql --no-psqlrc --quiet --output=/dev/null --set=ON_ERROR_STOP=1 --dbname="$NEW" --file=- "${{@:2}}"
+script() {{ pg_restore --section="$1" --use-list="$2" --file=- schema.dump | grep -v '^SET transaction_timeout'; }}
+section() {{ script "$1" "$2" | as_loader "${{STRICT[@]}}" --output=/dev/null --dbname="$NEW" --file=- "${{@:3}}"; }}
+# Schemas and extensions are made by who runs this: they take rights that owners do not need, and have no code of theirs.
+FRAME='^[0-9]+; [0-9]+ [0-9]+ (SCHEMA|EXTENSION|COMMENT - SCHEMA|COMMENT - EXTENSION|ACL - SCHEMA) '
+random() {{ od -An -N"$1" -tx1 /dev/urandom | tr -d ' \\n'; }}
+make_loader() {{
+    above=$(ask postgres <<< "$1")
+    if [ "$above" ]; then
+        [ "${{BACKUP_LOAD_AS_SUPERUSER-}}" ] && {{ echo "code of $above runs with your rights" >&2; return; }}
+        echo "objects belong to $above, a superuser: their code could do anything to the server while they are loaded;" \\
+            "where whoever may change them is trusted like a superuser, say so: BACKUP_LOAD_AS_SUPERUSER=yes" >&2
+        exit 1
+    fi
+    LOADER=backup_loader_by_hand_$(random 4) SECRET=$(random 18)
+    trap drop_loader EXIT
+    run postgres <<< "SET log_statement = none; SET log_min_duration_statement = -1; SET log_min_error_statement = panic;
+        CREATE ROLE $LOADER LOGIN PASSWORD '$SECRET'"
+    ask postgres <<< "$2" | run postgres
+    [ "$(as_loader "${{STRICT[@]}}" -At --dbname=postgres --command='SELECT session_user')" = "$LOADER" ] || {{
+        echo "login $LOADER, made for this restore, is not let in: allow it in pg_hba.conf (scram-sha-256), and name PGHOST" >&2
+        exit 1
+    }}
+    echo "code of the owners runs as login $LOADER, which is dropped at the end"
+}}
+drop_loader() {{
+    psql "${{STRICT[@]}}" --dbname="$NEW" --command="REASSIGN OWNED BY $LOADER TO CURRENT_USER" 2>/dev/null || true
+    psql "${{STRICT[@]}}" --dbname=postgres --command="DROP ROLE $LOADER" || echo "login $LOADER stays: DROP ROLE $LOADER" >&2
 }}
 rows() {{ zstd --decompress --stdout -- "$@"; }}
 # Leaves out the lines whose first and last numbers a file of runs names.
@@ -55,7 +86,7 @@ but() {{
 most() {{ head -c "$1"; }}
 load() {{
     rows=$1 command=$2
-    said=$(psql --no-psqlrc --set=ON_ERROR_STOP=1 --dbname="$NEW" --command="$command")
+    said=$(as_loader --no-psqlrc --set=ON_ERROR_STOP=1 --dbname="$NEW" --command="$command")
     [ "$said" = "COPY $rows" ] || {{ echo "$command: $said, not $rows rows" >&2; exit 1; }}
 }}
 """
@@ -71,12 +102,18 @@ def restore_script(manifest: Manifest, database_options: Iterable[tuple[str, str
     return "\n".join([
         SCRIPT_HEAD.format(id=manifest.id, major=versions.pg_dump_major, server=versions.server_major),
         f"run postgres <<< {_word(_missing_roles(manifest))}",
+        f"make_loader {_word(_superusers(manifest))} {_word(_memberships(manifest))}",
         f'createdb --template=template0 --owner={_word(manifest.database.owner)} {options} "$NEW"',
         f"rows schema.dump.zst | most {manifest.schema_archive.most_plain_bytes} > schema.dump",
-        "section pre-data --single-transaction",
+        'script pre-data <(grep -E "$FRAME" schema.list) | run "$NEW"',
+        f'LENT=$(ask "$NEW" <<< {_word(_lacking_create(manifest, "GRANT CREATE ON SCHEMA %I TO %I;"))})',
+        f'TAKEN=$(ask "$NEW" <<< {_word(_lacking_create(manifest, "REVOKE CREATE ON SCHEMA %I FROM %I;"))})',
+        'run "$NEW" <<< "$LENT"',
+        'section pre-data <(grep -Ev "$FRAME" schema.list) --single-transaction',
         *(_load_command(relation, manifest.database.encoding, base) for relation in manifest.relations),
-        "section post-data",
-        f'run "$NEW" <<< {_word(_last_statements(manifest))}',
+        "section post-data schema.list",
+        f'as_loader "${{STRICT[@]}}" --output=/dev/null --dbname="$NEW" <<< {_word(_last_statements(manifest))}',
+        'run "$NEW" <<< "$TAKEN"',
         f"echo {_word(_left_to_do(manifest))}",
         "",
     ])  # fmt: skip
@@ -93,6 +130,37 @@ def _missing_roles(manifest: Manifest) -> str:
         "WHERE name NOT IN (SELECT rolname FROM pg_roles) \\gexec"
     )
     return statement.format(SQL(", ").join(map(Literal, names))).as_string()
+
+
+def _superusers(manifest: Manifest) -> str:
+    return SQL("SELECT string_agg(rolname, ', ') FROM pg_roles WHERE rolsuper AND rolname = ANY ({})").format(
+        Literal(sorted(owners(manifest)))
+    ).as_string()  # fmt: skip
+
+
+def _memberships(manifest: Manifest) -> str:
+    """Return what writes the statements that make the login, which psql knows as `loader`, a member of the owners."""
+    return (
+        SQL(
+            "SELECT format('GRANT %I TO %I%s;', rolname, :'loader', CASE WHEN current_setting('server_version_num')::int >= 160000 "
+            "THEN ' WITH INHERIT TRUE, SET TRUE' END) FROM pg_roles WHERE rolname = ANY ({})"
+        )
+        .format(Literal(sorted(owners(manifest))))
+        .as_string()
+    )
+
+
+def _lacking_create(manifest: Manifest, statement: str) -> str:
+    """Return what writes a statement for each schema in which an owner may not create, as it has to for the restore."""
+    schemas = sorted({relation.namespace for relation in manifest.relations})
+    return (
+        SQL(
+            "SELECT format({}, n.nspname, r.rolname) FROM pg_namespace n CROSS JOIN pg_roles r WHERE n.nspname = ANY ({}) "
+            "AND r.rolname = ANY ({}) AND NOT has_schema_privilege(r.oid, n.oid, 'CREATE')"
+        )
+        .format(Literal(statement), Literal(schemas), Literal(sorted(owners(manifest))))
+        .as_string()
+    )
 
 
 def _load_command(relation: Relation, encoding: str, base: Manifest | None) -> str:
@@ -117,7 +185,7 @@ def _last_statements(manifest: Manifest) -> str:
         for view in manifest.views
         if view.materialized and view.populated
     ]
-    return "".join([*sequences, "ANALYZE;\n", *views])
+    return "".join([*sequences, "SET client_min_messages = error;\nANALYZE;\n", *views])
 
 
 def _left_to_do(manifest: Manifest) -> str:

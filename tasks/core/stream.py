@@ -24,7 +24,7 @@ import psycopg
 import zstandard
 from psycopg import pq
 
-from tasks.core import sql
+from tasks.core import login_sql, sql
 from tasks.core.blocks import BaseBlocks, BlockRows, BlockState, Changes, Chosen, find_changes, render_lines, shift_for
 from tasks.core.complaints import QUOTING_CLASSES, forget_rows
 from tasks.core.digest import RowDigest
@@ -194,14 +194,23 @@ def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
     return bool(rows == old == sum(base.counted.rows))
 
 
+def runs_code(server: Server, job: StreamJob) -> bool:
+    """Say whether a query of a relation would run code of its owner; to read it whole would not."""
+    with reading(server, job) as connection:
+        name = {"name": sql.quoted_name(job.schema, job.name)}
+        return bool(connection.execute(login_sql.CODE_WHEN_PLANNED, name).fetchall()[0][0])
+
+
 def _changes(connection: Connection, job: StreamJob, base: BaseBlocks) -> Changes:
     counted = connection.execute(sql.count_rows_by_block(job.schema, job.name, base.counted.shift, base.xmin)).fetchall()
     return find_changes(base.counted, [BlockState(*row) for row in counted])
 
 
 def _count_blocks(connection: Connection, job: StreamJob) -> BlockRows | None:
-    """Count rows by block; other tables than heaps say nothing about where rows lie."""
+    """Count rows by block; other tables than heaps say nothing about where rows lie, and of some a query would run their code."""
     name = {"name": sql.quoted_name(job.schema, job.name)}
+    if connection.execute(login_sql.CODE_WHEN_PLANNED, name).fetchall()[0][0]:
+        return None
     blocks, is_heap = connection.execute(sql.RELATION_BLOCKS, name).fetchall()[0]
     if not is_heap:
         return None

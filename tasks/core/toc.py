@@ -146,6 +146,17 @@ def some_of_list(listing: str, entries: Collection[int]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+# What is about no object of an owner: it has no code, and takes rights on the database that owners do not need.
+FRAME = ("SCHEMA - ", "EXTENSION - ", "COMMENT - SCHEMA ", "COMMENT - EXTENSION ", "ACL - SCHEMA ")
+
+
+def split_list(listing: str) -> tuple[str, str]:
+    """Return a -L list in two: schemas and extensions with what is said about them, and all else."""
+    lines = {line: ENTRY.match(line) for line in listing.split("\n") if line}
+    frame = [line for line, found in lines.items() if found and found["rest"].startswith(FRAME)]
+    return "".join(f"{line}\n" for line in frame), "".join(f"{line}\n" for line in lines if line not in {*frame})
+
+
 def render_list(entries: list[Entry]) -> str:
     """Return the text of a -L list file."""
     return "".join(f"{entry.line}\n" for entry in entries)

@@ -23,6 +23,7 @@ from tenacity import BaseRetrying, wait_none
 from deployments import local
 from deployments.example import create_example
 from deployments.local import LocalS3, LocalServer, wheel_bin
+from deployments.login_blocks import LOGINS
 from tasks import records, sets, sites
 from tasks.core.context import CONTEXT_FILE
 from tests.oracle import State, capture
@@ -47,7 +48,7 @@ OUTBOUND_KEYS = [
 def prepare(server: LocalServer) -> LocalServer:
     """Make the least-privilege roles, with passwords, as an administrator would."""
     server.run_script(PROJECT / "deployments" / "roles.sql")
-    server.allow_login("backup_reader", "backup_restorer")
+    server.allow_backup_logins()
     return server
 
 
@@ -254,9 +255,10 @@ def edit_context(world: World, monkeypatch: pytest.MonkeyPatch, **keys: Any) -> 
 
 
 def delete_blocks(*names: str) -> None:
-    """Delete what a test registered, given as kind/name; what it did not is passed over."""
+    """Delete what a test registered, given as kind/name, connectors with those of their logins; what it did not is passed over."""
+    logins = [f"{name}-{login}" for name in names if name.startswith("sqlalchemy-connector/") for login in LOGINS]
     with get_client(sync_client=True) as client:
-        for name in names:
+        for name in (*names, *logins):
             try:
                 document = Block.load(name)._block_document_id
             except ValueError:

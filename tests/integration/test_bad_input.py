@@ -359,23 +359,33 @@ def test_what_the_target_lacks(needy: World) -> None:
 
     extensions = needy.folder / "share" / "extension"
     path = sql.Literal(f"{extensions.parent}:$system")
-    for login, options in (("no_creator", ""), ("no_role_creator", "CREATEDB"), ("no_member", "CREATEDB CREATEROLE")):
+    for login, options in (("no_creator", ""), ("no_role_creator", "CREATEDB")):
         make_login(needy.target, login, options)
         with needy.target.connect() as connection:
             connection.execute(sql.SQL("ALTER ROLE {} SET extension_control_path = {}").format(sql.Identifier(login), path))
 
+    with needy.target.connect() as connection:
+        # What makes roles and what loads are not to be had.
+        connection.execute("ALTER ROLE backup_roles NOLOGIN; REVOKE consulting_owner FROM backup_loader")
     try:
+        said = as_login(needy, "disaster_recovery", "no_creator")
+        assert 'login "no_creator" may not create databases; restores are the work of login "backup_restorer": use that one' in said
+        said = as_login(needy, "disaster_recovery", "no_role_creator")
+        assert 'login "backup_loader" may not make objects for consulting_owner' in said
+        assert 'GRANT "consulting_owner" TO "backup_loader";' in said
+        with needy.target.connect() as connection:
+            connection.execute("ALTER ROLE backup_restorer NOCREATEDB; GRANT consulting_owner TO backup_loader")
         said = as_login(needy, "disaster_recovery", "no_creator")
         assert 'login "no_creator" may not create databases; run as administrator: ALTER ROLE "no_creator" CREATEDB' in said
         said = as_login(needy, "disaster_recovery", "no_role_creator")
-        assert 'roles auditor are missing and login "no_role_creator" may not create them' in said
+        assert (
+            'roles auditor are missing, login "no_role_creator" may not create them, and there is no login "backup_roles"' in said
+        )
         assert 'CREATE ROLE "auditor" NOLOGIN; GRANT "auditor" TO "no_role_creator";' in said
-        said = as_login(needy, "disaster_recovery", "no_member")
-        assert 'login "no_member" may not make objects for consulting_owner' in said
-        assert 'GRANT "consulting_owner" TO "no_member";' in said
     finally:
+        needy.target.run_script(PROJECT / "deployments" / "roles.sql")
         with needy.target.connect() as connection:
-            connection.execute("DROP ROLE no_creator, no_role_creator, no_member")
+            connection.execute("DROP ROLE no_creator, no_role_creator")
 
 
 # --- the store ----------------------------------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ def test_keys_of_tables_that_may_not_be_read_hold_what_they_might_act_on(world: 
     finally:
         execute(world, "GRANT pg_read_all_data TO backup_restorer")
     assert count(world, "teams", OLD["teams"]) == teams
-    assert 'this login may not look there; GRANT SELECT ON elsewhere.team_performance_history TO "backup_restorer"' in report()
+    assert 'this login may not look there; GRANT SELECT ON elsewhere.team_performance_history TO "backup_loader"' in report()
     clean_up(world)
     assert count(world, "teams", OLD["teams"]) == 0
 

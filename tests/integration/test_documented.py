@@ -46,8 +46,8 @@ ELSEWHERE = {
     "make test": (".ci/run", "make test\n"),
     "pip install --constraint deployments/constraints.txt .": ("Makefile", "--constraint deployments/constraints.txt"),
     # They ask at a terminal, or are the operating system's own.
-    r"psql -d postgres -c '\password backup_reader' -c '\password backup_restorer'": (
-        "tests/integration/conftest.py", "allow_login("),
+    r"psql -d postgres -c '\password backup_reader' -c '\password backup_restorer' -c '\password backup_loader'": (
+        "tests/integration/conftest.py", "allow_backup_logins("),
     "sudo systemctl enable --now prefect-server": (README, "/etc/systemd/system/prefect-server.service"),
     "sudo systemctl enable --now backup-worker": (README, "/etc/systemd/system/backup-worker.service"),
     "python -m deployments.register --notify slack-webhook/operators": ("tests/integration/test_server.py", '"--notify"'),

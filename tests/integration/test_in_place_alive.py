@@ -260,7 +260,7 @@ def test_what_stands_in_the_way_is_told_before_anything_is_touched(world: World)
     with pytest.raises(OperationError, match=r"public.teams has rules"):
         plan(world)
     execute(world, "DROP RULE gone ON teams", "ALTER TABLE teams OWNER TO postgres")
-    with pytest.raises((BadInput, OperationError), match=r'public.teams does not belong to "backup_restorer"'):
+    with pytest.raises((BadInput, OperationError), match=r'public.teams does not belong to "backup_loader"'):
         plan(world)
 
 

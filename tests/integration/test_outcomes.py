@@ -131,7 +131,11 @@ def test_what_belongs_to_a_superuser_is_warned_of_and_refused_to_others(world: W
     assert "warnings" in world.backup()
     with pytest.raises(BadInput, match="belong to postgres, a superuser"):
         world.recover()
+    # Not by a superuser either, unless he says that the owner's code may do what he may.
+    with pytest.raises(BadInput, match="say so: BACKUP_LOAD_AS_SUPERUSER="):
+        world.recover("postgres")
     assert databases(world.target) == set()
+    world.extra["BACKUP_LOAD_AS_SUPERUSER"] = "postgres"
     assert world.recover("postgres").startswith("PASS")
 
 

@@ -123,7 +123,7 @@ def test_a_view_that_fails_stops_no_other_and_fails_the_run(world: World, monkey
     assert "public.mv_gone: it is not there" in said
     assert "public.mv_failing: RaiseException (P0001)" in said
     assert 'public.mv_reading: materialized view "mv_failing" has not been populated' in said
-    assert 'materialized view mv_z_fourth; GRANT its owner TO "backup_restorer"' in said
+    assert 'materialized view mv_z_fourth; GRANT its owner TO "backup_loader"' in said
     assert "refreshed: public.mv_team_statistics; " in said
     assert shown()["mv_team_statistics"]["stale after"] == 0
 
