@@ -18,9 +18,10 @@ from tasks.core.errors import BadInput, UnsafeTarget
 from tasks.core.manifest import DatabaseProperties, Manifest
 from tasks.core.owners import owners
 from tasks.core.servers import Connection, Server, connect, major_of
+from tasks.core.session_room import require_sessions
 from tasks.locks import MAINTENANCE_DATABASE, ContextLock
 from tasks.logins import RESTORER, ROLES, find_loader, find_roles_login
-from tasks.runs import Run, step
+from tasks.runs import Run, jobs, step
 
 # Settings that have files of the server run in every session: a person says so, not a set.
 LOADS_CODE = re.compile(r"\w*(preload_libraries|library_path|control_path)=", re.IGNORECASE)
