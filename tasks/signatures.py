@@ -99,12 +99,15 @@ def sign_set(store: StoreAddress, run: Run, name: SetName, *, named: bool) -> bo
     # It was another that was decoded, if somebody wrote it meanwhile.
     if parse_manifest(data, where, reading.trust) != manifest or store.opened.read(key) != data:
         raise OperationError(f"{where}: its manifest became another while it was decoded; find out who writes there")
-    signed = sign_manifest(data, signer)
-    store.opened.replace(key, signed, WARM_CLASS)
-    if store.opened.read(key) != signed:
-        raise OperationError(f"{where}: the manifest read back is another; run again")
+    _replace(store, key, sign_manifest(data, signer))
     get_run_logger().info("%s is signed", where)
     return True
+
+
+def _replace(store: StoreAddress, key: str, data: bytes) -> None:
+    store.opened.replace(key, data, WARM_CLASS)
+    if store.opened.read(key) != data:
+        raise OperationError(f"{store.path(key)}: the manifest read back is another; run again")
 
 
 def _signer_of(store: StoreAddress) -> Signer:

@@ -33,6 +33,7 @@ from tasks.core.manifest import MANIFEST_FILE, sign_manifest
 from tasks.core.signature import Signer, parse_signing_key
 from tests.integration.conftest import CONTEXT, PROJECT, World, databases, delete_blocks, drop_databases, edit_context, new_world
 from tests.integration.test_damage import canonical
+from tests.integration.test_in_place import unlike
 from tests.integration.test_legacy import old_script
 
 long = pytest.mark.long
@@ -343,7 +344,7 @@ def test_nothing_is_restored_from_what_is_not_trusted(world: World, keys: Keys) 
         with pytest.raises(DamagedSet, match="is not signed"):
             world.run(flow, "backup_restorer", server, **more)
     assert databases(world.source) == {world.database} and databases(world.target) == set()
-    assert before.differences(world.state()) == []
+    assert unlike(before, world.state()) == []
     assert "PASS" in world.recover(trust_unsigned=True)
     world.assert_recovered(before)
 
@@ -352,11 +353,11 @@ def test_nothing_is_restored_from_what_is_not_trusted(world: World, keys: Keys) 
     world.extra = keys.both
     into = {"in_place": True, "dry_run": False, "confirm_database": world.database}
     world.run(full_restore, "backup_restorer", trust_unsigned=True, **into)
-    assert before.differences(world.state()) == []
+    assert unlike(before, world.state()) == []
     # What undoes it is signed.
     (safety,) = world.set_folders("safety")
     world.run(full_restore, "backup_restorer", backup=safety.name, **into)
-    assert changed_state.differences(world.state()) == []
+    assert unlike(changed_state, world.state()) == []
 
 
 @pytest.mark.parametrize(
@@ -496,8 +497,9 @@ def test_the_way_to_signed_sets_is_the_documented_one(world: World) -> None:
     words = local.bare_environment() | world.environment(world.source, "backup_reader") | {"KEYS": str(world.folder / "keys")}
     words["PATH"] = f"{Path(sys.executable).parent}:{words['PATH']}"
     ended = subprocess.run(["bash", "-euc", way], cwd=PROJECT, env=words, text=True, capture_output=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "SIGNED: 2 sets signed" in ended.stdout and "PASS: " in ended.stdout
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 0, said
+    assert "SIGNED: 2 sets signed" in said and "PASS: " in said
     world.extra = {"BACKUP_VERIFY_KEY": f"{words['KEYS']}/backup-verify.pem"}
     assert {*states(world).values()} == {"decoded"}
 
