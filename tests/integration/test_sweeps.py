@@ -64,7 +64,7 @@ def test_a_full_whose_manifest_is_lost_is_kept_and_named(stale: World, kept: Kep
     # Put back, it is a set as before, and has its time like any other.
     assert not (stale.store_folder / CONTEXT / "differential" / needing).exists()
     (full / "manifest.json").write_bytes(manifest)
-    assert stale.run(verify_backups, "backup_reader", backup=full.name).startswith("PASS")
+    assert states(stale)["full 0"] == "stored"
     prune(stale)
     prune(stale)
     assert not full.exists()
@@ -83,7 +83,8 @@ def test_a_full_that_is_needed_is_kept(old: World, needing: str) -> None:
         (differential / "manifest.json").write_text("{")
     else:
         assert f"{full.name}: manifest lost, needed by {differential.name}; it is never pruned" in notes(old)[full.name]
-    for _ in range(3):
+    # The differential itself has its time, and goes with the second.
+    for _ in range(2):
         with later(days=8):
             prune(old)
     assert (full / "data").exists()
