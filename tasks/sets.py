@@ -47,6 +47,8 @@ from tasks.store import ObjectInfo, Store, StoreAddress, persistent
 WARM_CLASS = "STANDARD"
 RECENT = timedelta(days=30)
 STATES = ("drilled", "decoded")
+# What is stored last before the manifest may be there for so long, and no manifest: its run is about to write it.
+ABOUT_TO_COMMIT = timedelta(hours=1)
 
 
 @persistent
@@ -251,7 +253,8 @@ def _lost(
         if one.manifest and one.manifest.base:
             needing[one.manifest.base].append(one.name.id)
     for name, objects in folders.items():
-        left = ["restorable by its restore.sh"] if RESTORE_SCRIPT in objects else []
+        script = objects.get(RESTORE_SCRIPT)
+        left = ["restorable by its restore.sh"] if script and now() - script.modified > ABOUT_TO_COMMIT else []
         left += [f"needed by {', '.join(needing[name.id])}"] if name.id in needing else []
         if left:
             damage = (

@@ -18,7 +18,7 @@ from flows.backup import daily_backup, list_backups
 from flows.recovery import disaster_recovery
 from flows.retention import prune_backups
 from flows.watch import verify_backups
-from tasks import prunings, runs, sites
+from tasks import prunings, runs, sets, sites
 from tasks.core import pruning
 from tasks.core.errors import OperationError
 from tasks.core.kinds import now
@@ -45,7 +45,8 @@ FOREIGN = [
 def later(**passed: float) -> Iterator[None]:
     """Let runs begin so much later than now; that no new full came since is what other tests are about."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "now", lambda: now() + timedelta(**passed))
+        for module in (runs, sets):
+            patch.setattr(module, "now", lambda: now() + timedelta(**passed))
         patch.setattr(pruning, "SLACK", pruning.SLACK + timedelta(**passed))
         yield
 

@@ -39,6 +39,15 @@ def sets(world: World, kind: str = "daily") -> list[Path]:
     return [path for path in world.set_folders(kind) if path.is_dir()]
 
 
+def lose(folder: Path, *names: str) -> None:
+    """Delete files of a set that was stored some hours ago."""
+    for name in ("manifest.json", *names):
+        (folder / name).unlink()
+    if "restore.sh" not in names:
+        stamp = (now() - timedelta(hours=2)).timestamp()
+        os.utime(folder / "restore.sh", (stamp, stamp))
+
+
 @pytest.fixture
 def stale(old: World) -> Iterator[World]:
     """The same, when a new full came now and everything else had its time: what is deleted is deleted for good reason."""
@@ -52,7 +61,7 @@ def stale(old: World) -> Iterator[World]:
 def test_a_full_whose_manifest_is_lost_is_kept_and_named(stale: World, kept: Kept) -> None:
     full, needing = sets(stale)[0], sets(stale, "differential")[0].name
     manifest = (full / "manifest.json").read_bytes()
-    (full / "manifest.json").unlink()
+    lose(full)
     there = {path: path.read_bytes() for path in full.rglob("*") if path.is_file()}
     for _ in range(3):
         prune(stale)
@@ -64,7 +73,7 @@ def test_a_full_whose_manifest_is_lost_is_kept_and_named(stale: World, kept: Kep
     # Put back, it is a set as before, and has its time like any other.
     assert not (stale.store_folder / CONTEXT / "differential" / needing).exists()
     (full / "manifest.json").write_bytes(manifest)
-    assert stale.run(verify_backups, "backup_reader", backup=full.name).startswith("PASS")
+    assert states(stale)["full 0"] == "stored"
     prune(stale)
     prune(stale)
     assert not full.exists()
@@ -73,8 +82,7 @@ def test_a_full_whose_manifest_is_lost_is_kept_and_named(stale: World, kept: Kep
 @pytest.mark.parametrize("needing", ["a set", pytest.param("an expired set", marks=long), pytest.param("one unread", marks=long)])
 def test_a_full_that_is_needed_is_kept(old: World, needing: str) -> None:
     full, differential = sets(old)[1], sets(old, "differential")[1]
-    for name in ("manifest.json", "restore.sh"):
-        (full / name).unlink()
+    lose(full, "restore.sh")
     if needing == "an expired set":
         (differential / "manifest.json").rename(differential / "expired.json")
         # It was made a set again, as it were, and pinned.
@@ -83,7 +91,8 @@ def test_a_full_that_is_needed_is_kept(old: World, needing: str) -> None:
         (differential / "manifest.json").write_text("{")
     else:
         assert f"{full.name}: manifest lost, needed by {differential.name}; it is never pruned" in notes(old)[full.name]
-    for _ in range(3):
+    # The differential itself has its time, and goes with the second.
+    for _ in range(2):
         with later(days=8):
             prune(old)
     assert (full / "data").exists()
@@ -93,8 +102,7 @@ def test_a_full_that_is_needed_is_kept(old: World, needing: str) -> None:
 def test_what_nothing_speaks_for_goes_in_two_steps(old: World) -> None:
     full, differential = sets(old)[0], sets(old, "differential")[0]
     shutil.rmtree(differential)
-    for name in ("manifest.json", "restore.sh"):
-        (full / name).unlink()
+    lose(full, "restore.sh")
     mark = full / "unfinished.json"
     with later(days=6):
         assert ", 0 swept" in prune(old)
@@ -159,7 +167,7 @@ def test_lost_manifests_in_s3(s3_world: World, s3: LocalS3) -> None:
 @long
 def test_latest_and_the_watch_and_the_report_name_it(old: World) -> None:
     newest = sets(old, "differential")[1]
-    (newest / "manifest.json").unlink()
+    lose(newest)
     with pytest.raises(DamagedSet, match=rf"{newest.name}: manifest lost, restorable by its restore\.sh"):
         old.run(verify_backups, "backup_reader")
     assert "1 newer or equally new sets are damaged" in str(old.run(watch_recovery_point, "backup_reader", refresh=False))
@@ -171,6 +179,14 @@ def test_latest_and_the_watch_and_the_report_name_it(old: World) -> None:
         for _ in range(2):
             prune(old)
     assert states(old)["full 0"] == "stored"
+
+
+def test_a_backup_that_is_about_to_commit_is_no_lost_one(old: World) -> None:
+    newest = sets(old, "differential")[1]
+    lose(newest)
+    (newest / "restore.sh").touch()
+    assert states(old)["differential 3"] == "unfinished"
+    assert str(old.run(verify_backups, "backup_reader")).startswith("PASS")
 
 
 @long
