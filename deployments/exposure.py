@@ -16,6 +16,7 @@ from prefect.settings import (
     PREFECT_API_KEY,
     PREFECT_API_URL,
     PREFECT_CLIENT_CUSTOM_HEADERS,
+    PREFECT_CLIENT_MAX_RETRIES,
     temporary_settings,
 )
 from psycopg import pq
@@ -60,7 +61,10 @@ def is_open_api(url: str) -> bool:
     Raises:
         httpx.HTTPError: it cannot be asked.
     """
+    # A server whose database is busy is asked again; where there may be none, it is not.
+    retries = {} if url == PREFECT_API_URL.value() else {PREFECT_CLIENT_MAX_RETRIES: 0}
     bare: dict[Any, Any] = {
+        **retries,
         PREFECT_API_URL: url,
         PREFECT_API_KEY: None,
         PREFECT_API_AUTH_STRING: None,

@@ -101,21 +101,19 @@ def make_kit(folder: Path, context_name: str) -> tuple[Kit, str]:
 
 
 def require_kit_folder(folder: Path, context: str) -> None:
-    """Make a folder for a kit, 0700, or make sure that it is one's.
+    """Make sure that a folder is a kit's, or empty, or not there.
 
     Raises:
         BadInput: other things are in it, or the kit of another context; or this is not the folder of this project.
     """
     if absent := [path for path in (*FILES, *COPIES.values()) if not (PROJECT / path).is_file()]:
         raise BadInput(f"{PROJECT} has no {', '.join(absent)}; make the kit in the folder of this project")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     mark = folder / KIT_FILE
     found = parse_kit(mark.read_bytes()) if mark.is_file() else None
-    if found is None and any(folder.iterdir()):
+    if found is None and folder.exists() and any(folder.iterdir()):
         raise BadInput(f"folder {folder} is not empty, and no kit; name a new or empty one, or that of an earlier kit")
     if found and found.context != context:
         raise BadInput(f"folder {folder} has the kit of {found.context}; name another for that of {context}")
-    folder.chmod(0o700)
 
 
 def restore_script_of(address: StoreAddress, manifest: Manifest) -> bytes:
@@ -206,7 +204,12 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def write_kit(folder: Path, files: Mapping[str, bytes], kit: Kit) -> None:
-    """Replace a kit's files one by one, its mark last; in a new folder also first, so that what is left half done is known."""
+    """Make the folder, 0700, and replace a kit's files one by one, the mark last.
+
+    In a new folder it is also written first, so that what is left half done is known as a kit.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
     mark = render_kit(kit)
     if not (folder / KIT_FILE).exists():
         replace_file(folder / KIT_FILE, mark)

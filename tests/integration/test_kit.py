@@ -112,7 +112,7 @@ def make_aws(folder: Path, store: dict[str, str]) -> None:
     folder.mkdir()
     program = folder / "aws"
     program.write_text(f"""#!{sys.executable}
-import os, sys
+import boto3, sys
 from pathlib import Path
 assert sys.argv[1:4] == ["s3", "cp", "--recursive"], sys.argv
 bucket, _, prefix = sys.argv[4].removeprefix("s3://").partition("/")
@@ -179,7 +179,7 @@ def test_what_is_no_kit_stays_as_it_is(world: World) -> None:
     none = make_kit(world, kit)
     assert none.returncode == 1 and 'no backup set of context "bc-004"' in none.stderr
     world.backup()
-    kit.mkdir(exist_ok=True)
+    kit.mkdir()
     (kit / "diary.txt").write_text("mine")
     refused = make_kit(world, kit)
     assert refused.returncode == 1 and "is not empty, and no kit" in refused.stderr

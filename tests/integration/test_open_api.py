@@ -163,7 +163,7 @@ def test_ours_works_with_the_login(closed: Closed) -> None:
     heard = {"event": {"prefix": ["prefect.flow-run."]}}
     assert closed.post("events/filter", filter=heard)["total"] > 0
     log = (closed.folder / "worker.log").read_text()
-    assert "401" not in log and LOGIN not in log
+    assert "Unauthorized" not in log and LOGIN not in log
 
 
 A11 = {"dry_run": False, "confirm_database": DATABASE}

@@ -75,9 +75,10 @@ def recorded(source: LocalServer, target: LocalServer) -> Iterator[Recorded]:
         it = Recorded(new_world(source, target, api, folder), own)
         it.execute(
             "SET session_replication_role = replica",
-            f"UPDATE teams SET id = '{KEY}', name = '{CONTENT}', purpose = '{CONTENT}' WHERE id = (SELECT min(team_id::text)::uuid "
-            "FROM team_members m WHERE NOT EXISTS (SELECT FROM team_leaders l WHERE l.team_id = m.team_id))",
+            f"UPDATE teams SET id = '{KEY}', name = '{CONTENT}', purpose = '{CONTENT}' "
+            "WHERE id = (SELECT min(id::text)::uuid FROM teams)",
             f"UPDATE team_members SET team_id = '{KEY}', role = '{CONTENT}' WHERE team_id NOT IN (SELECT id FROM teams)",
+            f"UPDATE team_leaders SET team_id = '{KEY}' WHERE team_id NOT IN (SELECT id FROM teams)",
             # A key of its own that its rows violate; and one to another context that they will violate.
             f"UPDATE team_leaders SET member_id = '{KEY}' WHERE id = (SELECT min(id::text)::uuid FROM team_leaders)",
             f"CREATE UNIQUE INDEX only_once ON teams ((name || coalesce(purpose, ''))) WHERE name = '{CONTENT}'",
