@@ -1,9 +1,9 @@
 """Whether the -L list of a set restores everything that its manifest names.
 
 Not looked for, because no entry of the list is theirs alone: CHECK and NOT NULL constraints, which are made with their table;
-indexes of constraints; triggers, which a partition gets from its table; the schema `public`, and what PostgreSQL or an
-extension brings with it; defaults, privileges and comments; foreign keys to other contexts, which are made from the manifest;
-and what the manifest says is left out.
+indexes of constraints; triggers, which a partition gets from its table; the rule of a view, which is an entry only where views
+and what they need go in a circle; the schema `public`, and what PostgreSQL or an extension brings with it; defaults, privileges
+and comments; foreign keys to other contexts, which are made from the manifest; and what the manifest says is left out.
 """
 
 import re

@@ -73,7 +73,8 @@ CREATE TRIGGER statement AFTER INSERT ON divided EXECUTE FUNCTION touch();
 CREATE TABLE "divided eu" PARTITION OF divided FOR VALUES IN ('eu') PARTITION BY RANGE (at);
 CREATE TABLE "divided eu 2024" PARTITION OF "divided eu" FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
 CREATE TABLE helpers.divided_us PARTITION OF divided FOR VALUES IN ('us');
-CREATE TABLE divided_rest (v int, at date NOT NULL, region text NOT NULL, id bigint NOT NULL, team int, CHECK (v > 0),
+CREATE TABLE divided_rest (v int, at date NOT NULL, region text NOT NULL, id bigint NOT NULL, team int,
+    CONSTRAINT divided_v_check CHECK (v > 0),
     PRIMARY KEY (id, region, at));
 CREATE INDEX rest_v ON divided_rest (v);
 ALTER TABLE divided ATTACH PARTITION divided_rest DEFAULT;

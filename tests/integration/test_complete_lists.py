@@ -161,7 +161,9 @@ def assert_every_entry_counts(folder: Path, spared: Iterable[str] = ()) -> None:
     """Assert that a set is whole, and is not without any one of the entries that its list has."""
     manifest, listing = read_set(folder)
     assert unlisted_objects(manifest, listing) == []
-    missed = list[str]()
+    # Made with their tables, but where rows may violate them; a view's rule is an entry of its own where views need each other.
+    unproven = [f" {i.name} " for i in manifest.inventory if i.kind == "constraint" and i.state.startswith("NOT NULL")]
+    spared, missed = [*spared, *unproven, " _RETURN "], list[str]()
     for entry in parse_list(listing):
         counts = entry.rest.startswith(tuple(f"{kind} " for kind in KINDS)) and not OTHER_KINDS.match(entry.rest)
         if counts and not unlisted_objects(manifest, listing.replace(f"{entry.line}\n", "")):
