@@ -110,6 +110,9 @@ def hostile(any_version: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
     world = any_version
     with world.connect() as connection:
         connection.execute("CREATE SCHEMA private; CREATE TABLE private.secrets AS SELECT 1; ALTER ROLE backup_reader BYPASSRLS")
+        # Its workers call code of index expressions too, as the owner of the table: that is PostgreSQL's own business.
+        connection.execute("ALTER SYSTEM SET autovacuum = off")
+        connection.execute("SELECT pg_reload_conf()")
     with psycopg.connect(world.source.conninfo(DATABASE, "backup_loader"), autocommit=True) as owner:
         owner.execute("SET ROLE consulting_owner; SET search_path = public")
         owner.execute(ATTEMPTS)
@@ -122,6 +125,7 @@ def hostile(any_version: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
     yield world
     with world.source.connect() as connection:
         connection.execute("ALTER ROLE backup_reader NOBYPASSRLS")
+        connection.execute("ALTER SYSTEM RESET autovacuum")
 
 
 def damage(world: World, *statements: str) -> None:
@@ -145,7 +149,7 @@ LIVE: dict[str, Any] = {"dry_run": False, "confirm_database": DATABASE}
 
 @pytest.mark.long
 @pytest.mark.every_variant
-@pytest.mark.parametrize("any_version", [18, 16, 15], indirect=True)
+@pytest.mark.parametrize("any_version", [15, 16, 18], indirect=True)
 def test_code_of_the_owner_gets_no_more_than_his_rights(hostile: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world, log, seen = hostile, Log(hostile.source), dict[str, set[str]]()
 
