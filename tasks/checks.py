@@ -97,7 +97,7 @@ def _without(context: Context, missing: Iterable[str]) -> Context:
 def _run(connection: Connection, check: Check, path: str | None = None) -> Finding:
     """Run a check; one that people wrote under the path of the source, if it does not name everything with its schema."""
     for relation in check.needs:
-        if not catalogue.is_there(connection, relation):
+        if not catalogue.is_there(connection, relation, path):
             return Finding(check.name, check.severity, Verdict.NOT_RUN, note=f"{relation} of another context is not here")
     started = time.monotonic()
     try:
