@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -19,6 +20,7 @@ from tasks.core.context import Context
 from tasks.core.errors import BadInput
 from tasks.core.manifest import DatabaseProperties, ForeignKey, InventoryItem, Role, Sequence, View
 from tasks.core.servers import Connection
+from tasks.core.source_path import source_path
 
 CLASSES = ["pg_class", "pg_proc", "pg_type", "pg_namespace", "pg_extension", "pg_publication_rel", "pg_rewrite"]
 FINGERPRINT_KINDS = frozenset({"table", "partitioned table", "type"})
@@ -117,9 +119,10 @@ def read_views(connection: Connection, context: Context) -> dict[int, tuple[View
     return {oid: (views[oid], frozenset(reads[oid])) for oid in TopologicalSorter(reads).static_order()}
 
 
-def is_there(connection: Connection, name: str) -> bool:
-    """Say whether there is a relation of this name, written as SQL writes it."""
-    return bool(connection.execute(sql.RELATION_IS_THERE, {"name": name}).fetchall()[0][0])
+def is_there(connection: Connection, name: str, path: str | None = None) -> bool:
+    """Say whether there is a relation of this name, written as SQL writes it; what people wrote is looked up on another path."""
+    with source_path(connection, path) if path else nullcontext():
+        return bool(connection.execute(sql.RELATION_IS_THERE, {"name": name}).fetchall()[0][0])
 
 
 def present(connection: Connection, context: Context) -> Context:

@@ -186,7 +186,7 @@ def _run(connection: Connection, check: Check, path: str | None = None, *, raise
     started = time.monotonic()
     try:
         with connection.transaction():
-            if missing := [relation for relation in check.needs if not catalogue.is_there(connection, relation)]:
+            if missing := [relation for relation in check.needs if not catalogue.is_there(connection, relation, path)]:
                 return Finding(check.name, check.severity, Verdict.NOT_RUN, note=f"{missing[0]} of another context is not here")
             count, sample = offending(connection, check.query, path)
     except psycopg.Error as error:

@@ -114,4 +114,8 @@ def concerned_checks(merge: Merge) -> list[Check]:
     written = merge.names | {name for one in merge.tables for name in lineage(merge.members, one.member)}
     words = re.compile(rf"\b(?:{'|'.join(re.escape(name.partition('.')[2]) for name in written)})\b")
     checks = parse_checks(merge.site.files.get(CHECKS_FILE, ""), f"{merge.site.context.name}/{CHECKS_FILE}")
-    return [one for one in checks if words.search(one.query) and all(is_there(merge.connection, needed) for needed in one.needs)]
+    path = read_source_path(merge.connection, merge.site.context.namespace)
+    return [
+        one for one in checks
+        if words.search(one.query) and all(is_there(merge.connection, needed, path) for needed in one.needs)
+    ]  # fmt: skip

@@ -760,7 +760,7 @@ WITHOUT_PARTITIONS = SQL(
        WHERE c.relkind = 'p' AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) ORDER BY 1"""
 )
 TYPE_IS_THERE = SQL("SELECT to_regtype(%(name)s) IS NOT NULL")
-RELATION_IS_THERE = SQL("SELECT to_regclass(%(name)s) IS NOT NULL")
+RELATION_IS_THERE = SQL("SELECT pg_catalog.to_regclass(%(name)s) IS NOT NULL")
 
 
 @under_source_path
