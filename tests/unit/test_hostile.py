@@ -28,10 +28,9 @@ from tasks.core.programs import Program, unsafe_programs
 from tasks.core.records import parse_record
 from tasks.core.report import local_time
 from tasks.core.sources import RowSource, digest_sources
-from tasks.core.spelling import TYPE, foreign_key_of, is_qualified
+from tasks.core.spelling import PRIMARY_KEY, TYPE, foreign_key_of, is_qualified
 from tasks.core.stored import restore_script
 from tasks.core.unpacking import blocks_of
-from tasks.side_by_side import PRIMARY_KEY
 from tests.hostile import HOSTILE, Place, at, canonical, leaves, replaced
 from tests.unit import samples
 
