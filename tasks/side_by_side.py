@@ -1,6 +1,5 @@
 """One table of a set under another name beside the live one: nothing that is there is touched."""
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from tasks.core.errors import BadInput, DamagedSet, RestoreDiffers
 from tasks.core.manifest import TABLES, Manifest, Relation
 from tasks.core.merge import Beside, Keys, name_beside, tables_named
 from tasks.core.servers import Connection, connect, major_of
+from tasks.core.spelling import ANY_NAME, PRIMARY_KEY
 from tasks.core.stream import digest_relation
 from tasks.core.toc import plain_name
 from tasks.merge_choice import read_condition
@@ -23,9 +23,6 @@ from tasks.runs import Run, step
 from tasks.sets import StagedSet
 from tasks.sites import Site
 from tasks.tables import differences, load_rows, reading_job
-
-NAME = re.compile(r'"(?:[^"]|"")++"|[^", ()]++')
-PRIMARY_KEY = re.compile(rf"PRIMARY KEY \((?P<columns>(?:{NAME.pattern}|, )++)\)")
 
 
 @step(name="restore {table} beside")
@@ -89,7 +86,7 @@ def _primary_key(manifest: Manifest, relation: Relation) -> list[str]:
     """Return the columns of a relation's primary key."""
     for item in manifest.inventory:
         if item.kind == "constraint" and plain_name(item.parent) == relation.qualified and (key := PRIMARY_KEY.match(item.state)):
-            columns = [sql.unquoted(one) for one in NAME.findall(key["columns"])]
+            columns = [sql.unquoted(one) for one in ANY_NAME.findall(key["columns"])]
             # One that is computed is not among the set's rows.
             return columns if set(columns) <= set(relation.columns) else []
     return []

@@ -247,8 +247,8 @@ class InventoryItem(_Record):
 class Incarnation(_Record):
     """One uninterrupted life of one server at one address, as the server itself says it."""
 
-    started: str = Field(description="when its postmaster started: UTC, to the microsecond")
-    address: str = Field(description="where it was reached: its own address, or `local socket`, and its port")
+    started: Label = Field(description="when its postmaster started: UTC, to the microsecond")
+    address: Label = Field(description="where it was reached: its own address, or `local socket`, and its port")
 
 
 class Snapshot(_Record):
@@ -270,8 +270,8 @@ class SetAside(_Record):
     """
 
     why: str
-    since: int
-    before: int | None = None
+    since: Count
+    before: Count | None = None
     by_start: bool = Field(default=True, description="whether the starts of the servers tell their sets apart")
 
     def holds(self, number: int) -> bool:
@@ -311,7 +311,9 @@ class Manifest(_Record):
     label: str | None = Field(default=None, description="what an operator called it")
     keep_until: Instant | None = Field(default=None, description="never pruned before")
     only: Scope | None = Field(default=None, description="what it is of, where that is not the whole context")
-    number: int | None = Field(default=None, ge=1, description="1 + the highest of the context when it was taken; older sets: none")
+    number: Count | None = Field(
+        default=None, ge=1, description="1 + the highest of the context when it was taken; older sets: none"
+    )
     aside: SetAside | None = Field(default=None, description="which sets this one found to be of another history")
     losses: list[str] = Field(default=[], description="what makes it suspect: tables that lost too many rows since a good full")
     run: str = Field(pattern=rf"^{RUN_ID.pattern}$")
@@ -460,7 +462,9 @@ def parse_manifest(data: bytes, where: str, trust: Trust | None = None) -> Manif
         trust.require_signed(where)
     if not isinstance(body, dict) or body.get("version") != VERSION:
         body = body if isinstance(body, dict) else {}
-        raise DamagedSet(f"{where}: manifest version {body.get('version')}, this project reads {VERSION}; use a newer release")
+        raise DamagedSet(
+            f"{where}: manifest version {body.get('version')!r:.40}, this project reads {VERSION}; use a newer release"
+        )
     try:
         return Manifest.model_validate(body)
     except ValidationError as error:

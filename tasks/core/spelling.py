@@ -23,6 +23,8 @@ FOREIGN_KEY = re.compile(
     rf"(?: ON UPDATE {_ACTION})?+(?: ON DELETE {_ACTION})?+(?: (?:NOT )?DEFERRABLE)?+(?: INITIALLY (?:DEFERRED|IMMEDIATE))?+"
     r"(?: NOT ENFORCED)?+(?: NOT VALID)?+"
 )
+ANY_NAME = re.compile(r'"(?:[^"]|"")++"|[^", ()]++')
+PRIMARY_KEY = re.compile(rf"PRIMARY KEY \((?P<columns>(?:{ANY_NAME.pattern}|, )++)\)")
 # Facts of an object's state follow each other so.
 NEXT_FACT = " | "
 

@@ -4,10 +4,12 @@ import copy
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,11 @@ from flows.partitions import archive_partitions
 from flows.recovery import disaster_recovery
 from flows.restore import full_restore, restore_cleaned_up
 from flows.watch import verify_backups
-from tasks import partition_archives, set_texts
+from tasks import partition_archives, runs, set_texts
 from tasks.core.errors import BadInput, DamagedSet, OperationError, StoreUnavailable
+from tasks.core.kinds import now
+from tasks.core.programs import Program, Running
+from tasks.runs import Run
 from tasks.store import FolderStore, StoreAddress, open_store
 from tests.hostile import HOSTILE, canonical, leaves, replaced
 from tests.integration.conftest import CONTEXT, DATABASE, TwoSets, World, databases, edit_context
@@ -414,6 +419,23 @@ def test_what_is_packed_unpacks_to_what_the_manifest_says(stored: World, two_set
         with pytest.raises(DamagedSet, match=r"public\.teams: its parts cannot be decompressed"):
             stored.run(verify_backups, "backup_reader", backup=two_sets.newer)
     assert databases(stored.target) == set()
+
+
+# --- programs --------------------------------------------------------------------------------------------------------------
+
+
+def test_programs_that_a_dump_could_command_are_warned_of_once_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
+    monkeypatch.setattr(runs, "get_run_logger", lambda: logging.getLogger("of a run"))
+    old, new = (Program(tmp_path / "pg_restore", 17, version) for version in ("17.5", "17.6"))
+    for _ in range(2):
+        run = Run("f", CONTEXT, "0a1f", now(), tmp_path, Running())
+        for one in (old, new, old):
+            runs.warn_of_unsafe(run, one)
+            runs.warn_of_unsafe(replace(run, id="0a20"), one)
+    said = [record.getMessage() for record in caplog.records if record.name == "of a run"]
+    assert len(said) == 2 and all("install 17.6 or newer" in one for one in said)
 
 
 # --- marks -----------------------------------------------------------------------------------------------------------------

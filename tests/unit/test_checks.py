@@ -36,7 +36,7 @@ def test_the_checks_that_are_shipped() -> None:
     ]  # fmt: skip
     assert [check.name for check in checks if check.severity is Severity.WARNING] == ["violation_team", "violation_user"]
     assert {check.name: check.needs for check in checks if check.needs} == {
-        "policy_scope_user": ("users",), "violation_user": ("users",),
+        "policy_scope_user": ("public.users",), "violation_user": ("public.users",),
     }  # fmt: skip
     for check in checks:
         assert check.about.endswith("."), check.name

@@ -45,7 +45,9 @@ def here(server: str, lsn: int = 1, **more: Any) -> Snapshot:
 def taken(server: str, number: int, lsn: int | None = None, **more: Any) -> Manifest:
     manifest = {name: more.pop(name) for name in ("aside", "kind", "base") if name in more}
     snapshot = here(server, lsn or number, **more)
-    return samples.manifest(id=f"{server}{number}", number=number, snapshot=snapshot, **manifest)
+    # Names as short as these are no ids.
+    named = {"id": f"{server}{number}", **manifest}
+    return samples.manifest(number=number, snapshot=snapshot).model_copy(update=named)
 
 
 def ids(manifests: list[Manifest]) -> str:
@@ -55,7 +57,7 @@ def ids(manifests: list[Manifest]) -> str:
 def old(name: str, hours: float, lsn: str = "0/1", **more: Any) -> Manifest:
     """A set of a release that gave no numbers."""
     snapshot = samples.snapshot(instant=samples.INSTANT + timedelta(hours=hours), lsn=lsn, **more)
-    return samples.manifest(id=name, snapshot=snapshot)
+    return samples.manifest(snapshot=snapshot).model_copy(update={"id": name})
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,7 @@ def test_what_an_adoption_decides(
     number = next_number(sets, after)
     # The next set of that server counts, and finds nothing.
     assert find_dispute(sets, after, server, number) is None
-    later = samples.manifest(id="later", number=number, snapshot=server)
+    later = samples.manifest(number=number, snapshot=server).model_copy(update={"id": "later"})
     assert "later" not in sets_aside([*sets, later], after)
     assert open_disputes([*sets, later], after) == []
 
@@ -246,7 +248,7 @@ def test_a_manifest_of_an_older_release_is_read() -> None:
     older["snapshot"] = {name: value for name, value in body["snapshot"].items() if name not in new[1]}
     read = Manifest.model_validate(older)
     assert (read.number, read.aside, read.snapshot.incarnation) == (None, None, None)
-    whole = taken("P", 3, aside=OPEN)
+    whole = samples.manifest(number=3, aside=OPEN, snapshot=here("P"))
     assert parse_manifest(render_manifest(whole), "here") == whole
 
 

@@ -28,10 +28,9 @@ from tasks.core.programs import Program, unsafe_programs
 from tasks.core.records import parse_record
 from tasks.core.report import local_time
 from tasks.core.sources import RowSource, digest_sources
-from tasks.core.spelling import TYPE, foreign_key_of, is_qualified
+from tasks.core.spelling import PRIMARY_KEY, TYPE, foreign_key_of, is_qualified
 from tasks.core.stored import restore_script
 from tasks.core.unpacking import blocks_of
-from tasks.side_by_side import PRIMARY_KEY
 from tests.hostile import HOSTILE, Place, at, canonical, leaves, replaced
 from tests.unit import samples
 
@@ -328,7 +327,13 @@ def test_programs_that_a_dump_could_command(version: str, is_safe: bool) -> None
 
 STUB = """#!/bin/bash
 cat > /dev/null
-[ "${0##*/}" = psql ] && for word; do case "$word" in --command=*) echo "COPY 3";; esac; done
+[ "${0##*/}" = psql ] && for word; do
+    case "$word" in
+    --username=*) login=${word#--username=} ;;
+    "--command=SELECT session_user") echo "$login" ;;
+    --command=*) echo "COPY 3" ;;
+    esac
+done
 [ "${0##*/}" = pg_restore ] && echo "SELECT 1;"
 exit 0
 """

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -102,7 +103,9 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
 def test_what_was_changed_with_the_right_checksum_is_refused(change: Callable[[dict[str, Any]], object]) -> None:
     body, signature = envelope()["manifest"], envelope()["signature"]
     change(body)
-    assert parse_manifest(rewritten(body, signature=signature), "") != manifest()
+    with suppress(DamagedSet):
+        # Without a key only what does not fit together is refused.
+        assert parse_manifest(rewritten(body, signature=signature), "") != manifest()
     with pytest.raises(UntrustedSet, match=r"^s3://bucket/set: its signature does not fit: it is not what was signed"):
         parse(rewritten(body, signature=signature))
     with pytest.raises(UntrustedSet, match=r"^s3://bucket/set is not signed, and BACKUP_VERIFY_KEY is set; .*trust_unsigned"):
