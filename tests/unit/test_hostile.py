@@ -71,7 +71,7 @@ def field_of(place: Place) -> str:
 
 def use(manifest: Manifest) -> None:
     """Do what a listing and a report do with a manifest."""
-    newest_first([manifest, FULL], lambda one: one.snapshot)
+    newest_first([manifest, FULL], lambda one: one.snapshot, lambda one: one.number)
     for instant in (manifest.snapshot.instant, manifest.finished, *([manifest.keep_until] if manifest.keep_until else [])):
         local_time(instant, manifest.zone)
         before(instant, "30 days", manifest.zone)
