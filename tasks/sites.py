@@ -19,7 +19,7 @@ from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_contex
 from tasks.core.errors import BadInput, OperationError, UnsafeTarget
 from tasks.core.kinds import require_context_name
 from tasks.core.manifest import Scope
-from tasks.core.servers import Server
+from tasks.core.servers import ADDRESS, Server
 from tasks.signing_keys import load_signer, load_trust
 from tasks.store import StoreAddress
 
@@ -261,7 +261,7 @@ def _read_connector(name: str) -> tuple[Server, str | None] | None:
         "host": components.host, "port": components.port, "user": components.username, "password": password,
         **(components.query or {}), **(found.connect_args or {}),
     }  # fmt: skip
-    parameters = {key: str(value) for key, value in given.items() if value is not None}
+    parameters = ADDRESS | {key: str(value) for key, value in given.items() if value is not None}
     if "service" in parameters:
         raise BadInput(f"the connector block {name} names a service of a file; give its host, port and user instead")
     return Server(parameters, f"block sqlalchemy-connector/{name}", name), components.database

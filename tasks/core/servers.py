@@ -98,9 +98,9 @@ class Server:
         """What the environment, and the service file that it names, say of the server; not the address, where it is given."""
         said = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val and o.val != o.compiled}
         others = {keyword: value for keyword, value in said.items() if keyword not in OWN_PARAMETERS}
-        if not self.parameters:
+        if self.parameters.keys().isdisjoint(ADDRESS):
             return others
-        return {keyword: value for keyword, value in others.items() if keyword not in SERVICE} | ADDRESS
+        return {keyword: value for keyword, value in others.items() if keyword not in {*SERVICE, *ADDRESS}}
 
 
 def _escaped(value: str) -> str:
