@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from tasks.core.manifest import MANIFEST_FILE, sign_manifest
 from tasks.core.signature import Signer, parse_signing_key
 from tests.integration.conftest import CONTEXT, PROJECT, World, databases, delete_blocks, drop_databases, edit_context, new_world
 from tests.integration.test_damage import canonical
+from tests.integration.test_in_place import unlike
 from tests.integration.test_legacy import old_script
 
 long = pytest.mark.long
@@ -342,10 +344,20 @@ def test_nothing_is_restored_from_what_is_not_trusted(world: World, keys: Keys) 
         with pytest.raises(DamagedSet, match="is not signed"):
             world.run(flow, "backup_restorer", server, **more)
     assert databases(world.source) == {world.database} and databases(world.target) == set()
-    assert before.differences(world.state()) == []
+    assert unlike(before, world.state()) == []
     assert "PASS" in world.recover(trust_unsigned=True)
     world.assert_recovered(before)
-    world.run(full_restore, "backup_restorer", in_place=True, trust_unsigned=True)
+
+    change_a_team(world, "changed")
+    changed_state = world.state()
+    world.extra = keys.both
+    into = {"in_place": True, "dry_run": False, "confirm_database": world.database}
+    world.run(full_restore, "backup_restorer", trust_unsigned=True, **into)
+    assert unlike(before, world.state()) == []
+    # What undoes it is signed.
+    (safety,) = world.set_folders("safety")
+    world.run(full_restore, "backup_restorer", backup=safety.name, **into)
+    assert unlike(changed_state, world.state()) == []
 
 
 @pytest.mark.parametrize(
@@ -460,7 +472,36 @@ def test_keys_are_changed(world: World, keys: Keys, others: Keys) -> None:
     code, said = sign(world)
     assert code == 0 and "SIGNED: 1 sets signed, 1 were signed already, 0 are not signed" in said
     world.extra = others.both
-    assert verify(world).startswith("PASS") and {*states(world).values()} == {"decoded"}
+    assert verify(world).startswith("PASS") and len({*states(world).values()}) == 1
+
+    # The store moves for good, and its sets are signed anew for the new place.
+    moved = world.store_folder.rename(world.folder / "moved")
+    there, world.store = world.store["BACKUP_STORE"], {"BACKUP_STORE": str(moved)}
+    code, said = sign(world)
+    assert code == 1 and said.count(f"was signed for store {there}, which is another") >= 2
+    world.extra = others.both | {"BACKUP_SIGNED_FOR": there}
+    code, said = sign(world)
+    assert code == 0 and "SIGNED: 2 sets signed, 0 were signed already" in said
+    world.extra = others.both
+    assert verify(world).startswith("PASS")
+
+
+@long
+def test_the_way_to_signed_sets_is_the_documented_one(world: World) -> None:
+    world.backup()
+    world.differential()
+    (way, *others) = re.findall(
+        r"^```sh\n(.*?)^```", (PROJECT / "docs" / "signatures.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert not others
+    words = local.bare_environment() | world.environment(world.source, "backup_reader") | {"KEYS": str(world.folder / "keys")}
+    words["PATH"] = f"{Path(sys.executable).parent}:{words['PATH']}"
+    ended = subprocess.run(["bash", "-euc", way], cwd=PROJECT, env=words, text=True, capture_output=True, check=False)
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 0, said
+    assert "SIGNED: 2 sets signed" in said and "PASS: " in said
+    world.extra = {"BACKUP_VERIFY_KEY": f"{words['KEYS']}/backup-verify.pem"}
+    assert {*states(world).values()} == {"decoded"}
 
 
 @long
@@ -478,7 +519,7 @@ def test_a_local_copy_is_signed_for_the_store(world: World, keys: Keys, monkeypa
     world.backup()
     for manifest in world.store_folder.glob(f"*/daily/*/{MANIFEST_FILE}"):
         assert (copies / manifest.relative_to(world.store_folder)).read_bytes() == manifest.read_bytes()
-    assert "2 looked at; PLANNED" in world.run(prune_backups, "backup_reader")
+    assert world.run(prune_backups, "backup_reader").count("2 looked at") == 2
     main, world.store = str(world.store_folder), {"BACKUP_STORE": str(copies)}
     world.extra = keys.verifying
     with pytest.raises(DamagedSet, match=f"was signed for store {main}"):
