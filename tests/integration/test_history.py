@@ -1,9 +1,11 @@
 """Rows of another history are never taken for those of this one: clones, directories that are put back, restarts, crashes."""
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -44,10 +46,10 @@ from tests.integration.moments import SECONDS
 from tests.integration.test_archive import RESOLVED, ROW, archive, archives, at, reattach
 from tests.integration.test_in_place import ask, execute
 
-long = pytest.mark.long
+pytestmark = pytest.mark.long
 TEAM = "(SELECT min(id::text)::uuid FROM teams)"
-# With asynchronous commit, and a WAL writer that sleeps as long as it may, a crash loses what was committed.
 PERIODS = {"full": "30 days", "differential": "7 days"}
+# With asynchronous commit, and a WAL writer that sleeps as long as it may, a crash loses what was committed.
 ASYNCHRONOUS = {"synchronous_commit": "off", "wal_writer_delay": "10s", "autovacuum": "off"}
 
 
@@ -69,27 +71,24 @@ class Machine:
             yield server
 
     def copy(self, name: str, port: int | None = None) -> "Machine":
-        """Copy the directory of the server, which is off, with owners and all; at this port the copy will be, or at the same."""
+        """Copy the directory of the server, which is off, with owners and all, for a server at another port or at the same."""
         folder = self.folder.with_name(name)
-        _copy(self.folder, folder)
+        subprocess.run(["cp", "-a", self.folder, folder], check=True)
         return Machine(folder, port or self.port, self.bin)
 
     def put_back(self, copy: "Machine") -> None:
         """Put the directory back that was copied."""
         shutil.rmtree(self.folder)
-        _copy(copy.folder, self.folder)
-
-
-def _copy(folder: Path, copy: Path) -> None:
-    subprocess.run(["cp", "-a", folder, copy], check=True)
+        subprocess.run(["cp", "-a", copy.folder, self.folder], check=True)
 
 
 @pytest.fixture(scope="module")
-def installed() -> Iterator[dict[int, Machine]]:
+def installed() -> Iterator["Installed"]:
     """Servers with the example database, off; made when first asked for."""
-    with local.private_folder(local.require_own(Path("/tmp") / f"backup-history-{os.getuid()}", 0o711), "machines") as folder:
-        folder.chmod(0o711)
-        yield Installed(folder)
+    with tempfile.TemporaryDirectory(prefix="backup-test-") as name:
+        # The servers' account has to pass through.
+        Path(name).chmod(0o711)
+        yield Installed(Path(name))
 
 
 class Installed(dict[int, Machine]):
@@ -113,7 +112,7 @@ class Installed(dict[int, Machine]):
 @pytest.fixture
 def machine(installed: Installed, request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A machine of one test, of the version that it names."""
-    made = installed[getattr(request, "param", 18)].copy(f"test-{os.urandom(4).hex()}", local.free_port())
+    made = installed[getattr(request, "param", 18)].copy(f"test-{secrets.token_hex(4)}", local.free_port())
     yield made
     for folder in made.folder.parent.glob(f"{made.folder.name}*"):
         shutil.rmtree(folder)
@@ -192,7 +191,8 @@ def recovered(world: World, **parameters: Any) -> str:
 # A data directory that is put back, a machine that is restarted.
 
 
-@pytest.mark.parametrize("machine", [18, pytest.param(16, marks=long), pytest.param(15, marks=long)], indirect=True)
+@pytest.mark.every_variant
+@pytest.mark.parametrize("machine", [18, 16, 15], indirect=True)
 def test_a_data_directory_that_is_put_back(lab: World, machine: Machine) -> None:
     before = machine.copy(f"{machine.folder.name}-before")
     with living(lab, machine):
@@ -216,7 +216,6 @@ def test_a_data_directory_that_is_put_back(lab: World, machine: Machine) -> None
         assert recovered(lab).startswith("later: ")
 
 
-@long
 def test_a_partition_is_not_dropped_on_the_word_of_another_life(
     lab: World, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +241,7 @@ def test_a_partition_is_not_dropped_on_the_word_of_another_life(
         assert ask(lab, row) == [("real",)]
 
 
-@pytest.mark.parametrize("machine", [16, pytest.param(18, marks=long), pytest.param(15, marks=long)], indirect=True)
+@pytest.mark.parametrize("machine", [16, 18, 15], indirect=True)
 def test_a_restart_between_full_and_differential(lab: World, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with living(lab, machine), monkeypatch.context() as patch:
         # And while the first set was taken, the clocks were 400 days ahead: they say nothing of which is newer.
@@ -280,7 +279,7 @@ def ahead(facts: Any) -> Any:
 # Two servers that write into one store.
 
 
-@pytest.mark.parametrize("machine", [18, pytest.param(16, marks=long)], indirect=True)
+@pytest.mark.parametrize("machine", [18, 16], indirect=True)
 def test_a_copy_that_writes_into_the_same_store(lab: World, machine: Machine) -> None:
     staging = machine.copy(f"{machine.folder.name}-staging", local.free_port())
     with machine.on() as production, staging.on() as copy:
@@ -340,7 +339,6 @@ def test_a_copy_that_writes_into_the_same_store(lab: World, machine: Machine) ->
         assert lab.backup().startswith("STORED")
 
 
-@long
 def test_a_promoted_standby_and_its_former_primary(world: World) -> None:
     with local.postgres(copy_of=world.source, **SETTINGS) as standby:
         world.backup()
@@ -398,7 +396,7 @@ def crash(world: World) -> None:
     wait_for(answers, SECONDS, "recovery")
 
 
-@pytest.mark.parametrize("machine", [18, pytest.param(16, marks=long), pytest.param(15, marks=long)], indirect=True)
+@pytest.mark.parametrize("machine", [18, 16, 15], indirect=True)
 def test_a_set_has_nothing_that_a_crash_could_take_back(lab: World, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with living(lab, machine, **ASYNCHRONOUS):
         with stopped(lab), monkeypatch.context() as patch:
@@ -420,7 +418,7 @@ def test_a_set_has_nothing_that_a_crash_could_take_back(lab: World, machine: Mac
         assert recovered(lab).startswith("real: ")
 
 
-@pytest.mark.parametrize("machine", [16, pytest.param(18, marks=long)], indirect=True)
+@pytest.mark.parametrize("machine", [16, 18], indirect=True)
 def test_a_history_that_forked_in_one_life_is_found_by_the_next_full(
     lab: World, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,7 +448,6 @@ def test_a_history_that_forked_in_one_life_is_found_by_the_next_full(
         assert lab.run(watch_recovery_point, "backup_reader", refresh=False).startswith("PASS")
 
 
-@long
 def test_the_memory_of_a_machine_put_back_is_seen_by_its_log(lab: World, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with living(lab, machine):
         lab.backup()
@@ -469,7 +466,6 @@ def test_the_memory_of_a_machine_put_back_is_seen_by_its_log(lab: World, machine
         assert states(lab)[:2] == ["differential stored", "full stored"]
 
 
-@long
 def test_a_safety_set_of_another_server_undoes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.backup()
     with local.postgres(copy_of=world.source, **SETTINGS) as copy:
@@ -482,7 +478,6 @@ def test_a_safety_set_of_another_server_undoes_nothing(world: World, monkeypatch
     assert purposes(world) == [("changed",)]
 
 
-@long
 def test_the_old_server_taken_back_after_a_recovery_elsewhere(world: World) -> None:
     world.backup()
     world.recover()
