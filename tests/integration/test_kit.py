@@ -94,7 +94,7 @@ def test_recovered_with_kit_and_store_alone(made: World) -> None:
 def test_recovered_with_stock_tools(world: World, request: pytest.FixtureRequest, place: str) -> None:
     if place == "s3":
         request.getfixturevalue("s3_world")
-        make_aws(world.folder / "bin", world.store)
+        make_aws(world.folder / "bin")
     made = request.getfixturevalue("made")
     before, kit = made.state(), made.folder / "kit"
     lose_everything(made)
@@ -107,7 +107,7 @@ def test_recovered_with_stock_tools(world: World, request: pytest.FixtureRequest
     assert before.differences(after, ignore_foreign_keys=OUTBOUND_KEYS, views="recomputed") == []
 
 
-def make_aws(folder: Path, store: dict[str, str]) -> None:
+def make_aws(folder: Path) -> None:
     """Make a program `aws` that does what the one of Amazon does with `s3 cp --recursive`, and nothing else."""
     folder.mkdir()
     program = folder / "aws"
