@@ -100,6 +100,8 @@ class Readers:
 
     def run(self, check: Check) -> Finding:
         """Run a check that may call code of the tables' owner, as far as some login may."""
+        if absent := _absent(self.own, check):
+            return absent
         reason = self.without_loader
         if self.owners:
             try:
@@ -108,26 +110,28 @@ class Readers:
                 if self.owners is self.own:
                     return _broken(check, message_of(error))
                 reason = message_of(error)
-        code, unread = self._look(check)
+        said, code, unread = self._look(check)
+        if said:
+            return _broken(check, said)
         if not code:
             return _run(self.own, check)
         if unread and self.loader:
             reason = f'GRANT SELECT ON {", ".join(unread)} TO "{self.loader.user}"'
         return _broken(check, f"not run: it calls {', '.join(code[:3])}, code of an owner; {reason}")
 
-    def _look(self, check: Check) -> tuple[list[str], list[str]]:
-        """Return what a check calls besides PostgreSQL's own functions, and what it reads that the loading login may not."""
+    def _look(self, check: Check) -> tuple[str, list[str], list[str]]:
+        """Return what is wrong with a check, what it calls besides PostgreSQL's own, and what the loading login may not read."""
         login = self.loader.user if self.loader else self.own.info.user
         with connect(self.server, self.database, self.title) as connection, connection.transaction(force_rollback=True):
             connection.execute(self.settings)
             if said := complaint_of(connection, login_sql.view_of_check(check.query), prepare=True):
-                return [f"what cannot be said ({said})"], []
+                return said, [], []
             # What is asked of it is asked with nobody's schema on the path.
             connection.execute(login_sql.OWN_PATH)
             code = [row[0] for row in connection.execute(login_sql.CODE_OF_CHECK)]
             read = connection.execute(login_sql.RELATIONS_OF_CHECK, {"login": login}).fetchall()
             code += [f"expressions of {name}" for name, _ in read if _calls(connection, name)]
-            return code, [name for name, may_read in read if not may_read]
+            return "", code, [name for name, may_read in read if not may_read]
 
 
 def _broken(check: Check, note: str, seconds: float = 0.0) -> Finding:
@@ -169,11 +173,17 @@ def _without(context: Context, missing: Iterable[str]) -> Context:
     return context.model_copy(update=present)
 
 
+def _absent(connection: Connection, check: Check) -> Finding | None:
+    """Return why a check is not run: a relation of another context that it needs is not here."""
+    absent = [relation for relation in check.needs if not catalogue.is_there(connection, relation)]
+    note = f"{absent[0]} of another context is not here" if absent else ""
+    return Finding(check.name, check.severity, Verdict.NOT_RUN, note=note) if absent else None
+
+
 def _run(connection: Connection, check: Check, *, raises_denied: bool = False) -> Finding:
     """Run a check; that it may not read something is a finding too, or raised."""
-    for relation in check.needs:
-        if not catalogue.is_there(connection, relation):
-            return Finding(check.name, check.severity, Verdict.NOT_RUN, note=f"{relation} of another context is not here")
+    if absent := _absent(connection, check):
+        return absent
     started = time.monotonic()
     try:
         with connection.transaction():
