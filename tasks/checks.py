@@ -105,6 +105,8 @@ class Readers:
 
     def run(self, check: Check, path: str | None = None) -> Finding:
         """Run a check that may call code of the tables' owner, as far as some login may; one of the file's with its path."""
+        if absent := _absent(self.own, check, path):
+            return absent
         reason = self.without_loader
         if path and check.name in self.unfit:
             return _broken(check, self.unfit[check.name])
@@ -115,15 +117,17 @@ class Readers:
                 if self.owners is self.own:
                     return _broken(check, message_of(error))
                 reason = message_of(error)
-        code, unread = self._look(check)
+        said, code, unread = self._look(check)
+        if said:
+            return _broken(check, said)
         if not code:
             return _run(self.own, check, path)
         if unread and self.loader:
             reason = f'GRANT SELECT ON {", ".join(unread)} TO "{self.loader.user}"'
         return _broken(check, f"not run: it calls {', '.join(code[:3])}, code of an owner; {reason}")
 
-    def _look(self, check: Check) -> tuple[list[str], list[str]]:
-        """Return what a check calls besides PostgreSQL's own functions, and what it reads that the loading login may not."""
+    def _look(self, check: Check) -> tuple[str, list[str], list[str]]:
+        """Return what is wrong with a check, what it calls besides PostgreSQL's own, and what the loading login may not read."""
         login = self.loader.user if self.loader else self.own.info.user
         with connect(self.server, self.database, self.title) as connection, connection.transaction(force_rollback=True):
             connection.execute(self.settings)
@@ -132,11 +136,11 @@ class Readers:
             except psycopg.Error as error:
                 if connection.broken:
                     raise
-                return [f"what cannot be said ({message_of(error)})"], []
+                return message_of(error), [], []
             code = [row[0] for row in connection.execute(login_sql.CODE_OF_CHECK)]
             read = connection.execute(login_sql.RELATIONS_OF_CHECK, {"login": login}).fetchall()
             code += [f"expressions of {name}" for name, _ in read if _calls(connection, name)]
-            return code, [name for name, may_read in read if not may_read]
+            return "", code, [name for name, may_read in read if not may_read]
 
 
 def _broken(check: Check, note: str, seconds: float = 0.0) -> Finding:
@@ -178,16 +182,23 @@ def _without(context: Context, missing: Iterable[str]) -> Context:
     return context.model_copy(update=present)
 
 
+def _absent(connection: Connection, check: Check, path: str | None) -> Finding | None:
+    """Return why a check is not run: a relation of another context that it needs is not here."""
+    absent = [relation for relation in check.needs if not catalogue.is_there(connection, relation, path)]
+    note = f"{absent[0]} of another context is not here" if absent else ""
+    return Finding(check.name, check.severity, Verdict.NOT_RUN, note=note) if absent else None
+
+
 def _run(connection: Connection, check: Check, path: str | None = None, *, raises_denied: bool = False) -> Finding:
     """Run a check; one that people wrote under the path of the source, if it does not name everything with its schema.
 
     That it may not read something is a finding too, or raised.
     """
+    if absent := _absent(connection, check, path):
+        return absent
     started = time.monotonic()
     try:
         with connection.transaction():
-            if missing := [relation for relation in check.needs if not catalogue.is_there(connection, relation, path)]:
-                return Finding(check.name, check.severity, Verdict.NOT_RUN, note=f"{missing[0]} of another context is not here")
             count, sample = offending(connection, check.query, path)
     except psycopg.Error as error:
         if connection.broken or (raises_denied and isinstance(error, psycopg.errors.InsufficientPrivilege)):

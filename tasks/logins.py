@@ -26,6 +26,7 @@ from tasks.sites import Site, login_blocks
 LOADER, ROLES, RESTORER = "backup_loader", "backup_roles", "backup_restorer"
 AS_SUPERUSER = "BACKUP_LOAD_AS_SUPERUSER"
 ROLES_FILE = "psql -d postgres -f deployments/roles.sql"
+LET_IN = "give it a password (\\password {login}), and where that is not the one of this login, set BACKUP_LOADER_PASSWORD"
 
 
 def with_loader(site: Site, run: Run, *, acting: bool = True) -> Site:
@@ -121,7 +122,7 @@ def _choose(connection: Connection, server: Server, run: Run, owners: list[str],
     may_make = bool(connection.execute(login_sql.MAY_GRANT, {"owners": owners}).fetchall()[0][0])
     if may_make:
         sweep_logins(connection)
-    why = f'there is no login "{LOADER}"'
+    why = f'there is no login "{LOADER}": run, as a superuser, {ROLES_FILE}; then {LET_IN.format(login=LOADER)}'
     if is_named or _asked(connection, login_sql.HAS_ROLE, name=LOADER):
         found = _fit(candidates, run, owners)
         if isinstance(found, Server):
@@ -160,10 +161,7 @@ def _fit(candidates: Iterable[Server], run: Run, owners: list[str]) -> Server | 
             with connect(login, MAINTENANCE_DATABASE, run.title) as connection:
                 beyond, lacking = _beyond(connection, owners), _lacking(connection, owners)
         except BadInput as error:
-            said = said or (
-                f"{error}; give it a password (\\password {login.user}), and where it has another than this login, set "
-                f"BACKUP_LOADER_PASSWORD; what it is for: {ROLES_FILE}"
-            )
+            said = said or (f"{error}; {LET_IN.format(login=login.user)} (the login is made by {ROLES_FILE})")
             continue
         if beyond:
             raise BadInput(

@@ -97,7 +97,7 @@ CODE_OF_CHECK = SQL(
        LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid
        LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
        WHERE r.ev_class = 'pg_temp.check_read'::regclass AND c.oid IS DISTINCT FROM r.ev_class AND CASE
-         WHEN c.oid IS NOT NULL THEN c.relkind NOT IN ('r', 'p') OR a.attgenerated = 'v'
+         WHEN c.oid IS NOT NULL THEN c.relkind NOT IN ('r', 'p', 'm') OR a.attgenerated = 'v'
          WHEN t.oid IS NOT NULL THEN t.typtype NOT IN ('b', 'e') ELSE true END
        ORDER BY 1"""
 )

@@ -187,7 +187,7 @@ def test_code_of_the_owner_gets_no_more_than_his_rights(hostile: World, monkeypa
     log.read()
     assert run(full_restore, in_place=True, **LIVE).startswith("RESTORED")
     done("in place", "check", "generated", "materialized view")
-    assert run(refresh_views).startswith("OK") or seen
+    assert "mv_hostile" in run(refresh_views)
     done("refresh", "materialized view")
     world.run(integrity_check, "backup_reader")
     done("integrity check", "view", "materialized view", "index")
