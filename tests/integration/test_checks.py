@@ -312,7 +312,7 @@ def test_without_the_users_what_needs_them_is_not_run(copy: World) -> None:
         connection.execute("DROP TABLE users CASCADE")
     found = {one.check: one for one in check(copy)}
     for name in ("policy_scope_user", "violation_user"):
-        assert (found[name].verdict, found[name].note) == (Verdict.NOT_RUN, "users of another context is not here")
+        assert (found[name].verdict, found[name].note) == (Verdict.NOT_RUN, "public.users of another context is not here")
 
 
 def test_a_database_without_our_tables_is_red(healthy: World) -> None:
