@@ -136,6 +136,75 @@ def closed(source: LocalServer) -> Iterator[Closed]:
         yield it
 
 
+# A server without a login; first, because the one with a login has the database to the end of this file
+
+
+class Outside(FaultyProxy):
+    """A way to a server of the loopback address from other machines, at the same port, as if it listened on 0.0.0.0."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.outside = _address_outside()
+        super().__init__(host, port)
+
+    def _bound(self, port: int) -> socket.socket:
+        self.host = self.outside
+        return super()._bound(port or self.upstream[1])
+
+
+def _address_outside() -> str:
+    found = re.fullmatch(r"http://(.*):1", _from_outside("http://localhost:1"))
+    return found[1] if found else pytest.skip("this machine has no address but the loopback's")
+
+
+@pytest.fixture
+def bare(world: World) -> Iterator[World]:
+    """A world of which nothing is registered; what is, is deleted at the end."""
+    delete_blocks(*NAMES)
+    yield world
+    delete_blocks(*NAMES)
+
+
+def register(world: World, api: str, *words: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+    environment = world.environment(world.source, "backup_reader") | {"PREFECT_API_URL": api, "PGDATABASE": DATABASE}
+    return run(environment | extra, "deployments.register", "--work-pool", "open", *words)
+
+
+def registered_blocks(world: World) -> list[str]:
+    return [one["name"] for one in httpx.post(f"{world.api}/block_documents/filter", json={}).json() if one["name"] == CONTEXT]
+
+
+def test_no_password_goes_to_an_api_that_everybody_reads(bare: World) -> None:
+    port = int(bare.api.removesuffix("/api").rpartition(":")[2])
+    with Outside("127.0.0.1", port) as outside:
+        beyond = f"{outside.url}/api"
+        # It answers others than this machine, by whichever address it is called here.
+        for api in (beyond, bare.api, bare.api.replace("127.0.0.1", "localhost")):
+            refused = register(bare, api)
+            assert refused.returncode == 1
+            assert f"UnsafeTarget: refusing to save passwords: Prefect's API at {beyond} answers without a login" in refused.stderr
+            assert "PREFECT_SERVER_API_AUTH_STRING" in refused.stderr and "--allow-open-api" in refused.stderr
+        assert registered_blocks(bare) == []
+        assert list(bare.store_folder.iterdir()) == []
+        allowed = register(bare, beyond, "--allow-open-api")
+        assert allowed.returncode == 0, allowed.stderr
+        assert f"warning: Prefect's API at {beyond} answers without a login: whoever reaches it" in allowed.stderr
+        looked = register(bare, beyond, "--check")
+        assert looked.stdout.strip().splitlines()[-1] == "nothing differs" or "nobody is told" in looked.stdout
+        assert "warning: Prefect's API" in looked.stderr
+
+
+def test_on_this_machine_alone_it_is_only_said(bare: World) -> None:
+    done = register(bare, bare.api)
+    assert done.returncode == 0, done.stderr
+    assert "every account of this machine can read the passwords" in done.stderr
+    assert CONTEXT in registered_blocks(bare)
+    in_clear = register(bare, bare.api, "--check", AWS_ENDPOINT_URL="http://192.0.2.9:9000", PGSSLMODE="disable")
+    assert "warning" in in_clear.stderr and "192.0.2.9" not in in_clear.stderr
+
+
+# A server with a login
+
+
 def test_who_shows_no_login_is_told_nothing(closed: Closed) -> None:
     for path in ("admin/settings", "admin/version", "openapi.json"):
         assert httpx.get(f"{closed.api}/{path}").status_code in {401, 404}, path
@@ -257,72 +326,6 @@ def test_by_hand_nothing_is_asked_that_was_not(asking: Closed) -> None:
     done = asking.run("flows.restore", "full_restore", "--in-place", "true", "--dry-run", "false", "--confirm-database", DATABASE)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "RESTORED" in done.stdout + done.stderr
-
-
-# A server without a login
-
-
-class Outside(FaultyProxy):
-    """A way to a server of the loopback address from other machines, at the same port, as if it listened on 0.0.0.0."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self.outside = _address_outside()
-        super().__init__(host, port)
-
-    def _bound(self, port: int) -> socket.socket:
-        self.host = self.outside
-        return super()._bound(port or self.upstream[1])
-
-
-def _address_outside() -> str:
-    found = re.fullmatch(r"http://(.*):1", _from_outside("http://localhost:1"))
-    return found[1] if found else pytest.skip("this machine has no address but the loopback's")
-
-
-@pytest.fixture
-def bare(world: World) -> Iterator[World]:
-    """A world of which nothing is registered; what is, is deleted at the end."""
-    delete_blocks(*NAMES)
-    yield world
-    delete_blocks(*NAMES)
-
-
-def register(world: World, api: str, *words: str, **extra: str) -> "subprocess.CompletedProcess[str]":
-    environment = world.environment(world.source, "backup_reader") | {"PREFECT_API_URL": api, "PGDATABASE": DATABASE}
-    return run(environment | extra, "deployments.register", "--work-pool", "open", *words)
-
-
-def registered_blocks(world: World) -> list[str]:
-    return [one["name"] for one in httpx.post(f"{world.api}/block_documents/filter", json={}).json() if one["name"] == CONTEXT]
-
-
-def test_no_password_goes_to_an_api_that_everybody_reads(bare: World) -> None:
-    port = int(bare.api.removesuffix("/api").rpartition(":")[2])
-    with Outside("127.0.0.1", port) as outside:
-        beyond = f"{outside.url}/api"
-        # It answers others than this machine, by whichever address it is called here.
-        for api in (beyond, bare.api, bare.api.replace("127.0.0.1", "localhost")):
-            refused = register(bare, api)
-            assert refused.returncode == 1
-            assert f"UnsafeTarget: refusing to save passwords: Prefect's API at {beyond} answers without a login" in refused.stderr
-            assert "PREFECT_SERVER_API_AUTH_STRING" in refused.stderr and "--allow-open-api" in refused.stderr
-        assert registered_blocks(bare) == []
-        assert list(bare.store_folder.iterdir()) == []
-        allowed = register(bare, beyond, "--allow-open-api")
-        assert allowed.returncode == 0, allowed.stderr
-        assert f"warning: Prefect's API at {beyond} answers without a login: whoever reaches it" in allowed.stderr
-        looked = register(bare, beyond, "--check")
-        assert looked.stdout.strip().splitlines()[-1] == "nothing differs" or "nobody is told" in looked.stdout
-        assert "warning: Prefect's API" in looked.stderr
-
-
-def test_on_this_machine_alone_it_is_only_said(bare: World) -> None:
-    done = register(bare, bare.api)
-    assert done.returncode == 0, done.stderr
-    assert "every account of this machine can read the passwords" in done.stderr
-    assert CONTEXT in registered_blocks(bare)
-    in_clear = register(bare, bare.api, "--check", AWS_ENDPOINT_URL="http://192.0.2.9:9000", PGSSLMODE="disable")
-    assert "warning" in in_clear.stderr and "192.0.2.9" not in in_clear.stderr
 
 
 def test_a_login_in_clear_is_warned_of(closed: Closed) -> None:
