@@ -260,14 +260,15 @@ def find_roles_login(server: Server, run: Run) -> Server | None:
         BadInput: the one that was named is not let in, or may not.
     """
     candidates, is_named = candidates_of(server, "roles", ROLES)
+    refused = BadInput()
     for login in candidates if is_named else [server, *candidates]:
         try:
             with connect(login, MAINTENANCE_DATABASE, run.title) as connection:
                 if _asked(connection, login_sql.MAY_CREATE_ROLES):
                     return login
-        except BadInput:
-            if is_named:
-                raise
+            refused = BadInput(f'login "{login.user}" may not create roles; run: ALTER ROLE "{login.user}" CREATEROLE')
+        except BadInput as error:
+            refused = error
     if is_named:
-        raise BadInput(f'login "{candidates[0].user}" may not create roles; run: ALTER ROLE "{candidates[0].user}" CREATEROLE')
+        raise refused
     return None
