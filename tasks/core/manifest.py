@@ -416,7 +416,9 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         raise DamagedSet(f"{where}: the manifest is not as it was written (its checksum differs); restore another set")
     if not isinstance(body, dict) or body.get("version") != VERSION:
         body = body if isinstance(body, dict) else {}
-        raise DamagedSet(f"{where}: manifest version {body.get('version')}, this project reads {VERSION}; use a newer release")
+        raise DamagedSet(
+            f"{where}: manifest version {body.get('version')!r:.40}, this project reads {VERSION}; use a newer release"
+        )
     try:
         return Manifest.model_validate(body)
     except ValidationError as error:
