@@ -366,7 +366,8 @@ def _newest_first(sets: Iterable[ListedSet]) -> list[ListedSet]:
     """Order sets as their snapshots were taken; unreadable ones last."""
     pairs = [(one, one.manifest) for one in sets if one.manifest]
     unreadable = [one for one in sets if not one.manifest]
-    readable = [one for one, _ in newest_first(pairs, lambda pair: pair[1].snapshot, lambda pair: pair[1].number)]
+    ordered = newest_first(pairs, lambda pair: pair[1].snapshot, lambda pair: pair[1].number, lambda pair: bool(pair[0].aside))
+    readable = [one for one, _ in ordered]
     return readable + sorted(unreadable, key=lambda one: one.name.id, reverse=True)
 
 

@@ -11,15 +11,19 @@ T = TypeVar("T")
 Key = tuple[float, ...]
 
 
-def newest_first(items: Iterable[T], snapshot_of: Callable[[T], Snapshot], number_of: Callable[[T], int | None]) -> list[T]:
+def newest_first(
+    items: Iterable[T], snapshot_of: Callable[[T], Snapshot], number_of: Callable[[T], int | None],
+    is_aside: Callable[[T], bool] = lambda _: False,
+) -> list[T]:  # fmt: skip
     """Order by LSN within one life of one server (system identifier, timeline, incarnation), across lives by number.
 
+    Those that are set aside are of another life, whatever they say of themselves: a server that was put back is behind them.
     Sets of older releases have no number: they come after all others, across clusters and timelines by their instants.
     """
     numbered, old = defaultdict[object, list[T]](list), defaultdict[object, list[T]](list)
     for item in items:
         snapshot = snapshot_of(item)
-        line = snapshot.system_identifier, snapshot.timeline, snapshot.incarnation
+        line = snapshot.system_identifier, snapshot.timeline, snapshot.incarnation, is_aside(item)
         (old if number_of(item) is None else numbered)[line].append(item)
 
     def place(item: T) -> Key:

@@ -83,6 +83,12 @@ def test_which_set_is_newer(sets: list[Manifest], said: str) -> None:
     assert ids(sets) == ids(sets[::-1]) == said
 
 
+def test_a_set_that_was_set_aside_is_not_the_newest_for_being_further_on() -> None:
+    sets = [taken("P", 1), taken("P", 2, lsn=0x900), taken("P", 3, lsn=3), taken("P", 4, lsn=4)]
+    found = newest_first(sets, lambda one: one.snapshot, lambda one: one.number, lambda one: one.number == 2)
+    assert [one.id for one in found] == ["P4", "P3", "P2", "P1"]
+
+
 P1, P2, S2, P3, S3, R2 = (
     taken("P", 1), taken("P", 2), taken("S", 2, lsn=0x900), taken("P", 3), taken("S", 3, lsn=0x901), taken("R", 2),
 )  # fmt: skip
