@@ -17,7 +17,7 @@ from psycopg import IsolationLevel
 from psycopg.sql import Composed
 
 from tasks import catalogue
-from tasks.catalogue import Members
+from tasks.catalogue import Member, Members
 from tasks.core import login_sql, sql
 from tasks.core.checks import CHECKS_FILE, Check, Finding, Severity, Verdict, judge, parse_checks, summary
 from tasks.core.compare import missing_objects
@@ -317,12 +317,14 @@ def _losses(
         there = {(key.table, key.name) for key in catalogue.read_outbound_keys(connection, members)}
         lost += [f"foreign key {key.name} of {key.table}" for key in manifest.outbound_keys if (key.table, key.name) not in there]
         places = {one.qualified: sql.quoted_name(one.schema, one.name) for one in members.holding_rows}
-        unknown = [] if loader else [name for name, place in places.items() if _calls(connection, place)]
-        counted = {} if loader else _counted(connection, members, unknown)
-    if loader:
+        # To count these runs code of their owner, which is for the login that loads.
+        calling = [one for one in members.holding_rows if _calls(connection, places[one.qualified])]
+        counted = _counted(connection, [one for one in members.holding_rows if one not in calling])
+    if calling and loader:
         with connect(loader, database, run.title) as connection, _one_snapshot(connection):
             connection.execute(sql.limit_statements(timeout_seconds))
-            counted = _counted(connection, members, unknown)
+            counted |= _counted(connection, calling)
+    unknown = [] if loader else [one.qualified for one in calling]
     known = [one for one in manifest.relations if one.qualified not in unknown]
     before = [(one.qualified, max(one.rows - cleaned.get(one.qualified, 0), 0)) for one in known]
     return lost, list(lost_rows(before, counted, context.max_row_loss)), unknown
@@ -333,9 +335,8 @@ def _calls(connection: Connection, name: str) -> bool:
     return bool(connection.execute(login_sql.CODE_WHEN_PLANNED, {"name": name}).fetchall()[0][0])
 
 
-def _counted(connection: Connection, members: Members, but: Collection[str]) -> dict[str, int]:
-    counting = [one for one in members.holding_rows if one.qualified not in but]
-    return {one.qualified: connection.execute(sql.count_rows(one.schema, one.name)).fetchall()[0][0] for one in counting}
+def _counted(connection: Connection, relations: Iterable[Member]) -> dict[str, int]:
+    return {one.qualified: connection.execute(sql.count_rows(one.schema, one.name)).fetchall()[0][0] for one in relations}
 
 
 def frame(findings: Iterable[Finding]) -> "pd.DataFrame":
