@@ -424,7 +424,7 @@ def test_a_rule_that_cannot_be_followed_stops_no_other(
 def test_who_may_not_delete_is_told(world: World) -> None:
     before = world.state()
     world.extra["BACKUP_LOADER_USER"] = "backup_reader"
-    with pytest.raises(OperationError, match='"backup_reader".* member of pg_read_all_data'):
+    with pytest.raises(OperationError, match=r'"backup_reader".* member of pg_read_all_data'):
         world.run(clean_up_old_data, "backup_reader")
     assert before.differences(world.state()) == []
 

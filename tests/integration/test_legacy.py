@@ -52,7 +52,7 @@ def test_a_file_of_the_old_script(world: World) -> None:
         assert rows(world, NAME, table) == expected
     report = newest_report(world)
     for expected in (
-        "every partition of policy_violations: none of its rows are in the file", "view mv_team_statistics of the context",
+        "every partition of public.policy_violations: none of its rows are in the file", "view mv_team_statistics of the context",
         "row counts and digests", "CREATE TRIGGER", "trigger ", "public.users",
     ):  # fmt: skip
         assert expected in report, report

@@ -29,7 +29,7 @@ def server_of(server: LocalServer, user: str) -> Server:
 @contextmanager
 def a_run(folder: Path) -> Iterator[Run]:
     with ExitStack() as until_end, disable_run_logger():
-        yield Run("test", CONTEXT, "3f9c", datetime.now(UTC), folder, Running(), until_end)
+        yield Run("test", CONTEXT, "3f9c", datetime.now(UTC), folder, Running(), until_end=until_end)
 
 
 def find(server: LocalServer, folder: Path, user: str = "backup_restorer", *owners: str, **how: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
 import psycopg
@@ -34,7 +35,9 @@ def assert_kept_for_inspection(world: World) -> None:
     assert DATABASE not in left
     assert len(left) == 1
     assert newest_report(world).startswith("FAIL")
-    world.backup()
+    # Where a digest was tampered with, the next full finds that the history forked, and says so once it is stored.
+    with suppress(OperationError):
+        world.backup()
     assert world.recover().startswith("PASS")
     assert databases(world.target) == left | {DATABASE}
 
