@@ -86,11 +86,11 @@ class Members:
         }
 
 
-def read_members(connection: Connection, context: Context) -> Members:
+def read_members(connection: Connection, context: Context, *, restorable: bool = True) -> Members:
     """Return the context's relations as they are now, or under the session's snapshot.
 
     Raises:
-        BadInput: a table or view of the context file is not in the database.
+        BadInput: a table or view of the context file is not in the database; or, where they are to be `restorable`, one cannot be.
     """
     place = {"schema": context.namespace}
     cursor = connection.cursor(row_factory=dict_row)
@@ -102,7 +102,8 @@ def read_members(connection: Connection, context: Context) -> Members:
     classes = _class_oids(connection)
     own = [relation.oid for relation in relations] + list(views)
     choice = choose_objects(_catalogue(connection, classes), own)
-    _require_whole(connection, context, relations, choice)
+    if restorable:
+        _require_whole(connection, context, relations, choice)
     return Members(relations, tuple(view for view, _ in views.values()), choice, classes)
 
 

@@ -52,7 +52,7 @@ def loader_or_reason(site: Site, run: Run) -> tuple[Server | None, str]:
 def live_owners(site: Site, run: Run) -> list[str]:
     """Return the roles that own something of the context in its live database."""
     with connect(site.server, site.database, run.title) as connection:
-        members = catalogue.read_members(connection, catalogue.present(connection, site.context))
+        members = catalogue.read_members(connection, catalogue.present(connection, site.context), restorable=False)
         chosen = members.chosen_by_class
         named = {"relations": chosen["pg_class"], "functions": chosen["pg_proc"], "types": chosen["pg_type"]}
         return [row[0] for row in connection.execute(login_sql.OWNERS, named)]

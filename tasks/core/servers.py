@@ -100,7 +100,8 @@ class Server:
         others = {keyword: value for keyword, value in said.items() if keyword not in OWN_PARAMETERS}
         if self.parameters.keys().isdisjoint(ADDRESS):
             return others
-        return {keyword: value for keyword, value in others.items() if keyword not in {*SERVICE, *ADDRESS}}
+        # Empty, or libpq would look for the rest of the address itself.
+        return {keyword: value for keyword, value in others.items() if keyword not in SERVICE} | ADDRESS
 
 
 def _escaped(value: str) -> str:

@@ -122,7 +122,9 @@ def test_rows_named_by_key_and_the_undo(stored: World) -> None:
     restore(stored, "team_members", "replace", keys=json.dumps([ids[3]]))
     assert rows_of(stored, "team_members", "role = 'wrong'") == {one for one in damaged["team_members"] if ids[2] in one}
     nobody = "00000000-0000-0000-0000-000000000000"
-    with pytest.raises(OperationError, match=rf"team_members has no row with id={nobody}, neither in bc-004_full_\S+ nor now"):
+    with pytest.raises(
+        OperationError, match=r"team_members has no row with number 1 of the 1 keys, neither in bc-004_full_\S+ nor now"
+    ):
         restore(stored, "team_members", "missing", keys=[nobody])
 
 
@@ -255,7 +257,7 @@ WRONG_KEYS: dict[str, Any] = {
     "cannot use subquery": "id IN (SELECT id FROM public.teams)",
     "may only call functions that always give the same": "pg_terminate_backend(1) OR id IS NULL",
     "cannot insert multiple commands": "true); DROP TABLE public.users; SELECT (true",
-    'invalid input syntax for type uuid: "x"': ["x"],
+    "InvalidTextRepresentation (22P02)": ["x"],
     "with the same of the key columns id": [{"name": "x"}],
     "no JSON list": "[1",
     "keys is empty": " ",
