@@ -147,6 +147,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@long
 def test_a_condition_of_a_set_is_a_condition_and_no_more(cleaned: tuple[World, Path, list[str]]) -> None:
     world, folder, keys = cleaned
     before = world.state()
@@ -451,6 +452,7 @@ def test_marks_that_say_anything(stored: World, two_sets: TwoSets, mark: str) ->
         assert all(len(str(row["note"])) < 11_000 for row in rows)
 
 
+@long
 def test_no_partition_is_dropped_on_a_marks_word(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The set says what the live rows are, and its mark that it was read back: its bytes are others."""
     execute(world, "DROP TABLE policy_violations_2021", RESOLVED)

@@ -79,7 +79,7 @@ def use(manifest: Manifest) -> None:
     assert "\0" not in restore_script(manifest, [("ENCODING", manifest.database.encoding)])
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(st.sampled_from(CASES), st.sampled_from(HOSTILE))
 def test_a_hostile_value_is_refused_by_its_field_or_is_harmless(case: tuple[dict[str, Any], Place], value: Any) -> None:
     body, place = case
