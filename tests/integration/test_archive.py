@@ -290,7 +290,6 @@ KILLS = [
     ("tasks.partition_archives", "cool", "after", 1), ("tasks.core.partition_sql", "lock_alone", "after", 1),
     ("tasks.core.partition_sql", "drop_table", "after", 1), ("tasks.partition_archives", "drop_partition", "after", 1),
 ]  # fmt: skip
-QUICK = {"drop_table after"}
 
 
 def kill(world: World, what: str, module: str, name: str, when: str, count: int) -> None:
@@ -302,10 +301,10 @@ def kill(world: World, what: str, module: str, name: str, when: str, count: int)
     assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
 
 
+@long
 @pytest.mark.parametrize(
-    ("module", "name", "when", "count"),
-    [pytest.param(*one, id=f"{one[1]} {one[2]}", marks=() if f"{one[1]} {one[2]}" in QUICK else long) for one in KILLS],
-)
+    ("module", "name", "when", "count"), [pytest.param(*one, id=f"{one[1]} {one[2]}") for one in KILLS],
+)  # fmt: skip
 def test_killed_at_a_step_the_next_run_finishes(old: World, module: str, name: str, when: str, count: int) -> None:
     rows, before = ask(old, ROWS), old.state()
     kill(old, "archive", module, name, when, count)

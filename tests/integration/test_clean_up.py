@@ -378,7 +378,8 @@ FAILURES: dict[str, tuple[Any, str, Exception]] = {
 }
 
 
-@pytest.mark.parametrize("failure", ["the download", pytest.param("the upload", marks=long)])
+@long
+@pytest.mark.parametrize("failure", FAILURES)
 def test_what_fails_deletes_nothing(world: World, monkeypatch: pytest.MonkeyPatch, quick_retries: None, failure: str) -> None:
     module, name, error = FAILURES[failure]
     edit_context(world, monkeypatch, long_term={})

@@ -165,6 +165,7 @@ def test_a_damaged_set_is_refused_when_named_and_passed_over_when_not(
     assert path == "manifest.json" or path in passed_over[0]
 
 
+@pytest.mark.long
 def test_a_recovery_says_what_it_passed_over_and_brings_back_the_older_state(world: World, two_sets: TwoSets) -> None:
     middle_bit(set_folder(world, two_sets.newer) / "manifest.json", Path())
 

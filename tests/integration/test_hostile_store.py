@@ -341,6 +341,7 @@ def test_sequences_of_others_stay_where_they_are(stored: World, two_sets: TwoSet
 # --- paths -----------------------------------------------------------------------------------------------------------------
 
 
+@long
 def test_a_base_leads_nowhere_else(world: World) -> None:
     world.backup()
     world.differential()

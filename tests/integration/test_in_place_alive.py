@@ -67,6 +67,7 @@ def at_once(world: World, *statements: str) -> None:
             connection.execute(statement.encode())
 
 
+@long
 def test_readers_and_others_do_not_wait(world: World) -> None:
     execute(world, *OTHERS)
     before, schema = world.state(), schema_of_all(world)

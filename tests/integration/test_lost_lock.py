@@ -28,8 +28,9 @@ from tasks.core.errors import LostLock, OperationError
 from tasks.core.known_sets import ExpiryRecord
 from tasks.locks import SPACE, context_lock
 from tasks.store import FolderStore, S3Store
+from tests.conftest import EVERY_VARIANT
 from tests.faults import FaultyProxy
-from tests.integration.conftest import CONTEXT, DATABASE, EVERY_VARIANT, World, databases, drop_databases, edit_context
+from tests.integration.conftest import CONTEXT, DATABASE, World, databases, drop_databases, edit_context
 from tests.integration.test_archive import RESOLVED
 from tests.integration.test_in_place import ask, execute
 from tests.integration.test_network import fill, server_of

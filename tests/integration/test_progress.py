@@ -223,6 +223,7 @@ def start(world: World, error: int) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_terminal_shows_a_bar_between_whole_log_lines(large: World) -> None:
     ours, theirs = pty.openpty()
     process = start(large, theirs)

@@ -135,6 +135,7 @@ def test_days_of_which_pruning_left_a_week(month: Month) -> None:
     assert {told[one.id] for one in recent if one.snapshot.instant > instant - timedelta(days=6)} == {"ok"}
 
 
+@pytest.mark.long
 def test_a_gap_a_damaged_set_and_a_drill_that_failed(month: Month) -> None:
     world, instant = month.world, now()
     month.take_every(instant - timedelta(days=6), instant - timedelta(days=4))

@@ -333,6 +333,7 @@ def test_an_object_lock_keeps_a_set(locking: World, s3: LocalS3, how: str) -> No
         assert prune(locking).startswith(f"PRUNED: {int(how == 'retention')} sets expire")
 
 
+@pytest.mark.long
 def test_what_died_unfinished_is_swept(s3_world: World, s3: LocalS3) -> None:
     s3_world.backup()
     client, bucket, root = client_of(s3), bucket_of(s3_world), s3_world.folder.name
