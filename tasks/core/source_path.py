@@ -71,5 +71,6 @@ def execute_written(connection: "Connection", statement: Composed, path: str, *,
         with connection.transaction():
             return connection.execute(statement, prepare=prepare)
     except NOT_FOUND:
-        with source_path(connection, path):
+        # In a savepoint too: whoever asked may live with an error, and go on in the transaction.
+        with connection.transaction(), source_path(connection, path):
             return connection.execute(statement, prepare=prepare)
