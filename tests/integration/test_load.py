@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import LiteralString
 
 import psycopg
@@ -16,7 +17,7 @@ import pytest
 from tests.faults import Writer, wait_for
 from tests.integration import moments
 from tests.integration.conftest import World
-from tests.integration.moments import SECONDS, Gates, hold_at_lock, listed_sets, staged
+from tests.integration.moments import SECONDS, Gates, Started, hold_at_lock, listed_sets, staged
 from tests.oracle import State
 
 long = pytest.mark.long
@@ -97,6 +98,11 @@ def begin_change(held: Gates, moment: str, change: Change) -> None:
             change.begin()
 
 
+def dumped_or_over(flow: Started, attempts: int) -> bool:
+    """Say whether rows were dumped, or the backup began anew once more, or ended."""
+    return flow.ended or flow.said.count("starting over") > attempts or "bytes as" in flow.said.rpartition("starting over")[2]
+
+
 def lead(held: Gates, moment: str, change: Change) -> State | None:
     """Lead a backup to its end; return what the oracle saw in the snapshot of its last attempt."""
     flow, expected = held.flow, None
@@ -105,15 +111,21 @@ def lead(held: Gates, moment: str, change: Change) -> State | None:
         if flow.ended:
             return expected
         held.store.hold()
+        begun = flow.said.count("starting over")
         held.open("pg_dump")
         if moment == "after the dump" and not change.thread.ident:
             wait_for(lambda: flow.ended or held.reached("after_dump"), SECONDS, "the end of the schema dump")
             change.begin()
         held.open("after_dump")
         # Rows are dumped, and wait to be uploaded: the snapshot is there to be looked at.
-        wait_for(lambda: flow.ended or "bytes as" in flow.said.rpartition("starting over")[2], SECONDS, "rows")
+        wait_for(partial(dumped_or_over, flow, begun), SECONDS, "rows")
         if flow.ended:
             return None
+        if flow.said.count("starting over") > begun:
+            # Each attempt begins with a look into the store.
+            held.close("pg_dump")
+            held.store.pass_through()
+            continue
         # Behind a change that is queued the oracle would wait too; then the backup has to start over.
         queued = change.waits()
         expected = None if queued else held.world.state(snapshot=re.findall(r"snapshot (\S+) of", flow.said)[-1])
