@@ -194,8 +194,6 @@ def _run(connection: Connection, check: Check, path: str | None = None, *, raise
 
     That it may not read something is a finding too, or raised.
     """
-    if absent := _absent(connection, check, path):
-        return absent
     started = time.monotonic()
     try:
         with connection.transaction():

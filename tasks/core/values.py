@@ -3,6 +3,7 @@
 What is here is checked where a manifest, a mark or a record is read, so that nobody else has to.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -34,22 +35,15 @@ def _sane(instant: datetime) -> datetime:
     return instant
 
 
-def _sql_name(text: str) -> str:
-    if not IDENTIFIER.fullmatch(text):
-        raise ValueError(f"{text!r} is no name as SQL writes one")
-    return text
+def _spelled(fits: Callable[[str], object], what: str) -> AfterValidator:
+    """Return what takes a text that fits, and says of another that it is none."""
 
+    def check(text: str) -> str:
+        if not fits(text):
+            raise ValueError(f"{text!r} is no {what}")
+        return text
 
-def _qualified_name(text: str) -> str:
-    if not is_qualified(text):
-        raise ValueError(f"{text!r} is no name of a relation as SQL writes one")
-    return text
-
-
-def _type_name(text: str) -> str:
-    if not TYPE.fullmatch(text):
-        raise ValueError(f"{text!r} is no name of a type")
-    return text
+    return AfterValidator(check)
 
 
 # Within what JSON's readers, and a database, take for a number.
@@ -68,6 +62,6 @@ Zone = Annotated[str, AfterValidator(known_zone)]
 # Longer than PostgreSQL's 63 bytes: servers may be built with longer names.
 Name = Annotated[str, Field(min_length=1, max_length=255, description="a name as the catalogue has it, without quotes")]
 Label = Annotated[str, Field(max_length=1024)]
-SqlName = Annotated[str, AfterValidator(_sql_name)]
-QualifiedName = Annotated[str, AfterValidator(_qualified_name)]
-TypeName = Annotated[str, Field(max_length=1024), AfterValidator(_type_name)]
+SqlName = Annotated[str, _spelled(IDENTIFIER.fullmatch, "name as SQL writes one")]
+QualifiedName = Annotated[str, _spelled(is_qualified, "name of a relation as SQL writes one")]
+TypeName = Annotated[str, Field(max_length=1024), _spelled(TYPE.fullmatch, "name of a type")]

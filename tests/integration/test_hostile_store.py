@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -349,7 +350,7 @@ def test_a_base_leads_nowhere_else(world: World) -> None:
     outside = shutil.copytree(full, world.folder / "outside")
     rewrite(outside, lambda body: body.update(id="outside"))
     for base in ("../../../../outside", "/etc", "other-1_full_20251103_020000_3f9c", f"{folder.name}"):
-        rewrite(folder, lambda body, base=base: body.update(base=base))  # type: ignore[misc]
+        rewrite(folder, partial(dict[str, Any].update, base=base))
         before = {path: path.stat().st_mtime_ns for path in outside.rglob("*")}
         with pytest.raises(DamagedSet, match="base"):
             world.recover(backup=folder.name)
