@@ -1,18 +1,18 @@
 # Needs Python 3.11 or newer and make; everything else is installed into .venv.
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(if $(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo yes),$(name))))
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3.14 python3,$(if $(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo yes),$(name))))
 BIN := .venv/bin
 INSTALLED := .venv/installed
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: install demo up test test-slice test-long check clean
+.PHONY: install demo up test test-slice test-long test-random check clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml deployments/constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or say make PYTHON=/path/to/python3"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deployments/constraints.txt --editable '.[local,dev]'
+	$(BIN)/python deployments/install.py
 	@touch $@
 
 demo: install
@@ -32,11 +32,17 @@ test-slice: install
 test-long: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
+# As many schemas as N that nobody has seen; SEED=… draws those of a red run again.
+N ?= 300
+test-random: install
+	RANDOM_SCHEMAS=$(N) $(BIN)/python -m pytest -m long $(if $(SEED),--hypothesis-seed=$(SEED)) tests/integration/test_random_schemas.py
+
 check: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deployments.schema
 
 clean:
 	rm -rf .venv .local .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,7 +11,7 @@ from functools import partial
 
 from benchmarks.main_job import bench, measure
 from deployments.demo import DATABASE
-from tests.traffic import Traffic, traffic
+from tests.support.traffic import Traffic, traffic
 
 USERS = {
     "readers of users": "SELECT count(*) FROM users",

@@ -11,7 +11,7 @@ from functools import partial
 
 from benchmarks.main_job import bench, measure
 from deployments.demo import DATABASE
-from tests.traffic import traffic
+from tests.support.traffic import traffic
 
 USERS = {
     "readers of members": "SELECT count(*) FROM organization_members WHERE status = 'active'",

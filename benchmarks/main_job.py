@@ -24,7 +24,7 @@ import httpx
 from deployments import local
 from deployments.demo import DATABASE, make_logins, make_source
 from deployments.local import LocalServer
-from tests.faults import MemoryWatch
+from tests.support.faults import MemoryWatch
 
 PROJECT = Path(__file__).parents[1]
 SETTINGS = {"shared_buffers": "512MB"}

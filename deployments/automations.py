@@ -1,4 +1,4 @@
-"""The alarms of a context: what Prefect's server does by itself when a run fails, dies, or nothing is heard.
+"""The automations of a context: what Prefect's server does by itself when a run fails or dies, nothing is heard, a schema changed.
 
 See https://docs.prefect.io/v3/concepts/automations
 """
@@ -11,17 +11,22 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ChangeFlowRunState, SendNotification
+from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
 from tasks.core.context import Context
+from tasks.core.restore.drill import SCHEMA_CHANGED, automation_of_drills
 
 # Three looks of the watch, which comes each quarter of an hour, and some time to spare.
 SILENCE = timedelta(hours=1)
+# A backup that asks for the same drill comes again after a day, or is the same night's once more.
+ASKED_ONCE = timedelta(hours=20)
 # Ten heartbeats of those that prefect.yaml asks of each run: a server that is restarted must not look like a death.
 DEAD_AFTER = timedelta(minutes=5)
 HEARTBEAT = "prefect.flow-run.heartbeat"
+# What a worker says of a run that it starts, and the run itself: each has to be followed by another sign of life.
+ALIVE = {HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ("Pending", "Submitting", "Running"))}
 # Whatever else is heard of a run (it ended, it waits for a thaw without a process) is no silence.
 ANYTHING = "prefect.flow-run.*"
 Stance = Literal[Posture.Reactive, Posture.Proactive]
@@ -29,11 +34,11 @@ RUNS = ResourceSpecification({"prefect.resource.id": ANYTHING})
 
 
 def automations(
-    context: Context, told: UUID | None, silence: timedelta = SILENCE, dead_after: timedelta = DEAD_AFTER
+    context: Context, told: UUID | None, drill: UUID | None, silence: timedelta = SILENCE, dead_after: timedelta = DEAD_AFTER
 ) -> list[AutomationCore]:
-    """Return the automations of a context; those that tell somebody only where there is a notification block to tell."""
+    """Return the automations of a context; those that tell somebody only where there is a notification block, drills likewise."""
     alarms = [run_failed(context, told), nothing_kept(context, told, silence)] if told else []
-    return [run_died(context, dead_after), *alarms]
+    return [run_died(context, dead_after), *([schema_changed(context, drill)] if drill else []), *alarms]
 
 
 def run_failed_name(context: Context) -> str:
@@ -79,16 +84,35 @@ def nothing_kept(context: Context, told: UUID, silence: timedelta) -> Automation
 
 
 def run_died(context: Context, dead_after: timedelta) -> AutomationCore:
-    """Call a run crashed that was killed with its worker: nobody else would, and its place would stay taken."""
+    """Call a run crashed that was killed with its worker, also before it began: nobody else would, or free its place."""
     trigger = _trigger(context, {ANYTHING}, Posture.Proactive, dead_after)
     return AutomationCore(
         name=f"{context.name}: run died",
         description="応答のなくなった実行を異常終了とします。Calls a run crashed that gives no sign of life.",
-        trigger=trigger.model_copy(update={"after": {HEARTBEAT}, "for_each": {"prefect.resource.id"}}),
+        trigger=trigger.model_copy(update={"after": ALIVE, "for_each": {"prefect.resource.id"}}),
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED, name="Crashed", force=False,
                 message=f"gave no sign of life for {dead_after}: killed, or its machine is down",
+            )
+        ],
+    )  # fmt: skip
+
+
+def schema_changed(context: Context, drill: UUID) -> AutomationCore:
+    """Drill a set with a schema that no drill has proven: once for each schema, and again after a drill that failed."""
+    return AutomationCore(
+        name=automation_of_drills(context.name),
+        description="変更されたスキーマのバックアップで復旧訓練を行います。Drills a backup whose schema no drill has proven.",
+        trigger=EventTrigger(
+            match=ResourceSpecification({"prefect.resource.id": f"bounded-context.{context.name}"}),
+            for_each={"prefect.resource.id", "schema.fingerprint", "drill.last"}, expect={SCHEMA_CHANGED},
+            posture=Posture.Reactive, threshold=1, within=ASKED_ONCE,
+        ),
+        actions=[
+            RunDeployment(
+                source="selected", deployment_id=drill, job_variables=None,
+                parameters={"context": context.name, "backup": "{{ event.payload['set'] }}"},
             )
         ],
     )  # fmt: skip

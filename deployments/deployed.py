@@ -6,8 +6,10 @@ See https://docs.prefect.io/v3/how-to-guides/deployments/prefect-yaml
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
@@ -24,6 +26,7 @@ from tasks.core.errors import BadInput, OperationError
 PROJECT = Path(__file__).parents[1]
 DECLARED = PROJECT / "prefect.yaml"
 POOL, HOME = "backup_work_pool", "backup_home"
+DRILL = "flows/recovery.py:recovery_drill"
 
 
 def declared(context: str) -> list[dict[str, Any]]:
@@ -36,6 +39,15 @@ def declared(context: str) -> list[dict[str, Any]]:
     if found := [one for one in every if one["parameters"]["context"] == context]:
         return found
     raise BadInput(f"prefect.yaml has no deployment of {context}; copy those of another context there, with its name and tag")
+
+
+def drills(client: SyncPrefectClient, context: str) -> UUID | None:
+    """Return the deployment of a context's drills, None where prefect.yaml, or the server, has none."""
+    for one in declared(context):
+        if one["entrypoint"] == DRILL:
+            with suppress(ObjectNotFound):
+                return client.read_deployment_by_name(f"{_flow_of(one)}/{one['name']}").id
+    return None
 
 
 def require_pool(client: SyncPrefectClient, name: str) -> None:
@@ -106,9 +118,8 @@ def differences(client: SyncPrefectClient, context: str, pool: str | None, home:
 
 def _differences_of(client: SyncPrefectClient, wanted: dict[str, Any], pool: str) -> Iterator[str]:
     name = wanted["name"]
-    flow = wanted["entrypoint"].partition(":")[2].replace("_", "-")
     try:
-        found = client.read_deployment_by_name(f"{flow}/{name}")
+        found = client.read_deployment_by_name(f"{_flow_of(wanted)}/{name}")
     except ObjectNotFound:
         yield f"deployment {name} is missing"
         return
@@ -120,6 +131,10 @@ def _differences_of(client: SyncPrefectClient, wanted: dict[str, Any], pool: str
         yield f"deployment {name}: its form is not that of the flow's parameters"
 
 
+def _flow_of(wanted: dict[str, Any]) -> str:
+    return str(wanted["entrypoint"].partition(":")[2].replace("_", "-"))
+
+
 def _wanted_facts(wanted: dict[str, Any], pool: str) -> dict[str, Any]:
     limit = wanted.get("concurrency_limit", {})
     return {
@@ -128,7 +143,8 @@ def _wanted_facts(wanted: dict[str, Any], pool: str) -> dict[str, Any]:
         "job variables": wanted["work_pool"]["job_variables"], "schedules": _sorted(
             (one["cron"], one["timezone"], one["slug"], True) for one in wanted.get("schedules", [])
         ),
-        "limit": (limit.get("limit"), limit.get("collision_strategy")), "parameters enforced": True,
+        "limit": tuple(limit.get(key) for key in ("limit", "collision_strategy", "grace_period_seconds")),
+        "parameters enforced": True,
     }  # fmt: skip
 
 
@@ -141,7 +157,10 @@ def _facts(found: DeploymentResponse) -> dict[str, Any]:
         "job variables": found.job_variables, "schedules": _sorted(
             (getattr(when, "cron", str(when)), getattr(when, "timezone", None), slug, active) for when, slug, active in schedules
         ),
-        "limit": (limit.limit if limit else None, options.collision_strategy.value if options else None),
+        "limit": (
+            limit.limit if limit else None, options.collision_strategy.value if options else None,
+            options.grace_period_seconds if options else None,
+        ),
         "parameters enforced": found.enforce_parameter_schema,
     }  # fmt: skip
 

@@ -22,15 +22,17 @@ from urllib.parse import urlsplit, urlunsplit
 from deployments.deployed import PROJECT
 from deployments.exposure import database_parameters
 from deployments.register import read_context
-from tasks.backups import project_version
+from tasks.backup.schema import project_version
 from tasks.core.errors import BadInput, DamagedSet, OperationError
-from tasks.core.kinds import RULES, Kind, SetName, now
-from tasks.core.kits import KIT_FILE, Kit, parse_kit, render_kit
-from tasks.core.manifest import RESTORE_SCRIPT, Manifest
-from tasks.kits import keep_kit
-from tasks.sets import name_of, newest_manifest
-from tasks.sites import environment_store
-from tasks.store import StoreAddress
+from tasks.core.run.clock import now
+from tasks.core.sets.kit import KIT_FILE, Kit, parse_kit, render_kit
+from tasks.core.sets.manifest import RESTORE_SCRIPT, Manifest
+from tasks.core.sets.name import RULES, Kind, SetName
+from tasks.run.site import environment_store
+from tasks.sets.choose import newest_manifest
+from tasks.sets.kit import keep_kit
+from tasks.sets.manifest import name_of
+from tasks.store.address import StoreAddress
 
 # What leads to the server, and shows no secret: https://www.postgresql.org/docs/current/libpq-envars.html
 DATABASE_VARIABLES = {
@@ -80,8 +82,9 @@ def make_kit(folder: Path, context_name: str) -> tuple[Kit, str]:
     context, _ = read_context(context_name)
     address = environment_store()
     require_kit_folder(folder, context.name)
-    manifest = newest_manifest(address, context.name, "latest")
-    kit = Kit(context=context.name, made=now(), version=project_version(), set=manifest.id)
+    made = now()
+    manifest = newest_manifest(address, context.name, "latest", made)
+    kit = Kit(context=context.name, made=made, version=project_version(), set=manifest.id)
     script = restore_script_of(address, manifest)
     addresses = "".join(export_lines({"PGDATABASE": context.database, **database_addresses(), **store_addresses(address)}))
     places = {

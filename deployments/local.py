@@ -1,7 +1,8 @@
 """An embedded stack for the demo, the tests and a first look: PostgreSQL from a wheel, S3 in process, Prefect's server.
 
 Everything listens on free ports of the loopback address, keeps its files in a private temporary folder, runs as root and as
-an ordinary user alike, and is gone when the block ends, when it is interrupted, and when the process is killed.
+an ordinary user alike, and is gone when the block ends, when it is interrupted, and when the process is killed. It is one module,
+and long, because the three servers share how they are started, waited for and stopped.
 """
 
 import importlib.util
@@ -29,9 +30,9 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from tasks.core import supervise
-from tasks.core.folders import private_folder, require_own
-from tasks.core.programs import kill, supervised
+from tasks.core.postgres import supervise
+from tasks.core.postgres.programs import kill, supervised
+from tasks.core.run.folders import private_folder, require_own
 
 HOST = "127.0.0.1"
 START_SECONDS = 180
@@ -178,14 +179,14 @@ def _reachable(bin_folder: Path, folder: Path) -> Path:
     """Return the programs where the server's account can run them: a virtual environment below /root is closed to it."""
     if not _account() or all(path.stat().st_mode & 0o001 for path in bin_folder.resolve().parents):
         return bin_folder
-    copy = folder / "postgresql"
+    installed, package = bin_folder.parent, bin_folder.parent.parent
+    copy = folder / "programs"
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(bin_folder.parent, copy, symlinks=True)
-    # A wheel keeps the libraries that its programs are linked with beside its package, two folders up.
-    package = bin_folder.parent.parent
+    # A wheel keeps the libraries that its programs are linked with beside its package, and they look for them from where they are.
+    shutil.copytree(installed, copy / package.name / installed.name, symlinks=True)
     for libraries in package.parent.glob(f"{package.name}.libs"):
-        shutil.copytree(libraries, folder / libraries.name, dirs_exist_ok=True)
-    return copy / "bin"
+        shutil.copytree(libraries, copy / libraries.name)
+    return copy / package.name / installed.name / bin_folder.name
 
 
 def _password(folder: Path) -> str:
@@ -308,20 +309,23 @@ def s3(bucket: str = "consulting-tool-backups") -> Iterator[LocalS3]:
 
 
 @contextmanager
-def prefect_server(beside: LocalServer | None = None, port: int | None = None) -> Iterator[str]:
+def prefect_server(
+    beside: LocalServer | None = None, port: int | None = None, kept: Path | None = None, **settings: str
+) -> Iterator[str]:  # fmt: skip
     """Run a Prefect server; give the address of its API.
 
     Its database is on the PostgreSQL server `beside` (of prefect_bin), made where it is not there, or on one of its own. In SQLite
-    runs would wait now and then.
+    runs would wait now and then. The places that runs hold are in a folder of its own, or in the one that is `kept`. `settings` are
+    more of its environment.
     """
-    with nullcontext(beside) if beside else postgres(prefect_bin()) as server, _private_folder() as folder:
-        os.chown(folder, os.getuid(), -1)
+    with nullcontext(beside) if beside else postgres(prefect_bin()) as server, _home(kept) as folder:
         port = port or free_port()
         url = f"http://{HOST}:{port}/api"
         environment = {
             **os.environ, "DO_NOT_TRACK": "1", "PREFECT_HOME": str(folder), "PREFECT_API_URL": url,
             "PREFECT_SERVER_API_PORT": str(port), "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING", "PREFECT_API_DATABASE_CONNECTION_URL": _prefect_database(server),
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem", **settings,
         }  # fmt: skip
         argv = supervised([sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)])
         log = folder / "server.log"
@@ -329,6 +333,13 @@ def prefect_server(beside: LocalServer | None = None, port: int | None = None) -
             with httpx.Client(timeout=2) as client:
                 _wait_until(lambda: _healthy(client, url), process, log, "Prefect's server")
             yield url
+
+
+@contextmanager
+def _home(kept: Path | None) -> Iterator[Path]:
+    with nullcontext(require_own(kept)) if kept else _private_folder() as folder:
+        os.chown(folder, os.getuid(), -1)
+        yield folder
 
 
 def _prefect_database(server: LocalServer) -> str:

@@ -6,9 +6,9 @@ from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
 from pydantic import SecretStr
 
 from tasks.core.errors import BadInput
-from tasks.core.servers import Server, connect
-from tasks.locks import MAINTENANCE_DATABASE
-from tasks.logins import candidates_of
+from tasks.core.postgres.connection import Server, connect
+from tasks.database.locks import MAINTENANCE_DATABASE
+from tasks.database.logins import candidates_of
 
 LOGINS = {"reader": "backup_reader", "restorer": "backup_restorer", "loader": "backup_loader", "roles": "backup_roles"}
 

@@ -28,19 +28,15 @@ from psycopg import pq
 from pydantic import SecretStr
 
 from blocks.bounded_context import BoundedContext
-from deployments import automations, deployed, exposure
+from deployments import automations, deployed, exposure, ownership
 from deployments.automations import DEAD_AFTER, SILENCE
 from deployments.login_blocks import login_connectors
-from tasks.backups import position
-from tasks.core.checks import CHECKS_FILE, parse_checks
+from tasks.core.checks.definition import CHECKS_FILE, parse_checks
 from tasks.core.context import CONTEXT_FILE, Context, parse_context, read_context_folder
 from tasks.core.errors import BadInput, OperationError
-from tasks.core.histories import Owner, adoption, parse_owner, render_owner
-from tasks.core.kinds import OWNER_FILE
-from tasks.core.servers import Server, connect
-from tasks.sets import WARM_CLASS, list_sets
-from tasks.sites import CONTEXTS, environment_store, load
-from tasks.store import StoreAddress, open_store
+from tasks.core.restore.drill import automation_of_drills
+from tasks.run.site import CONTEXTS, environment_store, load
+from tasks.store.address import StoreAddress
 
 # What the connector block has fields for; libpq's other parameters travel in its query.
 NAMED_PARAMETERS = ("host", "port", "user", "password", "dbname")
@@ -48,6 +44,7 @@ LOCAL_PARAMETERS = ("application_name", "client_encoding", "options")
 
 
 NO_SERVER = "no deployments and no alarms: PREFECT_API_URL names no Prefect server; export it and run again"
+NO_DRILLS = "a changed schema is not drilled: prefect.yaml has no deployment of recovery_drill for the context"
 NOBODY = "nobody is told of failures: make a notification block in Prefect's UI and name it, --notify type/name"
 
 
@@ -102,7 +99,10 @@ def register_all(
         if stale := deployed.stale(client, name, pool):
             deployed.deploy(stale)
         yield from (f"deployment {one}" for one in stale)
-    yield from (f'automation "{one}"' for one in save_alarms(context, told))
+    saved = save_alarms(context, told)
+    yield from (f'automation "{one}"' for one in saved)
+    if automation_of_drills(name) not in saved:
+        yield NO_DRILLS
     if told is None:
         yield NOBODY
 
@@ -111,8 +111,8 @@ def save_alarms(
     context: Context, told: UUID | None, silence: timedelta = SILENCE, dead_after: timedelta = DEAD_AFTER
 ) -> list[str]:  # fmt: skip
     """Save the context's automations; return their names."""
-    wanted = automations.automations(context, told, silence, dead_after)
     with get_client(sync_client=True) as client:
+        wanted = automations.automations(context, told, deployed.drills(client, context.name), silence, dead_after)
         automations.save(client, wanted)
     return [one.name for one in wanted]
 
@@ -125,9 +125,9 @@ def check_all(name: str, *, notify: str | None, work_pool: str | None, home: str
     """
     context, files = read_context(name)
     store = environment_store()
-    own, found = owners(context, store)
+    own, found = ownership.owners(context, store)
     if found != own:
-        yield other_owner(context, store, own, found)
+        yield ownership.other_owner(context, store, own, found)
     for block in blocks_of(context, files, store):
         yield from _differences_of(name, block)
     for own_name, login in login_connectors(name, connector(context)):
@@ -139,7 +139,7 @@ def check_all(name: str, *, notify: str | None, work_pool: str | None, home: str
     with get_client(sync_client=True) as client:
         yield from deployed.differences(client, name, work_pool, home)
         told = require_block(notify) if notify else automations.told_before(client, context)
-        for one, there in automations.stale(client, automations.automations(context, told)):
+        for one, there in automations.stale(client, automations.automations(context, told, deployed.drills(client, name))):
             yield f'automation "{one.name}" {"differs" if there else "is missing"}'
     if told is None:
         yield NOBODY
@@ -181,7 +181,7 @@ def register(name: str, *, adopt: bool = False) -> Iterator[str]:
     """
     context, files = read_context(name)
     store = environment_store()
-    yield claim_store(context, store, adopt=adopt)
+    yield ownership.claim_store(context, store, adopt=adopt)
     for block in blocks_of(context, files, store):
         block.save(name, overwrite=True)
         yield f"block {_reference(block, name)}"
@@ -209,66 +209,6 @@ def require_block(reference: str) -> UUID:
         raise BadInput(f"no block {reference}; make it under Blocks in Prefect's UI, or name another (type/name)") from error
     assert block._block_document_id  # noqa: S101
     return block._block_document_id
-
-
-def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
-    """Write owner.json, or compare it: one cluster writes a context's sets.
-
-    Raises:
-        BadInput: it names another cluster, and adopt is false.
-    """
-    opened, key = open_store(store), f"{context.name}/{OWNER_FILE}"
-    wanted, found = owners(context, store, adopt=adopt)
-    if found is None:
-        opened.create(key, wanted, WARM_CLASS, {})
-    elif found != wanted and not adopt:
-        raise BadInput(
-            f"{other_owner(context, store, wanted, found)}; "
-            "if this cluster takes over, for example after a disaster recovery, run again with --adopt"
-        )
-    elif found != wanted:
-        opened.replace(key, wanted, WARM_CLASS)
-    owner = parse_owner(wanted, key)
-    return f"{store.path(key)} names cluster {owner.system_identifier}{_decided(owner, found)}"
-
-
-def _decided(owner: Owner, found: bytes | None) -> str:
-    """Say what an adoption decided just now, where two servers had written."""
-    if found is None or not owner.adopted or render_owner(owner) == found:
-        return ""
-    one = owner.adopted[-1]
-    counting = f"those of the server started {one.started} count again, no others" if one.started else "none of them counts"
-    return f"; of the sets numbered {one.since} to {one.number} {counting}; now take a full: python -m flows.backup daily_backup"
-
-
-def owners(context: Context, store: StoreAddress, *, adopt: bool = False) -> tuple[bytes, bytes | None]:
-    """Return owner.json as this cluster would write it, and as it is in the store.
-
-    An adoption decides as well whose sets count, where two servers wrote.
-    """
-    opened, key = open_store(store), f"{context.name}/{OWNER_FILE}"
-    found = opened.read(key) if opened.head(key) else None
-    database = os.environ.get("PGDATABASE") or context.database
-    with connect(Server(), database, "register") as connection:
-        here = position(connection)[0]
-    try:
-        decided = parse_owner(found, key).adopted if found else []
-    except BadInput:
-        # It is written anew.
-        decided = []
-    if adopt and (decision := adoption(list_sets(store, context.name).manifests, decided, here)):
-        decided = [*decided, decision]
-    return render_owner(Owner(system_identifier=here.system_identifier, adopted=decided)), found
-
-
-def other_owner(context: Context, store: StoreAddress, wanted: bytes, found: bytes | None) -> str:
-    """Say that the store belongs to nobody, or to another cluster."""
-    path = store.path(f"{context.name}/{OWNER_FILE}")
-    return f"{path} names another cluster ({_one_line(found)}), this one is {_one_line(wanted)}" if found else f"{path} is missing"
-
-
-def _one_line(text: bytes) -> str:
-    return " ".join(text.decode().split())
 
 
 def blocks_of(context: Context, files: dict[str, str], store: StoreAddress) -> list[Block]:

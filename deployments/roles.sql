@@ -55,6 +55,7 @@ GRANT consulting_owner TO backup_loader;
 -- Member of the application's role: grants on the database what was granted in the source.
 -- Member of backup_loader: ends its sessions in a database that is to be dropped.
 -- pg_read_all_data: takes the safety copy before anything is changed, which again reads every table's definition.
+-- It also reads back what large objects hold, whatever their own privileges are, to compare them with the backup.
 ALTER ROLE backup_restorer LOGIN INHERIT NOSUPERUSER CREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;
 COMMENT ON ROLE backup_restorer IS
     'Restores and maintenance: creates, names and drops databases, takes safety copies';

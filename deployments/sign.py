@@ -14,11 +14,12 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from flows.command_line import run_by_hand
-from tasks import prunings, runs, signatures, sites
 from tasks.core.errors import BadInput, DamagedSet
-from tasks.core.signature import new_key_pair
-from tasks.runs import operation
-from tasks.signing_keys import SIGNING_KEY, VERIFY_KEY
+from tasks.core.sets.signature import new_key_pair
+from tasks.run import site
+from tasks.run.run import begin, operation
+from tasks.sets import sign, survey
+from tasks.store.signing_keys import SIGNING_KEY, VERIFY_KEY
 
 PRIVATE_FILE, PUBLIC_FILE = "backup-signing.pem", "backup-verify.pem"
 
@@ -31,10 +32,10 @@ def sign_backups(context: str = "bc-004", sets: list[str] | None = None) -> str:
         context: the bounded context.
         sets: only these sets, by id or path.
     """
-    with runs.begin("sign_backups", context) as run:
-        definition, store = sites.find_context(context), signatures.signing_store(sites.find_store(context))
-        named = signatures.named_sets(store, context, sets or [])
-        done = [signatures.sign_sets(place, run, named) for _, place, _ in prunings.places(definition, store)]
+    with begin("sign_backups", context) as run:
+        definition, store = site.find_context(context), sign.signing_store(site.find_store(context))
+        named = sign.named_sets(store, context, sets or [])
+        done = [sign.sign_sets(place, run, named) for _, place, _ in survey.places(definition, store)]
         verdict = "; ".join(one.verdict for one in done)
         if any(one.refused for one in done):
             raise DamagedSet(verdict)

@@ -32,7 +32,7 @@ from psycopg.sql import SQL, Identifier
 from deployments import local
 from deployments.demo import DATABASE, PROJECT, Story, make_source
 from deployments.local import LocalServer
-from tasks.core.folders import require_own
+from tasks.core.run.folders import require_own
 
 POOL = "backup"
 FIRST = ("daily-backup/bc-004-daily", "recovery-drill/bc-004-drill", "integrity-check/bc-004-integrity",
@@ -70,7 +70,7 @@ def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Itera
             server = stack.enter_context(local.postgres(local.prefect_bin(), kept=folder / "postgresql", fsync="on"))
             make_example(server, folder / "example-made", violations_per_year)
         with story.step("starting Prefect's server, on a database of its own in there"):
-            api = stack.enter_context(local.prefect_server(server, _usable(port)))
+            api = stack.enter_context(local.prefect_server(server, _usable(port), folder / "prefect"))
             stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
         # Keys that expire, and roles, are in no block.
         aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}

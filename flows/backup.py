@@ -4,17 +4,22 @@ Needs the database (a role with pg_read_all_data) and the store; leaves one comm
 is listed. By hand: python -m flows.backup daily_backup --context bc-004
 """
 
-from dataclasses import replace
 from datetime import datetime
 
 from flows.command_line import run_from_command_line
-from tasks import backups, listings, reports, runs, sites
-from tasks.core.kinds import new_run_id, now
-from tasks.core.manifest import Manifest
-from tasks.locks import context_lock
-from tasks.runs import Run, operation
-from tasks.sets import list_sets, zone_of
-from tasks.sites import Site
+from tasks.backup import long_term, take
+from tasks.backup.local_copy import keep_local_copy
+from tasks.backup.rehearsal import ask_for_drill
+from tasks.backup.report import publish_backup
+from tasks.backup.source import check_source
+from tasks.core.run.clock import now
+from tasks.core.sets.manifest import Manifest
+from tasks.database.locks import context_lock
+from tasks.run.run import Run, begin, operation
+from tasks.run.site import Site, describe, find_context, find_site, find_store
+from tasks.sets import table
+from tasks.sets.choose import zone_of
+from tasks.sets.listing import list_sets
 
 # As long as a long-term backup of the largest tables takes.
 WAIT_SECONDS = 4 * 3600
@@ -26,6 +31,7 @@ def daily_backup(
 ) -> str:
     """Back up the whole context under one snapshot, read every object back, and commit it as one set.
 
+    Where a restore of it would make something else than the last drill that passed, a drill of it is asked for.
     A set in which a table lost too many of its rows since the last good one is stored, called suspect, and fails the run.
 
     Args:
@@ -34,15 +40,15 @@ def daily_backup(
         keep_until: an instant (`2026-12-31`) before which it is never pruned.
         accept_losses: rows that are gone since the last good backup went on purpose.
     """
-    with runs.begin("daily_backup", context) as run:
-        site = sites.find_site(context, "reader")
-        sites.describe(site.server, site.store)
-        why = backups.occasion(site, run, label, keep_until, accept_losses=accept_losses)
-        source = backups.check_source(site, run)
+    with begin("daily_backup", context) as run:
+        site = find_site(context, "reader")
+        describe(site.server, site.store)
+        why = take.occasion(site, run, label, keep_until, accept_losses=accept_losses)
+        source = check_source(site, run)
         with context_lock(site.server, context, run.title):
-            manifest = backups.take_set(site, run, source, why)
-        local_copy = backups.keep_local_copy(site, run, manifest)
-        return reports.publish_backup(site, manifest, run.started, local_copy)
+            manifest = take.take_set(site, run, source, why)
+        local_copy = keep_local_copy(site, run, manifest)
+        return publish_backup(site, manifest, run.started, local_copy, ask_for_drill(site, manifest))
 
 
 @operation("differential-backup {context}")
@@ -56,15 +62,15 @@ def differential_backup(context: str = "bc-004", label: str | None = None, accep
         label: what to call it.
         accept_losses: rows that are gone since the last good full went on purpose.
     """
-    with runs.begin("differential_backup", context) as run:
-        site = sites.find_site(context, "reader")
-        sites.describe(site.server, site.store)
-        why = backups.occasion(site, run, label, None, accept_losses=accept_losses)
-        source = backups.check_source(site, run)
+    with begin("differential_backup", context) as run:
+        site = find_site(context, "reader")
+        describe(site.server, site.store)
+        why = take.occasion(site, run, label, None, accept_losses=accept_losses)
+        source = check_source(site, run)
         with context_lock(site.server, context, run.title):
-            manifest = backups.take_set(site, run, source, why, backups.find_base(site, run))
-        local_copy = backups.keep_local_copy(site, run, manifest)
-        return reports.publish_backup(site, manifest, run.started, local_copy)
+            manifest = take.take_set(site, run, source, why, take.find_base(site, run))
+        local_copy = keep_local_copy(site, run, manifest)
+        return publish_backup(site, manifest, run.started, local_copy)
 
 
 @operation("long-term-backup {context} {name}")
@@ -75,26 +81,23 @@ def long_term_backup(context: str = "bc-004", name: str = "violations") -> str:
         context: the bounded context.
         name: the job, as the context's `long_term` has it.
     """
-    with runs.begin("long_term_backup", context) as run:
-        site = sites.find_site(context, "reader")
+    with begin("long_term_backup", context) as run:
+        site = find_site(context, "reader")
         manifest = take_long_term(site, run, name, run.started)
-        return reports.publish_backup(site, manifest, run.started)
+        return publish_backup(site, manifest, run.started)
 
 
 def take_long_term(site: Site, run: Run, name: str, since: datetime) -> Manifest:
     """Back up the tables of a long-term job, unless that was done since an instant; return the set."""
-    part = backups.long_term_site(site, name)
-    sites.describe(site.server, site.store)
+    part = long_term.long_term_site(site, name)
+    describe(site.server, site.store)
     # A clean-up begins with the long-term backups of its month: whoever comes second takes what the first one did.
     with context_lock(site.server, f"long-term {name} of {run.context}", run.title, exclusive=True, wait_seconds=WAIT_SECONDS):
-        manifest = backups.long_term_since(site, name, since)
+        manifest = long_term.long_term_since(site, name, since)
         if manifest is None:
-            source = backups.check_source(part, run)
-            with context_lock(site.server, run.context, run.title):
-                # Sets of one run and one second would have one name: each is of a run of its own.
-                manifest = backups.take_set(part, replace(run, id=new_run_id()), source, backups.Occasion(sort=name))
+            manifest = take.take_part(part, run, take.Occasion(sort=name))
         # Also one that another run took, and died before it was cold.
-        backups.cool_long_term(part, name)
+        long_term.cool_long_term(part, name)
     return manifest
 
 
@@ -106,13 +109,13 @@ def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
         context: the bounded context.
     """
     instant = now()
-    listing = list_sets(sites.find_store(context), context)
+    listing = list_sets(find_store(context), context)
     if listing.is_empty:
         # A name that was mistyped has no sets either.
-        sites.find_context(context)
-    rows = listings.listing_rows(listing, instant, zone_of(listing))
-    reports.publish_listing(context, listing, rows, instant)
-    listings.print_listing(context, rows)
+        find_context(context)
+    rows = table.listing_rows(listing, instant, zone_of(listing))
+    table.publish_listing(context, listing, rows, instant)
+    table.print_listing(context, rows)
     return rows
 
 

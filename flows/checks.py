@@ -5,9 +5,12 @@ By hand: python -m flows.checks integrity_check
 """
 
 from flows.command_line import run_from_command_line
-from tasks import checks, logins, recovery_reports, runs, sites
-from tasks.core.limits import Seconds
-from tasks.runs import operation
+from tasks.checks import integrity, witness
+from tasks.checks.report import publish_checks
+from tasks.core.run.limits import Seconds
+from tasks.database import logins
+from tasks.run.run import begin, operation
+from tasks.run.site import find_site
 
 
 @operation("integrity-check {context}")
@@ -18,13 +21,13 @@ def integrity_check(context: str = "bc-004", timeout_seconds: Seconds = 600) -> 
         context: the bounded context to check.
         timeout_seconds: how long one check may take.
     """
-    with runs.begin("integrity_check", context) as run:
-        site = sites.find_site(context, "reader")
+    with begin("integrity_check", context) as run:
+        site = find_site(context, "reader")
         loader, reason = logins.loader_or_reason(site, run)
         place, seconds = (site.server, site.database, run, site.context), timeout_seconds
-        findings = checks.run_checks(*place, site.files, seconds, run.started, loader, reason)
-        findings += checks.compare_with_newest_backup(*place, site.store, seconds, loader)
-        return recovery_reports.publish_checks(site, run, findings)
+        findings = integrity.run_checks(*place, site.files, seconds, run.started, loader, reason)
+        findings += witness.compare_with_newest_backup(*place, site.store, seconds, loader)
+        return publish_checks(site, run, findings)
 
 
 if __name__ == "__main__":

@@ -6,27 +6,51 @@ import os
 import signal
 import sys
 from argparse import ArgumentParser
+from concurrent.futures import Future
+from functools import wraps
+from http import HTTPStatus
+from threading import Event
 from typing import Any
 
+import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ParameterTypeError
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ParameterTypeError, PrefectException
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.core.errors import OperationError
-from tasks.core.programs import run_guarded
+from tasks.run.own_server import ALONE, own_server
 
 AnyFlow = Flow[..., Any]
 INTERRUPTED = 128 + signal.SIGINT
-ALONE = "BACKUP_WITHOUT_PREFECT_SERVER"
 ANSWER_SECONDS = 10.0
+REFUSED_LOGIN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+REASON_CHARACTERS = 200
+# Set when Prefect's server died while it recorded the run.
+server_lost = Event()
 
 
 def run_from_command_line(*flows: AnyFlow) -> None:
     """Run the flow that the command line names and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = _parse(flows, sys.argv[1:])
     named = arguments.pop("flow")
-    run_by_hand(next(one for one in flows if one.fn.__name__ == named), arguments)
+    try:
+        run_by_hand(next(one for one in flows if one.fn.__name__ == named), arguments)
+    except SystemExit as end:
+        _leave_at_once(end.code)
+        raise
+    _leave_at_once(0)
+
+
+def _leave_at_once(code: str | int | None) -> None:
+    """End this process where Prefect would go on for minutes, trying to tell a dead server of each event."""
+    if server_lost.is_set():
+        if isinstance(code, str):
+            _say(code)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(1 if isinstance(code, str) else code or 0)
 
 
 def run_by_hand(chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
@@ -37,19 +61,69 @@ def run_by_hand(chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
         return _run(chosen, arguments)
     except (OperationError, ParameterTypeError) as error:
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    except (httpx.HTTPError, PrefectException) as error:
+        sys.exit(f"Prefect's server failed in the middle ({_reason(error)}); run again")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
 def _run(chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
-    alone = ALONE in os.environ
-    if not alone and not _server_answers():
-        # Prefect then starts a server of its own as a child that nothing would end if this process were killed.
-        sys.exit(run_guarded([sys.executable, *sys.orig_argv[1:]], {ALONE: "1"}))
     _hide_tracebacks_of_expected_errors()
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    with temporary_settings(restore_defaults={PREFECT_API_URL} if alone else set()):
+    url = "" if ALONE in os.environ else PREFECT_API_URL.value() or ""
+    reason = _why_unusable(url, chosen) if url else ""
+    if url and not reason:
+        try:
+            return _recorded(url, chosen, arguments)
+        except _NeverBegun as error:
+            reason = str(error)
+    if url:
+        _say(f"no Prefect server at {url} ({reason}); this run is recorded on this machine only")
+    with own_server(as_configured=not url) as told:
+        _say(told)
         return chosen(**arguments)
+
+
+class _NeverBegun(Exception):
+    """Prefect's server failed before the procedure began; the message says how."""
+
+
+def _recorded(url: str, chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
+    """Run a flow that a server records; what becomes of the server meanwhile does not change what the procedure came to.
+
+    Raises:
+        _NeverBegun: nothing was done.
+    """
+    procedure, watched = chosen.fn, chosen.with_options()
+    outcome = Future[Any]()
+
+    @wraps(procedure)
+    def watch(*words: Any, **named: Any) -> Any:
+        outcome.set_running_or_notify_cancel()
+        try:
+            done = procedure(*words, **named)
+        except Exception as error:
+            outcome.set_exception(error)
+            raise
+        outcome.set_result(done)
+        return done
+
+    watched.fn = watch
+    try:
+        return watched(**arguments)
+    except (httpx.HTTPError, PrefectException) as error:
+        if isinstance(error, ParameterTypeError) or outcome.running():
+            raise
+        if not outcome.done():
+            raise _NeverBegun(_reason(error)) from error
+        _say(f"Prefect's server at {url} is gone ({_reason(error)}): it does not know how this run ended")
+        server_lost.set()
+        done = outcome.result()
+        return done.data if isinstance(done, State) else done
+
+
+def _say(sentence: str) -> None:
+    if sentence:
+        print(sentence, file=sys.stderr)  # noqa: T201
 
 
 def _parse(flows: tuple[AnyFlow, ...], words: list[str]) -> dict[str, str]:
@@ -70,17 +144,30 @@ def _parse(flows: tuple[AnyFlow, ...], words: list[str]) -> dict[str, str]:
     return {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
 
 
-def _server_answers() -> bool:
-    """Say whether there is a Prefect server to record the run; it may have died too."""
-    url = PREFECT_API_URL.value()
-    if not url:
-        return False
+def _why_unusable(url: str, chosen: AnyFlow) -> str:
+    """Return why no run can be recorded at an address: nobody answers, or it is no Prefect API, or not one with a database."""
     impatient = {"timeout": ANSWER_SECONDS}
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(httpx_settings=impatient, sync_client=True) as client:
-        error = client.api_healthcheck()
-    if error:
-        print(f"no Prefect server at {url} ({error}); this run is recorded on this machine only", file=sys.stderr)  # noqa: T201
-    return error is None
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(httpx_settings=impatient, sync_client=True) as client:
+            if error := client.api_healthcheck():
+                return _reason(error)
+        # What every run begins with: it is written into the database. One that is busy for a moment is asked again.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 2}), get_client(httpx_settings=impatient, sync_client=True) as client:
+            client.create_flow(chosen)
+    except Exception as error:  # noqa: BLE001 - there is no telling what answers at such an address, and what a client makes of it
+        return _reason(error)
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    """Return in a few words why a server is of no use."""
+    if isinstance(error, httpx.HTTPStatusError):
+        code = error.response.status_code
+        login = ": PREFECT_API_AUTH_STRING or PREFECT_API_KEY is missing or wrong" if code in REFUSED_LOGIN else ""
+        return f"it answers {f'{code} {error.response.reason_phrase}'.strip()}{login}"
+    if isinstance(error, ValueError | LookupError | TypeError | AttributeError):
+        return "what answers there is no Prefect API"
+    return (" ".join(str(error).split()) or type(error).__name__)[:REASON_CHARACTERS]
 
 
 class _ExpectedErrors(logging.Filter):
@@ -88,11 +175,22 @@ class _ExpectedErrors(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep every record."""
-        if record.exc_info and isinstance(record.exc_info[1], OperationError):
+        if record.exc_info and isinstance(record.exc_info[1], OperationError | httpx.HTTPError | PrefectException):
             record.exc_info = None
         return True
 
 
+class _LostEvents(logging.Filter):
+    """Drops pages on each event that a dead server is not told of; that it is dead is said once."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep what is of something else."""
+        said = record.getMessage()
+        return not ("EventsWorker" in said or "/events/in" in said)
+
+
 def _hide_tracebacks_of_expected_errors() -> None:
+    for name in ("prefect.events.clients", "prefect._internal.concurrency", "prefect.EventsWorker"):
+        logging.getLogger(name).addFilter(_LostEvents())
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_ExpectedErrors())

@@ -8,11 +8,17 @@ from typing import Literal
 
 from flows.command_line import run_from_command_line
 from flows.restore import restore_beside
-from tasks import approvals, logins, partition_archives, partition_reports, partition_restores, partitions, runs, sites, thaws
-from tasks.core.limits import Periods
-from tasks.core.thaws import Tier
-from tasks.locks import context_lock
-from tasks.runs import operation
+from tasks.core.run.limits import Periods
+from tasks.core.sets.thaw import Tier
+from tasks.database import logins
+from tasks.database.locks import context_lock
+from tasks.partitions import archive, create, reattach
+from tasks.partitions.due import find_due
+from tasks.partitions.report import explained, publish_archived, publish_plan, publish_reattached, publish_timeline
+from tasks.run import approval
+from tasks.run.run import begin, operation
+from tasks.run.site import find_site, require_confirmed
+from tasks.sets import thaw
 
 
 @operation("create-partitions {context}")
@@ -25,14 +31,14 @@ def create_partitions(context: str = "bc-004", ahead: Periods = 1, move_default_
         move_default_rows: move rows out of a DEFAULT partition that stand in the way, in the same transaction; who reads that
             partition waits meanwhile.
     """
-    with runs.begin("create_partitions", context) as run:
-        site = logins.with_loader(sites.find_site(context), run)
+    with begin("create_partitions", context) as run:
+        site = logins.with_loader(find_site(context), run)
         with (
-            partition_reports.explained(site.context),
+            explained(site.context),
             context_lock(site.server, context, run.title, exclusive=True) as lock,
         ):
-            timelines = partitions.create_partitions(site, run, lock, run.started, ahead, move_default_rows=move_default_rows)
-        return partition_reports.publish_timeline(site.context, timelines, run.started)
+            timelines = create.create_partitions(site, run, lock, run.started, ahead, move_default_rows=move_default_rows)
+        return publish_timeline(site.context, timelines, run.started)
 
 
 @operation("archive-partitions {context}")
@@ -46,18 +52,18 @@ def archive_partitions(context: str = "bc-004", dry_run: bool = True, confirm_da
         dry_run: only show what would be done.
         confirm_database: the name of the database whose partitions are to be dropped, to say that this is meant.
     """
-    with runs.begin("archive_partitions", context) as run:
-        site = logins.with_loader(sites.find_site(context), run)
-        with partition_reports.explained(site.context):
-            due = partition_archives.find_due(site, run, run.started)
+    with begin("archive_partitions", context) as run:
+        site = logins.with_loader(find_site(context), run)
+        with explained(site.context):
+            logins.require_all_rows(site, run)
+            due = find_due(site, run, run.started)
             if dry_run:
-                return partition_reports.publish_plan(site, due)
-            if due and approvals.required_unscheduled(site.context):
-                confirm_database = approvals.ask(partition_reports.publish_plan(site, due))
-            sites.require_confirmed(site, confirm_database, "drop partitions")
-            for one in due:
-                partition_archives.archive(site, run, one)
-        return partition_reports.publish_archived(site, due)
+                return publish_plan(site, due)
+            if due and approval.required_unscheduled(site.context):
+                confirm_database = approval.ask(publish_plan(site, due))
+            require_confirmed(site, confirm_database, "drop partitions")
+            archived = [archive.archive(site, run, partition) for partition in due]
+        return publish_archived(site, archived)
 
 
 @operation("reattach-partition {context} {year} {mode}")
@@ -82,19 +88,21 @@ def reattach_partition(
         tier: how fast a cold set is thawed: Expedited (minutes), Standard (hours) or Bulk (half a day).
         trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
-    with runs.begin("reattach_partition", context) as run:
-        site = logins.with_loader(sites.find_site(context, trust_unsigned=trust_unsigned), run)
-        with partition_reports.explained(site.context):
-            found = partition_restores.find_archive(site, run, year, table, backup)
-            thaws.require_warm(site.store, run, found.backup, tier)
+    with begin("reattach_partition", context) as run:
+        site = logins.with_loader(find_site(context, trust_unsigned=trust_unsigned), run)
+        with explained(site.context):
+            if mode == "attach":
+                logins.require_all_rows(site, run)
+            found = reattach.find_archive(site, run, year, table, backup)
+            thaw.require_warm(site.store, run, found.backup, tier)
             if mode == "side-by-side":
                 return restore_beside(site, run, found.partition, found.backup, None)
-            if approvals.required(site.context):
-                typed = approvals.ask(f"{found.partition} would be attached to {found.table.qualified}, as {found.backup} has it")
-                sites.require_confirmed(site, typed, "attach a partition to a table")
+            if approval.required(site.context):
+                typed = approval.ask(f"{found.partition} would be attached to {found.table.qualified}, as {found.backup} has it")
+                require_confirmed(site, typed, "attach a partition to a table")
             with context_lock(site.server, context, run.title, exclusive=True) as lock:
-                rows, unlike = partition_restores.reattach(site, run, lock, found)
-        return partition_reports.publish_reattached(site.context, found, rows, unlike)
+                rows, unlike = reattach.reattach(site, run, lock, found)
+        return publish_reattached(site.context, found, rows, unlike)
 
 
 if __name__ == "__main__":

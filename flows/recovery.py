@@ -9,17 +9,20 @@ from typing import Literal
 
 from flows.command_line import run_from_command_line
 from flows.restore import restore_and_compare
-from tasks import logins, recoveries, recovery_reports, runs, sites, thaws
-from tasks.core.owners import owners
-from tasks.core.recovery_report import Purpose
-from tasks.core.servers import Server
-from tasks.databases import sweep_unfinished
-from tasks.keys import complete_keys, set_with_keys
-from tasks.locks import context_lock
-from tasks.recoveries import Recovery
-from tasks.runs import Run, operation
-from tasks.sets import random_recent
-from tasks.store import StoreAddress
+from tasks.core.postgres.connection import Server
+from tasks.core.restore.report import Purpose
+from tasks.core.sets.owners import owners
+from tasks.database import logins
+from tasks.database.locks import context_lock
+from tasks.restore import checks, triggers
+from tasks.restore.foreign_keys import complete_keys, set_with_keys
+from tasks.restore.new_database import Recovery
+from tasks.restore.report import publish_keys, publish_recovery, reported
+from tasks.run import site
+from tasks.run.run import Run, begin, operation
+from tasks.sets import thaw
+from tasks.sets.choose import random_recent
+from tasks.store.address import StoreAddress
 
 
 @operation("disaster-recovery {context}")
@@ -46,21 +49,21 @@ def disaster_recovery(
         resume: `constraints` restores nothing, but makes the foreign keys that are still missing.
         trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
-    with runs.begin("disaster_recovery", context) as run:
-        store = sites.find_store(context, trust_unsigned=trust_unsigned)
+    with begin("disaster_recovery", context) as run:
+        store = site.find_store(context, trust_unsigned=trust_unsigned)
         if resume == "constraints":
-            return complete_constraints(run, store, sites.find_server(server, context), backup, target_database)
+            return complete_constraints(run, store, site.find_server(server, context), backup, target_database)
         recovery = Recovery(store, run.started, newest=backup == "latest")
-        return restore_and_compare(recovery, run, sites.find_server(server, context), backup, target_database)
+        return restore_and_compare(recovery, run, site.find_server(server, context), backup, target_database)
 
 
 def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: str, target_database: str | None) -> str:
     """Make the foreign keys that a recovery had to leave out; those that cannot be made are named, with the rows in the way."""
-    manifest = set_with_keys(store, run.context, backup)
+    manifest = set_with_keys(store, run, backup)
     with context_lock(server, run.context, run.title, exclusive=True) as lock:
         loader = logins.find_loader(server, run, owners(manifest), is_live=True)
         outcomes = complete_keys(loader, run, lock, manifest, target_database or manifest.database.name)
-    return recovery_reports.publish_keys(run, outcomes)
+    return publish_keys(run, outcomes)
 
 
 @operation("recovery-drill {context}")
@@ -74,23 +77,18 @@ def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool =
         keep: leave the scratch database there for a look; otherwise it is dropped in every outcome.
         trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
-    with runs.begin("recovery_drill", context) as run:
-        store = sites.find_store(context, trust_unsigned=trust_unsigned)
+    with begin("recovery_drill", context) as run:
+        store = site.find_store(context, trust_unsigned=trust_unsigned)
         drill = Recovery(store, run.started, Purpose.DRILL, newest=backup == "latest")
-        server = sites.find_drill_server(context)
-        sites.describe(server, drill.store)
-        with recovery_reports.reported(drill, run):
+        server = site.find_drill_server(context)
+        site.describe(server, drill.store)
+        with reported(drill, run):
             chosen = random_recent(drill.store, context, run.started) if backup == "random" else backup
-            thaws.thaw_for(drill, run, chosen)
-            with context_lock(server, f"drill of {context}", run.title, exclusive=True) as lock:
-                drill.removed = sweep_unfinished(lock, context, scratch=True)
-                recoveries.stage(drill, server, run, chosen, None)
-                with recoveries.scratch_database(drill, server, run, lock, keep=keep):
-                    recoveries.fill_database(drill, server, run)
-                    recoveries.compare_with_manifest(drill, run)
-                    recoveries.check_integrity(drill, run)
-                    recoveries.try_triggers(drill, run)
-        return recovery_reports.publish_recovery(drill, run)
+            drill.begin_at(thaw.thaw_in_time(store, run, chosen))
+            with drill.rehearse(server, run, chosen, keep=keep) as (staged, target):
+                drill.checked = checks.check_integrity(staged, target, drill.filled.keys, run, drill.phases)
+                drill.exercises = triggers.try_triggers(staged, target, run, drill.phases)
+        return publish_recovery(drill, run)
 
 
 if __name__ == "__main__":

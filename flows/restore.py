@@ -14,31 +14,26 @@ from dataclasses import replace
 from typing import Literal
 
 from flows.command_line import run_from_command_line
-from tasks import (
-    approvals,
-    archives,
-    logins,
-    merge_plans,
-    merge_reports,
-    merges,
-    recoveries,
-    recovery_reports,
-    runs,
-    side_by_side,
-    sites,
-    thaws,
-)
 from tasks.core.errors import BadInput, PlanChanged
-from tasks.core.merge import Drift, Keys, KeyValue, MergePlan, Mode, Request, plan_report, plan_verdict
-from tasks.core.recovery_report import Purpose
-from tasks.core.servers import Server
-from tasks.databases import sweep_unfinished
-from tasks.existing import restore_into_existing
-from tasks.locks import context_lock
-from tasks.merges import Done
-from tasks.recoveries import Recovery
-from tasks.runs import Run, operation
-from tasks.sites import Site
+from tasks.core.in_place.plan import MergePlan
+from tasks.core.in_place.report import plan_report, plan_verdict
+from tasks.core.in_place.request import Drift, Keys, KeyValue, Mode, Objects, OnConflict, Request
+from tasks.core.postgres.connection import Server
+from tasks.core.restore.report import Purpose
+from tasks.database import logins
+from tasks.database.locks import context_lock
+from tasks.in_place import apply, plan, safety_set, side_by_side
+from tasks.in_place.apply import Done
+from tasks.in_place.report import publish_archive, publish_beside, publish_merged, publish_plan, told
+from tasks.restore import checks, compare, fill, legacy_dump, legacy_file, new_database, triggers
+from tasks.restore.database import finish_database, sweep_unfinished
+from tasks.restore.existing_database import restore_into_existing
+from tasks.restore.new_database import Recovery
+from tasks.restore.report import publish_recovery, reported
+from tasks.run import approval, artifacts
+from tasks.run.run import Run, begin, operation
+from tasks.run.site import Site, describe, find_server, find_site, find_store
+from tasks.sets import stage, thaw
 
 
 @operation("full-restore {context}")
@@ -51,6 +46,7 @@ def full_restore(
     confirm_database: str | None = None,
     on_schema_drift: Literal["refuse", "common-columns"] = "refuse",
     accept_effects_on_others: bool = False,
+    objects: Literal["plan", "restore"] = "plan",
     require_approval: bool = False,
     trust_unsigned: bool = False,
 ) -> str:
@@ -66,6 +62,8 @@ def full_restore(
         confirm_database: the name of the live database, to let rows of it be changed.
         on_schema_drift: where live tables have other columns than the set's: refuse, or restore what both have.
         accept_effects_on_others: let foreign keys of other contexts delete or empty what refers to rows that go.
+        objects: of a restore in place, what becomes of objects that differ from the set's: only listed with their statements, or
+            set back too (restore); what is missing is made, and what is not in the set is left, in either case.
         require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
         trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
@@ -73,15 +71,15 @@ def full_restore(
         raise BadInput(
             "name the new database with target_database, or restore into the live one with in_place=true: one of the two"
         )
-    with runs.begin("full_restore", context) as run:
-        if target_database is not None and archives.is_archive(backup):
-            return restore_legacy(sites.find_site(context, trust_unsigned=trust_unsigned), run, backup, target_database)
+    with begin("full_restore", context) as run:
+        if target_database is not None and legacy_file.is_archive(backup):
+            return restore_legacy(find_site(context, trust_unsigned=trust_unsigned), run, backup, target_database)
         if target_database is not None:
-            store = sites.find_store(context, trust_unsigned=trust_unsigned)
+            store = find_store(context, trust_unsigned=trust_unsigned)
             copy = Recovery(store, run.started, Purpose.COPY, newest=False)
-            return restore_and_compare(copy, run, sites.find_server(None, context), backup, target_database)
-        request = Request(backup, Drift(on_schema_drift), accept_effects_on_others)
-        site = logins.with_loader(sites.find_site(context, trust_unsigned=trust_unsigned), run)
+            return restore_and_compare(copy, run, find_server(None, context), backup, target_database)
+        request = Request(backup, Drift(on_schema_drift), accept_effects_on_others, objects=Objects(objects))
+        site = logins.with_loader(find_site(context, trust_unsigned=trust_unsigned), run)
         return restore_rows(site, run, request, dry_run, confirm_database, require_approval)
 
 
@@ -98,6 +96,8 @@ def table_restore(
     confirm_database: str | None = None,
     on_schema_drift: Literal["refuse", "common-columns"] = "refuse",
     accept_effects_on_others: bool = False,
+    objects: Literal["plan", "restore"] = "plan",
+    on_conflict: Literal["refuse", "skip"] = "refuse",
     require_approval: bool = False,
     trust_unsigned: bool = False,
 ) -> str:
@@ -117,17 +117,23 @@ def table_restore(
         confirm_database: the name of the live database, to let rows of it be changed.
         on_schema_drift: where the live table has other columns than the set's: refuse, or restore what both have.
         accept_effects_on_others: let foreign keys of other tables delete or empty what refers to rows that go.
+        objects: of a restore into the live table, what becomes of objects of it that are gone or differ from the set's: only listed
+            with their statements, or made and set back too (restore); what is not in the set is left in either case.
+        on_conflict: where a live row that the restore leaves has a unique value of a row of the set: refuse, or skip that row and
+            report it.
         require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
         trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
-    with runs.begin("table_restore", context) as run:
+    with begin("table_restore", context) as run:
         # Beside the live table nothing is done for its owner.
-        site = sites.find_site(context, trust_unsigned=trust_unsigned)
+        site = find_site(context, trust_unsigned=trust_unsigned)
         site = logins.with_loader(site, run, acting=mode != "side-by-side")
         if mode == "side-by-side":
             return restore_beside(site, run, table, backup, keys)
-        said = Drift(on_schema_drift), accept_effects_on_others
-        request = Request(backup, *said, table, Mode(mode), keys, include_parents)
+        request = Request(
+            backup, Drift(on_schema_drift), accept_effects_on_others, table, Mode(mode), keys, include_parents,
+            objects=Objects(objects), on_conflict=OnConflict(on_conflict),
+        )  # fmt: skip
         return restore_rows(site, run, request, dry_run, confirm_database, require_approval)
 
 
@@ -137,6 +143,7 @@ def restore_cleaned_up(
     *,
     backup: str,
     keys: list[KeyValue | dict[str, KeyValue]] | str | None = None,
+    on_conflict: Literal["refuse", "skip"] = "refuse",
     dry_run: bool = True,
     confirm_database: str | None = None,
     require_approval: bool = False,
@@ -151,72 +158,77 @@ def restore_cleaned_up(
         backup: the clean-up set that has the rows, by id or path.
         keys: only some rows of the table whose rule it was: a list of values of the key (or of objects naming key columns), or a
             condition on key columns; what hung on them comes with them.
+        on_conflict: where a live row has a unique value of a row of the set: refuse, or skip that row and report it.
         dry_run: only publish the plan.
         confirm_database: the name of the live database, to let rows be inserted.
         require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
         trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
-    with runs.begin("restore_cleaned_up", context) as run:
-        site = logins.with_loader(sites.find_site(context, trust_unsigned=trust_unsigned), run)
-        table = merge_plans.cleaned_table(site, backup)
-        request = Request(backup, table=table, mode=Mode.MISSING, keys=keys, include_parents=True, with_children=True)
+    with begin("restore_cleaned_up", context) as run:
+        site = logins.with_loader(find_site(context, trust_unsigned=trust_unsigned), run)
+        table = plan.cleaned_table(site, run, backup)
+        request = Request(
+            backup, table=table, mode=Mode.MISSING, keys=keys, include_parents=True, with_children=True,
+            on_conflict=OnConflict(on_conflict),
+        )  # fmt: skip
         return restore_rows(site, run, request, dry_run, confirm_database, require_approval)
 
 
 def restore_legacy(site: Site, run: Run, path: str, target_database: str) -> str:
     """Restore what can be restored of a file that the old scripts made, and say what it lacks."""
-    with merge_reports.told(site.context), context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
+    with told(site.context), context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
         sweep_unfinished(lock, run.context)
-        file = archives.stage_archive(site.store, run, path)
-        restored = archives.restore_archive(site, run, lock, file, path, target_database)
-    return merge_reports.publish_archive(site.context, restored)
+        file = legacy_file.stage_archive(site.store, run, path)
+        restored = legacy_dump.restore_archive(site, run, lock, file, path, target_database)
+    return publish_archive(site.context, restored)
 
 
 def restore_beside(site: Site, run: Run, table: str, backup: str, keys: Keys | None) -> str:
     """Restore a table under another name; nothing that is there is touched."""
-    with merge_reports.told(site.context):
-        thaws.require_warm(site.store, run, backup, objective=site.context.objectives.rto)
+    with told(site.context):
+        thaw.require_warm(site.store, run, backup, objective=site.context.objectives.rto)
         with context_lock(site.server, site.context.name, run.title):
-            recovery = recoveries.stage_copy(site.store, run, backup)
-            beside = side_by_side.restore_beside(site, run, recovery.staged_set, table, keys)
-    return merge_reports.publish_beside(site.context, replace(beside, aside=recovery.aside), recovery.passed_over)
+            staged = stage.stage_newest_good(site.store, run, backup)
+            beside = side_by_side.restore_beside(site, run, staged.set, table, keys)
+    return publish_beside(site.context, replace(beside, aside=staged.aside), staged.passed_over)
 
 
 def restore_rows(
     site: Site, run: Run, request: Request, dry_run: bool, confirm_database: str | None, require_approval: bool
 ) -> str:  # fmt: skip
     """Plan what makes live rows those of a set; and do that, once it was confirmed or approved, after a safety set."""
-    thaws.require_warm(site.store, run, request.backup, objective=site.context.objectives.rto)
+    logins.require_all_rows(site, run)
+    thaw.require_warm(site.store, run, request.backup, objective=site.context.objectives.rto)
     if dry_run:
-        with merge_reports.explained():
+        with artifacts.explained():
             return plan_verdict(plan_rows(site, run, request))
-    with merge_reports.told(site.context):
-        if require_approval or approvals.required(site.context):
+    with told(site.context):
+        if require_approval or approval.required(site.context):
             done = write_approved_rows(site, run, request)
         else:
             done = write_rows(site, run, request, confirm_database)
     # From here on it is done, whatever becomes of the rest.
-    verdict = merge_reports.publish_merged(site.context, done)
-    merges.refresh(site, run, done)
+    verdict = publish_merged(site.context, done)
+    apply.refresh(site, run, done)
     return verdict
 
 
 def plan_rows(site: Site, run: Run, request: Request) -> MergePlan:
     """Publish what would be done; nothing is touched."""
-    recovery = recoveries.stage_copy(site.store, run, request.backup)
-    with merge_plans.begin(site, run, recovery, request) as merge:
-        planned = merge_plans.plan(merge, recovery)
-    merge_reports.publish_plan(site.context, planned, request)
+    staged = stage.stage_newest_good(site.store, run, request.backup)
+    with plan.begin(site, run, staged.set, request) as merge:
+        planned = plan.plan(merge, staged)
+    publish_plan(site.context, planned, request)
     return planned
 
 
 def write_approved_rows(site: Site, run: Run, request: Request) -> Done:
     """Ask an operator about the plan, with nothing locked meanwhile, and again if it is no longer true."""
-    approvals.require_somebody_to_ask()
+    approval.require_somebody_to_ask()
     while True:
         planned = plan_rows(site, run, request)
         request = replace(request, backup=planned.backup)
-        typed = approvals.ask(plan_report(planned, site.context.zone))
+        typed = approval.ask(plan_report(planned, site.context.zone))
         with suppress(PlanChanged):
             return write_rows(site, run, request, typed, planned)
 
@@ -226,34 +238,41 @@ def write_rows(
 ) -> Done:  # fmt: skip
     """Make live rows what a set has, after a safety set was taken; or leave them as they were."""
     with context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
-        recovery = recoveries.stage_copy(site.store, run, request.backup)
-        with merge_plans.begin(site, run, recovery, request) as merge:
-            planned = merge_plans.plan(merge, recovery)
-            merge_reports.publish_plan(site.context, planned, request)
-            merges.require_confirmed(planned, confirm_database, approved)
+        staged = stage.stage_newest_good(site.store, run, request.backup)
+        with plan.begin(site, run, staged.set, request) as merge:
+            planned = plan.plan(merge, staged)
+            publish_plan(site.context, planned, request)
+            apply.require_confirmed(planned, confirm_database, approved)
             if planned.is_empty:
                 return Done(planned)
-            merges.take_safety_set(merge)
-            return merges.carry_out(merge, planned, lock, approved=approved is not None)
+            safety_set.take_safety_set(merge)
+            return apply.carry_out(merge, planned, lock, approved=approved is not None)
 
 
 def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: str, target_database: str | None) -> str:
     """Restore the newest good or the named set, and compare it; publish the report, also when it fails."""
-    sites.describe(server, recovery.store)
-    with recovery_reports.reported(recovery, run):
-        thaws.thaw_for(recovery, run, backup)
+    describe(server, recovery.store)
+    with reported(recovery, run):
+        recovery.begin_at(thaw.thaw_in_time(recovery.store, run, backup))
+        phases = recovery.phases
         with context_lock(server, run.context, run.title, exclusive=True) as lock:
             recovery.removed = sweep_unfinished(lock, run.context)
-            recoveries.stage(recovery, server, run, backup, target_database)
-            if recovery.chosen.exists:
-                restore_into_existing(recovery, server, run, lock)
+            recovery.staged, target = new_database.stage(recovery, server, run, backup, target_database)
+            recovery.target, staged = target, recovery.staged.set
+            if target.exists:
+                recovery.filled = restore_into_existing(staged, target, server, run, lock, phases)
+                recovery.proven = True
+                recovery.exercises = triggers.try_triggers(staged, target, run, phases)
             else:
-                with recoveries.unfinished_database(recovery, server, run, lock):
-                    recoveries.fill_database(recovery, server, run)
-                    recoveries.compare_with_manifest(recovery, run)
-                    recoveries.finish(recovery, server, run, lock)
-            recoveries.check_integrity(recovery, run)
-    return recovery_reports.publish_recovery(recovery, run)
+                with new_database.unfinished_database(recovery, staged.manifest, target, server, run, lock):
+                    recovery.filled = fill.fill_database(staged, target, server, run, phases)
+                    compare.compare_with_manifest(staged, target, recovery.filled, run, phases)
+                    recovery.proven = True
+                    recovery.exercises = triggers.try_triggers(staged, target, run, phases)
+                    with phases.phase("finishing"):
+                        finish_database(server, run, lock, staged.manifest, target)
+            recovery.checked = checks.check_integrity(staged, target, recovery.filled.keys, run, phases)
+    return publish_recovery(recovery, run)
 
 
 if __name__ == "__main__":

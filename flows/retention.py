@@ -7,9 +7,16 @@ By hand: python -m flows.retention prune_backups --context bc-004 [--dry-run fal
 
 from flows.backup import take_long_term
 from flows.command_line import run_from_command_line
-from tasks import approvals, clean_up_reports, clean_ups, logins, prunings, runs, sites
+from tasks.clean_up.plan import plan
+from tasks.clean_up.report import publish_cleaned, publish_plan
+from tasks.clean_up.rules import clean_up, require_archivable, rules_in_order
 from tasks.core.calendar import start_of
-from tasks.runs import operation
+from tasks.database import logins
+from tasks.run import approval
+from tasks.run.run import begin, operation
+from tasks.run.site import find_context, find_site, find_store, require_apart, require_confirmed
+from tasks.sets import prune, survey
+from tasks.sets.report import publish_pruning
 
 
 @operation("prune-backups {context}")
@@ -23,16 +30,16 @@ def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
         context: the bounded context.
         dry_run: only plan, and publish the plan.
     """
-    with runs.begin("prune_backups", context) as run:
-        definition, store = sites.find_context(context), sites.find_store(context)
-        sites.require_apart(definition, store)
+    with begin("prune_backups", context) as run:
+        definition, store = find_context(context), find_store(context)
+        require_apart(definition, store)
         verdicts = list[str]()
-        with prunings.alone(context, run) as lock:
-            for key, place, periods in prunings.places(definition, store):
-                pruning = prunings.survey(place, definition, periods, run.started, lock)
+        with survey.alone(context, run) as lock:
+            for key, place, periods in survey.places(definition, store):
+                pruning = survey.survey(place, definition, periods, run.started, lock)
                 if not dry_run:
-                    prunings.carry_out(place, run, lock, pruning)
-                verdicts.append(prunings.publish_pruning(definition, key, pruning, dry_run=dry_run))
+                    prune.carry_out(place, run, lock, pruning)
+                verdicts.append(publish_pruning(definition, key, pruning, dry_run=dry_run))
         return "; ".join(verdicts)
 
 
@@ -48,19 +55,22 @@ def clean_up_old_data(context: str = "bc-004", dry_run: bool = True, confirm_dat
         dry_run: only find out, in a transaction that is rolled back, and publish what would be done.
         confirm_database: the name of the database whose rows are to be deleted, to say that this is meant.
     """
-    with runs.begin("clean_up_old_data", context) as run:
-        site = logins.with_loader(sites.find_site(context), run)
+    with begin("clean_up_old_data", context) as run:
+        site = logins.with_loader(find_site(context), run)
+        logins.require_all_rows(site, run)
+        month = start_of("month", run.started, site.context.zone)
+        require_archivable(site, run, month)
         if dry_run:
-            return clean_up_reports.publish_plan(site, clean_ups.plan(site, run))
-        if approvals.required_unscheduled(site.context):
-            confirm_database = approvals.ask(clean_up_reports.publish_plan(site, clean_ups.plan(site, run)))
-        sites.require_confirmed(site, confirm_database, "delete rows")
-        rules = clean_ups.rules_in_order(site, run)
+            return publish_plan(site, plan(site, run))
+        if approval.required_unscheduled(site.context):
+            confirm_database = approval.ask(publish_plan(site, plan(site, run)))
+        require_confirmed(site, confirm_database, "delete rows")
+        rules = rules_in_order(site, run)
         for job in site.context.long_term if rules else ():
-            take_long_term(site, run, job, start_of("month", run.started, site.context.zone))
+            take_long_term(site, run, job, month)
         for rule in rules:
-            clean_ups.clean_up(site, run, rule)
-        return clean_up_reports.publish_cleaned(site, rules)
+            clean_up(site, run, rule)
+        return publish_cleaned(site, rules)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ Needs the database (a role that acts as the owner of the views). By hand: python
 """
 
 from flows.command_line import run_from_command_line
-from tasks import logins, runs, sites
-from tasks import views as materialized_views
-from tasks.core.limits import Seconds
-from tasks.locks import context_lock
-from tasks.runs import operation
+from tasks.core.run.limits import Seconds
+from tasks.database import logins
+from tasks.database import views as database_views
+from tasks.database.locks import context_lock
+from tasks.database.views import Limits, chosen_views, publish_refreshed
+from tasks.run.run import begin, operation
+from tasks.run.site import find_site
 
 
 @operation("refresh-views {context}")
@@ -28,13 +30,13 @@ def refresh_views(
         statement_timeout_seconds: how long one view may take.
         lock_timeout_seconds: how long one may wait for those who use it.
     """
-    with runs.begin("refresh_views", context) as run:
-        site = logins.with_loader(sites.find_site(context), run)
-        chosen = materialized_views.chosen_views(site.context, views)
-        allowed = materialized_views.Limits(statement_timeout_seconds, lock_timeout_seconds)
+    with begin("refresh_views", context) as run:
+        site = logins.with_loader(find_site(context), run)
+        chosen = chosen_views(site.context, views)
+        allowed = Limits(statement_timeout_seconds, lock_timeout_seconds)
         with context_lock(site.server, context, run.title):
-            refreshed = materialized_views.refresh_views(site, run, chosen, allowed)
-        return materialized_views.publish_refreshed(site.context, refreshed)
+            refreshed = database_views.refresh_views(site, run, chosen, allowed)
+        return publish_refreshed(site.context, refreshed)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from prefect import get_run_logger
 
 from flows.backup import differential_backup
 from flows.command_line import run_from_command_line
-from tasks import overviews, recovery_points, runs, sites
 from tasks.core.calendar import parse_instant
-from tasks.core.kinds import now
-from tasks.core.limits import Days, Minutes, Share
-from tasks.runs import operation
-from tasks.sets import longest_unverified
-from tasks.verifications import verify_set, verify_share
+from tasks.core.run.clock import now
+from tasks.core.run.limits import Days, Minutes, Share
+from tasks.run import site
+from tasks.run.run import begin, operation
+from tasks.sets.choose import longest_unverified
+from tasks.sets.verify import verify_set, verify_share
+from tasks.watch import history, recovery_point
 
 
 @operation("verify-backups {context}")
@@ -32,8 +33,8 @@ def verify_backups(
         fraction: instead, this share of all sets (0.25: a quarter), those longest not decoded first.
         trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
     """
-    with runs.begin("verify_backups", context) as run:
-        store = sites.find_store(context, trust_unsigned=trust_unsigned)
+    with begin("verify_backups", context) as run:
+        store = site.find_store(context, trust_unsigned=trust_unsigned)
         if fraction is None:
             return verify_set(store, run, backup)
         return verify_share(store, run, *longest_unverified(store, context, fraction))
@@ -53,14 +54,14 @@ def watch_recovery_point(
         refresh: take that differential; otherwise only look.
         as_of: an instant (`2025-11-03 14:00`) to judge by instead of now; of a past one nothing is taken.
     """
-    with runs.begin("watch_recovery_point", context) as run:
-        definition, store = sites.find_context(context), sites.find_store(context)
+    with begin("watch_recovery_point", context) as run:
+        definition, store = site.find_context(context), site.find_store(context)
         given, every, done = parse_instant(as_of, definition.zone) if as_of else None, timedelta(minutes=every_minutes), list[str]()
-        point = recovery_points.look(store, definition, given or now(), every)
+        point = recovery_point.look(store, definition, given or now(), every)
         if refresh and point.is_due and point.instant >= run.started:
             done.append(_refresh(context))
-            point = recovery_points.look(store, definition, given or now(), every)
-        return recovery_points.tell(definition, point, done)
+            point = recovery_point.look(store, definition, given or now(), every)
+        return recovery_point.tell(definition, point, done)
 
 
 @operation("backup-report {context}")
@@ -73,9 +74,9 @@ def backup_report(context: str = "bc-004", days: Days = 30) -> str:
         context: the bounded context.
         days: how many days to look back, from 1 to 366.
     """
-    with runs.begin("backup_report", context) as run:
-        definition, store = sites.find_context(context), sites.find_store(context)
-        return overviews.tell(overviews.look_back(store, definition, run, days))
+    with begin("backup_report", context) as run:
+        definition, store = site.find_context(context), site.find_store(context)
+        return history.tell(history.look_back(store, definition, run, days))
 
 
 def _refresh(context: str) -> str:

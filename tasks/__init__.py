@@ -1,1 +1,1 @@
-"""One module a noun; each task is one effect that deserves a line in the UI."""
+"""One package a noun; each task is one effect that deserves a line in the UI."""

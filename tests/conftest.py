@@ -1,16 +1,15 @@
 """Which of the long tests are run: one variant in seven, and in a slice one test in seven, as far as a budget of time goes."""
 
 import hashlib
-import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
 
-# Of a long test with many variants some are run, all of them where this is set; cheap ones say that all are. The share is prime, so
-# that of two parameters each varies.
-EVERY_VARIANT = "EVERY_VARIANT" in os.environ
+from tests.support.variants import EVERY_VARIANT
+
+# It is prime, so that of two parameters each varies.
 SHARE = 7
 
 

@@ -1,8 +1,17 @@
 """What can go wrong, by what a caller does about it; every message says object, fact, remedy."""
 
+import re
+from collections.abc import Sequence
+
+# What neither JSON nor PostgreSQL takes, or a terminal obeys: a store and a database may hold any text, and messages quote it.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 class OperationError(Exception):
-    """Root of every error this project raises on purpose."""
+    """Root of every error this project raises on purpose; its message can be printed and stored, whatever it quotes."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], message))
 
 
 class BadInput(OperationError):
@@ -57,5 +66,13 @@ class BrokenKey(OperationError):
     """Rows refer to rows of another context that are not there; without that key they can be loaded."""
 
 
+class MisplacedRow(OperationError):
+    """A row belongs to another partition than the one that had it; through the table that is divided it can be loaded."""
+
+
 class RestoreDiffers(OperationError):
-    """What was restored is not what was backed up."""
+    """What was restored is not what was backed up; each difference is named."""
+
+    def __init__(self, message: str, differences: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.differences = differences

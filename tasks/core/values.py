@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.core.spelling import IDENTIFIER, TYPE, is_qualified
 
@@ -55,6 +55,7 @@ TransactionId = Annotated[int, Field(ge=0, lt=1 << 64, description="a full trans
 Lsn = Annotated[
     str, Field(pattern=r"^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$", description="a log sequence number, such as 16/B374D848")
 ]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, in hexadecimal")]
 Major = Annotated[int, Field(ge=0, le=1000, description="a major version of PostgreSQL")]
 Duration = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, description="seconds")]
 Instant = Annotated[AwareDatetime, AfterValidator(_sane)]
@@ -65,3 +66,24 @@ Label = Annotated[str, Field(max_length=1024)]
 SqlName = Annotated[str, _spelled(IDENTIFIER.fullmatch, "name as SQL writes one")]
 QualifiedName = Annotated[str, _spelled(is_qualified, "name of a relation as SQL writes one")]
 TypeName = Annotated[str, Field(max_length=1024), _spelled(TYPE.fullmatch, "name of a type")]
+
+
+class StoredModel(BaseModel):
+    """What is kept in a store: it has the fields that it must, no others, and no character NUL."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_nul(cls, value: object) -> object:
+        # No text of PostgreSQL's has one, and what takes a text from here would stumble over it.
+        if any(isinstance(text, str) and "\0" in text for text in (value if isinstance(value, list) else [value])):
+            raise ValueError("it has a character NUL")
+        return value
+
+
+def complaint_about(error: ValidationError) -> str:
+    """Return which field is wrong, and why; of several the first."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the whole"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')[:500]}"

@@ -1,61 +1,35 @@
-"""Real servers for the integration tests, and a small world in which each test backs up and recovers."""
+"""Real servers for the integration tests, and the worlds in which they back up and recover."""
 
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
-import yaml
-from prefect.blocks.core import Block
-from prefect.client.orchestration import get_client
 from psycopg import sql
 from tenacity import BaseRetrying, wait_none
 
 from deployments import local
-from deployments.example import create_example
-from deployments.local import LocalS3, LocalServer, wheel_bin
-from deployments.login_blocks import LOGINS
-from tasks import records, sets, sites
-from tasks.core.context import CONTEXT_FILE
-from tests.oracle import State, capture
+from deployments.local import LocalS3, LocalServer
+from tasks.run import site
+from tests.support import drawn_schemas
+from tests.support.archives import RESOLVED
+from tests.support.contexts import write_context
+from tests.support.database import execute
+from tests.support.drawn_schemas import TwoServers
+from tests.support.example import make_template
+from tests.support.hostile_names import DATABASE_LEVEL, HOSTILE, NAMESPACE, ROLE, SCRIPT, Hostile
+from tests.support.prefect_server import tell_the_rest
+from tests.support.retention import FOREIGN, Kept
+from tests.support.servers import CONTRIB, SETTINGS, Servers, bin_of, drop_databases, prepare
+from tests.support.world import TwoSets, World, new_world
 
-PROJECT = Path(__file__).parents[2]
-CONTEXT = "bc-004"
-DATABASE = "consulting_tool"
-TEMPLATE = "example_template"
-SETTINGS = {"max_prepared_transactions": "10"}
-DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
-TABLES = [
-    "organizations", "organization_units", "organization_hierarchies", "organization_members", "teams", "team_members",
-    "team_leaders", "governance_policies", "governance_rules", "policy_scopes", "policy_violations",
-]  # fmt: skip
-# The keys to users, which belongs to another context: the only difference that a recovery may leave.
-OUTBOUND_KEYS = [
-    "organization_members.organization_members_user_fkey", "policy_violations.policy_violations_resolver_fkey",
-    "team_leaders.team_leaders_user_fkey", "team_members.team_members_user_fkey",
-]  # fmt: skip
-
-
-def prepare(server: LocalServer) -> LocalServer:
-    """Make the least-privilege roles, with passwords, as an administrator would."""
-    server.run_script(PROJECT / "deployments" / "roles.sql")
-    server.allow_backup_logins()
-    return server
-
-
-def make_template(server: LocalServer, **sizes: Any) -> None:
-    """Make the example database that every test gets a copy of."""
-    server.create_database(TEMPLATE, "consulting_owner")
-    create_example(server.conninfo(TEMPLATE), **({"scale": 0.1, "violations_per_year": 1000} | sizes))
+# Half of the time that a Prefect server spends on a run is spent on records of its tasks, which no test reads here.
+LEAN = {"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false", "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,42 +38,14 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def tell_the_rest() -> None:
-    """Tell a Prefect server that will stop what this process still has for it; else the exit waits, and the next is not told."""
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
-
-    for worker in (APILogWorker, EventsWorker):
-        worker.drain_all()
-
-
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
-    """A real Prefect server; flows run in this process and in others are recorded there."""
+    """A real Prefect server; flows run in this process and in others are recorded there, their tasks are not."""
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    with local.prefect_server() as url, temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with local.prefect_server(**LEAN) as url, temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield url
         tell_the_rest()
-
-
-class Servers:
-    """One server a major version, started when first asked for."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._running: dict[int, LocalServer] = {}
-
-    def __getitem__(self, major: int) -> LocalServer:
-        if major not in self._running:
-            if major == 15 and not (DEBIAN_15 / "postgres").exists():
-                pytest.skip(f"PostgreSQL 15 of Debian is not in {DEBIAN_15}")
-            server = self._stack.enter_context(local.postgres(DEBIAN_15 if major == 15 else wheel_bin(major), **SETTINGS))
-            make_template(prepare(server))
-            with server.connect() as connection:
-                assert connection.info.server_version // 10000 == major
-            self._running[major] = server
-        return self._running[major]
 
 
 @pytest.fixture(scope="module")
@@ -131,143 +77,6 @@ def s3() -> Iterator[LocalS3]:
         yield endpoint
 
 
-@dataclass
-class World:
-    """One database, one store, one empty server, and the environment that leads the flows there."""
-
-    source: LocalServer
-    target: LocalServer
-    folder: Path
-    api: str
-    store: dict[str, str]
-    database: str = DATABASE
-    extra: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def store_folder(self) -> Path:
-        """The store, where it is a folder."""
-        return Path(self.store["BACKUP_STORE"])
-
-    def environment(self, server: LocalServer, user: str) -> dict[str, str]:
-        """Return all that a flow is given."""
-        return {
-            **server.environment(user), **self.store, "BACKUP_STAGING": str(self.folder / "staging"),
-            "PREFECT_API_URL": self.api, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", **self.extra,
-        }  # fmt: skip
-
-    def backup(self, user: str = "backup_reader", **parameters: Any) -> str:
-        """Run daily_backup in this process; return its verdict."""
-        from flows.backup import daily_backup
-
-        return self._run(daily_backup, self.environment(self.source, user), parameters)
-
-    def differential(self, user: str = "backup_reader", **parameters: Any) -> str:
-        """Run differential_backup in this process; return its verdict."""
-        from flows.backup import differential_backup
-
-        return self._run(differential_backup, self.environment(self.source, user), parameters)
-
-    def recover(self, user: str = "backup_restorer", **parameters: Any) -> str:
-        """Run disaster_recovery onto the empty server in this process; return its verdict."""
-        from flows.recovery import disaster_recovery
-
-        return self._run(disaster_recovery, self.environment(self.target, user), parameters)
-
-    def run(self, flow: Any, user: str, server: LocalServer | None = None, **parameters: Any) -> Any:
-        """Run any flow in this process."""
-        return self._run(flow, self.environment(server or self.source, user), parameters)
-
-    def _run(self, flow: Any, environment: dict[str, str], parameters: dict[str, Any]) -> Any:
-        with pytest.MonkeyPatch.context() as patch:
-            for name in [name for name in os.environ if name.startswith(("PG", "AWS_", "BACKUP_"))]:
-                patch.delenv(name)
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            return flow(**parameters)
-
-    def start(
-        self, module: str, flow: str, user: str, server: LocalServer | None = None, arguments: Sequence[str] = (), **extra: str
-    ) -> "subprocess.Popen[str]":  # fmt: skip
-        """Start a flow in a process of its own, as an operator would by hand."""
-        kept = local.bare_environment()
-        environment = kept | self.environment(server or self.source, user) | extra
-        return subprocess.Popen(
-            [sys.executable, "-m", f"flows.{module}", flow, *arguments], cwd=PROJECT, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def connect(self, server: LocalServer | None = None) -> psycopg.Connection:
-        """Open an autocommit superuser session in the source's database, or in another server's."""
-        return (server or self.source).connect(self.database)
-
-    def state(self, server: LocalServer | None = None, **how: Any) -> State:
-        """Return what the independent oracle sees."""
-        server = server or self.source
-        return capture(server.conninfo(self.database), bin_dir=server.bin, tables=TABLES, **how)
-
-    def assert_recovered(self, before: State, server: LocalServer | None = None) -> None:
-        """Assert that the recovered database equals a state captured before, but for the keys to other contexts."""
-        after = self.state(server or self.target)
-        assert before.differences(after, ignore_foreign_keys=OUTBOUND_KEYS, views="recomputed") == []
-        assert after.outside == ()
-
-    def set_folders(self, kind: str = "daily") -> list[Path]:
-        """Return the folders of all fulls, or of another kind of set, in a folder store, oldest first, finished or not."""
-        return sorted(self.store_folder.glob(f"{CONTEXT}/{kind}/*"))
-
-
-def databases(server: LocalServer) -> set[str]:
-    """Return the databases of a server but those it came with."""
-    with server.connect() as connection:
-        rows = connection.execute("SELECT datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')")
-        return {row[0] for row in rows} - {TEMPLATE}
-
-
-def drop_databases(server: LocalServer) -> None:
-    """Drop what a test left."""
-    for name in databases(server):
-        with server.connect() as connection:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-def copy_template(server: LocalServer, name: str = DATABASE) -> None:
-    """Make a fresh copy of the example database."""
-    with server.connect() as connection:
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER consulting_owner")
-        connection.execute(statement.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
-
-
-def new_world(source: LocalServer, target: LocalServer, api: str, folder: Path) -> World:
-    """Make a fresh copy of the example database, and an empty folder store."""
-    (folder / "store").mkdir()
-    copy_template(source)
-    return World(source, target, folder, api, {"BACKUP_STORE": str(folder / "store")})
-
-
-def edit_context(world: World, monkeypatch: pytest.MonkeyPatch, **keys: Any) -> None:
-    """Let the flows of a test find the context with other keys than its folder has."""
-    place = world.folder / "contexts" / CONTEXT
-    if place.parent != sites.CONTEXTS:
-        shutil.copytree(sites.CONTEXTS / CONTEXT, place)
-    said = yaml.safe_load((place / CONTEXT_FILE).read_text("utf-8"))
-    (place / CONTEXT_FILE).write_text(yaml.safe_dump(said | keys, allow_unicode=True), "utf-8")
-    monkeypatch.setattr(sites, "CONTEXTS", place.parent)
-
-
-def delete_blocks(*names: str) -> None:
-    """Delete what a test registered, given as kind/name, connectors with those of their logins; what it did not is passed over."""
-    logins = [f"{name}-{login}" for name in names if name.startswith("sqlalchemy-connector/") for login in LOGINS]
-    with get_client(sync_client=True) as client:
-        for name in (*names, *logins):
-            try:
-                document = Block.load(name)._block_document_id
-            except ValueError:
-                continue
-            assert document
-            # Prefect's client asks again where its server on SQLite is busy.
-            client.delete_block_document(document)
-
-
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A private folder that the servers' account can reach."""
@@ -278,25 +87,11 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the store be asked as often as ever, without the pause between two tries."""
-    for one in (*vars(sets).values(), *vars(records).values()):
+    tasks = [module for name, module in sys.modules.items() if name.startswith("tasks.")]
+    for one in (member for module in tasks for member in vars(module).values()):
         function = getattr(one, "fn", one)
         if isinstance(getattr(function, "retry", None), BaseRetrying):
             monkeypatch.setattr(function.retry, "wait", wait_none())
-
-
-@dataclass(frozen=True)
-class TwoSets:
-    """A folder store with two good sets of different states, made once; tests work on copies of the folder."""
-
-    folder: Path
-    older: str
-    newer: str
-    before_older: State
-    before_newer: State
-
-    def copy(self, to: Path) -> Path:
-        """Copy the store; return the copy."""
-        return Path(shutil.copytree(self.folder, to))
 
 
 @pytest.fixture(scope="session")
@@ -336,3 +131,81 @@ def any_version(servers: Servers, prefect_api: str, folder: Path, request: pytes
     server = servers[request.param]
     yield new_world(server, server, prefect_api, folder)
     drop_databases(server)
+
+
+@pytest.fixture
+def old(world: World) -> World:
+    """A database whose years before 2023 have had their time, of which 2021 is gone, and none is held."""
+    execute(world, "DROP TABLE policy_violations_2021", RESOLVED)
+    return world
+
+
+@pytest.fixture(scope="module")
+def kept(source: LocalServer, target: LocalServer, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    """Two fulls, each with a differential, taken once a module; the database is gone again."""
+    folder = tmp_path_factory.mktemp("kept")
+    world = new_world(source, target, prefect_api, folder)
+    for purpose in ("first", "second"):
+        world.backup()
+        execute(world, f"UPDATE teams SET purpose = '{purpose}' WHERE ctid = '(0,1)'")
+        world.differential()
+    before = world.state()
+    drop_databases(source)
+    for key in FOREIGN:
+        (folder / "store" / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "store" / key).write_bytes(os.urandom(100))
+    yield Kept(folder / "store", before)
+
+
+@pytest.fixture
+def kept_world(source: LocalServer, target: LocalServer, prefect_api: str, folder: Path, kept: Kept) -> World:
+    """A world of which only the store is looked at."""
+    return World(source, target, folder, prefect_api, {"BACKUP_STORE": str(shutil.copytree(kept.folder, folder / "store"))})
+
+
+@pytest.fixture
+def hostile(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hostile]:
+    """The awkward context, in a database of its own; its one foreign role exists in the source alone."""
+    world.database = HOSTILE
+    monkeypatch.setattr(site, "CONTEXTS", world.folder / "contexts")
+    with world.source.connect() as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(ROLE)))
+        connection.execute("ALTER ROLE backup_reader BYPASSRLS")
+    world.source.create_database(HOSTILE, "consulting_owner")
+    world.source.run_script(SCRIPT, HOSTILE)
+    with world.source.connect() as connection:
+        for statement in DATABASE_LEVEL:
+            connection.execute(sql.SQL(statement).format(database=sql.Identifier(HOSTILE), role=sql.Identifier(ROLE)))
+    with world.connect() as connection:
+        found = connection.execute(
+            """SELECT c.relname, c.relkind FROM pg_class c WHERE c.relnamespace = %s::regnamespace
+               AND c.relkind IN ('r', 'p', 'm', 'v') AND NOT c.relispartition
+               AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) ORDER BY 1""",
+            (sql.Identifier(NAMESPACE).as_string(),),
+        ).fetchall()
+    tables, views = ([name for name, kind in found if kind in kinds] for kinds in ("rp", "mv"))
+    write_context(
+        world.folder / "contexts", name="bc-900", database=HOSTILE, schema=NAMESPACE, tables=tables, views=views
+    )  # fmt: skip
+    yield Hostile(world, tables, views)
+    for server in (world.source, world.target):
+        drop_databases(server)
+        with server.connect() as connection:
+            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(ROLE)))
+            connection.execute("ALTER ROLE backup_reader NOBYPASSRLS")
+
+
+@pytest.fixture(scope="module", params=[CONTRIB], ids=["18"])
+def two_servers(prefect_api: str, request: pytest.FixtureRequest) -> Iterator[TwoServers]:
+    """A server to back up and one to recover on, with contrib; the role of drawn schemas is, from 16 on, in the first alone."""
+    role = sql.Identifier(drawn_schemas.ROLE)
+    with ExitStack() as stack:
+        source, target = (stack.enter_context(local.postgres(bin_of(request.param), **SETTINGS)) for _ in range(2))
+        for server in (source, target):
+            with prepare(server).connect() as connection:
+                # Row-level security may be forced.
+                connection.execute("ALTER ROLE backup_reader BYPASSRLS")
+                connection.execute("ALTER ROLE backup_restorer BYPASSRLS")
+                if server is source or connection.info.server_version < 160000:
+                    connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
+        yield TwoServers(source, target, prefect_api)

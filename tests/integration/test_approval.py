@@ -8,10 +8,12 @@ import pytest
 
 from flows.restore import full_restore
 from tasks.core.errors import BadInput
-from tests.faults import wait_for
-from tests.integration.conftest import DATABASE, World
-from tests.integration.moments import SECONDS
-from tests.integration.test_in_place import ask, execute, safety_sets
+from tests.support.database import ask, execute
+from tests.support.example import DATABASE
+from tests.support.faults import wait_for
+from tests.support.moments import SECONDS
+from tests.support.restores import safety_sets
+from tests.support.world import World
 
 long = pytest.mark.long
 
@@ -99,6 +101,6 @@ def test_not_approved_is_not_done(damaged: World, decision: str, database: str, 
 
 @pytest.mark.long
 def test_nobody_to_ask_is_told_before_anything_is_done(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.approvals.PREFECT_API_URL", type("Unset", (), {"value": staticmethod(lambda: None)}))
+    monkeypatch.setattr("tasks.run.approval.PREFECT_API_URL", type("Unset", (), {"value": staticmethod(lambda: None)}))
     with pytest.raises(BadInput, match="this run is on no Prefect server"):
         world.run(full_restore, "backup_restorer", in_place=True, dry_run=False, require_approval=True)

@@ -4,8 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,50 +12,27 @@ from deployments import local
 from deployments.local import LocalS3
 from flows.backup import list_backups, long_term_backup
 from flows.checks import integrity_check
-from flows.partitions import archive_partitions, reattach_partition
 from flows.restore import table_restore
-from tasks import backups, partition_archives, partitions, recoveries, sets
+from tasks.backup import long_term
 from tasks.core.errors import DamagedSet, OperationError, RestoreDiffers, StoreUnavailable, UnsafeTarget
-from tests.integration.conftest import CONTEXT, DATABASE, PROJECT, World, databases
-from tests.integration.test_in_place import ask, execute
-from tests.integration.test_partitions import LEAVES, USERS, assert_nobody_waited, at, hierarchy, unfinished_detach
-from tests.integration.test_store import client_of
-from tests.traffic import traffic
+from tasks.database import catalog
+from tasks.partitions import transaction
+from tasks.restore import new_database
+from tasks.sets import stage, upload
+from tests.support import PROJECT
+from tests.support.archives import RESOLVED, ROW, ROWS, acting, archive, archives, reattach
+from tests.support.clock import at
+from tests.support.database import ask, execute
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.partitions import USERS, assert_nobody_waited, hierarchy, leaves, unfinished_detach
+from tests.support.servers import databases
+from tests.support.stores import client_of
+from tests.support.traffic import traffic
+from tests.support.world import World
 
 long = pytest.mark.long
 
-RESOLVED = (
-    "UPDATE policy_violations SET status = 'resolved', resolved_at = detected_at "
-    "WHERE status = 'active' AND detected_at < '2024-01-01'"
-)
-ROW = "(SELECT min(id::text)::uuid FROM policy_violations_2022)"
 CHANGE = f"UPDATE policy_violations SET resolution = 'changed' WHERE id = {ROW} AND detected_at < '2023-01-01'"
-ROWS = "SELECT count(*), md5(string_agg(v::text, '' ORDER BY v.id)) FROM policy_violations v WHERE detected_at < '2023-01-01'"
-
-
-@pytest.fixture
-def old(world: World) -> World:
-    """A database whose years before 2023 have had their time, of which 2021 is gone, and none is held."""
-    execute(world, "DROP TABLE policy_violations_2021", RESOLVED)
-    return world
-
-
-def archive(world: World, **parameters: Any) -> str:
-    words = {"dry_run": False, "confirm_database": DATABASE} | parameters
-    return str(world.run(archive_partitions, "backup_restorer", **words))
-
-
-def reattach(world: World, **parameters: Any) -> str:
-    return str(world.run(reattach_partition, "backup_restorer", **parameters))
-
-
-def leaves(world: World) -> list[str]:
-    return [row[0].removeprefix("policy_violations_") for row in ask(world, LEAVES)]
-
-
-def archives(world: World) -> list[Path]:
-    """Return the archive sets that are committed."""
-    return [path.parent for path in sorted(world.store_folder.glob(f"{CONTEXT}/archive/*/manifest.json"))]
 
 
 def test_archived_dropped_and_brought_back_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +70,57 @@ def test_archived_dropped_and_brought_back_as_it_was(world: World, monkeypatch: 
         reattach(world, year="2022")
 
 
+def test_what_a_plan_asks_of_the_catalogue_does_not_grow_with_the_partitions(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    asked = list[str]()
+    for name in ("read_members", "read_relations"):
+        original = getattr(catalog, name)
+
+        def counted(*arguments: Any, original: Any = original, name: str = name, **more: Any) -> Any:
+            asked.append(name)
+            return original(*arguments, **more)
+
+        monkeypatch.setattr(catalog, name, counted)
+    found = list[int]()
+    for year, going in (("2026", 2), ("2029", 5)):
+        asked.clear()
+        at(monkeypatch, f"{year}-01-15T05:00+09:00")
+        assert archive(world, dry_run=True).count("policy_violations_20") == going
+        found.append(len(asked))
+    assert found[0] == found[1] > 0
+
+
+# Indexes that are alike: of the year alone beside one that it has of its table, and two of the table, made and named crosswise.
+ALIKE = {
+    "own": ["CREATE INDEX of_all ON policy_violations (resolved_at)", "CREATE INDEX a_own ON policy_violations_2022 (resolved_at)"],
+    "unique": ["CREATE UNIQUE INDEX a_own ON policy_violations_2022 (id, detected_at)"],
+    "two": [
+        "CREATE INDEX z_first ON policy_violations (resolved_at)",
+        "CREATE INDEX a_second ON policy_violations (resolved_at)",
+        "ALTER INDEX policy_violations_2022_resolved_at_idx RENAME TO z_2022",
+        "CREATE INDEX a_own ON policy_violations_2022 (resolved_at)",
+    ],
+}
+
+
+ATTACHED = (
+    "SELECT i.indexrelid::regclass::text, h.inhparent::regclass::text FROM pg_index i LEFT JOIN pg_inherits h "
+    "ON h.inhrelid = i.indexrelid WHERE i.indrelid = 'policy_violations_2022'::regclass ORDER BY 1"
+)
+
+
+@pytest.mark.parametrize("alike", [pytest.param(one, marks=[] if one == "own" else [long]) for one in ALIKE])
+def test_indexes_that_are_alike_are_attached_as_they_were(old: World, alike: str) -> None:
+    execute(old, "SET ROLE consulting_owner", *ALIKE[alike])
+    before, attached = old.state(), ask(old, ATTACHED)
+    archive(old)
+    said = reattach(old, year="2022")
+    assert said.startswith("ATTACHED: ") and said.endswith(", compared"), said
+    assert ask(old, ATTACHED) == attached
+    assert before.differences(old.state()) == []
+
+
 def test_beside_for_an_audit(old: World) -> None:
     rows = ask(old, ROWS)
     archive(old)
@@ -122,23 +148,6 @@ def test_rows_that_hold_keep_their_partition(old: World) -> None:
 
 
 STEPS = ["take_archive", "prove_archive", "compare_with_archive", "cool"]
-
-
-def acting(monkeypatch: pytest.MonkeyPatch, step: str, act: Callable[[], object], *, after: bool = True) -> None:
-    """Do something once after, or before, a step of the archive."""
-    original, done = getattr(partition_archives, step), list[bool]()
-
-    def stand_in(*arguments: Any, **more: Any) -> Any:
-        if not after and not done:
-            done.append(True)
-            act()
-        found = original(*arguments, **more)
-        if after and not done:
-            done.append(True)
-            act()
-        return found
-
-    monkeypatch.setattr(partition_archives, step, stand_in)
 
 
 @pytest.mark.parametrize("step", [pytest.param(one, marks=() if one == "cool" else long) for one in STEPS])
@@ -183,7 +192,7 @@ def test_changes_of_other_kinds(old: World, monkeypatch: pytest.MonkeyPatch, cha
 
 @pytest.mark.long
 def test_locks_that_are_not_to_be_had(old: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partitions, "LOCK_TRIES", 2)
+    monkeypatch.setattr(transaction, "LOCK_TRIES", 2)
     before, tree, said = old.state(), hierarchy(old), r"lock timeout.*a long report .*AccessShareLock"
     with old.connect() as reader:
         reader.execute("SET application_name = 'a long report'")
@@ -234,9 +243,9 @@ def test_somebody_elses_detach_is_finished_first(old: World) -> None:
 
 
 FAILURES: dict[str, tuple[Any, str, Exception]] = {
-    "the upload": (sets, "read_back", StoreUnavailable("no")),
-    "the scratch restore": (recoveries, "compare_with_manifest", RestoreDiffers("it differs")),
-    "the download": (recoveries, "_stage", DamagedSet("it is damaged")),
+    "the upload": (upload, "read_back", StoreUnavailable("no")),
+    "the scratch restore": (new_database, "compare_with_manifest", RestoreDiffers("it differs")),
+    "the download": (stage, "require_list", DamagedSet("it is damaged")),
 }
 
 
@@ -284,11 +293,11 @@ else:
 """
 # Steps of the archive, in their order; what is called how often before it is killed.
 KILLS = [
-    ("tasks.backups", "publish", "before", 1), ("tasks.backups", "publish", "after", 1),
-    ("tasks.recoveries", "fill_database", "after", 1), ("tasks.partition_archives", "mark", "before", 1),
-    ("tasks.partition_archives", "mark", "after", 1), ("tasks.partition_archives", "compare_with_archive", "after", 1),
-    ("tasks.partition_archives", "cool", "after", 1), ("tasks.core.partition_sql", "lock_alone", "after", 1),
-    ("tasks.core.partition_sql", "drop_table", "after", 1), ("tasks.partition_archives", "drop_partition", "after", 1),
+    ("tasks.backup.take", "publish", "before", 1), ("tasks.backup.take", "publish", "after", 1),
+    ("tasks.restore.new_database", "fill_database", "after", 1), ("tasks.partitions.archive", "mark", "before", 1),
+    ("tasks.partitions.archive", "mark", "after", 1), ("tasks.partitions.archive", "compare_with_archive", "after", 1),
+    ("tasks.partitions.archive", "cool", "after", 1), ("tasks.core.sql.partitions", "lock_alone", "after", 1),
+    ("tasks.core.sql.partitions", "drop_table", "after", 1), ("tasks.partitions.archive", "drop_partition", "after", 1),
 ]  # fmt: skip
 
 
@@ -326,9 +335,9 @@ def test_killed_at_a_step_the_next_run_finishes(old: World, module: str, name: s
 @pytest.mark.parametrize(
     ("module", "name", "when", "count"),
     [
-        ("tasks.partition_restores", "load_rows", "after", 1), ("tasks.partition_restores", "_make", "after", 1),
-        ("tasks.partitions", "_prove_key", "after", 2), ("tasks.partitions", "attach", "after", 1),
-        ("tasks.core.partition_sql", "analyze", "before", 1),
+        ("tasks.partitions.reattach", "load_rows", "after", 1), ("tasks.partitions.reattach", "_make", "after", 1),
+        ("tasks.partitions.attach", "_prove_key", "after", 2), ("tasks.partitions.attach", "attach", "after", 1),
+        ("tasks.core.sql.rows", "analyze_relation", "before", 1),
     ],
 )  # fmt: skip
 def test_a_reattachment_that_is_killed_is_done_by_the_next_run(old: World, module: str, name: str, when: str, count: int) -> None:
@@ -398,7 +407,7 @@ def test_a_set_that_was_not_cooled_is_cooled_by_the_next_run(s3_world: World, s3
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(backups, "cool", die)
+        patch.setattr(long_term, "cool", die)
         with pytest.raises(KeyboardInterrupt):
             s3_world.run(long_term_backup, "backup_reader")
     assert {*classes()} == {"STANDARD"}

@@ -10,16 +10,20 @@ from prefect.exceptions import ParameterTypeError
 
 from flows.partitions import create_partitions
 from flows.restore import full_restore, table_restore
-from tasks import partition_archives, partitions, sites
+from tasks.core import sql
 from tasks.core.errors import BadInput, OperationError, UnsafeTarget
-from tests.faults import wait_for
-from tests.integration.conftest import DATABASE, World
-from tests.integration.moments import SECONDS
-from tests.integration.test_archive import ROW, ROWS, acting, archive, archives, leaves, old, reattach
-from tests.integration.test_in_place import ask, execute
-from tests.integration.test_partitions import hierarchy
+from tasks.core.sql import partitions as sql_partitions
+from tasks.partitions import due as partitions_due
+from tasks.partitions import transaction
+from tasks.run import site
+from tests.support.archives import ROW, ROWS, acting, archive, archives, reattach
+from tests.support.database import ask, execute
+from tests.support.example import DATABASE
+from tests.support.faults import wait_for
+from tests.support.moments import SECONDS
+from tests.support.partitions import hierarchy, leaves
+from tests.support.world import World
 
-__all__ = ["old"]
 long = pytest.mark.long
 
 OTHERS = "SELECT count(*), md5(string_agg(v::text, '' ORDER BY v.id)) FROM policy_violations v WHERE detected_at >= '2023-01-01'"
@@ -99,24 +103,24 @@ def test_a_held_row_that_other_rows_decide(old: World, monkeypatch: pytest.Monke
 def with_context(monkeypatch: pytest.MonkeyPatch, folder: Path, was: str, becomes: str) -> None:
     place = folder / "contexts" / "bc-004"
     place.mkdir(parents=True)
-    for file in (sites.CONTEXTS / "bc-004").iterdir():
+    for file in (site.CONTEXTS / "bc-004").iterdir():
         (place / file.name).write_text(file.read_text("utf-8").replace(was, becomes), "utf-8")
-    monkeypatch.setattr(sites, "CONTEXTS", folder / "contexts")
+    monkeypatch.setattr(site, "CONTEXTS", folder / "contexts")
 
 
 @long
 def test_users_that_are_busy_are_not_kept_waiting_by_what_is_given_up(old: World, monkeypatch: pytest.MonkeyPatch) -> None:
     archive(old)
-    monkeypatch.setattr(partitions, "LOCK_SECONDS", 1.0)
-    monkeypatch.setattr(partitions, "LOCK_TRIES", 1)
+    monkeypatch.setattr(transaction, "LOCK_SECONDS", 1.0)
+    monkeypatch.setattr(transaction, "LOCK_TRIES", 1)
     before = hierarchy(old)
-    make_key = partitions._prove_key
+    validate = sql.partitions.validate_key
 
-    def busy_from_here(*arguments: Any) -> None:
-        make_key(*arguments)
+    def busy_from_here(*arguments: str) -> Any:
         reader.execute("SELECT count(*) FROM users")
+        return validate(*arguments)
 
-    monkeypatch.setattr(partitions, "_prove_key", busy_from_here)
+    monkeypatch.setattr(sql_partitions, "validate_key", busy_from_here)
     with old.connect() as reader:
         reader.execute("BEGIN")
         with pytest.raises(OperationError, match="could not be"):
@@ -176,7 +180,7 @@ def test_a_set_of_another_cluster_is_not_taken_for_the_same(old: World, monkeypa
     execute(old, f"UPDATE policy_violations SET status = 'active', resolved_at = NULL WHERE id = {ROW}")
     archive(old)
     (first,) = archives(old)
-    monkeypatch.setattr(partition_archives, "misfit", lambda *_: "it is of another timeline")
+    monkeypatch.setattr(partitions_due, "misfit", lambda *_: "it is of another timeline")
     with pytest.raises(OperationError, match="cannot be said: it is of another timeline"):
         archive(old)
     monkeypatch.undo()

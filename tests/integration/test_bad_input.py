@@ -19,17 +19,22 @@ from deployments.local import LocalS3, LocalServer, free_port, wheel_bin
 from flows.backup import daily_backup, list_backups
 from flows.recovery import disaster_recovery
 from flows.restore import full_restore
-from tasks import sets, sites
-from tasks.core import programs
 from tasks.core.errors import BadInput, OperationError, StoreUnavailable, UnsafeTarget
-from tasks.core.kinds import Kind, SetName, now
-from tasks.core.manifest import StoredObject
-from tasks.core.programs import Running
-from tasks.databases import new_target
-from tasks.runs import Run
-from tasks.store import StoreAddress
-from tests.faults import wait_for
-from tests.integration.conftest import CONTEXT, DATABASE, PROJECT, TwoSets, World, databases, prepare
+from tasks.core.postgres import programs
+from tasks.core.postgres.programs import Running
+from tasks.core.run.clock import now
+from tasks.core.sets.manifest import StoredObject
+from tasks.core.sets.name import Kind, SetName
+from tasks.restore.target import new_target
+from tasks.run import site
+from tasks.run.run import Run
+from tasks.sets import stage
+from tasks.store.address import StoreAddress
+from tests.support import PROJECT
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.faults import wait_for
+from tests.support.servers import databases, prepare
+from tests.support.world import TwoSets, World
 
 FLOWS = {
     "daily_backup": daily_backup,
@@ -545,7 +550,7 @@ def test_no_space_for_what_is_downloaded(filled: World, two_sets: TwoSets) -> No
     with small_disk(filled.folder / "small", 1) as disk:
         disk.joinpath("filler").write_bytes(bytes((1 << 20) - 4096))
         with pytest.raises(OperationError, match=r"staged file .*small/x: No space left.*set BACKUP_STAGING") as error:
-            sets.fetch.fn(StoreAddress(str(filled.store_folder)), name, object_, disk / "x")
+            stage.fetch.fn(StoreAddress(str(filled.store_folder)), name, object_, disk / "x")
     assert type(error.value) is OperationError  # nothing that another try would help against
 
 
@@ -556,7 +561,7 @@ def test_no_space_for_what_is_downloaded(filled: World, two_sets: TwoSets) -> No
 def context_file(world: World, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The context folder as a copy that a test may spoil."""
     contexts = shutil.copytree(PROJECT / "deployments" / "contexts", world.folder / "contexts")
-    monkeypatch.setattr(sites, "CONTEXTS", contexts)
+    monkeypatch.setattr(site, "CONTEXTS", contexts)
     return contexts / CONTEXT / "context.yaml"
 
 

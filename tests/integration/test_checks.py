@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,21 +19,26 @@ from deployments import local
 from deployments.example import YEARS
 from deployments.local import LocalServer
 from flows.checks import integrity_check
-from tasks import sites
-from tasks.checks import WITNESSES, compare_with_newest_backup, frame, run_checks
-from tasks.core.checks import CHECKS_FILE, Finding, Verdict
-from tasks.core.context import CONTEXT_FILE, PartitionRule, parse_context, read_context_folder
+from tasks.checks.integrity import WITNESSES, run_checks
+from tasks.checks.report import frame
+from tasks.checks.witness import compare_with_newest_backup
+from tasks.core.checks.definition import CHECKS_FILE, Finding, Verdict
+from tasks.core.context import CONTEXT_FILE, parse_context, read_context_folder
+from tasks.core.context_keys import PartitionRule
 from tasks.core.errors import BadInput, OperationError
-from tasks.core.programs import Running
-from tasks.core.servers import Server
-from tasks.runs import Run
-from tasks.store import StoreAddress
-from tests.integration.conftest import CONTEXT, DATABASE, TABLES, World, drop_databases, new_world
+from tasks.core.postgres.connection import Server
+from tasks.core.postgres.programs import Running
+from tasks.run import site
+from tasks.run.run import Run
+from tasks.store.address import StoreAddress
+from tests.support.example import CONTEXT, DATABASE, TABLES
+from tests.support.servers import drop_databases
+from tests.support.world import World, new_world
 
 SUMMER = datetime(2027, 6, 1, tzinfo=UTC)
-FILES = read_context_folder(sites.CONTEXTS / CONTEXT)
+FILES = read_context_folder(site.CONTEXTS / CONTEXT)
 DEFINITION = parse_context(FILES[CONTEXT_FILE], "")
-OBJECTS, ROWS = WITNESSES
+OBJECTS, ROWS, CHANGED = WITNESSES
 THERE = "tables and views are there"
 SOON, LATER = "partitions of policy_violations for the next 30 days", "partitions of policy_violations for the next year"
 KEYS_TO_USERS = {
@@ -59,6 +64,7 @@ class Damage:
     failed: Set[str]
     warned: Set[str] = frozenset()
     quietly: bool = True
+    alone: bool = False
 
     def do(self, connection: psycopg.Connection) -> None:
         if self.quietly:
@@ -67,8 +73,8 @@ class Damage:
             assert connection.execute(statement).rowcount != 0, f"nothing was damaged by {statement}"
 
 
-def rows(name: str, statement: str, failed: Set[str], warned: Set[str] = frozenset()) -> Damage:
-    return Damage(name, (statement,), failed, warned)
+def rows(name: str, statement: str, failed: Set[str], warned: Set[str] = frozenset(), *, alone: bool = False) -> Damage:
+    return Damage(name, (statement,), failed, warned, alone=alone)
 
 
 def objects(name: str, statement: str, failed: Set[str], warned: Set[str] = frozenset()) -> Damage:
@@ -76,6 +82,7 @@ def objects(name: str, statement: str, failed: Set[str], warned: Set[str] = froz
 
 
 A_TEAM = "(SELECT min(id::text)::uuid FROM teams WHERE status = 'active')"
+LAST_TEAM = "(SELECT max(id::text)::uuid FROM teams WHERE status = 'active')"
 A_LEAF_UNIT = """(SELECT min(id::text)::uuid FROM organization_units u WHERE parent_unit_id IS NOT NULL
                   AND NOT EXISTS (SELECT FROM organization_units c WHERE c.parent_unit_id = u.id))"""
 A_GRANDCHILD = "(SELECT min(id::text)::uuid FROM organization_hierarchies WHERE depth = 2)"
@@ -83,8 +90,8 @@ ITS_MEMBERS = "(SELECT count(*) FROM team_members m WHERE m.team_id = t.id AND m
 
 DAMAGES = [
     # Rows that are gone.
-    rows("all eleven tables emptied", f"TRUNCATE {', '.join(TABLES)}", {ROWS}, ALL_VIEWS),
-    rows("one table emptied", "DELETE FROM policy_scopes", {ROWS}),
+    rows("all eleven tables emptied", f"TRUNCATE {', '.join(TABLES)}", {ROWS}, ALL_VIEWS, alone=True),
+    rows("one table emptied", "DELETE FROM policy_scopes", {ROWS}, alone=True),
     rows("one leaf emptied", "TRUNCATE policy_violations_2023", {ROWS}),
     rows("a third of the closure gone",
          "DELETE FROM organization_hierarchies WHERE id IN (SELECT id FROM organization_hierarchies ORDER BY id "
@@ -93,12 +100,12 @@ DAMAGES = [
     rows("a row of the closure gone",
          f"DELETE FROM organization_hierarchies WHERE id = {A_GRANDCHILD}",
          {"closure_against_tree"}),
-    rows("the users gone", "DELETE FROM users", {*KEYS_TO_USERS, "policy_scope_user"}, {"violation_user"}),
+    rows("the users gone", "DELETE FROM users", {*KEYS_TO_USERS, "policy_scope_user"}, {"violation_user"}, alone=True),
     # Rows that contradict each other.
     rows("member_count of a unit", f"UPDATE organization_units SET member_count = member_count + 1 WHERE id = {A_LEAF_UNIT}",
          {"unit_member_count"}),
     rows("member_count of a team", f"UPDATE teams SET member_count = member_count - 1 WHERE id = {A_TEAM}", {"team_member_count"}),
-    rows("leader_count of a team", f"UPDATE teams SET leader_count = 0 WHERE id = {A_TEAM}", {"team_leader_count"}),
+    rows("leader_count of a team", f"UPDATE teams SET leader_count = 0 WHERE id = {LAST_TEAM}", {"team_leader_count"}),
     Damage(
         "a user allocated above 2.0",
         (
@@ -110,7 +117,7 @@ DAMAGES = [
             "AND t.status = 'active' LIMIT 1",
             f"UPDATE teams t SET member_count = {ITS_MEMBERS}",
         ),
-        {"user_allocation"}, ALL_VIEWS,
+        {"user_allocation"}, ALL_VIEWS, alone=True,
     ),
     Damage(
         "an active team without leader",
@@ -123,6 +130,17 @@ DAMAGES = [
     rows("a unit whose parent is gone",
          f"UPDATE organization_units SET parent_unit_id = gen_random_uuid() WHERE id = {A_LEAF_UNIT}",
          {"unit_has_its_parent", "closure_against_tree", "key organization_units.organization_units_parent_fkey"}),
+    *(
+        rows(f"the root of an organization is {kind}",
+             f"UPDATE organizations o SET root_unit_id = ({unit}) WHERE id = (SELECT min(organization_id::text)::uuid "
+             "FROM organization_units)",
+             {"organization_root_unit"})
+        for kind, unit in (
+            ("none", "NULL"),
+            ("another's", "SELECT id FROM organization_units WHERE organization_id <> o.id AND parent_unit_id IS NULL LIMIT 1"),
+            ("no root", "SELECT id FROM organization_units WHERE organization_id = o.id AND parent_unit_id IS NOT NULL LIMIT 1"),
+        )
+    ),
     rows("a closure row to no unit",
          "INSERT INTO organization_hierarchies (ancestor_unit_id, descendant_unit_id, depth) "
          f"VALUES ({A_LEAF_UNIT}, gen_random_uuid(), 1)",
@@ -134,17 +152,17 @@ DAMAGES = [
     *(
         rows(f"the scope of a policy on no {kind}",
              f"UPDATE policy_scopes SET target_type = '{kind}', target_id = gen_random_uuid() "
-             "WHERE id = (SELECT min(id::text)::uuid FROM policy_scopes)",
+             f"WHERE id = (SELECT id FROM policy_scopes ORDER BY id OFFSET {number} LIMIT 1)",
              {"policy_scope_user" if kind == "user" else "policy_scope_target"})
-        for kind in ("organization", "unit", "team", "user")
+        for number, kind in enumerate(("organization", "unit", "team", "user"))
     ),
     *(
         rows(f"a violation by no {kind}",
              f"UPDATE policy_violations SET target_type = '{kind}', target_id = gen_random_uuid() "
-             "WHERE id = (SELECT min(id::text)::uuid FROM policy_violations)",
+             f"WHERE id = (SELECT id FROM policy_violations ORDER BY id OFFSET {number} LIMIT 1)",
              set() if kind in ("team", "user") else {"violation_target"},
              {f"violation_{kind}"} if kind in ("team", "user") else set())
-        for kind in ("organization", "unit", "team", "user")
+        for number, kind in enumerate(("organization", "unit", "team", "user"), start=1)
     ),
     rows("a violation of no rule",
          "UPDATE policy_violations SET rule_id = gen_random_uuid() WHERE id = (SELECT min(id::text)::uuid FROM policy_violations)",
@@ -153,9 +171,7 @@ DAMAGES = [
          stale("team_statistics")),
     # Objects that are gone.
     objects("a foreign key dropped", "ALTER TABLE teams DROP CONSTRAINT teams_unit_fkey", {OBJECTS}),
-    pytest.param(
-        objects("a key to another context dropped", "ALTER TABLE team_leaders DROP CONSTRAINT team_leaders_user_fkey", {OBJECTS}),
-    ),
+    objects("a key to another context dropped", "ALTER TABLE team_leaders DROP CONSTRAINT team_leaders_user_fkey", {OBJECTS}),
     objects("a check dropped", "ALTER TABLE teams DROP CONSTRAINT teams_dates_check", {OBJECTS}),
     objects("a trigger dropped", "DROP TRIGGER team_leaders_keep_last ON team_leaders", {OBJECTS}),
     objects("an index dropped", "DROP INDEX policy_violations_open_idx", {OBJECTS}),
@@ -164,17 +180,34 @@ DAMAGES = [
     objects("a leaf dropped", "DROP TABLE policy_violations_2023", {OBJECTS}),
     objects("the leaf for now detached", "ALTER TABLE policy_violations DETACH PARTITION policy_violations_2027", {OBJECTS, SOON}),
     # Objects that do nothing any more.
-    objects("a trigger disabled", "ALTER TABLE teams DISABLE TRIGGER teams_updated", {"triggers enabled"}),
-    objects("a trigger for replicas", "ALTER TABLE teams ENABLE REPLICA TRIGGER teams_updated", {"triggers enabled"}),
-    objects("all triggers disabled", "ALTER TABLE organization_members DISABLE TRIGGER ALL", {"triggers enabled"}),
+    objects("a trigger disabled", "ALTER TABLE teams DISABLE TRIGGER teams_updated", {"triggers enabled", CHANGED}),
+    objects("a trigger for replicas", "ALTER TABLE teams ENABLE REPLICA TRIGGER teams_updated",
+            {"triggers enabled", CHANGED}),
+    objects("all triggers disabled", "ALTER TABLE organization_members DISABLE TRIGGER ALL",
+            {"triggers enabled", CHANGED}),
     objects("the keys of a leaf not enforced", "ALTER TABLE policy_violations_2023 DISABLE TRIGGER ALL", {"triggers enabled"}),
     objects("an index invalid", "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'teams_dates_idx'::regclass",
             {"indexes valid", OBJECTS}),
-    objects("a view not populated", "REFRESH MATERIALIZED VIEW mv_team_statistics WITH NO DATA", {"views populated"}),
+    objects("a view not populated", "REFRESH MATERIALIZED VIEW mv_unit_statistics WITH NO DATA", {"views populated"}, {CHANGED}),
     objects("a constraint not proven", "ALTER TABLE teams ADD CONSTRAINT positive CHECK (member_count >= 0) NOT VALID", set(),
             {"constraints proven"}),
     objects("foreign keys of another context's table not enforced", "ALTER TABLE users DISABLE TRIGGER ALL", {"triggers enabled"}),
-    objects("a key not enforced", "ALTER TABLE teams ALTER CONSTRAINT teams_unit_fkey NOT ENFORCED", {"constraints enforced"}),
+    objects("a key not enforced", "ALTER TABLE team_members ALTER CONSTRAINT team_members_team_fkey NOT ENFORCED",
+            {"constraints enforced", CHANGED}),
+    # Objects that are not what they were.
+    objects("a function does something else", "CREATE OR REPLACE FUNCTION set_updated_at() RETURNS trigger LANGUAGE plpgsql "
+            "AS 'BEGIN RETURN NEW; END'", {CHANGED}),
+    Damage("a partition of another period",
+           ("ALTER TABLE policy_violations DETACH PARTITION policy_violations_2021",
+            "ALTER TABLE policy_violations ATTACH PARTITION policy_violations_2021 "
+            "FOR VALUES FROM ('2020-01-01') TO ('2022-01-01')"),
+           {CHANGED}, quietly=False),
+    objects("a default dropped", "ALTER TABLE teams ALTER COLUMN status DROP DEFAULT", {CHANGED}),
+    objects("NOT NULL dropped", "ALTER TABLE teams ALTER COLUMN name DROP NOT NULL", {CHANGED}),
+    objects("a table unlogged", "ALTER TABLE policy_scopes SET UNLOGGED", {CHANGED}),
+    objects("a grant to everybody", "GRANT UPDATE ON teams TO PUBLIC", {CHANGED}),
+    objects("a comment lost", "COMMENT ON TABLE organizations IS NULL", set(), {CHANGED}),
+    objects("a column widened", "ALTER TABLE governance_rules ALTER COLUMN name TYPE varchar(4000)", {CHANGED}),
 ]  # fmt: skip
 
 
@@ -242,6 +275,8 @@ def test_a_healthy_database_is_green(healthy: World) -> None:
     assert sum(one.check.startswith("key ") for one in findings) == 21
 
 
+@pytest.mark.every_variant
+@pytest.mark.long
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
 def test_a_damage_turns_exactly_its_checks_red(copy: World, damage: Damage) -> None:
     with copy.connect() as connection:
@@ -249,6 +284,30 @@ def test_a_damage_turns_exactly_its_checks_red(copy: World, damage: Damage) -> N
     findings = check(copy)
     assert named(findings, fails=True) == damage.failed
     assert named(findings, fails=False) == {LATER, *damage.warned}
+
+
+def side_by_side(damages: Iterable[Damage]) -> list[list[Damage]]:
+    """Put damages together that turn different checks red, so that one run shows each; those that leave no rows come alone."""
+    groups = list[list[Damage]]()
+    for damage in damages:
+        mine = damage.failed | damage.warned
+        fits = (group for group in groups if not any(mine & (other.failed | other.warned) or other.alone for other in group))
+        group = None if damage.alone else next(fits, None)
+        if group is None:
+            groups.append([damage])
+        else:
+            group.append(damage)
+    return groups
+
+
+@pytest.mark.parametrize("damages", side_by_side(DAMAGES), ids=lambda damages: f"{len(damages)} from {damages[0].name}")
+def test_damages_side_by_side_turn_their_checks_red(copy: World, damages: list[Damage]) -> None:
+    for damage in damages:
+        with copy.connect() as connection:
+            damage.do(connection)
+    findings = check(copy)
+    assert named(findings, fails=True) == {check for damage in damages for check in damage.failed}
+    assert named(findings, fails=False) == {LATER}.union(*(damage.warned for damage in damages))
 
 
 def test_what_offends_is_counted_and_at_most_five_are_shown(copy: World) -> None:
@@ -411,10 +470,12 @@ def test_a_locked_view_holds_nothing_up(copy: World) -> None:
 def test_a_locked_table_does_not_hold_up_the_witnesses(copy: World) -> None:
     with copy.connect() as connection:
         connection.execute("BEGIN; LOCK TABLE governance_rules IN ACCESS EXCLUSIVE MODE")
-        release = threading.Timer(5, connection.execute, ["ROLLBACK"])
+        # Only so that a check that waits for ever fails here: the lock is held for as long as the check takes.
+        release = threading.Timer(300, connection.execute, ["ROLLBACK"])
         release.start()
         found = {one.check: one.verdict for one in check(copy, timeout_seconds=1)}
-        release.join()
+        assert release.is_alive()
+        release.cancel()
     assert found[ROWS] is Verdict.BROKEN
 
 
@@ -549,7 +610,7 @@ def test_a_check_that_cannot_be_run_fails_the_run_after_it_was_published(today: 
     for name, text in FILES.items():
         slow = ONE.format("slow", "SELECT pg_sleep(60)") if name == CHECKS_FILE else ""
         (folder / name).write_text(text + "\n" + slow, encoding="utf-8")
-    monkeypatch.setattr(sites, "CONTEXTS", folder.parent)
+    monkeypatch.setattr(site, "CONTEXTS", folder.parent)
     with pytest.raises(OperationError, match="1 CANNOT BE RUN; slow: canceling statement due to statement timeout"):
         today.run(integrity_check, "backup_reader", timeout_seconds=2)
     assert published(today)[1:] == ({"slow"}, set())
@@ -561,7 +622,7 @@ def test_a_store_that_does_not_answer_fails_the_run_after_it_was_published(today
         "BACKUP_STORE": "s3://nowhere/at-all", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{local.free_port()}",
         "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "x", "AWS_MAX_ATTEMPTS": "1",
     }  # fmt: skip
-    with pytest.raises(OperationError, match="2 CANNOT BE RUN; objects of the newest backup: s3://nowhere"):
+    with pytest.raises(OperationError, match="3 CANNOT BE RUN; objects of the newest backup: s3://nowhere"):
         today.run(integrity_check, "backup_reader")
     assert published(today)[1:] == (set(WITNESSES), set())
 
@@ -571,5 +632,5 @@ def test_before_the_first_backup_a_run_is_green(today: World) -> None:
     store.mkdir()
     today.store = {"BACKUP_STORE": str(store)}
     verdict = today.run(integrity_check, "backup_reader")
-    assert "2 not run" in verdict
+    assert "3 not run" in verdict
     assert published(today) == (verdict, set(), set(WITNESSES))

@@ -3,6 +3,7 @@
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -10,10 +11,14 @@ from prefect.exceptions import ParameterTypeError
 
 from deployments.local import LocalServer
 from flows.backup import list_backups
+from flows.recovery import disaster_recovery, recovery_drill
+from flows.restore import full_restore, table_restore
 from flows.watch import verify_backups
 from tasks.core.errors import BadInput, DamagedSet
-from tasks.core.manifest import MANIFEST_FILE, parse_manifest
-from tests.integration.conftest import CONTEXT, TwoSets, World
+from tasks.core.sets.manifest_file import MANIFEST_FILE, parse_manifest
+from tests.support.database import ask
+from tests.support.example import CONTEXT
+from tests.support.world import TwoSets, World
 
 TOKYO = ZoneInfo("Asia/Tokyo")
 
@@ -41,7 +46,7 @@ def test_the_newest_state_at_or_before(stored: World, two_sets: TwoSets) -> None
     assert two_sets.newer in chosen(stored, newer)
     assert two_sets.older in chosen(stored, newer - timedelta(microseconds=1))
     assert two_sets.older in chosen(stored, older)
-    assert two_sets.newer in chosen(stored, newer + timedelta(days=1))
+    assert two_sets.newer in chosen(stored, datetime.now(UTC))
 
 
 def test_an_instant_is_in_the_contexts_zone(stored: World, two_sets: TwoSets) -> None:
@@ -57,6 +62,36 @@ def test_nothing_is_that_old(stored: World) -> None:
         BadInput, match=r"no backup at or before 2001-01-01 00:00:00 JST: the oldest is of 20.* JST; name a later instant"
     ):
         chosen(stored, "2001-01-01")
+
+
+IN_TIME_TO_COME = [
+    (verify_backups, {}),
+    (full_restore, {"target_database": "beside"}),
+    (full_restore, {"in_place": True}),
+    (table_restore, {"table": "teams"}),
+    (table_restore, {"table": "teams", "mode": "merge"}),
+    (disaster_recovery, {"target_database": "beside"}),
+    (disaster_recovery, {"resume": "constraints"}),
+    (recovery_drill, {}),
+]
+
+
+@pytest.mark.parametrize(
+    ("flow", "parameters"), IN_TIME_TO_COME, ids=[f"{flow.name}{number}" for number, (flow, _) in enumerate(IN_TIME_TO_COME)]
+)
+@pytest.mark.parametrize("backup", ["2999-01-01 00:00", pytest.param("tomorrow", marks=pytest.mark.long)])
+def test_no_flow_takes_an_instant_to_come_for_now(
+    two_sets: TwoSets, world: World, flow: Any, parameters: dict[str, Any], backup: str
+) -> None:  # fmt: skip
+    world.store = {"BACKUP_STORE": str(two_sets.copy(world.folder / "sets"))}
+    before, databases = world.state(), ask(world, "SELECT datname FROM pg_database ORDER BY 1")
+    said = backup if backup != "tomorrow" else f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d %H:%M}"
+    with pytest.raises(
+        BadInput, match=rf'backup "{said}" is an instant to come: by the clock of this machine it is 20.* JST; name one that has'
+    ):
+        world.run(flow, "backup_restorer", backup=said, **parameters)
+    assert before.differences(world.state()) == []
+    assert ask(world, "SELECT datname FROM pg_database ORDER BY 1") == databases
 
 
 def test_a_damaged_one_is_passed_over_aloud(stored: World, two_sets: TwoSets) -> None:

@@ -4,37 +4,31 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import yaml
-from prefect.artifacts import Artifact
 
 from deployments import local
 from flows.backup import list_backups
 from flows.checks import integrity_check
-from flows.restore import full_restore, restore_cleaned_up, table_restore
+from flows.restore import full_restore, table_restore
 from flows.retention import clean_up_old_data, prune_backups
-from tasks import clean_ups, recoveries, removals, sets, sites
-from tasks.core.context import CONTEXT_FILE
+from tasks.clean_up import delete
+from tasks.clean_up import rules as clean_up_rules
 from tasks.core.errors import BadInput, DamagedSet, OperationError, StoreUnavailable, UnsafeTarget
-from tests.integration.conftest import CONTEXT, DATABASE, PROJECT, World, edit_context
-from tests.integration.test_in_place import ask, execute
-from tests.integration.test_partitions import assert_nobody_waited, at
-from tests.integration.test_retention import later
-from tests.traffic import traffic
+from tasks.sets import stage, upload
+from tests.support import PROJECT
+from tests.support.clean_ups import A_TEAM, GREEDY, OLD, acting, bring_back, clean_up, clean_up_sets, hang, plan, report, rules
+from tests.support.clock import at, later
+from tests.support.contexts import edit_context
+from tests.support.database import ask, count, execute
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.partitions import assert_nobody_waited
+from tests.support.traffic import traffic
+from tests.support.world import World
 
 long = pytest.mark.long
 
-# Rows that are too old, by table; what the rules would take were it not for what holds it.
-OLD = {
-    "team_leaders": "status = 'inactive' AND removed_at < current_date - interval '3 years'",
-    "team_members": "status = 'inactive' AND left_at < current_date - interval '3 years'",
-    "organization_members": "status = 'inactive' AND left_at < current_date - interval '3 years'",
-    "teams": "deleted_at < current_date - interval '3 years'",
-}
-A_TEAM = f"(SELECT min(id::text)::uuid FROM teams WHERE {OLD['teams']})"
 # What another context has about teams.
 HISTORY = (
     "CREATE TABLE team_performance_history (id int PRIMARY KEY, team_id uuid REFERENCES teams {action}); "
@@ -42,65 +36,8 @@ HISTORY = (
 )
 
 
-def rules() -> list[dict[str, Any]]:
-    """Return the rules of the context's folder."""
-    found: list[dict[str, Any]] = yaml.safe_load((sites.CONTEXTS / CONTEXT / CONTEXT_FILE).read_text("utf-8"))["clean_up"]
-    return found
-
-
-def clean_up(world: World, **parameters: Any) -> str:
-    words = {"dry_run": False, "confirm_database": DATABASE} | parameters
-    return str(world.run(clean_up_old_data, "backup_restorer", **words))
-
-
-def plan(world: World) -> str:
-    return str(world.run(clean_up_old_data, "backup_restorer"))
-
-
-def bring_back(world: World, backup: str, **parameters: Any) -> str:
-    words = {"dry_run": False, "confirm_database": DATABASE} | parameters
-    return str(world.run(restore_cleaned_up, "backup_restorer", backup=backup, **words))
-
-
-def clean_up_sets(world: World) -> dict[str, list[dict[str, Any]]]:
-    """Return the manifests of the committed clean-up sets by the table of their rule, oldest first."""
-    found = dict[str, list[dict[str, Any]]]()
-    for path in sorted(world.store_folder.glob(f"{CONTEXT}/clean-up/*/manifest.json")):
-        manifest = json.loads(path.read_text("utf-8"))["manifest"]
-        found.setdefault(manifest["only"]["tables"][0], []).append(manifest)
-    return found
-
-
 def rows_of(manifest: dict[str, Any]) -> dict[str, int]:
     return {one["name"]: one["rows"] for one in manifest["relations"]}
-
-
-def count(world: World, table: str, condition: str = "true") -> int:
-    return int(ask(world, f"SELECT count(*) FROM {table} WHERE {condition}")[0][0])
-
-
-def report(key: str = "clean-up") -> str:
-    found = Artifact.get(f"{CONTEXT}-{key}")
-    assert found and isinstance(found.data, str)
-    return found.data
-
-
-def hang(world: World) -> None:
-    """Let members and leaders, active ones too, hang on old teams: what nothing but the fate of their team makes old."""
-    execute(
-        world,
-        "ALTER TABLE team_members DISABLE TRIGGER USER; ALTER TABLE team_leaders DISABLE TRIGGER USER",
-        "INSERT INTO team_members (team_id, user_id, status, joined_at, left_at, allocation_rate) "
-        f"SELECT t.id, u.id, s.status, now(), CASE s.status WHEN 'inactive' THEN now() END, 0.01 FROM teams t "
-        f"CROSS JOIN (VALUES ('active'), ('inactive')) AS s (status) CROSS JOIN LATERAL "
-        f"(SELECT id FROM users ORDER BY md5(id::text || t.id) LIMIT 3) u WHERE {OLD['teams']}",
-        "INSERT INTO team_leaders (team_id, member_id, user_id, status, assigned_at) "
-        "SELECT m.team_id, m.id, m.user_id, 'active', now() "
-        f"FROM team_members m JOIN teams t ON t.id = m.team_id WHERE m.status = 'active' AND {OLD['teams']}",
-        "ALTER TABLE team_members ENABLE TRIGGER USER; ALTER TABLE team_leaders ENABLE TRIGGER USER",
-        "UPDATE teams t SET member_count = (SELECT count(*) FROM team_members m WHERE m.team_id = t.id AND m.status = 'active'), "
-        "leader_count = (SELECT count(*) FROM team_leaders l WHERE l.team_id = t.id AND l.status = 'active')",
-    )  # fmt: skip
 
 
 def test_old_rows_go_and_come_back(world: World) -> None:
@@ -210,11 +147,6 @@ SILENT = (
     "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
     "CREATE TRIGGER keeps BEFORE DELETE ON team_members FOR EACH ROW EXECUTE FUNCTION keep()",
 )
-GREEDY = (
-    "CREATE FUNCTION more() RETURNS trigger LANGUAGE plpgsql AS $$ "
-    "BEGIN DELETE FROM policy_scopes WHERE id = (SELECT min(id::text)::uuid FROM policy_scopes); RETURN NULL; END $$",
-    "CREATE TRIGGER takes AFTER DELETE ON team_members FOR EACH ROW EXECUTE FUNCTION more()",
-)
 
 
 @long
@@ -233,21 +165,7 @@ def test_triggers_that_do_otherwise_than_was_meant_keep_rows(world: World, trigg
     assert count(world, "policy_scopes") >= scopes - 1
 
 
-def acting(monkeypatch: pytest.MonkeyPatch, step: str, act: Callable[[], object]) -> None:
-    """Do something once after a step of the first clean-up."""
-    original, done = getattr(clean_ups, step), list[bool]()
-
-    def stand_in(*arguments: Any, **more: Any) -> Any:
-        found = original(*arguments, **more)
-        if not done:
-            done.append(True)
-            act()
-        return found
-
-    monkeypatch.setattr(clean_ups, step, stand_in)
-
-
-@pytest.mark.parametrize("step", [pytest.param("find_rows", marks=long), "archive_rows"])
+@pytest.mark.parametrize("step", [pytest.param(step, marks=long) for step in ("find_rows", "archive_rows")])
 def test_a_row_that_changes_on_the_way_stays(world: World, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     edit_context(world, monkeypatch, clean_up=[rule for rule in rules() if rule["table"] == "team_leaders"])
     some = ask(world, f"SELECT id::text FROM team_leaders WHERE {OLD['team_leaders']} ORDER BY id LIMIT 2")
@@ -311,10 +229,10 @@ def test_many_rows_go_some_at_a_time(world: World, monkeypatch: pytest.MonkeyPat
     hang(world)
     before = world.state()
     edit_context(world, monkeypatch, clean_up=[rule for rule in rules() if rule["table"] in ("teams", "team_leaders")])
-    monkeypatch.setattr(clean_ups, "FOUND_ROWS", found)
-    monkeypatch.setattr(removals, "BATCH_ROWS", deleted)
+    monkeypatch.setattr(clean_up_rules, "FOUND_ROWS", found)
+    monkeypatch.setattr(delete, "BATCH_ROWS", deleted)
     planned = plan(world)
-    assert "more were not tried" not in planned
+    assert "not known" not in planned
     clean_up(world)
     assert [count(world, table, OLD[table]) for table in ("team_leaders", "teams")] == [0, 0]
     sets_taken = clean_up_sets(world)
@@ -326,9 +244,9 @@ def test_many_rows_go_some_at_a_time(world: World, monkeypatch: pytest.MonkeyPat
 
 DIE = """
 import os, signal, sys
-from tasks import clean_ups, removals
+from tasks.clean_up import delete, rules, trial
 where, step = sys.argv[1].split(".")
-module = {"clean_ups": clean_ups, "removals": removals}[where]
+module = {"delete": delete, "rules": rules, "trial": trial}[where]
 original = getattr(module, step)
 count = [int(sys.argv[2])]
 def die(*arguments, **more):
@@ -343,10 +261,10 @@ clean_up_old_data(dry_run=False, confirm_database="consulting_tool")
 """
 # A step, the how manieth time, and whether before or after it.
 KILLS = [
-    ("clean_ups.find_rows", 1, "after"), ("clean_ups.take_set", 1, "before"), ("clean_ups.take_set", 1, "after"),
-    ("clean_ups.take_set", 4, "after"), ("clean_ups._stage", 4, "after"), ("removals.remove", 2, "after"),
-    ("removals._try_to_delete", 2, "after"), ("clean_ups.finish_clean_up", 1, "before"), ("clean_ups.finish_clean_up", 1, "after"),
-    ("clean_ups.finish_clean_up", 4, "before"), ("clean_ups.vacuum", 1, "before"), ("clean_ups.vacuum", 4, "after"),
+    ("rules.find_rows", 1, "after"), ("rules.take_part", 1, "before"), ("rules.take_part", 1, "after"),
+    ("rules.take_part", 4, "after"), ("rules._stage", 4, "after"), ("delete.remove", 2, "after"),
+    ("trial._try_to_delete", 2, "after"), ("rules.finish_clean_up", 1, "before"), ("rules.finish_clean_up", 1, "after"),
+    ("rules.finish_clean_up", 4, "before"), ("rules.vacuum", 1, "before"), ("rules.vacuum", 4, "after"),
 ]  # fmt: skip
 
 
@@ -373,8 +291,8 @@ def test_killed_it_loses_nothing_and_the_next_run_finishes(world: World, step: s
 
 
 FAILURES: dict[str, tuple[Any, str, Exception]] = {
-    "the upload": (sets, "read_back", StoreUnavailable("no")),
-    "the download": (recoveries, "_stage", DamagedSet("it is damaged")),
+    "the upload": (upload, "read_back", StoreUnavailable("no")),
+    "the download": (stage, "require_list", DamagedSet("it is damaged")),
 }
 
 
@@ -532,6 +450,6 @@ def test_the_long_term_backups_of_the_month_go_first(world: World, monkeypatch: 
     at(monkeypatch, "2099-01-01T03:00+09:00")
     with monkeypatch.context() as patch:
         # Its set is not of that month for a clock that is right: asked for again, it is taken again.
-        patch.setattr(clean_ups, "clean_up", lambda *_: None)
+        patch.setattr(clean_up_rules, "clean_up", lambda *_: None)
         clean_up(world)
     assert len(long_term_sets()) == 2

@@ -1,36 +1,40 @@
 """Clean-ups of tables that are not as one would wish: odd keys, trees, triggers with a will of their own, users at work."""
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg
 import pytest
 
 from flows.checks import integrity_check
-from tasks import clean_ups, removals
+from tasks.clean_up import delete
+from tasks.clean_up import rules as clean_up_rules
+from tasks.clean_up.rules import TRIAL_SECONDS
 from tasks.core.errors import OperationError, StoreUnavailable
-from tests.integration.conftest import DATABASE, TABLES, World, edit_context
-from tests.integration.test_clean_up import (
+from tasks.sets import stage
+from tests.support.clean_ups import (
     A_TEAM,
     GREEDY,
+    ITEMS,
     OLD,
     acting,
     bring_back,
     clean_up,
     clean_up_sets,
-    count,
+    live,
+    own,
     plan,
     report,
     rules,
-)
-from tests.integration.test_in_place import ask, execute
+)  # fmt: skip
+from tests.support.contexts import edit_context
+from tests.support.database import ask, count, execute
+from tests.support.example import DATABASE
+from tests.support.faults import wait_for
+from tests.support.world import World
 
 long = pytest.mark.long
 
-ITEMS = {"table": "items", "clock": "ended", "keep": "1 year"}
 # Deleting an item counts in its list.
 LISTS = (
     "CREATE TABLE lists (id int PRIMARY KEY, items int)",
@@ -40,43 +44,6 @@ LISTS = (
     "CREATE TRIGGER counts AFTER DELETE ON items FOR EACH ROW EXECUTE FUNCTION count_down()",
     "INSERT INTO lists SELECT n, 100 FROM generate_series(1, 100) AS n",
 )
-
-
-def own(world: World, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any], tables: list[str], *statements: str) -> None:
-    """Give the context tables and one rule."""
-    with world.connect() as connection:
-        connection.execute("SET ROLE consulting_owner")
-        for statement in statements:
-            connection.execute(statement.encode())
-    edit_context(world, monkeypatch, tables=[*TABLES, *tables], clean_up=[rule], long_term={})
-
-
-@contextmanager
-def live(world: World, *statements: str) -> Iterator[list[float]]:
-    """Run statements again and again as one transaction, as users do; give how long each took, and fail if one failed."""
-    waits, errors, over = list[float](), list[str](), threading.Event()
-
-    def work() -> None:
-        with world.connect() as connection:
-            while not over.is_set():
-                started = time.monotonic()
-                try:
-                    with connection.transaction():
-                        for statement in statements:
-                            connection.execute(statement.encode())
-                except psycopg.Error as error:
-                    errors.append(str(error))
-                waits.append(time.monotonic() - started)
-                over.wait(0.01)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield waits
-    finally:
-        over.set()
-        thread.join()
-    assert errors == []
 
 
 NAME = '"It""em\'s, ä"'
@@ -95,8 +62,8 @@ def test_keys_of_every_type_and_names_of_every_kind(world: World, monkeypatch: p
         "0.1::float8 + n / 3.0, E'\\\\ \\', \" NULL %', (CASE n % 4 WHEN 0 THEN '-infinity' WHEN 1 THEN '0044-01-01 BC' "
         "ELSE '2020-01-01 00:00:00.5' END)::timestamp, n, '{\"a\" : 1}' FROM generate_series(1, 50) AS n",
     )  # fmt: skip
-    monkeypatch.setattr(clean_ups, "FOUND_ROWS", 17)
-    monkeypatch.setattr(removals, "BATCH_ROWS", 5)
+    monkeypatch.setattr(clean_up_rules, "FOUND_ROWS", 17)
+    monkeypatch.setattr(delete, "BATCH_ROWS", 5)
     before = ask(world, f"SELECT r::text FROM {NAME} AS r ORDER BY 1")
     clean_up(world)
     assert count(world, NAME) == 0
@@ -207,7 +174,7 @@ def test_a_row_that_a_trigger_needs_holds_up_few_and_nobody_for_long(world: Worl
         with live(world, "UPDATE lists SET items = items WHERE id = 7") as waits:
             plan(world)
         # The trial's time, and one try that others were in the way of.
-        assert max(waits) < 3 * removals.LOCK_SECONDS + 2 * clean_ups.TRIAL_SECONDS
+        assert max(waits) < 3 * delete.LOCK_SECONDS + 2 * TRIAL_SECONDS
         with live(world, "UPDATE lists SET items = items WHERE id = 7"):
             clean_up(world)
         assert "others work on it, or on what its triggers write" in report()
@@ -217,18 +184,39 @@ def test_a_row_that_a_trigger_needs_holds_up_few_and_nobody_for_long(world: Worl
     assert (count(world, "items"), ask(world, "SELECT DISTINCT items FROM lists")) == (0, [(97,)])
 
 
+@contextmanager
+def deadlock_timeout(world: World, value: str) -> Iterator[None]:
+    """Let sessions that begin now look for deadlocks that late."""
+
+    def change(statement: str, expected: str) -> None:
+        with world.connect() as connection:
+            connection.execute(statement.encode())
+            connection.execute("SELECT pg_reload_conf()")
+        wait_for(lambda: ask(world, "SHOW deadlock_timeout") == [(expected,)], 30, f"deadlock_timeout {expected}")
+
+    ((before,),) = ask(world, "SHOW deadlock_timeout")
+    change(f"ALTER SYSTEM SET deadlock_timeout = '{value}'", value)
+    try:
+        yield
+    finally:
+        change("ALTER SYSTEM RESET deadlock_timeout", before)
+
+
 @long
 def test_in_a_deadlock_it_gives_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = [one.replace("BEGIN UPDATE", "BEGIN PERFORM pg_sleep(0.005); UPDATE") for one in LISTS]
     items = "INSERT INTO items SELECT n, 1 + n % 100, '2020-01-01' FROM generate_series(1, 400) AS n"
     own(world, monkeypatch, ITEMS, ["items", "lists"], *slow, items)
-    with live(
-        world,
-        "UPDATE lists SET items = items WHERE id = 90",
-        "SELECT pg_sleep(0.05)",
-        "UPDATE lists SET items = items WHERE id = 3",
-    ):
+    # Nobody finds the deadlock but who gives way: not by the clock of a busy machine either.
+    with (
+        deadlock_timeout(world, "1min"),
+        live(
+            world, "UPDATE lists SET items = items WHERE id = 90", "SELECT pg_sleep(0.05)",
+            "UPDATE lists SET items = items WHERE id = 3",
+        ) as waits,
+    ):  # fmt: skip
         plan(world)
+    assert max(waits) < 60
 
 
 def test_a_check_that_is_deferred_is_asked_at_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,14 +250,14 @@ def test_what_was_done_is_told_whatever_comes_after(world: World, monkeypatch: p
     edit_context(world, monkeypatch, clean_up=[leaders], long_term={})
     old = count(world, "team_leaders", OLD["team_leaders"])
     with monkeypatch.context() as patch:
-        patch.setattr(clean_ups, "finish_clean_up", failing(StoreUnavailable("it is away")))
+        patch.setattr(clean_up_rules, "finish_clean_up", failing(StoreUnavailable("it is away")))
         with pytest.raises(OperationError, match=rf"it is away.*{old} rows of public.team_leaders archived and deleted"):
             clean_up(world)
     assert count(world, "team_leaders", OLD["team_leaders"]) == 0
     clean_up(world)
     assert "was archived by a run that did not end" in report()
     with monkeypatch.context() as patch:
-        patch.setattr(clean_ups, "_stage", failing(OSError(28, "No space left on device")))
+        patch.setattr(stage, "stage_newest_good", failing(OSError(28, "No space left on device")))
         edit_context(world, monkeypatch, clean_up=[members], long_term={})
         with pytest.raises(OperationError, match="FAIL: organization_members: No space left on device; free some space"):
             clean_up(world)
@@ -279,7 +267,7 @@ def test_what_was_done_is_told_whatever_comes_after(world: World, monkeypatch: p
 def test_an_unfinished_set_that_is_damaged_is_named_every_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_context(world, monkeypatch, clean_up=rules()[:1], long_term={})
     with monkeypatch.context() as patch:
-        patch.setattr(clean_ups, "_stage", failing(StoreUnavailable("it is away")))
+        patch.setattr(stage, "stage_newest_good", failing(StoreUnavailable("it is away")))
         with pytest.raises(OperationError):
             clean_up(world)
     (folder,) = world.set_folders("clean-up")
@@ -331,7 +319,7 @@ def test_what_was_archived_and_not_deleted_is_lost_when_it_goes(world: World, mo
 
 def test_a_vacuum_that_cannot_be_done_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_context(world, monkeypatch, clean_up=rules()[:1], long_term={})
-    monkeypatch.setattr(clean_ups, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(clean_up_rules, "LOCK_SECONDS", 0.1)
     holder = world.connect()
 
     def hold() -> None:

@@ -12,20 +12,24 @@ from psycopg import sql
 
 from flows.checks import integrity_check
 from flows.watch import verify_backups, watch_recovery_point
-from tasks import sites
-from tasks.core.completeness import unlisted_objects
+from tasks.core.backup.restore_script import describe_file
 from tasks.core.errors import DamagedSet, OperationError
-from tasks.core.manifest import MANIFEST_FILE, Manifest, parse_manifest, render_manifest
-from tasks.core.stored import describe_file
-from tasks.core.toc import parse_list
-from tests.faults import shim
-from tests.integration.conftest import TwoSets, World, copy_template, drop_databases
-from tests.integration.test_contents import Hostile, hostile, write_context
-from tests.integration.test_random_schemas import CONTEXT as DRAWN_CONTEXT
-from tests.integration.test_random_schemas import DRAWN, Servers, made, repeatedly, two_servers
-from tests.random_schemas import Schema
+from tasks.core.postgres.archive_toc import parse_list
+from tasks.core.sets.completeness import unlisted_objects
+from tasks.core.sets.manifest import Manifest
+from tasks.core.sets.manifest_file import MANIFEST_FILE, parse_manifest, render_manifest
+from tasks.run import site
+from tests.support import PROJECT
+from tests.support.contexts import write_context
+from tests.support.drawn_schemas import CONTEXT as DRAWN_CONTEXT
+from tests.support.drawn_schemas import DRAWN, TwoServers, made, repeatedly
+from tests.support.example import copy_template
+from tests.support.faults import shim
+from tests.support.hostile_names import Hostile
+from tests.support.random_schemas import Schema
+from tests.support.servers import drop_databases
+from tests.support.world import TwoSets, World
 
-__all__ = ["hostile", "two_servers"]  # fixtures
 ELSEWHERE = "elsewhere"
 ODD = "odd_lists"
 # Of these each entry is of an object that a manifest names.
@@ -186,7 +190,7 @@ def test_whatever_postgresql_allows(hostile: Hostile) -> None:
 @repeatedly
 @given(schema=DRAWN)
 @pytest.mark.long
-def test_random_schemas(two_servers: Servers, schema: Schema) -> None:
+def test_random_schemas(two_servers: TwoServers, schema: Schema) -> None:
     with made(two_servers, schema) as drawn:
         drawn.world.backup(context=DRAWN_CONTEXT)
         (folder,) = drawn.world.store_folder.glob(f"{DRAWN_CONTEXT}/daily/*")
@@ -211,7 +215,7 @@ def test_every_kind_of_entry(any_version: World, monkeypatch: pytest.MonkeyPatch
     world, server = any_version, any_version.source
     world.database = ODD
     server.create_database(ODD, "consulting_owner")
-    server.run_script(Path(__file__).with_name("odd_lists.sql"), ODD)
+    server.run_script(PROJECT / "tests" / "support" / "odd_lists.sql", ODD)
     try:
         with server.connect(ODD) as connection:
             connection.execute("ALTER ROLE backup_reader BYPASSRLS")
@@ -222,8 +226,8 @@ def test_every_kind_of_entry(any_version: World, monkeypatch: pytest.MonkeyPatch
                    AND c.relkind IN ('r', 'p', 'v', 'm') AND c.relname <> 'neighbour' ORDER BY 1"""
             ).fetchall()
         tables, views = ([name for name, kind in rows if kind in kinds] for kinds in ("rp", "vm"))
-        monkeypatch.setattr(sites, "CONTEXTS", world.folder / "contexts")
-        write_context(sites.CONTEXTS, name="bc-903", database=ODD, schema="app", tables=tables, views=views)
+        monkeypatch.setattr(site, "CONTEXTS", world.folder / "contexts")
+        write_context(site.CONTEXTS, name="bc-903", database=ODD, schema="app", tables=tables, views=views)
         assert world.backup(context="bc-903").startswith("STORED")
         (folder,) = world.store_folder.glob("bc-903/daily/*")
         assert_every_entry_counts(folder, ["TRIGGER app divided_rest each row"])

@@ -4,87 +4,29 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, LiteralString
 
 import httpx
 import psycopg
 import pytest
-import yaml
 from psycopg import sql
 
 from deployments.local import LocalServer
 from flows.backup import list_backups
 from flows.restore import full_restore
 from flows.retention import prune_backups
-from tasks import catalogue, sites
 from tasks.core.errors import BadInput
-from tests.integration.conftest import OUTBOUND_KEYS, TABLES, World, copy_template, drop_databases
-from tests.integration.test_retention import later
-from tests.oracle import State, capture, statements_of_all
-
-HOSTILE = 'Feindliche "DB"; 日本'
-NAMESPACE = 'Büro.Schema "x"'
-ROLE = 'Rolle mit "Zitat"'
-DATABASE_LEVEL = [
-    "ALTER DATABASE {database} SET search_path = 'a, \"b', public, '', 'Büro'",
-    "ALTER DATABASE {database} SET datestyle = 'German, DMY'",
-    "ALTER DATABASE {database} SET bytea_output = 'escape'",
-    "ALTER DATABASE {database} SET quote_all_identifiers = on",
-    "ALTER DATABASE {database} SET array_nulls = off",
-    "ALTER DATABASE {database} SET statement_timeout = '100ms'",
-    "ALTER DATABASE {database} SET default_transaction_read_only = on",
-    "ALTER DATABASE {database} CONNECTION LIMIT 50",
-    "COMMENT ON DATABASE {database} IS E'Kommentar\\n\\'x\\''",
-    "REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC",
-    "GRANT CONNECT ON DATABASE {database} TO {role}, backup_reader",
-    "GRANT TEMPORARY ON DATABASE {database} TO consulting_app WITH GRANT OPTION",
-]
-
-
-@dataclass(frozen=True)
-class Hostile:
-    """A context of its own in a database of its own, all of whose names are awkward."""
-
-    world: World
-    tables: list[str]
-    views: list[str]
-
-    def backup_and_recover(self) -> None:
-        assert self.world.backup(context="bc-900").startswith("STORED")
-        assert self.world.recover(context="bc-900").startswith("PASS")
-
-    def state(self, *, of_target: bool) -> tuple[State, dict[str, str]]:
-        server = self.world.target if of_target else self.world.source
-        conninfo = server.conninfo(self.world.database)
-        with server.connect(self.world.database) as connection:
-            connection.execute("SET search_path = pg_catalog")
-            tables, views = ([_spelled(connection, name) for name in names] for names in (self.tables, self.views))
-        state = capture(conninfo, bin_dir=server.bin, tables=tables, views=views)
-        return state, statements_of_all(conninfo, bin_dir=server.bin)
-
-    def assert_equal(self, before: tuple[State, dict[str, str]], *, of_target: bool = True) -> None:
-        after = self.state(of_target=of_target)
-        assert before[0].differences(after[0], views="recomputed") == []
-        names = sorted(before[1].keys() | after[1].keys())
-        assert [(before[1].get(one), after[1].get(one)) for one in names if before[1].get(one) != after[1].get(one)] == []
-
-
-def _spelled(connection: psycopg.Connection, name: str) -> str:
-    row = connection.execute("SELECT format('%%I.%%I', %s::text, %s::text)::regclass::text", (NAMESPACE, name)).fetchone()
-    assert row
-    return str(row[0])
-
-
-def write_context(folder: Path, **keys: object) -> None:
-    """Write a context folder of the given keys."""
-    place = folder / str(keys["name"])
-    place.mkdir(parents=True)
-    facts = {"title": "a test", "objectives": {"rto": "4 hours", "rpo": "4 hours"}, "time_zone": "UTC", "timestamps": "UTC"}
-    (place / "context.yaml").write_text(yaml.safe_dump(facts | keys, allow_unicode=True), encoding="utf-8")
+from tasks.database import catalog
+from tasks.run import site
+from tests.support.clock import later
+from tests.support.contexts import write_context
+from tests.support.example import OUTBOUND_KEYS, TABLES, copy_template
+from tests.support.hostile_names import HOSTILE, NAMESPACE, Hostile
+from tests.support.oracle import State, capture, statements_of_all
+from tests.support.servers import drop_databases
+from tests.support.world import World
 
 
 def change_every_leaf(connection: psycopg.Connection) -> int:
@@ -102,38 +44,6 @@ def change_every_leaf(connection: psycopg.Connection) -> int:
             with contextlib.suppress(psycopg.errors.IntegrityError, psycopg.ProgrammingError, psycopg.errors.RaiseException):
                 changed += connection.execute(change.format(leaf, leaf).encode()).rowcount
     return changed
-
-
-@pytest.fixture
-def hostile(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hostile]:
-    """The awkward context, in a database of its own; its one foreign role exists in the source alone."""
-    world.database = HOSTILE
-    monkeypatch.setattr(sites, "CONTEXTS", world.folder / "contexts")
-    with world.source.connect() as connection:
-        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(ROLE)))
-        connection.execute("ALTER ROLE backup_reader BYPASSRLS")
-    world.source.create_database(HOSTILE, "consulting_owner")
-    world.source.run_script(Path(__file__).with_name("hostile.sql"), HOSTILE)
-    with world.source.connect() as connection:
-        for statement in DATABASE_LEVEL:
-            connection.execute(sql.SQL(statement).format(database=sql.Identifier(HOSTILE), role=sql.Identifier(ROLE)))
-    with world.connect() as connection:
-        found = connection.execute(
-            """SELECT c.relname, c.relkind FROM pg_class c WHERE c.relnamespace = %s::regnamespace
-               AND c.relkind IN ('r', 'p', 'm', 'v') AND NOT c.relispartition
-               AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) ORDER BY 1""",
-            (sql.Identifier(NAMESPACE).as_string(),),
-        ).fetchall()
-    tables, views = ([name for name, kind in found if kind in kinds] for kinds in ("rp", "mv"))
-    write_context(
-        world.folder / "contexts", name="bc-900", database=HOSTILE, schema=NAMESPACE, tables=tables, views=views
-    )  # fmt: skip
-    yield Hostile(world, tables, views)
-    for server in (world.source, world.target):
-        drop_databases(server)
-        with server.connect() as connection:
-            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(ROLE)))
-            connection.execute("ALTER ROLE backup_reader NOBYPASSRLS")
 
 
 def test_whatever_postgresql_allows_comes_back(hostile: Hostile) -> None:
@@ -185,10 +95,10 @@ def test_whatever_postgresql_allows_is_restored_in_place(hostile: Hostile) -> No
 @pytest.mark.long
 def test_a_local_copy_restores_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = world.folder / "copies"
-    text = (sites.CONTEXTS / "bc-004" / "context.yaml").read_text(encoding="utf-8")
-    shutil.copytree(sites.CONTEXTS, world.folder / "contexts")
-    monkeypatch.setattr(sites, "CONTEXTS", world.folder / "contexts")
-    (sites.CONTEXTS / "bc-004" / "context.yaml").write_text(f"{text}\nlocal_copy: {{folder: {copies}, keep: 3 days}}\n")
+    text = (site.CONTEXTS / "bc-004" / "context.yaml").read_text(encoding="utf-8")
+    shutil.copytree(site.CONTEXTS, world.folder / "contexts")
+    monkeypatch.setattr(site, "CONTEXTS", world.folder / "contexts")
+    (site.CONTEXTS / "bc-004" / "context.yaml").write_text(f"{text}\nlocal_copy: {{folder: {copies}, keep: 3 days}}\n")
     # What cannot be copied is stored all the same.
     assert world.backup().startswith("STORED")
     copies.mkdir()
@@ -215,11 +125,11 @@ def test_a_local_copy_restores_by_itself(world: World, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("place", ["", "/below", "/.."])
 def test_a_local_copy_in_the_store_itself_is_refused(world: World, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     world.backup()
-    text = (sites.CONTEXTS / "bc-004" / "context.yaml").read_text(encoding="utf-8")
-    shutil.copytree(sites.CONTEXTS, world.folder / "contexts")
-    monkeypatch.setattr(sites, "CONTEXTS", world.folder / "contexts")
+    text = (site.CONTEXTS / "bc-004" / "context.yaml").read_text(encoding="utf-8")
+    shutil.copytree(site.CONTEXTS, world.folder / "contexts")
+    monkeypatch.setattr(site, "CONTEXTS", world.folder / "contexts")
     copies = f"{world.store_folder}{place}"
-    (sites.CONTEXTS / "bc-004" / "context.yaml").write_text(f"{text}\nlocal_copy: {{folder: {copies}, keep: 3 days}}\n")
+    (site.CONTEXTS / "bc-004" / "context.yaml").write_text(f"{text}\nlocal_copy: {{folder: {copies}, keep: 3 days}}\n")
     for flow in (world.backup, lambda: world.run(prune_backups, "backup_reader")):
         with pytest.raises(BadInput, match="lie in one another"):
             flow()
@@ -233,7 +143,7 @@ def test_who_makes_differentials_grow_is_named(world: World) -> None:
         connection.execute("PREPARE TRANSACTION 'forgotten'")
         try:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(catalogue, "LONG", timedelta(0))
+                patch.setattr(catalog, "LONG", timedelta(0))
                 assert "1 warnings" in world.backup()
         finally:
             connection.execute("ROLLBACK PREPARED 'forgotten'")
@@ -244,7 +154,7 @@ def test_who_makes_differentials_grow_is_named(world: World) -> None:
 @pytest.mark.long
 def test_an_encoding_with_characters_that_unicode_has_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.database = "euc"
-    monkeypatch.setattr(sites, "CONTEXTS", world.folder / "contexts")
+    monkeypatch.setattr(site, "CONTEXTS", world.folder / "contexts")
     write_context(world.folder / "contexts", name="bc-901", database="euc", schema="public", tables=["顧客"])
     with world.source.connect() as connection:
         connection.execute("CREATE DATABASE euc OWNER consulting_owner ENCODING 'EUC_JP' LOCALE 'C' TEMPLATE template0")
@@ -271,7 +181,7 @@ def test_an_encoding_with_characters_that_unicode_has_not(world: World, monkeypa
 
 @pytest.mark.long
 def test_a_child_gets_what_its_parent_got_later_in_another_place(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sites, "CONTEXTS", world.folder / "contexts")
+    monkeypatch.setattr(site, "CONTEXTS", world.folder / "contexts")
     write_context(world.folder / "contexts", name="bc-903", database=world.database, schema="public", tables=["parent"])
     with world.connect() as connection:
         connection.execute("SET ROLE consulting_owner")

@@ -11,13 +11,20 @@ from prefect import flow
 from prefect.artifacts import Artifact
 
 from deployments.local import LocalServer
-from tasks import recoveries, runs, sites
 from tasks.core.errors import BadInput, DamagedSet
-from tasks.core.kinds import Kind, SetName, now
-from tasks.recoveries import Recovery
-from tasks.sets import fetch, find_manifest
-from tasks.store import StoreAddress, open_store
-from tests.integration.conftest import CONTEXT, TwoSets, World, databases, drop_databases
+from tasks.core.run.clock import now
+from tasks.core.sets.name import Kind, SetName
+from tasks.restore import new_database
+from tasks.restore.new_database import Recovery
+from tasks.run import site
+from tasks.run.run import begin, task_runner
+from tasks.sets.manifest import find_manifest
+from tasks.sets.stage import fetch
+from tasks.store.address import StoreAddress, open_store
+from tests.support.example import CONTEXT
+from tests.support.manifests import canonical
+from tests.support.servers import databases, drop_databases
+from tests.support.world import TwoSets, World
 
 DATA = "data/policy_violations_2023.copy.zst"
 OBJECTS = [
@@ -92,13 +99,13 @@ CASES = [
 ]  # fmt: skip
 
 
-@flow(task_runner=runs.task_runner())
+@flow(task_runner=task_runner())
 def stage(context: str, backup: str) -> tuple[str, list[str]]:
     """Do what a restore does before it touches anything: choose, download and verify; return the set and what was passed over."""
-    with runs.begin("stage", context) as run:
-        recovery = Recovery(sites.find_store(context), now())
-        fits = recoveries.choose_target(recovery, sites.find_server(None, context), run, None)
-        return recoveries.stage_newest_good(recovery, run, backup, fits).name.id, recovery.passed_over
+    with begin("stage", context) as run:
+        recovery = Recovery(site.find_store(context), now())
+        found, _ = new_database.stage(recovery, site.find_server(None, context), run, backup, None)
+        return found.set.name.id, [*found.passed_over]
 
 
 def staged(world: World, backup: str = "latest") -> tuple[str, list[str]]:
@@ -230,10 +237,6 @@ def rewrite(manifest: Path, **changes: object) -> None:
     """Change keys of a manifest and give it the right checksum, as a newer release, or an attacker, would."""
     body = json.loads(manifest.read_bytes())["manifest"] | changes
     manifest.write_bytes(canonical({"manifest": body, "sha256": hashlib.sha256(canonical(body)).hexdigest()}))
-
-
-def canonical(value: object) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
 
 
 def test_rewriting_a_manifest_without_a_change_is_no_damage(world: World, two_sets: TwoSets) -> None:

@@ -1,146 +1,164 @@
-"""Nothing of ours calls what others made: flows that read, among overloads that fit better than the built-in ones.
+"""Nothing of ours calls what others made: every flow, among functions and operators that PostgreSQL would take before its own.
 
-A function or an operator that fits its arguments exactly is taken, wherever on the path it is, before one that needs a cast
-(https://www.postgresql.org/docs/current/typeconv-func.html).
+They are in the database that is backed up, in every set and what is made of it, and in the one where the locks are. New databases
+are made from template0, so that what others put into template1 is in none of them.
 """
 
-import re
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import psycopg
 import pytest
+from prefect import Flow
 
-from flows.backup import list_backups
+import flows
+from flows.backup import daily_backup, differential_backup, list_backups, long_term_backup
 from flows.checks import integrity_check
-from flows.retention import prune_backups
-from flows.watch import backup_report, watch_recovery_point
-from tasks.core import merge_sql, partition_sql, removal_sql, source_path, sql, stored
-from tests.integration.conftest import World
-from tests.integration.test_in_place import ask, execute
+from flows.partitions import archive_partitions, create_partitions, reattach_partition
+from flows.recovery import disaster_recovery, recovery_drill
+from flows.restore import full_restore, restore_cleaned_up, table_restore
+from flows.retention import clean_up_old_data, prune_backups
+from flows.views import refresh_views
+from flows.watch import backup_report, verify_backups, watch_recovery_point
+from tests.support import decoys
+from tests.support.archives import RESOLVED
+from tests.support.clean_ups import clean_up_sets, rules
+from tests.support.clock import at, later
+from tests.support.contexts import edit_context
+from tests.support.database import execute
+from tests.support.example import DATABASE, TABLES
+from tests.support.restores import restore_by_hand
+from tests.support.world import World
 
-MODULES = (sql, merge_sql, partition_sql, removal_sql, source_path, stored)
-CALLED = re.compile(r"\b([a-z_][a-z_0-9]*) ?\(")
-TYPES = ("text", "varchar", "name", "int4", "int8", "oid", '"char"', "bool")
-OPERATORS = dict.fromkeys(("=", "<>", "<", ">", "<=", ">=", "~", "!~", "~~", "&"), "bool") | {
-    "||": "text",
-    "+": "int8",
-    "-": "int8",
+COPY, BY_HAND = "consulting_tool_copy", "consulting_tool_by_hand"
+OWNER = "consulting_owner"
+CONFIRMED: dict[str, Any] = {"dry_run": False, "confirm_database": DATABASE}
+PURPOSE = "UPDATE public.teams SET purpose = '{}' WHERE id = (SELECT id FROM public.teams LIMIT 1)"
+MEMBERS_GONE = "DELETE FROM team_members m WHERE NOT EXISTS (SELECT FROM team_leaders l WHERE l.member_id = m.id)"
+# The table of another context that the keys refer to, as far as they do.
+USERS = """
+SET ROLE consulting_owner;
+CREATE TABLE public.users AS SELECT user_id AS id FROM public.organization_members UNION SELECT user_id FROM public.team_members
+UNION SELECT user_id FROM public.team_leaders UNION SELECT resolved_by FROM public.policy_violations WHERE resolved_by IS NOT NULL;
+ALTER TABLE public.users ADD PRIMARY KEY (id)"""
+# One of each sort.
+CALLED = {
+    "set_config(text,text,boolean)": "SELECT set_config('lock_timeout', '1', false)",
+    '"result of array_agg"(text[],text)': "SELECT array_agg('x'::text)",
+    '"operator ||"(text,name)': "SELECT 'x'::text || 'y'::name",
 }
-SET_UP = """
-CREATE ROLE decoy_maker LOGIN;
-GRANT CREATE, USAGE ON SCHEMA public TO decoy_maker;
-CREATE SCHEMA decoys AUTHORIZATION decoy_maker;
-GRANT USAGE ON SCHEMA decoys TO PUBLIC;
-SET SESSION AUTHORIZATION decoy_maker;
-CREATE SEQUENCE decoys.calls;
-GRANT USAGE, SELECT ON SEQUENCE decoys.calls TO PUBLIC
-"""
-# What functions of the owner call by bare names is his own affair: there the decoy is not the first function on the stack.
-BODY = """
-DECLARE stack pg_catalog.text; BEGIN
-  GET DIAGNOSTICS stack = PG_CONTEXT;
-  IF pg_catalog.strpos(pg_catalog.substr(stack, 2), 'PL/pgSQL function') OPERATOR(pg_catalog.=) 0 THEN
-    PERFORM pg_catalog.nextval('decoys.calls');
-    RAISE LOG 'decoy: %', stack;
-  END IF;
-  RETURN NULL;
-END"""
+IN_PUBLIC = "SELECT count(*) FROM pg_operator WHERE oprnamespace = 'public'::regnamespace"
 
 
-def called() -> set[str]:
-    """Return every word of the modules of SQL that stands before a bracket, as what a statement calls does."""
-    return {word for module in MODULES for word in CALLED.findall(Path(str(module.__file__)).read_text("utf-8"))}
+class Log:
+    """Which decoys were called since it was asked last."""
 
+    def __init__(self, world: World) -> None:
+        self._file = world.source.data.parent / "server.log"
+        self._seen = self._file.stat().st_size
 
-def overloads(connection: psycopg.Connection[Any]) -> Iterator[str]:
-    """Yield the statements that make the decoys: of each built-in function, aggregate and operator that the SQL calls."""
-    found = connection.execute(
-        "SELECT proname, bool_or(prokind = 'a'), "
-        "array_agg(DISTINCT CASE WHEN provariadic <> 0 THEN 3 ELSE least(pronargs, 3) END) "
-        "FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = ANY (%s) AND pronargs > 0 "
-        "GROUP BY 1 ORDER BY 1",
-        [sorted(called())],
-    ).fetchall()
-    assert {"array_agg", "format", "count", "set_config", "quote_ident", "array_to_string"} <= {name for name, *_ in found}
-    body = f"LANGUAGE plpgsql AS $decoy${BODY}$decoy$"
-    for name, is_aggregate, counts in found:
-        for count in range(1, max(counts) + 1):
-            for kind in TYPES:
-                lists = {tuple([kind] * count), ("text", *[kind] * (count - 1)), (*[kind] * (count - 1), "text")}
-                for arguments in sorted(lists):
-                    signature = f"public.{name}({', '.join(arguments)})"
-                    if is_aggregate and count == 1:
-                        step = f"decoys.step_{name}(text, {kind})"
-                        yield f"CREATE OR REPLACE FUNCTION {step} RETURNS text {body}"
-                        yield f"CREATE OR REPLACE AGGREGATE {signature} (SFUNC = decoys.step_{name}, STYPE = text)"
-                    elif not is_aggregate:
-                        yield f"CREATE OR REPLACE FUNCTION {signature} RETURNS text {body}"
-    for number, (operator, result) in enumerate(OPERATORS.items()):
-        for left in TYPES:
-            for right in TYPES:
-                yield f"CREATE FUNCTION decoys.operator_{number}({left}, {right}) RETURNS {result} {body}"
-                yield (
-                    f"CREATE OPERATOR public.{operator} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = decoys.operator_{number})"
-                )
+    def read(self) -> set[str]:
+        data = self._file.read_bytes()[self._seen :]
+        self._seen += len(data)
+        return decoys.calls(data.decode(errors="replace"))
 
 
 @pytest.fixture
-def decoys(any_version: World) -> Iterator[World]:
-    with any_version.connect() as connection:
-        connection.execute(SET_UP.encode())
-        with connection.transaction():
-            for statement in [*overloads(connection)]:
-                connection.execute(statement.encode())
-        made = connection.execute("SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace").fetchall()[0][0]
-        assert made > 1000
+def among_decoys(any_version: World) -> Iterator[World]:
+    decoys.make_decoys(any_version.source, DATABASE, OWNER)
+    decoys.need_decoys(any_version.source, DATABASE, OWNER, "teams", "policy_violations")
+    decoys.make_decoys(any_version.source, "postgres", "postgres")
     yield any_version
-    with any_version.connect() as connection:
-        connection.execute("DROP OWNED BY decoy_maker CASCADE")
-    for name in [row[0] for row in ask(any_version, "SELECT datname FROM pg_database WHERE datname ~ 'copy'")]:
-        with any_version.source.connect() as connection:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
-    with any_version.source.connect() as connection:
-        connection.execute("DROP ROLE decoy_maker")
 
 
-def calls(world: World) -> str:
-    """Return what was called, as the server's log has it."""
-    log = (world.source.data.parent / "server.log").read_text("utf-8", errors="replace")
-    said = re.findall(r"decoy: (PL/pgSQL function [^\n]*)", log)
-    statements = re.findall(r"decoy: PL/pgSQL.*?STATEMENT:\s*([^\n]*\n[^\n]*)", log, re.DOTALL)
-    number = ask(world, "SELECT is_called, last_value FROM decoys.calls")
-    return "" if number == [(False, 1)] else f"{number}: {sorted(set(said))}: {sorted(set(statements))[:9]}"
+def every_flow() -> set[str]:
+    """Return the names of all flows that there are."""
+    modules = [import_module(f"flows.{module.name}") for module in iter_modules(flows.__path__)]
+    return {one.name for module in modules for one in vars(module).values() if isinstance(one, Flow)}
 
 
-def check(world: World, what: str) -> None:
-    assert calls(world) == "", what
+def count_decoys(world: World, database: str) -> int:
+    with world.source.connect(database) as connection:
+        return int(connection.execute(IN_PUBLIC).fetchall()[0][0])
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("any_version", [18], indirect=True)
-def test_no_flow_that_reads_calls_a_decoy(decoys: World) -> None:
-    world = decoys
+@pytest.mark.every_variant
+@pytest.mark.parametrize("any_version", [15, 16, 18], indirect=True)
+def test_no_flow_calls_a_decoy(among_decoys: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_context(among_decoys, monkeypatch, clean_up=[rules()[-1]])
+    world, log, ran = among_decoys, Log(among_decoys), set[str]()
 
-    def run(flow: Any, user: str, **parameters: Any) -> str:
-        said = str(world.run(flow, user, **parameters))
-        check(world, f"{flow.name} {parameters}")
-        return said
+    def run(flow: Any, user: str = "backup_restorer", **parameters: Any) -> str:
+        ran.add(flow.name)
+        try:
+            return str(world.run(flow, user, **parameters))
+        finally:
+            assert log.read() == set(), f"{flow.name} {parameters}"
 
-    # They do what they are for.
-    execute(world, "SET search_path = public", "SELECT array_agg(relname::text) FROM pg_class")
-    assert "array_agg" in calls(world)
-    execute(world, "ALTER SEQUENCE decoys.calls RESTART", "SELECT setval('decoys.calls', 1, false)")
-    check(world, "set up")
+    def read(flow: Any, **parameters: Any) -> str:
+        return run(flow, "backup_reader", **parameters)
 
-    assert world.backup().startswith("STORED")
-    check(world, "daily_backup")
-    execute(world, "UPDATE public.teams SET purpose = 'x' WHERE id = (SELECT id FROM public.teams LIMIT 1)")
-    assert world.differential().startswith("STORED")
-    check(world, "differential_backup")
-    assert run(integrity_check, "backup_reader").startswith("PASS")
-    run(list_backups, "backup_reader")
-    run(watch_recovery_point, "backup_reader")
-    run(backup_report, "backup_reader")
-    run(prune_backups, "backup_reader", dry_run=False)
+    # They do what they are for, wherever flows have sessions.
+    for database in (DATABASE, "postgres"):
+        for expected, statement in CALLED.items():
+            with world.source.connect(database) as connection:
+                connection.execute("SET application_name = 'a flow'")
+                with pytest.raises(psycopg.errors.RaiseException, match="a decoy was called"):
+                    connection.execute(statement.encode())
+            assert [one for one in log.read() if expected in one], statement
+
+    # Flows that read.
+    assert read(daily_backup).startswith("STORED")
+    execute(world, PURPOSE.format("x"))
+    assert read(differential_backup).startswith("STORED")
+    read(long_term_backup)
+    read(list_backups)
+    assert read(integrity_check).startswith("PASS")
+    read(watch_recovery_point)
+    read(backup_report)
+    assert read(verify_backups).startswith("PASS")
+
+    # Flows that make a database.
+    assert run(recovery_drill).startswith("PASS")
+    assert run(full_restore, target_database=COPY).startswith("PASS")
+    with world.source.connect(COPY) as connection:
+        connection.execute(f"TRUNCATE {', '.join(TABLES)}".encode())
+    assert run(disaster_recovery, target_database=COPY).startswith("PASS")
+    with world.source.connect(COPY) as connection:
+        connection.execute(USERS)
+    assert run(disaster_recovery, target_database=COPY, resume="constraints").startswith("PASS")
+    if shutil.which("zstd"):
+        restore_by_hand(world, BY_HAND)
+        assert log.read() == set(), "restore.sh"
+        assert count_decoys(world, BY_HAND) == count_decoys(world, DATABASE)
+    assert count_decoys(world, COPY) == count_decoys(world, DATABASE) > 500
+
+    # Flows that change rows.
+    execute(world, MEMBERS_GONE, PURPOSE.format("y"))
+    assert run(table_restore, table="teams").startswith("RESTORED")
+    words = {"table": "team_members", "mode": "missing"}
+    assert "PLANNED" in run(table_restore, **words)
+    assert run(table_restore, **words, **CONFIRMED).startswith("RESTORED")
+    assert "PLANNED" in run(full_restore, in_place=True)
+    assert run(full_restore, in_place=True, **CONFIRMED).startswith("RESTORED")
+    assert "PLANNED" in run(clean_up_old_data)
+    assert run(clean_up_old_data, **CONFIRMED).startswith("CLEANED UP")
+    (teams,) = clean_up_sets(world)["teams"]
+    assert run(restore_cleaned_up, backup=str(teams["id"]), **CONFIRMED).startswith("RESTORED")
+
+    # Flows that change the database itself, or the store.
+    run(refresh_views)
+    execute(world, "DROP TABLE policy_violations_2021", RESOLVED)
+    with monkeypatch.context() as patch:
+        at(patch, "2026-01-15T05:00+09:00")
+        run(create_partitions)
+        assert run(archive_partitions, **CONFIRMED).endswith("policy_violations_2022 archived and dropped")
+        run(reattach_partition, year="2022", mode="side-by-side")
+        run(reattach_partition, year="2022")
+    with later(days=40):
+        run(prune_backups, dry_run=False)
+    assert ran == every_flow()

@@ -13,13 +13,16 @@ import pytest
 from deployments import local
 from flows.backup import differential_backup, list_backups
 from flows.watch import verify_backups, watch_recovery_point
-from tasks import backups
+from tasks.backup import relations, schema, take
 from tasks.core.errors import DamagedSet
-from tests.faults import Writer, wait_for
-from tests.integration.conftest import DATABASE, SETTINGS, World, copy_template, databases, drop_databases
-from tests.integration.moments import SECONDS
-from tests.integration.storm import Storm
-from tests.oracle import State
+from tests.support.database import execute
+from tests.support.example import DATABASE, copy_template
+from tests.support.faults import Writer, wait_for
+from tests.support.moments import SECONDS
+from tests.support.oracle import State
+from tests.support.servers import SETTINGS, databases, drop_databases
+from tests.support.storm import Storm
+from tests.support.world import World
 
 long = pytest.mark.long
 SEEDS = int(os.environ.get("STRESS_SEEDS", "1"))
@@ -28,7 +31,7 @@ SEEDS = int(os.environ.get("STRESS_SEEDS", "1"))
 @contextmanager
 def observed(world: World) -> Iterator[list[State]]:
     """Note what the oracle sees in the snapshot of each backup that is taken in this block, while it is held."""
-    seen, store_relations = list[State](), backups.store_relations
+    seen, store_relations = list[State](), relations.store_relations
 
     def observing(*arguments: Any) -> Any:
         stored = store_relations(*arguments)
@@ -36,7 +39,7 @@ def observed(world: World) -> Iterator[list[State]]:
         return stored
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backups, "store_relations", observing)
+        patch.setattr(take, "store_relations", observing)
         yield seen
 
 
@@ -87,12 +90,6 @@ def differential(world: World, **parameters: Any) -> dict[str, Any]:
     """Take a differential, and return how it is listed."""
     world.differential(**parameters)
     return newest(world)
-
-
-def execute(world: World, *statements: str) -> None:
-    with world.connect() as connection:
-        for statement in statements:
-            connection.execute(statement.encode())
 
 
 def test_only_what_changed_is_stored(world: World) -> None:
@@ -211,7 +208,7 @@ def test_a_standby_that_follows(world: World) -> None:
 def test_a_base_that_expires_meanwhile(world: World) -> None:
     world.backup()
     (base,) = world.set_folders()
-    store_schema = backups.store_schema
+    store_schema = schema.store_schema
 
     def expiring(*arguments: Any) -> Any:
         assert list(base.glob("hold-*.json"))
@@ -219,7 +216,7 @@ def test_a_base_that_expires_meanwhile(world: World) -> None:
         return store_schema(*arguments)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(DamagedSet, match=f"cannot be restored without its base {base.name}"):
-        patch.setattr(backups, "store_schema", expiring)
+        patch.setattr(take, "store_schema", expiring)
         world.differential()
     assert [row["state"] for row in world.run(list_backups, "backup_reader")] == ["unfinished", "expired"]
     assert not list(base.glob("hold-*.json"))

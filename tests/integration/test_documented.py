@@ -22,13 +22,17 @@ import yaml
 from flows import command_line
 from flows.backup import list_backups
 from flows.retention import clean_up_old_data
-from tasks.core.kinds import now
-from tests.integration.conftest import DATABASE, OUTBOUND_KEYS, PROJECT, World, databases, delete_blocks
-from tests.integration.test_archive import RESOLVED
-from tests.integration.test_in_place import DAMAGE, ask, execute, unlike
-from tests.integration.test_legacy import old_script
-from tests.integration.test_partitions import with_default
-from tests.integration.test_register import NAMES
+from tasks.core.run.clock import now
+from tests.support import PROJECT
+from tests.support.archives import RESOLVED
+from tests.support.blocks import NAMES, delete_blocks
+from tests.support.database import ask, execute, unlike
+from tests.support.example import DATABASE, OUTBOUND_KEYS
+from tests.support.legacy import old_script
+from tests.support.partitions import with_default
+from tests.support.restores import DAMAGE
+from tests.support.servers import databases
+from tests.support.world import World
 
 README, RUNBOOK, JAPANESE, ARCHITECTURE, MIGRATION = DOCUMENTS = (
     "README.md", "docs/runbook.md", "docs/runbook.ja.md", "docs/architecture.md", "docs/migration.md",
@@ -44,10 +48,10 @@ FILLED_IN = {"NAME": "consulting_tool_by_name", "SET": "latest"}
 ELSEWHERE = {
     "make demo": (".ci/run", "make demo"),
     "make test": (".ci/run", "make test\n"),
-    "pip install --constraint deployments/constraints.txt .": ("Makefile", "--constraint deployments/constraints.txt"),
+    "pip install --constraint deployments/constraints.txt .": ("deployments/install.py", '"--constraint", str(CONSTRAINTS)'),
     # They ask at a terminal, or are the operating system's own.
     r"psql -d postgres -c '\password backup_reader' -c '\password backup_restorer' -c '\password backup_loader'": (
-        "tests/integration/conftest.py", "allow_backup_logins("),
+        "tests/support/servers.py", "allow_backup_logins("),
     "sudo systemctl enable --now prefect-server": (README, "/etc/systemd/system/prefect-server.service"),
     "sudo systemctl enable --now backup-worker": (README, "/etc/systemd/system/backup-worker.service"),
     "python -m deployments.register --notify slack-webhook/operators": ("tests/integration/test_server.py", '"--notify"'),
@@ -314,13 +318,14 @@ def flows_of(module: str) -> tuple[command_line.AnyFlow, ...]:
 
 
 @pytest.mark.parametrize("command", sorted({*INLINE, *(one for one in IN_BLOCKS if one.startswith("python -m flows."))}))
-def test_a_command_is_one_that_its_flow_takes(command: str) -> None:
+def test_a_command_is_one_that_its_flow_takes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = list[tuple[Any, dict[str, Any]]]()
+    monkeypatch.setattr(command_line, "run_by_hand", lambda *run: taken.append(run))
     bare = re.sub(r'"?\$\{(\w+)[^}]*\}"?', lambda one: "[]" if one[1] == "KEYS" else "2023", command)
     _, _, module, *words = shlex.split(bare)
-    flows = flows_of(module)
-    given = command_line._parse(flows, words)
-    named = given.pop("flow")
-    (chosen,) = [one for one in flows if one.fn.__name__ == named]
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    command_line.run_from_command_line(*flows_of(module))
+    ((chosen, given),) = taken
     chosen.validate_parameters(given)
 
 

@@ -11,13 +11,11 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 import zstandard
@@ -30,29 +28,22 @@ from flows.backup import list_backups
 from flows.recovery import recovery_drill
 from tasks.core.context import parse_context, read_context_folder
 from tasks.core.errors import BadInput, DamagedSet, OperationError, RestoreDiffers
-from tasks.core.manifest import Manifest, StoredObject, parse_manifest, render_manifest
-from tasks.locks import SPACE
-from tasks.sets import random_recent
-from tasks.sites import CONTEXTS
-from tasks.store import StoreAddress
-from tests.faults import shim, wait_for
-from tests.integration import moments
-from tests.integration.conftest import (
-    CONTEXT,
-    DATABASE,
-    OUTBOUND_KEYS,
-    PROJECT,
-    TABLES,
-    World,
-    copy_template,
-    databases,
-    delete_blocks,
-    drop_databases,
-    new_world,
-)
-from tests.integration.moments import Gates
-from tests.integration.test_versions import Servers
-from tests.oracle import State, capture
+from tasks.core.rows.unpacking import blocks_of
+from tasks.core.sets.manifest import Manifest, StoredObject
+from tasks.core.sets.manifest_file import parse_manifest, render_manifest
+from tasks.database.locks import SPACE
+from tasks.run.site import CONTEXTS
+from tasks.sets.choose import random_recent
+from tasks.store.address import StoreAddress
+from tests.support import PROJECT, moments
+from tests.support.blocks import delete_blocks
+from tests.support.example import CONTEXT, DATABASE, OUTBOUND_KEYS, TABLES, copy_template
+from tests.support.faults import shim, wait_for
+from tests.support.moments import Gates
+from tests.support.oracle import State, capture
+from tests.support.reports import artifact
+from tests.support.servers import Servers, databases, drop_databases
+from tests.support.world import World, new_world
 
 long = pytest.mark.long
 
@@ -99,12 +90,6 @@ class Drill:
     @property
     def verdict(self) -> str:
         return self.report.verdict
-
-
-def artifact(world: World, key: str) -> dict[str, Any]:
-    asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
-    found = httpx.post(f"{world.api}/artifacts/filter", json=asked).raise_for_status().json()
-    return dict(found[0]) if found else {"id": "", "description": "", "data": ""}
 
 
 def newest_report(world: World) -> Report:
@@ -189,11 +174,11 @@ def exchange_consistently(folder: Path, relation: str, other: bytes) -> None:
     """Put other rows in place of a relation's, such that nothing but the number and the digest of its rows can tell."""
     path = f"data/{relation}.copy.zst"
     (folder / path).write_bytes(other)
-    parts = [as_stored(path, folder / path)]
+    changes = {"parts": [as_stored(path, folder / path)], "plain_bytes": sum(map(len, blocks_of(folder / path, 1 << 30)))}
     alter_manifest(
         folder,
         lambda manifest: {
-            "relations": [one.model_copy(update={"parts": parts}) if one.name == relation else one for one in manifest.relations]
+            "relations": [one.model_copy(update=changes) if one.name == relation else one for one in manifest.relations]
         },
     )
 
@@ -253,7 +238,7 @@ def rehearsed(source: LocalServer, target: LocalServer, prefect_api: str) -> Ite
             (folder / "store" / CONTEXT / "drills").mkdir()
             (folder / "store" / CONTEXT / "drills" / "20200101T000000Z_dead.json").write_text("{")
             with moments.gates(world) as held:
-                held.close("pg_restore")
+                held.close("pg_restore", only="--dbname")
                 started = held.start("recovery", "recovery_drill")
                 held.wait_for("pg_restore")
                 with source.connect() as connection:
@@ -299,7 +284,7 @@ def test_the_report_has_the_evidence(rehearsed: Rehearsed) -> None:
     relations = report.section("Relations, each compared by rows and digest and found identical")
     assert all(f"| {name} | {rows.count:,} |" in relations for name, rows in rehearsed.state_of_older.rows.items())
     assert "FAILED" not in report.section("Integrity checks")
-    fired = report.section("Triggers, fired and rolled back")
+    fired = report.section("Writes, with what they let run, rolled back")
     triggers = {name.rpartition(".")[2] for name in rehearsed.state_of_older.triggers}
     assert [name for name in triggers if name not in fired] == []
     # Setting every column to what it is moves no unit.
@@ -496,9 +481,9 @@ def kill_pg_restore(world: World, section: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "kind", "named", "phases"),
     [
-        pytest.param(in_download, DamagedSet, TEAMS, 1),
-        pytest.param(in_schema, OperationError, "pg_restore ended with exit code 137", 2),
-        pytest.param(in_data, OperationError, "loading public.teams", 3),
+        pytest.param(in_download, DamagedSet, TEAMS, 1, marks=long),
+        pytest.param(in_schema, OperationError, "pg_restore ended with exit code 137", 2, marks=long),
+        pytest.param(in_data, OperationError, "loading public.teams", 3, marks=long),
         pytest.param(in_indexes, OperationError, "post-data", 4),
         pytest.param(in_rows, RestoreDiffers, "public.teams: 49 rows loaded, the manifest says 50", 3, marks=long),
     ],
@@ -568,9 +553,9 @@ def test_triggers_that_do_not_run_fail_the_drill(world: World) -> None:
     world.backup()
     failed = drill(world)
     assert failed.verdict.startswith("FAIL: 1 triggers do not run, RTO ")
-    (said,) = failed.report.section("Triggers that do not run").strip().splitlines()
+    (said,) = failed.report.section("Writes that fail").strip().splitlines()
     assert re.match(r"- UPDATE on public.governance_rules \(.*note_rules.*\): function nowhere\(\) does not exist", said)
-    assert failed.report.titles[0] == "Triggers that do not run"
+    assert failed.report.titles[0] == "Writes that fail"
     assert (failed.record["proven"], failed.record["passed"]) == (True, False)
     assert databases(world.target) == set()
 
@@ -590,7 +575,7 @@ def test_a_trigger_that_did_not_fire_is_not_said_to_have_run(world: World) -> No
     failed = drill(world)
     fired = re.findall(
         r"^\| public.(\w+) \| \w+ \| ([^|]*) \| ([^|]*) \|",
-        failed.report.section("Triggers, fired and rolled back"), re.MULTILINE,
+        failed.report.section("Writes, with what they let run, rolled back"), re.MULTILINE,
     )  # fmt: skip
     became = {
         (table, outcome) for table, names, outcome in fired if {"note_change", "note_at_the_end", "zzz_note"} & {*names.split(", ")}
@@ -609,7 +594,8 @@ def test_a_session_lost_while_the_triggers_fire_is_reported_with_every_phase(wor
     )
     world.backup()
     failed = drill(world)
-    assert "was lost" in failed.report.section("What failed")
+    assert "UPDATE on public.governance_rules (" in failed.report.section("Writes that fail")
+    assert "was lost" in failed.report.section("Writes that fail")
     assert failed.report.phases == PHASES
     assert (failed.record["proven"], failed.record["passed"]) == (True, False)
     assert databases(world.target) == set()
@@ -682,7 +668,7 @@ def test_a_server_that_is_not_registered_is_one_clear_error(stored: World, regis
 def held(stored: World) -> Iterator[Gates]:
     """A drill in a process of its own, held when its scratch database was just made."""
     with moments.gates(stored) as built:
-        built.close("pg_restore")
+        built.close("pg_restore", only="--dbname")
         built.start("recovery", "recovery_drill")
         built.wait_for("pg_restore")
         yield built
@@ -784,13 +770,6 @@ def test_a_recovery_on_the_same_server_leaves_a_running_drill_alone(held: Gates)
 
 
 # Major versions
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    """One server a major version."""
-    with ExitStack() as stack:
-        yield Servers(stack)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import re
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,8 +12,8 @@ from prefect.flows import load_flow_from_entrypoint
 
 from flows.command_line import run_from_command_line
 from flows.restore import restore_cleaned_up
+from tests.support import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
 SCHEDULED = [(one["name"], schedule) for one in DEPLOYMENTS for schedule in one.get("schedules", [])]
 FLOWS = {

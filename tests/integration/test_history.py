@@ -9,46 +9,42 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partialmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
+from psycopg.sql import SQL
 
-from deployments import local, register
+from deployments import local
 from deployments.local import LocalServer, wheel_bin
 from flows.backup import daily_backup, differential_backup, list_backups
 from flows.restore import full_restore, table_restore
 from flows.watch import verify_backups, watch_recovery_point
-from tasks import backups, merges, prunings, snapshots
+from tasks.backup import take
+from tasks.core import sql
 from tasks.core.errors import BadInput, DamagedSet, OperationError
-from tasks.core.manifest import Manifest, parse_manifest
-from tasks.core.pruning import plan
-from tasks.core.servers import Server
-from tasks.sets import list_sets
-from tasks.snapshots import Snapshot
-from tasks.store import StoreAddress
-from tests.faults import wait_for
-from tests.integration.conftest import (
-    CONTEXT,
-    DATABASE,
-    DEBIAN_15,
-    SETTINGS,
-    World,
-    copy_template,
-    drop_databases,
-    make_template,
-    prepare,
-)
-from tests.integration.moments import SECONDS
-from tests.integration.test_archive import RESOLVED, ROW, archive, archives, at, reattach
-from tests.integration.test_in_place import ask, execute
+from tasks.core.postgres.connection import Server
+from tasks.core.run import clock
+from tasks.core.sets.manifest import Manifest
+from tasks.core.sets.manifest_file import parse_manifest
+from tasks.database.snapshot import Snapshot
+from tasks.in_place import safety_set
+from tests.support.adoption import adopt
+from tests.support.archives import RESOLVED, ROW, archive, archives, reattach
+from tests.support.clock import at, later
+from tests.support.database import ask, execute
+from tests.support.example import CONTEXT, DATABASE, copy_template, make_template
+from tests.support.faults import wait_for
+from tests.support.moments import SECONDS
+from tests.support.retention import prune
+from tests.support.servers import DEBIAN_15, SETTINGS, drop_databases, prepare
+from tests.support.world import World
 
 pytestmark = pytest.mark.long
 TEAM = "(SELECT min(id::text)::uuid FROM teams)"
-PERIODS = {"full": "30 days", "differential": "7 days"}
 # With asynchronous commit, and a WAL writer that sleeps as long as it may, a crash loses what was committed.
 ASYNCHRONOUS = {"synchronous_commit": "off", "wal_writer_delay": "10s", "autovacuum": "off"}
 
@@ -171,14 +167,6 @@ def manifests(world: World) -> list[Manifest]:
     return sorted((parse_manifest(file.read_bytes(), str(file)) for file in files), key=lambda one: one.number or 0)
 
 
-def adopt(world: World, server: LocalServer | None = None) -> str:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in world.environment(server or world.source, "backup_reader").items():
-            patch.setenv(name, value)
-        context = register.read_context(CONTEXT)[0]
-        return register.claim_store(context, StoreAddress(str(world.store_folder)), adopt=True)
-
-
 def recovered(world: World, **parameters: Any) -> str:
     """Recover on the empty server, which is empty again afterwards; return the verdict with what a team is for."""
     said = world.recover(**parameters)
@@ -245,8 +233,8 @@ def test_a_partition_is_not_dropped_on_the_word_of_another_life(
 def test_a_restart_between_full_and_differential(lab: World, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with living(lab, machine), monkeypatch.context() as patch:
         # And while the first set was taken, the clocks were 400 days ahead: they say nothing of which is newer.
-        patch.setattr(snapshots, "_facts", ahead(snapshots._facts))
-        patch.setattr(backups, "now", lambda now=backups.now: now() + timedelta(days=400))
+        told(patch, "instant + interval '400 days'", "lsn")
+        patch.setattr(take, "now", lambda now=clock.now: now() + timedelta(days=400))
         lab.backup()
     with living(lab, machine):
         purpose(lab, "after the restart")
@@ -261,19 +249,14 @@ def test_a_restart_between_full_and_differential(lab: World, machine: Machine, m
         assert listed(lab)[0]["base"] == newest["id"]
         assert recovered(lab).startswith("changed: ")
         # A year later the newest is what is kept, not what says it is of the future.
-        later, found = datetime.now(UTC) + timedelta(days=390), list_sets(StoreAddress(str(lab.store_folder)), CONTEXT)
-        decided = plan([prunings._stored(one, later, disputed=False) for one in found.sets], later, UTC, PERIODS)
-        assert [one.set.id for one in decided if not one.expires] == [str(row["id"]) for row in listed(lab)]
+        with later(days=390):
+            assert prune(lab, dry_run=True).startswith("PLANNED, nothing touched: 0 sets expire")
 
 
-def ahead(facts: Any) -> Any:
-    """Return what reads a snapshot's facts from a server whose clock is 400 days ahead."""
-
-    def read(connection: Any) -> dict[str, Any]:
-        found: dict[str, Any] = facts(connection)
-        return found | {"instant": found["instant"] + timedelta(days=400)}
-
-    return read
+def told(patch: pytest.MonkeyPatch, instant: LiteralString, lsn: LiteralString) -> None:
+    """Let a server say another instant and position in its log."""
+    facts = SQL(f"SELECT {instant} AS instant, xmin, xmax, {lsn} AS lsn FROM ({{}}) AS facts").format(sql.snapshot.SNAPSHOT_FACTS)
+    patch.setattr(sql.snapshot, "SNAPSHOT_FACTS", facts)
 
 
 # Two servers that write into one store.
@@ -455,8 +438,7 @@ def test_the_memory_of_a_machine_put_back_is_seen_by_its_log(lab: World, machine
         lab.backup()
         with monkeypatch.context() as patch:
             # What a machine would have stored that was further on.
-            facts = snapshots._facts
-            patch.setattr(snapshots, "_facts", lambda connection: facts(connection) | {"lsn": "F0/0"})
+            told(patch, "instant", "'F0/0'")
             lab.backup()
         with pytest.raises(OperationError, match=r"SET ASIDE: .* is behind .*, which it took itself .* its state was put back"):
             lab.backup()
@@ -472,8 +454,8 @@ def test_a_safety_set_of_another_server_undoes_nothing(world: World, monkeypatch
     world.backup()
     with local.postgres(copy_of=world.source, **SETTINGS) as copy:
         login = {"host": local.HOST, "port": str(copy.port), "user": "backup_restorer", "password": copy.password}
-        take_set = merges.take_set
-        monkeypatch.setattr(merges, "take_set", lambda site, *said: take_set(replace(site, server=Server(login)), *said))
+        take_set = take.take_set
+        monkeypatch.setattr(safety_set, "take_set", lambda site, *said: take_set(replace(site, server=Server(login)), *said))
         purpose(world, "changed")
         with pytest.raises(OperationError, match="is of another server than the one that was to be changed"):
             world.run(full_restore, "backup_restorer", in_place=True, dry_run=False, confirm_database=DATABASE)

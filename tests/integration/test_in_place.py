@@ -1,110 +1,17 @@
 """A restore into the live database happened, or it did not: rows, objects, and what others have."""
 
-from typing import Any
-
 import pytest
 
-from flows.backup import differential_backup, list_backups
-from flows.restore import full_restore
+from flows.backup import differential_backup
 from tasks.core.errors import UnsafeTarget
-from tests.integration.conftest import CONTEXT, DATABASE, World
-from tests.oracle import State
+from tests.support.database import ask, execute, unlike
+from tests.support.example import TABLES
+from tests.support.restores import ALL, DAMAGE, plan, restore, safety_sets
+from tests.support.world import World
 
 long = pytest.mark.long
 
 
-def execute(world: World, *statements: str) -> None:
-    with world.connect() as connection:
-        for statement in statements:
-            connection.execute(statement.encode())
-
-
-def ask(world: World, query: str) -> list[tuple[Any, ...]]:
-    with world.connect() as connection:
-        return connection.execute(query.encode()).fetchall()
-
-
-def plan(world: World, **parameters: Any) -> str:
-    return str(world.run(full_restore, "backup_restorer", in_place=True, **parameters))
-
-
-def restore(world: World, **parameters: Any) -> str:
-    return plan(world, **{"dry_run": False, "confirm_database": DATABASE} | parameters)
-
-
-def safety_sets(world: World, context: str = CONTEXT) -> list[str]:
-    return [str(row["id"]) for row in world.run(list_backups, "backup_reader", context=context) if row["kind"] == "safety"]
-
-
-def unlike(before: State, after: State) -> list[str]:
-    return before.differences(after, views="recomputed")
-
-
-ALL = (
-    "organizations, organization_units, organization_hierarchies, organization_members, teams, team_members, team_leaders, "
-    "governance_policies, governance_rules, policy_scopes, policy_violations"
-)
-DAMAGE = {
-    "rows deleted and changed": [
-        "DELETE FROM policy_violations_2025 WHERE ctid < '(9,1)'", "UPDATE teams SET purpose = 'wrong'",
-        "UPDATE policy_violations_2024 SET error_message = 'wrong' WHERE ctid < '(9,1)'",
-    ],
-    "rows inserted": [
-        "INSERT INTO governance_policies SELECT (jsonb_populate_record(p, jsonb_build_object('id', gen_random_uuid(), "
-        "'name', p.name || ' again'))).* FROM governance_policies p"
-    ],
-    "rows moved to another partition": [
-        "UPDATE policy_violations SET detected_at = detected_at + interval '1 year' "
-        "WHERE tableoid = 'policy_violations_2023'::regclass"
-    ],
-    "all tables empty": [f"TRUNCATE {ALL}"],
-    "closure rows missing": ["DELETE FROM organization_hierarchies WHERE depth > 0"],
-    "roots emptied": ["UPDATE organizations SET root_unit_id = NULL"],
-    "a key and a check dropped": [
-        "ALTER TABLE teams DROP CONSTRAINT teams_unit_fkey, DROP CONSTRAINT teams_dates_check",
-        "ALTER TABLE policy_violations DROP CONSTRAINT policy_violations_resolved_check",
-        "ALTER TABLE team_members DROP CONSTRAINT team_members_user_fkey",
-    ],
-    "triggers switched": ["ALTER TABLE team_leaders DISABLE TRIGGER USER"],
-    "a table dropped": ["DROP TABLE policy_scopes"],
-    "a table dropped that others refer to": ["DROP TABLE teams CASCADE"],
-    "a partition dropped": ["DROP TABLE policy_violations_2024"],
-    "a newer partition with rows": [
-        "CREATE TABLE policy_violations_2030 PARTITION OF policy_violations FOR VALUES FROM ('2030-01-01') TO ('2031-01-01')",
-        "ALTER TABLE policy_violations_2030 OWNER TO consulting_owner",
-        "UPDATE policy_violations SET detected_at = '2030-05-05' WHERE tableoid = 'policy_violations_2023'::regclass",
-    ],
-    "a view, an index and a function dropped": [
-        "DROP MATERIALIZED VIEW mv_team_statistics",
-        "DO $$ BEGIN EXECUTE (SELECT 'DROP INDEX ' || min(i.indexrelid::regclass::text) FROM pg_index i WHERE NOT i.indisunique "
-        "AND i.indrelid = 'teams'::regclass); END $$",
-        "DO $$ BEGIN EXECUTE (SELECT 'DROP FUNCTION ' || min(tgfoid::regprocedure::text) || ' CASCADE' FROM pg_trigger "
-        "WHERE tgrelid = 'team_leaders'::regclass AND NOT tgisinternal); END $$",
-    ],
-    "unique values exchanged": [
-        "BEGIN", "CREATE TEMP TABLE two ON COMMIT DROP AS SELECT id, code, lead(code) OVER w AS next, lag(code) OVER w AS last "
-        "FROM organizations WINDOW w AS (ORDER BY id) LIMIT 2",
-        "UPDATE organizations o SET code = o.code || '-' FROM two WHERE o.id = two.id",
-        "UPDATE organizations o SET code = coalesce(two.last, two.next) FROM two WHERE o.id = two.id", "COMMIT",
-        "CREATE TABLE pair AS SELECT id, row_number() OVER () AS n FROM (SELECT id FROM organization_hierarchies WHERE depth = 1 "
-        "LIMIT 2) AS two",
-        "UPDATE organization_hierarchies SET id = gen_random_uuid(), path = 'moved' WHERE id = (SELECT id FROM pair WHERE n = 1)",
-        "UPDATE organization_hierarchies SET id = (SELECT id FROM pair WHERE n = 1) WHERE id = (SELECT id FROM pair WHERE n = 2)",
-        "UPDATE organization_hierarchies SET id = (SELECT id FROM pair WHERE n = 2) WHERE path = 'moved'", "DROP TABLE pair",
-    ],
-    "a team deleted and made again": [
-        "BEGIN", "ALTER TABLE team_members DISABLE TRIGGER USER", "ALTER TABLE team_leaders DISABLE TRIGGER USER",
-        "CREATE TEMP TABLE old ON COMMIT DROP AS SELECT * FROM teams WHERE id = (SELECT team_id FROM team_members LIMIT 1)",
-        "UPDATE teams SET name = name || '-' WHERE id IN (SELECT id FROM old)",
-        "INSERT INTO teams SELECT (jsonb_populate_record(old, jsonb_build_object('id', gen_random_uuid()))).* FROM old",
-        "UPDATE team_members SET team_id = (SELECT t.id FROM teams t JOIN old USING (organization_id, name)) "
-        "WHERE team_id IN (SELECT id FROM old)",
-        "UPDATE team_leaders SET team_id = (SELECT t.id FROM teams t JOIN old USING (organization_id, name)) "
-        "WHERE team_id IN (SELECT id FROM old)",
-        "DELETE FROM teams WHERE id IN (SELECT id FROM old)",
-        "ALTER TABLE team_members ENABLE TRIGGER USER", "ALTER TABLE team_leaders ENABLE TRIGGER USER", "COMMIT",
-    ],
-}  # fmt: skip
 # What does not get in each other's way is undone together.
 TOGETHER = [
     ("a partition dropped",), ("unique values exchanged",),
@@ -165,5 +72,14 @@ def test_a_differential_into_the_living(world: World) -> None:
     before = world.state()
     world.differential(accept_losses=True)
     execute(world, *DAMAGE["all tables empty"])
+    assert restore(world).startswith("RESTORED")
+    assert unlike(before, world.state()) == []
+
+
+@pytest.mark.long
+def test_where_nothing_of_the_context_is_left(world: World) -> None:
+    before = world.state()
+    world.backup()
+    execute(world, f"DROP TABLE {', '.join(TABLES)} CASCADE")
     assert restore(world).startswith("RESTORED")
     assert unlike(before, world.state()) == []

@@ -9,13 +9,16 @@ import psycopg
 import pytest
 
 from flows.restore import full_restore
-from tasks import merges
 from tasks.core.errors import BadInput, OperationError, RestoreDiffers
-from tests.faults import wait_for
-from tests.integration.conftest import DATABASE, World
-from tests.integration.moments import SECONDS
-from tests.integration.test_in_place import DAMAGE, ask, execute, plan, restore, unlike
-from tests.oracle import statements_of_all
+from tasks.core.rows import stream
+from tasks.in_place import apply, safety_set, write
+from tests.support.database import ask, execute, unlike
+from tests.support.example import DATABASE
+from tests.support.faults import wait_for
+from tests.support.moments import SECONDS
+from tests.support.oracle import statements_of_all
+from tests.support.restores import DAMAGE, plan, restore
+from tests.support.world import World
 
 long = pytest.mark.long
 
@@ -47,15 +50,18 @@ def schema_of_all(world: World) -> dict[str, str]:
 @contextmanager
 def at_comparison(world: World, act: Callable[[], object]) -> Iterator[None]:
     """Do something when everything is written and locked, and nothing committed."""
-    compare = merges._compare
+    read, done = stream.digest_relation, list[bool]()
 
     def acting(*arguments: Any) -> Any:
-        act()
-        return compare(*arguments)
+        if not done:
+            done.append(True)
+            act()
+        return read(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merges, "_compare", acting)
+        patch.setattr(write, "digest_relation", acting)
         yield
+    assert done
 
 
 def at_once(world: World, *statements: str) -> None:
@@ -132,7 +138,7 @@ def test_rows_that_came_after_the_plan(world: World, monkeypatch: pytest.MonkeyP
     execute(world, *OTHERS)
     world.backup()
     execute(world, "UPDATE teams SET purpose = 'wrong'")
-    take_safety_set = merges.take_safety_set
+    take_safety_set = safety_set.take_safety_set
 
     def meanwhile(*arguments: Any) -> str:
         execute(
@@ -143,7 +149,7 @@ def test_rows_that_came_after_the_plan(world: World, monkeypatch: pytest.MonkeyP
         )  # fmt: skip
         return take_safety_set(*arguments)
 
-    monkeypatch.setattr(merges, "take_safety_set", meanwhile)
+    monkeypatch.setattr(safety_set, "take_safety_set", meanwhile)
     with pytest.raises(
         OperationError, match=r"is as it was: .*\(ON DELETE CASCADE\): 1 rows refer to rows that would go or change"
     ):
@@ -186,7 +192,7 @@ def test_a_failure_changes_nothing(world: World, failure: str) -> None:
 
 @long
 def test_a_lock_that_is_not_to_be_had(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merges, "LOCK_SECONDS", 1)
+    monkeypatch.setattr(apply, "LOCK_SECONDS", 1)
     world.backup()
     execute(world, *DAMAGE["rows deleted and changed"])
     damaged = world.state()

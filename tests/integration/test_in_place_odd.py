@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from flows.restore import full_restore
-from tasks import merges, sites
 from tasks.core.errors import OperationError
-from tests.integration.conftest import DATABASE, World
-from tests.integration.test_contents import write_context
-from tests.integration.test_in_place import ask, execute, safety_sets
+from tasks.in_place import apply
+from tests.support.database import ask, execute
+from tests.support.example import DATABASE
+from tests.support.odd_schema import SET_UP, context, rows
+from tests.support.restores import safety_sets
+from tests.support.world import World
 
 pytestmark = pytest.mark.long
 
@@ -111,23 +113,9 @@ CASES = {
 }  # fmt: skip
 
 
-def rows(world: World) -> list[tuple[Any, ...]]:
-    tables = ask(world, "SELECT relname FROM pg_class WHERE relnamespace = 'odd'::regnamespace AND relkind = 'r' ORDER BY 1")
-    found = [ask(world, f"SELECT x::text FROM ONLY odd.{name} AS x ORDER BY 1") for (name,) in tables]
-    return [(name, one) for (name,), one in zip(tables, found, strict=True) if one]
-
-
-def context(world: World, monkeypatch: pytest.MonkeyPatch, tables: list[str]) -> None:
-    monkeypatch.setattr(sites, "CONTEXTS", world.folder / f"contexts-{'-'.join(tables)}")
-    write_context(sites.CONTEXTS, name="bc-901", database=DATABASE, schema="odd", tables=tables)
-
-
 def restore(world: World, **parameters: Any) -> str:
     words = {"context": "bc-901", "in_place": True, "dry_run": False, "confirm_database": DATABASE} | parameters
     return str(world.run(full_restore, "backup_restorer", **words))
-
-
-SET_UP = ["CREATE SCHEMA odd AUTHORIZATION consulting_owner", "SET ROLE consulting_owner", "SET search_path = odd"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -170,16 +158,17 @@ def test_rows_written_after_the_safety_set_are_not_lost(world: World, monkeypatc
     before = rows(world)
     world.backup(context="bc-901")
     execute(world, "UPDATE odd.t SET code = 'z' WHERE code = 'a'")
-    carry_out = merges.carry_out
+    carry_out = apply.carry_out
 
     def meanwhile(*arguments: Any, **more: Any) -> Any:
         execute(world, "INSERT INTO odd.t (code) VALUES ('in between')")
         return carry_out(*arguments, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(merges, "carry_out", meanwhile)
+        patch.setattr(apply, "carry_out", meanwhile)
         assert restore(world).startswith("RESTORED")
     assert rows(world) == before
-    safety = sorted(safety_sets(world, "bc-901"))[-1]
+    # Both may be of one second; the newest stands first.
+    safety = safety_sets(world, "bc-901")[0]
     assert restore(world, backup=safety).startswith("RESTORED")
     assert ask(world, "SELECT code FROM odd.t ORDER BY 1") == [("b",), ("in between",), ("z",)]

@@ -4,15 +4,17 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tasks.core.errors import OperationError
-from tests.faults import wait_for
-from tests.integration import moments
-from tests.integration.conftest import DATABASE, World, databases
-from tests.integration.moments import SECONDS, Gates, Started, listed_sets, make_big_row, staged, stored_keys
+from tests.support import moments
+from tests.support.example import DATABASE
+from tests.support.faults import FaultyProxy, wait_for
+from tests.support.moments import SECONDS, Gates, Started, listed_sets, make_big_row, staged, stored_keys
+from tests.support.servers import databases
+from tests.support.world import World
 
 long = pytest.mark.long
 
@@ -44,7 +46,7 @@ def at_rows(held: Gates) -> None:
     held.open("pg_dump")
     wait_for(lambda: held.backend("state = 'active' AND query LIKE 'COPY%' AND wait_event = 'ClientWrite'"), SECONDS, "rows")
     held.source.hold()
-    assert held.flow.child("tasks.core.stream")
+    assert held.flow.child("tasks.core.rows.stream")
 
 
 def at_upload(held: Gates) -> None:
@@ -71,7 +73,7 @@ def at_download(held: Gates) -> None:
 
 
 def at_schema(held: Gates) -> None:
-    held.close("pg_restore")
+    held.close("pg_restore", only="--dbname")
     held.start("recovery", "disaster_recovery")
     held.wait_for("pg_restore")
 
@@ -90,7 +92,7 @@ def at_indexes(held: Gates) -> None:
     held.target.throttle(400_000)
     held.open("pg_restore")
     wait_for(lambda: held.backend("query LIKE 'COPY%'", held.world.target), SECONDS, "loading")
-    held.close("pg_restore")
+    held.close("pg_restore", only="--dbname")
     held.target.pass_through()
     held.wait_for("pg_restore")
 
@@ -100,7 +102,7 @@ def at_comparison(held: Gates) -> None:
     held.target.throttle(400_000)
     held.open("pg_restore")
     reading = "state = 'active' AND query LIKE 'COPY%TO STDOUT%' AND wait_event = 'ClientWrite'"
-    wait_for(lambda: held.backend(reading, held.world.target) and held.flow.child("tasks.core.stream"), SECONDS, "comparison")
+    wait_for(lambda: held.backend(reading, held.world.target) and held.flow.child("tasks.core.rows.stream"), SECONDS, "comparison")
     held.target.hold()
 
 
@@ -152,7 +154,7 @@ BACKUPS = [
     pytest.param(at_dump, session("coordinator", LOCKED), marks=long),
     pytest.param(at_dump, session("coordinator", LOCKED, crash=True), marks=long),
     pytest.param(at_rows, flow),
-    pytest.param(at_rows, program("tasks.core.stream"), marks=long),
+    pytest.param(at_rows, program("tasks.core.rows.stream"), marks=long),
     pytest.param(at_rows, session("coordinator", COORDINATOR), marks=long),
     pytest.param(at_rows, session("worker", WORKER), marks=long),
     pytest.param(at_rows, session("worker", WORKER, crash=True), marks=long),
@@ -173,7 +175,7 @@ RECOVERIES = [
     pytest.param(at_indexes, program("pg_restore"), marks=long),
     pytest.param(at_indexes, session("guard", GUARD), marks=long),
     pytest.param(at_comparison, flow, marks=long),
-    pytest.param(at_comparison, program("tasks.core.stream"), marks=long),
+    pytest.param(at_comparison, program("tasks.core.rows.stream"), marks=long),
     pytest.param(at_comparison, session("worker", WORKER), marks=long),
 ]
 
@@ -310,26 +312,11 @@ def alone(held: Gates) -> Started:
     return started
 
 
-def command(started: Started) -> int:
-    return started.process.pid
-
-
-def flow_itself(started: Started) -> int:
-    """Return the pid of the flow that the command runs."""
-    server = started.child("uvicorn")
-    assert server
-    return int((Path("/proc") / str(server) / "stat").read_text().rpartition(")")[2].split()[1])
-
-
 @long
-@pytest.mark.parametrize(
-    ("victim", "number"),
-    [(command, signal.SIGKILL), (flow_itself, signal.SIGKILL), (command, signal.SIGINT), (command, signal.SIGTERM)],
-    ids=["command-KILL", "flow-KILL", "command-INT", "command-TERM"],
-)
-def test_server_that_a_flow_brought_ends_with_it(held: Gates, victim: Callable[[Started], int], number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_server_that_a_flow_brought_ends_with_it(held: Gates, number: signal.Signals) -> None:
     started = alone(held)
-    os.kill(victim(started), number)
+    os.kill(started.process.pid, number)
     assert started.wait() != 0
     started.wait_until_gone()
     assert listed_sets(held.world) == []
@@ -343,3 +330,25 @@ def test_flow_without_a_server_passes_its_code_on(held: Gates) -> None:
     assert held.flow.wait(150) == 0, held.flow.said
     assert len(listed_sets(held.world)) == 1
     held.flow.wait_until_gone()
+
+
+@long
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_the_server_dies_while_a_run_is_at_work(held: Gates, ends: str) -> None:
+    """What the run came to is what is said, and the exit code; that nobody has a record of it is said too."""
+    place = urlsplit(held.world.api)
+    assert place.hostname and place.port
+    with FaultyProxy(place.hostname, place.port) as proxy:
+        held.close("pg_dump")
+        held.start("backup", "daily_backup", PREFECT_API_URL=f"{proxy.url}/api", PREFECT_CLIENT_MAX_RETRIES="1")
+        held.wait_for("pg_dump")
+        proxy.refuse()
+        if ends == "badly":
+            held.store.refuse()
+        held.open("pg_dump")
+        assert held.flow.wait() == (0 if ends == "well" else 1), held.flow.said
+    said = held.flow.said
+    assert f"Prefect's server at {proxy.url}/api is gone (" in said and "Traceback" not in said, said
+    assert len(listed_sets(held.world)) == (1 if ends == "well" else 0)
+    assert ("STORED: " if ends == "well" else "StoreUnavailable: ") in said
+    assert staged(held.world) == []

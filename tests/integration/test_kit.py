@@ -14,9 +14,12 @@ from deployments import local
 from flows.backup import list_backups
 from flows.recovery import recovery_drill
 from flows.retention import prune_backups
-from tests.integration.conftest import CONTEXT, DATABASE, OUTBOUND_KEYS, PROJECT, TABLES, World, drop_databases
-from tests.integration.test_drill import artifact
-from tests.oracle import capture
+from tests.support import PROJECT
+from tests.support.example import CONTEXT, DATABASE, OUTBOUND_KEYS, TABLES
+from tests.support.oracle import capture
+from tests.support.reports import artifact
+from tests.support.servers import drop_databases
+from tests.support.world import World
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MARK = "SECRETMARK-7c1e"

@@ -9,25 +9,16 @@ import pytest
 
 from flows.restore import full_restore
 from tasks.core.errors import BadInput, DamagedSet, OperationError, UnsafeTarget
-from tests.integration.conftest import CONTEXT, DATABASE, TABLES, World, databases
-from tests.integration.test_in_place import ask, execute
-from tests.integration.test_table_restore import newest_report
+from tests.support.database import ask, execute
+from tests.support.example import DATABASE, TABLES
+from tests.support.legacy import old_script
+from tests.support.reports import newest_report
+from tests.support.servers import databases
+from tests.support.world import World
 
 long = pytest.mark.long
 
 NAME = "consulting_tool_legacy"
-
-
-def old_script(world: World, *more: str) -> Path:
-    """Make the file that the old daily script makes: named tables of one schema, and nothing that they need."""
-    file = world.store_folder / CONTEXT / "daily" / "bc-004_full_20251103_020000.dump"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tables = [word for name in TABLES for word in ("-t", name)]
-    subprocess.run(
-        [world.source.bin / "pg_dump", "-Fc", "--schema=public", *tables, *more, "-f", file, world.source.conninfo(DATABASE)],
-        check=True,
-    )
-    return file
 
 
 def restore(world: World, file: Path | str, **more: Any) -> str:
@@ -107,7 +98,10 @@ def test_a_file_of_15_on_15(any_version: World) -> None:
 
 @long
 def test_odd_files(world: World) -> None:
-    execute(world, "CREATE SCHEMA odd", "CREATE TABLE odd.t (v text)", "INSERT INTO odd.t VALUES ('組織'), ('管理')")
+    execute(
+        world, "CREATE SCHEMA odd AUTHORIZATION consulting_owner", "CREATE TABLE odd.t (v text)",
+        "ALTER TABLE odd.t OWNER TO consulting_owner", "INSERT INTO odd.t VALUES ('組織'), ('管理')",
+    )  # fmt: skip
     file, conninfo = world.folder / "odd.dump", world.source.conninfo(DATABASE)
     pg_dump = [world.source.bin / "pg_dump", "-Fc", "-f", file, "-n", "odd", conninfo]
     # A table without key or index leaves nothing to do after the data; the rows are in another encoding than the server's.

@@ -14,11 +14,11 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from tests.faults import Writer, wait_for
-from tests.integration import moments
-from tests.integration.conftest import World
-from tests.integration.moments import SECONDS, Gates, Started, hold_at_lock, listed_sets, staged
-from tests.oracle import State
+from tests.support import moments
+from tests.support.faults import Writer, wait_for
+from tests.support.moments import SECONDS, Gates, Started, hold_at_lock, listed_sets, staged
+from tests.support.oracle import State
+from tests.support.world import World
 
 long = pytest.mark.long
 WAITING = "SELECT FROM pg_stat_activity WHERE application_name = 'test change' AND wait_event_type = 'Lock'"
@@ -100,7 +100,7 @@ def begin_change(held: Gates, moment: str, change: Change) -> None:
 
 def dumped_or_over(flow: Started, attempts: int) -> bool:
     """Say whether rows were dumped, or the backup began anew once more, or ended."""
-    return flow.ended or flow.said.count("starting over") > attempts or "bytes as" in flow.said.rpartition("starting over")[2]
+    return flow.ended or flow.said.count("; once more") > attempts or "bytes as" in flow.said.rpartition("; once more")[2]
 
 
 def lead(held: Gates, moment: str, change: Change) -> State | None:
@@ -111,7 +111,7 @@ def lead(held: Gates, moment: str, change: Change) -> State | None:
         if flow.ended:
             return expected
         held.store.hold()
-        begun = flow.said.count("starting over")
+        begun = flow.said.count("; once more")
         held.open("pg_dump")
         if moment == "after the dump" and not change.thread.ident:
             wait_for(lambda: flow.ended or held.reached("after_dump"), SECONDS, "the end of the schema dump")
@@ -121,7 +121,7 @@ def lead(held: Gates, moment: str, change: Change) -> State | None:
         wait_for(partial(dumped_or_over, flow, begun), SECONDS, "rows")
         if flow.ended:
             return None
-        if flow.said.count("starting over") > begun:
+        if flow.said.count("; once more") > begun:
             # Each attempt begins with a look into the store.
             held.close("pg_dump")
             held.store.pass_through()

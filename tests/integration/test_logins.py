@@ -1,5 +1,6 @@
 """Which login does what: the one whose sessions run the owner's code may do what he may, and no more, or nothing is begun."""
 
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -10,13 +11,21 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.local import HOST, LocalServer
-from tasks.core import login_sql
-from tasks.core.errors import BadInput
-from tasks.core.programs import Running
-from tasks.core.servers import Server, connect
-from tasks.logins import _key, find_loader, find_roles_login
-from tasks.runs import Run
-from tests.integration.conftest import CONTEXT, PROJECT, World, databases
+from flows.partitions import archive_partitions
+from flows.restore import full_restore, table_restore
+from flows.retention import clean_up_old_data
+from tasks.core import sql
+from tasks.core.errors import BadInput, RestoreDiffers
+from tasks.core.postgres.connection import Server, connect
+from tasks.core.postgres.programs import Running
+from tasks.database.locks import SPACE
+from tasks.database.logins import find_loader, find_roles_login
+from tasks.restore import compare
+from tasks.run.run import Run
+from tests.support import PROJECT
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.servers import databases, drop_databases
+from tests.support.world import World
 
 OWNER = "consulting_owner"
 OF_RUNS = "SELECT rolname FROM pg_roles WHERE rolname ~ '^backup_loader_'"
@@ -37,7 +46,7 @@ def find(server: LocalServer, folder: Path, user: str = "backup_restorer", *owne
     with a_run(folder) as run:
         login = find_loader(server_of(server, user), run, owners or (OWNER,), **how)
         with connect(login, "postgres", "test") as connection:
-            beyond = connection.execute(login_sql.BEYOND, {"owners": list(owners or (OWNER,))}).fetchall()
+            beyond = connection.execute(sql.logins.BEYOND, {"owners": list(owners or (OWNER,))}).fetchall()
             assert beyond == [] or user == "postgres" == login.user
         return login.user
 
@@ -96,8 +105,8 @@ def test_who_may_make_roles_makes_a_login_for_the_run(roles: LocalServer, folder
         login = find_loader(server_of(roles, "postgres"), run, [OWNER])
         assert login.user.startswith("backup_loader_3f9c_")
         with connect(login, "postgres", "test") as connection:
-            assert connection.execute(login_sql.BEYOND, {"owners": [OWNER]}).fetchall() == []
-            assert connection.execute(login_sql.NOT_MEMBER_16, {"owners": [OWNER]}).fetchall() == []
+            assert connection.execute(sql.logins.BEYOND, {"owners": [OWNER]}).fetchall() == []
+            assert connection.execute(sql.logins.NOT_MEMBER_16, {"owners": [OWNER]}).fetchall() == []
     with roles.connect() as connection:
         assert connection.execute(OF_RUNS).fetchall() == []
 
@@ -106,7 +115,7 @@ def test_the_login_of_a_run_that_died_is_dropped_and_that_of_one_that_lives_is_n
     dead, alive, by_hand = "backup_loader_aaaa_00000001", "backup_loader_bbbb_00000002", "backup_loader_by_hand_00000003"
     change(roles, "ALTER ROLE backup_loader NOLOGIN", *(f"CREATE ROLE {name} LOGIN" for name in (dead, alive, by_hand)))
     with roles.connect() as keeper:
-        keeper.execute("SELECT pg_advisory_lock(%(space)s, %(key)s)", _key(alive))
+        keeper.execute("SELECT pg_advisory_lock(%s, %s)", [SPACE, zlib.crc32(alive.encode()) & 0x7FFFFFFF])
         find(roles, folder, "postgres")
         assert {row[0] for row in keeper.execute(OF_RUNS)} == {alive, by_hand}
     change(roles, f"DROP ROLE {alive}, {by_hand}")
@@ -237,3 +246,72 @@ def test_another_login_keeps_the_address(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (login["host"], login["port"], login["user"], login["password"]) == ("db.example", "6000", "two", "")
     assert Server().as_login("two", "other").environment("d")["PGPASSWORD"] == "other"
     assert Server().as_login("two", "other").user == "two"
+
+
+# Row-level security that holds for the owner too.
+
+HIDE = """
+ALTER TABLE teams ENABLE ROW LEVEL SECURITY; ALTER TABLE teams FORCE ROW LEVEL SECURITY;
+CREATE POLICY few ON teams USING (name < 'M');
+ALTER TABLE policy_violations ENABLE ROW LEVEL SECURITY; ALTER TABLE policy_violations FORCE ROW LEVEL SECURITY
+"""
+FORCED = "SELECT relname::text FROM pg_class WHERE relforcerowsecurity ORDER BY 1"
+CONFIRMED = {"dry_run": False, "confirm_database": DATABASE}
+
+
+@pytest.mark.parametrize(
+    ("flow", "parameters"),
+    [
+        pytest.param(full_restore, {"in_place": True}, marks=pytest.mark.long),
+        (full_restore, {"in_place": True, **CONFIRMED}),
+        (table_restore, {"table": "teams", "mode": "replace", **CONFIRMED}),
+        pytest.param(clean_up_old_data, {}, marks=pytest.mark.long),
+        (clean_up_old_data, CONFIRMED),
+        pytest.param(archive_partitions, {}, marks=pytest.mark.long),
+        (archive_partitions, CONFIRMED),
+    ],
+)
+def test_rows_that_policies_keep_from_the_owner_are_changed_by_nobody(hidden: World, flow: Any, parameters: dict[str, Any]) -> None:
+    before = hidden.state()
+    with pytest.raises(BadInput, match=r"forced on public\.policy_violations, public\.teams: .* public\.teams NO FORCE ROW LEVEL"):
+        hidden.run(flow, "backup_restorer", **parameters)
+    assert before.differences(hidden.state()) == []
+
+
+@pytest.mark.long
+def test_a_database_whose_policies_hold_for_the_owner_comes_back_with_them(
+    hidden: World, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """The backup reads all rows, or says that it may not; what is restored is compared whole, and forced again in any case."""
+    with hidden.connect() as connection:
+        connection.execute("ALTER ROLE backup_reader NOBYPASSRLS")
+        with pytest.raises(BadInput, match=r"would hide rows of public\.policy_violations, public\.teams from"):
+            hidden.backup()
+        connection.execute("ALTER ROLE backup_reader BYPASSRLS")
+    hidden.backup()
+    hidden.target.create_database(DATABASE, OWNER)
+    for _ in ("into the one that is there", "into a new one"):
+        assert hidden.recover().startswith("PASS")
+        with hidden.connect(hidden.target) as connection:
+            assert connection.execute(FORCED).fetchall() == [("policy_violations",), ("teams",)]
+        drop_databases(hidden.target)
+
+    def differ(*_: Any, **__: Any) -> list[str]:
+        return ["it differs"]
+
+    monkeypatch.setattr(compare, "compare_objects", differ)
+    with pytest.raises(RestoreDiffers):
+        hidden.recover()
+    (kept,) = databases(hidden.target)
+    with hidden.target.connect(kept) as connection:
+        assert connection.execute(FORCED).fetchall() == [("policy_violations",), ("teams",)]
+
+
+@pytest.fixture
+def hidden(world: World) -> Iterator[World]:
+    """A world with a backup, whose policies hold for the owner too since."""
+    world.backup()
+    with world.connect() as connection:
+        connection.execute(HIDE)
+        yield world
+        connection.execute("ALTER ROLE backup_reader NOBYPASSRLS")

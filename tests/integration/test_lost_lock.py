@@ -23,22 +23,24 @@ from flows.partitions import archive_partitions, create_partitions, reattach_par
 from flows.recovery import recovery_drill
 from flows.restore import full_restore, table_restore
 from flows.retention import clean_up_old_data, prune_backups
-from tasks import locks
 from tasks.core.errors import LostLock, OperationError
-from tasks.core.known_sets import ExpiryRecord
-from tasks.locks import SPACE, context_lock
-from tasks.store import FolderStore, S3Store
-from tests.conftest import EVERY_VARIANT
-from tests.faults import FaultyProxy
-from tests.integration.conftest import CONTEXT, DATABASE, World, databases, drop_databases, edit_context
-from tests.integration.test_archive import RESOLVED
-from tests.integration.test_in_place import ask, execute
-from tests.integration.test_network import fill, server_of
-from tests.integration.test_partitions import at
-from tests.integration.test_retention import Kept, contents, kept, later, old
-from tests.integration.test_store import client_of
+from tasks.core.sets.facts import ExpiryRecord
+from tasks.database import locks
+from tasks.database.locks import SPACE, context_lock
+from tasks.store.folder import FolderStore
+from tasks.store.s3 import S3Store
+from tests.support.archives import RESOLVED
+from tests.support.clock import at, later
+from tests.support.contexts import edit_context
+from tests.support.database import ask, execute, server_of
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.faults import FaultyProxy
+from tests.support.retention import Kept, contents
+from tests.support.servers import databases, drop_databases
+from tests.support.stores import client_of, fill
+from tests.support.variants import EVERY_VARIANT
+from tests.support.world import World
 
-__all__ = ["kept", "old"]
 long = pytest.mark.long
 HELD = f"FROM pg_locks WHERE locktype = 'advisory' AND classid = {SPACE} AND granted AND mode = 'ExclusiveLock'"
 LOST = (
@@ -307,8 +309,8 @@ def test_no_more_rows_are_deleted(world: World, monkeypatch: pytest.MonkeyPatch)
     assert story.look()[0][0] == 0
 
 
-def test_nothing_more_is_pruned(old: World, kept: Kept) -> None:
-    story = pruning(old, kept)
+def test_nothing_more_is_pruned(kept_world: World, kept: Kept) -> None:
+    story = pruning(kept_world, kept)
     assert tell(story, 0).failed
 
 
@@ -386,8 +388,8 @@ def test_at_many_moments(world: World, monkeypatch: pytest.MonkeyPatch, name: st
 
 @long
 @pytest.mark.parametrize("place", [pruning, pruning_of_s3])
-def test_pruning_at_many_moments(old: World, kept: Kept, s3: LocalS3, place: Callable[..., Story]) -> None:
-    tell_all(place(old, kept, s3))
+def test_pruning_at_many_moments(kept_world: World, kept: Kept, s3: LocalS3, place: Callable[..., Story]) -> None:
+    tell_all(place(kept_world, kept, s3))
 
 
 # The lock itself

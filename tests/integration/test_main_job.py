@@ -16,18 +16,12 @@ import pytest
 
 from deployments import local
 from deployments.local import LocalServer
-from tests.faults import processes_of, shim, wait_for
-from tests.integration.conftest import (
-    DATABASE,
-    OUTBOUND_KEYS,
-    PROJECT,
-    TABLES,
-    World,
-    databases,
-    drop_databases,
-    new_world,
-)
-from tests.oracle import State, capture
+from tests.support import PROJECT
+from tests.support.example import DATABASE, OUTBOUND_KEYS, TABLES
+from tests.support.faults import processes_of, shim, wait_for
+from tests.support.oracle import State, capture
+from tests.support.servers import databases, drop_databases
+from tests.support.world import World, new_world
 
 
 def test_state_before_equals_state_after(s3_world: World) -> None:

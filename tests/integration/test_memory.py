@@ -9,10 +9,12 @@ import pytest
 
 from deployments import local
 from deployments.local import LocalServer
-from tests.faults import MemoryWatch, wait_for
-from tests.integration import moments
-from tests.integration.conftest import DATABASE, TEMPLATE, World, drop_databases, make_template, prepare
-from tests.integration.moments import SECONDS, Gates, make_big_row, staged
+from tests.support import moments
+from tests.support.example import DATABASE, TEMPLATE, make_template
+from tests.support.faults import MemoryWatch, wait_for
+from tests.support.moments import SECONDS, Gates, make_big_row, staged
+from tests.support.servers import drop_databases, prepare
+from tests.support.world import World
 
 ZSTD = b"\x28\xb5\x2f\xfd"
 SECRET = "合言葉 4711 しんぼう"
@@ -37,18 +39,19 @@ def test_staging_is_private_and_holds_no_plain_rows(held: Gates) -> None:
     held.close("pg_restore")
     held.start("backup", "daily_backup")
     held.wait_for("pg_dump")
-    held.source.throttle(400_000)
     held.open("pg_dump")
+    # The list of what the set restores is made before the first row is read.
+    held.wait_for("pg_restore")
+    assert_private(world, packed=0)
+    held.source.throttle(400_000)
+    held.open("pg_restore")
     wait_for(lambda: [file for file in staged(world) if file.suffix == ".zst" and file.stat().st_size], SECONDS, "rows on disk")
     assert_private(world, packed=1)
     held.source.pass_through()
-    held.wait_for("pg_restore")
-    assert_private(world, packed=0)
-    held.open("pg_restore")
     assert held.flow.wait() == 0, held.flow.said
     assert staged(world) == []
 
-    held.close("pg_restore")
+    held.close("pg_restore", only="--dbname")
     held.start("recovery", "disaster_recovery")
     held.wait_for("pg_restore")
     assert_private(world, packed=11)

@@ -10,9 +10,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,19 +22,22 @@ from prefect.artifacts import Artifact
 from deployments.local import LocalS3, LocalServer
 from flows.backup import daily_backup, list_backups
 from flows.recovery import disaster_recovery
-from tasks import sets
+from tasks.core.backup.restore_script import describe_file
 from tasks.core.errors import AlreadyExists, BadInput, OperationError, StoreUnavailable
-from tasks.core.kinds import Kind, SetName, now
-from tasks.core.manifest import StoredObject
-from tasks.core.programs import Running
-from tasks.core.servers import Server
-from tasks.core.stored import describe_file
-from tasks.locks import context_lock
-from tasks.runs import Run
-from tasks.store import StoreAddress, open_store
-from tests.faults import FaultyProxy, wait_for
-from tests.integration.conftest import CONTEXT, DATABASE, TwoSets, World, databases
-from tests.integration.test_store import client_of, credentials
+from tasks.core.postgres.programs import Running
+from tasks.core.run.clock import now
+from tasks.core.sets.manifest import StoredObject
+from tasks.core.sets.name import Kind, SetName
+from tasks.database.locks import context_lock
+from tasks.run.run import Run
+from tasks.sets import upload as sets_upload
+from tasks.store.address import StoreAddress, open_store
+from tests.support.database import server_of
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.faults import FaultyProxy, wait_for
+from tests.support.servers import databases
+from tests.support.stores import Front, client_of, credentials, fill, front_of
+from tests.support.world import TwoSets, World
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 NAME = SetName(CONTEXT, Kind.FULL, "bc-004_full_20251103_020000_3f9c")
@@ -73,15 +74,6 @@ def manifests(s3: LocalS3, folder: Path) -> list[str]:
     return [key for key in keys(s3, folder) if key.endswith("manifest.json")]
 
 
-def fill(s3: LocalS3, folder: Path, store: Path, storage_class: str = "STANDARD") -> None:
-    """Copy a folder store into the bucket."""
-    client = client_of(s3)
-    for path in store.rglob("*"):
-        if path.is_file():
-            key = f"{folder.name}/{path.relative_to(store)}"
-            client.put_object(Bucket=s3.bucket, Key=key, Body=path.read_bytes(), StorageClass=storage_class)
-
-
 # --- one object ---------------------------------------------------------------------------------------------------------
 
 
@@ -108,13 +100,13 @@ def behind(proxy: FaultyProxy, s3: LocalS3, bucket: str, **config: Any) -> Store
 @flow
 def upload(address: StoreAddress, run: Run, stored: StoredObject, file: Path) -> StoredObject:
     """Upload one object as a backup does, with all its tries."""
-    return sets.upload(address, run, NAME, stored, file, "STANDARD")
+    return sets_upload.upload(address, run, NAME, stored, file, "STANDARD")
 
 
 @flow
 def publish(address: StoreAddress, run: Run, manifest: Any) -> str:
     """Publish a manifest as a backup does, with all its tries."""
-    return sets.publish(address, run, NAME, manifest)
+    return sets_upload.publish(address, run, NAME, manifest)
 
 
 def test_one_reset_inside_an_upload_part(
@@ -403,59 +395,10 @@ def test_a_cold_manifest_does_not_hide_the_others(s3_world: World, s3: LocalS3, 
 # --- foreign servers ----------------------------------------------------------------------------------------------------
 
 
-class Front(ThreadingHTTPServer):
-    """An HTTP server before moto that changes requests on their way up and replies on their way down."""
-
-    daemon_threads = True
-
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = urlsplit(endpoint).netloc
-        self.drop_request: set[str] = set()
-        self.drop_reply: set[str] = set()
-        self.rewrite: Callable[[int, bytes], bytes] = lambda status, body: body
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Front
-
-    def _forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in self.server.drop_request | {"expect"}}
-        upstream = HTTPConnection(self.server.upstream, timeout=20)
-        upstream.request(self.command, self.path, body, headers)
-        reply = upstream.getresponse()
-        data = self.server.rewrite(reply.status, reply.read())
-        self.send_response(reply.status)
-        dropped = self.server.drop_reply | {"connection", "transfer-encoding", "server", "date"}
-        for name, value in reply.getheaders():
-            if name.lower() not in dropped and not (name.lower() == "content-length" and self.command != "HEAD"):
-                self.send_header(name, value)
-        if self.command != "HEAD":
-            self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-        upstream.close()
-
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def front(s3: LocalS3) -> Iterator[Front]:
-    server = Front(s3.endpoint)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with front_of(s3) as server:
+        yield server
 
 
 def test_a_server_that_ignores_if_none_match(front: Front, s3: LocalS3, bucket: str) -> None:
@@ -527,11 +470,6 @@ def test_two_backups_at_once(world: World) -> None:
 
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert len(list(world.store_folder.glob(f"{CONTEXT}/daily/*/manifest.json"))) == 2
-
-
-def server_of(world: World, user: str) -> Server:
-    given = world.source.environment(user)
-    return Server({"host": given["PGHOST"], "port": given["PGPORT"], "user": user, "password": given["PGPASSWORD"]}, "the test")
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,13 @@
 import base64
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -24,13 +23,14 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from deployments import deployed, local
-from deployments.exposure import _from_outside
 from deployments.local import LocalServer
-from tasks.core.kinds import now
-from tests.faults import FaultyProxy, wait_for
-from tests.integration.conftest import CONTEXT, DATABASE, World, copy_template, delete_blocks, drop_databases
-from tests.integration.test_register import NAMES
-from tests.integration.test_server import Hook
+from tasks.core.run.clock import now
+from tests.support.blocks import NAMES, delete_blocks
+from tests.support.example import CONTEXT, DATABASE, copy_template
+from tests.support.faults import FaultyProxy, wait_for
+from tests.support.prefect_server import Hook
+from tests.support.servers import drop_databases
+from tests.support.world import World
 
 pytestmark = [pytest.mark.long, pytest.mark.every_variant]
 
@@ -152,8 +152,12 @@ class Outside(FaultyProxy):
 
 
 def _address_outside() -> str:
-    found = re.fullmatch(r"http://(.*):1", _from_outside("http://localhost:1"))
-    return found[1] if found else pytest.skip("this machine has no address but the loopback's")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        # An address for documentation: nothing is sent, and the system says from where it would be.
+        probe.connect(("192.0.2.1", 9))
+        if not (address := str(probe.getsockname()[0])).startswith("127."):
+            return address
+    return pytest.skip("this machine has no address but the loopback's")
 
 
 @pytest.fixture

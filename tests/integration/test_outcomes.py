@@ -8,10 +8,14 @@ import httpx
 import psycopg
 import pytest
 
-from tasks import recoveries
 from tasks.core.errors import BadInput, DamagedSet, OperationError, RestoreDiffers
-from tasks.core.manifest import parse_manifest, render_manifest
-from tests.integration.conftest import CONTEXT, DATABASE, World, databases
+from tasks.core.sets.manifest_file import parse_manifest, render_manifest
+from tasks.restore import compare
+from tasks.restore.target import Target
+from tasks.sets.stage import StagedSet
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.servers import databases
+from tests.support.world import World
 
 
 def newest_report(world: World) -> str:
@@ -57,15 +61,15 @@ def test_a_recovery_that_differs_fails_and_says_so(world: World, relation: str, 
 @pytest.mark.long
 def test_what_was_proven_is_not_thrown_away_by_a_rename(world: World) -> None:
     world.backup()
-    proven = recoveries.compare_with_manifest
+    proven = compare.compare_with_manifest
     held: list[psycopg.Connection] = []
 
-    def prove_and_hold(recovery: recoveries.Recovery, *arguments: object) -> None:
-        proven(recovery, *arguments)
-        held.append(world.target.connect(recovery.chosen.working_name))
+    def prove_and_hold(staged: StagedSet, target: Target, *arguments: object) -> None:
+        proven(staged, target, *arguments)
+        held.append(world.target.connect(target.working_name))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recoveries, "compare_with_manifest", prove_and_hold)
+        patch.setattr(compare, "compare_with_manifest", prove_and_hold)
         with pytest.raises(OperationError, match="RENAME TO"):
             world.recover()
     working = databases(world.target)
@@ -108,7 +112,7 @@ def test_a_view_over_anothers_table_is_refused_before_anything_is_stored(world: 
     with world.connect() as connection:
         connection.execute("DROP MATERIALIZED VIEW mv_team_statistics")
         connection.execute("CREATE MATERIALIZED VIEW mv_team_statistics AS SELECT id AS team_id FROM users")
-    with pytest.raises(BadInput, match="mv_team_statistics cannot be restored without another context's tables"):
+    with pytest.raises(BadInput, match=r"materialized view public\.mv_team_statistics needs table public\.users"):
         world.backup()
     assert world.set_folders() == []
 

@@ -4,11 +4,8 @@ What it tries, and as whom, it writes into the server's log: that survives a rol
 """
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -21,9 +18,13 @@ from flows.recovery import recovery_drill
 from flows.restore import full_restore, restore_cleaned_up, table_restore
 from flows.retention import clean_up_old_data
 from flows.views import refresh_views
-from tasks import sites
-from tests.integration.conftest import CONTEXT, DATABASE, World, databases, edit_context
-from tests.integration.test_partitions import at
+from tasks.run import site
+from tests.support.clock import at
+from tests.support.contexts import edit_context
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.restores import restore_by_hand
+from tests.support.servers import databases
+from tests.support.world import World
 
 VIEWS = ["mv_user_allocation_summary", "mv_team_statistics", "mv_unit_statistics", "mv_hostile", "hostile_view"]
 # Undo what SET ROLE and SET SESSION AUTHORIZATION did, then take whatever the session's login has to give.
@@ -120,7 +121,7 @@ def hostile(any_version: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
             owner.execute("SET ROLE consulting_owner")
             owner.execute(statement.encode())
     edit_context(world, monkeypatch, views=VIEWS, long_term={})
-    with (sites.CONTEXTS / CONTEXT / "checks.sql").open("a", encoding="utf-8") as file:
+    with (site.CONTEXTS / CONTEXT / "checks.sql").open("a", encoding="utf-8") as file:
         file.write(CHECKS)
     yield world
     with world.source.connect() as connection:
@@ -133,15 +134,6 @@ def damage(world: World, *statements: str) -> None:
     with psycopg.connect(world.source.conninfo(DATABASE, "backup_loader"), autocommit=True) as owner:
         for statement in statements:
             owner.execute(statement.encode())
-
-
-def restore_by_hand(world: World, name: str) -> None:
-    """Run the restore.sh of the newest full."""
-    zstd = Path(shutil.which("zstd") or pytest.skip("the zstd program is not installed"))
-    environment = world.source.environment() | {"PATH": f"{world.source.bin}:{zstd.parent}:/usr/bin:/bin"}
-    script = world.set_folders()[-1] / "restore.sh"
-    done = subprocess.run(["bash", script, name], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 LIVE: dict[str, Any] = {"dry_run": False, "confirm_database": DATABASE}

@@ -1,62 +1,27 @@
 """Partitions are made in time, without keeping anybody waiting; what stands in the way is found and explained."""
 
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from flows.partitions import create_partitions
-from tasks import partitions, runs, sites
-from tasks.core.errors import BadInput, OperationError
-from tasks.partitions import LOCK_SECONDS
-from tests.integration.conftest import World
-from tests.integration.test_in_place import ask, execute
-from tests.oracle import State
-from tests.traffic import Traffic, traffic
+from tasks.core.errors import OperationError
+from tasks.partitions import transaction
+from tasks.run import site
+from tests.support.clock import at
+from tests.support.database import ask, execute
+from tests.support.oracle import State
+from tests.support.partitions import LEAVES, USERS, assert_nobody_waited, hierarchy, unfinished_detach, with_default
+from tests.support.traffic import traffic
+from tests.support.world import World
 
 long = pytest.mark.long
-
-LEAVES = (
-    "SELECT c.relname::text, pg_get_expr(c.relpartbound, c.oid) FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid "
-    "WHERE i.inhparent = 'policy_violations'::regclass ORDER BY 1"
-)
-# What every attempt that fails has to leave as it was.
-HIERARCHY = (
-    "SELECT inhrelid::regclass::text, inhparent::regclass::text, inhdetachpending, (SELECT array_agg(conname || contype::text || "
-    "convalidated::text ORDER BY conname) FROM pg_constraint WHERE conrelid = inhrelid) FROM pg_inherits ORDER BY 1"
-)
-
-
-USERS = [
-    "SELECT count(*) FROM users", "UPDATE users SET name = name WHERE id = (SELECT min(id::text)::uuid FROM users)",
-    "SELECT count(*) FROM policy_violations WHERE detected_at >= '2025-01-01' AND detected_at < '2026-01-01'",
-    "SELECT count(*) FROM policy_violations",
-    "UPDATE policy_violations SET error_message = error_message WHERE detected_at >= '2026-01-01' AND detected_at < '2026-02-01'",
-    "INSERT INTO policy_violations SELECT (jsonb_populate_record(v, jsonb_build_object('id', gen_random_uuid()))).* "
-    "FROM policy_violations_2025 v LIMIT 1",
-]  # fmt: skip
-
-
-def assert_nobody_waited(seen: Traffic) -> None:
-    assert seen.errors == []
-    assert seen.runs > 5
-    assert max(seen.slowest.values()) < LOCK_SECONDS, seen.slowest
-
-
-def at(monkeypatch: pytest.MonkeyPatch, instant: str) -> None:
-    """Let flows begin at an instant."""
-    monkeypatch.setattr(runs, "now", lambda: datetime.fromisoformat(instant).astimezone(UTC))
 
 
 def create(world: World, **parameters: Any) -> str:
     return str(world.run(create_partitions, "backup_restorer", **parameters))
-
-
-def hierarchy(world: World) -> list[tuple[Any, ...]]:
-    return ask(world, HIERARCHY)
 
 
 def partition_of(world: World, name: str) -> dict[str, Any]:
@@ -84,7 +49,7 @@ def test_what_is_missing_is_made_while_users_work(world: World, monkeypatch: pyt
 
 
 def test_a_lock_that_is_not_to_be_had_leaves_everything_as_it_was(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partitions, "LOCK_TRIES", 2)
+    monkeypatch.setattr(transaction, "LOCK_TRIES", 2)
     execute(world, "DROP TABLE policy_violations_2027")
     before, state = hierarchy(world), world.state()
     with world.connect() as writer:
@@ -116,20 +81,6 @@ def test_what_stands_in_the_way_is_explained_and_keeps_no_other_from_being_made(
     assert "policy_violations_2027 cannot be made: public.odd takes a part of that period" in said
     execute(world, "DROP TABLE policy_violations_2026, odd")
     assert create(world, ahead=2) == "PASS: made policy_violations_2026, policy_violations_2027"
-
-
-def with_default(world: World) -> None:
-    execute(
-        world, "SET ROLE consulting_owner", "DROP TABLE policy_violations_2027",
-        "CREATE TABLE policy_violations_rest PARTITION OF policy_violations DEFAULT",
-        "INSERT INTO policy_violations SELECT (jsonb_populate_record(v, jsonb_build_object('id', gen_random_uuid(), "
-        "'detected_at', v.detected_at + interval '2 years'))).* FROM policy_violations_2025 v",
-        "INSERT INTO policy_violations SELECT (jsonb_populate_record(v, jsonb_build_object('id', gen_random_uuid(), "
-        "'detected_at', v.detected_at + interval '5 years'))).* FROM policy_violations_2025 v",
-        "CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'a trigger fired'; END$$",
-        "CREATE TRIGGER never AFTER INSERT OR UPDATE OR DELETE ON policy_violations FOR EACH ROW EXECUTE FUNCTION never()",
-        "ALTER TABLE policy_violations_rest ENABLE ALWAYS TRIGGER never",
-    )  # fmt: skip
 
 
 def test_rows_in_a_default_partition_are_told_and_moved(world: World) -> None:
@@ -174,17 +125,6 @@ def test_a_detach_that_was_not_finished_is_told(world: World) -> None:
         create(world)
 
 
-def unfinished_detach(world: World, leaf: str) -> None:
-    """Leave a partition as a DETACH … CONCURRENTLY does that gave up waiting."""
-    with world.connect() as reader, world.connect() as impatient:
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM policy_violations")
-        impatient.execute("SET statement_timeout = '1s'")
-        with pytest.raises(psycopg.errors.QueryCanceled):
-            impatient.execute(f"ALTER TABLE policy_violations DETACH PARTITION {leaf} CONCURRENTLY".encode())
-        reader.execute("ROLLBACK")
-
-
 MONTHLY = """
   - {table: meetings, column: held_at, period: month, name: "meetings_{year}_{month:02}", keep: 18 months}
 """
@@ -201,13 +141,13 @@ def test_months_and_a_time_with_zone(world: World, folder: Path, monkeypatch: py
     )  # fmt: skip
     place = folder / "contexts" / "bc-004"
     place.mkdir(parents=True)
-    for file in (sites.CONTEXTS / "bc-004").iterdir():
+    for file in (site.CONTEXTS / "bc-004").iterdir():
         text = file.read_text("utf-8")
         text = text.replace("  - policy_violations\n", "  - policy_violations\n  - meetings\n").replace(
             "\nviews:", f"{MONTHLY}\nviews:"
         )
         (place / file.name).write_text(text, "utf-8")
-    monkeypatch.setattr(sites, "CONTEXTS", folder / "contexts")
+    monkeypatch.setattr(site, "CONTEXTS", folder / "contexts")
     assert create(world, ahead=2) == (
         "PASS: made policy_violations_2028, meetings_2026_11, meetings_2026_12, meetings_2027_01, meetings_2027_02"
     )
@@ -226,6 +166,6 @@ def test_months_and_a_time_with_zone(world: World, folder: Path, monkeypatch: py
 def test_a_table_that_is_not_as_its_rule_says(world: World, statement: str, said: str) -> None:
     execute(world, statement)
     before = hierarchy(world)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(OperationError, match=said):
         create(world)
     assert hierarchy(world) == before

@@ -23,13 +23,17 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import local
-from tasks import progress, runs
 from tasks.core.errors import OperationError
-from tasks.core.manifest import Manifest, parse_manifest
-from tasks.core.report import size
-from tests.faults import FaultyProxy, wait_for
-from tests.integration.conftest import CONTEXT, PROJECT, World
-from tests.integration.moments import SECONDS
+from tasks.core.report.markdown import size
+from tasks.core.sets.manifest import Manifest
+from tasks.core.sets.manifest_file import parse_manifest
+from tasks.run import progress
+from tasks.run.run import begin
+from tests.support import PROJECT
+from tests.support.example import CONTEXT
+from tests.support.faults import FaultyProxy, wait_for
+from tests.support.moments import SECONDS
+from tests.support.world import World
 
 LEAF = "policy_violations_2025"
 # A thousand rows of 16 KB that compress badly: a leaf of 16 MB, which passes a throttled proxy for some seconds.
@@ -41,7 +45,7 @@ BYTES_PER_SECOND = 8_000_000
 BAR, ESCAPE = "dumping and storing", re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 HIDDEN_CURSOR = "\x1b[?25l"
 EAGER = """import runpy
-from tasks import progress
+from tasks.run import progress
 progress.FIRST_SECONDS = 0.0
 runpy.run_module("flows.backup", run_name="__main__", alter_sys=True)"""
 
@@ -181,7 +185,7 @@ def test_short_work_leaves_no_artifact(world: World, monkeypatch: pytest.MonkeyP
 @flow
 def long_work(patient: Callable[[], object]) -> None:
     """Move half, wait, and move the rest."""
-    with runs.begin("long_work", CONTEXT) as run, progress.of(run, "work", {"all": 100}, UTC) as items:
+    with begin("long_work", CONTEXT) as run, progress.of(run, "work", {"all": 100}, UTC) as items:
         items["all"].at(50)
         patient()
 

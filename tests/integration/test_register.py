@@ -1,6 +1,5 @@
 """Registered contexts: flows find server and store in their blocks, and one cluster writes a context's sets."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,10 +13,10 @@ from flows.recovery import disaster_recovery
 from flows.restore import full_restore
 from flows.watch import verify_backups
 from tasks.core.errors import BadInput
-from tests.integration.conftest import CONTEXT, DATABASE, World, databases, delete_blocks
-
-NAMES = ("bounded-context/bc-004", "sqlalchemy-connector/bc-004", "sqlalchemy-connector/drill", "s3-bucket/bc-004",
-         "local-file-system/bc-004", "aws-credentials/bc-004")  # fmt: skip
+from tests.support.blocks import NAMES, delete_blocks, run_told_nothing
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.servers import databases
+from tests.support.world import World
 
 
 @pytest.fixture
@@ -33,15 +32,6 @@ def registered(world: World, **how: Any) -> list[str]:
         for name, value in world.environment(world.source, "backup_reader").items():
             patch.setenv(name, value)
         return list(register(CONTEXT, **how))
-
-
-def run_told_nothing(world: World, flow: Any, **parameters: Any) -> Any:
-    """Run a flow whose environment names neither server nor store."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("PG", "AWS_", "BACKUP_"))]:
-            patch.delenv(name)
-        patch.setenv("BACKUP_STAGING", str(world.folder / "staging"))
-        return flow(**parameters)
 
 
 @pytest.mark.long

@@ -20,11 +20,15 @@ from flows.recovery import recovery_drill
 from flows.retention import prune_backups
 from flows.watch import backup_report, verify_backups
 from tasks.core.errors import OperationError
-from tasks.core.kinds import new_run_id, new_set_name, now, sort_of
-from tasks.core.manifest import MANIFEST_FILE, Manifest, parse_manifest, render_manifest
-from tests.integration.conftest import CONTEXT, World, drop_databases, new_world
-from tests.integration.test_drill import artifact
-from tests.integration.test_retention import later
+from tasks.core.run.clock import new_run_id, now
+from tasks.core.sets.manifest import Manifest
+from tasks.core.sets.manifest_file import MANIFEST_FILE, parse_manifest, render_manifest
+from tasks.core.sets.name import new_set_name, sort_of
+from tests.support.clock import later
+from tests.support.example import CONTEXT
+from tests.support.reports import artifact
+from tests.support.servers import drop_databases
+from tests.support.world import World, new_world
 
 EVERY = timedelta(hours=3, minutes=50)
 TAKES = timedelta(minutes=5)

@@ -1,6 +1,5 @@
 """Pruning real stores with the clock moved on: what goes, what stays byte for byte, and a death at any moment in between."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,64 +8,32 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from prefect.logging import disable_run_logger
 
-from deployments.local import LocalS3, LocalServer
-from flows.backup import daily_backup, list_backups
+from deployments.local import LocalS3
+from flows.backup import daily_backup
 from flows.recovery import disaster_recovery
-from flows.retention import prune_backups
 from flows.watch import verify_backups
-from tasks import prunings, runs, sets, sites
-from tasks.core import pruning
 from tasks.core.errors import OperationError
-from tasks.core.kinds import now
-from tasks.core.known_sets import ExpiryRecord
-from tasks.core.programs import Running
-from tasks.locks import context_lock
-from tasks.runs import Run
-from tasks.store import FolderStore, StoreAddress
-from tests.conftest import EVERY_VARIANT
-from tests.integration.conftest import CONTEXT, World, drop_databases, new_world
-from tests.integration.test_network import server_of
-from tests.oracle import State
-
-# The scripts' own files in all their prefixes, among them one inside a folder where ours lie, and things of others.
-FOREIGN = [
-    "bc-004/daily/bc-004_full_20241103_020000.dump.gz", "bc-004/violations/2024/policy_violations_2024_11.dump.gz",
-    "bc-004/archive/policy_violations_2021.dump.gz", "bc-004/differential/bc-004_teams_20241103_020000.dump.gz",
-    "bc-004/bc-004_full_20241103_020000.dump", "bc-004/notes.txt", "bc-005/daily/bc-005_full_20200101_000000_aaaa/data/x.copy.zst",
-    "elsewhere/bc-004/daily/bc-004_full_20200101_000000_aaaa/data/x.copy.zst",
-]  # fmt: skip
-
-
-@contextmanager
-def later(**passed: float) -> Iterator[None]:
-    """Let runs begin so much later than now; that no new full came since is what other tests are about."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (runs, sets):
-            patch.setattr(module, "now", lambda: now() + timedelta(**passed))
-        patch.setattr(pruning, "SLACK", pruning.SLACK + timedelta(**passed))
-        yield
-
-
-def prune(world: World, **parameters: Any) -> str:
-    return str(world.run(prune_backups, "backup_reader", **{"dry_run": False} | parameters))
-
-
-def states(world: World) -> dict[str, str]:
-    """Return the states of what is listed by kind and place in time, for example {"full 0": "stored"}."""
-    rows = [row for row in world.run(list_backups, "backup_reader") if row["kind"] != "legacy"]
-    ids = sorted({str(row["id"]) for row in rows}, key=lambda one: one[-20:])
-    return {f"{row['kind']} {ids.index(str(row['id']))}": str(row["state"]) for row in rows}
-
-
-def contents(world: World) -> dict[str, str]:
-    """Return every object of a folder store but the records of pruning, with a digest of its bytes."""
-    root = world.store_folder
-    files = [path for path in root.rglob("*") if path.is_file() and path.parent != root / CONTEXT / ExpiryRecord.folder]
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+from tasks.core.postgres.programs import Running
+from tasks.core.run.clock import now
+from tasks.core.sets.facts import ExpiryRecord
+from tasks.database.locks import context_lock
+from tasks.run import site
+from tasks.run.run import Run
+from tasks.sets import survey
+from tasks.sets.prune import carry_out
+from tasks.store.address import StoreAddress
+from tasks.store.folder import FolderStore
+from tests.support.clock import later
+from tests.support.database import execute, server_of
+from tests.support.example import CONTEXT
+from tests.support.retention import FOREIGN, Kept, contents, prune, states
+from tests.support.servers import drop_databases
+from tests.support.stores import bucket_of, client_of, keys
+from tests.support.variants import EVERY_VARIANT
+from tests.support.world import World
 
 
 def recorded(world: World) -> set[str]:
@@ -75,84 +42,52 @@ def recorded(world: World) -> set[str]:
     return {one.id for file in files for one in ExpiryRecord.model_validate_json(file.read_bytes()).sets}
 
 
-def execute(world: World, statement: str) -> None:
-    with world.connect() as connection:
-        connection.execute(statement.encode())
-
-
-class Kept:
-    """A store with two fulls, each with a differential, and what belongs to others; tests work on copies of it."""
-
-    def __init__(self, folder: Path, before: State) -> None:
-        self.folder, self.before = folder, before
-
-
-@pytest.fixture(scope="module")
-def kept(source: LocalServer, target: LocalServer, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    folder = tmp_path_factory.mktemp("kept")
-    world = new_world(source, target, prefect_api, folder)
-    for purpose in ("first", "second"):
-        world.backup()
-        execute(world, f"UPDATE teams SET purpose = '{purpose}' WHERE ctid = '(0,1)'")
-        world.differential()
-    before = world.state()
-    drop_databases(source)
-    for key in FOREIGN:
-        (folder / "store" / key).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "store" / key).write_bytes(os.urandom(100))
-    yield Kept(folder / "store", before)
-
-
-@pytest.fixture
-def old(source: LocalServer, target: LocalServer, prefect_api: str, folder: Path, kept: Kept) -> World:
-    """A world of which only the store is looked at."""
-    return World(source, target, folder, prefect_api, {"BACKUP_STORE": str(shutil.copytree(kept.folder, folder / "store"))})
-
-
-def test_the_life_of_sets(old: World, kept: Kept) -> None:
-    everything = contents(old)
+def test_the_life_of_sets(kept_world: World, kept: Kept) -> None:
+    everything = contents(kept_world)
     with later(days=400):
-        assert prune(old, dry_run=True).startswith("PLANNED, nothing touched: 2 sets expire, 0 are deleted, 0 swept, 4 looked at")
-    assert contents(old) == everything
+        assert prune(kept_world, dry_run=True).startswith(
+            "PLANNED, nothing touched: 2 sets expire, 0 are deleted, 0 swept, 4 looked at"
+        )
+    assert contents(kept_world) == everything
     with later(days=6):
-        assert prune(old).startswith("PRUNED: 0 sets expire")
-    assert contents(old) == everything
+        assert prune(kept_world).startswith("PRUNED: 0 sets expire")
+    assert contents(kept_world) == everything
 
     with later(days=8):
-        prune(old)
-    assert states(old) == {"full 0": "stored", "differential 1": "expired", "full 2": "stored", "differential 3": "stored"}
+        prune(kept_world)
+    assert states(kept_world) == {"full 0": "stored", "differential 1": "expired", "full 2": "stored", "differential 3": "stored"}
     with later(days=31):
-        prune(old)
+        prune(kept_world)
     # The newer full is as old, but it is the newest, and the newest state needs it.
-    assert states(old) == {"full 0": "expired", "full 1": "stored", "differential 2": "stored"}
+    assert states(kept_world) == {"full 0": "expired", "full 1": "stored", "differential 2": "stored"}
     with later(hours=23):
-        prune(old)
-    assert states(old)["full 0"] == "expired"
+        prune(kept_world)
+    assert states(kept_world)["full 0"] == "expired"
     with later(days=40):
-        prune(old)
-    assert states(old) == {"full 0": "stored", "differential 1": "stored"}
-    assert len(recorded(old)) == 2
-    left = contents(old)
+        prune(kept_world)
+    assert states(kept_world) == {"full 0": "stored", "differential 1": "stored"}
+    assert len(recorded(kept_world)) == 2
+    left = contents(kept_world)
     assert {key: left.get(key) for key in FOREIGN} == {key: everything[key] for key in FOREIGN}
     assert left.items() <= everything.items()
     try:
-        assert old.run(disaster_recovery, "backup_restorer", old.target).startswith("PASS")
-        old.assert_recovered(kept.before)
+        assert kept_world.run(disaster_recovery, "backup_restorer", kept_world.target).startswith("PASS")
+        kept_world.assert_recovered(kept.before)
     finally:
-        drop_databases(old.target)
+        drop_databases(kept_world.target)
 
 
 @pytest.mark.long
-def test_an_expired_set_can_be_made_one_again(old: World) -> None:
+def test_an_expired_set_can_be_made_one_again(kept_world: World) -> None:
     with later(days=8):
-        prune(old)
-    (expired,) = old.store_folder.rglob("expired.json")
+        prune(kept_world)
+    (expired,) = kept_world.store_folder.rglob("expired.json")
     expired.rename(expired.with_name("manifest.json"))
     (expired.parent / "pinned.json").touch()
     with later(days=9):
-        prune(old)
-    assert states(old)["differential 1"] == "stored"
-    assert old.run(verify_backups, "backup_reader", backup=expired.parent.name).startswith("PASS")
+        prune(kept_world)
+    assert states(kept_world)["differential 1"] == "stored"
+    assert kept_world.run(verify_backups, "backup_reader", backup=expired.parent.name).startswith("PASS")
 
 
 @pytest.mark.long
@@ -173,12 +108,12 @@ def test_what_stays_whatever_its_age(world: World, why: str) -> None:
 
 
 @pytest.mark.long
-def test_a_restore_that_reads_a_set_keeps_it(old: World) -> None:
+def test_a_restore_that_reads_a_set_keeps_it(kept_world: World) -> None:
     with later(days=8):
-        first = old.set_folders("differential")[0]
+        first = kept_world.set_folders("differential")[0]
         (first / "hold-0a1f.json").write_text("{}")
         os.utime(first / "hold-0a1f.json", (later_stamp := (now() + timedelta(days=7, hours=23)).timestamp(), later_stamp))
-        assert prune(old).startswith("PRUNED: 0 sets expire")
+        assert prune(kept_world).startswith("PRUNED: 0 sets expire")
 
 
 @pytest.mark.long
@@ -198,9 +133,9 @@ def test_nothing_goes_while_the_newest_is_suspect(world: World) -> None:
 
 
 @pytest.mark.long
-def test_a_set_that_expires_while_it_is_listed(old: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_that_expires_while_it_is_listed(kept_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     listing = FolderStore.list
-    gone = old.set_folders("differential")[0] / "manifest.json"
+    gone = kept_world.set_folders("differential")[0] / "manifest.json"
 
     def expiring(store: FolderStore, prefix: str) -> Iterator[Any]:
         objects = list(listing(store, prefix))
@@ -208,7 +143,7 @@ def test_a_set_that_expires_while_it_is_listed(old: World, monkeypatch: pytest.M
         return iter(objects)
 
     monkeypatch.setattr(FolderStore, "list", expiring)
-    assert sorted(states(old)) == ["differential 2", "full 0", "full 1"]
+    assert sorted(states(kept_world)) == ["differential 2", "full 0", "full 1"]
 
 
 class Death(BaseException):
@@ -236,54 +171,56 @@ def dying_at(moment: int) -> Iterator[list[str]]:
 
 
 @pytest.mark.long
-def test_a_death_at_any_moment(old: World, kept: Kept) -> None:
+def test_a_death_at_any_moment(kept_world: World, kept: Kept) -> None:
     def ends(days: int) -> dict[str, str]:
         # Twice, because what expires is deleted a day later, and files do not age as fast as this clock.
         for _ in range(2):
             with later(days=days):
-                prune(old)
-        return contents(old)
+                prune(kept_world)
+        return contents(kept_world)
 
     # Of the moments one in three, others for each number of days.
     stride = 1 if EVERY_VARIANT else 3
     for first, days in enumerate((8, 31, 40)):
-        start = shutil.copytree(old.store_folder, old.folder / f"start-{days}")
+        start = shutil.copytree(kept_world.store_folder, kept_world.folder / f"start-{days}")
         expected = ends(days)
         moment = earliest = first % stride
         while True:
-            shutil.rmtree(old.store_folder)
-            shutil.copytree(start, old.store_folder)
+            shutil.rmtree(kept_world.store_folder)
+            shutil.copytree(start, kept_world.store_folder)
             with dying_at(moment) as done, later(days=days):
                 try:
-                    prune(old)
+                    prune(kept_world)
                 except Death:
                     pass
                 else:
                     assert 0 <= moment - len(done) < stride
                     break
-            assert {path.parent.name for path in old.store_folder.rglob("expired.json")} <= recorded(old)
+            assert {path.parent.name for path in kept_world.store_folder.rglob("expired.json")} <= recorded(kept_world)
             # What is listed as good is good: a differential has its base, a set all its objects.
-            assert "damaged" not in states(old).values(), (days, done)
+            assert "damaged" not in states(kept_world).values(), (days, done)
             assert ends(days) == expected, (days, done)
             moment += stride
         assert moment > earliest
-        assert old.run(verify_backups, "backup_reader", fraction=1).startswith("PASS")
+        assert kept_world.run(verify_backups, "backup_reader", fraction=1).startswith("PASS")
 
 
 @pytest.mark.long
-def test_two_at_once(old: World) -> None:
-    store, definition = StoreAddress(str(old.store_folder)), sites.find_context(CONTEXT)
+def test_two_at_once(kept_world: World) -> None:
+    store, definition = StoreAddress(str(kept_world.store_folder)), site.find_context(CONTEXT)
     for days in (8, 40):
         instant = now() + timedelta(days=days)
-        ((_, _, periods),) = prunings.places(definition, store)
+        ((_, _, periods),) = survey.places(definition, store)
         # Two who do not know of each other: their locks are not the same.
         with later(days=days), disable_run_logger(), ExitStack() as stack:
-            locks = [stack.enter_context(context_lock(server_of(old, "backup_reader"), f"pruning {one}", "")) for one in range(2)]
-            plans = [prunings.survey(store, definition, periods, instant, lock) for lock in locks]
+            locks = [
+                stack.enter_context(context_lock(server_of(kept_world, "backup_reader"), f"pruning {one}", "")) for one in range(2)
+            ]
+            plans = [survey.survey(store, definition, periods, instant, lock) for lock in locks]
             for lock, one in zip(locks, plans, strict=True):
-                run = Run("prune_backups", CONTEXT, f"000{locks.index(lock)}", instant, old.folder, Running())
-                prunings.carry_out(store, run, lock, one)
-    assert states(old) == {"full 0": "expired", "full 1": "stored", "differential 2": "stored"}
+                run = Run("prune_backups", CONTEXT, f"000{locks.index(lock)}", instant, kept_world.folder, Running())
+                carry_out(store, run, lock, one)
+    assert states(kept_world) == {"full 0": "expired", "full 1": "stored", "differential 2": "stored"}
 
 
 # What only S3 has.
@@ -298,20 +235,6 @@ def locking(world: World, s3: LocalS3, folder: Path) -> World:
     )  # fmt: skip
     world.store = s3.environment() | {"BACKUP_STORE": f"s3://{folder.name.lower().replace('_', '-')}/a prefix"}
     return world
-
-
-def client_of(s3: LocalS3) -> Any:
-    return boto3.client(
-        "s3", endpoint_url=s3.endpoint, aws_access_key_id="local", aws_secret_access_key="local", region_name="ap-northeast-1"
-    )
-
-
-def bucket_of(world: World) -> str:
-    return world.store["BACKUP_STORE"].removeprefix("s3://").partition("/")[0]
-
-
-def keys(world: World, s3: LocalS3) -> list[str]:
-    return [one["Key"] for one in client_of(s3).list_objects_v2(Bucket=bucket_of(world)).get("Contents", [])]
 
 
 @pytest.mark.long
@@ -389,7 +312,7 @@ def test_a_clock_that_is_wrong_prunes_nothing(s3_world: World, s3: LocalS3) -> N
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(OperationError, match=r"the clock of this machine says .*set the wrong"),
     ):
-        patch.setattr(prunings, "now", lambda: now() + timedelta(minutes=6))
+        patch.setattr(survey, "now", lambda: now() + timedelta(minutes=6))
         prune(s3_world)
     assert keys(s3_world, s3) == before
 

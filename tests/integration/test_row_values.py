@@ -17,8 +17,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import local
 from deployments.local import LocalServer
-from tasks.runs import operation, step
-from tests.integration.conftest import CONTEXT, DATABASE, World, drop_databases, new_world, tell_the_rest
+from tasks.run.run import operation, step
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.prefect_server import tell_the_rest
+from tests.support.servers import drop_databases
+from tests.support.world import World, new_world
 
 pytestmark = [pytest.mark.long, pytest.mark.every_variant]
 

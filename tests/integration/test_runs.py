@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from prefect import flow
 from prefect.runtime import task_run
 
-from tasks.runs import step
+from tasks.run.run import step
 
 
 class Unread(list[int]):

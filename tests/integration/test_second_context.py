@@ -21,19 +21,22 @@ from flows.restore import full_restore, restore_cleaned_up, table_restore
 from flows.retention import clean_up_old_data, prune_backups
 from flows.views import refresh_views
 from flows.watch import backup_report, verify_backups, watch_recovery_point
-from tasks import sites
 from tasks.core.context import CONTEXT_FILE, parse_context
 from tasks.core.errors import OperationError
-from tasks.core.kinds import now
-from tests.integration.conftest import CONTEXT, DATABASE, PROJECT, World, databases, delete_blocks
-from tests.integration.conftest import OUTBOUND_KEYS as KEYS_TO_USERS
-from tests.integration.test_in_place import ask, execute
-from tests.integration.test_partitions import at
-from tests.integration.test_register import run_told_nothing
-from tests.integration.test_retention import later
-from tests.integration.test_situations import give_users, migrate, report
-from tests.integration.test_table_restore import newest_report, undo
-from tests.oracle import State, capture, statements_of_all
+from tasks.core.run.clock import now
+from tasks.run import site
+from tests.support import PROJECT
+from tests.support.blocks import delete_blocks, run_told_nothing
+from tests.support.clock import at, later
+from tests.support.database import ask, execute
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.example import OUTBOUND_KEYS as KEYS_TO_USERS
+from tests.support.migrations import give_users, migrate
+from tests.support.oracle import State, capture, statements_of_all
+from tests.support.reports import newest_report, report
+from tests.support.restores import undo
+from tests.support.servers import databases
+from tests.support.world import World
 
 long = pytest.mark.long
 
@@ -61,9 +64,9 @@ OUTBOUND_KEYS = [
 def add_second(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """Make a second context in the database of BC-004, and a folder for each."""
     contexts = world.folder / "contexts"
-    shutil.copytree(sites.CONTEXTS, contexts)
+    shutil.copytree(site.CONTEXTS, contexts)
     shutil.copytree(FOLDER / SECOND, contexts / SECOND)
-    monkeypatch.setattr(sites, "CONTEXTS", contexts)
+    monkeypatch.setattr(site, "CONTEXTS", contexts)
     monkeypatch.setattr(register, "CONTEXTS", contexts)
     world.source.run_script(FOLDER / f"{SECOND}.sql", world.database)
     return world
@@ -512,7 +515,7 @@ def registered(both: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         for name, value in both.environment(both.source, "backup_restorer").items():
             patch.setenv(name, value)
         assert list(register.register(SECOND))
-    shutil.rmtree(sites.CONTEXTS / SECOND)
+    shutil.rmtree(site.CONTEXTS / SECOND)
     yield both
     delete_blocks(f"bounded-context/{SECOND}", f"sqlalchemy-connector/{SECOND}", f"local-file-system/{SECOND}")
 

@@ -15,9 +15,10 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -33,15 +34,18 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.server.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Running, Scheduled
-from psycopg.sql import SQL, Literal
+from psycopg.sql import SQL, Identifier, Literal
 
 from deployments import deployed, local
 from deployments.automations import HEARTBEAT
 from deployments.local import LocalS3, LocalServer
 from deployments.register import read_context, require_block, save_alarms
-from tasks.core.kinds import COLD_CLASSES, now
-from tests.faults import shim, wait_for
-from tests.integration.conftest import CONTEXT, DATABASE, copy_template, drop_databases, tell_the_rest
+from tasks.core.run.clock import now
+from tasks.core.sets.name import COLD_CLASSES
+from tests.support.example import CONTEXT, DATABASE, copy_template
+from tests.support.faults import shim, wait_for
+from tests.support.prefect_server import Hook, tell_the_rest
+from tests.support.servers import drop_databases
 
 pytestmark = [pytest.mark.long, pytest.mark.every_variant]
 
@@ -51,21 +55,17 @@ DATABASE_SECRET = f"""{MARK} d'b" p@ss%2F:/?#[] $HOME `id` \\ 秘密のパスワ
 STORE_SECRET = f"""{MARK} s3'k"ey @%41+/= 秘密"""
 POOL = "operators"
 START_SECONDS = 180
+# In the folder of the worker's PYTHONPATH: a run's process waits as long as it is told to.
+SLOW_START = """\
+import sys, time
+from pathlib import Path
+
+hold = Path(__file__).with_name("start.hold")
+while any(word.startswith("prefect.") and word.endswith("engine") for word in sys.orig_argv) and hold.exists():
+    hold.with_suffix(".reached").touch()
+    time.sleep(0.1)
+"""
 BY_NAME = {one["name"]: one for one in deployed.declared(CONTEXT)}
-
-
-class Hook(BaseHTTPRequestHandler):
-    """Notes what is posted to it."""
-
-    said: ClassVar[list[str]] = []
-
-    def do_POST(self) -> None:
-        self.said.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
 
 
 @dataclass
@@ -78,12 +78,24 @@ class Operated:
     api: str
     prefect: LocalServer
     given: dict[str, str]
+    stack: ExitStack
     leaked: set[str] = field(default_factory=set)
 
     @property
     def staging(self) -> Path:
         """Where the worker's runs have their private folders."""
         return self.folder / "staging"
+
+    def start_server(self) -> None:
+        """Start Prefect's server; what it keeps beside its database is where it was before."""
+        self.stack.enter_context(local.prefect_server(self.prefect, urlsplit(self.api).port, self.folder / "server"))
+
+    def kill_server(self) -> None:
+        """Kill Prefect's server, as a machine that fails does, and start it again."""
+        words = f"-m prefect server start --host {local.HOST} --port {urlsplit(self.api).port}"
+        for pid in [pid for pid, found in command_lines() if words in found]:
+            os.kill(pid, signal.SIGKILL)
+        self.start_server()
 
     @contextmanager
     def worker(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -104,9 +116,20 @@ class Operated:
         """Say whether a pg_dump waits."""
         return (self.folder / "pg_dump.reached").exists()
 
+    @contextmanager
+    def slow_start(self) -> Iterator[Path]:
+        """Let the process of a run wait before it begins; give the file that is there once one waits."""
+        hold, reached = self.folder / "start.hold", self.folder / "start.reached"
+        hold.touch()
+        try:
+            yield reached
+        finally:
+            hold.unlink()
+            reached.unlink(missing_ok=True)
+
     def at_work(self) -> list[str]:
         """Return what processes were started with that have this place's worker or its programs in their environment."""
-        return [words for words in command_lines() if str(self.folder) in words or f"--pool {POOL} " in f"{words} "]
+        return [words for _, words in command_lines() if f"--pool {POOL} " in f"{words} " or str(self.folder) in words]
 
     def stored(self) -> list[str]:
         """Return the names and the contents of all objects in the store."""
@@ -142,7 +165,7 @@ def looking_at_processes(leaked: set[str]) -> Iterator[None]:
 
     def look() -> None:
         while not over.wait(0.2):
-            leaked.update(words for words in command_lines() if MARK in words)
+            leaked.update(words for _, words in command_lines() if MARK in words)
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -153,11 +176,11 @@ def looking_at_processes(leaked: set[str]) -> Iterator[None]:
         thread.join()
 
 
-def command_lines() -> Iterator[str]:
-    """Return what the processes of this machine were started with."""
+def command_lines() -> Iterator[tuple[int, str]]:
+    """Return the processes of this machine, and what each was started with."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            yield path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            yield int(path.parent.name), path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             # It is gone already.
             continue
@@ -172,14 +195,18 @@ def operated(source: LocalServer) -> Iterator[Operated]:
         threading.Thread(target=hook.serve_forever, daemon=True).start()
         stack.callback(hook.shutdown)
         s3, own = stack.enter_context(local.s3("operated")), stack.enter_context(local.postgres(local.prefect_bin()))
-        api = stack.enter_context(local.prefect_server(own))
+        bin_folder = shim(folder, source.bin, "pg_dump")
+        (folder / "sitecustomize.py").write_text(SLOW_START)
+        given = {
+            "PG_BIN": str(bin_folder), "BACKUP_STAGING": str(folder / "staging"), "PREFECT_HOME": str(folder / "home"),
+            "PYTHONPATH": str(folder),
+        }  # fmt: skip
+        it = Operated(source, s3, folder, f"http://{local.HOST}:{local.free_port()}/api", own, given, stack)
+        it.start_server()
         # Prefect's worker of events stays with the server that it first told something.
         tell_the_rest()
-        stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
+        stack.enter_context(temporary_settings({PREFECT_API_URL: it.api}))
         stack.callback(tell_the_rest)
-        bin_folder = shim(folder, source.bin, "pg_dump")
-        given = {"PG_BIN": str(bin_folder), "BACKUP_STAGING": str(folder / "staging"), "PREFECT_HOME": str(folder / "home")}
-        it = Operated(source, s3, folder, api, own, given)
         it.release()
         stack.enter_context(looking_at_processes(it.leaked))
         make_database(stack, source)
@@ -194,12 +221,13 @@ def operated(source: LocalServer) -> Iterator[Operated]:
 
 
 def make_database(stack: ExitStack, source: LocalServer) -> None:
-    """Make the database, for as long as the stack lasts, and give its login a password that breaks whatever does not quote it."""
+    """Make the database, for as long as the stack lasts, and give its logins a password that breaks whatever does not quote it."""
     copy_template(source)
     stack.callback(drop_databases, source)
     with source.connect() as connection:
-        connection.execute(SQL("ALTER ROLE backup_restorer PASSWORD {}").format(Literal(DATABASE_SECRET)))
-    stack.callback(source.allow_login, "backup_restorer")
+        for login in ("backup_restorer", "backup_reader", "backup_loader"):
+            connection.execute(SQL("ALTER ROLE {} PASSWORD {}").format(Identifier(login), Literal(DATABASE_SECRET)))
+    stack.callback(source.allow_backup_logins)
 
 
 def environment(it: Operated) -> dict[str, str]:
@@ -398,6 +426,7 @@ def test_workers_killed_in_the_midst(operated: Operated, client: SyncPrefectClie
     try:
         waiting = wait_for_a_thaw(client)
         runs = [kill_in_the_midst(operated, client, number, name) for number, name in KILLED]
+        operated.kill_server()
         for (number, _), run in zip(KILLED, runs, strict=True):
             dead = ended(client, run, DEAD_AFTER.total_seconds() + 120)
             assert dead.state_name == "Crashed" and dead.state
@@ -441,6 +470,90 @@ def kill_in_the_midst(operated: Operated, client: SyncPrefectClient, number: sig
     return run
 
 
+WATCHED = "SELECT 1 FROM automation_bucket WHERE bucketing_key::text LIKE %s"
+
+
+def kill_before_it_began(operated: Operated, client: SyncPrefectClient, name: str) -> FlowRun:
+    """Kill a worker that has begun to start a run; return the run."""
+    run = start(client, name)
+    with operated.slow_start() as reached, operated.worker() as worker:
+        wait_for(reached.exists, START_SECONDS, f"the process of {name}")
+        with operated.prefect.connect(local.PREFECT_DATABASE) as connection:
+            wait_for(lambda: connection.execute(WATCHED, [f"%{run}%"]).fetchall(), 60, "the watch over the run")
+        for pid in workers(worker.pid):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not operated.at_work(), 60, "the end of all processes")
+    left = client.read_flow_run(run)
+    assert left.state and left.state.is_pending() and left.state.state_details.deployment_concurrency_lease_id
+    return left
+
+
+def lease_of(client: SyncPrefectClient, run: UUID) -> UUID:
+    """Return what a run holds its place by."""
+    state = client.read_flow_run(run).state
+    assert state and state.state_details.deployment_concurrency_lease_id
+    return state.state_details.deployment_concurrency_lease_id
+
+
+# The one waits for its place, the other one is cancelled where there is none.
+@pytest.mark.parametrize(("name", "meanwhile"), [("bc-004-daily", "Completed"), ("bc-004-watch", "Cancelled")])
+@pytest.mark.parametrize("server_too", [False, True], ids=["worker", "worker and server"])
+def test_killed_before_it_began(operated: Operated, client: SyncPrefectClient, name: str, meanwhile: str, server_too: bool) -> None:
+    context, told = read_context(CONTEXT)[0], require_block("custom-webhook/ops")
+    save_alarms(context, told, dead_after=DEAD_AFTER)
+    try:
+        run = kill_before_it_began(operated, client, name)
+        if server_too:
+            operated.kill_server()
+        with operated.worker():
+            second = start(client, name)
+            assert ended(client, run.id, DEAD_AFTER.total_seconds() + 120).state_name == "Crashed"
+            assert ended(client, second).state_name == meanwhile
+            assert ended(client, start(client, name)).state_name == "Completed"
+        wait_for(partial(said_about, run.name), 60, "the alarm")
+    finally:
+        save_alarms(context, told)
+
+
+def test_a_place_that_nobody_holds_is_given_back(operated: Operated, client: SyncPrefectClient) -> None:
+    """What was said of the run may be lost with the server; what it holds its place by is not, and ends by itself."""
+    context, told = read_context(CONTEXT)[0], require_block("custom-webhook/ops")
+    run = kill_before_it_began(operated, client, "bc-004-daily").id
+    try:
+        for one in client.read_automations_by_name(f"{CONTEXT}: run died"):
+            client.delete_automation(one.id)
+        client.renew_concurrency_lease(lease_of(client, run), 60)
+        operated.kill_server()
+        with operated.worker():
+            assert ended(client, start(client, "bc-004-daily")).state_name == "Completed"
+        assert state_of(client, run) in {"Pending", "Submitting"}
+    finally:
+        client.set_flow_run_state(run, Cancelled(), force=True)
+        save_alarms(context, told)
+
+
+def test_a_run_outlives_the_server(operated: Operated, client: SyncPrefectClient) -> None:
+    operated.hold()
+    with operated.worker():
+        run = start(client, "bc-004-daily")
+        wait_for(operated.is_held, START_SECONDS, "the backup")
+        operated.kill_server()
+        # The run asks for that every few minutes, and ends itself where it is refused.
+        client.renew_concurrency_lease(lease_of(client, run), 300)
+        operated.release()
+        assert ended(client, run).state_name == "Completed"
+
+
+def test_runs_that_came_while_nobody_was_there(operated: Operated, client: SyncPrefectClient) -> None:
+    names = ("bc-004-daily", "bc-004-watch")
+    first, second = [{name: start(client, name) for name in names} for _ in range(2)]
+    wait_for(lambda: all(state_of(client, run) == "Late" for run in (*first.values(), *second.values())), 120, "them to be late")
+    operated.kill_server()
+    with operated.worker():
+        came = [sorted(str(ended(client, runs[name]).state_name) for runs in (first, second)) for name in names]
+    assert came == [["Completed", "Completed"], ["Cancelled", "Completed"]]
+
+
 def workers(supervisor: int) -> list[int]:
     """Return the worker's process below its supervisor."""
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
@@ -448,6 +561,9 @@ def workers(supervisor: int) -> list[int]:
 
 
 def test_no_password_anywhere(operated: Operated, client: SyncPrefectClient) -> None:
+    # However few tests ran before it.
+    with operated.worker():
+        ended(client, start(client, "bc-004-daily"))
     said = register({**environment(operated), "PGPASSWORD": f"{DATABASE_SECRET} wrong"}, "--notify", "custom-webhook/ops")
     assert said.returncode == 1 and "password authentication failed" in said.stderr
     shown = [said.stdout + said.stderr, *Hook.said, *operated.leaked]
@@ -455,8 +571,9 @@ def test_no_password_anywhere(operated: Operated, client: SyncPrefectClient) -> 
         [operated.prefect.bin / "pg_dump", "--dbname=prefect", "--data-only"],
         env={**os.environ, **operated.prefect.environment()}, capture_output=True, check=True,
     )  # fmt: skip
-    shown += [dumped.stdout.decode(), *texts_below(operated.folder), *operated.stored()]
-    assert len(shown) > 50
+    files, stored = texts_below(operated.folder), operated.stored()
+    assert files and stored
+    shown += [dumped.stdout.decode(), *files, *stored]
     assert [text[max(0, text.index(MARK) - 200) :][:400] for text in shown if MARK in text] == []
     # What is looked for would be found: the worker's runs did log in with it.
     assert "Executing deployment step" in dumped.stdout.decode()

@@ -1,10 +1,8 @@
 """Where a recovery may find itself: the database there without our tables, with all of them empty, with rows in them."""
 
 import re
-import subprocess
 from collections.abc import Callable
 
-import httpx
 import psycopg
 import pytest
 from psycopg import sql
@@ -12,38 +10,17 @@ from psycopg import sql
 from deployments.local import LocalServer
 from flows.recovery import disaster_recovery, recovery_drill
 from flows.restore import full_restore
-from tasks import existing
 from tasks.core.errors import BadInput, OperationError, UnsafeTarget
-from tests.faults import wait_for
-from tests.integration.conftest import DATABASE, OUTBOUND_KEYS, TwoSets, World
-from tests.oracle import State, statements_of_all
+from tasks.restore import existing_database
+from tests.support.example import DATABASE, OUTBOUND_KEYS
+from tests.support.faults import wait_for
+from tests.support.migrations import copy_to_target, give_users, migrate
+from tests.support.oracle import State, statements_of_all
+from tests.support.reports import report
+from tests.support.variants import first_quick
+from tests.support.world import TwoSets, World
 
 TEN_USERS = "SELECT DISTINCT user_id FROM team_leaders ORDER BY 1 LIMIT 10"
-
-
-def copy_to_target(world: World, *options: str) -> None:
-    """Copy a part of the source database into the target's, with PostgreSQL's own programs."""
-    dump = [str(world.source.bin / "pg_dump"), f"--dbname={world.source.conninfo(DATABASE)}", *options]
-    script = subprocess.run(dump, check=True, capture_output=True).stdout
-    psql = [
-        str(world.target.bin / "psql"),
-        "--no-psqlrc",
-        "--quiet",
-        "--set=ON_ERROR_STOP=1",
-        f"--dbname={world.target.conninfo(DATABASE)}",
-    ]
-    subprocess.run(psql, input=script, check=True, capture_output=True)
-
-
-def give_users(world: World) -> None:
-    """Let the other context's table be there, with all its rows."""
-    copy_to_target(world, "--table=public.users")
-
-
-def migrate(world: World) -> None:
-    """Let the target have everything but rows of ours, as an application's migrations leave it."""
-    copy_to_target(world, "--schema-only")
-    copy_to_target(world, "--data-only", "--table=public.users")
 
 
 def execute(world: World, *statements: str, server: LocalServer | None = None) -> None:
@@ -55,10 +32,6 @@ def execute(world: World, *statements: str, server: LocalServer | None = None) -
 def target_text(world: World) -> dict[str, str]:
     """Return all statements of the target database: what must not change when a recovery is refused or fails."""
     return statements_of_all(world.target.conninfo(DATABASE), bin_dir=world.target.bin)
-
-
-def report(world: World, key: str = "bc-004-recovery") -> str:
-    return str(httpx.get(f"{world.api}/artifacts/{key}/latest").raise_for_status().json()["data"])
 
 
 @pytest.fixture
@@ -217,7 +190,7 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("statements", "error", "said"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("statements", "error", "said"), first_quick(2, REFUSED.values()), ids=REFUSED)
 def test_refused_with_nothing_changed(backed_up: World, statements: list[str], error: type[Exception], said: str) -> None:
     migrate(backed_up)
     execute(backed_up, *statements)
@@ -255,7 +228,7 @@ def test_rows_that_cannot_be_loaded(backed_up: World) -> None:
 
 @pytest.mark.long
 def test_somebody_reads_an_empty_table_for_long(backed_up: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(existing, "LOCK_WAIT_SECONDS", 1)
+    monkeypatch.setattr(existing_database, "LOCK_WAIT_SECONDS", 1)
     migrate(backed_up)
     with psycopg.connect(backed_up.target.conninfo(DATABASE)) as reader:
         reader.execute("SELECT FROM teams")

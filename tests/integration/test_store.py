@@ -7,16 +7,14 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
-from prefect_aws import AwsCredentials
-from prefect_aws.client_parameters import AwsClientParameters
 
 from deployments.local import LocalS3
 from tasks.core.errors import AlreadyExists, BadInput, ColdObject, StoreUnavailable
-from tasks.store import Store, StoreAddress, open_store
+from tasks.store.address import StoreAddress, open_store
+from tasks.store.interface import Store
+from tests.support.stores import client_of, credentials
 
 KEYS = [
     "plain.json",
@@ -24,21 +22,6 @@ KEYS = [
     "bc-004/組織・ガバナンス/違反 %20 ２０２５.copy.zst",
     "a+b&c=d/'quoted\"/~x",
 ]
-
-
-def credentials(s3: LocalS3, endpoint: str = "", **config: Any) -> AwsCredentials:
-    """Return a block that leads to the endpoint, or to a proxy before it."""
-    parameters = AwsClientParameters(endpoint_url=endpoint or s3.endpoint, config=config or None)
-    return AwsCredentials(
-        aws_access_key_id="local", aws_secret_access_key="local", region_name="ap-northeast-1", aws_client_parameters=parameters
-    )
-
-
-def client_of(s3: LocalS3) -> Any:
-    """Return a client of the tests' own."""
-    return boto3.client(
-        "s3", endpoint_url=s3.endpoint, aws_access_key_id="local", aws_secret_access_key="local", region_name="ap-northeast-1"
-    )
 
 
 @dataclass

@@ -8,16 +8,11 @@ from flows.backup import daily_backup, list_backups
 from flows.checks import integrity_check
 from flows.recovery import recovery_drill
 from tasks.core.errors import BadInput, OperationError
-from tests.integration.conftest import World
+from tests.support.database import execute
+from tests.support.world import World
 
 EMPTIED = "TRUNCATE policy_scopes"
 SHRUNK = "DELETE FROM policy_violations WHERE detected_at < '2023-05-01'"
-
-
-def execute(world: World, *statements: str) -> None:
-    with world.connect() as connection:
-        for statement in statements:
-            connection.execute(statement)
 
 
 def states(world: World) -> list[str]:

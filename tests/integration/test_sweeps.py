@@ -14,13 +14,16 @@ from deployments.local import LocalS3
 from flows.backup import list_backups
 from flows.retention import prune_backups
 from flows.watch import backup_report, verify_backups, watch_recovery_point
-from tasks import prunings, runs
 from tasks.core.errors import BadInput, DamagedSet, OperationError
-from tasks.core.kinds import now
-from tests.integration.conftest import CONTEXT, World
-from tests.integration.test_retention import Kept, bucket_of, client_of, contents, kept, keys, later, old, prune, states
+from tasks.core.run.clock import now
+from tasks.run import run as runs
+from tasks.sets import survey
+from tests.support.clock import later
+from tests.support.example import CONTEXT
+from tests.support.retention import Kept, contents, prune, states
+from tests.support.stores import bucket_of, client_of, keys
+from tests.support.world import World
 
-__all__ = ["kept", "old"]
 long = pytest.mark.long
 
 
@@ -49,10 +52,10 @@ def lose(folder: Path, *names: str) -> None:
 
 
 @pytest.fixture
-def stale(old: World) -> Iterator[World]:
+def stale(kept_world: World) -> Iterator[World]:
     """The same, when a new full came now and everything else had its time: what is deleted is deleted for good reason."""
     with later(days=40):
-        yield old
+        yield kept_world
 
 
 # Manifests that were lost
@@ -80,8 +83,8 @@ def test_a_full_whose_manifest_is_lost_is_kept_and_named(stale: World, kept: Kep
 
 
 @pytest.mark.parametrize("needing", ["a set", pytest.param("an expired set", marks=long), pytest.param("one unread", marks=long)])
-def test_a_full_that_is_needed_is_kept(old: World, needing: str) -> None:
-    full, differential = sets(old)[1], sets(old, "differential")[1]
+def test_a_full_that_is_needed_is_kept(kept_world: World, needing: str) -> None:
+    full, differential = sets(kept_world)[1], sets(kept_world, "differential")[1]
     lose(full, "restore.sh")
     if needing == "an expired set":
         (differential / "manifest.json").rename(differential / "expired.json")
@@ -90,55 +93,55 @@ def test_a_full_that_is_needed_is_kept(old: World, needing: str) -> None:
     elif needing == "one unread":
         (differential / "manifest.json").write_text("{")
     else:
-        assert f"{full.name}: manifest lost, needed by {differential.name}; it is never pruned" in notes(old)[full.name]
+        assert f"{full.name}: manifest lost, needed by {differential.name}; it is never pruned" in notes(kept_world)[full.name]
     # The differential itself has its time, and goes with the second.
     for _ in range(2):
         with later(days=8):
-            prune(old)
+            prune(kept_world)
     assert (full / "data").exists()
     assert full.name in report().partition("## Left alone")[2]
 
 
-def test_what_nothing_speaks_for_goes_in_two_steps(old: World) -> None:
-    full, differential = sets(old)[0], sets(old, "differential")[0]
+def test_what_nothing_speaks_for_goes_in_two_steps(kept_world: World) -> None:
+    full, differential = sets(kept_world)[0], sets(kept_world, "differential")[0]
     shutil.rmtree(differential)
     lose(full, "restore.sh")
     mark = full / "unfinished.json"
     with later(days=6):
-        assert ", 0 swept" in prune(old)
+        assert ", 0 swept" in prune(kept_world)
     assert not mark.exists()
     with later(days=8):
-        assert ", 0 swept" in prune(old, dry_run=True)
+        assert ", 0 swept" in prune(kept_world, dry_run=True)
         assert not mark.exists()
-        assert ", 0 swept" in prune(old)
+        assert ", 0 swept" in prune(kept_world)
         assert f"marked to be swept a day later, never finished: {full.name}" in report()
     assert (full / "data").exists()
-    assert "no manifest; swept after " in notes(old)[full.name]
+    assert "no manifest; swept after " in notes(kept_world)[full.name]
     # Within that day, and while somebody reads it, it stays.
     stamp = (now() + timedelta(days=8)).timestamp()
     os.utime(mark, (stamp, stamp))
     with later(days=8, hours=23):
-        assert ", 0 swept" in prune(old)
+        assert ", 0 swept" in prune(kept_world)
     hold = full / "hold-0a1f.json"
     hold.write_text("{}")
     os.utime(hold, (stamp, stamp))
     with later(days=9, hours=1):
-        assert ", 0 swept" in prune(old)
+        assert ", 0 swept" in prune(kept_world)
     assert (full / "data").exists()
     hold.unlink()
     with later(days=9, hours=1):
-        assert ", 1 swept" in prune(old)
+        assert ", 1 swept" in prune(kept_world)
     assert not full.exists()
 
 
 @long
-def test_a_mark_on_what_became_a_set_again_is_removed(old: World) -> None:
-    full = sets(old)[1]
+def test_a_mark_on_what_became_a_set_again_is_removed(kept_world: World) -> None:
+    full = sets(kept_world)[1]
     (full / "unfinished.json").write_text("{}")
     with later(days=3):
-        prune(old)
+        prune(kept_world)
     assert not (full / "unfinished.json").exists()
-    assert states(old)["full 2"] == "stored"
+    assert states(kept_world)["full 2"] == "stored"
 
 
 @long
@@ -165,41 +168,41 @@ def test_lost_manifests_in_s3(s3_world: World, s3: LocalS3) -> None:
 
 
 @long
-def test_latest_and_the_watch_and_the_report_name_it(old: World) -> None:
-    newest = sets(old, "differential")[1]
+def test_latest_and_the_watch_and_the_report_name_it(kept_world: World) -> None:
+    newest = sets(kept_world, "differential")[1]
     lose(newest)
     with pytest.raises(DamagedSet, match=rf"{newest.name}: manifest lost, restorable by its restore\.sh"):
-        old.run(verify_backups, "backup_reader")
-    assert "1 newer or equally new sets are damaged" in str(old.run(watch_recovery_point, "backup_reader", refresh=False))
+        kept_world.run(verify_backups, "backup_reader")
+    assert "1 newer or equally new sets are damaged" in str(kept_world.run(watch_recovery_point, "backup_reader", refresh=False))
     assert f"{newest.name}: manifest lost" in report("recovery-point")
-    old.run(backup_report, "backup_reader")
+    kept_world.run(backup_report, "backup_reader")
     assert newest.name in report("report")
     # Nobody can say which full it needs.
     with later(days=40):
         for _ in range(2):
-            prune(old)
-    assert states(old)["full 0"] == "stored"
+            prune(kept_world)
+    assert states(kept_world)["full 0"] == "stored"
 
 
-def test_a_backup_that_is_about_to_commit_is_no_lost_one(old: World) -> None:
-    newest = sets(old, "differential")[1]
+def test_a_backup_that_is_about_to_commit_is_no_lost_one(kept_world: World) -> None:
+    newest = sets(kept_world, "differential")[1]
     lose(newest)
     (newest / "restore.sh").touch()
-    assert states(old)["differential 3"] == "unfinished"
-    assert str(old.run(verify_backups, "backup_reader")).startswith("PASS")
+    assert states(kept_world)["differential 3"] == "unfinished"
+    assert str(kept_world.run(verify_backups, "backup_reader")).startswith("PASS")
 
 
 @long
 def test_a_backup_that_fails_at_its_end_has_no_script(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks import backups
+    from tasks.backup import take
     from tasks.core.errors import MovedSnapshot
-    from tasks.snapshots import Snapshot
+    from tasks.database.snapshot import Snapshot
 
     def moved(_: Any) -> None:
         raise MovedSnapshot("the session was lost")
 
     monkeypatch.setattr(Snapshot, "require_held", moved)
-    monkeypatch.setattr(backups, "SNAPSHOT_TRIES", 1)
+    monkeypatch.setattr(take, "SNAPSHOT_TRIES", 1)
     with pytest.raises(MovedSnapshot):
         world.backup()
     (folder,) = world.set_folders()
@@ -211,19 +214,19 @@ def test_a_backup_that_fails_at_its_end_has_no_script(world: World, monkeypatch:
 # Clocks, and sets that do not come
 
 
-def test_a_machine_whose_clock_is_ahead_prunes_nothing(old: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = contents(old)
+def test_a_machine_whose_clock_is_ahead_prunes_nothing(kept_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(kept_world)
     for days in (400, -400):
-        for module in (runs, prunings):
+        for module in (runs, survey):
             monkeypatch.setattr(module, "now", lambda days=days: now() + timedelta(days=days))
         for dry_run in (True, False):
             with pytest.raises(OperationError, match=r"clock of this machine says .*, that of the database's server .*NTP"):
-                prune(old, dry_run=dry_run)
-    assert contents(old) == before
+                prune(kept_world, dry_run=dry_run)
+    assert contents(kept_world) == before
 
 
-def test_a_database_that_is_gone_prunes_nothing(old: World) -> None:
-    before, old.extra = contents(old), {"PGPORT": "1", "PGCONNECT_TIMEOUT": "2"}
+def test_a_database_that_is_gone_prunes_nothing(kept_world: World) -> None:
+    before, kept_world.extra = contents(kept_world), {"PGPORT": "1", "PGCONNECT_TIMEOUT": "2"}
     for dry_run in (True, False):
         with (
             later(days=40),
@@ -231,51 +234,51 @@ def test_a_database_that_is_gone_prunes_nothing(old: World) -> None:
                 BadInput, match=r"nothing is pruned while the database cannot be asked for the time.*check that the server"
             ),
         ):
-            prune(old, dry_run=dry_run)
-    assert contents(old) == before
+            prune(kept_world, dry_run=dry_run)
+    assert contents(kept_world) == before
 
 
-def test_nothing_is_pruned_while_no_full_comes(old: World) -> None:
-    died = old.store_folder / CONTEXT / "daily" / "bc-004_full_20200101_000000_aaaa" / "data" / "teams.copy.zst"
+def test_nothing_is_pruned_while_no_full_comes(kept_world: World) -> None:
+    died = kept_world.store_folder / CONTEXT / "daily" / "bc-004_full_20200101_000000_aaaa" / "data" / "teams.copy.zst"
     died.parent.mkdir(parents=True)
     died.write_bytes(b"x")
     with later(days=8):
-        prune(old)
-    before = contents(old)
+        prune(kept_world)
+    before = contents(kept_world)
     with pytest.MonkeyPatch.context() as patch:
         for days in (2.1, 400):
             patch.setattr(runs, "now", lambda days=days: now() + timedelta(days=days))
             for dry_run in (True, False):
-                said = prune(old, dry_run=dry_run)
+                said = prune(kept_world, dry_run=dry_run)
                 assert said.startswith("SUSPENDED: no new full came for ")
                 assert "of 2.0 days that may lie between two: nothing is pruned; find out why" in said
                 assert "nothing is pruned" in report()
         patch.setattr(runs, "now", lambda: now() + timedelta(days=1.9))
-        assert contents(old) == before
-        assert prune(old).startswith("PRUNED: 0 sets expire, 1 are deleted")
+        assert contents(kept_world) == before
+        assert prune(kept_world).startswith("PRUNED: 0 sets expire, 1 are deleted")
 
 
-def test_a_login_that_may_only_connect(old: World) -> None:
-    with old.source.connect() as connection:
+def test_a_login_that_may_only_connect(kept_world: World) -> None:
+    with kept_world.source.connect() as connection:
         connection.execute("DROP ROLE IF EXISTS passer_by; CREATE ROLE passer_by LOGIN")
-    old.source.allow_login("passer_by")
+    kept_world.source.allow_login("passer_by")
     try:
         with later(days=8):
-            assert str(old.run(prune_backups, "passer_by", dry_run=False)).startswith("PRUNED: 1 sets expire")
+            assert str(kept_world.run(prune_backups, "passer_by", dry_run=False)).startswith("PRUNED: 1 sets expire")
     finally:
-        with old.source.connect() as connection:
+        with kept_world.source.connect() as connection:
             connection.execute("DROP ROLE passer_by")
 
 
 # Staging
 
 
-def test_a_staging_folder_that_holds_other_things(old: World, tmp_path: Path) -> None:
+def test_a_staging_folder_that_holds_other_things(kept_world: World, tmp_path: Path) -> None:
     staging = tmp_path / "work"
     (staging / "uv").mkdir(parents=True)
     staging.chmod(0o700)
     (staging / "uv" / "main.py").write_text("x")
     (staging / "uv.lock").touch()
-    old.extra = {"BACKUP_STAGING": str(staging)}
-    assert prune(old, dry_run=True).startswith("PLANNED")
+    kept_world.extra = {"BACKUP_STAGING": str(staging)}
+    assert prune(kept_world, dry_run=True).startswith("PLANNED")
     assert {path.name for path in staging.rglob("*")} == {"uv", "main.py", "uv.lock"}

@@ -2,18 +2,20 @@
 
 import json
 import re
-import shlex
 from typing import Any
 
 import pytest
 
 from flows.backup import list_backups
-from flows.restore import full_restore, table_restore
-from tasks import merges
+from flows.restore import table_restore
 from tasks.core.errors import BadInput, OperationError, UnsafeTarget
-from tasks.merge_choice import read_condition
-from tests.integration.conftest import CONTEXT, DATABASE, World
-from tests.integration.test_in_place import ALL, ask, execute, unlike
+from tasks.in_place import apply
+from tasks.in_place.selection import read_condition
+from tests.support.database import ask, execute, unlike
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.reports import newest_report
+from tests.support.restores import ALL, undo
+from tests.support.world import World
 
 long = pytest.mark.long
 
@@ -33,14 +35,6 @@ def restore(world: World, table: str, mode: str, **more: Any) -> str:
 
 def rows_of(world: World, table: str, where: str = "true") -> set[str]:
     return {row[0] for row in ask(world, f"SELECT t::text FROM {table} t WHERE {where}")}
-
-
-def newest_report(world: World, key: str = f"{CONTEXT}-restore") -> str:
-    import httpx
-
-    asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
-    found = httpx.post(f"{world.api}/artifacts/filter", json=asked).json()
-    return str(found[0]["data"])
 
 
 # Beside the live one
@@ -83,19 +77,6 @@ def contents(world: World, *but: str) -> dict[str, set[str]]:
     return {name: rows_of(world, name) for name in ALL.split(", ") if name not in but}
 
 
-def undo(world: World, context: str = CONTEXT) -> list[str]:
-    """Do what the newest report says undoes it; return what the commands are about: tables, or all of it."""
-    text = newest_report(world, f"{context}-restore").partition("## To undo it")[2].split("```")[1]
-    about = list[str]()
-    for line in text.replace("\\\n", " ").strip().splitlines():
-        program, _, module, name, *words = shlex.split(line)
-        assert (program, module) == ("python", "flows.restore")
-        said = {key[2:].replace("-", "_"): value for key, value in zip(words[::2], words[1::2], strict=True)}
-        world.run({"table_restore": table_restore, "full_restore": full_restore}[name], "backup_restorer", **said)
-        about.append(said.get("table", "all"))
-    return about
-
-
 LEAST = "SELECT id::text FROM team_members m WHERE NOT EXISTS (SELECT FROM team_leaders l WHERE l.member_id = m.id) ORDER BY id"
 
 
@@ -132,14 +113,14 @@ def test_rows_named_by_key_and_the_undo(stored: World) -> None:
 def test_undo_keeps_what_was_written_after_the_safety_set(stored: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a table that only the repair writes: the safety set has to be taken again under the lock."""
     execute(stored, "DELETE FROM team_members m WHERE NOT EXISTS (SELECT FROM team_leaders l WHERE l.member_id = m.id)")
-    carry_out = merges.carry_out
+    carry_out = apply.carry_out
 
     def meanwhile(*arguments: Any, **more: Any) -> Any:
         execute(stored, "UPDATE teams SET purpose = 'in between'")
         return carry_out(*arguments, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(merges, "carry_out", meanwhile)
+        patch.setattr(apply, "carry_out", meanwhile)
         restore(stored, "team_members", "missing")
     assert undo(stored) == ["all"]
     assert ask(stored, "SELECT DISTINCT purpose FROM teams") == [("in between",)]
@@ -160,9 +141,8 @@ def test_parents_that_are_gone(stored: World) -> None:
         "ALTER TABLE team_leaders ENABLE TRIGGER USER",
     )  # fmt: skip
     damaged = contents(stored)
-    with pytest.raises(
-        OperationError, match=rf"team_members needs 1 rows of public.teams that are gone .*id={team}\); say include_p"
-    ):
+    gone = r"team_members needs 1 rows of public\.teams that are gone \(team_members_team_fkey: id\); say include_parents"
+    with pytest.raises(OperationError, match=gone):
         restore(stored, "team_members", "missing", keys=members[:1])
     assert contents(stored) == damaged
     said = restore(stored, "team_members", "missing", keys=members[:1], include_parents=True)
@@ -186,7 +166,7 @@ def test_parents_of_another_context(stored: World) -> None:
         f"UPDATE policy_violations SET resolved_by = NULL WHERE resolved_by = '{user}'", f"DELETE FROM users WHERE id = '{user}'",
     )  # fmt: skip
     damaged = contents(stored)
-    said = rf"needs 1 rows of public.users that are gone .*id={user}\); public.users is another context's: bring them back there"
+    said = r"needs 1 rows of public\.users that are gone \(.*: id\); public\.users is another context's: bring them back there"
     for include_parents in (False, True):
         with pytest.raises(OperationError, match=said):
             restore(stored, "team_members", "replace", include_parents=include_parents)

@@ -9,10 +9,12 @@ import pytest
 
 from flows.restore import table_restore
 from tasks.core.errors import OperationError
-from tests.integration.conftest import DATABASE, World
-from tests.integration.test_in_place import ask, execute
-from tests.integration.test_in_place_odd import SET_UP, context, rows
-from tests.integration.test_table_restore import newest_report, undo
+from tests.support.database import ask, execute
+from tests.support.example import DATABASE
+from tests.support.odd_schema import SET_UP, context, rows
+from tests.support.reports import newest_report
+from tests.support.restores import undo
+from tests.support.world import World
 
 pytestmark = pytest.mark.long
 

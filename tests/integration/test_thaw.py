@@ -15,14 +15,16 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.partitions import archive_partitions, reattach_partition
 from flows.recovery import disaster_recovery
-from tasks import thaws
 from tasks.core.errors import ColdObject, OperationError
-from tests.faults import wait_for
-from tests.integration.conftest import CONTEXT, DATABASE, PROJECT, World
-from tests.integration.test_archive import RESOLVED, ROWS, leaves
-from tests.integration.test_in_place import ask, execute
-from tests.integration.test_network import Front, _Handler
-from tests.integration.test_store import client_of
+from tasks.sets import thaw as sets_thaw
+from tests.support import PROJECT
+from tests.support.archives import RESOLVED, ROWS
+from tests.support.database import ask, execute
+from tests.support.example import CONTEXT, DATABASE
+from tests.support.faults import wait_for
+from tests.support.partitions import leaves
+from tests.support.stores import Front, Handler, client_of
+from tests.support.world import World
 
 REFUSED = b"<Error><Code>InvalidObjectState</Code><Message>cold</Message></Error>"
 
@@ -43,7 +45,7 @@ class Glacier(Front):
         return path in self.asked and time.monotonic() - self.asked[path][0] < self.seconds
 
 
-class _Cold(_Handler):
+class _Cold(Handler):
     server: Glacier
 
     def _answer(self, status: int, body: bytes, **headers: str) -> None:
@@ -134,7 +136,7 @@ def test_a_thaw_is_asked_for_and_waited_for(archived: World, glacier: Glacier, s
 @pytest.mark.long
 def test_a_thaw_that_never_ends_is_said_so(archived: World, glacier: Glacier, monkeypatch: pytest.MonkeyPatch) -> None:
     glacier.seconds = 3600
-    monkeypatch.setattr(thaws, "deadline", lambda asked, *_: asked + timedelta(seconds=3))
+    monkeypatch.setattr(sets_thaw, "deadline", lambda asked, *_: asked + timedelta(seconds=3))
     with pytest.raises(
         ColdObject, match=r"1 objects cannot be read although they were asked for with tier Bulk at .*ask the store's"
     ):
@@ -195,7 +197,7 @@ def test_a_deployments_run_waits_without_its_process_and_goes_on(
     environment = archived.environment(archived.source, "backup_restorer")
     # Glacier's hours are seconds here: what the run schedules itself by.
     code = (
-        "from datetime import timedelta; from tasks import thaws; from tasks.core import thaws as core; "
+        "from datetime import timedelta; from tasks.sets import thaw; from tasks.core.sets import thaw as core; "
         "core.USUAL['GLACIER']['Standard'] = timedelta(seconds=6)"
     )
     (archived.folder / "sitecustomize.py").write_text(code.replace("; ", "\n") + "\n")

@@ -24,8 +24,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from moto.server import ThreadedMotoServer
 
-from tests.faults import FaultyProxy, MemoryWatch, Writer, processes_of, shim, wait_for
-from tests.oracle import State, capture
+from deployments import local
+from tests.support.faults import FaultyProxy, MemoryWatch, Writer, processes_of, shim, wait_for
+from tests.support.oracle import State, capture
+from tests.support.variants import first_quick
 
 TABLES = (
     "teams",
@@ -600,3 +602,18 @@ def test_the_shim_holds_a_program(tmp_path: Path) -> None:
     (tmp_path / "pg_dump.go").touch()
     assert b"No such file" in held.communicate(timeout=5)[1]
     assert held.returncode == 1
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root's files are closed to the account that its servers run as")
+@pytest.mark.parametrize(
+    "installed", first_quick(1, [local.wheel_bin(18), local.wheel_bin(16), local.prefect_bin()]), ids=["18", "16", "Prefect's"]
+)
+def test_a_server_whose_programs_lie_where_only_root_may_look(installed: Path, tmp_path: Path) -> None:
+    package = installed.parents[1]
+    closed = tmp_path / "closed"
+    closed.mkdir(0o700)
+    shutil.copytree(installed.parent, closed / package.name / installed.parent.name, symlinks=True)
+    for libraries in package.parent.glob(f"{package.name}.libs"):
+        shutil.copytree(libraries, closed / libraries.name)
+    with local.postgres(closed / package.name / installed.parent.name / "bin") as server, server.connect() as connection:
+        assert connection.execute("SELECT 1").fetchall() == [(1,)]

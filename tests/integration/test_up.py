@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from deployments import local
-from tasks.core.programs import kill
-from tests.faults import wait_for
-from tests.integration.conftest import PROJECT
+from tasks.core.postgres.programs import kill
+from tests.support import PROJECT
+from tests.support.faults import wait_for
 
 pytestmark = pytest.mark.long
 

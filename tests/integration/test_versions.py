@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from deployments.local import LocalS3, LocalServer, wheel_bin
-from tasks.core import programs
-from tests.integration.conftest import OUTBOUND_KEYS, Servers, World, copy_template, drop_databases
-from tests.oracle import State
+from tasks.core.postgres import programs
+from tests.support.example import OUTBOUND_KEYS, copy_template
+from tests.support.oracle import State
+from tests.support.servers import Servers, drop_databases
+from tests.support.world import World
 
 pytestmark = [pytest.mark.long, pytest.mark.every_variant]
 

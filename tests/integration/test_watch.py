@@ -10,10 +10,10 @@ import pytest
 from flows.backup import list_backups
 from flows.watch import watch_recovery_point
 from tasks.core.errors import OperationError
-from tasks.core.kinds import now
-from tests.faults import wait_for
-from tests.integration.conftest import World
-from tests.integration.moments import SECONDS
+from tasks.core.run.clock import now
+from tests.support.faults import wait_for
+from tests.support.moments import SECONDS
+from tests.support.world import World
 
 
 def watch(world: World, hours: float = 0.0, **parameters: Any) -> str:

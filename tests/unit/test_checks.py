@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.checks import Check, Finding, Severity, Verdict, failures, judge, parse_checks, summary
+from tasks.core.backup.row_loss import archived_since, losses_between, lost_rows
+from tasks.core.checks.definition import Check, Finding, Severity, Verdict, failures, judge, parse_checks, summary
 from tasks.core.errors import BadInput
-from tasks.core.losses import archived_since, losses_between, lost_rows
-from tests.unit.samples import manifest, relation, snapshot
+from tests.support.samples import manifest, relation, snapshot
 
 SHIPPED = Path(__file__).parents[2] / "deployments" / "contexts" / "bc-004" / "checks.sql"
 GOOD = "-- check: a\n-- severity: error\nSELECT 1;\n"
@@ -30,9 +30,9 @@ def one(text: str) -> Check:
 def test_the_checks_that_are_shipped() -> None:
     checks = parse_checks(SHIPPED.read_text(encoding="utf-8"), "x")
     assert [check.name for check in checks] == [
-        "unit_has_its_parent", "hierarchy_has_its_units", "unit_member_count", "team_member_count", "team_leader_count",
-        "user_allocation", "team_has_leader", "closure_against_tree", "policy_scope_target", "policy_scope_user",
-        "violation_target", "violation_team", "violation_user",
+        "unit_has_its_parent", "organization_root_unit", "hierarchy_has_its_units", "unit_member_count", "team_member_count",
+        "team_leader_count", "user_allocation", "team_has_leader", "closure_against_tree", "policy_scope_target",
+        "policy_scope_user", "violation_target", "violation_team", "violation_user",
     ]  # fmt: skip
     assert [check.name for check in checks if check.severity is Severity.WARNING] == ["violation_team", "violation_user"]
     assert {check.name: check.needs for check in checks if check.needs} == {

@@ -8,10 +8,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.compare import compare_inventories, spelled_stably
-from tasks.core.digest import RowDigest, digest_rows
-from tasks.core.manifest import InventoryItem
-from tasks.core.sources import RowSource, digest_sources
+from tasks.core.database.comparison import compare_inventories, spelled_stably
+from tasks.core.database.objects import InventoryItem
+from tasks.core.rows.digest import RowDigest, digest_rows
+from tasks.core.rows.sources import RowSource, digest_sources
 
 ROWS = st.lists(st.binary(max_size=30).map(lambda row: row.replace(b"\n", b"") + b"\n"), max_size=20)
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from tasks.core.completeness import describe_lack, unlisted_objects
-from tasks.core.manifest import InventoryItem, Manifest
-from tasks.core.toc import Origin, entries_of, parse_list, parse_origin
-from tests.unit.samples import manifest, relation
+from tasks.core.database.objects import InventoryItem
+from tasks.core.postgres.archive_toc import Origin, entries_of, parse_list, parse_origin
+from tasks.core.sets.completeness import describe_lack, unlisted_objects
+from tasks.core.sets.manifest import Manifest
+from tests.support.samples import manifest, relation
 
 
 def item(kind: str, name: str, parent: str = "", state: str = "") -> InventoryItem:

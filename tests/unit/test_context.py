@@ -1,5 +1,6 @@
 """A context file is understood, or the message names file, key and remedy."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,13 @@ import pytest
 import yaml
 
 from tasks.core.context import parse_context, read_context_folder
+from tasks.core.context_keys import class_key
 from tasks.core.errors import BadInput
+from tasks.core.report.markdown import promises
+from tasks.core.sets.name import Kind
+from tests.support import PROJECT
 
-FOLDER = Path(__file__).parents[2] / "deployments" / "contexts" / "bc-004"
+FOLDER = PROJECT / "deployments" / "contexts" / "bc-004"
 MINIMAL: dict[str, Any] = {
     "name": "bc-004", "title": "t", "database": "d", "tables": ["a"], "objectives": {"rto": "4 hours", "rpo": "1 hour"},
     "time_zone": "Asia/Tokyo", "timestamps": "UTC",
@@ -41,6 +46,47 @@ def test_defaults() -> None:
     assert context.zone.key == "Asia/Tokyo"
 
 
+GROUPED = {"rto": "4 hours", "rpo": "4 hours"}
+
+
+def test_the_strictest_objective_rules() -> None:
+    groups = [{"tables": ["a"], "rto": "8 hours", "rpo": "1 hour"}, {"tables": ["b"], "rto": "2 hours", "rpo": "24 hours"}]
+    found = parse_context(yaml.safe_dump(MINIMAL | {"tables": ["a", "b", "c"], "objectives": GROUPED | {"groups": groups}}), "x")
+    assert (found.objectives.rto, found.objectives.rpo) == (timedelta(hours=2), timedelta(hours=1))
+    laxer = parse_context(yaml.safe_dump(MINIMAL | {"objectives": GROUPED | {"groups": groups[:1]}}), "x").objectives
+    assert (laxer.rto, laxer.rpo) == (timedelta(hours=4), timedelta(hours=1))
+    assert promises(found.objectives.told).splitlines()[2:] == ["- a: RTO 8:00:00, RPO 1:00:00", "- b: RTO 2:00:00, RPO 24:00:00"]
+
+
+def test_storage_classes() -> None:
+    default = parse_context(yaml.safe_dump(MINIMAL), "x").storage_classes
+    assert {kind: default.of(kind) for kind in Kind} == {
+        Kind.FULL: "STANDARD_IA", Kind.DIFFERENTIAL: "STANDARD", Kind.SAFETY: "STANDARD_IA", Kind.ARCHIVE: "GLACIER",
+        Kind.CLEAN_UP: "STANDARD_IA", Kind.LONG_TERM: "GLACIER",
+    }  # fmt: skip
+    for kind in Kind:
+        # As reports name it, and as lists of sets do.
+        for key in (class_key(kind), kind.value):
+            said = MINIMAL | {"storage_classes": {key: "OWN_class-2"}}
+            changed = parse_context(yaml.safe_dump(said), "x").storage_classes
+            assert {one: changed.of(one) for one in Kind} == {one: default.of(one) for one in Kind} | {kind: "OWN_class-2"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ({"daily": "GLACIER"}, "key 'storage_classes.daily': 'GLACIER' has to be thawed before it is read"),
+        ({"clean_up": "DEEP_ARCHIVE"}, "key 'storage_classes.clean_up': 'DEEP_ARCHIVE' has to be thawed"),
+        ({"weekly": "STANDARD"}, "unknown key 'storage_classes.weekly'"),
+        ({"archive": ""}, "key 'storage_classes.archive': "),
+        ({"archive": "A B"}, "key 'storage_classes.archive': "),
+        ({"archive": None}, "key 'storage_classes.archive': "),
+    ],
+)
+def test_storage_classes_that_are_none(classes: dict[str, Any], said: str) -> None:
+    assert said in refusal(storage_classes=classes)
+
+
 @pytest.mark.parametrize("key", [*MINIMAL])
 def test_a_missing_key(key: str) -> None:
     text = yaml.safe_dump({name: value for name, value in MINIMAL.items() if name != key})
@@ -57,12 +103,27 @@ def test_a_missing_key(key: str) -> None:
         ({"time_zone": "Asia/Tokio"}, "key 'time_zone': 'Asia/Tokio' is no time zone; write one such as Asia/Tokyo"),
         ({"timestamps": "../etc"}, "key 'timestamps': '../etc' is no time zone"),
         ({"time_zone": ""}, "key 'time_zone': '' is no time zone"),
+        ({"include": [{"kind": "table", "name": "a"}]}, "key 'include.0.kind': "),
+        ({"include": [{"kind": "view"}]}, "key 'include.0.name' is missing; add it"),
         ({"name": "BC 004"}, "key 'name': "),
         ({"tables": []}, "key 'tables': "),
         ({"tables": "teams"}, "key 'tables': "),
         ({"tables": ["x" * 64]}, "key 'tables.0': "),
         ({"objectives": {"rto": "soon", "rpo": "4 hours"}}, "key 'objectives.rto': "),
         ({"objectives": {"rto": "4 hours"}}, "key 'objectives.rpo' is missing; add it"),
+        ({"objectives": GROUPED | {"groups": [{"tables": ["b"], "rto": "1 hour", "rpo": "1 hour"}]}},
+         "objectives.groups names b, which `tables` does not; correct the value"),
+        ({"objectives": GROUPED | {"groups": [{"tables": ["a"], "rto": "1 hour", "rpo": "1 hour"}] * 2}},
+         "objectives.groups names a twice"),
+        (
+            {"objectives": GROUPED | {"groups": [{"tables": ["a"], "rto": "1 hour"}]}},
+            "key 'objectives.groups.0.rpo' is missing; add it",
+        ),
+        ({"clean_up": [{"table": "a", "clock": {"any": ["x"], "each": ["y"]}, "keep": "1 year"}]},
+         "key 'clean_up.0.clock': name a column, or with `any` or with `each` several: {any: [ended_at, deleted_at]}"),
+        ({"clean_up": [{"table": "a", "clock": {}, "keep": "1 year"}]}, "key 'clean_up.0.clock': name a column, or with `any`"),
+        ({"clean_up": [{"table": "a", "clock": {"each": ["x", "x"]}, "keep": "1 year"}]}, "x and x names a column twice"),
+        ({"clean_up": [{"table": "a", "clock": ["x"], "keep": "1 year"}]}, "key 'clean_up.0.clock': "),
         ({"partitions": [PARTITIONS | {"period": "week"}]}, "key 'partitions.0.period': "),
         ({"partitions": [PARTITIONS | {"name": "v"}]}, "key 'partitions.0': 'v' names several partitions of a year alike"),
         ({"partitions": [PARTITIONS | {"name": "v_{Year}"}]}, "'v_{Year}' has other places than {year}, {month:02} and {quarter}"),
@@ -98,3 +159,22 @@ def test_no_yaml(text: str, said: str) -> None:
 def test_a_folder_without_the_file(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=rf"{tmp_path}: no context.yaml there"):
         read_context_folder(tmp_path)
+
+
+def documented(name: str) -> tuple[list[Any], list[str]]:
+    """Return the examples of a document on the keys, and the clocks that its table has."""
+    text = (PROJECT / "docs" / name).read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    return blocks, re.findall(r"^\| `([^`]+)` \| ", text, re.MULTILINE)
+
+
+def test_what_the_documents_show_is_taken_and_both_languages_show_the_same() -> None:
+    blocks, clocks = documented("context.md")
+    assert documented("context.ja.md") == (blocks, clocks)
+    keys = {key: value for block in blocks for key, value in block.items()}
+    rules = [{"table": "teams", "clock": yaml.safe_load(clock), "keep": "1 year"} for clock in clocks if clock != "clock"]
+    tables = ["policy_violations", "sales", "teams", "team_members"]
+    found = parse_context(yaml.safe_dump(MINIMAL | keys | {"tables": tables, "clean_up": rules}), "x")
+    assert [one.values for one in found.partitions] == [None, "{year}-{month:02}"]
+    assert [one.clock.said for one in found.clean_up] == ["left_at", "left_at or deleted_at", "ended_on and last_used_at"]
+    assert (found.objectives.rto, found.objectives.rpo) == (timedelta(hours=2), timedelta(hours=1))

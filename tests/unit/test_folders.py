@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.folders import MARKER, private_folder, sweep
-from tasks.runs import FOLDERS
+from tasks.core.run.folders import MARKER, private_folder, sweep
+from tasks.run.run import FOLDERS
 
 NAME = "bc-004-20251103020000-3f9c"
 OTHER = "bc-004-20251103020000-aaaa"

@@ -13,26 +13,29 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.core.bases import parse_block_rows
-from tasks.core.blocks import MOST_COUNTS, parse_lines
+from tasks.core.backup.differential import parse_block_rows
+from tasks.core.backup.restore_script import restore_script
 from tasks.core.calendar import before
-from tasks.core.checks import parse_checks
+from tasks.core.checks.definition import parse_checks
 from tasks.core.context import parse_context
-from tasks.core.drills import DrillRecord
+from tasks.core.database.objects import InventoryItem
 from tasks.core.errors import BadInput, DamagedSet
-from tasks.core.kinds import Kind
-from tasks.core.manifest import Manifest, Relation, parse_manifest, render_manifest
-from tasks.core.marks import CleanedMark, DamagedMark, ThawMark, parse_mark
-from tasks.core.order import newest_first
-from tasks.core.programs import Program, unsafe_programs
-from tasks.core.records import parse_record
-from tasks.core.report import local_time
-from tasks.core.sources import RowSource, digest_sources
+from tasks.core.postgres.programs import Program, unsafe_programs
+from tasks.core.report.markdown import local_time
+from tasks.core.restore.drill import DrillRecord
+from tasks.core.rows.file_blocks import MOST_COUNTS, parse_lines
+from tasks.core.rows.sources import RowSource, digest_sources
+from tasks.core.rows.unpacking import blocks_of
+from tasks.core.sets.manifest import Manifest, Relation
+from tasks.core.sets.manifest_file import parse_manifest, render_manifest
+from tasks.core.sets.marks import CleanedMark, DamagedMark, ThawMark, parse_mark
+from tasks.core.sets.name import Kind
+from tasks.core.sets.order import newest_first
+from tasks.core.sets.records import parse_record
 from tasks.core.spelling import PRIMARY_KEY, TYPE, foreign_key_of, is_qualified
-from tasks.core.stored import restore_script
-from tasks.core.unpacking import blocks_of
-from tests.hostile import HOSTILE, Place, at, canonical, leaves, replaced
-from tests.unit import samples
+from tests.support import samples
+from tests.support.hostile import HOSTILE, Place, at, leaves, replaced
+from tests.support.manifests import canonical
 
 CONTEXT = Path(__file__).parents[2] / "deployments" / "contexts" / "bc-004" / "context.yaml"
 FULL = samples.manifest(
@@ -76,7 +79,7 @@ def use(manifest: Manifest) -> None:
         local_time(instant, manifest.zone)
         before(instant, "30 days", manifest.zone)
     assert (manifest.rows, manifest.bytes, manifest.cleaned_table) is not None
-    assert "\0" not in restore_script(manifest, [("ENCODING", manifest.database.encoding)])
+    assert "\0" not in restore_script(manifest, [("ENCODING", manifest.database.encoding)], "s, public")
 
 
 @settings(max_examples=600, deadline=None)
@@ -346,19 +349,24 @@ exit 0
 )  # fmt: skip
 def test_no_name_breaks_out_of_the_script(name: str, tmp_path: Path) -> None:
     role = samples.OWNER.model_copy(update={"name": name})
-    names = {"namespace": name, "name": name, "columns": [name]}
+    quoted = '"' + name.replace('"', '""') + '"'
+    names = {"namespace": name, "name": name, "columns": [name], "parent": f"{name}.{name}"}
     relation = samples.relation(parts=[samples.stored("data/x.copy.zst")], plain_bytes=0).model_copy(update=names)
+    divided = InventoryItem(
+        kind="partitioned table", name=f"{quoted}.{quoted}", parent="", columns="", state=f"owner {name} | key HASH (k)"
+    )
     key = samples.KEY.model_copy(update={"table": '"' + name.replace('"', '""') + '"'})
     database = samples.manifest().database.model_copy(update={"owner": name, "settings": [f"a.b={name}"], "collate": name})
     manifest = samples.manifest(relations=[relation]).model_copy(
         update={
-            "roles": [role], "database": database, "outbound_keys": [key],
+            "roles": [role], "database": database, "outbound_keys": [key], "inventory": [divided],
             "views": [one.model_copy(update={"namespace": name, "name": name}) for one in samples.manifest().views],
             "sequences": [one.model_copy(update={"namespace": name, "name": name}) for one in samples.manifest().sequences],
         }
     )  # fmt: skip
     options = [("ENCODING", "UTF8"), ("LC_COLLATE", name)]
-    (tmp_path / "restore.sh").write_text(restore_script(manifest, options))
+    (tmp_path / "restore.sh").write_text(restore_script(manifest, options, name))
+    (tmp_path / "schema.list").write_text(f"215; 1259 16385 TABLE public {name} owner\n")
     (tmp_path / "bin").mkdir()
     for program in ("psql", "createdb", "pg_restore", "zstd"):
         (tmp_path / "bin" / program).write_text(STUB)

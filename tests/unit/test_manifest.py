@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tasks.core.errors import DamagedSet
-from tasks.core.manifest import Manifest, StoredObject, parse_manifest, render_manifest
-from tests.unit.samples import manifest, relation, snapshot, stored
+from tasks.core.sets.manifest import Manifest, StoredObject
+from tasks.core.sets.manifest_file import parse_manifest, render_manifest
+from tests.support.samples import manifest, relation, snapshot, stored
 
 WRITTEN = render_manifest(manifest())
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)

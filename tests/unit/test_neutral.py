@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tasks.core.context import CONTEXT_FILE, parse_context
+from tests.support import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / "deployments" / "contexts" / "bc-004"
 EXAMPLE = PROJECT / "deployments" / "example"
 MODULES = sorted(path for package in ("flows", "tasks", "blocks") for path in (PROJECT / package).rglob("*.py"))

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.calendar import MONTHS, next_start, parse_instant, start_of
-from tasks.core.context import PartitionRule
-from tasks.core.partition_sql import range_bound
-from tasks.core.partitions import Partition, due, parse_bound, spell_end, wanted
-from tasks.core.thaws import TIERS, deadline, fitting_tier, possible_tier, usual_time
+from tasks.core.context_keys import PartitionRule
+from tasks.core.partitions.timeline import Partition, due, parse_bound, spell_end, wanted
+from tasks.core.sets.thaw import TIERS, deadline, fitting_tier, possible_tier, usual_time
+from tasks.core.sql.partitions import range_bound
 
 TOKYO = ZoneInfo("Asia/Tokyo")
 NAMES = {"year": "v_{year}", "month": "v_{year}_{month:02}", "quarter": "v_{year}q{quarter}"}

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core import programs
 from tasks.core.errors import BadInput, ProgramFailed
-from tasks.core.phases import Phases
-from tasks.core.programs import Program, Running, find_program
+from tasks.core.postgres import programs
+from tasks.core.postgres.programs import Program, Running, find_program
+from tasks.core.run.phases import Phases
 
 
 def install(folder: Path, version: str, name: str = "pg_dump") -> Path:

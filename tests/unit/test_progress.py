@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.progress import ALMOST, Item, Look, Tally
-from tasks.core.report import progress_line, progress_outcome
+from tasks.core.run.progress import ALMOST, Item, Look, Tally, progress_line, progress_outcome
 
 NOON = datetime(2025, 11, 3, 12, tzinfo=UTC)
 TOKYO = ZoneInfo("Asia/Tokyo")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.core.recovery_point import RecoveryPoint, State, exposure, report, verdict
+from tasks.core.watch.recovery_point import RecoveryPoint, State, exposure, report, verdict
 
 MIDNIGHT = datetime(2025, 11, 3, tzinfo=UTC)
 RPO, EVERY = timedelta(hours=4), timedelta(minutes=15)

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -12,14 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.checks import Finding, Severity, Verdict
-from tasks.core.context import Contact
-from tasks.core.drills import DrillRecord
-from tasks.core.exercise import Exercise, Outcome
-from tasks.core.manifest import Manifest
-from tasks.core.pictures import against_limit, bars
-from tasks.core.recovery_report import Purpose, RecoveryFacts, record_of, recovery_report, recovery_verdict
-from tests.unit.samples import INSTANT, manifest
+from tasks.core.checks.definition import Finding, Severity, Verdict
+from tasks.core.context_keys import Contact
+from tasks.core.database.objects import LeftOut
+from tasks.core.report.charts import against_limit, bars
+from tasks.core.restore.drill import DrillRecord
+from tasks.core.restore.report import Purpose, RecoveryFacts, record_of, recovery_report, recovery_verdict
+from tasks.core.restore.trigger_result import Exercise, Outcome, writes_to_do
+from tasks.core.sets.manifest import Manifest
+from tests.support.samples import INSTANT, manifest
 
 SET = "bc-004_full_20251103_020000_3f9c"
 STARTED = INSTANT + timedelta(minutes=12, seconds=31)
@@ -33,6 +35,7 @@ STALE = Finding("view mv is current", Severity.WARNING, Verdict.WARNING, 1, ["te
 FINE = Finding("teams", Severity.ERROR, Verdict.OK)
 RAN = Exercise("public.teams", "UPDATE", ["teams_updated"], Outcome.RAN, "")
 BROKEN = Exercise("public.teams", "DELETE", ["keep", "count"], Outcome.FAILED, "function other() does not exist")
+OTHERS = [Exercise(f"public.t{number}", "INSERT", [], Outcome.FAILED, "no") for number in range(3)]
 BROKEN_LINE = "DELETE on public.teams (keep, count): function other() does not exist"
 PROVEN: dict[str, Any] = {
     "purpose": Purpose.DRILL, "started": STARTED, "path": f"s3://b/bc-004/daily/{SET}", "phases": PHASES,
@@ -106,6 +109,17 @@ def section(text: str, title: str) -> str:
          f"PASS: {REACHED}; {REHEARSED}; integrity checks failed (2 checks)"),
         ({"findings": [FINE, STALE]}, f"PASS: {REACHED}; {REHEARSED}"),
         ({"exercises": [RAN, BROKEN]}, f"FAIL: 1 triggers do not run, {REACHED}; {REHEARSED}"),
+        # A database that is back is back, and does not pass if it takes no writes.
+        ({"exercises": [RAN, BROKEN], "purpose": Purpose.COPY},
+         f"RECOVERED, WRITES FAIL: public.teams: function other() does not exist; restored in 0:00:48, 2 relations identical; "
+         f"{RESTORED}"),
+        ({"exercises": [BROKEN, replace(BROKEN, event="INSERT"), *OTHERS], "purpose": Purpose.RECOVERY, "newest": False},
+         f"RECOVERED, WRITES FAIL: public.teams: function other() does not exist; public.t0: no; public.t1: no; and 1 more; "
+         f"RTO 0:00:48 of 4:00:00, 2 relations identical; {RESTORED}"),
+        ({"exercises": [BROKEN], "purpose": Purpose.RECOVERY, "proven": False, "failure": "it is not"}, "FAIL: it is not"),
+        ({"exercises": [RAN, OTHERS[0]]}, f"FAIL: 1 writes fail, {REACHED}; {REHEARSED}"),
+        ({"exercises": [RAN, replace(BROKEN, outcome=Outcome.NOT_TRIED)]},
+         f"PASS: {REACHED}; {REHEARSED}; 1 writes could not be tried"),
         # Failed before the end: nothing is said to be reached.
         ({"failure": "the disk is full", "proven": False}, "FAIL: the disk is full"),
         ({"failure": "no backup set", "proven": False, "manifest": None, "database": None, "phases": {}},
@@ -127,7 +141,8 @@ def test_of_a_copy_nothing_was_promised() -> None:
 @pytest.mark.parametrize("purpose", Purpose)
 @pytest.mark.parametrize("changes", [{"failure": "f"}, {"differences": ["d"]}, {"exercises": [BROKEN]}])
 def test_no_restore_passes_with(purpose: Purpose, changes: dict[str, Any]) -> None:
-    assert recovery_verdict(facts(purpose=purpose, **changes)).startswith("FAIL: ")
+    assert recovery_verdict(facts(purpose=purpose, **changes)).startswith(("FAIL: ", "RECOVERED, WRITES FAIL: "))
+    assert facts(purpose=purpose, **changes).problems
 
 
 @given(
@@ -166,9 +181,9 @@ def test_what_failed_comes_first() -> None:
     )  # fmt: skip
     assert text.startswith("# FAIL\n\n**the session was lost")
     assert headings(text) == [
-        "What failed", "Differences from the backup", "Triggers that do not run", "Sets that were passed over",
+        "What failed", "Differences from the backup", "Writes that fail", "Sets that were passed over",
         "The source was already inconsistent (rows are those of the backup)", "What a human still has to do", "Objectives",
-        "Phases", "Integrity checks: 1 ok, 1 FAILED, 1 warning", "Triggers, fired and rolled back",
+        "Phases", "Integrity checks: 1 ok, 1 FAILED, 1 warning", "Writes, with what they let run, rolled back",
         "Relations, each compared by rows and digest and found identical", "The last drills", "Left by earlier runs, and removed",
         "Warnings of the backup", "Contacts",
     ]  # fmt: skip
@@ -176,7 +191,7 @@ def test_what_failed_comes_first() -> None:
     for title, lines in {
         "What failed": ["the session was lost"],
         "Differences": DIFFERENCES,
-        "Triggers that do not run": [BROKEN_LINE],
+        "Writes that fail": [BROKEN_LINE],
         "Sets that were": ["s3://b/newer: damaged"],
         "What a human": ["make the key"],
         "Left by": ["bc-004_drill_0000"],
@@ -222,7 +237,7 @@ def test_the_load_of_each_relation_is_told() -> None:
 
 
 def test_triggers_are_told_one_by_one() -> None:
-    text = section(report(exercises=[RAN, BROKEN]), "Triggers, fired and rolled back")
+    text = section(report(exercises=[RAN, BROKEN]), "Writes, with what they let run, rolled back")
     assert "| public.teams | UPDATE | teams_updated | ran |  |" in text
     assert "| public.teams | DELETE | keep, count | FAILED | function other() does not exist |" in text
 
@@ -326,3 +341,33 @@ def test_names_in_another_script_need_no_font() -> None:
 def test_any_time_can_be_drawn_against_the_limit(seconds: float) -> None:
     (picture,) = pictures(against_limit("a", [(STARTED, seconds, seconds <= 14_400)], 14_400))
     assert "limit" in words(picture)
+
+
+# What a write that fails leaves to do.
+
+
+@pytest.mark.parametrize(
+    ("note", "remedy"),
+    [
+        ('relation "users" does not exist (42P01)', "public.users of another context comes with that context's own recovery"),
+        ('relation "audit.log" does not exist (42P01)', "make what is left out of the backup, see below: table audit.log;"),
+        ("function unaccent(text) does not exist (42883)",
+         "make what is left out of the backup, see below: table audit.log, extension lib;"),
+        ("permission denied for schema x (42501)",
+         "make what is left out of the backup, see below: table audit.log, extension lib;"),
+    ],
+)  # fmt: skip
+def test_what_brings_back_what_a_write_needs(note: str, remedy: str) -> None:
+    named = [
+        LeftOut(name=name, why="the code of function f() names it", statements="") for name in ("table audit.log", "extension lib")
+    ]
+    other = LeftOut(name="publication p", why="it is the whole database's, not the context's", statements="")
+    one = sample().model_copy(update={"by_hand": [*named, other]})
+    (said,) = writes_to_do([RAN, replace(BROKEN, note=note)], one)
+    assert said.startswith(f"DELETE on public.teams (keep, count): {note}; {remedy}")
+    assert said.endswith("until then such writes fail")
+
+
+def test_what_nobody_knows_the_name_of_is_told_all_the_same() -> None:
+    (said,) = writes_to_do([BROKEN], sample())
+    assert "make, or grant, what it names: an extension, or another context's object" in said

@@ -4,9 +4,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tasks.core import report
-from tasks.core.checks import Finding, Severity, Verdict
-from tests.unit.samples import manifest
+from tasks.core.backup.report import backup_report, relation_rows
+from tasks.core.checks.definition import Finding, Severity, Verdict
+from tasks.core.checks.report import checks_report, checks_verdict, finding_line
+from tasks.core.report import markdown
+from tests.support.samples import manifest
 
 ZONE = ZoneInfo("Asia/Tokyo")
 
@@ -16,7 +18,7 @@ ZONE = ZoneInfo("Asia/Tokyo")
     [(0, "0.0 s"), (0.04, "0.0 s"), (119.94, "119.9 s"), (120, "0:02:00"), (3661.4, "1:01:01"), (90000, "1 day, 1:00:00")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert report.duration(seconds) == text
+    assert markdown.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,7 @@ def test_durations(seconds: float, text: str) -> None:
     ],
 )  # fmt: skip
 def test_objectives_are_told_by_the_clock(seconds: float, text: str) -> None:
-    assert report.clock(seconds) == text
+    assert markdown.clock(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -35,38 +37,38 @@ def test_objectives_are_told_by_the_clock(seconds: float, text: str) -> None:
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (1_500_000, "1.5 MB"), (2 * 10**12, "2.0 TB"), (10**16, "10000.0 TB")],
 )
 def test_sizes(count: int, text: str) -> None:
-    assert report.size(count) == text
+    assert markdown.size(count) == text
 
 
 def test_instants_are_told_in_the_contexts_zone() -> None:
-    assert report.local_time(manifest().snapshot.instant, ZONE) == "2025-11-03 02:00:00 JST"
+    assert markdown.local_time(manifest().snapshot.instant, ZONE) == "2025-11-03 02:00:00 JST"
 
 
 def test_cells_do_not_break_a_table() -> None:
-    text = report.table(["a", "b"], [("x|y", "line\nbreak")], right=[1])
+    text = markdown.table(["a", "b"], [("x|y", "line\nbreak")], right=[1])
     assert text == "| a | b |\n| --- | ---: |\n| x\\|y | line break |"
 
 
 def test_a_section_without_lines_is_left_out_or_says_so() -> None:
-    assert report.section("T", []) == ""
-    assert report.section("T", [], "Nothing.\n") == "## T\n\nNothing.\n\n"
-    assert report.section("T", ["a", "b"]) == "## T\n\n- a\n- b\n"
+    assert markdown.section("T", []) == ""
+    assert markdown.section("T", [], "Nothing.\n") == "## T\n\nNothing.\n\n"
+    assert markdown.section("T", ["a", "b"]) == "## T\n\n- a\n- b\n"
 
 
 def test_a_backups_report() -> None:
     one = manifest(warnings=["trigger t is DISABLED"])
-    text = report.backup_report(one, "s3://b/bc-004/daily/x", 12.34, ZONE, off_host=True)
+    text = backup_report(one, "s3://b/bc-004/daily/x", 12.34, ZONE, off_host=True)
     assert text.startswith("# STORED\n")
     assert one.id in text.split("\n")[2] and "1,000,003 rows" in text and "1 warnings" in text
     assert text.index("trigger t is DISABLED") < text.index("## Relations")
     assert "| public.policy_violations_2025 | 1,000,000 | `0f0f0f0f0f0f…` | 1.5 KB | 0.5 s |" in text
     assert "k of public.teams to public.users" in text
     assert "Not off-host" not in text
-    assert "Not off-host" in report.backup_report(one, "/x", 1, ZONE, off_host=False)
+    assert "Not off-host" in backup_report(one, "/x", 1, ZONE, off_host=False)
 
 
 def test_rows_of_the_table_artifact() -> None:
-    first, second = report.relation_rows(manifest().relations, {"public.teams": 1.234})
+    first, second = relation_rows(manifest().relations, {"public.teams": 1.234})
     assert first == {
         "relation": "public.teams",
         "rows": 3,
@@ -76,7 +78,7 @@ def test_rows_of_the_table_artifact() -> None:
         "digest": "0f" * 16,
     }
     assert second["seconds"] == 0
-    assert report.relation_rows(manifest().relations)[0]["seconds"] == 0.5
+    assert relation_rows(manifest().relations)[0]["seconds"] == 0.5
 
 
 # Integrity checks.
@@ -99,7 +101,7 @@ LEFT = Finding("user", Severity.ERROR, Verdict.NOT_RUN, note="users of another c
     ],
 )
 def test_a_finding_as_a_sentence(finding: Finding, line: str) -> None:
-    assert report.finding_line(finding) == line
+    assert finding_line(finding) == line
 
 
 @pytest.mark.parametrize(
@@ -113,14 +115,14 @@ def test_a_finding_as_a_sentence(finding: Finding, line: str) -> None:
     ],
 )
 def test_verdicts_of_integrity_checks(findings: list[Finding], verdict: str) -> None:
-    assert report.checks_verdict("d", findings) == verdict
+    assert checks_verdict("d", findings) == verdict
 
 
 def test_a_report_of_integrity_checks_says_what_failed_first() -> None:
     findings = [FINE, WARNED, FAILED, LEFT, BROKEN]
-    text = report.checks_report(report.checks_verdict("d", findings), findings)
+    text = checks_report(checks_verdict("d", findings), findings)
     assert text.startswith('# FAIL\n\n**database "d", 5 integrity checks: ')
-    lines = [text.index(f"\n- {report.finding_line(one)}\n") for one in (FAILED, BROKEN, WARNED, LEFT)]
+    lines = [text.index(f"\n- {finding_line(one)}\n") for one in (FAILED, BROKEN, WARNED, LEFT)]
     assert lines == sorted(lines)
     assert text.count("\n- ") == len(lines)
     headings = [text.index(f"\n## {one}\n") for one in ("Failed", "Worth knowing", "All checks")]
@@ -131,6 +133,6 @@ def test_a_report_of_integrity_checks_says_what_failed_first() -> None:
 
 
 def test_a_good_report_of_integrity_checks_has_the_table_alone() -> None:
-    text = report.checks_report(report.checks_verdict("d", [FINE]), [FINE])
+    text = checks_report(checks_verdict("d", [FINE]), [FINE])
     assert text.startswith("# PASS\n") and "## All checks" in text
     assert "## Failed" not in text and "## Worth knowing" not in text

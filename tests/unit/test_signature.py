@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 
 from deployments.sign import make_keys
 from tasks.core.errors import BadInput, DamagedSet, UntrustedSet
-from tasks.core.kinds import Kind
-from tasks.core.manifest import Manifest, parse_manifest, render_manifest, sign_manifest
-from tasks.core.signature import Signer, Trust, key_id, new_key_pair, parse_signing_key, parse_verify_keys
-from tasks.signing_keys import SIGNED_FOR, SIGNING_KEY, VERIFY_KEY, load_signer, load_trust
-from tests.unit.samples import manifest
+from tasks.core.sets.manifest import Manifest
+from tasks.core.sets.manifest_file import parse_manifest, render_manifest, sign_manifest
+from tasks.core.sets.name import Kind
+from tasks.core.sets.signature import SIGNED_FOR, Signer, Trust, key_id, new_key_pair, parse_signing_key, parse_verify_keys
+from tasks.store.signing_keys import SIGNING_KEY, VERIFY_KEY, load_signer, load_trust
+from tests.support.samples import manifest
 
 STORE, COPY = "s3://bucket/prefix", "s3://copy/prefix"
 KEY, OTHER = ed25519.Ed25519PrivateKey.generate(), ed25519.Ed25519PrivateKey.generate()

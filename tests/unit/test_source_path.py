@@ -6,10 +6,12 @@ from typing import Any
 import pglast
 import pytest
 from pglast import ast, enums
-from psycopg.sql import SQL, Composable
+from psycopg.sql import SQL, Composable, Identifier
 
-from tasks.core import merge_sql, partition_sql, removal_sql, source_path, sql
-from tasks.core.merge_sql import EQUAL, Link
+from tasks.core import sql
+from tasks.core.postgres.source_path import source_path_of
+from tasks.core.sql.staging import EQUAL, Link
+from tests.support import samples
 
 # What PostgreSQL looks up by a name that cannot be written with a schema.
 UNNAMEABLE = {
@@ -58,42 +60,63 @@ def _of(node: ast.Node) -> Iterator[str]:
 
 
 CONDITION = SQL("t.v IS NULL").format()
-TABLE = removal_sql.Table(0, "s", "t", ("a", "b"), (EQUAL, "OPERATOR(public.=)"), ("OPERATOR(pg_catalog.>)",) * 2)
-OTHER = removal_sql.Table(1, "s", "u", ("a",), (EQUAL,), ("OPERATOR(pg_catalog.>)",))
+TABLE = sql.clean_up.Table(0, "s", "t", ("a", "b"), (EQUAL, "OPERATOR(public.=)"), ("OPERATOR(pg_catalog.>)",) * 2)
+OTHER = sql.clean_up.Table(1, "s", "u", ("a",), (EQUAL,), ("OPERATOR(pg_catalog.>)",))
 LINK = Link(["a", "b"], ["c", "d"], [EQUAL, EQUAL])
 KEY = {"a": EQUAL, "b": "OPERATOR(public.=)"}
+CLOCK = sql.clean_up.clock_of(TABLE, ["at", "on"], each=True)
 OLD = [
-    removal_sql.is_old("at", "2026-01-01"), removal_sql.is_after("at", TABLE, ["1", "2", "3"]),
-    removal_sql.is_staged(TABLE, [0, 1]), merge_sql.has_values(KEY, [("1", "2"), ("3", "4")]),
-    merge_sql.has_values({"a": EQUAL}, [("1",), ("2",)]), LINK.refers(SQL("c"), SQL("p")),
+    sql.clean_up.is_old({"at": "2026-01-01", "on": "2026-01-02"}, each=False), sql.clean_up.is_after(CLOCK, TABLE, ["1", "2", "3"]),
+    sql.clean_up.is_going(TABLE, SQL("t"), Identifier("going")),
+    sql.deletion.is_staged(TABLE, [0, 1]), sql.key_values.has_values(KEY, [("1", "2"), ("3", "4")]),
+    sql.key_values.has_values({"a": EQUAL}, [("1",), ("2",)]), LINK.refers(SQL("c"), SQL("p")),
 ]  # fmt: skip
+NOTICED = sql.in_place.noticed_rows(0, "s", "t", KEY, acts_on_delete=False, acts_on_update=True)
 QUERY = "SELECT id FROM t WHERE v IS NULL"
 # For each that is marked: what it is called with. Of what people wrote, only that it is wrapped by nothing of ours.
 SAMPLES: dict[Callable[..., Composable], list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
-    merge_sql.merge_rows: [(([(0, "s", "t", ["a", "b"], ["b"]), (1, "s", "u", ["a"], [])],), {})],
-    merge_sql.park_rows: [((0, "s", "t", "a", kind, 30), {}) for kind in ("uuid", "text")],
-    merge_sql.note_broken: [((0, QUERY), {})],
-    merge_sql.find_broken: [((0, QUERY), {"noted": noted}) for noted in (True, False)],
-    merge_sql.hanging_keys: [(((0, 1), ("c", "p"), ["a"], OLD[3], OLD[5]), {})],
-    merge_sql.add_condition: [(("a IS NULL",), {})],
-    removal_sql.mark_old: [((TABLE, "at", OLD, CONDITION, 5), {})],
-    removal_sql.count_old: [((TABLE, OLD), {})],
-    removal_sql.mark_by_condition: [((TABLE, OTHER, CONDITION), {})],
-    removal_sql.roots_not_alone: [((TABLE, OTHER, CONDITION), {})],
-    removal_sql.delete_marked: [(([TABLE, OTHER], [1, 2]), {})],
-    partition_sql.move_rows: [((("s", "t"), ("s", "u"), ["a"], partition_sql.within("a", "1", "2")), {})],
-    sql.copy_rows_in: [(("s", "t", ["a"], "UTF8"), {})],
-    sql.offending_rows: [((QUERY, 5), {})],
-    sql.refresh_view: [(("s", "v"), {"concurrently": True})],
-    sql.touch_row: [(("s", "t", ["a", "b"], "1", "(0,1)"), {})],
-    sql.delete_row: [(("s", "t", "1", "(0,1)"), {})],
-    sql.remember_row: [(("s", "t", "1", "(0,1)"), {})],
-    sql.insert_remembered: [(("s", "t", ["a", "b"], ["b"]), {})],
+    sql.in_place.merge_rows: [(([(0, "s", "t", ["a", "b"], ["b"]), (1, "s", "u", ["a"], [])],), {})],
+    sql.in_place.park_rows: [((0, "s", "t", "a", kind, 30), {}) for kind in ("uuid", "text")],
+    sql.in_place.note_broken: [((0, QUERY), {})],
+    sql.in_place.find_broken: [((0, QUERY), {"noted": noted}) for noted in (True, False)],
+    sql.key_values.hanging_keys: [(((0, 1), ("c", "p"), ["a"], OLD[3], OLD[5]), {})],
+    sql.key_values.add_condition: [(("a IS NULL",), {})],
+    sql.clean_up.mark_old: [((TABLE, CLOCK, OLD, CONDITION, 5), {})],
+    sql.clean_up.count_old: [((TABLE, OLD), {})],
+    sql.clean_up.mark_by_condition: [((TABLE, OTHER, CONDITION), {})],
+    sql.clean_up.roots_not_alone: [((TABLE, OTHER, CONDITION), {})],
+    sql.deletion.delete_marked: [(([TABLE, OTHER], [1, 2]), {})],
+    sql.partitions.move_rows: [
+        ((("s", "t"), ("s", "u"), ["a"], condition), {})
+        for condition in (sql.partitions.within("a", "1", "2"), sql.partitions.among("a", ["1", "2"]))
+    ],
+    sql.rows.analyze_relation: [(("s", "t"), {})],
+    sql.rows.count_rows_and_old: [(("s", "t", 700), {})],
+    sql.prerequisites.explain_delete: [(("s", "t"), {})],
+    sql.prerequisites.explain_update: [(("s", "t", "a"), {})],
+    sql.prerequisites.try_rows: [((0, ["a"], "IU"), {})],
+    sql.staging.create_staging: [((0, "s", "t", ["a", "b", "c"], ["a", "b"], {"b": "s.base"}), {})],
+    sql.staging.find_differences: [((0, "s", "t", ["a", "b"], key, OLD[3]), {}) for key in (KEY, {})],
+    sql.staging.changed_columns: [((0, "s", "t", ["a", "b"]), {})],
+    sql.in_place.lock_leaving_rows: [((0, "s", "t"), {})],
+    sql.in_place.referring_rows: [(("s.u", LINK, NOTICED), {})],
+    sql.neighbours.noticed_values: [((["a"], NOTICED), {})],
+    sql.key_values.create_key_table: [(("s", "t", ["a"]), {})],
+    sql.key_values.absent_values: [(("s", "t", 0, KEY, ("1", "2")), {})],
+    sql.key_values.needed_values: [((0, ("s", "t"), LINK, ("s", "u"), [1]), {})],
+    sql.rows.copy_rows_in: [(("s", "t", ["a"], "UTF8"), {})],
+    sql.checks.offending_rows: [((QUERY, 5), {})],
+    sql.views.refresh_view: [(("s", "v"), {"concurrently": True})],
+    sql.triggers.touch_row: [(("s", "t", ["a", "b"], "1", "(0,1)"), {})],
+    sql.triggers.delete_row: [(("s", "t", "1", "(0,1)"), {})],
+    sql.triggers.remember_row: [(("s", "t", "1", "(0,1)"), {})],
+    sql.triggers.insert_defaults: [(("s", "t"), {})],
+    sql.triggers.insert_remembered: [(("s", "t", ["a", "b"], ["b"]), {})],
 }  # fmt: skip
 
 
 def test_nothing_of_ours_is_looked_up_on_the_path_of_the_source() -> None:
-    assert {*SAMPLES} == {*source_path.BUILDERS}
+    assert {*SAMPLES} == {*sql.source_path.BUILDERS}
     found = {
         builder.__name__: said
         for builder, calls in SAMPLES.items()
@@ -102,9 +125,22 @@ def test_nothing_of_ours_is_looked_up_on_the_path_of_the_source() -> None:
     }
     assert found == {}
     # What gives the path, and takes it back.
-    assert looked_up(source_path.set_path("s, public").as_string()) == []
-    assert looked_up(source_path.OWN_PATH.as_string()) == []
-    assert looked_up(sql.explain_analyze(sql.delete_row("s", "t", "1", "(0,1)")).as_string()) == []
+    assert looked_up(sql.source_path.set_path("s, public").as_string()) == []
+    assert looked_up(sql.source_path.OWN_PATH.as_string()) == []
+    assert looked_up(sql.triggers.explain_analyze(sql.triggers.delete_row("s", "t", "1", "(0,1)")).as_string()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "schema", "path"),
+    [
+        ([], "odd", '"odd", public'), (["work_mem=1MB"], "O d", '"O d", public'),
+        (["work_mem=1MB", 'search_path="$user", lib, public'], "odd", '"odd", "$user", lib, public'),
+        (['search_path=""'], "odd", '"odd", ""'),
+    ],
+)  # fmt: skip
+def test_the_path_of_a_source(settings: list[str], schema: str, path: str) -> None:
+    database = samples.manifest().database.model_copy(update={"settings": settings})
+    assert source_path_of(database, schema) == path
 
 
 @pytest.mark.parametrize(

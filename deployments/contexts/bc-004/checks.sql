@@ -9,6 +9,15 @@
 SELECT u.id AS unit_id, u.parent_unit_id FROM public.organization_units u
 WHERE u.parent_unit_id IS NOT NULL AND NOT EXISTS (SELECT FROM public.organization_units p WHERE p.id = u.parent_unit_id);
 
+-- check: organization_root_unit
+-- severity: error
+-- An organization that has units names one of them as its root, and that one has no parent.
+SELECT o.id AS organization_id, o.root_unit_id FROM public.organizations o
+LEFT JOIN public.organization_units r ON r.id = o.root_unit_id
+WHERE o.deleted_at IS NULL
+  AND EXISTS (SELECT FROM public.organization_units u WHERE u.organization_id = o.id AND u.deleted_at IS NULL)
+  AND (r.organization_id = o.id AND r.parent_unit_id IS NULL) IS NOT TRUE;
+
 -- check: hierarchy_has_its_units
 -- severity: error
 -- Both ends of a row of the closure table exist.

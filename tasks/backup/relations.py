@@ -1,0 +1,145 @@
+"""The rows of a set: every relation dumped and stored, of a differential what changed."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from tasks.backup.objects import store_packed
+from tasks.backup.source import Source
+from tasks.core.backup.differential import Base, BasePart
+from tasks.core.postgres.connection import encoding_of
+from tasks.core.rows.file_blocks import BlockRows
+from tasks.core.rows.job import RowKeys, StreamFacts, StreamJob
+from tasks.core.run.progress import Item
+from tasks.core.sets.manifest import Inherited, Manifest, Relation, StoredObject
+from tasks.core.sets.name import Kind, SetName, upload_class
+from tasks.database.catalog import Member
+from tasks.database.rows import Dumped, dump_table, is_unchanged, runs_code
+from tasks.database.snapshot import Snapshot
+from tasks.run import progress
+from tasks.run.run import Run, spread, step
+from tasks.run.site import Site
+from tasks.sets.upload import upload
+
+
+def store_relations(
+    site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, base: Base | None, only: Mapping[str, RowKeys] | None,
+    like: Manifest | None,
+) -> tuple[list[Relation], dict[str, BlockRows]]:  # fmt: skip
+    """Dump and store every relation that holds rows, the largest first, several at a time; of a full return rows by block.
+
+    How much there is to do is guessed from an earlier set that this one will be `like`.
+    """
+    holding = [one for one in snapshot.members.holding_rows if only is None or one.qualified in only]
+    members = sorted(holding, key=lambda one: source.sizes.get(one.oid, 0), reverse=True)
+    encoding = encoding_of(snapshot.coordinator)
+    sizes = [source.sizes.get(member.oid, 1 << 40) for member in members]
+    with progress.of(run, "dumping and storing", _expected_bytes(members, source, like), site.context.zone, about=True) as items:
+        calls = [
+            (
+                site, run, name, member,
+                stream_job(
+                    site, run, member, snapshot, encoding, count_blocks=name.kind is Kind.FULL,
+                    only=only[member.qualified] if only else None,
+                ),
+                size,
+                base and base.part_of(member.oid, member.relfilenode, member.qualified, member.columns, member.layout),
+                items[member.qualified],
+            )
+            for member, size in zip(members, sizes, strict=True)
+        ]  # fmt: skip
+        stored = spread(run, store_relation, calls, sizes)
+    blocks = {relation.qualified: blocks for relation, blocks in stored if blocks}
+    return sorted((relation for relation, _ in stored), key=lambda relation: relation.oid), blocks
+
+
+def _expected_bytes(members: Iterable[Member], source: Source, like: Manifest | None) -> dict[str, int]:
+    """Return how many bytes of rows each relation may have: what an earlier set had of it, or else its size on disk."""
+    known = like.plain_bytes if like else {}
+    return {one.qualified: known.get(one.qualified, source.sizes.get(one.oid, 0)) for one in members}
+
+
+def stream_job(
+    site: Site, run: Run, member: Member, snapshot: Snapshot, encoding: str, *, count_blocks: bool, only: RowKeys | None
+) -> StreamJob:  # fmt: skip
+    """Return what to stream of one relation, and into which staged file."""
+    file, place = str(_staged_file(site, run, member)), (member.schema, member.name, list(member.columns))
+    return StreamJob(site.database, run.title, *place, encoding, snapshot.name, file, count_blocks, only=only)
+
+
+def _staged_file(site: Site, run: Run, member: Member) -> Path:
+    return run.folder / f"{_file_name(site, member)}.copy.zst"
+
+
+@step(name="back up {member.name}")
+def store_relation(
+    site: Site, run: Run, name: SetName, member: Member, job: StreamJob, size_bytes: int, base: BasePart | None, item: Item
+) -> tuple[Relation, BlockRows | None]:
+    """Dump one relation and store it; nothing but database, store and this machine's staging folder is needed.
+
+    Of a relation that is in the base only the blocks that changed are stored, or nothing if none did.
+    """
+    place, file = f"data/{_file_name(site, member)}", _staged_file(site, run, member)
+    file.unlink(missing_ok=True)
+    if base and runs_code(site.server, job):
+        # What changed cannot be asked by a login that reads more than the owner may: it is stored whole.
+        base = None
+    if base:
+        started = time.monotonic()
+        if is_unchanged(site.server, job, base.blocks):
+            item.known(base.relation.plain_bytes)
+            item.at(base.relation.plain_bytes)
+            return _unchanged(member, base.relation, time.monotonic() - started), None
+        job = replace(job, base=base.blocks)
+    # Rows are chosen by a query, which may run code of the tables' owner.
+    server = site.owners_login if job.only else site.server
+    dumped = dump_table(server, run, job, size_bytes, item.read)
+    facts, parts = dumped.facts, list[StoredObject]()
+    item.known(facts.plain_bytes)
+    inherited = _inherited(site, run, name, place, facts) if base else None
+    if inherited is None or facts.taken:
+        part = StoredObject(path=f"{place}.copy.zst", bytes=facts.bytes, sha256=facts.sha256)
+        sent = partial(item.sent, 2 * facts.bytes)
+        in_class = upload_class(site.context.storage_classes.of(name.kind))
+        parts.append(upload(site.store, run, name, part, file, in_class, sent))
+    item.at(facts.plain_bytes)
+    return _relation(member, dumped, parts, inherited), facts.blocks
+
+
+def _unchanged(member: Member, known: Relation, seconds: float) -> Relation:
+    """Return a relation that has the rows that the base has."""
+    same: dict[str, Any] = {
+        "parent": member.parent,
+        "seconds": round(seconds, 3),
+        "parts": [],
+        "inherited": Inherited(rows=known.rows),
+    }
+    return known.model_copy(update=same)
+
+
+def _inherited(site: Site, run: Run, name: SetName, place: str, facts: StreamFacts) -> Inherited | None:
+    """Store which lines of the base are not among the relation's rows; None if none are left."""
+    rows = facts.rows - facts.taken
+    if not rows:
+        return None
+    path, text = f"{place}.left-out.zst", facts.left_out.encode()
+    return Inherited(rows=rows, left_out=store_packed(site, run, name, path, text) if facts.left_out else None)
+
+
+def _file_name(site: Site, member: Member) -> str:
+    names = [member.name] if member.schema == site.context.namespace else [member.schema, member.name]
+    return ".".join(quote(name, safe="").replace(".", "%2E") for name in names)
+
+
+def _relation(member: Member, dumped: Dumped, parts: list[StoredObject], inherited: Inherited | None) -> Relation:
+    facts = dumped.facts
+    return Relation(
+        schema=member.schema, name=member.name, parent=member.parent, oid=member.oid, relfilenode=member.relfilenode,
+        columns=list(member.columns), types=list(member.types), layout=member.layout,
+        rows=facts.rows, digest=facts.digest,
+        plain_bytes=facts.plain_bytes, seconds=round(dumped.seconds, 3), parts=parts, inherited=inherited,
+    )  # fmt: skip

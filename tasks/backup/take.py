@@ -1,0 +1,210 @@
+"""Taking a backup set: one snapshot, everything stored, and the manifest that commits it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from prefect import get_run_logger
+
+from tasks.backup.large_objects import add_large_objects
+from tasks.backup.relations import store_relations, stream_job
+from tasks.backup.schema import part_of_context, store_schema, store_script
+from tasks.backup.source import Source, check_source, snapshot_facts
+from tasks.core.backup.differential import Base, misfit, parse_block_rows
+from tasks.core.backup.row_loss import archived_since, cleaned_since, losses_between
+from tasks.core.calendar import parse_instant
+from tasks.core.errors import BadInput, MovedSnapshot
+from tasks.core.postgres.connection import encoding_of
+from tasks.core.rows.file_blocks import BlockRows
+from tasks.core.rows.job import RowKeys
+from tasks.core.run.clock import now
+from tasks.core.sets.histories import find_dispute, forked, next_number
+from tasks.core.sets.manifest import Manifest, Relation
+from tasks.core.sets.name import Kind, new_set_name, upload_class
+from tasks.database import catalog
+from tasks.database.locks import context_lock
+from tasks.database.rows import is_unchanged
+from tasks.database.snapshot import Snapshot, take_snapshot
+from tasks.run.retries import again_on, persistent
+from tasks.run.run import Run
+from tasks.run.site import Site
+from tasks.sets.choose import departed_sets, newest_full, newest_trusted
+from tasks.sets.large_objects import fetch_index
+from tasks.sets.listing import Listing, list_sets
+from tasks.sets.manifest import name_of, read_base
+from tasks.sets.marks import hold
+from tasks.sets.stage import fetch, unpack_file
+from tasks.sets.upload import missing_class, publish
+from tasks.store.address import StoreAddress
+from tasks.store.signing_keys import SIGNING_KEY, VERIFY_KEY
+
+SNAPSHOT_TRIES = 4
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """Why a set is taken: what it is called, until when it must be kept, and whether rows that are gone are meant to be.
+
+    `sort` is the kind, or the name of the long-term job; `only` has the rows to take of each relation, where that is not all.
+    """
+
+    label: str | None = None
+    keep_until: datetime | None = None
+    accept_losses: bool = False
+    sort: str = Kind.FULL
+    only: Mapping[str, RowKeys] | None = None
+
+
+def occasion(site: Site, run: Run, label: str | None, keep_until: str | None, *, accept_losses: bool) -> Occasion:
+    """Return why a set is taken, as an operator said it.
+
+    Raises:
+        BadInput: keep_until is no instant, or is past.
+    """
+    until = parse_instant(keep_until, site.context.zone) if keep_until else None
+    if until and until <= run.started:
+        raise BadInput(f'keep_until "{keep_until}" is past; name an instant to come')
+    return Occasion(label or None, until, accept_losses)
+
+
+def find_base(site: Site, run: Run) -> Base | None:
+    """Return the newest full that looks whole, with the rows by block that it recorded; None if there is no full at all."""
+    manifest = newest_full(site.store, site.context.name)
+    if manifest is None:
+        return None
+    if manifest.block_rows is None:
+        return Base(manifest, {})
+    stored = manifest.block_rows
+    file = fetch(site.store, name_of(manifest), stored, run.folder / stored.path)
+    blocks = parse_block_rows(unpack_file(file, stored, manifest.id).read_bytes(), f"{stored.path} of {manifest.id}")
+    return Base(manifest, blocks, {one.oid: one for one in fetch_index(site.store, run, manifest)})
+
+
+def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | None = None) -> Manifest:
+    """Take a set of the context under one snapshot, a differential if there is a base that fits, and commit it.
+
+    It starts over when the schema moved meanwhile.
+
+    Raises:
+        BadInput: it would be refused where it is to be read.
+        MovedSnapshot: it moved at every try; nothing is listed.
+    """
+    _require_signer(site.store)
+    require_writable(site, run, Kind.DIFFERENTIAL if base else why.sort)
+    is_full = why.sort == Kind.FULL and not why.accept_losses
+    trusted = newest_trusted(site.store, site.context.name) if is_full else None
+    with hold(site.store, run, [name_of(base.manifest)] if base else []):
+        return again_on(MovedSnapshot, tries=SNAPSHOT_TRIES)(_take)(site, run, source, why, base, trusted)
+
+
+def take_part(part: Site, run: Run, why: Occasion, *, read_others: bool = True) -> Manifest:
+    """Take a set of a part of a context, beside the fulls and differentials: under the context's lock, as a run of its own.
+
+    Raises:
+        BadInput, MovedSnapshot: as check_source and take_set.
+    """
+    source = check_source(part, run, read_others=read_others)
+    with context_lock(part.server, part.context.name, run.title):
+        manifest = take_set(part, run.another(), source, why)
+    for warning in missing_class(part.store, part.context.storage_classes, manifest.kind):
+        get_run_logger().warning("%s: %s", manifest.id, warning)
+    return manifest
+
+
+@persistent
+def require_writable(site: Site, run: Run, sort: str) -> None:
+    """Find out before anything is dumped whether the store takes a set of a kind.
+
+    Raises:
+        BadInput: it does not.
+    """
+    name = new_set_name(site.context.name, sort, run.started, site.context.zone, run.id)
+    site.store.opened.require_writable(f"{name.folder}/probe", upload_class(site.context.storage_classes.of(name.kind)))
+
+
+def _require_signer(store: StoreAddress) -> None:
+    """Refuse to take a set that every restore with these settings would refuse."""
+    if store.trust.refuses_unsigned and store.signer is None:
+        raise BadInput(
+            f"{VERIFY_KEY} is set and {SIGNING_KEY} is not: the set would not be signed, and be refused by every restore; "
+            f"set {SIGNING_KEY}, or neither"
+        )
+
+
+def _take(
+    site: Site, run: Run, source: Source, why: Occasion, base: Base | None, trusted: Manifest | None
+) -> Manifest:  # fmt: skip
+    # Listed before the snapshot is taken: what is there now is older than it.
+    known = list_sets(site.store, site.context.name)
+    with take_snapshot(site, run, source.pg_dump, source.unreadable) as snapshot:
+        unfit = base and _misfit(base, source, snapshot)
+        fitting = None if unfit else base
+        sort = Kind.DIFFERENTIAL if fitting else why.sort
+        name = new_set_name(site.context.name, sort, snapshot.instant, site.context.zone, run.id)
+        like = base.manifest if base else trusted
+        part = part_of_context(site, run, source, snapshot)
+        relations, blocks = store_relations(site, run, name, snapshot, source, fitting, why.only, like)
+        manifest = store_schema(site, run, name, snapshot, source, relations, blocks, fitting, part)
+        manifest = add_large_objects(site, run, name, snapshot, manifest, fitting, why.only)
+        place = _place(site, run, known, snapshot, manifest, blocks)
+        snapshot.require_flushed(site, run)
+        snapshot.require_held()
+    losses = _losses(site, trusted, relations) if trusted else []
+    instead = f"{base.manifest.id} is no base: {unfit}" if base and unfit else None
+    said = {"label": why.label, "keep_until": why.keep_until, "losses": losses, "instead": instead, "finished": now()}
+    manifest = manifest.model_copy(update=said | place)
+    # It may have expired before it was held.
+    read_base(site.store, manifest)
+    # Last of all, because of a folder that has it everybody believes that its manifest was lost, not never written.
+    manifest = store_script(site, run, name, manifest, source, fitting)
+    publish(site.store, run, name, manifest)
+    return manifest
+
+
+def _place(
+    site: Site, run: Run, known: Listing, snapshot: Snapshot, manifest: Manifest, blocks: dict[str, BlockRows]
+) -> dict[str, Any]:  # fmt: skip
+    """Return the number of a set among the context's, and which sets are found to be of another history."""
+    number = next_number(known.manifests, known.adopted)
+    aside = find_dispute(known.manifests, known.adopted, manifest.snapshot, number)
+    base = next((one.usable for one in known.sets if one.usable and one.name.kind is Kind.FULL), None)
+    if aside is None and base and manifest.kind is Kind.FULL:
+        aside = forked(_other_rows(site, run, snapshot, base, manifest, blocks), base, number)
+    return {"number": number, "aside": aside}
+
+
+def _other_rows(
+    site: Site, run: Run, snapshot: Snapshot, base: Manifest, manifest: Manifest, blocks: dict[str, BlockRows]
+) -> list[str]:  # fmt: skip
+    """Return the relations of which a differential would inherit a full's rows, although they have others now.
+
+    Every row was read anyhow; only those relations are counted that have another digest.
+    """
+    if misfit(base, manifest.snapshot, snapshot.xmax, manifest.database.oid, manifest.inventory):
+        return []
+    then = {one.qualified: one for one in base.relations}
+    counts = Base(base, {name: BlockRows.of(0, [then[name].rows]) for name in blocks if name in then})
+    encoding, found = encoding_of(snapshot.coordinator), list[str]()
+    digests = {one.qualified: one.digest for one in manifest.relations}
+    for member in snapshot.members.holding_rows:
+        part = counts.part_of(member.oid, member.relfilenode, member.qualified, member.columns, member.layout)
+        if part and part.relation.digest != digests.get(member.qualified, part.relation.digest):
+            job = stream_job(site, run, member, snapshot, encoding, count_blocks=False, only=None)
+            found += [member.qualified] if is_unchanged(site.server, job, part.blocks) else []
+    return found
+
+
+def _losses(site: Site, trusted: Manifest, relations: list[Relation]) -> list[str]:
+    share = site.context.max_row_loss
+    if not losses_between(trusted, relations, share):
+        return []
+    archives, cleaned = departed_sets(site.store, site.context.name)
+    return losses_between(trusted, relations, share, archived_since(trusted, archives), cleaned_since(trusted, cleaned))
+
+
+def _misfit(base: Base, source: Source, snapshot: Snapshot) -> str | None:
+    if not base.blocks:
+        return "it did not count rows by block"
+    database = catalog.read_database(snapshot.coordinator)
+    return misfit(base.manifest, snapshot_facts(source, snapshot), snapshot.xmax, database.oid, snapshot.inventory)

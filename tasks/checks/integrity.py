@@ -1,0 +1,283 @@
+"""Integrity checks of a database: those of the context's file, and those made from the catalog.
+
+Everything is read in one READ ONLY transaction under one snapshot; a check that takes too long or fails is a finding itself.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+
+import psycopg
+from prefect import get_run_logger
+from psycopg import IsolationLevel
+from psycopg.sql import Composed
+
+from tasks.core import sql
+from tasks.core.checks.definition import CHECKS_FILE, Check, Finding, Severity, Verdict, judge, parse_checks, summary
+from tasks.core.context import Context
+from tasks.core.context_keys import PartitionRule
+from tasks.core.partitions.periods import spell_instant
+from tasks.core.postgres.connection import Connection, Server, connect
+from tasks.core.postgres.messages import message_of
+from tasks.core.postgres.source_path import execute_written, read_source_path
+from tasks.database import catalog
+from tasks.database.catalog import Members
+from tasks.run.run import Run, step
+
+AHEAD = timedelta(days=30)
+PERIOD = {"month": timedelta(days=31), "quarter": timedelta(days=92), "year": timedelta(days=366)}
+WITNESSES = ("objects of the newest backup", "rows of the newest backup", "definitions of the newest backup")
+SAMPLE_ROWS = 5
+
+
+@step
+def run_checks(
+    server: Server, database: str, run: Run, context: Context, files: dict[str, str], timeout_seconds: float, instant: datetime,
+    loader: Server | None = None, without_loader: str = "no login for the code of the tables' owner was looked for",
+    unfit: Mapping[str, str] | None = None,
+) -> list[Finding]:  # fmt: skip
+    """Run the checks of the context's file and of the catalogue, each limited in time, as of an instant.
+
+    Those that are `unfit` are not run: why, by name. What may call code of the tables' owner runs as `loader`: the file's checks,
+    those of views and of partitions. What it may not read, and all where there is none (`without_loader` says why), the server's
+    own login reads where PostgreSQL says that the query calls nothing but its own functions.
+
+    Raises:
+        BadInput: the file is wrong, or the database cannot be reached.
+    """
+    own = parse_checks(files.get(CHECKS_FILE, ""), f"{context.name}/{CHECKS_FILE}")
+    settings = sql.session.check_settings(context.timestamps, timeout_seconds)
+    with connect(server, database, run.title) as connection, one_snapshot(connection), ExitStack() as stack:
+        missing = missing_relations(connection, context)
+        there = Check("tables and views are there", Severity.ERROR, "", "A table or view of the context is missing.")
+        present = without_missing(context, missing)
+        members = catalog.read_members(connection, present)
+        path = read_source_path(connection, context.namespace)
+        readers = Readers(server, database, run.title, settings, path, connection, loader, without_loader, stack, unfit or {})
+        connection.execute(settings)
+        findings = [judge(there, len(missing), missing[:SAMPLE_ROWS]), *(readers.run(check, path) for check in own)]
+        for subject, make in _catalogue_checks(connection, present, members, instant).items():
+            findings += _run_made(readers, subject, make)
+    get_run_logger().info("%d checks: %s", len(findings), summary(findings))
+    return findings
+
+
+@dataclass
+class Readers:
+    """The sessions of a run of checks, under one snapshot: of the server's own login, and of the one that runs owners' code."""
+
+    server: Server
+    database: str
+    title: str
+    settings: Composed
+    path: str
+    own: Connection
+    loader: Server | None
+    without_loader: str
+    stack: ExitStack
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    asked: dict[str, bool] = field(default_factory=dict)
+
+    @cached_property
+    def owners(self) -> Connection | None:
+        """The session in which the owners' code may run."""
+        if self.loader is None or self.loader == self.server:
+            return self.own if self.loader else None
+        snapshot = self.own.execute(sql.snapshot.EXPORT_SNAPSHOT).fetchall()[0][0]
+        connection = self.stack.enter_context(connect(self.loader, self.database, self.title))
+        self.stack.enter_context(one_snapshot(connection))
+        connection.execute(sql.snapshot.import_snapshot(snapshot))
+        connection.execute(self.settings)
+        return connection
+
+    @cached_property
+    def _aside(self) -> Connection:
+        """A session that may write, and whose transactions are rolled back: a temporary view shows what a query calls."""
+        return self.stack.enter_context(connect(self.server, self.database, self.title))
+
+    def run(self, check: Check, path: str | None = None) -> Finding:
+        """Run a check that may call code of the tables' owner, as far as some login may; one of the file's with its path."""
+        if absent := _absent(self.own, check, path):
+            return absent
+        reason = self.without_loader
+        if path and check.name in self.unfit:
+            return _broken(check, self.unfit[check.name])
+        if self.owners:
+            try:
+                return _run(self.owners, check, path, raises_denied=True)
+            except psycopg.errors.InsufficientPrivilege as error:
+                if self.owners is self.own:
+                    return _broken(check, message_of(error))
+                reason = message_of(error)
+        said, code, unread = self._look(check)
+        if said:
+            return _broken(check, said)
+        if not code:
+            return _run(self.own, check, path)
+        if unread and self.loader:
+            reason = f'GRANT SELECT ON {", ".join(unread)} TO "{self.loader.user}"'
+        return _broken(check, f"not run: it calls {', '.join(code[:3])}, code of an owner; {reason}")
+
+    def _look(self, check: Check) -> tuple[str, list[str], list[str]]:
+        """Return what is wrong with a check, what it calls besides PostgreSQL's own, and what the loading login may not read."""
+        login = self.loader.user if self.loader else self.own.info.user
+        connection = self._aside
+        with connection.transaction(force_rollback=True):
+            connection.execute(self.settings)
+            try:
+                execute_written(connection, sql.logins.view_of_check(check.query), self.path, prepare=True)
+            except psycopg.Error as error:
+                if connection.broken:
+                    raise
+                return message_of(error), [], []
+            code = [row[0] for row in connection.execute(sql.logins.CODE_OF_CHECK)]
+            read = connection.execute(sql.logins.RELATIONS_OF_CHECK, {"login": login}).fetchall()
+            code += [f"expressions of {name}" for name, _ in read if self._calls_code(connection, name)]
+            return "", code, [name for name, may_read in read if not may_read]
+
+    def _calls_code(self, connection: Connection, name: str) -> bool:
+        """Ask once for each relation: several checks read the same ones."""
+        if name not in self.asked:
+            self.asked[name] = calls_code(connection, name)
+        return self.asked[name]
+
+
+def _broken(check: Check, note: str, seconds: float = 0.0) -> Finding:
+    return Finding(check.name, check.severity, Verdict.BROKEN, note=note, seconds=seconds)
+
+
+# Made from the catalogue alone, or of operators that only a superuser can have made: they call no code of an owner.
+WITHOUT_CODE = frozenset({"objects"})
+
+
+def _run_made(readers: Readers, subject: str, make: Callable[[], Iterable[Check]]) -> list[Finding]:
+    """Ask the catalogue for checks and run them; that it cannot be asked, because a view is locked, say, is a finding."""
+    connection = readers.own
+    try:
+        with connection.transaction():
+            checks = list(make())
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        return [Finding(subject, Severity.ERROR, Verdict.BROKEN, note=message_of(error))]
+    return [_run(connection, check) if subject in WITHOUT_CODE else readers.run(check) for check in checks]
+
+
+def one_snapshot(connection: Connection) -> AbstractContextManager[object]:
+    """Begin a transaction that reads one snapshot and writes nothing."""
+    connection.isolation_level = IsolationLevel.REPEATABLE_READ
+    connection.read_only = True
+    return connection.transaction()
+
+
+def missing_relations(connection: Connection, context: Context) -> list[str]:
+    """Return the tables and views of a context that are not there."""
+    asked = {"schema": context.namespace, "names": [*context.tables, *context.views]}
+    return [row[0] for row in connection.execute(sql.catalog.MISSING_RELATIONS, asked)]
+
+
+def without_missing(context: Context, missing: Iterable[str]) -> Context:
+    """Return the context as far as it is there, so that the rest of it is checked too."""
+    gone = set(missing)
+    present = {kind: [name for name in getattr(context, kind) if name not in gone] for kind in ("tables", "views")}
+    return context.model_copy(update=present)
+
+
+def _absent(connection: Connection, check: Check, path: str | None) -> Finding | None:
+    """Return why a check is not run: a relation of another context that it needs is not here."""
+    absent = [relation for relation in check.needs if not catalog.is_there(connection, relation, path)]
+    note = f"{absent[0]} of another context is not here" if absent else ""
+    return Finding(check.name, check.severity, Verdict.NOT_RUN, note=note) if absent else None
+
+
+def _run(connection: Connection, check: Check, path: str | None = None, *, raises_denied: bool = False) -> Finding:
+    """Run a check; one that people wrote under the path of the source, if it does not name everything with its schema.
+
+    That it may not read something is a finding too, or raised.
+    """
+    started = time.monotonic()
+    try:
+        with connection.transaction():
+            count, sample = offending(connection, check.query, path)
+    except psycopg.Error as error:
+        if connection.broken or (raises_denied and isinstance(error, psycopg.errors.InsufficientPrivilege)):
+            raise
+        return _broken(check, message_of(error), time.monotonic() - started)
+    return judge(check, count, sample, time.monotonic() - started)
+
+
+def _catalogue_checks(
+    connection: Connection, context: Context, members: Members, instant: datetime
+) -> dict[str, Callable[[], Iterable[Check]]]:
+    """Return what makes the checks of each subject."""
+    return {
+        "foreign keys": lambda: _key_checks(connection, members),
+        "objects": lambda: _object_checks(connection, context, members),
+        "views": lambda: _view_checks(connection, context),
+        "partitions": lambda: (
+            check for rule in context.partitions for check in _partition_checks(connection, context, rule, instant)
+        ),
+    }
+
+
+def _key_checks(connection: Connection, members: Members) -> Iterator[Check]:
+    for _, table, key, query in connection.execute(sql.foreign_keys.FOREIGN_KEY_ORPHANS, {"oids": members.oids}).fetchall():
+        yield Check(key_check_name(table, key), Severity.ERROR, query, "A row refers to a row that is not there.")
+
+
+def _object_checks(connection: Connection, context: Context, members: Members) -> Iterator[Check]:
+    views = [row[0] for row in connection.execute(sql.views.VIEW_OIDS, {"schema": context.namespace, "views": context.views})]
+    for name, severity, query, relations, about in (
+        ("triggers enabled", Severity.ERROR, sql.checks.TRIGGERS_OFF, members.oids, "A trigger, or a foreign key, does not act."),
+        ("indexes valid", Severity.ERROR, sql.checks.INDEXES_INVALID, members.oids, "An index is not used; REINDEX or drop it."),
+        ("constraints enforced", Severity.ERROR, sql.checks.CONSTRAINTS_OFF, members.oids, "A constraint lets every row pass."),
+        ("constraints proven", Severity.WARNING, sql.checks.CONSTRAINTS_UNPROVEN, members.oids, "Not every row was checked."),
+        ("views populated", Severity.ERROR, sql.checks.VIEWS_EMPTY, views, "A materialized view was never computed; refresh it."),
+    ):
+        yield Check(name, severity, sql.checks.about(query, relations), about)
+
+
+def _view_checks(connection: Connection, context: Context) -> Iterator[Check]:
+    for view, query in connection.execute(
+        sql.views.STALE_VIEW_ROWS, {"schema": context.namespace, "views": context.views}
+    ).fetchall():
+        yield Check(f"view {view} is current", Severity.WARNING, query, "Rows that a refresh of the view would change.")
+
+
+def key_check_name(table: str, key: str) -> str:
+    """Return what the check of a foreign key is called."""
+    return f"key {table}.{key}"
+
+
+def _partition_checks(connection: Connection, context: Context, rule: PartitionRule, instant: datetime) -> Iterator[Check]:
+    asked = {"schema": context.namespace, "table": rule.table, "column": rule.column}
+    leaves = connection.execute(sql.checks.LEAF_CONSTRAINTS, asked).fetchall()
+    for severity, until, instants in (
+        (Severity.ERROR, f"next {AHEAD.days} days", [instant, instant + AHEAD]),
+        (Severity.WARNING, f"next {rule.period}", [instant + PERIOD[rule.period]]),
+    ):
+        values = [spell_instant(rule, one, context.zone) for one in instants]
+        query = sql.checks.values_without_leaf(rule.column, leaves, values, instants=rule.values is None)
+        about = f"No partition of {rule.table} takes rows of that instant; create it before it comes."
+        yield Check(f"partitions of {rule.table} for the {until}", severity, query.as_string(connection), about)
+
+
+def calls_code(connection: Connection, name: str) -> bool:
+    """Say whether to query a relation, named as SQL does, would run code of its owner."""
+    return bool(connection.execute(sql.logins.CODE_WHEN_PLANNED, {"name": name}).fetchall()[0][0])
+
+
+def offending(connection: Connection, query: str, path: str | None = None) -> tuple[int, list[str]]:
+    """Return how many rows a query finds, and the first few of them as text; what people wrote may need the source's path."""
+    statement = sql.checks.offending_rows(query, SAMPLE_ROWS)
+    # Prepared, because PostgreSQL then takes one statement only: nothing can end the transaction.
+    if path is None:
+        cursor = connection.execute(statement, prepare=True)
+    else:
+        cursor = execute_written(connection, statement, path, prepare=True)
+    rows, names = cursor.fetchall(), [column.name for column in cursor.description or []][1:]
+    sample = [", ".join(f"{name}={value}" for name, value in zip(names, row[1:], strict=True)) for row in rows]
+    return rows[0][0] if rows else 0, sample

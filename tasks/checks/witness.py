@@ -1,0 +1,141 @@
+"""The newest backup as a witness: what it has and the database has no longer."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import psycopg
+
+from tasks.checks.integrity import SAMPLE_ROWS, WITNESSES, calls_code, missing_relations, one_snapshot, without_missing
+from tasks.core import sql
+from tasks.core.backup.row_loss import archived_since, cleaned_since, lost_rows, tables_by_hash
+from tasks.core.checks.definition import Check, Finding, Severity, Verdict, judge
+from tasks.core.checks.objects import changed_objects, in_short, is_grave
+from tasks.core.context import Context
+from tasks.core.database.comparison import Difference, missing_objects
+from tasks.core.errors import DamagedSet, OperationError
+from tasks.core.postgres.archive_toc import table_of
+from tasks.core.postgres.connection import Connection, Server, connect, major_of
+from tasks.core.postgres.messages import message_of
+from tasks.core.sets.manifest import Manifest
+from tasks.core.sets.name import RULES
+from tasks.core.sets.shared_schema import comparable
+from tasks.database import catalog
+from tasks.database.catalog import Member, Members
+from tasks.run.run import Run, step
+from tasks.sets.choose import departed_sets, newest_trusted
+from tasks.sets.listing import list_sets
+from tasks.sets.manifest import find_lack, name_of
+from tasks.store.address import StoreAddress
+
+NOT_COUNTED = "not counted: that would run code of its owner, and there is no login for that; see `integrity checks`"
+
+
+@step
+def compare_with_newest_backup(
+    server: Server, database: str, run: Run, context: Context, store: StoreAddress, timeout_seconds: float,
+    loader: Server | None = None,
+) -> list[Finding]:  # fmt: skip
+    """Find out what the newest backup has and the database has no longer, or not as it was: objects, and rows that are missed."""
+    try:
+        # Not a suspect one: what it lost is what is looked for.
+        manifest = newest_trusted(store, context.name)
+        if manifest is None and not any(RULES[one.name.kind].may_be_latest for one in list_sets(store, context.name).sets):
+            return [Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"no backup of it in {store.url}") for name in WITNESSES]
+        if manifest is None:
+            raise DamagedSet(f"every backup set of it in {store.url} is damaged or suspect; see list_backups")
+        archives, cleaned = departed_sets(store, context.name)
+        gone = archived_since(manifest, archives), cleaned_since(manifest, cleaned)
+        lost, fewer, changed, unknown = _losses(server, loader, database, run, context, manifest, timeout_seconds, *gone)
+        lack = find_lack(store, name_of(manifest), manifest)
+    except (OperationError, psycopg.Error) as error:
+        note = message_of(error) if isinstance(error, psycopg.Error) else str(error)
+        return [Finding(name, Severity.ERROR, Verdict.BROKEN, note=note) for name in WITNESSES]
+    about = f"{manifest.id} has it; if it went on purpose, take a backup now."
+    objects, rows = (
+        judge(Check(name, Severity.ERROR, "", about), len(offending), offending[:SAMPLE_ROWS])
+        for name, offending in zip(WITNESSES[:2], (lost, fewer), strict=True)
+    )
+    if lack:
+        objects = replace(objects, verdict=Verdict.BROKEN, note=f"{manifest.id} is damaged: {lack}; take a backup now")
+    return [
+        *(Finding(f"rows of {name}", Severity.WARNING, Verdict.NOT_RUN, note=NOT_COUNTED) for name in unknown), objects, rows,
+        _judge_changed(manifest, changed),
+    ]  # fmt: skip
+
+
+def _judge_changed(manifest: Manifest, changed: Sequence[Difference] | None) -> Finding:
+    """Return what is said of objects that are not what they were: a warning if none of it is grave."""
+    name, about = WITNESSES[2], f"{manifest.id} has it otherwise; if it was changed on purpose, take a backup now."
+    if changed is None:
+        note = f"not compared: {manifest.id} is of PostgreSQL {manifest.versions.server_major}; take a backup now"
+        return Finding(name, Severity.WARNING, Verdict.NOT_RUN, note=note)
+    ordered = sorted(changed, key=lambda one: not is_grave(one))
+    severity = Severity.ERROR if any(map(is_grave, changed)) else Severity.WARNING
+    return judge(Check(name, severity, "", about), len(changed), [in_short(one) for one in ordered[:SAMPLE_ROWS]])
+
+
+def _losses(
+    server: Server, loader: Server | None, database: str, run: Run, context: Context, manifest: Manifest, timeout_seconds: float,
+    archived: Collection[str], cleaned: Mapping[str, int],
+) -> tuple[list[str], list[str], list[Difference] | None, list[str]]:  # fmt: skip
+    """Return the objects that are there no longer, relations that lost too many rows, changed objects, and what nobody may count.
+
+    Changed objects are None if the set is of another major version.
+
+    Partitions that were archived and rows that were cleaned up are not lost.
+    """
+    with connect(server, database, run.title) as connection, one_snapshot(connection):
+        connection.execute(sql.session.limit_statements(timeout_seconds))
+        members = catalog.read_members(connection, without_missing(context, missing_relations(connection, context)))
+        lost, changed = _compare_objects(connection, members, manifest, {*archived})
+        places = {one.qualified: sql.names.quoted_name(one.schema, one.name) for one in members.holding_rows}
+        # To count these runs code of their owner, which is for the login that loads.
+        calling = [one for one in members.holding_rows if calls_code(connection, places[one.qualified])]
+        counted = _counted(connection, [one for one in members.holding_rows if one not in calling])
+    if calling and loader:
+        with connect(loader, database, run.title) as connection, one_snapshot(connection):
+            connection.execute(sql.session.limit_statements(timeout_seconds))
+            counted |= _counted(connection, calling)
+    unknown = [] if loader else [one.qualified for one in calling]
+    return lost, _lost_rows(manifest, counted, unknown, cleaned, context.max_row_loss), changed, unknown
+
+
+def _compare_objects(
+    connection: Connection, members: Members, manifest: Manifest, archived: set[str]
+) -> tuple[list[str], list[Difference] | None]:
+    """Return the objects, columns and keys to other contexts that a set has and the database no longer, and changed objects."""
+    gone = archived - {relation.qualified for relation in members.relations}
+    expected = [item for item in manifest.inventory if table_of(item) not in gone]
+    inventory = catalog.read_inventory(connection, members, manifest.inventory)
+    lost = missing_objects(expected, inventory)
+    same_major = manifest.versions.server_major == major_of(connection)
+    changed = changed_objects(comparable(manifest, expected), comparable(manifest, inventory)) if same_major else None
+    columns = {relation.qualified: set(relation.columns) for relation in members.relations}
+    lost += [
+        f"column {name} of {relation.qualified}"
+        for relation in manifest.relations
+        for name in relation.columns
+        if relation.qualified in columns and name not in columns[relation.qualified]
+    ]
+    # The inventory is without keys to other contexts, because a recovery may have to leave them out.
+    there = {(key.table, key.name) for key in catalog.read_outbound_keys(connection, members)}
+    lost += [f"foreign key {key.name} of {key.table}" for key in manifest.outbound_keys if (key.table, key.name) not in there]
+    return lost, changed
+
+
+def _lost_rows(
+    manifest: Manifest, counted: Mapping[str, int], unknown: Collection[str], cleaned: Mapping[str, int], threshold: float
+) -> list[str]:
+    """Return the relations that lost more rows than the threshold; of partitions by hash those together that were counted."""
+    tables, before, now = tables_by_hash(manifest), Counter[str](), Counter[str]()
+    for relation in manifest.relations:
+        if relation.qualified in counted and relation.qualified not in unknown:
+            name = tables.get(relation.qualified, relation.qualified)
+            before[name] += max(relation.rows - cleaned.get(relation.qualified, 0), 0)
+            now[name] += counted[relation.qualified]
+    return list(lost_rows(before.items(), now, threshold))
+
+
+def _counted(connection: Connection, relations: Iterable[Member]) -> dict[str, int]:
+    return {one.qualified: connection.execute(sql.rows.count_rows(one.schema, one.name)).fetchall()[0][0] for one in relations}

@@ -1,0 +1,1 @@
+"""Rows past retention: found, archived, and deleted."""

@@ -1,0 +1,1 @@
+"""Taking a set: what a differential inherits, which rows were lost, and the script that restores it by hand."""

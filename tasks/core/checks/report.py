@@ -1,0 +1,37 @@
+"""The report of integrity checks."""
+
+from collections.abc import Sequence
+
+from tasks.core.checks.definition import Finding, Verdict, failures, summary
+from tasks.core.report.markdown import headline, section, table
+
+
+def checks_verdict(database: str, findings: Sequence[Finding]) -> str:
+    """Return the one line that says whether a database keeps its own rules."""
+    failed = failures(findings)
+    return f'{"FAIL" if failed else "PASS"}: database "{database}", {len(findings)} integrity checks: {summary(findings)}'
+
+
+def finding_line(finding: Finding) -> str:
+    """Return a finding as a sentence."""
+    if finding.verdict in (Verdict.BROKEN, Verdict.NOT_RUN):
+        return f"{finding.check} ({finding.verdict}): {finding.note}"
+    samples = "".join(f"\n    - `{sample}`" for sample in finding.sample)
+    more = "\n    - …" if finding.offending > len(finding.sample) else ""
+    return f"**{finding.check}** ({finding.verdict}): {finding.offending:,} offending. {finding.note}{samples}{more}"
+
+
+def checks_report(verdict: str, findings: Sequence[Finding]) -> str:
+    """Return the report of an integrity check as markdown."""
+    failed = failures(findings)
+    remarkable = [one for one in findings if one.is_remarkable and not one.fails]
+    rows = [(one.check, one.severity, f"{one.offending:,}", one.verdict) for one in findings]
+    return "\n".join(
+        part
+        for part in (
+            headline(verdict), section("Failed", map(finding_line, failed)),
+            section("Worth knowing", map(finding_line, remarkable)),
+            "## All checks\n", table(["check", "severity", "offending", "verdict"], rows, right=(2,)) + "\n",
+        )
+        if part
+    )  # fmt: skip

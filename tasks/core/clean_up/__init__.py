@@ -1,0 +1,1 @@
+"""Rows past retention: what a clean-up did, and how that is told."""

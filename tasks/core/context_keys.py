@@ -1,0 +1,260 @@
+"""The keys of a context's file: partitions, clean-up rules, jobs, objectives, and what each may say."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tasks.core.calendar import PERIOD, name_of_period, starts_between
+from tasks.core.sets.name import JOB_NAME, RESERVED, Kind, is_cold
+
+# What str.format would do besides, such as to fill up to a width, is no name's business.
+PARTITION_NAME = re.compile(r"(?:[^{}]|\{\{|\}\}|\{(?:year|month|quarter)(?::0?[1-9]d?)?\})+")
+
+# How a column spells periods: text, which stands in bounds between quotes.
+PERIOD_VALUES = re.compile(r"(?:[A-Za-z0-9_./ -]|\{(?:year|month|quarter)(?::0?[1-9]d?)?\})+")
+
+Name = Annotated[str, Field(min_length=1, max_length=63, description="a name in PostgreSQL, spelled as in the catalogue")]
+
+
+def _hours(text: object) -> object:
+    found = PERIOD.fullmatch(text) if isinstance(text, str) else None
+    return timedelta(hours=int(found["count"])) if found and found["unit"] == "hour" else text
+
+
+def _period(text: str) -> str:
+    if not PERIOD.fullmatch(text):
+        raise ValueError(f'{text!r} is no period; write for example "30 days", "36 months" or "3 years"')
+    return text
+
+
+Hours = Annotated[timedelta, BeforeValidator(_hours)]
+Period = Annotated[str, AfterValidator(_period)]
+
+
+class Part(BaseModel):
+    """A part of a context's file: it may say what it knows, and nothing else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PartitionRule(Part):
+    """How one table is partitioned by time, and what becomes of its old partitions."""
+
+    table: Name = Field(description="the partitioned table")
+    column: Name = Field(description="the column it is partitioned by")
+    period: Literal["month", "quarter", "year"] = Field(description="what one partition covers")
+    name: str = Field(description="the name of a partition, with {year} and {month:02} or {quarter}: invoices_{year}")
+    keep: Period = Field(description="how long a partition stays after its upper bound")
+    hold: str | None = Field(None, description="a condition on rows that keep their partition from being dropped")
+    values: str | None = Field(
+        None, description="how the column spells a period, where it is text or a number: {year}-{month:02}, {year}{month:02}"
+    )
+
+    @model_validator(mode="after")
+    def _values_in_order(self) -> Self:
+        """What is spelled has to sort as time does: bounds of ranges are compared so."""
+        if self.values is None:
+            return self
+        if not PERIOD_VALUES.fullmatch(self.values):
+            raise ValueError(
+                f"values: {self.values[:200]!r} has other places than {{year}}, {{month:02}} and {{quarter}}, or other signs"
+            )
+        starts = starts_between(self.period, datetime(2024, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
+        spelled = [name_of_period(self.values, start) for start in starts]
+        if spelled != sorted(set(spelled)) or "{year" not in self.values:
+            raise ValueError(f"values: {self.values!r} does not tell each {self.period} by another value, in the order of time")
+        return self
+
+    @model_validator(mode="after")
+    def _different_names(self) -> Self:
+        if not PARTITION_NAME.fullmatch(self.name):
+            raise ValueError(f"{self.name[:200]!r} has other places than {{year}}, {{month:02}} and {{quarter}}")
+        starts = starts_between(self.period, datetime(2024, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
+        try:
+            names = {name_of_period(self.name, start) for start in starts}
+        except (LookupError, ValueError, AttributeError) as error:
+            raise ValueError(f"{self.name!r} has other places than {{year}}, {{month:02}} and {{quarter}} ({error})") from error
+        if len(names) < len(starts):
+            raise ValueError(f"{self.name!r} names several partitions of a {self.period} alike")
+        if long := [name for name in names if len(name.encode()) > 63]:
+            raise ValueError(f"{long[0]!r} is longer than the 63 bytes that PostgreSQL keeps of a name")
+        return self
+
+
+def _named(said: object) -> object:
+    return {"table": said} if isinstance(said, str) else said
+
+
+class Child(Part):
+    """A table whose rows go with those that they refer to by a foreign key, or belong to by a condition."""
+
+    table: Name
+    where: str | None = Field(None, description="the condition that joins both tables, each named as it is called")
+
+
+def _clocks(said: object) -> object:
+    return {"any": [said]} if isinstance(said, str) else said
+
+
+class Clocks(Part):
+    """By which columns a row is old: `any` of them, or `each`; a column that is NULL makes no row old."""
+
+    any: list[Name] = Field([], description="columns of which one that lies back far enough is enough")
+    each: list[Name] = Field([], description="columns that all have to lie back far enough")
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if bool(self.any) == bool(self.each):
+            raise ValueError("name a column, or with `any` or with `each` several: {any: [ended_at, deleted_at]}")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"{self.said} names a column twice")
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns."""
+        return self.any or self.each
+
+    @property
+    def said(self) -> str:
+        """The columns, for people."""
+        return (" or " if self.any else " and ").join(self.columns)
+
+
+class CleanUpRule(Part):
+    """Which rows of a table have had their time, and what goes with them."""
+
+    table: Name = Field(description="the table")
+    clock: Annotated[Clocks, BeforeValidator(_clocks)] = Field(
+        description="the column, a date or timestamp, that says since when a row is of no use; or {any: […]}, {each: […]}"
+    )
+    keep: Period = Field(description="how long rows are kept after that")
+    condition: str | None = Field(None, description="a condition on rows, without which they stay however old they are")
+    hold: str | None = Field(None, description="a condition on old rows that keeps them; they are reported")
+    children: list[Annotated[Child, BeforeValidator(_named)]] = Field([], description="whose rows go with those of the table")
+
+    @property
+    def tables(self) -> list[str]:
+        """The rule's table, and those whose rows go with its."""
+        return list(dict.fromkeys([self.table, *(child.table for child in self.children)]))
+
+
+class LongTerm(Part):
+    """A long-term backup job of some tables."""
+
+    tables: list[Name] = Field(min_length=1)
+    keep: Period
+
+
+def _job_name(name: str) -> str:
+    if not JOB_NAME.fullmatch(name) or name in RESERVED:
+        raise ValueError(
+            f"{name!r} is no name of a long-term job (lowercase letters, digits, dashes; not {', '.join(sorted(RESERVED))})"
+        )
+    return name
+
+
+JobName = Annotated[str, AfterValidator(_job_name)]
+
+
+class TableObjectives(Part):
+    """What is promised about the recovery of some tables."""
+
+    tables: list[Name] = Field(min_length=1)
+    rto: Hours = Field(description="their recovery time objective")
+    rpo: Hours = Field(description="their recovery point objective")
+
+
+class Objectives(Part):
+    """What is promised about recovery; a set has all tables, so the strictest promise is the one to keep."""
+
+    general_rto: Hours = Field(alias="rto", description="recovery time objective, for example 4 hours")
+    general_rpo: Hours = Field(alias="rpo", description="recovery point objective, for example 4 hours")
+    groups: list[TableObjectives] = Field([], description="what is promised of some tables instead")
+
+    @property
+    def told(self) -> list[tuple[list[str], float, float]]:
+        """What is promised of which tables, in seconds."""
+        return [(one.tables, one.rto.total_seconds(), one.rpo.total_seconds()) for one in self.groups]
+
+    @property
+    def rto(self) -> timedelta:
+        """The strictest recovery time objective."""
+        return min(self.general_rto, *(one.rto for one in self.groups)) if self.groups else self.general_rto
+
+    @property
+    def rpo(self) -> timedelta:
+        """The strictest recovery point objective."""
+        return min(self.general_rpo, *(one.rpo for one in self.groups)) if self.groups else self.general_rpo
+
+
+class Retention(Part):
+    """How long each kind of backup set is kept."""
+
+    daily: Period = "30 days"
+    differential: Period = "7 days"
+    safety: Period = "30 days"
+
+
+def _readable_at_once(storage_class: str) -> str:
+    if is_cold(storage_class):
+        raise ValueError(f"{storage_class!r} has to be thawed before it is read, and such sets must be readable at once")
+    return storage_class
+
+
+StorageClass = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+WarmClass = Annotated[StorageClass, AfterValidator(_readable_at_once)]
+
+
+class StorageClasses(Part):
+    """In which class of an S3 store the data of each kind of set lie; manifests, schemas and lists lie in STANDARD."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    daily: WarmClass = Field(default="STANDARD_IA", validation_alias=AliasChoices("daily", "full"), description="of fulls")
+    # STANDARD_IA bills at least 30 days, longer than differentials live.
+    differential: WarmClass = Field(default="STANDARD", description="of differentials")
+    safety: WarmClass = Field(default="STANDARD_IA", description="of sets that undo a restore into a live database")
+    archive: StorageClass = Field(default="GLACIER", description="of archived partitions")
+    # Warm: a few rows, which somebody may miss tomorrow.
+    clean_up: WarmClass = Field(
+        default="STANDARD_IA", validation_alias=AliasChoices("clean_up", "clean-up"), description="of old rows that were deleted"
+    )
+    long_term: StorageClass = Field(
+        default="GLACIER", validation_alias=AliasChoices("long_term", "long-term"), description="of the sets of long-term jobs"
+    )
+
+    def of(self, kind: Kind) -> str:
+        """Return the class of a kind of set."""
+        return str(getattr(self, class_key(kind)))
+
+
+def class_key(kind: Kind) -> str:
+    """Return what a kind of set is called in `storage_classes`."""
+    return "daily" if kind is Kind.FULL else kind.value.replace("-", "_")
+
+
+class LocalCopy(Part):
+    """A second copy of each set in a folder of this machine, for a fast restore; no backup by itself."""
+
+    folder: str = Field(pattern=r"^/", description="an absolute path; the folder must be there")
+    keep: Period = Field("3 days", description="how long the copies are kept")
+
+
+class Included(Part):
+    """An object that is no table, to take along, as pg_identify_object() calls it."""
+
+    kind: Literal[
+        "function", "procedure", "aggregate", "type", "view", "sequence", "cast", "operator", "collation",
+        "text search configuration", "text search dictionary", "schema", "extension",
+    ]  # fmt: skip
+    name: str = Field(min_length=1, description="with its schema; of functions the argument types: public.fee(integer)")
+
+
+class Contact(Part):
+    """Whom to call."""
+
+    role: str
+    reach: str

@@ -1,0 +1,97 @@
+"""Whether what was restored is what was backed up, object by object."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tasks.core.database.facts import DEFINITION, changed_facts, facts
+from tasks.core.database.objects import InventoryItem
+
+# `status IN ('a', 'b')` on a varchar column is printed with the cast around the array; dumped and read again, PostgreSQL
+# prints the cast around each element instead.
+CAST_ARRAY = re.compile(r"\(ARRAY\[(?P<elements>'(?:[^']|'')*'::[^\[\]]*?)\]\)::(?P<type>[\w ]+)\[\]")
+ELEMENT = re.compile(r"'(?:[^']|'')*'::[\w ]+?(?=, '|$)")
+
+
+def spelled_stably(item: Mapping[str, str]) -> dict[str, str]:
+    """Return an inventory row in the spelling that it has after a dump and restore."""
+    return {key: CAST_ARRAY.sub(_cast_each, text) for key, text in item.items()}
+
+
+def _cast_each(found: re.Match[str]) -> str:
+    elements = ELEMENT.sub(lambda element: f"({element[0]})::{found['type']}", found["elements"])
+    return f"ARRAY[{elements}]"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one object is not what it was; without `then` it was not there, without `now` it is gone, else a fact of it changed."""
+
+    then: InventoryItem | None
+    now: InventoryItem | None
+    fact: str = ""
+    was: str = ""
+    becomes: str = ""
+
+    @property
+    def item(self) -> InventoryItem:
+        """The object, as it was if it was there."""
+        found = self.then or self.now
+        assert found  # noqa: S101
+        return found
+
+    @property
+    def line(self) -> str:
+        """What it is, as a sentence."""
+        if self.now is None:
+            return f"{named(self.item)} is missing"
+        if self.then is None:
+            return f"{named(self.item)} was not in the source"
+        return f"{named(self.item)}: {self.fact} was [{self.was}], is [{self.becomes}]"
+
+
+def find_differences(
+    source: Iterable[InventoryItem], now: Iterable[InventoryItem], *, same_major: bool
+) -> list[Difference]:  # fmt: skip
+    """Return how objects are not what they were, fact by fact; facts are compared within one major version only."""
+    before, after = ({item.identity: item for item in items} for items in (source, now))
+    gone = [Difference(item, None) for identity, item in before.items() if identity not in after]
+    added = [Difference(None, item) for identity, item in after.items() if identity not in before]
+    both = [(item, after[identity]) for identity, item in before.items() if identity in after] if same_major else []
+    return gone + added + [one for old, new in both if old != new for one in _changes(old, new)]
+
+
+def _changes(old: InventoryItem, new: InventoryItem) -> list[Difference]:
+    found = changed_facts(facts(old), facts(new)) or [(DEFINITION, f"{old.columns} | {old.state}", f"{new.columns} | {new.state}")]
+    return [Difference(old, new, *one) for one in found]
+
+
+def compare_inventories(source: Iterable[InventoryItem], restored: Iterable[InventoryItem], *, same_major: bool) -> list[str]:
+    """Return how the restored objects differ, as sentences.
+
+    Texts are compared within one major version only: between majors PostgreSQL spells the same object differently.
+    """
+    before, after = ({item.identity: item for item in items} for items in (source, restored))
+    missing = [f"{name} is missing" for name in missing_objects(before.values(), after.values())]
+    added = [f"{named(item)} was not in the source" for identity, item in after.items() if identity not in before]
+    both = [(item, after[identity]) for identity, item in before.items() if identity in after]
+    changed = [_change(old, new) for old, new in both if same_major and old != new]
+    return missing + added + changed
+
+
+def missing_objects(before: Iterable[InventoryItem], after: Iterable[InventoryItem]) -> list[str]:
+    """Return the objects that are there no longer."""
+    there = {item.identity for item in after}
+    return [named(item) for item in before if item.identity not in there]
+
+
+def named(item: InventoryItem) -> str:
+    """Return what an object is called, for people."""
+    return f"{item.kind} {item.name}" + (f" of {item.parent}" if item.parent else "")
+
+
+def _change(old: InventoryItem, new: InventoryItem) -> str:
+    before, after = ((item.columns + " | " + item.state).split(" | ") for item in (old, new))
+    lost = "; ".join(part for part in before if part not in after)
+    gained = "; ".join(part for part in after if part not in before)
+    return f"{named(old)} differs: was [{lost}], is [{gained}]"

@@ -1,0 +1,135 @@
+"""What is kept of a database's objects: its inventory, views, sequences, roles, keys to others, and its own properties."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from tasks.core.spelling import COLUMN, PARENTS, foreign_key_of, is_qualified
+from tasks.core.values import Label, Name, Oid, QualifiedName, SqlName, StoredModel
+
+ACTING = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
+
+
+class View(StoredModel):
+    """A materialized or plain view; materialized ones are computed anew by a restore."""
+
+    namespace: Name = Field(alias="schema")
+    name: Name
+    populated: bool
+    materialized: bool
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @property
+    def qualified(self) -> str:
+        """schema.name, for people."""
+        return f"{self.namespace}.{self.name}"
+
+
+class Sequence(StoredModel):
+    """A sequence and a position at or above every stored row."""
+
+    namespace: Name = Field(alias="schema")
+    name: Name
+    last_value: int = Field(ge=-(1 << 63), lt=1 << 63)
+    is_called: bool
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Role(StoredModel):
+    """A role that the objects need; no password."""
+
+    name: Name
+    superuser: bool
+    createdb: bool
+    createrole: bool
+    login: bool
+    inherit: bool
+    bypassrls: bool
+    member_of: list[str]
+
+
+class ForeignKey(StoredModel):
+    """A foreign key that crosses the context's border."""
+
+    name: SqlName
+    table: QualifiedName
+    references: QualifiedName | Literal[""]
+    definition: str = Field(description="as pg_get_constraintdef() spells it")
+    on_delete: Label
+    comment: str | None = None
+
+    @field_validator("definition")
+    @classmethod
+    def _nothing_else(cls, text: str) -> str:
+        if foreign_key_of(text) != text:
+            raise ValueError(f"{text[:200]!r} is no foreign key as PostgreSQL spells one")
+        return text
+
+
+class LeftOut(StoredModel):
+    """An object that is not in the set, why, and the statements that make it; without these where the dump has none."""
+
+    name: str = Field(description="as pg_describe_object() calls it")
+    why: str
+    statements: str
+
+
+class DatabaseGrant(StoredModel):
+    """A privilege on the database; without a role it is everybody's."""
+
+    privilege: Literal["CONNECT", "CREATE", "TEMPORARY"]
+    role: Name | None
+    grantable: bool
+
+
+class DatabaseProperties(StoredModel):
+    """What CREATE DATABASE and ALTER DATABASE said; `locale` is ICU's or the builtin provider's."""
+
+    oid: Oid
+    name: Name
+    owner: Name
+    encoding: str = Field(pattern=r"^[A-Za-z0-9_]{1,63}$")
+    collate: Label
+    ctype: Label
+    locale_provider: Label | None
+    locale: Label | None
+    icu_rules: str | None
+    connection_limit: int = Field(ge=-(1 << 31), lt=1 << 31)
+    comment: str | None
+    settings: list[Annotated[str, Field(pattern=r"^[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*)*=")]]
+    role_settings: list[str]
+    grants: list[DatabaseGrant]
+    restricted: bool = Field(description="whether privileges were ever changed from the default")
+
+
+TABLES = frozenset({"table", "partitioned table"})
+VIEWS = frozenset({"view", "materialized view"})
+RELATIONS = TABLES | VIEWS | {"sequence", "index", "foreign table"}
+
+
+class InventoryItem(StoredModel):
+    """One object of the context, spelled so that a dump and restore does not change it."""
+
+    kind: Label
+    name: str
+    parent: str
+    columns: str
+    state: str
+
+    @model_validator(mode="after")
+    def _spelled_as_a_catalogue_does(self) -> Self:
+        """Of tables, constraints and what they are of, names and definitions get into statements."""
+        if self.kind in RELATIONS and not is_qualified(self.name):
+            raise ValueError(f"name {self.name[:200]!r} is no name of a relation as SQL writes it")
+        if self.parent and not (PARENTS.fullmatch(self.parent) or COLUMN.fullmatch(self.parent)):
+            raise ValueError(f"parent {self.parent[:200]!r} is no name of a relation as SQL writes it")
+        if self.kind == "constraint":
+            foreign_key_of(self.state)
+        return self
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What it is called."""
+        return (self.kind, self.parent, self.name)

@@ -1,0 +1,249 @@
+"""By which statement an object that is not as in a set is set back, and why another one is left.
+
+Statements hold names as the live catalogue spells them. What a set says gets into them as a literal or an identifier, or was
+read by a pattern; a default is read by PostgreSQL before it is used. Definitions are made from the set's archive, and not from
+these texts.
+"""
+
+import re
+from collections.abc import Collection, Iterator
+
+from psycopg.sql import SQL, Composable, Identifier, Literal
+
+from tasks.core.database import facts
+from tasks.core.database.comparison import Difference
+from tasks.core.database.objects import TABLES, VIEWS, InventoryItem
+from tasks.core.in_place.objects import STATES, How, Remedy
+from tasks.core.sql.names import split_name
+
+NEVER_DROPPED = "it is not in the set, and what is not is never dropped"
+ONLY_SUPERUSER = "only a superuser may switch off the triggers of a key"
+COLUMNS_ARE_MIGRATED = "types and generated values of columns are migrated, not restored"
+OF_OTHERS = "it is another context's"
+
+
+def remedy(difference: Difference, own: Collection[str], constraints: Collection[tuple[str, str]]) -> Remedy:
+    """Return how an object is set back.
+
+    Args:
+        difference: what is different of it.
+        own: the context's tables and views, as SQL writes them; keys of other tables are others'.
+        constraints: parent and name of each constraint here.
+    """
+    then, now = difference.then, difference.now
+    if difference.item.kind == "constraint" and difference.item.parent not in own:
+        return Remedy(How.NOT, _made(then) if then else "", OF_OTHERS)
+    if now is None:
+        return Remedy(How.CREATE, _made(difference.item))
+    if then is None:
+        return Remedy(How.NOT, "", NEVER_DROPPED)
+    if difference.fact.startswith("column "):
+        return _of_column(difference, now)
+    chosen = _OF_FACTS.get(difference.fact)
+    if difference.fact == facts.DEFINITION:
+        return _of_definition(then, now, constraints)
+    return chosen(difference, now) if chosen else Remedy(How.NOT, "", "there is no way to set it back alone")
+
+
+def spelled(statement: str, *parts: Composable) -> str:
+    """Return a statement with its parts."""
+    return f"{SQL(statement).format(*parts).as_string()};"
+
+
+def name_of(item: InventoryItem) -> Composable:
+    """Return how statements call an object of the live catalogue."""
+    if item.kind in {"constraint", "trigger", "policy", "rule"}:
+        return SQL("{} ON {}").format(Identifier(item.name), SQL(item.parent))
+    return Identifier(item.name) if item.kind == "schema" else SQL(item.name)
+
+
+def word_of(item: InventoryItem) -> SQL:
+    """Return what statements call its kind."""
+    words = {"partitioned table": "TABLE", "function": "ROUTINE", "foreign table": "FOREIGN TABLE"}
+    return SQL(words.get(item.kind, item.kind.upper()))
+
+
+def drops(item: InventoryItem) -> str:
+    """Return the statement that drops what is made again."""
+    if item.kind == "constraint":
+        return spelled("ALTER TABLE {} DROP CONSTRAINT {}", SQL(item.parent), Identifier(item.name))
+    return spelled("DROP {} {}", word_of(item), name_of(item))
+
+
+def _made(item: InventoryItem) -> str:
+    """Return the statement that makes an object, as its definition says; nothing where that does not stand in an inventory."""
+    definition = facts.facts(item).get(facts.DEFINITION, "").strip()
+    if item.kind == "constraint":
+        return f"ALTER TABLE {item.parent} ADD CONSTRAINT {Identifier(item.name).as_string()} {definition};"
+    if item.kind in VIEWS:
+        return f"CREATE {item.kind.upper()} {item.name} AS {definition}"
+    return f"{definition.rstrip(';')};" if definition.startswith("CREATE ") else ""
+
+
+def _of_definition(then: InventoryItem, now: InventoryItem, constraints: Collection[tuple[str, str]]) -> Remedy:
+    if now.kind in {"function", "view"}:
+        return Remedy(How.REPLACE, _made(then).replace("CREATE VIEW ", "CREATE OR REPLACE VIEW ", 1))
+    of_key = now.kind == "index" and (now.parent, split_name(now.name)[1]) in constraints
+    if of_key or facts.facts(now).get(facts.ATTACHED):
+        return Remedy(How.NOT, "", "it goes with the constraint, or with the index of the whole table, that it is of")
+    if now.kind == "constraint" and now.state.startswith(("PRIMARY KEY", "UNIQUE")) and (now.parent, now.name) in constraints:
+        return Remedy(How.NOT, f"{drops(now)} {_made(then)}", "keys of other tables may refer to it")
+    if now.kind in {"index", "constraint", "trigger", "rule", "policy", "statistics", "materialized view"}:
+        return Remedy(How.ANEW, f"{drops(now)} {_made(then)}".strip())
+    return Remedy(How.NOT, "", "what it is made of is migrated, not restored")
+
+
+def _of_column(difference: Difference, now: InventoryItem) -> Remedy:
+    where, _, fact = difference.fact.rpartition(": ")
+    column = where.removeprefix("column ")
+    if fact == facts.COMMENT:
+        said = SQL(difference.was) if _LITERAL.fullmatch(difference.was) else SQL("NULL")
+        return Remedy(How.ALTER, spelled("COMMENT ON COLUMN {}.{} IS {}", SQL(now.name), SQL(column), said))
+    if fact == facts.GRANTS:
+        return _granted(difference, now, column)
+    if now.kind not in TABLES or fact not in {facts.DEFAULT, facts.NOT_NULL}:
+        return Remedy(How.NOT, "", COLUMNS_ARE_MIGRATED)
+    if facts.facts(now).get(f"{where}: {facts.GENERATED}"):
+        return Remedy(How.NOT, "", COLUMNS_ARE_MIGRATED)
+    value = f" {difference.was}" if fact == facts.DEFAULT and difference.was else ""
+    action = SQL(f"{'SET' if difference.was else 'DROP'} {fact}{value}")
+    return Remedy(How.ALTER, spelled("ALTER TABLE {} ALTER COLUMN {} {}", SQL(now.name), SQL(column), action))
+
+
+_LITERAL = re.compile(r"'(?:[^'\\]|'')*'|E'(?:[^'\\]|''|\\.)*'", re.DOTALL)
+
+
+def _of_comment(difference: Difference, now: InventoryItem) -> Remedy:
+    said = Literal(difference.was) if difference.was else SQL("NULL")
+    return Remedy(How.ALTER, spelled("COMMENT ON {} {} IS {}", word_of(now), name_of(now), said))
+
+
+def _of_owner(difference: Difference, now: InventoryItem) -> Remedy:
+    return Remedy(How.ALTER, spelled("ALTER {} {} OWNER TO {}", word_of(now), name_of(now), Identifier(difference.was)))
+
+
+def _of_persistence(difference: Difference, now: InventoryItem) -> Remedy:
+    word = SQL({"u": "UNLOGGED"}.get(difference.was, "LOGGED"))
+    return Remedy(How.ALTER, spelled("ALTER TABLE {} SET {}", SQL(now.name), word))
+
+
+_VALUE = r"(?:E?'(?:[^'\\]|''|\\.)*'|-?[\d.]+|NULL|MINVALUE|MAXVALUE|true|false)"
+_VALUES = rf"\({_VALUE}(?:, {_VALUE})*\)"
+_BOUND = re.compile(
+    rf"DEFAULT|FOR VALUES (?:IN {_VALUES}|FROM {_VALUES} TO {_VALUES}|WITH \(modulus \d+, remainder \d+\))", re.DOTALL
+)  # fmt: skip
+
+
+def _of_bound(difference: Difference, now: InventoryItem) -> Remedy:
+    if not _BOUND.fullmatch(difference.was):
+        return Remedy(How.NOT, "", "the set has no bound of it that could be read")
+    table, part = SQL(now.parent), SQL(now.name)
+    off = spelled("ALTER TABLE {} DETACH PARTITION {}", table, part)
+    return Remedy(How.ALTER, spelled("ALTER TABLE {} ATTACH PARTITION {} {}", table, part, SQL(difference.was)), before=off)
+
+
+def _of_validity(difference: Difference, now: InventoryItem) -> Remedy:
+    if difference.was:
+        return Remedy(How.NOT, "", "it is proven here, which does no harm")
+    return Remedy(How.ALTER, spelled("ALTER TABLE {} VALIDATE CONSTRAINT {}", SQL(now.parent), Identifier(now.name)))
+
+
+def _of_enabled(difference: Difference, now: InventoryItem) -> Remedy:
+    parts = SQL(now.parent), SQL(STATES.get(difference.was, "ENABLE")), word_of(now), Identifier(now.name)
+    return Remedy(How.SWITCH if now.kind == "trigger" else How.ALTER, spelled("ALTER TABLE {} {} {} {}", *parts))
+
+
+DISABLED = re.compile(r'(?P<trigger>"[^"]+") of (?P<table>[^;]+)')
+
+
+def _of_key_triggers(difference: Difference, now: InventoryItem) -> Remedy:
+    if difference.was:
+        return Remedy(
+            How.NOT, f"ALTER TABLE {now.parent} DISABLE TRIGGER ALL;", "only a superuser may switch off the triggers of a key"
+        )
+    found = DISABLED.finditer(difference.becomes)
+    return Remedy(How.ANEW, " ".join(f"ALTER TABLE {one['table']} ENABLE TRIGGER {one['trigger']};" for one in found))
+
+
+def _of_population(difference: Difference, now: InventoryItem) -> Remedy:
+    if difference.was:
+        return Remedy(How.NOT, "", "it is computed here, which does no harm")
+    return Remedy(How.REFRESH, spelled("REFRESH MATERIALIZED VIEW {}", SQL(now.name)))
+
+
+def _of_index_validity(difference: Difference, now: InventoryItem) -> Remedy:
+    if difference.was or " ON ONLY " in facts.facts(now)[facts.DEFINITION]:
+        return Remedy(How.NOT, "", "it becomes valid when every partition has one that is attached to it")
+    return Remedy(How.REBUILD, spelled("REINDEX INDEX {}", SQL(now.name)))
+
+
+def _of_row_security(difference: Difference, now: InventoryItem) -> Remedy:
+    words = {facts.ROW_SECURITY: ("ENABLE", "DISABLE"), facts.FORCED: ("FORCE", "NO FORCE")}[difference.fact]
+    word = SQL(words[0] if difference.was else words[1])
+    return Remedy(How.ALTER, spelled("ALTER TABLE {} {} ROW LEVEL SECURITY", SQL(now.name), word))
+
+
+def _of_attachment(difference: Difference, now: InventoryItem) -> Remedy:
+    if not difference.was or not re.fullmatch(r'[\w$."]+', difference.was):
+        return Remedy(How.NOT, "", "an index that is attached stays so")
+    return Remedy(How.ALTER, spelled("ALTER INDEX {} ATTACH PARTITION {}", SQL(difference.was), SQL(now.name)))
+
+
+def _of_cluster(difference: Difference, now: InventoryItem) -> Remedy:
+    how = SQL("CLUSTER ON {}").format(Identifier(split_name(now.name)[1])) if difference.was else SQL("SET WITHOUT CLUSTER")
+    return Remedy(How.ALTER, spelled("ALTER TABLE {} {}", SQL(now.parent), how))
+
+
+def _of_replica_identity(difference: Difference, now: InventoryItem) -> Remedy:
+    words = {"d": "DEFAULT", "f": "FULL", "n": "NOTHING"}.get(difference.was)
+    if now.kind == "index" and difference.was:
+        index = Identifier(split_name(now.name)[1])
+        return Remedy(How.ALTER, spelled("ALTER TABLE {} REPLICA IDENTITY USING INDEX {}", SQL(now.parent), index))
+    if words is None or now.kind == "index":
+        return Remedy(How.NOT, "", "it is set with the index that it names, or with its table")
+    return Remedy(How.ALTER, spelled("ALTER TABLE {} REPLICA IDENTITY {}", SQL(now.name), SQL(words)))
+
+
+_OPTION = re.compile(r"(?P<name>[a-z_]+(?:\.[a-z_]+)?)=(?P<value>[\w.+-]*)")
+
+
+def _of_options(difference: Difference, now: InventoryItem) -> Remedy:
+    was, becomes = (dict(_OPTION.findall(text)) for text in (difference.was, difference.becomes))
+    gone = ", ".join(name for name in becomes if name not in was)
+    said = ", ".join(f"{name} = {Literal(value).as_string()}" for name, value in was.items())
+    parts = [("RESET", gone), ("SET", said)]
+    words = (spelled("ALTER {} {} {} ({})", word_of(now), SQL(now.name), SQL(how), SQL(what)) for how, what in parts if what)
+    return Remedy(How.ALTER, " ".join(words))
+
+
+_GRANT = re.compile(r"(?P<role>.+?)=(?P<privilege>[A-Z]+)(?P<star>\*?)(?: |\Z)", re.DOTALL)
+
+
+def _of_privileges(difference: Difference, now: InventoryItem) -> Remedy:
+    return _granted(difference, now)
+
+
+def _granted(difference: Difference, now: InventoryItem, column: str = "") -> Remedy:
+    was, becomes = (list(_GRANT.findall(text)) for text in (difference.was, difference.becomes))
+    return Remedy(How.ALTER, " ".join([
+        *_grants(now, "REVOKE {} ON {} {} FROM {}", [one for one in becomes if one not in was], column),
+        *_grants(now, "GRANT {} ON {} {} TO {}", [one for one in was if one not in becomes], column),
+    ]))  # fmt: skip
+
+
+def _grants(now: InventoryItem, statement: str, granted: list[tuple[str, str, str]], column: str) -> Iterator[str]:
+    kind = SQL("TABLE") if now.kind in TABLES | VIEWS | {"foreign table"} else word_of(now)
+    for role, privilege, star in granted:
+        what = SQL(f"{privilege} ({column})" if column else privilege)
+        whom = SQL("PUBLIC") if role == "PUBLIC" else Identifier(role)
+        option = " WITH GRANT OPTION" if star and statement.startswith("GRANT") else ""
+        yield spelled(f"{statement}{option}", what, kind, name_of(now), whom)
+
+
+_OF_FACTS = {
+    facts.COMMENT: _of_comment, facts.OWNER: _of_owner, facts.PERSISTENCE: _of_persistence, facts.BOUND: _of_bound,
+    facts.NOT_VALID: _of_validity, facts.ENABLED: _of_enabled, facts.NOT_ENFORCED: _of_key_triggers,
+    facts.NOT_POPULATED: _of_population, facts.ROW_SECURITY: _of_row_security, facts.FORCED: _of_row_security,
+    facts.ATTACHED: _of_attachment, facts.CLUSTERED: _of_cluster, facts.REPLICA_IDENTITY: _of_replica_identity,
+    facts.INVALID: _of_index_validity, facts.OPTIONS: _of_options, facts.PRIVILEGES: _of_privileges,
+}  # fmt: skip

@@ -1,0 +1,203 @@
+"""The reports of restores into a live database: the plan, what was done, and a table put beside the live one."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+
+from tasks.core.checks.definition import Severity
+from tasks.core.in_place.objects import How, ObjectChange
+from tasks.core.in_place.plan import Change, Merged, MergePlan, collisions_told
+from tasks.core.report.markdown import duration, headline, local_time, section, several, size, table
+
+RESTORED, RESTORED_BUT, ROWS_SKIPPED = "RESTORED", "RESTORED, BUT OBJECTS DIFFER", "RESTORED, BUT ROWS WERE SKIPPED"
+OBJECT = "object"
+NOTHING = {False: "nothing differs", True: "no row differs, nothing is missing"}
+SAID = 3
+
+
+def plan_verdict(plan: MergePlan) -> str:
+    """Return the one line that says what would be done."""
+    inserts, updates, deletes = plan.rows
+    touched = sum(bool(change.rows) for change in plan.changes)
+    what = (
+        f"{inserts:,} rows to insert, {updates:,} to update, {deletes:,} to delete in {touched} relations"
+        f"{_done(plan.done, 'to create', 'to set back')}: {plan.aim}"
+    )
+    if plan.refusals:
+        return f"REFUSED, nothing touched: {'; '.join(plan.refusals[:5])}"
+    nothing = "nothing is to be done" if plan.left or plan.skipped else NOTHING[bool(plan.not_compared)]
+    left = f"; {objects_left(plan.left)} and would be left" if plan.left else ""
+    left += f"; skipped: {', '.join(collisions_told(plan.skipped))}" if plan.skipped else ""
+    return f"PLANNED, nothing touched: {nothing if plan.is_empty else what}{left}{_seen_told(plan)}{plan.caution}"
+
+
+def _done(done: Sequence[ObjectChange], made: str, altered: str) -> str:
+    new = sum(one.remedy.how is How.CREATE for one in done)
+    counts = (new, made), (len(done) - new, altered)
+    return "".join(f", {several(count, OBJECT)} {word}" for count, word in counts if count)
+
+
+def objects_left(left: Sequence[ObjectChange]) -> str:
+    """Return how many objects are not as in the set, with the first ones by name, the grave ones before the others."""
+    ordered = sorted(left, key=lambda one: one.severity is not Severity.ERROR)
+    grave = sum(one.severity is Severity.ERROR for one in left)
+    names = "; ".join(one.what.partition(" was [")[0] for one in ordered[:SAID])
+    more = f"; and {len(left) - SAID} more" if len(left) > SAID else ""
+    return f"{several(len(left), OBJECT)} ({grave} of them grave: {names}{more}) differ"
+
+
+def unchanged_verdict(plan: MergePlan) -> str:
+    """Return the one line that says that there was nothing to do; that nothing differs only where that is so."""
+    skipped = [f"skipped: {', '.join(collisions_told(plan.skipped))}"] if plan.skipped else []
+    left = [f"{objects_left(plan.left)} and were left"] if plan.left else []
+    nothing = f"{NOTHING[bool(plan.not_compared)]}, nothing was touched"
+    said = f"nothing was touched; {', '.join([*skipped, *left])}" if skipped or left else nothing
+    word = ROWS_SKIPPED if skipped else RESTORED_BUT if left else RESTORED
+    return f"{word}: {said}: {plan.aim}{plan.caution}"
+
+
+def unchanged_report(plan: MergePlan) -> str:
+    """Return the report of a restore that had nothing to do as markdown."""
+    skipped = section("Still to do: rows that were skipped", [one.line for one in plan.skipped])
+    return "\n".join(part for part in (headline(unchanged_verdict(plan)), skipped, _left(plan.left)) if part)
+
+
+def _seen(plan: MergePlan) -> str:
+    return section("Seen at other contexts' tables, and not restored", plan.seen)
+
+
+def _seen_told(plan: MergePlan) -> str:
+    if not plan.seen:
+        return ""
+    names = ", ".join(one.partition(", which")[0] for one in plan.seen[:SAID])
+    more = f" and {len(plan.seen) - SAID} more" if len(plan.seen) > SAID else ""
+    return f"; seen, not restored: {names}{more} of other contexts, which refer to rows that come back, may have lost theirs"
+
+
+def _left(left: Sequence[ObjectChange]) -> str:
+    ordered = sorted(left, key=lambda one: one.severity is not Severity.ERROR)
+    return section("Still to do: objects that are not as in the set", [one.line for one in ordered])
+
+
+def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
+    """Return the plan as markdown; `command` is what would carry it out, where nobody is asked."""
+    facts = [
+        ("set", f"`{plan.backup}`"), ("state of", local_time(plan.state_of, zone)), ("database", f"`{plan.database}`"),
+        ("comparing took", duration(plan.comparing_seconds)),
+        ("writers of the context would wait about", duration(plan.waiting_seconds)),
+        ("room that staging takes on the server", f"{size(plan.staged_bytes)}; rows that are written take theirs in tables and "
+         "log; how much is free, SQL cannot ask"),
+    ]  # fmt: skip
+    parts = [
+        headline(plan_verdict(plan)), section("Why not", plan.refusals), table(["what", "value"], facts) + "\n",
+        _changes(plan.changes), section("Objects to create or set back", [one.line for one in plan.done]),
+        section("Triggers to switch", plan.triggers),
+        section("Objects that differ and are left as they are", [one.line for one in plan.left]),
+        section("Rows in the way", [one.line for one in plan.collisions]),
+        section("Rows that would be skipped", [one.line for one in plan.skipped]),
+        section("Said by the set alone", plan.said),
+        section("Worth knowing before", plan.notes),
+        section("Keys of other contexts", [one.line for one in plan.effects]),
+        _seen(plan), section("Who holds locks now", plan.holders), section("Passed over", plan.passed_over),
+        "" if plan.refusals or plan.is_empty or not command else f"## To carry it out\n\n```\n{command}\n```\n",
+    ]  # fmt: skip
+    return "\n".join(part for part in parts if part)
+
+
+def _changes(changes: Sequence[Change]) -> str:
+    """Return the relations that change as a table; all of them are in the table artifact."""
+    changing = [one for one in changes if one.rows]
+    same = f"{len(changes) - len(changing)} of {len(changes)} relations are as in the set.\n"
+    rows = [
+        (one.relation, f"{one.insert:,}", f"{one.update:,}", f"{one.delete:,}", f"{one.live_rows:,}", f"{one.set_rows:,}", one.why)
+        for one in changing
+    ]
+    titles = ["relation", "insert", "update", "delete", "live", "set", "why"][: None if any(one.why for one in changing) else -1]
+    shown = table(titles, [row[: len(titles)] for row in rows], range(1, 6)) + "\n\n" if rows else ""
+    return f"## Rows\n\n{shown}{same}"
+
+
+def change_rows(changes: Iterable[Change]) -> list[dict[str, object]]:
+    """Return one row a relation, for the table artifact."""
+    return [
+        {
+            "relation": one.relation, "live": one.live_rows, "in the set": one.set_rows, "insert": one.insert,
+            "update": one.update, "delete": one.delete, "unchanged since the set": one.unchanged,
+        }
+        for one in changes
+    ]  # fmt: skip
+
+
+def merged_verdict(plan: MergePlan, merged: Merged) -> str:
+    """Return the one line that says what was done."""
+    created = _done(merged.created, "created", "set back")
+    left = f", {objects_left(merged.left)} and were left" if merged.left else ""
+    rows = plan.about or f'the rows of database "{plan.database}" are those of {plan.backup}'
+    skipped = f", skipped: {', '.join(collisions_told(merged.skipped))}" if merged.skipped else ""
+    word = ROWS_SKIPPED if merged.skipped else RESTORED_BUT if merged.left else RESTORED
+    return (
+        f"{word}: {rows}: {merged.inserted:,} inserted, {merged.updated:,} updated, "
+        f"{merged.deleted:,} deleted{skipped}{created}{left}; writers waited {duration(merged.locked_seconds)}"
+        f"{_seen_told(plan)}{plan.caution}"
+    )
+
+
+def merged_report(plan: MergePlan, merged: Merged) -> str:
+    """Return the report of a merge as markdown."""
+    phases = [(name, duration(seconds)) for name, seconds in merged.phases.items()]
+    parts = [
+        headline(merged_verdict(plan, merged)), f"## To undo it\n\n```\n{merged.undo}\n```\n",
+        "It makes the tables that were written, or the rows of them that it names, what they were before: rows that came since go. "
+        "Without its last line it only plans.\n",
+        _changes(merged.changes),
+        section("Created or set back", [one.line for one in merged.created]),
+        section("Mended afterwards, to agree with it", merged.repaired),
+        section("Triggers switched", plan.triggers),
+        section("Keys of other contexts", [one.line for one in plan.effects]), _seen(plan),
+        section("Passed over", plan.passed_over), "## Phases\n\n" + table(["phase", "time"], phases, (1,)) + "\n",
+        section("Still to do: rows that were skipped", [one.line for one in merged.skipped]), _left(merged.left),
+        section("What a human still has to do", merged.notes, "" if merged.left or merged.skipped else "Nothing.\n"),
+    ]  # fmt: skip
+    return "\n".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A table that was restored under another name."""
+
+    name: str
+    table: str
+    backup: str
+    state_of: datetime
+    database: str
+    rows: int
+    all_rows: int
+    seconds: float
+    key: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    aside: str = ""
+
+
+def beside_verdict(beside: Beside) -> str:
+    """Return the one line that says what is there now."""
+    part = "" if beside.rows == beside.all_rows else f" of {beside.all_rows:,}"
+    return (
+        f"RESTORED: {beside.rows:,}{part} rows of {beside.table} as of {beside.backup} are in {beside.name} of database "
+        f'"{beside.database}"; nothing else was touched'
+    ) + (f"; {beside.backup} is SET ASIDE: {beside.aside}" if beside.aside else "")
+
+
+def beside_report(beside: Beside, zone: tzinfo, passed_over: Sequence[str]) -> str:
+    """Return the report of a restore beside the live table as markdown, with what an operator does next."""
+    facts = [
+        ("set", f"`{beside.backup}`"), ("state of", local_time(beside.state_of, zone)), ("table", f"`{beside.name}`"),
+        ("rows", f"{beside.rows:,} of {beside.all_rows:,}, read back and compared"), ("took", duration(beside.seconds)),
+    ]  # fmt: skip
+    gone = " AND ".join(f"l.{name} = r.{name}" for name in beside.key)
+    look = f"SELECT r.* FROM {beside.name} r WHERE NOT EXISTS (SELECT FROM {beside.table} l WHERE {gone});\n"  # noqa: S608
+    parts = [
+        headline(beside_verdict(beside)), table(["what", "value"], facts) + "\n",
+        f"## What to do with it\n\n```sql\n{look if beside.key else ''}DROP TABLE {beside.name};\n```\n",
+        section("Worth knowing", beside.notes), section("Passed over", passed_over),
+    ]  # fmt: skip
+    return "\n".join(part for part in parts if part)

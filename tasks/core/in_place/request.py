@@ -1,0 +1,145 @@
+"""What an operator asks of a restore into a live database: mode, tables, rows by key."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tasks.core.errors import BadInput
+from tasks.core.sql.names import plain_name
+
+
+class Drift(StrEnum):
+    """What to do where the live tables have other columns than the set's."""
+
+    REFUSE = "refuse"
+    COMMON_COLUMNS = "common-columns"
+
+
+class Objects(StrEnum):
+    """What becomes of objects that differ from the set's: they are listed, or set back too; what is missing is made anyhow."""
+
+    PLAN = "plan"
+    RESTORE = "restore"
+
+
+class OnConflict(StrEnum):
+    """What becomes of rows whose unique values rows have that the restore leaves: it is refused, or they are skipped and told."""
+
+    REFUSE = "refuse"
+    SKIP = "skip"
+
+
+class Mode(StrEnum):
+    """Which differences a restore writes: rows that are missing, those that are other too, those that are not in the set too."""
+
+    MISSING = "missing"
+    MERGE = "merge"
+    REPLACE = "replace"
+
+    @property
+    def writes(self) -> str:
+        """The kinds of difference, as the statements of a merge name them."""
+        return {Mode.MISSING: "I", Mode.MERGE: "IU", Mode.REPLACE: "IUD"}[self]
+
+
+KeyValue = str | int | float | bool
+# A list of key values, or of objects that name several key columns; or a condition on key columns.
+Keys = str | Sequence[KeyValue | Mapping[str, KeyValue]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an operator asked to be restored into a live database: the whole context, or one table of it."""
+
+    backup: str
+    on_drift: Drift = Drift.REFUSE
+    accept_effects: bool = False
+    table: str | None = None
+    mode: Mode = Mode.REPLACE
+    keys: Keys | None = None
+    include_parents: bool = False
+    # Of a clean-up set: with the rows of other tables that hung on the rows of this one.
+    with_children: bool = False
+    objects: Objects = Objects.PLAN
+    on_conflict: OnConflict = OnConflict.REFUSE
+
+    def command(self, context: str, database: str) -> str:
+        """Return what an operator types to have it done."""
+        flow, keys = "table_restore" if self.table else "full_restore --in-place true", self.keys
+        said = keys if keys is None or isinstance(keys, str) else json.dumps(keys, ensure_ascii=False)
+        one_table = self.table if self.table and not self.with_children else None
+        words = [
+            f"python -m flows.restore {'restore_cleaned_up' if self.with_children else flow} --context {context} "
+            f"--backup {shlex.quote(self.backup)}",
+            *([f"--table {shlex.quote(one_table)} --mode {self.mode}"] if one_table else []),
+            *([f"--keys {shlex.quote(said)}"] if said else []),
+            *(["--include-parents true"] if self.include_parents and one_table else []),
+            *([f"--on-schema-drift {self.on_drift}"] if self.on_drift is not Drift.REFUSE else []),
+            *(["--accept-effects-on-others true"] if self.accept_effects else []),
+            *([f"--objects {self.objects}"] if self.objects is not Objects.PLAN else []),
+            *([f"--on-conflict {self.on_conflict}"] if self.on_conflict is not OnConflict.REFUSE else []),
+            f"--dry-run false --confirm-database {shlex.quote(database)}",
+        ]  # fmt: skip
+        return " \\\n    ".join(words)
+
+
+def tables_named(said: str, namespace: str, parents: Mapping[str, str], where: str) -> frozenset[str]:
+    """Return schema.name of the table that is meant, with its partitions; `parents` has the parent of every table, or nothing.
+
+    Raises:
+        BadInput: there is no such table.
+    """
+    wanted = plain_name(said).removeprefix(".")
+    found = {name for name in (wanted, f"{namespace}.{wanted}") if name in parents}
+    if not found:
+        tops = sorted(name for name, parent in parents.items() if parent not in parents)
+        raise BadInput(f'table "{said}" is not {where}; name one of {", ".join(tops)}, or a partition')
+    while more := {name for name, parent in parents.items() if parent in found} - found:
+        found |= more
+    return frozenset(found)
+
+
+def name_beside(table: str, set_id: str) -> str:
+    """Return the name of a table restored beside a live one, of at most 63 bytes: `invoices_restored_20251103_020000`."""
+    suffix = f"_restored_{'_'.join(set_id.split('_')[-3:-1])}"
+    kept = table.encode()[: 63 - len(suffix)].decode(errors="ignore")
+    return f"{kept}{suffix}"
+
+
+def parse_keys(said: Keys, key: Sequence[str]) -> str | list[dict[str, str]]:
+    """Return which rows are meant: those that a condition on key columns is true of, or those with listed values.
+
+    A list has values of the first key column, or objects that name key columns: `["6f0c…"]`, `[{"id": "6f0c…", "issued_at":
+    "2025-11-03 01:02:03"}]`.
+
+    Raises:
+        BadInput: the table has no key, or it is neither.
+    """
+    listed = _parse_list(said) if isinstance(said, str) and said.lstrip().startswith("[") else said
+    if not key:
+        raise BadInput("keys: rows of a table without primary key cannot be named; leave keys away")
+    if isinstance(listed, str):
+        if not listed.strip():
+            raise BadInput("keys is empty; leave it away, or name rows by their key")
+        return listed
+    rows = [dict(one) if isinstance(one, Mapping) else {key[0]: one} for one in listed]
+    if not rows or any(row.keys() != rows[0].keys() or not row or not row.keys() <= set(key) for row in rows):
+        raise BadInput(f"keys: name rows by values of {key[0]}, or by objects with the same of the key columns {', '.join(key)}")
+    return [{name: _as_text(value) for name, value in row.items()} for row in rows]
+
+
+def _parse_list(said: str) -> Sequence[KeyValue | Mapping[str, KeyValue]]:
+    try:
+        return list(json.loads(said))
+    except ValueError as error:
+        raise BadInput(f"keys: no JSON list ({error}); write for example {json.dumps(['a key', 'another'])}") from None
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise BadInput(f"keys: a {type(value).__name__} is no value of a key column; write a text or a number")

@@ -1,0 +1,1 @@
+"""Partitions by time: what their bounds say, and what becomes of old ones."""

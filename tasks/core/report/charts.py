@@ -1,0 +1,100 @@
+"""Pictures for reports: SVG in a data URI, which both of Prefect's web UIs show (inline SVG they do not)."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, filterwarnings
+
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+# Text stays text, in the reader's own fonts: Japanese names need no font here.
+STYLE: Any = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "report"}
+GOOD, BAD, LIMIT, OTHER, GREY = "#2f6f9f", "#b3372f", "#b3372f", "#c58b1f", "#808080"
+Points = Sequence[tuple[datetime, float]]
+
+
+def bars(alternative: str, seconds: Mapping[str, float]) -> str:
+    """Return a picture of one bar a phase, in order from the top, as markdown."""
+    figure = _figure(figsize=(8, 0.6 + 0.36 * len(seconds)), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.barh(list(seconds), list(seconds.values()), color=GOOD)
+    axes.bar_label(drawn, [f"{value:.1f} s" for value in seconds.values()], padding=4)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("seconds")
+    _bare(axes)
+    return _markdown(figure, alternative)
+
+
+def against_limit(alternative: str, points: Sequence[tuple[datetime, float, bool]], limit_seconds: float) -> str:
+    """Return a picture of durations over time below their limit (logarithmic, because they should be far apart), as markdown."""
+    figure = _figure(figsize=(8, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(limit_seconds, color=LIMIT, linestyle="--")
+    axes.annotate(
+        "limit", (0, limit_seconds), (4, -12), xycoords=("axes fraction", "data"), textcoords="offset points", color=LIMIT
+    )
+    labels = [f"{instant:%m-%d %H:%M}" for instant, _, _ in points]
+    places = range(len(points))
+    values = [value for _, value, _ in points]
+    axes.plot(places, values, color=GOOD, zorder=1)
+    axes.scatter(places, values, c=[GOOD if passed else BAD for _, _, passed in points], zorder=2)
+    axes.set_xticks(list(places), labels, rotation=30, ha="right")
+    axes.set_yscale("log")
+    axes.set_ylim(min([*values, limit_seconds]) / 2, limit_seconds * 2)
+    axes.set_ylabel("seconds")
+    _bare(axes)
+    return _markdown(figure, alternative)
+
+
+def over_time(alternative: str, series: Mapping[str, Points], unit: str, limit: float | None = None) -> str:
+    """Return a picture of values over time, as markdown: lines below a limit if there is one, else dots of any magnitude.
+
+    Instants are shown in the zone that they are given in.
+    """
+    figure = _figure(figsize=(8, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.xaxis_date(next(instant.tzinfo for points in series.values() for instant, _ in points))
+    for (name, points), color in zip(series.items(), (GOOD, OTHER, GREY, BAD), strict=False):
+        how: Any = {"linewidth": 1} if limit else {"linestyle": "", "marker": "o", "markersize": 3}
+        instants: Any = [instant for instant, _ in points]
+        axes.plot(instants, [value for _, value in points], color=color, label=name, **how)
+    if limit:
+        axes.axhline(limit, color=LIMIT, linestyle="--", label="limit")
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:,g}")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    axes.set_ylabel(unit)
+    axes.tick_params("x", rotation=30)
+    _bare(axes)
+    return _markdown(figure, alternative)
+
+
+def _figure(**how: Any) -> "Figure":
+    # Imported where something is drawn: that takes longer than most flows take to their report.
+    from matplotlib.figure import Figure
+
+    return Figure(**how)
+
+
+def _bare(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _markdown(figure: "Figure", alternative: str) -> str:
+    drawn = io.BytesIO()
+    from matplotlib import rc_context
+
+    with rc_context(STYLE), catch_warnings():
+        # Only the width of a name is guessed without its glyphs.
+        filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return f"![{alternative}](data:image/svg+xml;base64,{base64.b64encode(drawn.getvalue()).decode()})"

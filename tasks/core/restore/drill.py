@@ -1,0 +1,68 @@
+"""What is kept of each drill, and what follows from several: how the recovery time develops, and how far it carries."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, tzinfo
+from typing import ClassVar
+
+from pydantic import Field
+
+from tasks.core.report.markdown import local_time
+from tasks.core.sets.records import Record
+from tasks.core.values import Count, Digest, Duration, Sum
+
+# The event that asks for a drill of the set that it names.
+SCHEMA_CHANGED = "schema.changed"
+
+
+class DrillRecord(Record):
+    """One drill: times in seconds, sizes in bytes; without a proven restore there is no recovery time."""
+
+    folder: ClassVar[str] = "drills"
+
+    set: str | None = Field(description="id of the backup set that was restored")
+    verdict: str
+    passed: bool
+    proven: bool = Field(description="whether the restored database was found equal to its backup")
+    rto_seconds: Duration
+    rto_limit_seconds: Duration
+    rpo_seconds: Duration | None
+    rpo_limit_seconds: Duration
+    database_bytes: Count | None
+    rows: Sum | None
+    phases: dict[str, Duration]
+    number: Count | None = Field(default=None, description="that of the set among its context's; older records: none")
+    schema_fingerprint: Digest | None = Field(default=None, description="that of the set; older records: none")
+
+
+def automation_of_drills(context: str) -> str:
+    """Return the name of the automation that lets a changed schema be drilled."""
+    return f"{context}: schema changed"
+
+
+def last_proven(records: Iterable[DrillRecord]) -> DrillRecord | None:
+    """Return the last drill that passed of the newest set that one passed of and of which is known what its restore makes."""
+    passed = [one for one in records if one.passed and one.schema_fingerprint]
+    return max(passed, key=lambda one: (one.number or 0, one.instant), default=None)
+
+
+def why_unproven(newest_first: Sequence[DrillRecord], proven: DrillRecord | None, zone: tzinfo) -> str:
+    """Say why what a restore makes is proven by none of these drills, of which the last that counts is given."""
+    if proven:
+        return f"schema changed since the last drill ({proven.set}, {local_time(proven.instant, zone)})"
+    if not newest_first:
+        return "schema not proven: no drill ever ran"
+    passed = any(one.passed for one in newest_first)
+    said = "those that passed did not record what they restored" if passed else f"none passed of {len(newest_first)} drills"
+    return f"schema not proven: {said}"
+
+
+def carries_to_bytes(record: DrillRecord) -> int | None:
+    """Return the database size at which the recovery time would reach its limit, if it grew in proportion to the size."""
+    if not record.proven or not record.database_bytes or record.rto_seconds <= 0:
+        return None
+    return int(record.database_bytes * record.rto_limit_seconds / record.rto_seconds)
+
+
+def recovery_point_age(snapshot: datetime, instant: datetime) -> timedelta:
+    """Return what would be lost if the disaster came at an instant and this snapshot were all there is; never below zero."""
+    return max(instant - snapshot, timedelta(0))

@@ -1,0 +1,1 @@
+"""Rows of a relation: streamed, digested, packed and unpacked, whole or by changed blocks."""

@@ -1,0 +1,66 @@
+"""Staged rows: the compressed parts of a relation, whole or but for some of their lines."""
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.core.rows.digest import RowDigest
+from tasks.core.rows.file_blocks import Chosen, Lines, complement
+from tasks.core.rows.unpacking import BLOCK_BYTES, Unpacked, unpacked
+from tasks.core.run.progress import Moved, unmeasured
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Parts of a relation, in order, how many bytes they have unpacked, at most, and the runs of their lines that are left out."""
+
+    files: list[Path]
+    most_bytes: int
+    left_out: list[Lines] = field(default_factory=list)
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the rows that are not left out, as COPY text, in blocks of about 256 KB.
+
+        Raises:
+            zstandard.ZstdError: a part is not zstd, is cut short, or has more than there may be.
+        """
+        if self.left_out:
+            yield from map(b"".join, self.batches())
+            return
+        for plain in self._open():
+            while block := plain.read(BLOCK_BYTES):
+                yield block
+
+    def batches(self) -> Iterator[list[bytes]]:
+        """Yield the same rows line by line, in lists of about 256 KB.
+
+        Raises:
+            zstandard.ZstdError: a part is not zstd, or is cut short.
+        """
+        kept = Chosen(complement(self.left_out))
+        for plain in self._open():
+            lines = io.BufferedReader(plain, BLOCK_BYTES)
+            while batch := lines.readlines(BLOCK_BYTES):
+                yield kept.of(batch)
+
+    def _open(self) -> Iterator[Unpacked]:
+        left = self.most_bytes
+        for file in self.files:
+            with unpacked(file, left) as plain:
+                yield plain
+                left = plain.left
+
+
+def digest_sources(sources: Iterable[RowSource], moved: Moved = unmeasured) -> RowDigest:
+    """Return count and digest of the rows of a relation.
+
+    Raises:
+        zstandard.ZstdError: a part is not zstd, or is cut short.
+    """
+    digest = RowDigest()
+    for source in sources:
+        for batch in source.batches():
+            digest.add(batch, sum(map(len, batch)))
+            moved(digest.plain_bytes)
+    return digest

@@ -1,0 +1,256 @@
+"""One relation as a stream: COPY text through the row digest and the compressor into one private file.
+
+Run as `python -m tasks.core.rows.stream` it is a small process of its own, because the row loop holds the interpreter's lock: the
+job comes as one JSON line on stdin, lines of JSON leave on stdout: how far it is, again and again, and at last the facts. It ends
+at once when stdin closes.
+libpq is driven through psycopg's wrapper of it (https://www.postgresql.org/docs/current/libpq-copy.html): a Python-level
+iteration over the rows costs about a third more.
+"""
+
+import json
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import psycopg
+from psycopg import pq
+from psycopg.sql import Composed
+
+from tasks.core import sql
+from tasks.core.errors import OperationError
+from tasks.core.postgres.connection import Connection, Server, connect
+from tasks.core.postgres.messages import QUOTING_CLASSES, forget_rows
+from tasks.core.rows.compressed_file import CompressedFile
+from tasks.core.rows.digest import RowDigest
+from tasks.core.rows.file_blocks import BaseBlocks, BlockRows, BlockState, Changes, Chosen, find_changes, render_lines, shift_for
+from tasks.core.rows.job import StreamFacts, StreamFault, StreamJob
+from tasks.core.run.progress import Moved, unmeasured
+
+BLOCK_BYTES = 1 << 16
+MORE_SPACE = "free some space, or set BACKUP_STAGING to a larger disk"
+COMMAND = [sys.executable, "-m", "tasks.core.rows.stream"]
+# How often a process says how far it is.
+MOVED_SECONDS = 0.25
+
+
+def stream_relation(server: Server, job: StreamJob, moved: Moved = unmeasured) -> StreamFacts:
+    """Read one relation to its end, and say how many bytes of rows have gone by.
+
+    Raises:
+        psycopg.Error: the snapshot is gone (InvalidParameterValue), a lock cannot be had at once
+            (LockNotAvailable), or the session broke.
+        OSError: the file cannot be written.
+    """
+    with reading(server, job) as connection:
+        if job.file is None:
+            digest = digest_relation(connection, job, moved)
+            return StreamFacts(digest.rows, digest.hex, digest.plain_bytes, 0, "")
+        changes = _changes(connection, job, job.base) if job.base else None
+        chosen = Chosen(changes.taken) if changes else None
+        digest = RowDigest()
+        with CompressedFile(job.file) as file:
+            for rows, size in row_blocks(connection, job):
+                digest.add(rows, size)
+                file.write(b"".join(chosen.of(rows) if chosen else rows))
+                moved(digest.plain_bytes)
+            sha256 = file.finish()
+        facts = StreamFacts(digest.rows, digest.hex, digest.plain_bytes, file.bytes, sha256)
+        if changes:
+            return replace(facts, taken=changes.rows_taken, left_out=render_lines(changes.left_out))
+        return replace(facts, blocks=_count_blocks(connection, job)) if job.count_blocks else facts
+
+
+@contextmanager
+def reading(server: Server, job: StreamJob) -> Iterator[Connection]:
+    """Open a session that sees what the job's snapshot sees."""
+    with seeing(server, job.database, job.application_name, job.snapshot, [(job.schema, job.name)]) as connection:
+        yield connection
+
+
+@contextmanager
+def seeing(
+    server: Server, database: str, application_name: str, snapshot: str | None, relations: Sequence[tuple[str, str]]
+) -> Iterator[Connection]:  # fmt: skip
+    """Open a session that sees what a snapshot sees, or what is there now, and has locked some relations of the snapshot."""
+    with connect(server, database, application_name) as connection:
+        connection.execute(sql.snapshot.START_SNAPSHOT)
+        if snapshot:
+            connection.execute(sql.snapshot.import_snapshot(snapshot))
+            # A queued ACCESS EXCLUSIVE would let COPY wait for ever behind the coordinator's own lock.
+            if relations:
+                connection.execute(sql.snapshot.lock_tables(relations, nowait=True))
+        connection.execute(sql.session.FIXED_SETTINGS)
+        yield connection
+
+
+def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
+    """Say whether a relation has the rows that the base saw, and no other: it has as many, none of them younger.
+
+    Raises:
+        psycopg.Error: as stream_relation.
+    """
+    with reading(server, job) as connection:
+        rows, old = connection.execute(sql.rows.count_rows_and_old(job.schema, job.name, base.xmin)).fetchall()[0]
+    return bool(rows == old == sum(base.counted.rows))
+
+
+def runs_code(server: Server, job: StreamJob) -> bool:
+    """Say whether a query of a relation would run code of its owner; to read it whole would not."""
+    with reading(server, job) as connection:
+        name = {"name": sql.names.quoted_name(job.schema, job.name)}
+        return bool(connection.execute(sql.logins.CODE_WHEN_PLANNED, name).fetchall()[0][0])
+
+
+def _changes(connection: Connection, job: StreamJob, base: BaseBlocks) -> Changes:
+    counted = connection.execute(sql.rows.count_rows_by_block(job.schema, job.name, base.counted.shift, base.xmin)).fetchall()
+    return find_changes(base.counted, [BlockState(*row) for row in counted])
+
+
+def _count_blocks(connection: Connection, job: StreamJob) -> BlockRows | None:
+    """Count rows by block; other tables than heaps say nothing about where rows lie, and of some a query would run their code."""
+    name = {"name": sql.names.quoted_name(job.schema, job.name)}
+    if connection.execute(sql.logins.CODE_WHEN_PLANNED, name).fetchall()[0][0]:
+        return None
+    blocks, is_heap = connection.execute(sql.rows.RELATION_BLOCKS, name).fetchall()[0]
+    if not is_heap:
+        return None
+    shift = shift_for(blocks)
+    counted = connection.execute(sql.rows.count_rows_by_block(job.schema, job.name, shift, None)).fetchall()
+    rows = [0] * (counted[-1][0] + 1 if counted else 0)
+    for number, count, _ in counted:
+        rows[number] = count
+    return BlockRows.of(shift, rows)
+
+
+def digest_relation(connection: Connection, job: StreamJob, moved: Moved = unmeasured) -> RowDigest:
+    """Read one relation in a session that has the fixed settings; return count and digest of its rows."""
+    digest = RowDigest()
+    for rows, size in row_blocks(connection, job):
+        digest.add(rows, size)
+        moved(digest.plain_bytes)
+    return digest
+
+
+def row_blocks(connection: Connection, job: StreamJob) -> Iterator[tuple[list[bytes], int]]:
+    """Yield the rows of a relation in blocks of about 64 KB (what a processor keeps at hand), with each block's size."""
+    keys = job.only
+    query = sql.rows.copy_rows_out(job.schema, job.name, job.columns, job.encoding)
+    if keys:
+        wanted = keys.columns, keys.equal, keys.types, keys.values
+        query = sql.rows.copy_chosen_out(job.schema, job.name, job.columns, job.encoding, *wanted)
+    yield from copied_blocks(connection, query)
+
+
+def copied_blocks(connection: Connection, query: Composed) -> Iterator[tuple[list[bytes], int]]:
+    """Yield what a COPY … TO STDOUT sends in such blocks.
+
+    The server sends one CopyData message a row, and text format has no newline inside a row.
+    """
+    pgconn = connection.pgconn
+    pgconn.send_query(query.as_bytes(connection))
+    _wait_for_result(pgconn)
+    _expect(pgconn.get_result(), pq.ExecStatus.COPY_OUT, connection)
+    rows, size = list[bytes](), 0
+    while True:
+        length, row = pgconn.get_copy_data(1)
+        if length > 0:
+            rows.append(bytes(row))
+            size += length
+            if size >= BLOCK_BYTES:
+                yield rows, size
+                rows, size = [], 0
+        elif length == 0:
+            _read_more(pgconn)
+        else:
+            break
+    _expect(pgconn.get_result(), pq.ExecStatus.COMMAND_OK, connection)
+    # libpq takes the next command only after it has said that there is no further result.
+    while pgconn.get_result() is not None:
+        pass
+    yield rows, size
+
+
+def _wait_for_result(pgconn: pq.abc.PGconn) -> None:
+    pgconn.flush()
+    while pgconn.is_busy():
+        _read_more(pgconn)
+
+
+def _read_more(pgconn: pq.abc.PGconn) -> None:
+    poll = select.poll()
+    poll.register(pgconn.socket, select.POLLIN | select.POLLHUP)
+    poll.poll()
+    pgconn.consume_input()
+
+
+def _expect(result: pq.abc.PGresult | None, status: pq.ExecStatus, connection: Connection) -> None:
+    if result is not None and result.status == status:
+        return
+    if result is None or not result.error_message:
+        raise psycopg.OperationalError(connection.pgconn.get_error_message("utf-8"))
+    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+    # Not its details and contexts: those quote rows, and so do messages about data.
+    message = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message).decode("utf-8", "replace").strip()
+    if state.startswith(QUOTING_CLASSES):
+        message = f"{psycopg.errors.lookup(state).__name__} ({state})"
+    raise psycopg.errors.lookup(state)(message) if state else psycopg.OperationalError(message)
+
+
+def describe_fault(error: Exception) -> StreamFault:
+    """Say why a stream ended early."""
+    # Lock not to be had, snapshot gone, table gone meanwhile: the schema moved, and another snapshot may do.
+    forget_rows(error)
+    moved = psycopg.errors.LockNotAvailable, psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable
+    said = f"the staged file cannot be written: {error}; {MORE_SPACE}" if isinstance(error, OSError) else str(error)
+    return StreamFault(" ".join(said.split()), isinstance(error, moved))
+
+
+def dump_json(value: object) -> str:
+    """Return jobs or facts as JSON, arrays as lists."""
+    return json.dumps(value, default=list)
+
+
+def _end_when_abandoned() -> None:
+    """End this process when its stdin closes: nobody wants the rows any more."""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+def _tell() -> Moved:
+    """Return what says on stdout, now and then, how many bytes have gone by."""
+    next_time = time.monotonic() + MOVED_SECONDS
+
+    def tell(position: float) -> None:
+        nonlocal next_time
+        if (clock := time.monotonic()) >= next_time:
+            next_time = clock + MOVED_SECONDS
+            print(dump_json({"moved": position}), flush=True)  # noqa: T201
+
+    return tell
+
+
+def main() -> int:
+    """Do the job that stands on stdin."""
+    order = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_when_abandoned, daemon=True).start()
+    job = StreamJob.parse(order["job"])
+    try:
+        answer = {"facts": asdict(stream_relation(Server(order["server"]), job, _tell()))}
+        code = 0
+    except (psycopg.Error, OSError, OperationError) as error:
+        answer, code = {"fault": asdict(describe_fault(error))}, 1
+        if job.file:
+            Path(job.file).unlink(missing_ok=True)
+    print(dump_json(answer))  # noqa: T201
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Backup sets: their names, manifests, marks, signatures, order, history and retention."""

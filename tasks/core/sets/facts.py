@@ -1,0 +1,61 @@
+"""What a report says of a set, and what pruning records of one that expired."""
+
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.core.sets.name import RULES, Kind
+from tasks.core.sets.records import Record
+from tasks.core.values import Instant, Sum
+
+
+class SetFacts(BaseModel):
+    """A set in a few figures; without instants its manifest cannot be read. `verified` is when it was last decoded or drilled."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    kind: Kind
+    state: str
+    instant: Instant | None
+    finished: Instant | None
+    bytes: Sum
+    verified: Instant | None = None
+    note: str = ""
+    expired: bool = False
+
+    @property
+    def took(self) -> timedelta | None:
+        """How long it took from its state to its manifest."""
+        return self.finished - self.instant if self.instant and self.finished else None
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it cannot be restored, or could not when it expired."""
+        return self.state in ("damaged", "untrusted")
+
+    @property
+    def verdict(self) -> str:
+        """What a person has to know of it first."""
+        if self.expired:
+            return "expired"
+        return self.state if self.state in ("suspect", "damaged", "untrusted", "set aside") else "ok"
+
+    @property
+    def recovery_state(self) -> tuple[datetime, datetime] | None:
+        """The state that it can bring back as `latest`, and when that was stored."""
+        if self.instant is None or self.finished is None or not RULES[self.kind].may_be_latest:
+            return None
+        if self.is_damaged or self.state == "set aside":
+            return None
+        # A server whose clock is ahead must not make a state newer than its manifest.
+        return min(self.instant, self.finished), self.finished
+
+
+class ExpiryRecord(Record):
+    """The sets that one pruning let expire, as they were."""
+
+    folder: ClassVar[str] = "expired"
+
+    sets: list[SetFacts]

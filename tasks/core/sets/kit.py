@@ -1,0 +1,45 @@
+"""Recovery kits: what is kept of one in the store, and what a drill says of its age."""
+
+from datetime import datetime, timedelta
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.core.sets.name import SET_ID
+
+# In the kit's folder, and in the store below the context's name.
+KIT_FILE = "kit.json"
+# Addresses, logins and the newest set change; a kit is made again four times a year.
+OLD_AFTER = timedelta(days=90)
+MAKE = "python -m deployments.kit FOLDER"
+
+
+class Kit(BaseModel):
+    """When a kit was made, by which version of this project, and the newest set by then."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    context: str
+    made: AwareDatetime
+    version: str
+    set: str = Field(pattern=f"^{SET_ID.pattern}$")
+
+
+def render_kit(kit: Kit) -> bytes:
+    """Return what the mark of a kit says."""
+    return (kit.model_dump_json(indent=1) + "\n").encode()
+
+
+def parse_kit(data: bytes) -> Kit | None:
+    """Return the kit that a mark tells of, or None if it cannot be read."""
+    try:
+        return Kit.model_validate_json(data)
+    except ValidationError:
+        return None
+
+
+def kit_notice(kit: Kit | None, instant: datetime) -> str:
+    """Say how old the kit is, and what to do where it is too old or there is none."""
+    if kit is None:
+        return f"no kit was ever made: `{MAKE}`"
+    age = f"made {kit.made:%Y-%m-%d}, {(instant - kit.made).days} days ago, with {kit.set}"
+    return f"{age}; older than {OLD_AFTER.days} days: make it again, `{MAKE}`" if instant - kit.made > OLD_AFTER else age

@@ -1,0 +1,307 @@
+"""The manifest of a backup set: everything about it but the data; its presence commits the set.
+
+It is one module, and long, because it is one format.
+"""
+
+from typing import Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from tasks.core.database.objects import DatabaseProperties, ForeignKey, InventoryItem, LeftOut, Role, Sequence, View
+from tasks.core.run.clock import RUN_ID
+from tasks.core.sets.large_objects import INDEX, PAGES, LargeObjects
+from tasks.core.sets.name import CONTEXT_NAME, SET_ID, Kind, SetName, parse_set_folder
+from tasks.core.values import (
+    MOST,
+    Count,
+    Digest,
+    Duration,
+    Instant,
+    Label,
+    Lsn,
+    Major,
+    Name,
+    Oid,
+    StoredModel,
+    TransactionId,
+    TypeName,
+    Zone,
+)
+
+# Where the objects of a set are in its folder; rows are in data/, the context's files in context/.
+SCHEMA_ARCHIVE, SCHEMA_LIST, RESTORE_SCRIPT, BLOCK_ROWS = "schema.dump.zst", "schema.list", "restore.sh", "block-rows.json.zst"
+
+# PostgreSQL's limit is 1,600 (https://www.postgresql.org/docs/current/limits.html).
+MOST_COLUMNS = 1600
+# What an object of which the manifest does not say how long it is unpacked, may be at most: rows and catalogues shrink less.
+MOST_TIMES_PACKED, MOST_MORE_BYTES = 1000, 64 << 20
+
+# No character in it is one that moves a cursor, or ends a line of a report.
+_NAME_IN_SET = r"[^/\\.\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*"
+
+
+class StoredObject(StoredModel):
+    """One object of a set: path below the set's folder, size and SHA-256 of the stored bytes."""
+
+    path: str = Field(
+        pattern=rf"^{_NAME_IN_SET}(/{_NAME_IN_SET})?$", max_length=1000, description="never leads out of the set's folder"
+    )
+    bytes: Count
+    sha256: Digest
+    plain_bytes: Count | None = Field(default=None, description="the size unpacked, of a text that is stored packed")
+
+    @property
+    def staged_name(self) -> str:
+        """What it is called in a staging folder, which has no folders."""
+        return self.path.replace("/", "-")
+
+    @property
+    def most_plain_bytes(self) -> int:
+        """How many bytes it may have unpacked; older sets do not say."""
+        return MOST_TIMES_PACKED * self.bytes + MOST_MORE_BYTES if self.plain_bytes is None else self.plain_bytes
+
+
+class Inherited(StoredModel):
+    """Rows of the same relation in the base, which a differential does not store again."""
+
+    rows: Count
+    left_out: StoredObject | None = Field(default=None, description="which lines of the base's are not among them")
+
+
+class Relation(StoredModel):
+    """A table or leaf partition with its rows, as read under the set's snapshot: inherited ones, then those of the parts."""
+
+    namespace: Name = Field(alias="schema")
+    name: Name
+    parent: Label | None = None
+    oid: Oid
+    relfilenode: Oid
+    columns: list[Name] = Field(max_length=MOST_COLUMNS)
+    types: list[TypeName] = Field(
+        default=[], max_length=MOST_COLUMNS, description="the type of each column, qualified; older sets do not say"
+    )
+    layout: Label = Field(default="", description="what turns stored bytes into rows; empty if that is not the relation's alone")
+    rows: Count
+    digest: str = Field(pattern=r"^[0-9a-f]{32}$", description="sum modulo 2**128 of XXH3-128 of each row's COPY text")
+    plain_bytes: Count
+    seconds: Duration
+    parts: list[StoredObject]
+    inherited: Inherited | None = None
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _a_type_a_column(self) -> Self:
+        if self.types and len(self.types) != len(self.columns):
+            raise ValueError(f"it has {len(self.columns)} columns and {len(self.types)} types")
+        return self
+
+    @property
+    def qualified(self) -> str:
+        """schema.name, for people."""
+        return f"{self.namespace}.{self.name}"
+
+    @property
+    def bytes(self) -> int:
+        """The stored size."""
+        return sum(part.bytes for part in self.objects)
+
+    @property
+    def objects(self) -> list[StoredObject]:
+        """What is stored of it in this set."""
+        return [*self.parts, *([self.inherited.left_out] if self.inherited and self.inherited.left_out else [])]
+
+
+class Incarnation(StoredModel):
+    """One uninterrupted life of one server at one address, as the server itself says it."""
+
+    started: Label = Field(description="when its postmaster started: UTC, to the microsecond")
+    address: Label = Field(description="where it was reached: its own address, or `local socket`, and its port")
+
+
+class Snapshot(StoredModel):
+    """When and where the rows were read; older sets do not say in which incarnation of the server."""
+
+    instant: Instant
+    xmin: TransactionId
+    lsn: Lsn
+    timeline: int = Field(ge=0, lt=1 << 32, description="0 where a standby does not say which one it follows")
+    system_identifier: str = Field(pattern=r"^[0-9]{1,20}$")
+    standby: bool
+    incarnation: Incarnation | None = None
+
+
+class SetAside(StoredModel):
+    """Sets that are neither `latest` nor a base, by their numbers, because a backup found proof of a second history.
+
+    Without `before`, sets to come are among them too, until an operator says which server is right.
+    """
+
+    why: str
+    since: Count
+    before: Count | None = None
+    by_start: bool = Field(default=True, description="whether the starts of the servers tell their sets apart")
+
+    def holds(self, number: int) -> bool:
+        """Say whether a set of this number is among them."""
+        return self.since <= number and (self.before is None or number < self.before)
+
+
+class Versions(StoredModel):
+    """What took part."""
+
+    server: Label
+    server_major: Major
+    pg_dump: Label
+    pg_dump_major: Major
+    project: Label
+
+
+class Scope(StoredModel):
+    """Some tables of a context, and of a partitioned one not all partitions, if some are named (schema.name)."""
+
+    namespace: Name = Field(alias="schema")
+    tables: list[Name] = Field(min_length=1)
+    partitions: list[Label] | None = None
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Manifest(StoredModel):
+    """Version 1 of the manifest."""
+
+    version: Literal[1] = 1
+    context: str = Field(pattern=rf"^{CONTEXT_NAME.pattern}$")
+    kind: Kind
+    id: str
+    base: str | None = Field(default=None, description="the id of a full of the same context")
+    instead: str | None = Field(default=None, description="why this is a full, where a differential was asked for")
+    label: str | None = Field(default=None, description="what an operator called it")
+    keep_until: Instant | None = Field(default=None, description="never pruned before")
+    only: Scope | None = Field(default=None, description="what it is of, where that is not the whole context")
+    number: Count | None = Field(
+        default=None, ge=1, description="1 + the highest of the context when it was taken; older sets: none"
+    )
+    aside: SetAside | None = Field(default=None, description="which sets this one found to be of another history")
+    losses: list[str] = Field(default=[], description="what makes it suspect: tables that lost too many rows since a good full")
+    run: str = Field(pattern=rf"^{RUN_ID.pattern}$")
+    time_zone: Zone
+    transforms: list[Literal["zstd"]] = Field(default=["zstd"])
+    snapshot: Snapshot
+    finished: Instant
+    versions: Versions
+    database: DatabaseProperties
+    fingerprint: str
+    schema_fingerprint: Digest | None = Field(
+        default=None, description="SHA-256 of all that a restore makes but for rows; partial and older sets do not say"
+    )
+    relations: list[Relation]
+    views: list[View]
+    sequences: list[Sequence]
+    roles: list[Role]
+    extensions: list[str]
+    outbound_keys: list[ForeignKey]
+    inbound_keys: list[ForeignKey]
+    disabled_keys: list[str] = Field(
+        default=[], description="table.key of each foreign key with a trigger that is off, which no restore keeps; older sets: none"
+    )
+    left_out: list[str]
+    by_hand: list[LeftOut] = Field(default=[], description="what is not in it and has to be made by hand; older sets do not say")
+    forgotten_tables: list[str]
+    inventory: list[InventoryItem]
+    schema_archive: StoredObject
+    schema_list: StoredObject
+    context_files: list[StoredObject]
+    warnings: list[str]
+    restore_script: StoredObject | None = None
+    block_rows: StoredObject | None = Field(default=None, description="rows by block of each relation, for differentials to come")
+    large_objects: LargeObjects | None = Field(default=None, description="those that rows name; older sets have none")
+    large_object_index: StoredObject | None = None
+    large_object_pages: StoredObject | None = None
+
+    @field_validator("id")
+    @classmethod
+    def _is_an_id(cls, text: str) -> str:
+        if not SET_ID.fullmatch(text):
+            raise ValueError(f"{text[:200]!r} is no id of a set")
+        return text
+
+    @field_validator("base")
+    @classmethod
+    def _is_a_full(cls, text: str | None) -> str | None:
+        # A folder is made of it.
+        if text is not None and not ((found := SET_ID.fullmatch(text)) and found["sort"] == Kind.FULL):
+            raise ValueError(f"{text[:200]!r} is no id of a full")
+        return text
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        name = SetName(self.context, self.kind, self.id)
+        if parse_set_folder(name.folder) != name:
+            raise ValueError(f"id {self.id} is no id of a {self.kind} set of {self.context}")
+        if self.base is not None and (self.kind is not Kind.DIFFERENTIAL or not self.base.startswith(f"{self.context}_")):
+            raise ValueError(f"base {self.base} is none of a {self.kind} set of {self.context}")
+        if max(self.rows, self.bytes, sum(self.plain_bytes.values())) > MOST:
+            raise ValueError("rows, bytes or plain_bytes add up to more than any set has")
+        if bool(self.large_objects and self.large_objects.objects) != bool(self.large_object_index):
+            raise ValueError("large objects and their index are not both there")
+        return self
+
+    @model_validator(mode="after")
+    def _one_object_a_path(self) -> Self:
+        names = [stored.staged_name for stored in self.objects]
+        if len(names) != len(set(names)):
+            raise ValueError("an object is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _objects_in_their_places(self) -> Self:
+        """No object may be staged where another is unpacked."""
+        fixed = [(SCHEMA_ARCHIVE, self.schema_archive), (SCHEMA_LIST, self.schema_list), (RESTORE_SCRIPT, self.restore_script)]
+        large = [(INDEX, self.large_object_index), (PAGES, self.large_object_pages)]
+        fixed_or_absent = [*fixed, (BLOCK_ROWS, self.block_rows), *large]
+        data = [("data/", stored) for relation in self.relations for stored in relation.objects]
+        below = [*data, *(("context/", stored) for stored in self.context_files)]
+        wrong = [stored.path for place, stored in fixed_or_absent if stored and stored.path != place]
+        wrong += [stored.path for place, stored in below if not stored.path.startswith(place)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is not where a backup puts it")
+        return self
+
+    @property
+    def objects(self) -> list[StoredObject]:
+        """Every object of the set but the manifest."""
+        optional = [stored for stored in (self.restore_script, self.block_rows, self.large_object_index) if stored]
+        return [*self.data, self.schema_archive, self.schema_list, *self.context_files, *optional]
+
+    @property
+    def data(self) -> list[StoredObject]:
+        """What is stored of rows and of large objects."""
+        rows = [stored for relation in self.relations for stored in relation.objects]
+        return [*rows, *([self.large_object_pages] if self.large_object_pages else [])]
+
+    @property
+    def cleaned_table(self) -> str | None:
+        """Of a clean-up set the table of its rule: it has some of its rows, and what hung on them, and says nothing of others."""
+        return self.only.tables[0] if self.kind is Kind.CLEAN_UP and self.only else None
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The context's zone."""
+        return ZoneInfo(self.time_zone)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all relations."""
+        return sum(relation.rows for relation in self.relations)
+
+    @property
+    def plain_bytes(self) -> dict[str, int]:
+        """Bytes of the rows as COPY text, by relation."""
+        return {relation.qualified: relation.plain_bytes for relation in self.relations}
+
+    @property
+    def bytes(self) -> int:
+        """Stored bytes of all objects but the manifest."""
+        return sum(stored.bytes for stored in self.objects)

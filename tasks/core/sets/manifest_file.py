@@ -1,0 +1,92 @@
+"""The bytes of a manifest: canonical JSON with its own checksum, signed if there is a key, and read back as strictly."""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from tasks.core.errors import DamagedSet
+from tasks.core.sets.manifest import Manifest
+from tasks.core.sets.signature import Signer, Trust
+from tasks.core.values import complaint_about
+
+MANIFEST_FILE = "manifest.json"
+VERSION = 1
+SEAL = frozenset({"sha256", "signature"})
+# What stands before the body, and between it and its seal.
+BEGIN, END = b'{\n "manifest": ', b',\n "sha256": '
+
+
+def render_manifest(manifest: Manifest, signer: Signer | None = None) -> bytes:
+    """Return the manifest as the bytes that are stored: canonical JSON that carries its own SHA-256, and a signature if signed."""
+    return _render(manifest.model_dump(mode="json", by_alias=True), signer)
+
+
+def sign_manifest(data: bytes, signer: Signer) -> bytes:
+    """Return the bytes of an intact manifest with a signature instead of what signature there was; what it says stays as it is."""
+    return _signed(_opened(data)[0], signer)
+
+
+def _render(body: object, signer: Signer | None) -> bytes:
+    return _signed(_canonical(body), signer)
+
+
+def _signed(plain: bytes, signer: Signer | None) -> bytes:
+    signature = {"signature": signer.sign(plain)} if signer else {}
+    return _sealed(plain, {"sha256": hashlib.sha256(plain).hexdigest(), **signature})
+
+
+def _canonical(value: object) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _sealed(plain: bytes, seal: dict[str, Any]) -> bytes:
+    """Return the canonical JSON of a body and its seal, of which the body is spelled already: it is only moved in by one column."""
+    body = plain.removesuffix(b"\n").replace(b"\n", b"\n ")
+    return _canonical({"manifest": None, **seal}).replace(b": null", b": " + body, 1)
+
+
+def _opened(data: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Return the text of a body, and its seal, as `_sealed` put them together.
+
+    Spelling a manifest anew takes ten times as long as reading it, and a listing reads all of them.
+    """
+    body, mark, seal = data.removeprefix(BEGIN).partition(END)
+    if not (data.startswith(BEGIN) and mark):
+        # Not ours, if it is JSON at all.
+        json.loads(data)
+        return _canonical(None), {}
+    return body.replace(b"\n ", b"\n") + b"\n", json.loads(b"{" + mark[1:] + seal)
+
+
+def parse_manifest(data: bytes, where: str, trust: Trust | None = None) -> Manifest:
+    """Return the manifest that these bytes are.
+
+    Raises:
+        UntrustedSet: its signature, or that it has none, is not what is trusted.
+        DamagedSet: they are not what was written: cut short, altered in any bit, or of a newer version.
+    """
+    try:
+        plain, seal = _opened(data)
+        body = json.loads(plain)
+        intact = _sealed(plain, seal) == data and seal["sha256"] == hashlib.sha256(plain).hexdigest()
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedSet(f"{where}: the manifest cannot be read ({type(error).__name__}); restore another set") from error
+    if not intact or not seal.keys() <= SEAL:
+        raise DamagedSet(f"{where}: the manifest is not as it was written (its checksum differs); restore another set")
+    if trust and "signature" in seal:
+        trust.require(seal["signature"], plain, where)
+    elif trust:
+        trust.require_signed(where)
+    if not isinstance(body, dict) or body.get("version") != VERSION:
+        body = body if isinstance(body, dict) else {}
+        raise DamagedSet(
+            f"{where}: manifest version {body.get('version')!r:.40}, this project reads {VERSION}; use a newer release"
+        )
+    try:
+        return Manifest.model_validate(body)
+    except ValidationError as error:
+        raise DamagedSet(
+            f"{where}: the manifest does not hold what it must: {complaint_about(error)}; restore another set"
+        ) from error

@@ -1,0 +1,164 @@
+"""Statements about values of keys: those that were chosen, and those that rows refer to and are not there."""
+
+from collections.abc import Mapping, Sequence
+
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+from tasks.core.sql.names import column_list
+from tasks.core.sql.source_path import under_source_path
+from tasks.core.sql.staging import DIFFERENCE, EQUAL, PLACE, STAGED, WHAT, Link, any_of, as_written, temp
+
+# Of a foreign key k: its columns, those that they refer to, and by what operators the two are equal.
+ENDS = """(SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
+               JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS columns,
+              (SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
+               JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS referenced,
+              (SELECT array_agg(format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY u.place)
+               FROM unnest(k.conpfeqop) WITH ORDINALITY AS u (oid, place) JOIN pg_operator o ON o.oid = u.oid
+               JOIN pg_namespace n ON n.oid = o.oprnamespace) AS operators"""
+CHOSEN_KEYS = "chosen keys"
+# What a CHECK may say is just what a condition on rows may: columns of the one table, no subquery, no aggregate
+# (https://www.postgresql.org/docs/current/ddl-constraints.html); it is read back as PostgreSQL understood it. Functions that
+# act, as pg_terminate_backend does, are volatile; with others, such as now(), and with system columns, the condition would
+# mean other rows elsewhere or later.
+CONDITION = SQL(
+    """SELECT pg_get_expr(k.conbin, k.conrelid),
+              EXISTS (SELECT FROM regexp_matches(k.conbin::text, ':(?:op)?funcid (\\d+)', 'g') AS used
+                      JOIN pg_proc p ON p.oid = used[1]::oid WHERE p.provolatile <> 'i')
+              OR k.conbin::text ~ 'SQLVALUEFUNCTION' OR k.conbin::text ~ ':varattno (0|-)'
+       FROM pg_constraint k WHERE k.contype = 'c' AND k.conrelid = to_regclass('pg_temp."chosen keys"')"""
+)
+
+
+@under_source_path
+def create_key_table(schema: str, name: str, key: Sequence[str]) -> Composed:
+    """Make an empty TEMP table with the key columns of a relation."""
+    return SQL("CREATE TEMP TABLE {} AS SELECT {} FROM ONLY {} WITH NO DATA").format(
+        Identifier(CHOSEN_KEYS), SQL(", ").join(map(Identifier, key)), Identifier(schema, name)
+    )
+
+
+@under_source_path
+def add_condition(condition: str) -> Composed:
+    """Let that table check a condition that an operator wrote."""
+    return SQL("ALTER TABLE {} ADD CHECK (\n{}\n)").format(Identifier("pg_temp", CHOSEN_KEYS), as_written(condition))
+
+
+def try_condition(condition: Composed) -> Composed:
+    """Evaluate a condition, so that values that the columns cannot have are found."""
+    return SQL("SELECT FROM {} WHERE {}").format(Identifier("pg_temp", CHOSEN_KEYS), condition)
+
+
+# By what operator two values of each of its columns are equal: that of its type, or below a domain, if it has one of its own.
+EQUAL_IN_KEY_TABLE = SQL(
+    """SELECT a.attname::text, coalesce((
+         SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_opclass oc
+         JOIN pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree'
+         JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = oc.opcintype
+           AND ao.amoprighttype = oc.opcintype AND ao.amopstrategy = 3
+         JOIN pg_operator o ON o.oid = ao.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+         WHERE oc.opcdefault AND oc.opcintype = (
+           WITH RECURSIVE below (type, base) AS (
+             SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+             UNION ALL SELECT t.oid, t.typbasetype FROM below b JOIN pg_type t ON t.oid = b.base)
+           SELECT type FROM below WHERE base = 0)), 'OPERATOR(pg_catalog.=)')
+       FROM pg_attribute a WHERE a.attrelid = to_regclass('pg_temp."chosen keys"') AND a.attnum > 0"""
+)
+DROP_KEY_TABLE = SQL("DROP TABLE IF EXISTS {}").format(Identifier("pg_temp", CHOSEN_KEYS))
+
+
+def has_values(columns: Mapping[str, str], rows: Sequence[Sequence[str]]) -> Composed:
+    """Return the condition that columns have the values of one of some rows, given as text.
+
+    Columns are given with the operators by which two of their values are equal.
+    """
+    if len(columns) == 1:
+        # Hashed, where there are many.
+        ((column, equal),) = columns.items()
+        return SQL("{} {} ANY ({})").format(Identifier(column), SQL(equal), Literal([row[0] for row in rows]))
+    return any_of([SQL(" AND ").join(map(_has_value, columns, columns.values(), row)) for row in rows])
+
+
+def _has_value(column: str, equal: str, value: str) -> Composed:
+    return SQL("{} {} {}").format(Identifier(column), SQL(equal), Literal(value))
+
+
+@under_source_path
+def hanging_keys(
+    numbers: tuple[int, int], names: tuple[str, str], key: Sequence[str], parents: Composed, on: Composed
+) -> Composed:  # fmt: skip
+    """Return the keys, as text, of staged rows that hang on some of the staged rows of another relation, or of the same one."""
+    own, other = map(Identifier, names)
+    return SQL("SELECT DISTINCT {} FROM {} AS {} JOIN (SELECT * FROM {} WHERE {}) AS {} ON {}").format(
+        SQL(", ").join(SQL("{}.{}::pg_catalog.text").format(own, Identifier(one)) for one in key), temp(STAGED, numbers[0]), own,
+        temp(STAGED, numbers[1]), parents, other, on,
+    )  # fmt: skip
+
+
+@under_source_path
+def absent_values(schema: str, name: str, number: int, columns: Mapping[str, str], row: Sequence[str]) -> Composed:
+    """Say whether neither a relation nor its staged rows have a row with these values."""
+    wanted = has_values(columns, [row])
+    return SQL("SELECT NOT EXISTS (SELECT FROM ONLY {} WHERE {}) AND NOT EXISTS (SELECT FROM {} WHERE {})").format(
+        Identifier(schema, name), wanted, temp(STAGED, number), wanted
+    )
+
+
+OUTBOUND_KEYS_OF = SQL(
+    """SELECT quote_ident(k.conname) AS name, k.conrelid::bigint AS child, k.conrelid::regclass::text AS table,
+              k.confrelid::bigint AS parent, n.nspname::text AS parent_schema, p.relname::text AS parent_name,
+              <ends>
+       FROM pg_constraint k JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace n ON n.oid = p.relnamespace
+       WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY (%(oids)s::oid[])
+         AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true) AND has_table_privilege(k.confrelid, 'SELECT')
+         AND has_schema_privilege(n.oid, 'USAGE') AND NOT row_security_active(k.confrelid)
+       ORDER BY k.conrelid::regclass::text, k.conname""".replace("<ends>", ENDS)
+)
+
+
+@under_source_path
+def needed_values(
+    number: int, table: tuple[str, str], key: Link, parent: tuple[str, str], also: Sequence[int]
+) -> Composed:  # fmt: skip
+    """Return, as text, the values that rows to write refer to anew, and that neither the parent nor rows to write in it have.
+
+    `also` are the numbers of the parent's relations, as far as they are merged too.
+    """
+    columns, same = key.columns, key.refers(Identifier("d"), Identifier("p"))
+    present = SQL(" AND ").join(SQL("d.{} IS NOT NULL").format(Identifier(one)) for one in columns)
+    coming = SQL("").join(
+        SQL(" AND NOT EXISTS (SELECT FROM {} AS p WHERE ({}) AND {})").format(temp(DIFFERENCE, one), _is_written("p"), same)
+        for one in also
+    )
+    now = SQL(", ").join(SQL("t.{}").format(Identifier(one)) for one in columns)
+    then = SQL(", ").join(SQL("d.{}").format(Identifier(one)) for one in columns)
+    place = (
+        "EXISTS (SELECT FROM ONLY {} AS t WHERE t.ctid {equal} d.{} AND ROW({})::pg_catalog.text {equal} ROW({})::pg_catalog.text)"
+    )
+    stays = SQL(place).format(Identifier(*table), PLACE, now, then, equal=SQL(EQUAL))
+    return SQL(
+        "SELECT DISTINCT {} FROM {} AS d WHERE ({}) AND {} AND NOT EXISTS (SELECT FROM {} AS p WHERE {}){}"
+        " AND NOT (d.{} {} 'U' AND {})"
+    ).format(
+        SQL(", ").join(SQL("d.{}::pg_catalog.text").format(Identifier(one)) for one in columns), temp(DIFFERENCE, number),
+        _is_written("d"), present, Identifier(*parent), same, coming, WHAT, SQL(EQUAL), stays,
+    )  # fmt: skip
+
+
+def _is_written(alias: str) -> Composed:
+    """Return the condition that a difference is a row to insert or to update."""
+    return any_of([SQL("{}.{} {} {}").format(SQL(alias), WHAT, SQL(EQUAL), Literal(kind)) for kind in "IU"])
+
+
+def inserted_keys(number: int, key: Sequence[str], but: Sequence[Composed]) -> Composed:
+    """Return the key values, as text, of rows to insert, but for those of which one of some conditions is true."""
+    values = SQL(", ").join(SQL("{}::text").format(Identifier(one)) for one in key)
+    others = SQL(" AND ({}) IS NOT TRUE").format(any_of(but)) if but else SQL("")
+    return SQL("SELECT {} FROM {} WHERE {} = 'I'{}").format(values, temp(DIFFERENCE, number), WHAT, others)
+
+
+def copy_chosen(number: int, schema: str, name: str, columns: Sequence[str], chosen_rows: Composed) -> Composed:
+    """Take the chosen ones of staged rows into a table."""
+    return SQL("INSERT INTO {}{} SELECT {} FROM {} WHERE {}").format(
+        Identifier(schema, name), column_list(columns), SQL(", ").join(map(Identifier, columns)), temp(STAGED, number), chosen_rows
+    )

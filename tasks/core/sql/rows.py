@@ -1,0 +1,106 @@
+"""Statements that copy and count the rows of one relation."""
+
+from collections.abc import Sequence
+
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+from tasks.core.sql.names import column_list
+from tasks.core.sql.source_path import under_source_path
+
+RELATION_BYTES = SQL("SELECT oid::bigint, pg_table_size(oid::regclass) FROM unnest(%(oids)s::oid[]) AS oid")
+
+
+def copy_rows_out(schema: str, name: str, columns: Sequence[str], encoding: str) -> Composed:
+    """Send the rows of one relation, without its children, as text in the given encoding."""
+    return SQL("COPY {}{} TO STDOUT (ENCODING {})").format(Identifier(schema, name), column_list(columns), Literal(encoding))
+
+
+def copy_chosen_out(
+    schema: str, name: str, columns: Sequence[str], encoding: str, key: Sequence[str], equal: Sequence[str],
+    types: Sequence[str], values: Sequence[Sequence[str]],
+) -> Composed:  # fmt: skip
+    """Send the rows of one relation whose key is among some, given as text column by column."""
+    typed = zip(values, types, strict=True)
+    lists = SQL(", ").join(SQL("{}::{}[]").format(Literal(list(texts)), SQL(kind)) for texts, kind in typed)
+    wanted = [Identifier(f"wanted {number}") for number in range(len(key))]
+    pairs = zip(key, equal, wanted, strict=True)
+    same = SQL(" AND ").join(SQL("t.{} {} w.{}").format(Identifier(own), SQL(operator), name) for own, operator, name in pairs)
+    return SQL(
+        "COPY (SELECT {} FROM ONLY {} AS t WHERE EXISTS (SELECT FROM unnest({}) AS w ({}) WHERE {})) TO STDOUT (ENCODING {})"
+    ).format(
+        SQL(", ").join(map(Identifier, columns)), Identifier(schema, name), lists, SQL(", ").join(wanted), same, Literal(encoding),
+    )  # fmt: skip
+
+
+@under_source_path
+def copy_rows_in(schema: str, name: str, columns: Sequence[str], encoding: str, *, freeze: bool = True) -> Composed:
+    """Take rows into a relation; frozen, if it was emptied in the same transaction: no later rewrite, no hint bits."""
+    statement = SQL("COPY {}{} FROM STDIN ({}ENCODING {})")
+    return statement.format(Identifier(schema, name), column_list(columns), SQL("FREEZE, " if freeze else ""), Literal(encoding))
+
+
+@under_source_path
+def count_rows_and_old(schema: str, name: str, since: int) -> Composed:
+    """Count the rows of one relation, and those that a transaction before this one (a full transaction id) wrote."""
+    return SQL("SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE {}) FROM ONLY {}").format(
+        is_old(since), Identifier(schema, name)
+    )
+
+
+def count_rows_by_block(schema: str, name: str, shift: int, since: int | None) -> Composed:
+    """Count the same for each group of 2**shift blocks; the first four bytes of a ctid are the number of the block."""
+    return SQL(
+        """SELECT block >> {}, sum(rows)::bigint, sum(old)::bigint FROM (
+             SELECT ('x' || encode(bytes, 'hex'))::bit(32)::bigint AS block, rows, old FROM (
+               SELECT substr(tidsend(ctid), 1, 4) AS bytes, count(*) AS rows, count(*) FILTER (WHERE {}) AS old
+               FROM ONLY {} GROUP BY 1) AS counted) AS numbered GROUP BY 1 ORDER BY 1"""
+    ).format(Literal(shift), SQL("true") if since is None else is_old(since), Identifier(schema, name))
+
+
+def is_old(since: int) -> Composed:
+    """Return the condition that a transaction before this one wrote a row; sound while fewer than 2**31 have come since.
+
+    A row that was frozen long ago still carries its transaction's number, which may look like one to come. age() counts from
+    this transaction's own number, if it has one, as a lock may have given it before it was waited for: rows of transactions that
+    came since are younger than 0, and no younger than what the snapshot sees.
+    """
+    return SQL(
+        "(pg_catalog.age(xmin) OPERATOR(pg_catalog.<) (SELECT pg_catalog.age(pg_catalog.xid(pg_catalog.pg_snapshot_xmax("
+        "pg_catalog.pg_current_snapshot())))) OR pg_catalog.age(xmin) OPERATOR(pg_catalog.>) pg_catalog.age({}::pg_catalog.xid))"
+    ).format(Literal(str(since % (1 << 32))))
+
+
+RELATION_BLOCKS = SQL(
+    "SELECT pg_relation_size(%(name)s::regclass) / current_setting('block_size')::bigint, "
+    "(SELECT a.amname = 'heap' FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE c.oid = %(name)s::regclass)"
+)
+
+
+def empty_relation(schema: str, name: str) -> Composed:
+    """Empty a relation of a database that is being restored; COPY (FREEZE) needs it in the same transaction."""
+    return SQL("TRUNCATE TABLE ONLY {}").format(Identifier(schema, name))
+
+
+ANALYZE = SQL("ANALYZE")
+# The tables and materialized views of people.
+ANALYZABLE = SQL(
+    """SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't' AND c.oid >= 16384
+         AND n.nspname NOT IN ('information_schema', 'pg_toast') ORDER BY 1, 2"""
+)
+
+
+@under_source_path
+def analyze_relation(schema: str, name: str) -> Composed:
+    """Gather planner statistics of one table."""
+    return SQL("ANALYZE {}").format(Identifier(schema, name))
+
+
+def count_rows(schema: str, name: str) -> Composed:
+    """Count the rows of one relation without its children."""
+    return SQL("SELECT count(*) FROM ONLY {}").format(Identifier(schema, name))
+
+
+def holds_rows(schema: str, name: str) -> Composed:
+    """Return one row if the relation, children included, has any."""
+    return SQL("SELECT 1 FROM {} LIMIT 1").format(Identifier(schema, name))

@@ -1,0 +1,27 @@
+"""Statements that read and set positions of sequences."""
+
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+SEQUENCES = SQL(
+    """SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE c.relkind = 'S' AND c.oid = ANY (%(oids)s::oid[]) ORDER BY 1, 2"""
+)
+
+
+def sequence_position(schema: str, name: str) -> Composed:
+    """Read where a sequence is now; sequences do not obey snapshots, so this is at or above any stored row."""
+    return SQL("SELECT last_value, is_called FROM {}").format(Identifier(schema, name))
+
+
+SET_SEQUENCE = SQL("SELECT setval(format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass, %(value)s, %(called)s)")
+
+
+def advance_sequence(schema: str, name: str, value: int, *, called: bool) -> Composed:
+    """Set a sequence that was there before to a position, but never back: others may use it, and it obeys no transaction."""
+    return SQL(
+        "SELECT setval({name}::regclass, {value}, {called}) FROM {sequence} s JOIN pg_sequence q ON q.seqrelid = {name}::regclass "
+        "WHERE sign(q.seqincrement) * ({value} - s.last_value) > 0 OR {value} = s.last_value AND {called} AND NOT s.is_called"
+    ).format(
+        name=Literal(Identifier(schema, name).as_string()), sequence=Identifier(schema, name), value=Literal(value),
+        called=Literal(called),
+    )  # fmt: skip

@@ -1,0 +1,72 @@
+"""Statements about the session itself: its settings, its limits, and how many sessions there may be."""
+
+from psycopg.sql import SQL, Composed, Literal
+
+NO_STATEMENT_TIMEOUT = SQL("SET statement_timeout = 0")
+
+# A time limit that came with 17, so that no session can begin with it.
+SESSION_SETTINGS = SQL("SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'")
+
+# What a dump and every comparison are read under, so that equal rows are equal text wherever they are.
+FIXED_SETTINGS = SQL(
+    """SELECT set_config(name, value, false) FROM (VALUES
+         ('timezone', 'UTC'), ('datestyle', 'ISO, YMD'), ('intervalstyle', 'postgres'), ('extra_float_digits', '3'),
+         ('bytea_output', 'hex'), ('lc_monetary', 'C'), ('xmloption', 'content'), ('row_security', 'off'), ('array_nulls', 'on'),
+         ('synchronize_seqscans', 'off'), ('search_path', 'pg_catalog, pg_temp')) AS fixed (name, value)"""
+)
+
+# How many sessions this login, the database and the server may have (-1: any number), and have. Of others' sessions a login may see
+# nothing but whose they are: then they count.
+CONNECTION_LIMITS = SQL(
+    """WITH clients AS (SELECT usesysid, datid FROM pg_stat_activity
+                        WHERE coalesce(backend_type, 'client backend') = 'client backend' AND usesysid IS NOT NULL)
+       SELECT r.rolname, CASE WHEN r.rolsuper THEN -1 ELSE r.rolconnlimit END,
+              (SELECT count(*) FROM clients c WHERE c.usesysid = r.oid),
+              d.datname, CASE WHEN r.rolsuper THEN -1 ELSE d.datconnlimit END,
+              (SELECT count(*) FROM clients c WHERE c.datid = d.oid),
+              current_setting('max_connections')::int - CASE WHEN r.rolsuper THEN 0 ELSE
+                current_setting('superuser_reserved_connections')::int
+                + coalesce(current_setting('reserved_connections', true), '0')::int END, (SELECT count(*) FROM clients)
+       FROM pg_roles r, pg_database d WHERE r.rolname = session_user AND d.datname = current_database()"""
+)
+# What is made next lies where the database, or who works in it, has its tables.
+OWN_TABLESPACE = SQL("RESET default_tablespace")
+CURRENT_USER = SQL("SELECT current_user")
+
+
+def set_lock_timeout(seconds: float) -> Composed:
+    """Limit how long this session waits for a lock."""
+    return SQL("SET lock_timeout = {}").format(Literal(int(seconds * 1000)))
+
+
+def set_statement_timeout(seconds: float) -> Composed:
+    """Limit how long each statement of this session may take."""
+    return SQL("SET statement_timeout = {}").format(Literal(int(seconds * 1000)))
+
+
+# Indexes are built several at once; the server's default of 64 MB sorts millions of rows on disk.
+SORT_MEMORY = "256MB"
+SORT_IN_MEMORY = SQL("SET maintenance_work_mem = {}").format(Literal(SORT_MEMORY))
+
+
+def limit_statements(timeout_seconds: float) -> Composed:
+    """Limit how long each statement of this transaction may take."""
+    return SQL("SET LOCAL statement_timeout = {}").format(Literal(int(timeout_seconds * 1000)))
+
+
+def check_settings(zone: str, timeout_seconds: float) -> Composed:
+    """Let the checks of this transaction know the time as an application's session does, and limit how long each may take."""
+    return SQL(
+        "SELECT set_config('TimeZone', {}, true), set_config('statement_timeout', {}, true), "
+        "set_config('row_security', 'off', true)"
+    ).format(Literal(zone), Literal(str(int(timeout_seconds * 1000))))
+
+
+def encode_as(encoding: str) -> Composed:
+    """Let what this transaction sends be in an encoding."""
+    return SQL("SELECT set_config('client_encoding', {}, true)").format(Literal(encoding))
+
+
+def set_zone(zone: str) -> Composed:
+    """Let trigger functions and conditions of this transaction know the time as an application's session does."""
+    return SQL("SELECT set_config('TimeZone', {}, true)").format(Literal(zone))

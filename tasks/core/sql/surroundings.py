@@ -1,0 +1,110 @@
+"""The catalog's answers about what stands around a context: what its code names, and objects that are no relation's."""
+
+from psycopg.sql import SQL
+
+# Functions, types, sequences and what text is searched and sorted with, by name, with the source of functions: what code names is
+# in no pg_depend. Functions and types that extensions bring stand for these, some of which only a superuser can make. A default
+# names no column, and is spelled without its table: pg_get_expr would wait for whoever has that locked.
+NAMED_OBJECTS = SQL(
+    """WITH brought AS MATERIALIZED (
+         SELECT d.classid, d.objid, coalesce(v.trusted, false) AS trusted FROM pg_extension x
+         JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = x.oid AND d.deptype = 'e'
+         LEFT JOIN pg_available_extension_versions v ON v.name = x.extname AND v.version = x.extversion)
+       SELECT 'pg_proc'::regclass::oid::bigint, p.oid::bigint, p.proname, CASE WHEN b.objid IS NULL THEN p.prosrc ELSE '' END,
+              n.nspname, b.objid IS NOT NULL, EXISTS (SELECT FROM pg_proc o WHERE o.proname = p.proname
+              AND o.pronamespace = 'pg_catalog'::regnamespace), NOT coalesce(b.trusted, true), false
+       FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+       LEFT JOIN brought b ON b.classid = 'pg_proc'::regclass AND b.objid = p.oid WHERE p.oid >= 16384
+       UNION ALL SELECT 'pg_type'::regclass::oid::bigint, t.oid::bigint, t.typname, '', n.nspname, b.objid IS NOT NULL, false,
+              NOT coalesce(b.trusted, true), false
+       FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid
+       LEFT JOIN brought b ON b.classid = 'pg_type'::regclass AND b.objid = t.oid
+       WHERE t.oid >= 16384 AND (c.oid IS NULL OR c.relkind = 'c') AND (b.objid IS NOT NULL OR t.typtype IN ('e', 'd', 'c', 'r'))
+       UNION ALL SELECT o.class::regclass::oid::bigint, o.oid::bigint, o.name, o.source, '', false, false, false, o.source <> ''
+       FROM (
+         SELECT 'pg_class' AS class, oid, relname AS name, '' AS source FROM pg_class WHERE relkind = 'S'
+         UNION ALL SELECT 'pg_ts_config', oid, cfgname, '' FROM pg_ts_config
+         UNION ALL SELECT 'pg_ts_dict', oid, dictname, '' FROM pg_ts_dict
+         UNION ALL SELECT 'pg_collation', oid, collname, '' FROM pg_collation
+         UNION ALL SELECT 'pg_trigger', oid, '', pg_get_triggerdef(oid) FROM pg_trigger
+         WHERE tgrelid = ANY (%(oids)s::oid[]) AND NOT tgisinternal AND tgnargs > 0
+         UNION ALL SELECT 'pg_attrdef', d.oid, '', pg_get_expr(d.adbin, 0) FROM pg_attrdef d
+         JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+         WHERE d.adrelid = ANY (%(oids)s::oid[]) AND a.attgenerated = ''
+       ) AS o WHERE o.oid >= 16384"""
+)
+
+# What is not part of another object: where it is, whose, whether an owner may make it who is no superuser, and whether it is
+# the whole database's. Extensions are their owner's to make anew whoever that is.
+BYSTANDERS = SQL(
+    """WITH brought AS (SELECT classid, objid FROM pg_depend WHERE deptype IN ('e', 'i'))
+       SELECT o.class::regclass::oid::bigint, o.oid::bigint, o.schema::bigint, pg_get_userbyid(o.owner), o.plain, o.wide FROM (
+         SELECT 'pg_proc' AS class, p.oid, p.pronamespace AS schema, p.proowner AS owner,
+                p.prokind = 'a' OR l.lanpltrusted AS plain, false AS wide
+         FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+         UNION ALL SELECT 'pg_class', oid, relnamespace, relowner, true, false FROM pg_class c WHERE relkind = 'v' OR relkind = 'S'
+           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'a')
+         UNION ALL SELECT 'pg_type', t.oid, typnamespace, typowner, typtype <> 'b', false FROM pg_type t
+           LEFT JOIN pg_class c ON c.oid = t.typrelid WHERE c.oid IS NULL OR c.relkind = 'c'
+         UNION ALL SELECT 'pg_cast', oid, NULL, NULL, castmethod <> 'b', castsource < 16384 AND casttarget < 16384 FROM pg_cast
+         UNION ALL SELECT 'pg_operator', oid, oprnamespace, oprowner, true, false FROM pg_operator
+         UNION ALL SELECT 'pg_opclass', oid, opcnamespace, opcowner, false, false FROM pg_opclass
+         UNION ALL SELECT 'pg_opfamily', oid, opfnamespace, opfowner, false, false FROM pg_opfamily
+         UNION ALL SELECT 'pg_transform', oid, NULL, NULL, false, false FROM pg_transform
+         UNION ALL SELECT 'pg_collation', oid, collnamespace, collowner, true, false FROM pg_collation
+         UNION ALL SELECT 'pg_conversion', oid, connamespace, conowner, false, false FROM pg_conversion
+         UNION ALL SELECT 'pg_ts_config', oid, cfgnamespace, cfgowner, true, false FROM pg_ts_config
+         UNION ALL SELECT 'pg_ts_dict', oid, dictnamespace, dictowner, true, false FROM pg_ts_dict
+         UNION ALL SELECT 'pg_ts_parser', oid, prsnamespace, NULL, false, false FROM pg_ts_parser
+         UNION ALL SELECT 'pg_ts_template', oid, tmplnamespace, NULL, false, false FROM pg_ts_template
+         UNION ALL SELECT 'pg_namespace', oid, NULL, nspowner, true, false FROM pg_namespace
+         UNION ALL SELECT 'pg_extension', x.oid, NULL, NULL, EXISTS (SELECT FROM pg_available_extension_versions v
+           WHERE v.name = x.extname AND v.version = x.extversion AND v.trusted), false FROM pg_extension x
+         UNION ALL SELECT 'pg_event_trigger', oid, NULL, NULL, false, true FROM pg_event_trigger
+         UNION ALL SELECT 'pg_default_acl', a.oid, NULL, NULL, false, true FROM pg_default_acl a
+           WHERE a.defaclnamespace = ANY (%(schemas)s::oid[])
+             OR a.defaclnamespace = 0 AND a.defaclrole IN (SELECT relowner FROM pg_class WHERE oid = ANY (%(oids)s::oid[]))
+         UNION ALL SELECT 'pg_publication', p.oid, NULL, NULL, false, true FROM pg_publication p
+           WHERE p.puballtables OR EXISTS (SELECT FROM pg_depend d JOIN pg_depend t ON t.classid = d.classid AND t.objid = d.objid
+             WHERE d.refclassid = 'pg_publication'::regclass AND d.refobjid = p.oid
+               AND (t.refclassid = 'pg_class'::regclass AND t.refobjid = ANY (%(oids)s::oid[])
+                    OR t.refclassid = 'pg_namespace'::regclass AND t.refobjid = ANY (%(schemas)s::oid[])))
+         UNION ALL SELECT 'pg_publication_rel', oid, NULL, NULL, false, true FROM pg_publication_rel
+           WHERE prrelid = ANY (%(oids)s::oid[])
+         UNION ALL SELECT 'pg_publication_namespace', t.objid, NULL, NULL, false, true FROM pg_depend t
+           WHERE t.classid = to_regclass('pg_publication_namespace') AND t.refclassid = 'pg_namespace'::regclass
+             AND t.refobjid = ANY (%(schemas)s::oid[])
+         UNION ALL SELECT 'pg_subscription', srsubid, NULL, NULL, false, true FROM pg_subscription_rel
+           WHERE srrelid = ANY (%(oids)s::oid[])
+       ) AS o LEFT JOIN brought b ON b.classid = o.class::regclass AND b.objid = o.oid
+       WHERE b.objid IS NULL AND o.oid >= 16384
+       ORDER BY 1, 2"""
+)
+
+# Where own relations are, and whose they are.
+OWN_PLACES = SQL(
+    """SELECT DISTINCT relnamespace::bigint, pg_get_userbyid(relowner) FROM pg_class WHERE oid = ANY (%(oids)s::oid[])"""
+)
+
+# What superusers own of the context.
+OWNED_BY_SUPERUSERS = SQL(
+    """SELECT r.rolname, array_agg(pg_describe_object(o.class::regclass, o.oid, 0) ORDER BY 1) FROM (
+         SELECT 'pg_class' AS class, oid, relowner AS owner FROM pg_class WHERE oid = ANY (%(relations)s::oid[])
+         UNION ALL SELECT 'pg_proc', oid, proowner FROM pg_proc WHERE oid = ANY (%(functions)s::oid[])
+         UNION ALL SELECT 'pg_type', oid, typowner FROM pg_type WHERE oid = ANY (%(types)s::oid[])
+       ) AS o JOIN pg_roles r ON r.oid = o.owner AND r.rolsuper
+       WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class::regclass AND d.objid = o.oid AND d.deptype = 'i')
+       GROUP BY r.rolname ORDER BY 1"""
+)
+
+# What operators call objects that are no relations' parts, by kind and name.
+OBJECTS_BY_NAME = SQL(
+    """SELECT o.class::regclass::oid::bigint, o.oid::bigint, i.type, i.identity FROM (
+         SELECT 'pg_proc' AS class, oid FROM pg_proc UNION ALL SELECT 'pg_type', oid FROM pg_type
+         UNION ALL SELECT 'pg_class', oid FROM pg_class WHERE relkind IN ('v', 'S') UNION ALL SELECT 'pg_cast', oid FROM pg_cast
+         UNION ALL SELECT 'pg_operator', oid FROM pg_operator UNION ALL SELECT 'pg_collation', oid FROM pg_collation
+         UNION ALL SELECT 'pg_ts_config', oid FROM pg_ts_config UNION ALL SELECT 'pg_ts_dict', oid FROM pg_ts_dict
+         UNION ALL SELECT 'pg_namespace', oid FROM pg_namespace UNION ALL SELECT 'pg_extension', oid FROM pg_extension
+       ) AS o CROSS JOIN LATERAL pg_identify_object(o.class::regclass, o.oid, 0) AS i
+       WHERE o.oid >= 16384 AND i.type = ANY (%(kinds)s)"""
+)

@@ -1,0 +1,149 @@
+"""The recovery point: how old the newest restorable state is, and whether the next look at it could come too late."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from tasks.core.backup.report import ACCEPT
+from tasks.core.report.markdown import clock, headline, local_time, section, table
+from tasks.core.restore.drill import recovery_point_age
+from tasks.core.run.clock import CLOCK_TOLERANCE
+
+# A differential that the watch takes may fail once before it would be too late.
+LOOKS_AHEAD = 2
+LEAST_DURATION = timedelta(minutes=1)
+
+
+class State(StrEnum):
+    """What a look at the recovery point found."""
+
+    KEPT = "kept"
+    AT_RISK = "at risk"
+    MISSED = "missed"
+
+
+@dataclass(frozen=True)
+class RecoveryPoint:
+    """What was seen at an instant: the newest restorable set and the instant of its state; sets that are newer but damaged.
+
+    `longest` is how long the longest of the last backups took from its state to its manifest, `every` the time between two
+    looks, `exposed` the most that would have been lost, since the last look, until a newer set was stored. `aside` is why newer
+    sets are set aside, `disputed` the newest state of them while an operator has to decide.
+    """
+
+    instant: datetime
+    rpo: timedelta
+    every: timedelta
+    longest: timedelta = LEAST_DURATION
+    newest: str | None = None
+    taken: datetime | None = None
+    exposed: timedelta = timedelta(0)
+    suspect: bool = False
+    off_host: bool = True
+    damaged: Sequence[str] = field(default_factory=tuple)
+    aside: Sequence[str] = field(default_factory=tuple)
+    disputed: datetime | None = None
+
+    @property
+    def age(self) -> timedelta | None:
+        """What would be lost if the disaster came now; None if everything would."""
+        return recovery_point_age(self.taken, self.instant) if self.taken else None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a differential has to be taken now, because one at a later look could come too late."""
+        # While nobody decides which server is right, more sets of the same state would only fill the store.
+        ages = [recovery_point_age(one, self.instant) for one in (self.taken, self.disputed) if one]
+        return not ages or min(ages) + LOOKS_AHEAD * self.every + self.longest > self.rpo
+
+    @property
+    def state(self) -> State:
+        """Whether the objective is kept, and still can be when the next look has stored a newer state."""
+        if self.age is None or max(self.age, self.exposed) > self.rpo or self._is_of_the_future or self.aside:
+            return State.MISSED
+        return State.AT_RISK if self.suspect or self.age + self.every + self.longest > self.rpo else State.KEPT
+
+    @property
+    def _is_of_the_future(self) -> bool:
+        return self.taken is not None and self.taken - self.instant > CLOCK_TOLERANCE
+
+
+def verdict(point: RecoveryPoint) -> str:
+    """Return the one line that says whether the objective is kept."""
+    aside = f"; {len(point.aside)} newer sets are SET ASIDE: {point.aside[0]}" if point.aside else ""
+    if point.age is None:
+        damaged = "".join(f"; {damage}" for damage in point.damaged)
+        return f"FAIL: no state at all can be restored, of {clock(point.rpo.total_seconds())} that may be lost{damaged}{aside}"
+    words = [f"{point.newest}, age {clock(point.age.total_seconds())} of {clock(point.rpo.total_seconds())}"]
+    if not point.off_host:
+        words.append("not off-host")
+    if point.damaged:
+        words.append(f"{len(point.damaged)} newer or equally new sets are damaged")
+    said = ", ".join(words)
+    if aside:
+        return f"FAIL: {said}{aside}"
+    if point.suspect:
+        return f"FAIL: {said}, is SUSPECT: rows are gone since the last good full; {ACCEPT}"
+    if point.age <= point.rpo < point.exposed:
+        return f"FAIL: {said}: before it was stored, {clock(point.exposed.total_seconds())} would have been lost"
+    if point._is_of_the_future:
+        return f"FAIL: {said}: its state is of the future; set the clocks of this machine and of the database's server"
+    return {
+        State.KEPT: f"PASS: {said}",
+        State.AT_RISK: f"FAIL: {said}: it will be exceeded before the next look can store a newer state",
+        State.MISSED: f"FAIL: {said}: more would be lost than is promised",
+    }[point.state]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How long a state was the newest that was stored: its instant, when it was stored, and when a newer one was."""
+
+    taken: datetime
+    stored: datetime
+    until: datetime
+
+    @property
+    def age(self) -> timedelta:
+        """The most that would have been lost meanwhile."""
+        return self.until - self.taken
+
+
+def gaps(states: Iterable[tuple[datetime, datetime]], end: datetime | None = None) -> list[Gap]:
+    """Return the gaps between states, oldest first, and the one up to the end, if one is given.
+
+    Of each state its instant and when it was stored are given; one that was stored after a newer one closes no gap.
+    """
+    newest = list[tuple[datetime, datetime]]()
+    for taken, stored in sorted(states, key=lambda state: (state[1], state[0])):
+        if not newest or taken > newest[-1][0]:
+            newest.append((taken, stored))
+    ends = [*(stored for _, stored in newest[1:]), *([end] if end else [])]
+    return [Gap(*state, until) for state, until in zip(newest, ends, strict=False)]
+
+
+def exposure(states: Iterable[tuple[datetime, datetime]], since: datetime) -> timedelta:
+    """Return the most that would have been lost just before a newer state was stored, of those stored since an instant."""
+    return max((gap.age for gap in gaps(states) if gap.until > since), default=timedelta(0))
+
+
+def report(point: RecoveryPoint, said: str, zone: ZoneInfo) -> str:
+    """Return the report of a look, of which `said` is the verdict, as markdown."""
+    facts = [
+        ("looked at", local_time(point.instant, zone)),
+        ("newest restorable state", local_time(point.taken, zone) if point.taken else "none"),
+        ("set", f"`{point.newest}`" if point.newest else "none"),
+        ("age", clock(point.age.total_seconds()) if point.age is not None else "-"),
+        ("objective (RPO)", clock(point.rpo.total_seconds())),
+        ("next look within", clock(point.every.total_seconds())),
+    ]  # fmt: skip
+    remedy = ["find out why: the runs of `daily_backup` and `differential_backup`", "then: `differential_backup`, by hand"]
+    parts = [
+        headline(said), section("Sets that cannot be restored", point.damaged),
+        section("Newer sets that are set aside", sorted({*point.aside})),
+        table(["what", "value"], facts) + "\n",
+        section("What a human still has to do", remedy if point.state is not State.KEPT else [], "Nothing.\n"),
+    ]  # fmt: skip
+    return "\n".join(part for part in parts if part)

@@ -1,0 +1,1 @@
+"""A context's database: its catalog, locks, logins, snapshot, schema, rows and views."""

@@ -1,0 +1,62 @@
+"""What crosses a context's border, and what of it and around it a person should know: told in the manifest of a set."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tasks.core import sql
+from tasks.core.context import Context
+from tasks.core.database.dependencies import ObjectId
+from tasks.core.database.objects import ForeignKey
+from tasks.core.postgres.connection import Connection
+from tasks.database.catalog import Members, dicts, inventory_oids, key_of
+from tasks.database.surroundings import left_out
+
+
+@dataclass(frozen=True)
+class Borders:
+    """What crosses the context's border, and what nobody claims."""
+
+    outbound: list[ForeignKey]
+    inbound: list[ForeignKey]
+    forgotten: list[str]
+    left_out: list[tuple[ObjectId, str, str]]
+
+
+def read_borders(connection: Connection, members: Members, context: Context, claimed: frozenset[str]) -> Borders:
+    """Return keys in and out, and tables that no context looks after."""
+    oids = {"oids": members.oids}
+    keys = dicts(connection, sql.catalog.FOREIGN_KEYS, oids)
+    outbound = [key for key in keys if key["table_oid"] in set(members.oids)]
+    inbound = [key for key in keys if key["table_oid"] not in set(members.oids)]
+    neighbours = dicts(connection, sql.catalog.NEIGHBOURS, oids | {"schema": context.namespace})
+    forgotten = [
+        f"{row['schema']}.{row['name']}" + (" (refers to this context)" if row["refers"] else "")
+        for row in neighbours
+        if f"{row['schema']}.{row['name']}" not in claimed
+    ]
+    # Keys to other contexts are named as such.
+    keys_out = frozenset((members.classes["pg_constraint"], key["oid"]) for key in outbound)
+    told = left_out(connection, members.choice, members.around, keys_out)
+    return Borders([key_of(k) for k in outbound], [key_of(k) for k in inbound], forgotten, told)
+
+
+def read_superusers(connection: Connection, members: Members) -> list[tuple[str, list[str]]]:
+    """Return the superusers that own something of the context, with what; what extensions bring is theirs."""
+    return connection.execute(sql.surroundings.OWNED_BY_SUPERUSERS, inventory_oids(members)).fetchall()
+
+
+LONG = timedelta(hours=1)
+
+
+def read_lasting_transactions(connection: Connection) -> list[str]:
+    """Return, as warnings, the transactions that are open for long.
+
+    Every row that was written since the oldest began looks unfinished to a backup, and differentials store it again.
+    """
+    found = connection.execute(sql.server.LASTING_TRANSACTIONS, [LONG]).fetchall()
+    return [f"{who} is open since {since:%Y-%m-%d %H:%M %Z}: differentials grow until it ends" for who, since in found]
+
+
+def read_unusable(connection: Connection, members: Members) -> list[str]:
+    """Return what is switched off or broken in the source, as warnings: triggers not enabled, invalid indexes."""
+    return [row[0] for row in connection.execute(sql.inventory.UNUSABLE, {"oids": members.oids})]

@@ -1,0 +1,291 @@
+"""What the catalogue says of a context: its members, its objects, its borders."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from graphlib import TopologicalSorter
+from hashlib import sha256
+from typing import Any
+
+from psycopg.rows import dict_row
+from psycopg.sql import SQL
+
+from tasks.core import sql
+from tasks.core.context import Context
+from tasks.core.database.comparison import spelled_stably
+from tasks.core.database.dependencies import Choice, ObjectId
+from tasks.core.database.objects import DatabaseProperties, ForeignKey, InventoryItem, Role, Sequence, View
+from tasks.core.database.surroundings import Surroundings
+from tasks.core.errors import BadInput
+from tasks.core.postgres.connection import Connection
+from tasks.core.postgres.source_path import source_path
+from tasks.database.surroundings import choose, describe, read_database_objects, read_surroundings
+
+CLASSES = [
+    "pg_class", "pg_proc", "pg_type", "pg_namespace", "pg_extension", "pg_publication_rel", "pg_constraint",
+    "pg_cast", "pg_operator", "pg_opclass", "pg_transform", "pg_collation", "pg_ts_config", "pg_ts_dict", "pg_subscription",
+]  # fmt: skip
+# What is told of these in an inventory is what pg_identify_object() calls them.
+OTHER_CLASSES = ["pg_cast", "pg_operator", "pg_collation", "pg_ts_config", "pg_ts_dict"]
+FINGERPRINT_KINDS = frozenset({"table", "partitioned table", "type"})
+
+
+@dataclass(frozen=True)
+class Member:
+    """A table of the context, or a descendant of one."""
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    relfilenode: int
+    parent_schema: str | None
+    parent_name: str | None
+    detach_pending: bool
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    layout: str
+
+    @property
+    def qualified(self) -> str:
+        """schema.name, for people."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def parent(self) -> str | None:
+        """schema.name of the table it is a partition or child of."""
+        return f"{self.parent_schema}.{self.parent_name}" if self.parent_name else None
+
+
+@dataclass(frozen=True)
+class Members:
+    """The context's relations and views, with the closure of what they need."""
+
+    relations: tuple[Member, ...]
+    views: tuple[View, ...]
+    choice: Choice
+    classes: dict[str, int]
+    around: Surroundings = field(default_factory=lambda: Surroundings(frozenset()))
+
+    @property
+    def oids(self) -> list[int]:
+        """The oids of all relations."""
+        return [relation.oid for relation in self.relations]
+
+    @property
+    def holding_rows(self) -> list[Member]:
+        """Tables and leaf partitions: a partitioned table itself has no rows."""
+        return [relation for relation in self.relations if relation.kind == "r"]
+
+    @property
+    def identity(self) -> frozenset[tuple[int, int, str | None]]:
+        """What must not change between lock and snapshot: which relations, their storage, their place."""
+        return frozenset((relation.oid, relation.relfilenode, relation.parent) for relation in self.relations)
+
+    @property
+    def objects(self) -> frozenset[ObjectId]:
+        """What the relations need, with what is taken along."""
+        return self.choice.objects | self.around.objects
+
+    @cached_property
+    def chosen_by_class(self) -> dict[str, list[int]]:
+        """The chosen oids of each class that is asked for by name."""
+        return {
+            name: sorted(oid for class_id, oid in self.objects if class_id == of_class) for name, of_class in self.classes.items()
+        }
+
+
+def read_members(
+    connection: Connection, context: Context, *, restorable: bool = True, claimed: frozenset[str] | None = None
+) -> Members:  # fmt: skip
+    """Return the context's relations as they are now, or under the session's snapshot.
+
+    With what contexts have `claimed` (schema.table), a whole context's surroundings are looked at, too.
+
+    Raises:
+        BadInput: a table or view of the context file is not in the database; or, where they are to be `restorable`, one cannot be.
+    """
+    relations = read_relations(connection, context)
+    views = read_views(connection, context)
+    _require_all(connection, context, {relation.name for relation in relations} | {view.name for view, _ in views.values()})
+    classes = _class_oids(connection)
+    own = [relation.oid for relation in relations] + list(views)
+    database = read_database_objects(connection, classes, own)
+    choice = choose(database, own)
+    if restorable:
+        _require_whole(connection, context, relations, choice)
+    members = Members(relations, tuple(view for view, _ in views.values()), choice, classes)
+    if claimed is None or context.scope:
+        return members
+    return replace(members, around=read_surroundings(connection, database, choice, own, context, claimed))
+
+
+def read_relations(connection: Connection, context: Context) -> tuple[Member, ...]:
+    """Return the context's tables with their partitions and children, and nothing of what they need."""
+    cursor = connection.cursor(row_factory=dict_row)
+    partitions = context.scope.partitions if context.scope else None
+    asked = {"schema": context.namespace, "tables": context.tables, "partitions": partitions}
+    rows = cursor.execute(sql.catalog.MEMBERS, asked).fetchall()
+    return tuple(Member(**{**row, "columns": tuple(row["columns"]), "types": tuple(row["types"])}) for row in rows)
+
+
+def read_views(connection: Connection, context: Context) -> dict[int, tuple[View, frozenset[int]]]:
+    """Return by oid those of the context's views that are there, with the oids of those among them that each reads.
+
+    Each comes after those that it reads.
+    """
+    rows = connection.execute(sql.catalog.VIEWS, {"schema": context.namespace, "views": context.views}).fetchall()
+    views = {row[0]: View(schema=row[1], name=row[2], populated=row[4], materialized=row[3] == "m") for row in rows}
+    reads = defaultdict[int, set[int]](set, {oid: set() for oid in views})
+    for oid, needed in connection.execute(sql.catalog.VIEW_NEEDS, {"oids": list(views)}):
+        reads[oid].add(needed)
+    return {oid: (views[oid], frozenset(reads[oid])) for oid in TopologicalSorter(reads).static_order()}
+
+
+def is_there(connection: Connection, name: str, path: str | None = None) -> bool:
+    """Say whether there is a relation of this name, written as SQL writes it; what people wrote is looked up on another path."""
+    with source_path(connection, path) if path else nullcontext():
+        return bool(connection.execute(sql.catalog.RELATION_IS_THERE, {"name": name}).fetchall()[0][0])
+
+
+def present(connection: Connection, context: Context) -> Context:
+    """Return the context as far as the database has it: of what somebody dropped, nothing can be read."""
+    asked = {"schema": context.namespace, "names": [*context.tables, *context.views]}
+    gone = {row[0] for row in connection.execute(sql.catalog.MISSING_RELATIONS, asked)}
+    there = {what: [name for name in getattr(context, what) if name not in gone] for what in ("tables", "views")}
+    return context.model_copy(update=there | {"include": []})
+
+
+def _require_whole(connection: Connection, context: Context, relations: Iterable[Member], choice: Choice) -> None:
+    if odd := [relation.qualified for relation in relations if relation.kind not in ("r", "p")]:
+        raise BadInput(f"{', '.join(odd)}: foreign tables cannot be backed up; take them out of the context")
+    if choice.torn:
+        needs = describe(connection, [*choice.torn, *choice.torn.values()])
+        said = "; ".join(f"{needs[one]} needs {needs[other]}" for one, other in choice.torn.items())
+        raise BadInput(
+            f"{said}: nothing of it can be restored without another context's tables; take it out of context {context.name}, "
+            "or those in; a default or check may call what reads them, if that is no function with a body of its own "
+            "(BEGIN ATOMIC)"
+        )
+
+
+def _require_all(connection: Connection, context: Context, found: set[str]) -> None:
+    if missing := [name for name in (*context.tables, *context.views) if name not in found]:
+        raise BadInput(
+            f'database "{connection.info.dbname}", schema "{context.namespace}": {", ".join(missing)} not found; '
+            f"correct tables and views of context {context.name}, or connect to the right database"
+        )
+
+
+def _class_oids(connection: Connection) -> dict[str, int]:
+    return dict(connection.execute(sql.catalog.CLASS_OIDS, {"names": CLASSES}).fetchall())
+
+
+def read_inventory(
+    connection: Connection, members: Members, expected: Iterable[InventoryItem] | None = None
+) -> list[InventoryItem]:  # fmt: skip
+    """Return every object of the context as text; the session must not depend on its search_path for names.
+
+    What a set has besides the relations' own is found by the names in its inventory, which is then what is `expected`.
+    """
+    with connection.transaction():
+        connection.execute(sql.session.FIXED_SETTINGS)
+        oids = inventory_oids(members) if expected is None else _expected_oids(connection, members, [*expected])
+        return [InventoryItem(**spelled_stably(row)) for row in dicts(connection, sql.inventory.INVENTORY, oids)]
+
+
+PLACES = {"relations": "pg_class", "functions": "pg_proc", "types": "pg_type", "schemas": "pg_namespace"}
+
+
+def inventory_oids(members: Members) -> dict[str, list[int]]:
+    """Return the oids of what an inventory tells, by the names that its query has for them."""
+    others = sorted((of_class, oid) for name in OTHER_CLASSES for of_class, oid in _of_class(members, name))
+    return {name: members.chosen_by_class[of_class] for name, of_class in PLACES.items()} | _pairs(others)
+
+
+def _of_class(members: Members, name: str) -> list[ObjectId]:
+    return [(members.classes[name], oid) for oid in members.chosen_by_class[name]]
+
+
+def _pairs(objects: Iterable[ObjectId]) -> dict[str, list[int]]:
+    chosen = [*objects]
+    return {"other_classes": [one[0] for one in chosen], "others": [one[1] for one in chosen]}
+
+
+def _expected_oids(connection: Connection, members: Members, expected: list[InventoryItem]) -> dict[str, list[int]]:
+    asked = {"kinds": [one.kind for one in expected], "names": [one.name for one in expected]}
+    found = defaultdict[str, set[int]](set)
+    others = list[ObjectId]()
+    for place, of_class, oid in connection.execute(sql.inventory.EXPECTED, asked):
+        found[place].add(oid)
+        others += [(of_class, oid)] if place == "others" else []
+    return {
+        name: sorted({*members.chosen_by_class[of_class], *found[name]}) for name, of_class in PLACES.items()
+    } | _pairs(sorted(others))  # fmt: skip
+
+
+def fingerprint(inventory: Iterable[InventoryItem]) -> str:
+    """Return the SHA-256 of the columns and types: what decides whether two states can be merged."""
+    lines = [f"{item.kind}\t{item.name}\t{item.columns}\n" for item in inventory if item.kind in FINGERPRINT_KINDS]
+    return sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def read_outbound_keys(connection: Connection, members: Members) -> list[ForeignKey]:
+    """Return the foreign keys to tables of other contexts; the session must not depend on its search_path for names."""
+    keys = dicts(connection, sql.catalog.FOREIGN_KEYS, {"oids": members.oids})
+    return [key_of(key) for key in keys if key["table_oid"] in set(members.oids)]
+
+
+def read_disabled_keys(connection: Connection, members: Members) -> list[str]:
+    """Return table.key of each foreign key, from or to these tables, of which a trigger is switched off."""
+    found = connection.execute(sql.in_place.KEYS_SWITCHED_OFF, {"oids": members.oids}).fetchall()
+    return [f"{table}.{name}" for table, name, _ in found]
+
+
+def dicts(connection: Connection, query: SQL, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a query, by the names of its columns."""
+    return connection.cursor(row_factory=dict_row).execute(query, parameters).fetchall()
+
+
+def key_of(row: dict[str, Any]) -> ForeignKey:
+    """Return the foreign key that a row of `FOREIGN_KEYS` tells."""
+    return ForeignKey(
+        name=row["name"], table=row["table"], references=row["references"], definition=row["definition"],
+        on_delete=row["on_delete"], comment=row["comment"],
+    )  # fmt: skip
+
+
+def read_roles(connection: Connection, members: Members) -> list[Role]:
+    """Return the roles that own, or are granted, something of the context."""
+    chosen = sorted(members.objects)
+    parameters = {"classes": [one[0] for one in chosen], "objects": [one[1] for one in chosen]}
+    return [Role(**row) for row in dicts(connection, sql.catalog.ROLES, parameters | inventory_oids(members))]
+
+
+def read_roles_named(connection: Connection, names: Iterable[str]) -> list[Role]:
+    """Return those of some roles that are not PostgreSQL's own."""
+    return [Role(**row) for row in dicts(connection, sql.catalog.ROLES_NAMED, {"names": sorted(names)})]
+
+
+def read_sequences(connection: Connection, members: Members) -> list[Sequence]:
+    """Return where the context's sequences are now; call it after the snapshot."""
+    names = connection.execute(sql.sequences.SEQUENCES, {"oids": members.chosen_by_class["pg_class"]}).fetchall()
+    return [_sequence(connection, schema, name) for schema, name in names]
+
+
+def _sequence(connection: Connection, schema: str, name: str) -> Sequence:
+    last_value, is_called = connection.execute(sql.sequences.sequence_position(schema, name)).fetchall()[0]
+    return Sequence(schema=schema, name=name, last_value=last_value, is_called=is_called)
+
+
+def read_extensions(connection: Connection, members: Members) -> dict[str, str]:
+    """Return the extensions that the context's objects come from, with their versions."""
+    return dict(connection.execute(sql.catalog.EXTENSIONS, {"oids": members.chosen_by_class["pg_extension"]}).fetchall())
+
+
+def read_database(connection: Connection) -> DatabaseProperties:
+    """Return what a CREATE DATABASE would have to say."""
+    facts = dicts(connection, sql.databases.DATABASE_FACTS, {})[0]
+    return DatabaseProperties(**facts | {"grants": facts["grants"] or []})

@@ -1,0 +1,128 @@
+"""The context's advisory lock: shared by backups, exclusive for whatever changes or makes a database of the context.
+
+It is held in the server's `postgres` database, because the context's own may be dropped meanwhile
+(https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS). It ends with the session that holds it, also
+where an administrator or the network ends that. So whoever holds it exclusively asks, right before each step that cannot be
+undone, whether it is held still: in the transaction that does the step, or else on the session that holds it.
+
+A shared lock is not asked about. What a backup stores is the state of its snapshot, which its own session keeps together with
+locks on every table, whoever else gets in; to throw such a set away would cost a backup and protect nothing.
+"""
+
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import psycopg
+
+from tasks.core import sql
+from tasks.core.errors import BadInput, LostLock, MovedSnapshot, OperationError
+from tasks.core.postgres.connection import Connection, Server, connect
+from tasks.core.run.clock import now
+
+MAINTENANCE_DATABASE = "postgres"
+SPACE = zlib.crc32(b"bounded context backup") & 0x7FFFFFFF
+POLL_SECONDS = 0.5
+# What the lock's session is asked may go unanswered for so long: keepalives notice a dead network only where nothing was sent.
+UNANSWERED = {"tcp_user_timeout": "90000"}
+
+# Whoever waits for a lock that the snapshot holds, and all who queue behind him, may wait as long.
+LOCK_WAIT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class ContextLock:
+    """A lock while it is held: what it is of, the session that holds it, and how pg_locks shows it."""
+
+    context: str
+    connection: Connection = field(repr=False, compare=False)
+    pid: int
+    began: datetime
+    database: int
+    key: dict[str, int]
+    mode: str
+
+    def require_held(self, before: str, asking: Connection | None = None) -> None:
+        """Make sure that the lock is held still, right `before` a step; asked in the session that does it, if there is one.
+
+        Raises:
+            LostLock: it is not; the step is named, and is not to be done.
+        """
+        if not self.is_held(asking):
+            raise LostLock(
+                f'the lock of "{self.context}" was lost: its session {self.pid}, begun {_spelled(self.began)}, did not hold it any '
+                f"more at {_spelled(now())}, so another run may be at work; stopped before {before}, and nothing was done "
+                "without the lock; run again"
+            )
+
+    def is_held(self, asking: Connection | None = None) -> bool:
+        """Say whether the lock is held still, as the server sees it; a session that is gone holds nothing."""
+        asked = self.key | {"database": self.database, "mode": self.mode, "pid": self.pid, "began": self.began}
+        try:
+            return bool((asking or self.connection).execute(sql.locks.HOLDS_LOCK, asked).fetchall()[0][0])
+        except psycopg.OperationalError:
+            if asking is not None or not self.connection.broken:
+                raise
+            return False
+
+
+def _spelled(instant: datetime) -> str:
+    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+@contextmanager
+def context_lock(
+    server: Server, context: str, title: str, *, exclusive: bool = False, wait_seconds: float = 300
+) -> Iterator[ContextLock]:
+    """Hold the context's lock on a server.
+
+    Raises:
+        BadInput: the connection goes through a pooler, which would lose the lock.
+        OperationError: others hold it for longer than wait_seconds; they are named.
+    """
+    with connect(_noticing(server), MAINTENANCE_DATABASE, title) as connection:
+        _refuse_pooler(connection, server)
+        key = {"space": SPACE, "key": zlib.crc32(context.encode()) & 0x7FFFFFFF}
+        attempt = sql.locks.TRY_LOCK_EXCLUSIVE if exclusive else sql.locks.TRY_LOCK_SHARED
+        deadline = time.monotonic() + wait_seconds
+        while not connection.execute(attempt, key).fetchall()[0][0]:
+            if time.monotonic() > deadline:
+                holders = ", ".join(row[0] for row in connection.execute(sql.locks.LOCK_HOLDERS, key))
+                raise OperationError(
+                    f'context "{context}" is locked by {holders or "a run that just ended"} for more than {wait_seconds:.0f} s; '
+                    "wait for it to end, or end it, and run again"
+                )
+            # Not waited for in the server: a statement that waits holds a snapshot, which keeps vacuum from its work.
+            time.sleep(POLL_SECONDS)
+        pid, began, database = connection.execute(sql.locks.LOCK_SESSION).fetchall()[0]
+        yield ContextLock(context, connection, pid, began, database, key, "ExclusiveLock" if exclusive else "ShareLock")
+
+
+def _noticing(server: Server) -> Server:
+    """Return the server with a limit on how long a session waits for what it sent to arrive."""
+    return replace(server, parameters=UNANSWERED | server.parameters)
+
+
+def _refuse_pooler(connection: Connection, server: Server) -> None:
+    pid = connection.execute(sql.locks.BACKEND_PID).fetchall()[0][0]
+    if connection.info.backend_pid != pid:
+        raise BadInput(
+            f"the server of {server.name} is reached through a connection pooler, which would lose locks and snapshots; "
+            "give the address of PostgreSQL itself"
+        )
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Make a lock that was not to be had in time a reason to start over.
+
+    Raises:
+        MovedSnapshot: it was not.
+    """
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable as error:
+        raise MovedSnapshot(f"a relation stayed locked for {LOCK_WAIT_SECONDS} s: {error}; pg_locks says by whom") from error

@@ -1,0 +1,287 @@
+"""Which login does what: the source's code runs in sessions of one that may do what the owner of the objects may, and no more.
+
+Checks, triggers, defaults, generated columns, domains, casts, index expressions, views and repairs are code of whoever owns the
+tables. SET ROLE and SET SESSION AUTHORIZATION keep no code from what its session's login may do: one set_config undoes both. So
+the login itself is the border. Each run looks what that login may, and refuses one that may more.
+"""
+
+import os
+import secrets
+import zlib
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+import psycopg
+from prefect import get_run_logger
+
+from tasks.core import sql
+from tasks.core.errors import BadInput, OperationError
+from tasks.core.postgres.connection import Connection, Server, connect, major_of
+from tasks.core.postgres.messages import message_of
+from tasks.database import catalog
+from tasks.database.locks import MAINTENANCE_DATABASE, SPACE
+from tasks.run.run import Run
+from tasks.run.site import Site, login_blocks
+
+LOADER, ROLES, RESTORER = "backup_loader", "backup_roles", "backup_restorer"
+AS_SUPERUSER = "BACKUP_LOAD_AS_SUPERUSER"
+ROLES_FILE = "psql -d postgres -f deployments/roles.sql"
+LET_IN = "give it a password (\\password {login}), and where that is not the one of this login, set BACKUP_LOADER_PASSWORD"
+
+
+def with_loader(site: Site, run: Run, *, acting: bool = True) -> Site:
+    """Return the site with the login in whose sessions the code of its live database runs, until the run ends.
+
+    One that is not to be `acting` for the owners, because nothing of theirs is touched, may also be no member of them.
+
+    Raises:
+        BadInput: there is no login that may do what the owners may and no more; or the database cannot be reached.
+    """
+    return replace(site, loader=find_loader(site.server, run, live_owners(site, run), is_live=True, acting=acting))
+
+
+def require_all_rows(site: Site, run: Run) -> None:
+    """Make sure that the tables' owner, and so the login that acts for him, meets every row of the live database.
+
+    Raises:
+        BadInput: row-level security is forced on tables: he would read, write and delete a part of their rows.
+    """
+    with connect(site.owners_login, site.database, run.title) as connection:
+        members = catalog.read_members(connection, catalog.present(connection, site.context), restorable=False)
+        hidden = [row[0] for row in connection.execute(sql.catalog.HIDDEN_BY_ROW_SECURITY, {"oids": members.oids})]
+    if hidden:
+        remedy = " ".join(f"ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY;" for name in hidden)
+        raise BadInput(
+            f"row-level security is forced on {', '.join(hidden)}: policies would keep rows even from the owner, for whom "
+            f"this acts; nothing was touched; run for as long as it takes: {remedy}"
+        )
+
+
+def loader_or_reason(site: Site, run: Run) -> tuple[Server | None, str]:
+    """Return the login for the code of a live database's owners; or None, and why there is none."""
+    try:
+        return with_loader(site, run).owners_login, ""
+    except OperationError as error:
+        get_run_logger().warning("no login for the code of the tables' owner: %s", error)
+        return None, str(error)
+
+
+def live_owners(site: Site, run: Run) -> list[str]:
+    """Return the roles that own something of the context in its live database; where nothing of it is left, its schema's owner."""
+    with connect(site.server, site.database, run.title) as connection:
+        members = catalog.read_members(connection, catalog.present(connection, site.context), restorable=False)
+        chosen = members.chosen_by_class
+        named = {"relations": chosen["pg_class"], "functions": chosen["pg_proc"], "types": chosen["pg_type"]}
+        found = connection.execute(sql.logins.OWNERS, named).fetchall()
+        found = found or connection.execute(sql.logins.OWNER_OF_SCHEMA, {"schema": site.context.namespace}).fetchall()
+        return [row[0] for row in found]
+
+
+def require_temporary(connection: Connection) -> None:
+    """Refuse to begin what needs TEMP tables where the login may make none.
+
+    Raises:
+        BadInput: it may not.
+    """
+    if not _asked(connection, sql.logins.MAY_USE_TEMPORARY):
+        name, login = connection.info.dbname, connection.info.user
+        raise BadInput(f'login "{login}" may make no TEMP tables; run: GRANT TEMPORARY ON DATABASE "{name}" TO "{login}";')
+
+
+def find_loader(
+    server: Server, run: Run, owners: Collection[str], *, is_live: bool = False, acting: bool = True
+) -> Server:  # fmt: skip
+    """Return the address with the login in whose sessions code of these owners runs.
+
+    It is the login that is named for that, else this one if it may no more than an owner, else `backup_loader`, else one that is
+    made for the run where this login may make it. Owners that are no roles of the server are passed over.
+
+    Args:
+        server: the server, with the run's own login.
+        run: the run, at whose end a login that was made for it is dropped.
+        owners: the roles that own the objects.
+        is_live: owners who are superusers are left out where there are others: what is theirs will be refused by itself.
+        acting: it must be a member of each owner.
+
+    Raises:
+        BadInput: there is none; a login that was found may more, or may not act for an owner; or an owner is a superuser.
+    """
+    with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
+        there = dict(connection.execute(sql.logins.ROLES_THERE, {"names": sorted(owners)}).fetchall())
+        named = [name for name, is_superuser in there.items() if not is_superuser]
+        above = [name for name in there if name not in named]
+        if above and (_is_trusted(connection) or not (is_live and named)):
+            return _as_superuser(connection, server, above)
+        loader = _choose(connection, server, run, named, acting=acting)
+    get_run_logger().info('code of %s runs as login "%s"', ", ".join(named) or "the owners", loader.user)
+    return loader
+
+
+def _is_trusted(connection: Connection) -> bool:
+    return os.environ.get(AS_SUPERUSER, "") == connection.info.user and bool(_asked(connection, sql.logins.IS_SUPERUSER))
+
+
+def _as_superuser(connection: Connection, server: Server, above: Iterable[str]) -> Server:
+    login = connection.info.user
+    if not _is_trusted(connection):
+        raise BadInput(
+            f"objects belong to {', '.join(above)}, a superuser: their code could do anything to the server while they are loaded; "
+            "give them to the tables' owner in the source (ALTER … OWNER TO, REASSIGN OWNED BY) and back up again; or, where "
+            f"whoever may change them is trusted like a superuser, run as a superuser and say so: {AS_SUPERUSER}=<that login>"
+        )
+    get_run_logger().warning('objects of superuser %s: their code runs as "%s" (%s)', ", ".join(above), login, AS_SUPERUSER)
+    return server
+
+
+def _choose(connection: Connection, server: Server, run: Run, owners: list[str], *, acting: bool) -> Server:
+    candidates, is_named = candidates_of(server, "loader", LOADER)
+    beyond = _beyond(connection, owners)
+    if not is_named and not beyond and not (acting and _lacking(connection, owners)):
+        return server
+    may_make = bool(connection.execute(sql.logins.MAY_GRANT, {"owners": owners}).fetchall()[0][0])
+    if may_make:
+        sweep_logins(connection)
+    why = f'there is no login "{LOADER}": run, as a superuser, {ROLES_FILE}; then {LET_IN.format(login=LOADER)}'
+    if is_named or _asked(connection, sql.logins.HAS_ROLE, name=LOADER):
+        found = _fit(candidates, run, owners)
+        if isinstance(found, Server):
+            return found
+        why = found
+    if not is_named and may_make:
+        return _make_login(server, run, owners)
+    raise BadInput(
+        f'login "{connection.info.user}" may more ({", ".join(beyond) or "roles that others own"}) than those whose code it '
+        f"would run, and {why}"
+    )
+
+
+def candidates_of(server: Server, kind: str, default: str) -> tuple[list[Server], bool]:
+    """Return the login for a kind of work with the passwords to try, and whether it was named for that.
+
+    BACKUP_<KIND>_USER and BACKUP_<KIND>_PASSWORD name it, or the block of its own beside the server's block.
+    """
+    user, password = (os.environ.get(f"BACKUP_{kind.upper()}_{word}") for word in ("USER", "PASSWORD"))
+    if not user and not password and (registered := login_blocks(server, kind)):
+        return [registered], True
+    # A passfile has a password for each login; where there is none, all may have the same one.
+    passwords = [password] if password else [None, server.password]
+    return [server.as_login(user or default, one) for one in dict.fromkeys(passwords)], bool(user or password)
+
+
+def _fit(candidates: Iterable[Server], run: Run, owners: list[str]) -> Server | str:
+    """Return the first login that is let in, if it may act for all owners; else why not.
+
+    Raises:
+        BadInput: it may more.
+    """
+    said = ""
+    for login in candidates:
+        try:
+            with connect(login, MAINTENANCE_DATABASE, run.title) as connection:
+                beyond, lacking = _beyond(connection, owners), _lacking(connection, owners)
+        except BadInput as error:
+            said = said or (f"{error}; {LET_IN.format(login=login.user)} (the login is made by {ROLES_FILE})")
+            continue
+        if beyond:
+            raise BadInput(
+                f'login "{login.user}" may more than {", ".join(owners) or "the owners"}, whose code runs in its sessions: '
+                f"{', '.join(beyond)}; take that from it ({ROLES_FILE}), or name another login with BACKUP_LOADER_USER"
+            )
+        if lacking:
+            grants = " ".join(f'GRANT "{role}" TO "{login.user}";' for role in lacking)
+            return f'login "{login.user}" may not make objects for {", ".join(lacking)}; run as administrator: {grants}'
+        return login
+    return said
+
+
+def _beyond(connection: Connection, owners: list[str]) -> list[str]:
+    return [row[0] for row in connection.execute(sql.logins.BEYOND, {"owners": owners})]
+
+
+def _lacking(connection: Connection, owners: list[str]) -> list[str]:
+    question = sql.logins.NOT_MEMBER_16 if major_of(connection) >= 16 else sql.logins.NOT_MEMBER
+    return [row[0] for row in connection.execute(question, {"owners": owners})]
+
+
+def _asked(connection: Connection, question: psycopg.sql.SQL, **values: str) -> bool:
+    return bool(connection.execute(question, values).fetchall()[0][0])
+
+
+def _make_login(server: Server, run: Run, owners: Iterable[str]) -> Server:
+    """Make a login that is a member of the owners; it is dropped when the run ends, or by the next run if this one is killed."""
+    name, password = f"{LOADER}_{run.id}_{secrets.token_hex(4)}", secrets.token_urlsafe(24)
+    # This session's lock says that the run lives.
+    keeper = run.until_end.enter_context(connect(server, MAINTENANCE_DATABASE, run.title))
+    keeper.execute(sql.logins.LOCK, _key(name))
+    until = keeper.execute(sql.logins.VALID_UNTIL, {"hours": sql.logins.LIFETIME_HOURS}).fetchall()[0][0]
+    # As a verifier, so that no log of the server has the password.
+    verifier = keeper.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
+    keeper.execute(sql.logins.create_login(name, verifier, until))
+    run.until_end.callback(_drop_login, server, run, name)
+    login, major = server.as_login(name, password), major_of(keeper)
+    for owner in owners:
+        keeper.execute(sql.logins.grant_role(owner, name, major))
+    if not _asked(keeper, sql.logins.IS_SUPERUSER):
+        # Who makes it may end its sessions.
+        keeper.execute(sql.logins.grant_role(name, keeper.info.user, major))
+    try:
+        with connect(login, MAINTENANCE_DATABASE, run.title):
+            get_run_logger().info('login "%s" made for this run', name)
+    except BadInput as error:
+        raise BadInput(f"a login that was made for this run is not let in: {error}; or make {LOADER}: {ROLES_FILE}") from error
+    return login
+
+
+def _drop_login(server: Server, run: Run, name: str) -> None:
+    try:
+        with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
+            _drop(connection, name)
+    except (OperationError, psycopg.Error) as error:
+        said = message_of(error) if isinstance(error, psycopg.Error) else str(error)
+        get_run_logger().warning('login "%s", made for this run, stays: %s; run: DROP ROLE "%s"', name, said, name)
+
+
+def _drop(connection: Connection, name: str) -> None:
+    connection.execute(sql.logins.end_sessions_of(name))
+    connection.execute(sql.logins.drop_login(name))
+
+
+def sweep_logins(connection: Connection) -> None:
+    """Drop the logins of runs that died: nobody holds their locks."""
+    for (name,) in connection.execute(sql.logins.OF_RUNS).fetchall():
+        if not connection.execute(sql.logins.TRY_LOCK, _key(name)).fetchall()[0][0]:
+            continue
+        try:
+            _drop(connection, name)
+            get_run_logger().warning('login "%s" of a run that died was dropped', name)
+        except psycopg.Error as error:
+            if connection.broken:
+                raise
+            get_run_logger().warning('login "%s" of a run that died stays: %s', name, message_of(error))
+        finally:
+            connection.execute(sql.logins.UNLOCK, _key(name))
+
+
+def _key(name: str) -> dict[str, int]:
+    return {"space": SPACE, "key": zlib.crc32(name.encode()) & 0x7FFFFFFF}
+
+
+def find_roles_login(server: Server, run: Run) -> Server | None:
+    """Return the address with a login that may create roles; None if there is none.
+
+    Raises:
+        BadInput: the one that was named is not let in, or may not.
+    """
+    candidates, is_named = candidates_of(server, "roles", ROLES)
+    refused = BadInput()
+    for login in candidates if is_named else [server, *candidates]:
+        try:
+            with connect(login, MAINTENANCE_DATABASE, run.title) as connection:
+                if _asked(connection, sql.logins.MAY_CREATE_ROLES):
+                    return login
+            refused = BadInput(f'login "{login.user}" may not create roles; run: ALTER ROLE "{login.user}" CREATEROLE')
+        except BadInput as error:
+            refused = error
+    if is_named:
+        raise refused
+    return None

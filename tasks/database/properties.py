@@ -1,0 +1,18 @@
+"""What CREATE DATABASE has to say for a database to be like its source."""
+
+from tasks.core.database.objects import DatabaseProperties
+
+LOCALE_PROVIDERS = {"i": "icu", "c": "libc", "b": "builtin"}
+
+
+def database_options(source: DatabaseProperties, major: int) -> list[tuple[str, str]]:
+    """Return what CREATE DATABASE has to say so that text sorts and compares as in the source."""
+    options = [("ENCODING", source.encoding), ("LC_COLLATE", source.collate), ("LC_CTYPE", source.ctype)]
+    provider = LOCALE_PROVIDERS.get(source.locale_provider or "c", "libc")
+    if major >= 15:
+        options.append(("LOCALE_PROVIDER", provider))
+    if source.locale and provider != "libc":
+        options.append(("ICU_LOCALE" if provider == "icu" else "BUILTIN_LOCALE", source.locale))
+    if source.icu_rules and major >= 16:
+        options.append(("ICU_RULES", source.icu_rules))
+    return options

@@ -1,0 +1,253 @@
+"""Tables and leaf partitions: rows out of the database and into it."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import zstandard
+from prefect import get_run_logger
+
+from tasks.core import sql
+from tasks.core.errors import BrokenKey, DamagedSet, MisplacedRow, MovedSnapshot, OperationError, RestoreDiffers
+from tasks.core.postgres.connection import Connection, Server, connect
+from tasks.core.postgres.messages import message_of
+from tasks.core.postgres.source_path import read_source_path, source_path
+from tasks.core.rows import stream
+from tasks.core.rows.digest import RowDigest
+from tasks.core.rows.file_blocks import BaseBlocks
+from tasks.core.rows.job import StreamFacts, StreamFault, StreamJob
+from tasks.core.rows.sources import RowSource
+from tasks.core.run.progress import Moved, unmeasured
+from tasks.core.sets.hash_partitions import Family
+from tasks.core.sets.manifest import Relation
+from tasks.run.run import SMALL_BYTES, Run, step
+
+PROJECT = Path(stream.__file__).parents[3]
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """A relation's rows in a staged file, and how long it took."""
+
+    facts: StreamFacts
+    seconds: float
+
+
+def run_stream(server: Server, run: Run, job: StreamJob, size_bytes: int, moved: Moved = unmeasured) -> StreamFacts:
+    """Read a relation here if it is small, else in a process of its own; say how many bytes of rows have gone by.
+
+    Raises:
+        MovedSnapshot: the snapshot is gone or a lock is asked for by others; another snapshot may do.
+        OperationError: the session broke, or the file could not be written.
+    """
+    facts = _run_process(server, run, job, moved) if size_bytes > SMALL_BYTES else _run_here(server, job, moved)
+    moved(facts.plain_bytes)
+    return facts
+
+
+def _run_here(server: Server, job: StreamJob, moved: Moved) -> StreamFacts:
+    try:
+        return stream.stream_relation(server, job, moved)
+    except (psycopg.Error, OSError, OperationError) as error:
+        raise _error(job, stream.describe_fault(error)) from error
+
+
+def _run_process(server: Server, run: Run, job: StreamJob, moved: Moved) -> StreamFacts:
+    order = stream.dump_json({"server": server.parameters, "job": asdict(job)}).encode() + b"\n"
+    with run.running.start(stream.COMMAND, {"PYTHONPATH": str(PROJECT)}) as process:
+        assert process.stdin and process.stdout and process.stderr  # noqa: S101
+        try:
+            process.stdin.write(order)
+            process.stdin.flush()
+            answer = _last_answer(process.stdout, moved)
+        except BrokenPipeError:
+            answer = {}
+        complaint = process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+        code = process.wait()
+    if facts := answer.get("facts"):
+        return StreamFacts.parse(facts)
+    raise _error(
+        job,
+        StreamFault(**answer["fault"]) if answer else StreamFault(f"its process ended with code {code} {complaint}", moved=False),
+    )
+
+
+def _last_answer(lines: Iterable[bytes], moved: Moved) -> dict[str, Any]:
+    """Pass on how far a process is; return what it says at last, nothing if it was ended before."""
+    answer: dict[str, Any] = {}
+    for line in lines:
+        # Of a process that is killed the last line may be cut.
+        answer = json.loads(line) if line.endswith(b"\n") else {}
+        if (position := answer.pop("moved", None)) is not None:
+            moved(position)
+    return answer
+
+
+def _error(job: StreamJob, fault: StreamFault) -> OperationError:
+    kind = MovedSnapshot if fault.moved else OperationError
+    return kind(f"reading {job.schema}.{job.name}: {fault.message}")
+
+
+def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int, moved: Moved = unmeasured) -> Dumped:
+    """Stream one relation's rows, hashed and compressed, into the staging folder."""
+    started = time.monotonic()
+    facts = run_stream(server, run, job, size_bytes, moved)
+    dumped = Dumped(facts, time.monotonic() - started)
+    get_run_logger().info(
+        "%s.%s: %d rows, %d bytes as %d in %.1f s", job.schema, job.name, facts.rows, facts.plain_bytes, facts.bytes, dumped.seconds
+    )
+    return dumped
+
+
+def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
+    """Say whether a relation has the rows that the base saw, and no other.
+
+    Raises:
+        MovedSnapshot, OperationError: as run_stream.
+    """
+    try:
+        return stream.is_unchanged(server, job, base)
+    except psycopg.Error as error:
+        raise _error(job, stream.describe_fault(error)) from error
+
+
+def runs_code(server: Server, job: StreamJob) -> bool:
+    """Say whether a query of a relation, other than to read it whole, would run code of its owner.
+
+    Raises:
+        MovedSnapshot, OperationError: as run_stream.
+    """
+    try:
+        return stream.runs_code(server, job)
+    except psycopg.Error as error:
+        raise _error(job, stream.describe_fault(error)) from error
+
+
+@step(name="load {relation.name}")
+def load_table(
+    server: Server, database: str, title: str, relation: Relation, sources: list[RowSource], encoding: str,
+    moved: Moved = unmeasured,
+) -> float | None:  # fmt: skip
+    """Load one relation's rows into a database that is being made; return the seconds it took.
+
+    None, and it is empty, where a row belongs to another partition here.
+
+    Raises:
+        RestoreDiffers: another number of rows arrived than the manifest says.
+    """
+    with connect(server, database, title) as connection:
+        try:
+            with connection.transaction():
+                connection.execute(sql.session.FIXED_SETTINGS)
+                connection.execute(sql.rows.empty_relation(relation.namespace, relation.name))
+                return load_rows(connection, relation, sources, encoding, freeze=True, moved=moved)
+        except MisplacedRow as error:
+            get_run_logger().info("%s; once more through the table that is divided", error)
+            return None
+
+
+@step(name="load {family.qualified}")
+def load_family(
+    server: Server, database: str, title: str, family: Family, sources: Mapping[str, list[RowSource]], encoding: str
+) -> dict[str, float]:  # fmt: skip
+    """Load the rows of a table that is divided by hash through that table, into partitions that are emptied before.
+
+    Returns seconds by relation.
+
+    Raises:
+        RestoreDiffers: as load_table.
+    """
+    with connect(server, database, title) as connection, connection.transaction():
+        connection.execute(sql.session.FIXED_SETTINGS)
+        for relation in family.relations:
+            connection.execute(sql.rows.empty_relation(relation.namespace, relation.name))
+        return load_through(connection, family, sources, encoding)
+
+
+def load_through(
+    connection: Connection, family: Family, sources: Mapping[str, list[RowSource]], encoding: str, path: str | None = None
+) -> dict[str, float]:  # fmt: skip
+    """Load the rows of a table that is divided by hash through that table; return seconds by relation."""
+    return {
+        one.qualified: load_rows(connection, one, sources[one.qualified], encoding, into=family.table, path=path)
+        for one in family.relations
+    }
+
+
+@contextmanager
+def _load_errors(connection: Connection, relation: Relation) -> Iterator[None]:
+    """Raise what goes wrong while rows are loaded as an error of ours that names the relation."""
+    try:
+        yield
+    except zstandard.ZstdError as error:
+        raise DamagedSet(f"loading {relation.qualified}: {error}; restore another set") from error
+    except psycopg.errors.CheckViolation as error:
+        # A check has a name, the bounds of a partition have none.
+        kind = OperationError if error.diag.constraint_name else MisplacedRow
+        raise kind(f"loading {relation.qualified}: {message_of(error)}") from None
+    except psycopg.errors.ForeignKeyViolation as error:
+        raise BrokenKey(f"loading {relation.qualified}: {message_of(error)}") from None
+    except psycopg.DatabaseError as error:
+        if connection.broken:
+            raise
+        raise OperationError(f"loading {relation.qualified}: {message_of(error)}") from None
+
+
+def load_rows(
+    connection: Connection, relation: Relation, sources: list[RowSource], encoding: str, *,
+    freeze: bool = False, into: tuple[str, str] | None = None, moved: Moved = unmeasured, path: str | None = None,
+) -> float:  # fmt: skip
+    """Load one relation's rows in a session with the fixed settings, or into another table; return the seconds it took.
+
+    Code that this runs finds names on the path of the source, by default that of this database.
+
+    Raises:
+        BrokenKey: a foreign key that is there does not take the rows.
+        MisplacedRow: it is a partition, and a row belongs to another one here.
+        RestoreDiffers: another number of rows arrived than the manifest says.
+    """
+    started, written = time.monotonic(), 0
+    place = into or (relation.namespace, relation.name)
+    statement = sql.rows.copy_rows_in(*place, relation.columns, encoding, freeze=freeze)
+    path = path or read_source_path(connection, relation.namespace)
+    with connection.cursor() as cursor:
+        # Generated columns, checks and domains may call functions by bare names.
+        with _load_errors(connection, relation), source_path(connection, path), cursor.copy(statement) as copy:
+            for block in chain.from_iterable(source.blocks() for source in sources):
+                written += len(block)
+                if written > relation.plain_bytes:
+                    raise zstandard.ZstdError(f"more than {relation.plain_bytes:,} bytes of rows, as the manifest says")
+                copy.write(block)
+                moved(written)
+        loaded = cursor.rowcount
+    if loaded != relation.rows:
+        raise RestoreDiffers(f"{relation.qualified}: {loaded} rows loaded, the manifest says {relation.rows}")
+    seconds = time.monotonic() - started
+    get_run_logger().info("%s: %d rows loaded in %.1f s", relation.qualified, loaded, seconds)
+    return seconds
+
+
+def bases_of_domains(connection: Connection, oid: int) -> dict[str, str]:
+    """Return the types under those columns of a relation that are of domains, by column."""
+    found = connection.execute(sql.staging.DOMAIN_COLUMNS, {"oids": [oid]}).fetchall()
+    return {name: base for _, name, base in found}
+
+
+@step(name="compare {relation.name}")
+def read_back(
+    server: Server, database: str, run: Run, relation: Relation, encoding: str, moved: Moved = unmeasured
+) -> RowDigest:  # fmt: skip
+    """Read a restored relation; return count and digest of its rows."""
+    facts = run_stream(server, run, reading_job(database, run, relation, encoding), relation.plain_bytes, moved)
+    return RowDigest(facts.rows, int(facts.digest, 16))
+
+
+def reading_job(database: str, run: Run, relation: Relation, encoding: str) -> StreamJob:
+    """Return the job that reads a restored relation as it was read when it was backed up."""
+    return StreamJob(database, run.title, relation.namespace, relation.name, relation.columns, encoding)

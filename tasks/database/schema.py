@@ -1,0 +1,103 @@
+"""The schema, dumped whole, and the list of the context's part of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import get_run_logger
+
+from tasks.core import sql
+from tasks.core.database.dependencies import ObjectId
+from tasks.core.errors import MovedSnapshot, OperationError, ProgramFailed
+from tasks.core.postgres import programs
+from tasks.core.postgres.archive_script import Chunk, parse_chunks
+from tasks.core.postgres.archive_toc import (
+    Origin,
+    choose_entries,
+    parse_dependencies,
+    parse_list,
+    parse_origin,
+    render_list,
+    statements_of,
+)
+from tasks.core.postgres.programs import Program
+from tasks.core.postgres.schema_text import digest_of
+from tasks.database.locks import LOCK_WAIT_SECONDS
+from tasks.run.run import Run, step, warn_of_unsafe
+from tasks.run.site import Site
+
+
+@step
+def dump_schema(
+    site: Site, run: Run, pg_dump: Program, archive: Path, encoding: str, unreadable: Sequence[tuple[str, str]]
+) -> None:  # fmt: skip
+    """Dump the schema of the whole database but for unreadable tables of others, 0600, in pg_dump's custom format.
+
+    Raises:
+        MovedSnapshot: pg_dump failed, as it does when a table is dropped while it looks; another try may do.
+    """
+    archive.touch(mode=0o600)
+    spared = [sql.names.quoted_name(*name) for name in unreadable]
+    argv = programs.dump_schema_command(pg_dump, archive, site.database, encoding, LOCK_WAIT_SECONDS, spared)
+    try:
+        run.running.run(argv, site.server.environment(site.database))
+    except ProgramFailed as error:
+        raise MovedSnapshot(f"the schema could not be dumped: {error}") from error
+    get_run_logger().info("schema dumped by pg_dump %s: %d bytes", pg_dump.version, archive.stat().st_size)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of an archive is restored: objects by (classid, oid), and what is said about schemas; and where it has to be from.
+
+    Of objects that are `told` the statements are wanted, in the archive's encoding.
+    """
+
+    origin: Origin
+    schemas: frozenset[str]
+    objects: frozenset[ObjectId]
+    told: frozenset[ObjectId]
+    encoding: str
+
+
+@dataclass(frozen=True)
+class ContextPart:
+    """The -L list of the context's part of an archive, a digest of what it makes, and statements of objects that are not in it."""
+
+    listing: str
+    digest: str
+    statements: Mapping[ObjectId, str]
+
+
+def context_part(run: Run, pg_restore: Program, archive: Path, wanted: Wanted) -> ContextPart:
+    """Return the context's part of the archive.
+
+    Raises:
+        OperationError: the archive is of another database, or has nothing of the context.
+    """
+    listed = run.running.run(programs.list_command(pg_restore, archive), {}).output.decode(errors="replace")
+    _require_origin(parse_origin(listed), wanted.origin)
+    script = run.running.run(programs.script_command(pg_restore, archive, verbose=True), {}).output
+    entries, dependencies = parse_list(listed), parse_dependencies(script.decode(errors="replace"))
+    chosen = choose_entries(entries, dependencies, wanted.objects, wanted.schemas)
+    digest = digest_of(parse_chunks(script)[1], {one.dump_id for one in chosen})
+    return ContextPart(render_list(chosen), digest, statements_of(script, wanted.encoding, entries, wanted.told))
+
+
+def _require_origin(found: Origin | None, expected: Origin) -> None:
+    if found != expected.listed:
+        said = f'database "{found.database}" of a server {found.server}' if found else "a database that it does not name"
+        raise OperationError(
+            f'pg_dump was to dump database "{expected.database}" of a server {expected.server}, and dumped {said}: nothing is '
+            "published; see that no service file (PGSERVICE, PGSERVICEFILE) and no other setting leads programs elsewhere, and "
+            "run again"
+        )
+
+
+def read_chunks(
+    run: Run, pg_restore: Program, section: str | None, archive: Path, listing: Path
+) -> tuple[bytes, list[Chunk]]:  # fmt: skip
+    """Return the statements of one section of the context's part, or of all, entry by entry, and the settings before them."""
+    warn_of_unsafe(run, pg_restore)
+    argv = programs.script_command(pg_restore, archive, verbose=True, options=programs.restore_options(section, listing))
+    return parse_chunks(run.running.run(argv, {}).output)

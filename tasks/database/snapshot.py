@@ -1,0 +1,185 @@
+"""Taking the snapshot of a context: one instant at which its schema, its members and its rows belong together.
+
+The order is what keeps rows from being lost silently: lock, then dump the schema, then take the snapshot, then look whether
+what was locked is still what there is. LOCK takes no snapshot, so everything after it is current
+(https://www.postgresql.org/docs/current/sql-lock.html).
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from prefect import get_run_logger
+from psycopg.rows import dict_row
+
+from tasks.core import sql
+from tasks.core.database.objects import InventoryItem
+from tasks.core.errors import BadInput, MovedSnapshot, OperationError
+from tasks.core.postgres.connection import Connection, connect, encoding_of
+from tasks.core.postgres.programs import Program
+from tasks.core.sets.manifest import Incarnation
+from tasks.core.sets.manifest import Snapshot as SnapshotFacts
+from tasks.database import catalog
+from tasks.database.catalog import Members, read_inventory, read_members
+from tasks.database.locks import LOCK_WAIT_SECONDS, patient
+from tasks.database.schema import dump_schema
+from tasks.run.run import Run
+from tasks.run.site import Site
+
+# The WAL writer sleeps 10 s at most between two rounds, and may take three.
+FLUSH_SECONDS = 120.0
+FLUSH_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An exported snapshot, held open by its coordinator, with what was found under it."""
+
+    name: str
+    coordinator: Connection
+    members: Members
+    inventory: list[InventoryItem]
+    archive: Path
+    instant: datetime
+    xmin: int
+    xmax: int
+    lsn: str
+    written: str
+
+    def require_held(self) -> None:
+        """Make sure that locks and snapshot were held until now.
+
+        Raises:
+            OperationError: the coordinator's session is gone.
+        """
+        try:
+            self.coordinator.execute(sql.snapshot.STILL_THERE)
+        except psycopg.Error as error:
+            raise OperationError(f"the session that held the snapshot was lost: {error}; run again") from error
+
+    def require_flushed(self, site: Site, run: Run, wait_seconds: float = FLUSH_SECONDS) -> None:
+        """Wait until a crash of the server cannot take back anything that the snapshot sees.
+
+        With asynchronous commit it sees transactions that are not on disk yet: were they lost, others would get their numbers, and
+        their rows' places (https://www.postgresql.org/docs/current/wal-async-commit.html).
+
+        Raises:
+            OperationError: it took too long.
+        """
+        if self._is_flushed():
+            return
+        deadline = time.monotonic() + wait_seconds
+        with connect(site.server, site.database, run.title) as nudge:
+            nudge.execute(sql.server.END_A_TRANSACTION)
+        while not self._is_flushed():
+            if time.monotonic() > deadline:
+                raise OperationError(
+                    f"the server did not flush its log up to {self.written}, where the snapshot is, within {wait_seconds:.0f} s "
+                    "(asynchronous commit, a slow disk): after a crash the set would have rows that the server has not; look at "
+                    "wal_writer_delay and at the server's disk, and run again"
+                )
+            time.sleep(FLUSH_LOOK_SECONDS)
+
+    def _is_flushed(self) -> bool:
+        return bool(self.coordinator.execute(sql.server.LOG_IS_FLUSHED, [self.written]).fetchall()[0][0])
+
+
+@contextmanager
+def take_snapshot(
+    site: Site, run: Run, pg_dump: Program, unreadable: Sequence[tuple[str, str]] = ()
+) -> Iterator[Snapshot]:  # fmt: skip
+    """Lock the context's relations, dump the schema and export a snapshot; both last as long as the block.
+
+    Of tables of others that are `unreadable` (schema, name) nothing is dumped.
+
+    Raises:
+        MovedSnapshot: something changed in between; another try may do.
+    """
+    archive = run.folder / "schema.dump"
+    archive.unlink(missing_ok=True)
+    with patient(), connect(site.server, site.database, run.title) as coordinator:
+        coordinator.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
+        planned = read_members(coordinator, site.context, claimed=site.claimed_tables)
+        coordinator.execute(sql.snapshot.START_SNAPSHOT)
+        _lock(coordinator, planned)
+        with connect(site.server, site.database, run.title) as looker:
+            # It may queue behind somebody who waits for the coordinator, which no deadlock check sees.
+            looker.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
+            before = read_inventory(looker, read_members(looker, site.context, claimed=site.claimed_tables))
+        dump_schema(site, run, pg_dump, archive, encoding_of(coordinator), unreadable)
+        # The first query of the transaction takes its snapshot: from here on it does not move.
+        name = coordinator.execute(sql.snapshot.EXPORT_SNAPSHOT).fetchall()[0][0]
+        facts = _facts(coordinator)
+        written = coordinator.execute(sql.server.WRITTEN_LOG).fetchall()[0][0]
+        members = read_members(coordinator, site.context, claimed=site.claimed_tables)
+        inventory = read_inventory(coordinator, members)
+        _require_unmoved(planned, members, before, inventory)
+        get_run_logger().info("snapshot %s of %d relations at LSN %s", name, len(members.relations), facts["lsn"])
+        yield Snapshot(
+            name, coordinator, members, inventory, archive,
+            facts["instant"], int(facts["xmin"]), int(facts["xmax"]), facts["lsn"], written,
+        )  # fmt: skip
+
+
+def _lock(coordinator: Connection, members: Members) -> None:
+    names = [(relation.schema, relation.name) for relation in members.relations]
+    try:
+        coordinator.execute(sql.snapshot.lock_tables(names))
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        raise MovedSnapshot(f"a relation went away before it was locked: {error}") from error
+
+
+def _facts(coordinator: Connection) -> dict[str, Any]:
+    return coordinator.cursor(row_factory=dict_row).execute(sql.snapshot.SNAPSHOT_FACTS).fetchall()[0]
+
+
+def _require_unmoved(
+    planned: Members, found: Members, before: list[InventoryItem], after: list[InventoryItem]
+) -> None:  # fmt: skip
+    pending = [relation.qualified for relation in found.relations if relation.detach_pending]
+    if pending:
+        raise MovedSnapshot(f"{', '.join(pending)}: a DETACH … CONCURRENTLY is pending; finish it: ALTER TABLE … DETACH … FINALIZE")
+    if planned.identity != found.identity:
+        changed = sorted({relation.qualified for relation in {*planned.relations} ^ {*found.relations}})
+        raise MovedSnapshot(f"tables or partitions changed while the snapshot was being taken: {', '.join(changed)}")
+    if before != after:
+        changed = sorted({f"{item.kind} {item.name}" for item in {*before} ^ {*after}})
+        raise MovedSnapshot(f"the schema changed while it was being dumped: {', '.join(changed[:5])}")
+
+
+def server_facts(connection: Connection) -> tuple[str, int, str, int, bool]:
+    """Return what a server says of itself: system identifier, timeline, version, its number, whether it is a standby.
+
+    Raises:
+        BadInput: the login may not ask.
+    """
+    try:
+        facts: tuple[str, int, str, int, bool] = connection.execute(sql.server.SERVER_FACTS).fetchall()[0]
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise BadInput(
+            f"the cluster cannot be identified: {error}; run in that database: GRANT EXECUTE ON FUNCTION pg_control_system(), "
+            f'pg_control_checkpoint() TO "{connection.info.user}"'
+        ) from error
+    return facts
+
+
+def position(connection: Connection) -> tuple[SnapshotFacts, int, int]:
+    """Return when and where a session is now, the next transaction's id, and the oid of its database."""
+    facts = connection.cursor(row_factory=dict_row).execute(sql.snapshot.SNAPSHOT_FACTS).fetchall()[0]
+    here = placed_snapshot(connection, facts["instant"], int(facts["xmin"]), facts["lsn"])
+    return here, int(facts["xmax"]), catalog.read_database(connection).oid
+
+
+def placed_snapshot(connection: Connection, instant: datetime, xmin: int, lsn: str) -> SnapshotFacts:
+    """Return a snapshot with the place that it was taken at, as the session says."""
+    system_identifier, timeline, _, _, standby = server_facts(connection)
+    started, address = connection.execute(sql.server.INCARNATION).fetchall()[0]
+    return SnapshotFacts(
+        instant=instant, xmin=xmin, lsn=lsn, timeline=timeline, system_identifier=system_identifier, standby=standby,
+        incarnation=Incarnation(started=started, address=address),
+    )  # fmt: skip

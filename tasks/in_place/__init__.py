@@ -1,0 +1,1 @@
+"""Restoring into a live database: planned, approved, and done in one transaction."""

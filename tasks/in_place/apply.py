@@ -1,0 +1,262 @@
+"""Merging a set into a live database: one transaction that makes its tables what the set has, or leaves them alone.
+
+No table is dropped, truncated or swapped: what others have over them, keys, views, grants, is not touched. Readers are never
+kept waiting, writers of the context's tables as long as the transaction lasts (SHARE ROW EXCLUSIVE,
+https://www.postgresql.org/docs/current/explicit-locking.html), writers of other tables only where a partition is attached or
+a key to them is made, which comes last.
+"""
+
+import time
+from dataclasses import dataclass
+
+import psycopg
+from prefect import get_run_logger
+
+from tasks.core import sql
+from tasks.core.database.objects import View
+from tasks.core.errors import MovedSnapshot, OperationError, PlanChanged, UnsafeTarget
+from tasks.core.in_place.plan import Change, Merged, MergePlan
+from tasks.core.postgres.connection import connect
+from tasks.core.postgres.messages import message_of
+from tasks.core.postgres.source_path import execute_written, read_source_path
+from tasks.database import catalog
+from tasks.database.locks import LOCK_WAIT_SECONDS, ContextLock, patient
+from tasks.database.views import refresh_view
+from tasks.in_place import collisions
+from tasks.in_place.foreign_keys import find_effects, refused
+from tasks.in_place.large_objects import large_objects_left, with_large_objects
+from tasks.in_place.objects import LOCK_SECONDS, create, finish, make_checks, missing_chunks, own_sequences
+from tasks.in_place.plan import compare
+from tasks.in_place.repairs import Watch
+from tasks.in_place.safety_set import take_safety_set
+from tasks.in_place.session import Merge, Section, has_rows, is_as_compared, is_unchanged
+from tasks.in_place.set_back import left_over, make_way, set_back
+from tasks.in_place.stage import stage
+from tasks.in_place.undo import undo_all, undo_of, without_keys
+from tasks.in_place.write import compare_written, triggers_off, write_rows, written_relations
+from tasks.run.retries import again_on
+from tasks.run.run import Run, step
+from tasks.run.site import Site
+
+# The lock is asked for anew when it was waited for as long as writers may have to queue behind us.
+LOCK_TRIES = 4
+
+
+@dataclass(frozen=True)
+class Done:
+    """A restore into a live database that is committed, or had nothing to do; with what is to be refreshed after it."""
+
+    planned: MergePlan
+    merged: Merged | None = None
+    relations: tuple[tuple[str, str], ...] = ()
+    views: tuple[View, ...] = ()
+
+
+def require_confirmed(planned: MergePlan, confirm_database: str | None, approved: MergePlan | None = None) -> None:
+    """Refuse to change a live database that the operator did not name, or otherwise than he approved.
+
+    Raises:
+        UnsafeTarget: confirm_database is not its name.
+        PlanChanged: another plan was approved.
+    """
+    if approved and not planned.does_as(approved):
+        raise PlanChanged("what would be done is no longer what was approved")
+    if confirm_database != planned.database:
+        raise UnsafeTarget(
+            f'refusing to change rows of the live database "{planned.database}"; look at the plan, then pass '
+            f'confirm_database="{planned.database}"'
+        )
+
+
+def carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: bool) -> Done:
+    """Make the live database what the set is, in one transaction; whatever fails leaves it as it was.
+
+    Raises:
+        RestoreDiffers: what came of it is not what the set has; nothing was kept.
+        PlanChanged: something else would be done than was approved; nothing was kept.
+        OperationError: the lock was not to be had, or the database refused a row or an object; nothing was kept.
+        LostLock: the context's lock was lost; nothing was kept.
+    """
+    unmoved = again_on(MovedSnapshot, tries=LOCK_TRIES, between=lambda: stage(merge))
+    try:
+        merged = unmoved(_carry_out)(merge, planned, lock, approved=approved)
+        # A set of a part of the context knows no views; its rows may be in them all the same.
+        known = merge.members.views if merge.manifest.only else _own_views(merge)
+    except MovedSnapshot as error:
+        raise OperationError(f'database "{planned.database}" is as it was: {error}{_holders(merge)}') from error
+    except psycopg.Error as error:
+        if merge.connection.broken:
+            # Nobody knows whether a COMMIT that was under way came through.
+            raise OperationError(
+                f"the session was lost ({message_of(error)}); unless that was at its very end, the database is as it was: "
+                "look at the plan (dry_run=true), which says what differs"
+            ) from None
+        raise OperationError(f'database "{planned.database}" is as it was: {message_of(error)}') from None
+    views = tuple(view for view in known if view.materialized and view.populated)
+    return Done(planned, merged, tuple(written_relations(merge)), views)
+
+
+def _own_views(merge: Merge) -> list[View]:
+    """Return the views of the set that are this context's here."""
+    context = merge.context
+    return [view for view in merge.manifest.views if view.namespace == context.namespace and view.name in context.views]
+
+
+def _holders(merge: Merge) -> str:
+    holders = [row[0] for row in merge.connection.execute(sql.in_place.LOCK_HOLDERS_OF, {"oids": merge.members.oids})]
+    return f"; {'; '.join(holders)}; wait for them, or end them, and run again" if holders else "; run again"
+
+
+TAKEN_AGAIN = "the next clean-up takes these rows again, unless they are changed by then, or the rule's `hold` keeps them"
+
+
+def _carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: bool) -> Merged:
+    phases = merge.phases
+    with phases.phase("schema of the set"):
+        # With what is set back, which was not known when it was asked what missing objects need.
+        merge.sections = missing_chunks(merge)
+    started, unchanged = time.monotonic(), f'so that database "{planned.database}" is as it was'
+    with with_large_objects(merge) as large, merge.connection.transaction():
+        with phases.phase("waiting for locks"):
+            _lock(merge)
+        locked = time.monotonic()
+        lock.require_held(f"rows were written, {unchanged}", merge.connection)
+        _require_unmoved(merge)
+        if not _is_safe(merge):
+            # Rows were written since: taken again under the lock, where none can be.
+            take_safety_set(merge)
+        with phases.phase("comparing"):
+            changes = _compare_under_lock(merge, planned, approved=approved)
+            watch, undo = Watch(merge), undo_of(merge)
+        deleted, updated, inserted, notes = _write(merge, *merge.sections)
+        with phases.phase("checks"):
+            repaired = _repair(merge, watch)
+            notes += [*large, *(one.line for one in watch.broken()), *([TAKEN_AGAIN] if merge.request.with_children else [])]
+            # Repairs write other tables too, which the safety set has: all of them go back together.
+            left = [*left_over(merge), *large_objects_left(merge)]
+            undo = undo_all(merge) if repaired or merge.request.with_children else undo
+        # Told before it is needed, as this process may end with the commit; without the keys of rows, which the report has.
+        get_run_logger().info("what undoes it, once it is committed:\n%s", without_keys(merge, undo))
+        lock.require_held(f"the commit, {unchanged}", merge.connection)
+    seconds = time.monotonic() - locked
+    get_run_logger().info("committed after %.1f s, %.1f s of them locked", time.monotonic() - started, seconds)
+    return Merged(
+        inserted, updated, deleted, planned.done, seconds, phases.seconds, undo, changes, notes, repaired, left, merge.skipped
+    )  # fmt: skip
+
+
+def _compare_under_lock(merge: Merge, planned: MergePlan, *, approved: bool) -> list[Change]:
+    """Return what is to be changed now that nobody writes any more; what was compared and is as it was is not read again."""
+    changes = {one.relation: one for one in planned.changes}
+    for table in merge.tables:
+        if not is_as_compared(merge, table):
+            changes[table.name] = compare(merge, table)
+        if not table.unchanged:
+            leaving = sql.in_place.lock_leaving_rows(table.number, table.member.schema, table.member.name)
+            merge.ask(leaving)
+    if approved and list(changes.values()) != list(planned.changes):
+        raise PlanChanged("rows were written since the plan was made")
+    # Rows may have come since the plan that others refer to already.
+    effects = refused(find_effects(merge), accept_effects=merge.request.accept_effects)
+    if forbidden := [*effects, *collisions.refused(merge)]:
+        raise OperationError(f'database "{planned.database}" is as it was: {"; ".join(forbidden)}')
+    return list(changes.values())
+
+
+def _write(merge: Merge, before: Section, after: Section) -> tuple[int, int, int, list[str]]:
+    """Write rows, and make what is missing before and after them; return rows deleted, updated and inserted, and what to tell."""
+    connection, phases, made = merge.connection, merge.phases, set[int]()
+    make_way(merge)
+    with phases.phase("writing"), triggers_off(merge):
+        notes = create(connection, before, made, attach=False)
+        loaded, (deleted, updated, inserted) = write_rows(merge)
+        connection.execute(sql.in_place.END_DEFERRED)
+    with phases.phase("comparing again"):
+        compare_written(merge, loaded)
+    with phases.phase("indexes, keys, triggers of what was missing"):
+        connection.execute(sql.session.SORT_IN_MEMORY)
+        notes += create(connection, after, made, attach=False)
+    with phases.phase("attaching, keys to other contexts, sequences"):
+        make_checks(merge)
+        # A partition that got another bound is attached before its indexes are.
+        set_back(merge)
+        for section in (before, after):
+            notes += create(connection, section, made, attach=True)
+        notes += finish(merge)
+        for one in own_sequences(merge):
+            connection.execute(sql.sequences.advance_sequence(one.namespace, one.name, one.last_value, called=one.is_called))
+    return deleted, updated, inserted + sum(one.rows for one in loaded), notes
+
+
+def _repair(merge: Merge, watch: Watch) -> list[str]:
+    """Mend what does not agree with the restored rows any more; triggers would set times, and count again what is counted.
+
+    What undoes a restore is left as it was then.
+    """
+    broken = [] if merge.is_undo else watch.broken()
+    if not any(one.check.repair for one in broken):
+        return []
+    with triggers_off(merge):
+        repaired = watch.repair(broken)
+        merge.connection.execute(sql.in_place.END_DEFERRED)
+    return repaired
+
+
+def _lock(merge: Merge) -> None:
+    """Lock the context's tables, partitions with their parents; whoever writes there is waited for, but not for long."""
+    own = {one.qualified for one in merge.members.relations}
+    tops = [(one.schema, one.name) for one in merge.members.relations if one.parent not in own]
+    merge.connection.execute(sql.session.set_lock_timeout(LOCK_SECONDS))
+    try:
+        if tops:
+            merge.connection.execute(sql.in_place.lock_for_merge(tops))
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+        raise MovedSnapshot(f"the tables could not be locked within {LOCK_SECONDS} s: {message_of(error)}") from error
+
+
+def _require_unmoved(merge: Merge) -> None:
+    """Make sure, under the lock, that what was found is still what is there.
+
+    Raises:
+        MovedSnapshot: rows were written in a table that had none; once more, with that staged too.
+        OperationError: the tables are others by now.
+    """
+    members = catalog.read_members(merge.connection, merge.site.context)
+    if members.relations != merge.members.relations:
+        raise OperationError("tables or partitions changed since they were compared; nothing was touched; run again")
+    if moved := [one.name for one in merge.tables if one.unchanged and not is_unchanged(merge, one)]:
+        raise MovedSnapshot(f"{', '.join(moved)} changed meanwhile")
+
+
+def _is_safe(merge: Merge) -> bool:
+    """Say whether the safety set has every row that the merge, and repairs after it, may touch, as it is now."""
+    safety = merge.safety
+    if safety is None:
+        return not merge.tables
+    written = {one.name for one in merge.tables if not one.unchanged}
+    # Repairs may write whatever else it has; what is as in the set since before it was taken, needs no second look.
+    looked_at = [one for one in safety.relations if one.qualified not in {one.name for one in merge.tables if one.unchanged}]
+    now = {one.qualified: one for one in merge.members.holding_rows}
+    return written <= {one.qualified for one in looked_at} and all(
+        (member := now.get(then.qualified)) and (then.oid, then.relfilenode) == (member.oid, member.relfilenode)
+        and has_rows(merge, member, then.rows, safety.snapshot.xmin)
+        for then in looked_at
+    )  # fmt: skip
+
+
+@step
+def refresh(site: Site, run: Run, done: Done) -> None:
+    """Gather statistics of relations that were written, and compute the set's views anew.
+
+    Raises:
+        OperationError: a view cannot be computed; the rows are restored all the same.
+    """
+    with patient(), connect(site.owners_login, site.database, run.title) as connection:
+        connection.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
+        path = read_source_path(connection, site.context.namespace)
+        for name in done.relations:
+            execute_written(connection, sql.rows.analyze_relation(*name), path)
+        views = [view for view in done.views if catalog.is_there(connection, sql.names.quoted_name(view.namespace, view.name))]
+    refreshed = [refresh_view(site.owners_login, site.database, run, view) for view in views]
+    if problems := [f"view {one.view} cannot be computed: {one.problem}" for one in refreshed if one.problem]:
+        raise OperationError(f"the rows are restored, but {'; '.join(problems)}")

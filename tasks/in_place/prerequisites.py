@@ -1,0 +1,257 @@
+"""What a merge needs of the live database: asked when it is planned, so that nothing of this kind stops it half-way."""
+
+from collections.abc import Iterator, Mapping
+
+import psycopg
+
+from tasks.core import sql
+from tasks.core.database.facts import owner_of
+from tasks.core.database.objects import RELATIONS, TABLES, VIEWS, InventoryItem
+from tasks.core.in_place.plan import Change, drift
+from tasks.core.in_place.request import Drift, Mode
+from tasks.core.postgres.archive_script import Chunk
+from tasks.core.postgres.archive_toc import parse_list, table_of
+from tasks.core.postgres.connection import complaint_of
+from tasks.core.postgres.grants import grants_by_others
+from tasks.core.postgres.messages import message_of
+from tasks.core.restore.obstacle import Obstacle
+from tasks.core.sets.shared_schema import MADE
+from tasks.core.sql.names import quoted, quoted_name, split_name
+from tasks.database import catalog
+from tasks.database.catalog import Member
+from tasks.in_place.objects import missing_chunks
+from tasks.in_place.session import Merge, Section, Table, dicts
+from tasks.restore.grants import may_grant_as
+from tasks.restore.prerequisites import (
+    STAGING,
+    TABLES_MADE,
+    barred_tablespaces,
+    closed_schemas,
+    event_triggers,
+    few_locks,
+    missing_here,
+    refusing_event_triggers,
+    uncreatable,
+)
+from tasks.restore.unproven import without_unproven_checks
+
+MADE_IN_SCHEMA = RELATIONS | {"function", "type", "statistics"}
+# A row that differs is kept in a TEMP table with what differs and where it is.
+MOST_COLUMNS = 1600 - 2
+
+
+def refusals(merge: Merge) -> Iterator[str]:
+    """Yield why the set cannot be merged into what is there."""
+    facts = {row["oid"]: row for row in dicts(merge.connection, sql.staging.MERGE_FACTS, {"oids": merge.members.oids})}
+    login = merge.connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
+    for member in merge.members.relations:
+        if not facts[member.oid]["owned"]:
+            yield f'{member.qualified} does not belong to "{login}"; GRANT its owner TO "{login}"'
+        if facts[member.oid]["rules"]:
+            yield f"{member.qualified} has rules, which would write other rows than are meant; ALTER TABLE … DISABLE RULE first"
+    for table in merge.tables:
+        yield from drifts(merge, table)
+        if not table.key and table.mode is not Mode.REPLACE:
+            yield (
+                f"{table.name} has no primary key, so that mode {table.mode} would bring the old version of a changed row beside "
+                "the new one; restore it with mode replace, or side by side"
+            )
+    yield from _rights_to_make(merge, login)
+    for item in merge.missing:
+        if item.kind in TABLES | VIEWS and catalog.is_there(merge.connection, item.name):
+            yield f"{item.name} is there, but not as {item.kind}{f' of {item.parent}' if item.parent else ''}; attach or rename it"
+
+
+def _rights_to_make(merge: Merge, login: str) -> Iterator[str]:
+    """Yield which schemas nobody may make the missing objects in, neither the login nor who owns them then."""
+    wanted = {(split_name(item.name)[0], owner_of(item) or login) for item in merge.missing if item.kind in MADE_IN_SCHEMA}
+    wanted |= {(schema, login) for schema, _ in wanted}
+    asked = {"schemas": [schema for schema, _ in wanted], "roles": [role for _, role in wanted]}
+    for schema, role in merge.connection.execute(sql.catalog.MAY_NOT_CREATE, asked):
+        remedy = f'GRANT CREATE ON SCHEMA {schema} TO "{role}"'
+        yield f'"{role}" may make nothing in schema {schema}, where objects are missing; run: {remedy}'
+
+
+def drifts(merge: Merge, table: Table) -> Iterator[str]:
+    """Yield how a live relation has other columns than the set's, where that is to be refused."""
+    if table.relation and merge.request.on_drift is Drift.REFUSE:
+        for one in drift(table.relation, table.member.columns, table.member.types):
+            yield f'{one}; migrate, or say on_schema_drift="common-columns"'
+
+
+def obstacles(merge: Merge) -> Iterator[object]:
+    """Yield what stands in the way before anything is staged."""
+    yield from refusing_event_triggers(merge.connection, _tried(merge), _commands(merge))
+    # Whatever reads a table locks its indexes too.
+    indexes = merge.connection.execute(sql.prerequisites.INDEXES_OF, {"oids": merge.members.oids}).fetchall()[0][0]
+    yield from few_locks(merge.connection, len(merge.members.relations) + indexes)
+    for table in merge.tables:
+        if len(table.columns) > MOST_COLUMNS:
+            yield Obstacle(
+                table.name, f"has {len(table.columns)} columns, and rows of at most {MOST_COLUMNS} are compared",
+                "restore it beside the live one (mode side-by-side)",
+            )  # fmt: skip
+    if merge.missing:
+        merge.sections = missing_chunks(merge)
+        yield from _of_objects(merge)
+
+
+def _of_objects(merge: Merge) -> Iterator[Obstacle]:
+    """Yield what the objects that are missing need and that the database lacks or this login may not use."""
+    connection, manifest = merge.connection, merge.manifest
+    wanted = [chunk for one in merge.sections for chunk in one.chunks if chunk.dump_id in one.wanted]
+    entries = parse_list(merge.staged.files[manifest.schema_list.path].read_text(encoding="utf-8", errors="replace"))
+    needs = {dump_id for chunk in wanted for dump_id in chunk.needs}
+    extensions = {one.rest.split(" ")[2] for one in entries if one.rest.startswith("EXTENSION - ") and one.dump_id in needs}
+    schemas = {split_name(one.name if one.kind in MADE | {"index"} else one.parent)[0] for one in merge.missing}
+    yield from barred_tablespaces(connection, wanted, manifest, merge.site.database)
+    yield from missing_here(connection, manifest, extensions)
+    yield from uncreatable(connection, manifest.model_copy(update={"extensions": []}), schemas - {""})
+    roles = {one.state.removeprefix("owner ").partition(" | ")[0] for one in merge.missing if one.state.startswith("owner ")}
+    yield from closed_schemas(connection, roles, sorted(schemas - {""}))
+
+
+def _tried(merge: Merge) -> list[psycopg.sql.SQL | psycopg.sql.Composed]:
+    """Return harmless commands of the kinds that the merge runs, on the tables that it alters."""
+    made = sql.prerequisites.TRY_TO_MAKE if merge.missing else sql.prerequisites.TRY_TO_STAGE
+    return [*made, *(sql.prerequisites.try_to_alter(one.schema, one.name) for one in _switched(merge))]
+
+
+def _switched(merge: Merge) -> list[Member]:
+    """Return the relations of which triggers are switched off."""
+    states = merge.connection.execute(sql.triggers.TRIGGER_STATES, {"oids": merge.members.oids}).fetchall()
+    enabled = {(schema, name) for schema, name, _, words, _ in states if words != "DISABLE"}
+    return [one for one in merge.members.holding_rows if (one.schema, one.name) in enabled]
+
+
+def _commands(merge: Merge) -> set[str]:
+    """Return the commands that the merge runs, as event triggers call them."""
+    made = {f"CREATE {item.kind.removeprefix('partitioned ').upper()}" for item in merge.missing}
+    found = {*STAGING, *made, *(TABLES_MADE | {"COMMENT", "GRANT", "REVOKE"} if made else ())}
+    found |= {"ALTER TABLE"} if _switched(merge) else set()
+    return found | ({"REFRESH MATERIALIZED VIEW"} if any(one.materialized for one in merge.manifest.views) else set())
+
+
+def row_obstacles(merge: Merge, changes: Mapping[str, Change]) -> Iterator[object]:
+    """Yield why rows that differ could not be written."""
+    for table in merge.tables:
+        change = changes.get(table.name)
+        if change and not table.unchanged:
+            yield from _unidentified(merge, table, change)
+            if (change.insert or change.update) and not _is_proven(merge, table):
+                yield from _refused_rows(merge, table)
+
+
+def _unidentified(merge: Merge, table: Table, change: Change) -> Iterator[Obstacle]:
+    """Yield that a published table has nothing by which subscribers know rows: PostgreSQL lets none be updated or deleted."""
+    place = table.member.schema, table.member.name
+    asked = [
+        *([sql.prerequisites.explain_update(*place, table.columns[0])] if change.update else []),
+        *([sql.prerequisites.explain_delete(*place)] if change.delete else []),
+    ]
+    for statement in asked:
+        try:
+            with merge.connection.transaction(force_rollback=True):
+                merge.ask(statement)
+        except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.InvalidColumnReference) as error:
+            identity = f"ALTER TABLE {quoted_name(*place)} REPLICA IDENTITY"
+            yield Obstacle(
+                table.name, f"is published: {message_of(error)}", f"run: {identity} FULL; (afterwards, if that is not to stay: "
+                f"{identity} DEFAULT;), or take it out of the publication",
+            )  # fmt: skip
+            return
+
+
+def _is_proven(merge: Merge, table: Table) -> bool:
+    """Say whether the set's rows keep to what the live table asks of rows, because it asked the same when the set was taken."""
+
+    def asked_for(inventory: list[InventoryItem]) -> list[str]:
+        told = [one for one in inventory if one.kind == "constraint" and one.state.startswith(("CHECK", "NOT NULL"))]
+        return sorted(f"{one.name} {one.state}" for one in told if table_of(one) == table.name)
+
+    now = asked_for(merge.inventory)
+    columns = [
+        [one.columns for one in inventory if one.kind == "table" and table_of(one) == table.name]
+        for inventory in (merge.inventory, merge.manifest.inventory)
+    ]
+    has_domains = merge.connection.execute(sql.staging.DOMAIN_COLUMNS, {"oids": [table.member.oid]}).fetchall()
+    same = columns[0] == columns[1] and now == asked_for(merge.manifest.inventory)
+    return same and not has_domains and not any("NOT VALID" in one for one in now)
+
+
+def _refused_rows(merge: Merge, table: Table) -> Iterator[Obstacle]:
+    """Yield the checks that would refuse rows of the set: the rows that differ are given to a TEMP table with the same checks."""
+    connection, member = merge.connection, table.member
+    defaults = connection.execute(sql.prerequisites.WITH_DEFAULT, {"oid": member.oid}).fetchall()
+    with (
+        connection.transaction(force_rollback=True),
+        without_unproven_checks(connection, [member.oid], merge.path, of_tables=False),
+    ):
+        if said := complaint_of(connection, sql.prerequisites.create_like_checked(member.schema, member.name)):
+            yield Obstacle(table.name, f"has checks that no row can be tried against: {said}", "let event triggers pass it")
+            return
+        for (column,) in defaults:
+            if column not in table.columns:
+                connection.execute(sql.prerequisites.allow_null(column))
+        yield from _breaches(merge, table)
+
+
+def _breaches(merge: Merge, table: Table) -> Iterator[Obstacle]:
+    """Yield which checks of that table rows break, one after the other."""
+    # Of a row that is updated in some columns only, nothing is known of the others.
+    whole = set(table.member.columns) == set(table.columns)
+    tried = sql.prerequisites.try_rows(table.number, table.columns, "IU" if whole else "I")
+    while True:
+        try:
+            merge.ask(tried)
+        except (psycopg.errors.CheckViolation, psycopg.errors.NotNullViolation) as error:
+            if error.diag.datatype_name:
+                yield _of_domain(table, error)
+                return
+            yield _forget(merge, table, error)
+        except psycopg.Error as error:
+            if merge.connection.broken:
+                raise
+            yield Obstacle(table.name, f"takes no row of the set: {message_of(error)}", "restore it beside the live one")
+            return
+        else:
+            return
+
+
+def _forget(merge: Merge, table: Table, error: psycopg.Error) -> Obstacle:
+    """Let the TEMP table take rows that break one of its checks; return which, and what it takes that the live one does."""
+    name, column = error.diag.constraint_name or "", error.diag.column_name or ""
+    if isinstance(error, psycopg.errors.NotNullViolation):
+        what, change, forget = f'NOT NULL of column "{column}"', "ALTER COLUMN {} DROP NOT NULL", sql.prerequisites.allow_null
+    else:
+        what, change, forget, column = f'check constraint "{name}"', "DROP CONSTRAINT {}", sql.prerequisites.forget_check, name
+    merge.connection.execute(forget(column))
+    return Obstacle(
+        table.name, f"would refuse rows of the set, of which one violates {what}",
+        f"run: ALTER TABLE {quoted_name(table.member.schema, table.member.name)} {change.format(quoted(column))}; "
+        "(afterwards it can be made again, a check as NOT VALID)",
+    )  # fmt: skip
+
+
+def _of_domain(table: Table, error: psycopg.Error) -> Obstacle:
+    domain, name = quoted_name(error.diag.schema_name or "", error.diag.datatype_name or ""), error.diag.constraint_name
+    what, change = (f'check constraint "{name}"', f"DROP CONSTRAINT {quoted(name)}") if name else ("NOT NULL", "DROP NOT NULL")
+    return Obstacle(
+        table.name, f"would refuse rows of the set, of which one violates {what} of domain {domain}",
+        f"run: ALTER DOMAIN {domain} {change}; (afterwards it can be made again, a check as NOT VALID)",
+    )  # fmt: skip
+
+
+def notes(merge: Merge) -> Iterator[str]:
+    """Yield what a person should know before it is done."""
+    for name, function in event_triggers(merge.connection, _commands(merge)):
+        yield f'event trigger "{name}" runs {function} for what this does to tables'
+    for one in merge.sections or ():
+        for chunk in one.chunks:
+            for grant in grants_by_others(chunk, merge.manifest.database.encoding) if _is_wanted(one, chunk) else ():
+                if not may_grant_as(merge.connection, grant.grantor):
+                    yield f'a grant of "{grant.grantor}" would be made by the owner instead; as a superuser: {grant.by_hand}'
+
+
+def _is_wanted(section: Section, chunk: Chunk) -> bool:
+    return bool(chunk.needs & set(section.wanted))

@@ -1,0 +1,48 @@
+"""The set that is taken of what a merge writes, before it does: what undoes it."""
+
+import re
+from dataclasses import replace
+
+from prefect import get_run_logger
+
+from tasks.backup.take import Occasion, take_set
+from tasks.core.context import Context
+from tasks.core.errors import OperationError
+from tasks.core.sets.name import Kind
+from tasks.database.snapshot import position
+from tasks.in_place.repairs import concerned_checks
+from tasks.in_place.session import Merge, lineage
+from tasks.sets.upload import missing_class
+
+
+def take_safety_set(merge: Merge) -> None:
+    """Take a set of what is there, damaged or not: what undoes the merge."""
+    if not merge.tables:
+        # What was asked for is not there at all.
+        return
+    with merge.phases.phase("safety set"):
+        run = merge.run.another() if merge.safety else merge.run
+        site = replace(merge.site, context=_what_is_written(merge))
+        merge.safety = take_set(site, run, merge.source, Occasion(label=f"before {merge.run.title}", sort=Kind.SAFETY))
+        if merge.safety.snapshot.incarnation != (here := position(merge.connection)[0].incarnation):
+            raise OperationError(
+                f"safety set {merge.safety.id} is of another server than the one that was to be changed ({here}); nothing was "
+                "touched; find out why its address moved, and run again"
+            )
+    get_run_logger().info("safety set %s taken", merge.safety.id)
+    for warning in missing_class(site.store, site.context.storage_classes, Kind.SAFETY):
+        get_run_logger().warning("%s: %s", merge.safety.id, warning)
+
+
+def _what_is_written(merge: Merge) -> Context:
+    """Return the context with those tables alone that rows are written in, by repairs too."""
+    context = merge.site.context
+    if merge.request.table is None:
+        return context
+    written = {name for one in merge.tables for name in lineage(merge.members, one.member)}
+    repairs = " ".join(one.repair for one in concerned_checks(merge))
+    tables = [
+        name for name in context.tables
+        if f"{context.namespace}.{name}" in written or re.search(rf"\b{re.escape(name)}\b", repairs)
+    ]  # fmt: skip
+    return context.model_copy(update={"tables": tables, "views": []})

@@ -1,0 +1,74 @@
+"""A set's rows staged beside the live ones."""
+
+from tasks.core import sql
+from tasks.core.backup.differential import misfit
+from tasks.core.run.progress import Moved, unmeasured
+from tasks.database.rows import bases_of_domains, load_rows
+from tasks.database.snapshot import position
+from tasks.in_place.session import Merge, Table, is_unchanged
+from tasks.run import progress
+
+
+def stage(merge: Merge) -> None:
+    """Stage the rows of every relation but of those in which no row was written since the set was taken."""
+    same_file = _same_line(merge)
+    expected = {table.name: table.relation.plain_bytes if table.relation else 0 for table in merge.tables}
+    with progress.of(merge.run, "staging", expected, merge.manifest.zone) as items:
+        for table in merge.tables:
+            table.unchanged = not table.chosen and table.member.qualified in same_file and is_unchanged(merge, table)
+            if not table.unchanged and not table.staged:
+                stage_table(merge, table, items[table.name].at)
+            items[table.name].at(expected[table.name])
+    merge.refusals += _move_misplaced(merge)
+
+
+def _move_misplaced(merge: Merge) -> list[str]:
+    """Move staged rows of partitions by hash to those that they belong to here; return why that cannot be."""
+    found = list[str]()
+    for table in {*merge.divided.values()}:
+        partitions = [one for one in merge.tables if one.staged and merge.divided.get(one.name) == table]
+        bounds: dict[int, str] = dict(
+            merge.connection.execute(sql.staging.BOUNDS, {"oids": [one.member.oid for one in partitions]}).fetchall()
+        )
+        for one in partitions:
+            merge.connection.execute(sql.staging.take_misplaced(one.number, bounds[one.member.oid]))
+            left = merge.connection.execute(sql.staging.COUNT_MISPLACED).fetchall()[0][0]
+            columns = one.relation.columns if one.relation else list(one.member.columns)
+            for other in partitions if left else []:
+                give = sql.staging.give_misplaced(other.number, columns, bounds[other.member.oid])
+                left -= merge.connection.execute(give).rowcount
+            merge.connection.execute(sql.staging.DROP_MISPLACED)
+            if left:
+                found.append(
+                    f"{left:,} rows of {one.name} belong to partitions of {'.'.join(table)} here that are not restored with it; "
+                    "restore the whole table"
+                )
+    return found
+
+
+def _same_line(merge: Merge) -> set[str]:
+    """Return the relations whose rows can be told from the set's by the transactions that wrote them."""
+    with merge.connection.transaction():
+        here, xmax, database = position(merge.connection)
+    # A clean-up set never had all rows of a relation.
+    if merge.manifest.cleaned_table or misfit(merge.manifest, here, xmax, database, merge.inventory):
+        return set()
+    return {
+        one.name
+        for one in merge.tables
+        if (kept := one.relation) and kept.layout and (kept.oid, kept.relfilenode, kept.layout, kept.columns)
+        == (one.member.oid, one.member.relfilenode, one.member.layout, list(one.member.columns))
+    }  # fmt: skip
+
+
+def stage_table(merge: Merge, table: Table, moved: Moved = unmeasured) -> None:
+    """Load the set's rows of one table into a TEMP table beside it."""
+    member, own = table.member, list(table.member.columns)
+    columns = table.relation.columns if table.relation else own
+    bases = bases_of_domains(merge.connection, member.oid)
+    merge.ask(sql.staging.create_staging(table.number, member.schema, member.name, columns, own, bases))
+    if table.relation:
+        sources, encoding = merge.staged.sources(table.relation), merge.manifest.database.encoding
+        load_rows(merge.connection, table.relation, sources, encoding, into=sql.staging.staging_place(table.number), moved=moved)
+        merge.connection.execute(sql.staging.analyze_temp(sql.staging.STAGED.format(table.number)))
+    table.staged = True

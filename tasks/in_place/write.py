@@ -1,0 +1,138 @@
+"""The rows of a merge: written with triggers off, and read back."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import psycopg
+from prefect import get_run_logger
+
+from tasks.core import sql
+from tasks.core.errors import RestoreDiffers
+from tasks.core.in_place.plan import trigger_states
+from tasks.core.postgres.messages import message_of
+from tasks.core.postgres.source_path import read_source_path, source_path
+from tasks.core.rows.digest import RowDigest
+from tasks.core.rows.stream import digest_relation
+from tasks.core.sets.hash_partitions import unlike
+from tasks.core.sets.manifest import Relation
+from tasks.core.sql.names import quoted_name
+from tasks.database.rows import load_rows, reading_job
+from tasks.in_place.plan import compare
+from tasks.in_place.session import Merge, Table, is_unchanged, lineage
+from tasks.restore.unproven import without_unproven_checks
+
+
+@contextmanager
+def triggers_off(merge: Merge) -> Iterator[None]:
+    """Switch user triggers off, one by one, and then to what they were in the set, or before where it does not know them."""
+    wanted = trigger_states(merge.manifest.inventory) if merge.request.table is None else {}
+    triggers = merge.connection.execute(sql.triggers.TRIGGER_STATES, {"oids": merge.members.oids}).fetchall()
+    for schema, table, trigger, words, _ in triggers:
+        if words != "DISABLE":
+            merge.connection.execute(sql.triggers.switch_trigger(schema, table, trigger, "DISABLE"))
+    yield
+    for schema, table, trigger, words, spelled in triggers:
+        merge.connection.execute(sql.triggers.switch_trigger(schema, table, trigger, wanted.get((spelled, trigger)) or words))
+
+
+def write_rows(merge: Merge) -> tuple[list[Relation], tuple[int, int, int]]:
+    """Load the relations that were missing, and write every difference; return those, and rows deleted, updated and inserted.
+
+    Rows may be older than checks of domains that are NOT VALID.
+    """
+    new = [{"name": quoted_name(one.namespace, one.name)} for one in merge.absent]
+    oids = [one.member.oid for one in merge.tables if not one.unchanged]
+    oids += [merge.connection.execute(sql.partitions.OID_OF, place).fetchall()[0][0] for place in new]
+    with without_unproven_checks(merge.connection, oids, merge.path, of_tables=False):
+        return load_new_relations(merge), write_differences(merge)
+
+
+def write_differences(merge: Merge) -> tuple[int, int, int]:
+    """Write every difference in one statement; return rows deleted, updated and inserted.
+
+    Where rows exchange unique values, those are parked first, or else the rows are deleted and inserted.
+    """
+    tables = [one for one in merge.tables if not one.unchanged]
+    path = read_source_path(merge.connection, merge.site.context.namespace)
+    for prepare in (_leave, _park):
+        try:
+            return _write_at_once(merge, tables, path, prepare)
+        except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
+            get_run_logger().info("%s: unique values are exchanged; once more, another way", message_of(error))
+    return _write_at_once(merge, tables, path, _replace)
+
+
+def _write_at_once(
+    merge: Merge, tables: Sequence[Table], path: str, prepare: Callable[[Merge, Table], list[str]]
+) -> tuple[int, int, int]:  # fmt: skip
+    with merge.connection.transaction():
+        parts = [(one.number, one.member.schema, one.member.name, one.columns, prepare(merge, one)) for one in tables]
+        with source_path(merge.connection, path):
+            found: tuple[int, int, int] = merge.connection.execute(sql.in_place.merge_rows(parts)).fetchall()[0]
+    return found
+
+
+def _leave(_merge: Merge, table: Table) -> list[str]:
+    """Most rows can be written as they are; return the columns to write."""
+    return table.changed
+
+
+def _park(merge: Merge, table: Table) -> list[str]:
+    """Let the rows to update give their unique values free, for other ones that nothing has; return the columns to write."""
+    member, parked = table.member, list[str]()
+    for column, kind, length in merge.connection.execute(sql.in_place.PARKING_COLUMNS, {"oid": member.oid}).fetchall():
+        if not column:
+            return [*parked, *_replace(merge, table)]
+        parking = sql.in_place.park_rows(table.number, member.schema, member.name, column, kind, length)
+        with source_path(merge.connection, read_source_path(merge.connection, member.schema)):
+            merge.connection.execute(parking)
+        parked += [column] if column not in (*table.changed, *parked) else []
+    return [*table.changed, *parked]
+
+
+def _replace(merge: Merge, table: Table) -> list[str]:
+    """Let the rows to update be deleted and inserted, where no key would act on that; return the columns to write."""
+    if not merge.connection.execute(sql.in_place.KEYS_THAT_ACT, {"oid": table.member.oid}).fetchall():
+        merge.connection.execute(sql.in_place.replace_instead_of_update(table.number))
+    return table.changed
+
+
+def load_new_relations(merge: Merge) -> list[Relation]:
+    """Load the relations that were missing and are there now; return them."""
+    for relation in merge.absent:
+        load_rows(merge.connection, relation, merge.staged.sources(relation), merge.manifest.database.encoding)
+    return merge.absent
+
+
+def compare_written(merge: Merge, loaded: Iterable[Relation]) -> None:
+    """Read back what was written, inside the transaction.
+
+    Raises:
+        RestoreDiffers: it is not what the set has.
+    """
+    read = dict[str, RowDigest]()
+    written = [one.relation for one in merge.tables if one.relation and not one.unchanged and one.becomes_whole]
+    for relation in [*written, *loaded]:
+        job = reading_job(merge.site.database, merge.run, relation, merge.manifest.database.encoding)
+        read[relation.qualified] = digest_relation(merge.connection, job)
+    found = unlike(merge.manifest, read)
+    acted_on = {row[0] for row in merge.connection.execute(sql.in_place.TABLES_ACTED_ON, {"oids": merge.members.oids})}
+    for table in merge.tables:
+        # With triggers off, nothing but a foreign key of its own can have written it.
+        acted = table.unchanged and acted_on & set(lineage(merge.members, table.member).values())
+        if acted and not is_unchanged(merge, table):
+            found.append(f"{table.name}: a key of it acted on what was written")
+        if not table.unchanged and not table.becomes_whole:
+            left = compare(merge, table)
+            found += [f"{table.name}: {left.rows} rows differ still"] if left.rows else []
+    if found:
+        raise RestoreDiffers(
+            f'database "{merge.site.database}" is as it was: what was written differs from {merge.manifest.id}: '
+            f"{'; '.join(found[:10])}"
+        )
+
+
+def written_relations(merge: Merge) -> list[tuple[str, str]]:
+    """Return the relations whose statistics are old now."""
+    merged = [(one.member.schema, one.member.name) for one in merge.tables if not one.unchanged]
+    return merged + [(one.namespace, one.name) for one in merge.absent]

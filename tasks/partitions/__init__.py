@@ -1,0 +1,1 @@
+"""Partitions of live tables: made, archived and brought back."""

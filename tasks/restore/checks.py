@@ -1,0 +1,78 @@
+"""The checks that a set carries, run in the database that was restored from it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from tasks.checks.integrity import key_check_name, run_checks
+from tasks.core import sql
+from tasks.core.checks.definition import CHECKS_FILE, Check, Finding, Severity, Verdict, judge, parse_checks
+from tasks.core.database.objects import ForeignKey
+from tasks.core.errors import OperationError
+from tasks.core.postgres.connection import Server, connect
+from tasks.core.run.phases import Phases
+from tasks.core.sets.manifest import Manifest
+from tasks.restore.foreign_keys import KeyOutcome
+from tasks.restore.target import Target
+from tasks.run.run import Run
+from tasks.sets.stage import StagedSet, context_text, staged_context
+from tasks.sets.texts import unfit_checks
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks of a set found in the database that was restored from it, and its size on disk."""
+
+    findings: Sequence[Finding] = ()
+    database_bytes: int | None = None
+
+
+def check_integrity(
+    staged: StagedSet, target: Target, keys: Sequence[KeyOutcome], run: Run, phases: Phases, timeout_seconds: float = 600
+) -> Checked:  # fmt: skip
+    """Run the checks that the set carries: what offends now offended in the source, because both were found equal."""
+    manifest, size = staged.manifest, None
+    if manifest.only:
+        # The checks are about the whole context.
+        return Checked([*_broken_keys(keys), *_keys_not_here(manifest, set(), keys)])
+    with phases.phase("integrity checks"):
+        try:
+            files = {one.path.removeprefix("context/"): context_text(staged, one.path) for one in manifest.context_files}
+            context = staged_context(staged)
+            own = parse_checks(files.get(CHECKS_FILE, ""), f"{manifest.id}/context/{CHECKS_FILE}")
+            unfit = unfit_checks(target.loader, target.name, run, context, own)
+            found = run_checks(
+                target.loader, target.name, run, context, files, timeout_seconds, manifest.snapshot.instant, target.loader,
+                unfit=unfit,
+            )  # fmt: skip
+            size = database_bytes(target.loader, target.name, run)
+        except OperationError as error:
+            # The database is there and equal to its backup, whatever can be said of it.
+            found = [Finding(CHECKS_FILE, Severity.ERROR, Verdict.BROKEN, note=str(error))]
+    not_here = _keys_not_here(manifest, {finding.check for finding in found}, keys)
+    return Checked([*found, *_broken_keys(keys), *not_here], size)
+
+
+def _broken_keys(outcomes: Iterable[KeyOutcome]) -> Iterator[Finding]:
+    """Yield what the checks cannot see: keys that are not there, because rows violate them."""
+    for one in outcomes:
+        if one.orphans:
+            check = Check(_name_of(one.key), Severity.ERROR, "", "Rows refer to nothing, so the key could not be made.")
+            yield judge(check, one.orphans, one.sample)
+
+
+def _name_of(key: ForeignKey) -> str:
+    return key_check_name(sql.names.unquoted(key.table.rpartition(".")[2]), sql.names.unquoted(key.name))
+
+
+def _keys_not_here(manifest: Manifest, checked: set[str], outcomes: Sequence[KeyOutcome]) -> Iterator[Finding]:
+    """Yield the keys to other contexts that the restored database does not have, because their tables are not in the set."""
+    for key in manifest.outbound_keys:
+        name = _name_of(key)
+        if name not in checked and not any(one.orphans and one.key == key for one in outcomes):
+            yield Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"{key.references} of another context is not in the set")
+
+
+def database_bytes(server: Server, database: str, run: Run) -> int:
+    """Return the size of a database on disk."""
+    with connect(server, database, run.title) as connection:
+        return int(connection.execute(sql.databases.DATABASE_BYTES).fetchall()[0][0])

@@ -1,0 +1,65 @@
+"""Whether a restored database has the rows, digests and objects of its set."""
+
+from collections.abc import Sequence
+
+from tasks.core.database.comparison import compare_inventories
+from tasks.core.errors import BadInput, RestoreDiffers
+from tasks.core.postgres.connection import Server, connect
+from tasks.core.postgres.source_path import read_source_path
+from tasks.core.run.phases import Phases
+from tasks.core.sets.hash_partitions import unlike
+from tasks.core.sets.left_out import without_absent
+from tasks.core.sets.shared_schema import comparable
+from tasks.database import catalog
+from tasks.database.rows import read_back
+from tasks.database.spelling import spelled_here
+from tasks.restore.database import unforced
+from tasks.restore.fill import Filled
+from tasks.restore.foreign_keys import KeyOutcome, without
+from tasks.restore.target import Target
+from tasks.run import progress
+from tasks.run.run import Run, spread, step
+from tasks.sets.stage import StagedSet, staged_context
+
+
+def compare_with_manifest(staged: StagedSet, target: Target, filled: Filled, run: Run, phases: Phases) -> None:
+    """Compare rows, digests and objects of the new database with the manifest.
+
+    Raises:
+        RestoreDiffers: they are not the same; each difference is named.
+    """
+    manifest, differing = staged.manifest, [*filled.not_made]
+    with phases.phase("comparison"):
+        relations = sorted(manifest.relations, key=lambda one: one.plain_bytes, reverse=True)
+        place, encoding = target.working_name, manifest.database.encoding
+        with unforced(run, target), progress.of(run, "comparing", manifest.plain_bytes, manifest.zone) as items:
+            calls = [(target.loader, place, run, relation, encoding, items[relation.qualified].at) for relation in relations]
+            read = spread(run, read_back, calls, [relation.plain_bytes for relation in relations])
+        differing += unlike(manifest, {one.qualified: digest for one, digest in zip(relations, read, strict=True)})
+        differing += compare_objects(target.loader, target, run, staged, filled.keys)
+    if differing:
+        raise RestoreDiffers(
+            f'database "{target.name}" restored from {manifest.id} differs from the backup: {"; ".join(differing[:10])}'
+            + ("" if target.working_name == target.name else f'; it is kept as "{target.working_name}" for inspection'),
+            differing,
+        )
+
+
+@step
+def compare_objects(server: Server, target: Target, run: Run, staged: StagedSet, keys: Sequence[KeyOutcome]) -> list[str]:
+    """Return how the restored objects differ from the manifest's inventory."""
+    manifest = staged.manifest
+    context = staged_context(staged)
+    same_major = manifest.versions.server_major == target.server_major
+    try:
+        with connect(server, target.working_name, run.title) as connection:
+            members = catalog.read_members(connection, context)
+            there = without_absent(catalog.read_inventory(connection, members, manifest.inventory), manifest.left_out)
+            restored = comparable(manifest, there)
+            expected = comparable(manifest, without(without_absent(manifest.inventory, manifest.left_out), keys))
+            if same_major:
+                path = read_source_path(connection, context.namespace, manifest.database)
+                expected = spelled_here(connection, expected, restored, path)
+    except BadInput as error:
+        return [str(error)]
+    return compare_inventories(expected, restored, same_major=same_major)

@@ -1,0 +1,125 @@
+"""Restoring a set into a new database: staged and verified first, filled, compared, and only then given its name."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tasks.core.errors import OperationError, RestoreDiffers
+from tasks.core.postgres.connection import Server
+from tasks.core.restore.report import Purpose
+from tasks.core.restore.trigger_result import Exercise
+from tasks.core.run.phases import Phases
+from tasks.core.sets.manifest import Manifest
+from tasks.database.locks import ContextLock, context_lock
+from tasks.restore.checks import Checked
+from tasks.restore.compare import compare_with_manifest
+from tasks.restore.database import create_database, drop_database, keep_database, sweep_unfinished
+from tasks.restore.fill import Filled, fill_database
+from tasks.restore.roles import drop_roles
+from tasks.restore.target import Target, choose_target, require_what_the_archive_needs
+from tasks.run.run import Run
+from tasks.sets.stage import Staged, StagedSet, stage_newest_good
+from tasks.store.address import StoreAddress
+
+
+@dataclass
+class Recovery:
+    """One restore of a whole set, and what is known of it so far: its report is made of it, also when it breaks off.
+
+    What the steps return is written down here; none of them changes it.
+    """
+
+    store: StoreAddress
+    started: datetime
+    purpose: Purpose = Purpose.RECOVERY
+    newest: bool = True
+    phases: Phases = field(default_factory=Phases)
+    removed: Sequence[str] = ()
+    staged: Staged | None = None
+    target: Target | None = None
+    filled: Filled = field(default_factory=Filled)
+    proven: bool = False
+    checked: Checked = field(default_factory=Checked)
+    exercises: Sequence[Exercise] = ()
+
+    def begin_at(self, asked: datetime | None) -> None:
+        """Count from when the thaw was asked for that had to be waited for, perhaps by a run that began again since."""
+        if asked:
+            with self.phases.phase("thaw"):
+                earlier = max((self.started - asked).total_seconds(), 0.0)
+            self.phases.seconds["thaw"] += earlier
+            self.started = min(self.started, asked)
+
+    @contextmanager
+    def rehearse(self, server: Server, run: Run, backup: str, *, keep: bool = False) -> Iterator[tuple[StagedSet, Target]]:
+        """Restore a set into a scratch database and compare it; it is there for the block, and kept only for a look."""
+        with context_lock(server, f"drill of {run.context}", run.title, exclusive=True) as lock:
+            self.removed = sweep_unfinished(lock, run.context, scratch=True)
+            self.staged, self.target = stage(self, server, run, backup, None)
+            staged, target = self.staged.set, self.target
+            with scratch_database(self, staged.manifest, target, server, run, lock, keep=keep):
+                self.filled = fill_database(staged, target, server, run, self.phases)
+                compare_with_manifest(staged, target, self.filled, run, self.phases)
+                self.proven = True
+                yield staged, target
+
+
+def stage(recovery: Recovery, server: Server, run: Run, backup: str, target_database: str | None) -> tuple[Staged, Target]:
+    """Choose set and target such that one fits the other, and have the set here, verified; nothing else is touched."""
+    fitting = dict[str, Target]()
+
+    def check(manifest: Manifest) -> None:
+        fitting[manifest.id] = choose_target(recovery.purpose, server, run, manifest, target_database)
+
+    with recovery.phases.phase("download and verification"):
+        staged = stage_newest_good(recovery.store, run, backup, check)
+    target = fitting[staged.set.manifest.id]
+    require_what_the_archive_needs(staged.set, target, run)
+    return staged, target
+
+
+@contextmanager
+def unfinished_database(
+    recovery: Recovery, manifest: Manifest, target: Target, server: Server, run: Run, lock: ContextLock
+) -> Iterator[None]:  # fmt: skip
+    """Make the database under its working name; drop it if the block fails, keep it if it differs or was already proven.
+
+    Whoever has the lock by then, if it was lost, drops it: it bears the mark of what is unfinished.
+    """
+    try:
+        create_database(server, run, manifest, target)
+        yield
+    except RestoreDiffers:
+        keep_database(server, run, lock, manifest, target, "found different from it; drop it when it was looked at")
+        raise
+    except BaseException as error:
+        run.running.stop(final=False)
+        # Who dropped it meanwhile ended the sessions in it, so that is what the error is about.
+        lock.require_held(f'database "{target.working_name}" was done')
+        if not recovery.proven:
+            drop_database(server, run, lock, target)
+            raise
+        keep_database(server, run, lock, manifest, target, "found equal to it, but not yet renamed")
+        raise OperationError(
+            f'database "{target.working_name}" is complete and equal to {manifest.id}, but could not be finished: {error}; '
+            f'end the sessions in it and run: ALTER DATABASE "{target.working_name}" RENAME TO "{target.name}"'
+        ) from error
+
+
+@contextmanager
+def scratch_database(
+    recovery: Recovery, manifest: Manifest, target: Target, server: Server, run: Run, lock: ContextLock, *, keep: bool = False
+) -> Iterator[None]:  # fmt: skip
+    """Make a drill's database; drop it in every outcome, unless it is to be kept for a look."""
+    try:
+        create_database(server, run, manifest, target)
+        yield
+    finally:
+        run.running.stop(final=False)
+        if keep:
+            found = "equal to it" if recovery.proven else "different from it, or not compared"
+            keep_database(server, run, lock, manifest, target, f"found {found} in a drill; drop it when it was looked at")
+        else:
+            drop_database(server, run, lock, target)
+            drop_roles(server, run, target)

@@ -1,0 +1,201 @@
+"""What a restore needs where it goes, asked before anything is made there, and told with what to run.
+
+What the manifest says is asked before anything is downloaded; what only the archive of the schema says (tablespaces), before
+anything is made.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+
+import psycopg
+
+from tasks.core import sql
+from tasks.core.postgres.archive_script import Chunk, tablespace_of
+from tasks.core.postgres.archive_toc import codec_of
+from tasks.core.postgres.connection import Connection, major_of
+from tasks.core.postgres.messages import message_of
+from tasks.core.restore.obstacle import Obstacle
+from tasks.core.sets.manifest import Manifest
+from tasks.core.sets.owners import owners
+from tasks.core.sets.shared_schema import PUBLIC, is_shared
+from tasks.core.sql.names import quoted, unquoted
+from tasks.database.properties import database_options
+
+# The commands, as event triggers call them, that stage rows in a database that is there, and that make tables in it.
+STAGING = frozenset({"CREATE TABLE AS", "DROP TABLE"})
+TABLES_MADE = STAGING | {"CREATE TABLE", "ALTER TABLE", "CREATE INDEX"}
+MADE_WITH_COLLATION = re.compile(rb"^CREATE (?:UNLOGGED )?(?:TABLE|TYPE|DOMAIN|(?:UNIQUE )?INDEX) ", re.MULTILINE)
+COLLATION = re.compile(rb'\bCOLLATE pg_catalog\.("(?:[^"]|"")+"|\w+)')
+# More than these times the locks that a server promises, and these, it never had.
+MOST_LOCKS, MORE_LOCKS = 2.5, 1500
+
+
+def missing_extensions(
+    connection: Connection, manifest: Manifest, recovered: str | None, *, creating: bool
+) -> Iterator[Obstacle]:  # fmt: skip
+    """Yield the extensions that a server lacks, or that only a superuser installs in the database that is to be made.
+
+    A database that is `recovered` by name may be made by a superuser before.
+    """
+    barred = list[str]()
+    for name, is_available, is_allowed in connection.execute(sql.prerequisites.EXTENSIONS, {"names": manifest.extensions}):
+        if not is_available:
+            yield Obstacle(
+                f"the server lacks extension {name},", "which the backup needs",
+                "install its package there (postgresql-contrib, or that of its maker)",
+            )  # fmt: skip
+        elif creating and not is_allowed:
+            barred.append(name)
+    if barred:
+        yield Obstacle(
+            f"extension {', '.join(barred)}", f'is not trusted: login "{connection.info.user}" may not install it',
+            _by_a_superuser(connection, manifest, barred, recovered),
+        )  # fmt: skip
+
+
+def _by_a_superuser(connection: Connection, manifest: Manifest, extensions: Iterable[str], recovered: str | None) -> str:
+    alone = "restore as a superuser (PGUSER, or the connector block)"
+    if recovered is None:
+        return alone
+    made = sql.databases.create_database(recovered, database_options(manifest.database, major_of(connection))).as_string()
+    installed = " ".join(f"CREATE EXTENSION {quoted(name)};" for name in extensions)
+    return f"have a superuser run, in database postgres: {made}; and then in the new one: {installed} and recover again; or {alone}"
+
+
+def uncreatable(connection: Connection, manifest: Manifest, schemas: Collection[str]) -> Iterator[Obstacle]:
+    """Yield the schemas and extensions that a database lacks and this login may not make there: it takes CREATE on it."""
+    asked = {"schemas": [*schemas], "extensions": manifest.extensions}
+    remedies = {"schema": 'CREATE SCHEMA "{}" AUTHORIZATION …;', "extension": 'CREATE EXTENSION "{}";'}
+    for kind, name in connection.execute(sql.logins.CANNOT_BE_MADE, asked).fetchall():
+        yield _in_this(connection, f'{kind} "{name}"', "is missing, and cannot be made by", remedies[kind].format(name))
+
+
+def closed_schemas(connection: Connection, roles: Collection[str], schemas: Collection[str]) -> Iterator[Obstacle]:
+    """Yield the schemas that are there and in which this login, or one of the roles that are to own objects, may not create."""
+    for schema in schemas:
+        if connection.execute(sql.databases.SCHEMA_EXISTS, {"schema": schema}).fetchall()[0][0]:
+            asked = {"owners": sorted({*roles, connection.info.user}), "schema": schema}
+            for (role,) in connection.execute(sql.databases.SCHEMA_CREATORS, asked).fetchall():
+                grant = f'GRANT CREATE ON SCHEMA "{schema}" TO "{role}";'
+                yield _in_this(connection, f'schema "{schema}"', f'takes no object of "{role}" from', grant)
+
+
+def missing_here(connection: Connection, manifest: Manifest, needed: Collection[str]) -> Iterator[Obstacle]:
+    """Yield the extensions that are needed and that a database in use lacks: a restore in place makes none."""
+    there = {row[0] for row in connection.execute(sql.prerequisites.EXTENSIONS_HERE)}
+    for name in manifest.extensions:
+        if name in needed and name not in there:
+            yield _in_this(
+                connection, f'extension "{name}"', "is needed by what is missing, and is not made by", f'CREATE EXTENSION "{name}";'
+            )
+
+
+def _in_this(connection: Connection, subject: str, fact: str, statement: str) -> Obstacle:
+    name, login = connection.info.dbname, connection.info.user
+    return Obstacle(f'{subject} of database "{name}"', f'{fact} login "{login}"', f"run there: {statement}")
+
+
+def schemas_of_others(connection: Connection, manifest: Manifest) -> Iterator[Obstacle]:
+    """Yield the owners of schemas whom this login may not become: it could not give them those that it makes.
+
+    A schema of others that has only extensions of the context stays the login's.
+    """
+    own = (item for item in manifest.inventory if item.kind == "schema" and not is_shared(manifest, item))
+    schemas = [item for item in own if item.name != PUBLIC]
+    stated = {item.name: item.state.removeprefix("owner ").partition(" | ")[0] for item in schemas}
+    wanted = {"names": sorted({*stated.values()})}
+    there = {row[0] for row in connection.execute(sql.databases.EXISTING_ROLES, wanted)}
+    question = sql.databases.MAY_BECOME_16 if major_of(connection) >= 16 else sql.databases.MAY_BECOME
+    for role in sorted(there - {row[0] for row in connection.execute(question, wanted)}):
+        login, named = connection.info.user, ", ".join(f'"{name}"' for name, owner in stated.items() if owner == role)
+        yield Obstacle(
+            f'login "{login}"', f'may not give schema {named} to "{role}"',
+            f'run as administrator: GRANT "{role}" TO "{login}";',
+        )  # fmt: skip
+
+
+def tablespaces_of(chunks: Iterable[Chunk], encoding: str) -> list[str]:
+    """Return the tablespaces that entries of an archive make tables, indexes and views in."""
+    names = {unquoted(tablespace_of(one).decode(codec_of(encoding), "replace")) for one in chunks}
+    return sorted(names - {"''"})
+
+
+def barred_tablespaces(
+    connection: Connection, chunks: Iterable[Chunk], manifest: Manifest, database: str
+) -> Iterator[Obstacle]:  # fmt: skip
+    """Yield the tablespaces that the entries need and the server lacks, or in which this login may make nothing.
+
+    `database` is the one whose own tablespace everybody may use.
+    """
+    asked = {"names": tablespaces_of(chunks, manifest.database.encoding), "database": database}
+    allowed = ", ".join(map(quoted, sorted(owners(manifest))))
+    for name, is_there, is_allowed in connection.execute(sql.prerequisites.TABLESPACES, asked):
+        grant = f"GRANT CREATE ON TABLESPACE {quoted(name)} TO {allowed};"
+        if not is_there:
+            made = f"CREATE TABLESPACE {quoted(name)} LOCATION '<an empty folder of the server>';"
+            yield Obstacle(f'tablespace "{name}"', "is not on the server", f"run as a superuser: {made} {grant}")
+        elif not is_allowed:
+            fact = f'takes no table of login "{connection.info.user}"'
+            yield Obstacle(f'tablespace "{name}"', fact, f"run as a superuser: {grant}")
+
+
+def missing_collations(connection: Connection, chunks: Iterable[Chunk], encoding: str) -> Iterator[Obstacle]:
+    """Yield the collations of the operating system that tables, types and indexes of an archive need and the server lacks."""
+    used = (found for one in chunks if one.has_class and MADE_WITH_COLLATION.search(one.statements)
+            for found in COLLATION.findall(one.statements))  # fmt: skip
+    names = sorted({unquoted(one.decode(codec_of(encoding), "replace")) for one in used})
+    asked = {"names": names, "encoding": encoding}
+    for (name,) in connection.execute(sql.prerequisites.MISSING_COLLATIONS, asked).fetchall():
+        yield Obstacle(
+            f'collation pg_catalog."{name}"', f"is not on the server for {encoding}, and the backup needs it",
+            "install that locale there and run as a superuser, in databases postgres and template0 (ALTER DATABASE template0 "
+            "ALLOW_CONNECTIONS true;): SELECT pg_import_system_collations('pg_catalog');",
+        )  # fmt: skip
+
+
+def few_locks(connection: Connection, needed: int) -> Iterator[Obstacle]:
+    """Yield that a server has no room for as many locks as one transaction takes at the least.
+
+    It finds room for more than it promises (https://www.postgresql.org/docs/current/runtime-config-locks.html): up to twice as many
+    and a thousand were measured on 16, up to 2.2 times and a thousand on 18.
+    """
+    each, promised = connection.execute(sql.prerequisites.LOCK_SLOTS).fetchall()[0]
+    if needed > MOST_LOCKS * promised + MORE_LOCKS:
+        yield Obstacle(
+            "the server",
+            f"has room for {promised:,} locks (max_locks_per_transaction {each}), and one transaction takes {needed:,}",
+            f"run: ALTER SYSTEM SET max_locks_per_transaction = {-(-each * needed // promised)}; and start the server anew",
+        )  # fmt: skip
+
+
+def refusing_event_triggers(
+    connection: Connection, tried: Iterable[psycopg.sql.SQL | psycopg.sql.Composed], tags: Collection[str]
+) -> Iterator[Obstacle]:  # fmt: skip
+    """Yield the event triggers that do not let this login run what is tried, in a transaction that is rolled back."""
+    there = event_triggers(connection, tags)
+    if not there:
+        return
+    try:
+        with connection.transaction(force_rollback=True):
+            for statement in tried:
+                connection.execute(statement)
+    except psycopg.errors.LockNotAvailable:
+        # Somebody changes the table just now.
+        raise
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        names = [quoted(name) for name, _ in there]
+        disable, enable = (" ".join(f"ALTER EVENT TRIGGER {name} {word};" for name in names) for word in ("DISABLE", "ENABLE"))
+        login, named = connection.info.user, ", ".join(f"{name} ({function})" for name, function in there)
+        yield Obstacle(
+            f'database "{connection.info.dbname}"',
+            f'refuses to make or alter tables for login "{login}": {message_of(error)}, by event triggers {named}',
+            f'let their functions pass "{login}", or run as a superuser, until it is done: {disable} (afterwards: {enable})',
+        )  # fmt: skip
+
+
+def event_triggers(connection: Connection, tags: Collection[str]) -> list[tuple[str, str]]:
+    """Return the event triggers that fire on one of some commands, each with the function that it runs."""
+    found = connection.execute(sql.prerequisites.EVENT_TRIGGERS, {"tags": sorted(tags)}).fetchall()
+    return [(name, function) for name, _, function, _ in found]

@@ -1,0 +1,147 @@
+"""Sections of a dumped schema, restored in the context's part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from prefect import get_run_logger
+
+from tasks.core import sql
+from tasks.core.errors import ProgramFailed
+from tasks.core.postgres import programs
+from tasks.core.postgres.archive_script import Chunk
+from tasks.core.postgres.archive_toc import failed_entries, parse_list, some_of_list, split_list
+from tasks.core.postgres.connection import Connection, Server, connect
+from tasks.core.postgres.grants import grants_by_others, without_grants_by_others
+from tasks.core.postgres.messages import message_of, without_rows
+from tasks.core.postgres.programs import Ended, Program
+from tasks.core.postgres.source_path import read_source_path
+from tasks.database.schema import read_chunks
+from tasks.restore.entries import create_all, create_each, create_frame_entry
+from tasks.restore.grants import make_grants
+from tasks.restore.target import Target
+from tasks.run.run import Run, step, warn_of_unsafe
+
+RESTORE_OPTIONS = {"maintenance_work_mem": sql.session.SORT_MEMORY, "synchronous_commit": "off", "client_min_messages": "warning"}
+
+
+@step(name="restore schemas and extensions")
+def restore_frame(server: Server, target: Target, run: Run, pg_restore: Program, archive: Path, listing: Path) -> list[str]:
+    """Make schemas and extensions, in which is no code of an owner, with what is said about them; all or nothing.
+
+    Returns what is still to do about grants on schemas that others than their owners made.
+
+    Raises:
+        ProgramFailed: one could not be made.
+    """
+    # Of which section privileges on `public` are, depends on what else an archive has: they come first, or last.
+    settings, chunks = read_chunks(run, pg_restore, None, archive, listing)
+    with connect(server, target.working_name, run.title) as connection:
+        try:
+            with connection.transaction():
+                connection.execute(settings)
+                for chunk in chunks:
+                    create_frame_entry(connection, without_grants_by_others(chunk))
+                by_others = [grant for chunk in chunks for grant in grants_by_others(chunk, connection.info.encoding)]
+                return make_grants(connection, by_others)
+        except psycopg.Error as error:
+            if connection.broken:
+                raise
+            raise ProgramFailed(f"schemas and extensions cannot be made: {message_of(error)}") from None
+
+
+@step(name="restore {section}")
+def restore_section(
+    target: Target, run: Run, pg_restore: Program, section: str, archive: Path, listing: Path, schema: str, jobs: int
+) -> list[str]:
+    """Restore one section (pre-data or post-data) of the context's part, as its owners' login; return what could not be made.
+
+    pre-data is all or nothing; in post-data an object that cannot be made (a key that the rows violate, say) is
+    reported and the rest goes on. What pg_restore could not make is made entry by entry, where a name is not found under the path
+    that code of the `schema` has in its source.
+
+    Raises:
+        ProgramFailed: the program did not come to its end, or an entry of pre-data cannot be made.
+    """
+    warn_of_unsafe(run, pg_restore)
+    whole = section == "pre-data"
+    # A script of a newer program sets what an older server does not know (transaction_timeout, which came with 17).
+    told = None if pg_restore.major >= 17 > target.server_major else _run(target, run, pg_restore, section, archive, listing, jobs)
+    if told and not told.code:
+        return []
+    if told and told.code > 1:
+        raise _failure(told, section)
+    settings, chunks = read_chunks(run, pg_restore, section, archive, listing)
+    failed = failed_entries(told.errors, chunks) if told and not whole else {chunk.dump_id for chunk in chunks}
+    if told and not failed:
+        raise _failure(told, section)
+    # Those that worked side by side may also have been in each other's way, as in a deadlock.
+    again = [chunk for chunk in chunks if chunk.dump_id in failed]
+    with connect(target.loader, target.working_name, run.title) as connection:
+        path = read_source_path(connection, schema)
+        if not whole:
+            return create_each(connection, settings, again, path)
+        _create_whole(connection, settings, again, path)
+    return []
+
+
+def _create_whole(connection: Connection, settings: bytes, entries: Sequence[Chunk], path: str) -> None:
+    """Make each entry of pre-data; raise `ProgramFailed` where one cannot be made."""
+    try:
+        create_all(connection, settings, entries, path)
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        raise ProgramFailed(f"pre-data cannot be restored: {message_of(error)}") from None
+
+
+def _failure(told: Ended, section: str) -> ProgramFailed:
+    said = without_rows(told.errors) or "it was killed; run again"
+    return ProgramFailed(f"{told.program} ended with exit code {told.code} in {section}: {said}")
+
+
+def _run(target: Target, run: Run, pg_restore: Program, section: str, archive: Path, listing: Path, jobs: int) -> Ended:
+    options, stop = programs.restore_options(section, listing), section == "pre-data"
+    argv = programs.restore_command(pg_restore, archive, target.working_name, options, jobs, stop=stop)
+    ended = run.running.run(argv, target.loader.environment(target.working_name, **RESTORE_OPTIONS), check=False)
+    get_run_logger().info("%s restored by pg_restore %s", section, pg_restore.version)
+    return ended
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Three parts of a -L list: schemas and extensions, which the login makes that makes the database; and all else.
+
+    Of that, entries are `delegated` that have grants by others than the owner: pg_restore makes those for a superuser alone.
+    """
+
+    frame: Path
+    objects: Path
+    delegated: Sequence[Chunk]
+
+
+def split_listing(run: Run, pg_restore: Program, archive: Path, listing: Path, encoding: str) -> Listing:
+    """Return the parts of a -L list."""
+    files = run.folder / "frame.list", run.folder / "objects.list"
+    _, chunks = read_chunks(run, pg_restore, None, archive, listing)
+    frame, objects = split_list(listing.read_text("utf-8"))
+    within = {entry.dump_id for entry in parse_list(objects)}
+    delegated = [one for one in chunks if one.dump_id in within and grants_by_others(one, encoding)]
+    kept = within - {one.dump_id for one in delegated}
+    for file, text in zip(files, (frame, some_of_list(objects, kept)), strict=True):
+        file.touch(mode=0o600)
+        file.write_text(text, "utf-8")
+    return Listing(*files, delegated)
+
+
+@step
+def restore_delegated_grants(server: Server, target: Target, run: Run, delegated: Sequence[Chunk], encoding: str) -> list[str]:
+    """Make the grants that others than the owner made, after the owner's own; return what is still to do about them."""
+    with connect(target.loader, target.working_name, run.title) as connection, connection.transaction():
+        connection.execute(sql.session.encode_as(encoding))
+        for chunk in delegated:
+            connection.execute(without_grants_by_others(chunk).statements)
+    # Who makes the database may be more roles than who loads it; a grant runs nobody's code.
+    with connect(server, target.working_name, run.title) as connection:
+        return make_grants(connection, [grant for chunk in delegated for grant in grants_by_others(chunk, encoding)])

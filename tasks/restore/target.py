@@ -1,0 +1,299 @@
+"""The database that a set is restored to: chosen, and everything that it lacks named before anything is touched."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import psycopg
+
+from tasks.core import sql
+from tasks.core.database.objects import RELATIONS
+from tasks.core.errors import BadInput, UnsafeTarget
+from tasks.core.postgres.connection import Connection, Server, connect, major_of
+from tasks.core.postgres.programs import Program, find_program
+from tasks.core.postgres.session_limits import require_sessions
+from tasks.core.restore.obstacle import Obstacle, gathered, refuse
+from tasks.core.restore.report import Purpose
+from tasks.core.sets.manifest import Manifest
+from tasks.core.sets.owners import owners
+from tasks.core.sets.shared_schema import schemas_with_objects
+from tasks.database.locks import MAINTENANCE_DATABASE
+from tasks.database.logins import RESTORER, ROLES, find_loader, find_roles_login
+from tasks.database.schema import read_chunks
+from tasks.restore.prerequisites import (
+    TABLES_MADE,
+    barred_tablespaces,
+    closed_schemas,
+    few_locks,
+    missing_collations,
+    missing_extensions,
+    refusing_event_triggers,
+    schemas_of_others,
+    uncreatable,
+)
+from tasks.run.run import Run, jobs, step
+from tasks.sets.stage import StagedSet, unpack
+
+# What a new database is made from.
+TEMPLATE = "template0"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The database to make: its final name, the name it works under, and what a human still has to do.
+
+    `loader` is the login in whose sessions the source's code runs, `roles` the one that makes roles which are missing.
+    """
+
+    name: str
+    working_name: str
+    server_major: int
+    mark: str
+    exists: bool = False
+    to_do: list[str] = field(default_factory=list)
+    created_roles: list[str] = field(default_factory=list)
+    lent: list[tuple[str, str]] = field(default_factory=list)
+    loader: Server = field(default_factory=Server)
+    roles: Server | None = None
+
+
+def mark_of(context: str, *, scratch: bool = False) -> str:
+    """Return how the comment of an unfinished database, or of a drill's scratch database, begins."""
+    return f"scratch database of a drill of {context}:" if scratch else f"unfinished restore of {context}:"
+
+
+@step
+def check_target(
+    server: Server, run: Run, manifest: Manifest, target_database: str | None, *, scratch: bool = False, may_exist: bool = False
+) -> Target:
+    """Find out, before anything is touched, all that keeps the set from being restored there.
+
+    A scratch database gets a name of its own.
+
+    A database that is there is taken only with may_exist, and only if it holds no row of ours.
+
+    Raises:
+        UnsafeTarget: a database of that name exists and is not to be used.
+        BadInput: the server is older than the source, or lacks an extension, a right or a role.
+    """
+    target = new_target(run, manifest.database.name if target_database is None else target_database, scratch=scratch)
+    name, found, loader, roles = target.name, list[str](), None, None
+    with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
+        major = _require_new_enough(connection, manifest)
+        exists = connection.execute(sql.databases.DATABASE_EXISTS, {"name": name}).fetchall()[0][0]
+        if exists:
+            _require_empty(server, run, manifest, name, may_exist=may_exist)
+        found += map(str, missing_extensions(connection, manifest, name if may_exist else None, creating=not exists))
+        found += map(str, schemas_of_others(connection, manifest) if not exists else ())
+        with gathered(found):
+            _require_large_objects(connection, manifest)
+        with gathered(found):
+            _require_right_to_create(connection, creating=not exists)
+        with gathered(found):
+            loader = find_loader(server, run, owners(manifest))
+        with gathered(found):
+            roles = _require_roles(connection, server, run, manifest, loader or server)
+    if loader:
+        found += _in_the_way_of(loader, run, manifest, name, exists=exists)
+    refuse(found)
+    working_name = name if exists else target.working_name
+    return replace(target, server_major=major, working_name=working_name, exists=exists, loader=loader or server, roles=roles)
+
+
+def _in_the_way_of(loader: Server, run: Run, manifest: Manifest, name: str, *, exists: bool) -> list[str]:
+    """Return what keeps the login that loads from filling the database."""
+    found = list[str]()
+    with gathered(found), connect(loader, MAINTENANCE_DATABASE, run.title) as connection:
+        # pg_restore and the loads open so many, in the new database.
+        require_sessions(connection, jobs(), in_database=False)
+    with gathered(found):
+        _require_fillable(loader, run, manifest, name, exists=exists)
+    return found
+
+
+def _require_new_enough(connection: Connection, manifest: Manifest) -> int:
+    """Return the server's major version."""
+    major = major_of(connection)
+    if major < manifest.versions.server_major:
+        raise BadInput(
+            f"the server is PostgreSQL {major}, the backup is of {manifest.versions.server_major}; "
+            "restore to the same or a newer major version"
+        )
+    return major
+
+
+def new_target(run: Run, name: str, *, scratch: bool = False) -> Target:
+    """Return the database to make, with the name that it has until it is done; a scratch database keeps that one.
+
+    Raises:
+        BadInput: it is no name of a database.
+    """
+    shortened = name.encode()[:40].decode(errors="ignore")
+    working_name = f"{shortened}_{'drill' if scratch else 'restoring'}_{run.id}"
+    name = working_name if scratch else name
+    if not 0 < len(name.encode()) <= 63 or "\0" in name:
+        raise BadInput(f'target_database "{name}" is no name of 1 to 63 bytes; choose another')
+    return Target(name, working_name, 0, mark_of(run.context, scratch=scratch))
+
+
+def _require_empty(server: Server, run: Run, manifest: Manifest, name: str, *, may_exist: bool) -> None:
+    """Refuse a database that is there, unless it may be and what it has of ours is empty and as expected."""
+    own = [(relation.namespace, relation.name) for relation in manifest.relations]
+    try:
+        with connect(server, name, run.title) as connection:
+            columns = {(row[0], row[1]): row[2] for row in connection.execute(sql.databases.OWN_COLUMNS, _place(manifest))}
+            holding = [one for one in columns if _may_hold_rows(connection, *one)]
+    except (psycopg.Error, BadInput) as error:
+        said = f"what it holds cannot be seen ({' '.join(str(error).split())})"
+        raise UnsafeTarget(_refusal(name, server, said)) from error
+    has, number = ("holds rows in", len(set(holding) & set(own))) if holding else ("has", len(columns.keys() & set(own)))
+    if holding or not may_exist:
+        raise UnsafeTarget(_refusal(name, server, f"it {has} {number} of {len(own)} relations"))
+    if unlike := list(_unlike(manifest, columns)):
+        raise UnsafeTarget(_refusal(name, server, f"its empty tables differ from the backup's: {'; '.join(unlike)}"))
+
+
+def _may_hold_rows(connection: Connection, schema: str, name: str) -> bool:
+    """Say whether a relation holds rows; where only its owner's code could tell, one that is not empty on disk counts."""
+    place = {"name": sql.names.quoted_name(schema, name)}
+    if connection.execute(sql.logins.IS_EMPTY_ON_DISK, place).fetchall()[0][0]:
+        return False
+    runs_code = connection.execute(sql.logins.CODE_WHEN_PLANNED, place).fetchall()[0][0]
+    return bool(runs_code or connection.execute(sql.rows.holds_rows(schema, name)).fetchall())
+
+
+def _place(manifest: Manifest) -> dict[str, list[str]]:
+    """Return schemas and names of the set's relations and of the tables that they are partitions of."""
+    own = [(relation.namespace, relation.name) for relation in manifest.relations]
+    parents = {(schema, table) for schema, _, table in (one.parent.partition(".") for one in manifest.relations if one.parent)}
+    return {"schemas": [schema for schema, _ in (*own, *parents)], "names": [table for _, table in (*own, *parents)]}
+
+
+def _require_fillable(loader: Server, run: Run, manifest: Manifest, name: str, *, exists: bool) -> None:
+    """Refuse a database whose empty tables the loading login may not fill, or in which it may not make what is missing."""
+    if not exists:
+        return
+    with connect(loader, name, run.title) as connection:
+        barred = [row[0] for row in connection.execute(sql.databases.FOREIGN_OWNED, _place(manifest))]
+        login = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
+        schemas = schemas_with_objects(manifest)
+        cramped = [*uncreatable(connection, manifest, schemas), *closed_schemas(connection, owners(manifest), schemas)]
+    if barred:
+        remedy = " ".join(f'GRANT "{role}" TO "{login}";' for role in barred)
+        raise BadInput(f'login "{login}" may not fill the empty tables of {", ".join(barred)} in database "{name}"; run: {remedy}')
+    refuse(cramped)
+
+
+def _unlike(manifest: Manifest, columns: dict[tuple[str, str], list[str]]) -> Iterator[str]:
+    for relation in manifest.relations:
+        there = columns.get((relation.namespace, relation.name))
+        if there is not None and set(there) != set(relation.columns):
+            missing, more = sorted(set(relation.columns) - set(there)), sorted(set(there) - set(relation.columns))
+            yield f"{relation.qualified} lacks {', '.join(missing) or 'nothing'}, has more: {', '.join(more) or 'nothing'}"
+
+
+def _refusal(name: str, server: Server, said: str) -> str:
+    return (
+        f'refusing to restore into database "{name}" on the server of {server.name}: it exists and {said}; '
+        "name another target_database, or rename or drop that one first"
+    )
+
+
+def _require_large_objects(connection: Connection, manifest: Manifest) -> None:
+    """Refuse a login that could not read back what large objects hold."""
+    large = manifest.large_objects
+    if large and large.objects and not connection.execute(sql.large_objects.MAY_READ_ANYWHERE).fetchall()[0][0]:
+        login = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
+        raise BadInput(
+            f'login "{login}" may not read large objects, of which the backup has {large.objects:,}, to compare them; run: '
+            f"{sql.large_objects.let_read(login).as_string()};"
+        )
+
+
+def _require_right_to_create(connection: Connection, *, creating: bool) -> None:
+    superuser, createdb, *_ = connection.execute(sql.databases.MY_RIGHTS).fetchall()[0]
+    if not creating or superuser or createdb:
+        return
+    login = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
+    fit = connection.execute(sql.logins.MAY_CREATE_DATABASES, {"name": RESTORER}).fetchall()[0][0]
+    remedy = (
+        f'restores are the work of login "{RESTORER}": use that one (PGUSER, or its connector block)' if fit
+        else f'run as administrator: ALTER ROLE "{login}" CREATEDB'
+    )  # fmt: skip
+    raise BadInput(f'login "{login}" may not create databases; {remedy}')
+
+
+def _require_roles(connection: Connection, server: Server, run: Run, manifest: Manifest, loader: Server) -> Server | None:
+    """Return the login that makes the roles which are missing, None where none are.
+
+    Raises:
+        BadInput: there is no such login; what has to be run is named.
+    """
+    needed = sorted(role.name for role in manifest.roles)
+    existing = {row[0] for row in connection.execute(sql.databases.EXISTING_ROLES, {"names": needed})}
+    missing = [role for role in needed if role not in existing]
+    roles = find_roles_login(server, run) if missing else None
+    if missing and roles is None:
+        remedy = " ".join(
+            f'CREATE ROLE "{role}" NOLOGIN;'
+            + "".join(f' GRANT "{role}" TO "{login}";' for login in dict.fromkeys(members_of(manifest, role, server, loader)))
+            for role in missing
+        )
+        raise BadInput(
+            f'roles {", ".join(missing)} are missing, login "{server.user}" may not create them, and there is no login '
+            f'"{ROLES}" that does (BACKUP_ROLES_USER, BACKUP_ROLES_PASSWORD); run as administrator: {remedy}'
+        )
+    return roles
+
+
+def members_of(manifest: Manifest, role: str, server: Server, loader: Server) -> list[str]:
+    """Return the logins that are to be members of a role: those that load only of what owns something."""
+    return [server.user, *([loader.user] if role in owners(manifest) else [])]
+
+
+def choose_target(purpose: Purpose, server: Server, run: Run, manifest: Manifest, name: str | None) -> Target:
+    """Return the database of a server to which a set can be restored.
+
+    Raises:
+        BadInput, UnsafeTarget: it cannot.
+    """
+    if manifest.only and purpose is Purpose.RECOVERY:
+        raise BadInput(
+            f"{manifest.id} has only a part of the context ({', '.join(manifest.only.tables)}): it is no recovery; have it "
+            "beside with full_restore and a target_database"
+        )
+    target = check_target(
+        server, run, manifest, name, scratch=purpose is Purpose.DRILL, may_exist=purpose is Purpose.RECOVERY
+    )  # fmt: skip
+    find_pg_restore(manifest, target.server_major)
+    return target
+
+
+@step
+def require_what_the_archive_needs(staged: StagedSet, target: Target, run: Run) -> None:
+    """Find out, before anything is made, what only the archive of the schema says that the target has to have.
+
+    Raises:
+        BadInput: the target lacks it, or the loading login may not use it.
+    """
+    manifest, found = staged.manifest, list[Obstacle]()
+    pg_restore = find_pg_restore(manifest, target.server_major)
+    archive, listing = unpack(staged, manifest.schema_archive), staged.files[manifest.schema_list.path]
+    _, chunks = read_chunks(run, pg_restore, None, archive, listing)
+    with connect(target.loader, target.name if target.exists else MAINTENANCE_DATABASE, run.title) as connection:
+        found += barred_tablespaces(connection, chunks, manifest, target.name if target.exists else TEMPLATE)
+        found += missing_collations(connection, chunks, manifest.database.encoding)
+        # Each is made, and locked, in one transaction.
+        made = RELATIONS if target.exists else RELATIONS - {"index"}
+        found += few_locks(connection, sum(item.kind in made for item in manifest.inventory))
+        if target.exists:
+            found += refusing_event_triggers(connection, sql.prerequisites.TRY_TO_MAKE, TABLES_MADE)
+    refuse(found)
+
+
+def find_pg_restore(manifest: Manifest, server_major: int) -> Program:
+    """Return a pg_restore that reads the archive and knows the server.
+
+    Raises:
+        BadInput: none is installed.
+    """
+    return find_program("pg_restore", max(manifest.versions.pg_dump_major, server_major))

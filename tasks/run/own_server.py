@@ -1,0 +1,167 @@
+"""A Prefect server of a run's own, for where there is none: without one no flow begins, and it may be what died.
+
+It listens on the loopback address, asks for a login that only this process knows, and ends with whoever asked for it, also when
+that is killed. What it says goes into a file, because its troubles are not the run's.
+"""
+
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import httpx
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_KEY,
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    PREFECT_UI_URL,
+    temporary_settings,
+)
+
+from tasks.core.errors import OperationError
+from tasks.core.postgres.programs import kill, supervised
+from tasks.core.run.folders import private_folder
+from tasks.run.run import staging_base
+
+HOST = "127.0.0.1"
+# In the environment of a run that is on no server but its own: nobody could answer it.
+ALONE = "BACKUP_WITHOUT_PREFECT_SERVER"
+# Its database is made when it is first started, which takes minutes where the machine is busy.
+START_SECONDS = 300
+END_SECONDS = 10
+POLL_SECONDS = 0.1
+LOG = "server.log"
+FOLDERS = re.compile(r"prefect-[0-9a-f]{8}")
+# The line of a log with which a traceback ends.
+ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception)\b.*", re.MULTILINE)
+REASON_CHARACTERS = 200
+Environment = Mapping[str, str]
+
+
+class _NotStarted(Exception):
+    """The server did not start; the message says why."""
+
+
+@contextmanager
+def own_server(*, as_configured: bool) -> Iterator[str]:
+    """Run a server for as long as the block lasts, and let it work with it; give what is to be said of its records, if anything.
+
+    Its database is the one that Prefect's settings name, or, unless `as_configured`, the file of this machine; where that cannot be
+    used, one in a private folder that is gone at the end.
+
+    Raises:
+        OperationError: no server can be started here.
+    """
+    home, told = PREFECT_HOME.value(), ""
+    with private_folder(staging_base(), f"prefect-{secrets.token_hex(4)}", FOLDERS) as folder, ExitStack() as stack:
+        try:
+            given = dict(os.environ) if as_configured else _with_database(home)
+            stack.enter_context(_used(folder, given))
+        except _NotStarted as first:
+            told = f"Prefect's own records in {home} cannot be used ({first}); this run is recorded nowhere and reads no blocks"
+            try:
+                stack.enter_context(_used(folder, _with_database(folder)))
+            except _NotStarted as second:
+                raise OperationError(
+                    f"there is no Prefect server, and none can be started here: {second}; set PREFECT_API_URL, or "
+                    "BACKUP_STAGING to a folder with space"
+                ) from None
+        yield told
+
+
+def _with_database(home: Path) -> Environment:
+    """Return this environment without what leads Prefect elsewhere than into a folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return kept | {"PREFECT_HOME": str(home), "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db"}
+
+
+@contextmanager
+def _used(folder: Path, given: Environment) -> Iterator[None]:
+    """Run a server and let this process work with it."""
+    login = f"run:{secrets.token_urlsafe(16)}"
+    with _running(folder, given, login) as url:
+        os.environ[ALONE] = "1"
+        # Nobody could follow a link into it.
+        settings = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: login, PREFECT_API_KEY: None, PREFECT_UI_URL: ""}
+        try:
+            with temporary_settings(settings):
+                try:
+                    yield
+                finally:
+                    for worker in (APILogWorker, EventsWorker):
+                        worker.drain_all(END_SECONDS)
+        finally:
+            del os.environ[ALONE]
+
+
+@contextmanager
+def _running(folder: Path, given: Environment, login: str) -> Iterator[str]:
+    port = _free_port()
+    command = ["--factory", "prefect.server.api.server:create_app", "--host", HOST, "--port", str(port), "--log-level", "error"]
+    environment = _server_environment(given, login)
+    with (folder / LOG).open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603
+            supervised([sys.executable, "-m", "uvicorn", *command, "--lifespan", "on"]),
+            stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True,
+        )  # fmt: skip
+    try:
+        _wait(process, f"http://{HOST}:{port}/api", folder / LOG)
+        yield f"http://{HOST}:{port}/api"
+    finally:
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Let the server write what it was told of the run, and end it."""
+    assert process.stdin  # noqa: S101
+    process.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
+    kill(process)
+
+
+def _server_environment(given: Environment, login: str) -> Environment:
+    """Return what Prefect gives a server that it starts for one run, which neither schedules nor phones home."""
+    ours = {
+        "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1", "PREFECT_UI_ENABLED": "0", "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_API_AUTH_STRING": login,
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if name != "PREFECT_API_URL"} | ours
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    with httpx.Client(timeout=START_SECONDS, trust_env=False) as client:
+        while True:
+            try:
+                if client.get(f"{url}/health").is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            if process.poll() is not None:
+                raise _NotStarted(_reason(log) or f"its server ended with exit code {process.returncode}")
+            if time.monotonic() > deadline:
+                raise _NotStarted(f"its server did not answer within {START_SECONDS} s")
+            # A server that starts tells nobody when it is ready.
+            time.sleep(POLL_SECONDS)
+
+
+def _reason(log: Path) -> str:
+    """Return the last error of a log, in one line."""
+    found = ERROR.findall(log.read_text(errors="replace"))
+    return " ".join(found[-1].split())[:REASON_CHARACTERS] if found else ""

@@ -1,0 +1,1 @@
+"""Backup sets in the store: written, listed, chosen, staged, verified, signed, thawed and pruned."""

@@ -1,0 +1,116 @@
+"""Manifests of sets in the store: read, and compared with what is there."""
+
+import hashlib
+
+from tasks.core.errors import BadInput, DamagedSet
+from tasks.core.sets.completeness import describe_lack
+from tasks.core.sets.manifest import Manifest, StoredObject
+from tasks.core.sets.manifest_file import MANIFEST_FILE, parse_manifest
+from tasks.core.sets.name import Kind, SetName
+from tasks.run.retries import persistent
+from tasks.sets.marks import remember_damage
+from tasks.store.address import StoreAddress
+from tasks.store.interface import Store
+
+
+@persistent
+def fetch_manifest(address: StoreAddress, name: SetName) -> Manifest:
+    """Read the manifest of one set.
+
+    Raises:
+        BadInput: there is no such set.
+        DamagedSet: its manifest is damaged, or is another set's.
+    """
+    manifest = find_manifest(address.opened, address, name)
+    if manifest is None:
+        raise BadInput(
+            f"no backup set {address.path(name.folder)} (no {MANIFEST_FILE} there); "
+            f"list what there is: python -m flows.backup list_backups --context {name.context}"
+        )
+    return manifest
+
+
+def find_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifest | None:
+    """Return the manifest of a set; None if there is none.
+
+    Raises:
+        DamagedSet: its manifest is damaged, or is another set's.
+        UntrustedSet: it is not signed as it must be.
+        ColdObject: it has to be thawed first.
+    """
+    key = f"{name.folder}/{MANIFEST_FILE}"
+    if store.require_readable(key) is None:
+        return None
+    manifest = parse_manifest(store.read(key), address.path(name.folder), address.trust)
+    if (manifest.context, manifest.id, manifest.kind) != (name.context, name.id, name.kind):
+        raise DamagedSet(f"{address.path(name.folder)}: its manifest is that of set {manifest.id}; restore another set")
+    return manifest
+
+
+@persistent
+def find_lack(address: StoreAddress, name: SetName, manifest: Manifest) -> str | None:
+    """Return what the list of a set does not restore, or what else is wrong with it, as a sentence; only the list is read.
+
+    Raises:
+        ColdObject: it has to be thawed first.
+    """
+    store, stored = address.opened, manifest.schema_list
+    key = f"{name.folder}/{stored.path}"
+    if store.require_readable(key) is None:
+        return f"{stored.path} is missing"
+    data = store.read(key)
+    if hashlib.sha256(data).hexdigest() != stored.sha256:
+        return f"{stored.path} is not what was stored"
+    return describe_lack(manifest, data.decode(errors="replace"))
+
+
+def require_list(address: StoreAddress, name: SetName, manifest: Manifest) -> None:
+    """Make sure that the list of a set restores everything that its manifest names.
+
+    Raises:
+        DamagedSet: it does not.
+        ColdObject: it has to be thawed first.
+    """
+    if lack := find_lack(address, name, manifest):
+        remember_damage(address, name, lack)
+        raise DamagedSet(f"{address.path(name.folder)} is damaged: {lack}; restore another set")
+
+
+def name_of(manifest: Manifest) -> SetName:
+    """Return the set whose manifest it is."""
+    return SetName(manifest.context, manifest.kind, manifest.id)
+
+
+def read_base(address: StoreAddress, manifest: Manifest) -> Manifest | None:
+    """Return the manifest of the full that a differential needs; a full needs none.
+
+    Raises:
+        DamagedSet: it is gone or damaged.
+    """
+    if manifest.base is None:
+        return None
+    try:
+        return fetch_manifest(address, SetName(manifest.context, Kind.FULL, manifest.base))
+    except (BadInput, DamagedSet) as error:
+        raise DamagedSet(f"{manifest.id} cannot be restored without its base {manifest.base}: {error}") from error
+
+
+def inherited_parts(manifest: Manifest, base: Manifest) -> list[StoredObject]:
+    """Return the parts of a full that a differential needs.
+
+    Raises:
+        DamagedSet: the full has no such relation.
+    """
+    parts = {relation.qualified: relation.parts for relation in base.relations}
+    inherited = [one.qualified for one in manifest.relations if one.inherited]
+    if absent := [name for name in inherited if name not in parts]:
+        raise DamagedSet(f"{manifest.id} needs rows of {', '.join(absent)}, which {base.id} does not have; restore another set")
+    return [*(part for name in inherited for part in parts[name]), *_inherited_pages(manifest, base)]
+
+
+def _inherited_pages(manifest: Manifest, base: Manifest) -> list[StoredObject]:
+    if not (manifest.large_objects and manifest.large_objects.inherited):
+        return []
+    if base.large_object_pages is None:
+        raise DamagedSet(f"{manifest.id} needs large objects, which {base.id} does not have; restore another set")
+    return [base.large_object_pages]

@@ -1,0 +1,81 @@
+"""Marks beside a manifest: what was found out of a set since, and that it is being read."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect import get_run_logger
+
+from tasks.core.errors import BadInput, OperationError
+from tasks.core.run.clock import now
+from tasks.core.sets.name import SetName
+from tasks.core.sets.retention import CLEANED_FILE, DAMAGED_FILE
+from tasks.run.retries import persistent
+from tasks.run.run import Run
+from tasks.store.address import StoreAddress
+
+# Manifests and lists are never colder than this: choosing a set must not need a thaw.
+WARM_CLASS = "STANDARD"
+STATES = ("drilled", "decoded")
+
+
+def remember_damage(address: StoreAddress, name: SetName, found: str) -> None:
+    """Let every listing know that a set was found damaged; who may only read from the store cannot."""
+    try:
+        _write_mark(address, name, DAMAGED_FILE, {"instant": now(), "found": found})
+    except OperationError as error:
+        get_run_logger().warning("that %s is damaged could not be recorded: %s", name.id, error)
+
+
+def _write_mark(address: StoreAddress, name: SetName, file: str, facts: dict[str, Any]) -> None:
+    data = (json.dumps(facts, ensure_ascii=False, default=str) + "\n").encode()
+    address.opened.replace(f"{name.folder}/{file}", data, WARM_CLASS)
+
+
+@contextmanager
+def hold(address: StoreAddress, run: Run, names: Iterable[SetName]) -> Iterator[None]:
+    """Keep sets from being pruned while they are read; who may only read from the store reads without."""
+    said, held = json.dumps({"run": run.title, "since": f"{now():%Y-%m-%dT%H:%M:%SZ}"}) + "\n", list[str]()
+    try:
+        for name in names:
+            held.append(f"{name.folder}/hold-{run.id}.json")
+            address.opened.replace(held[-1], said.encode(), WARM_CLASS)
+    except BadInput as error:
+        # What was refused is not there.
+        held.pop()
+        get_run_logger().warning("read without a hold, which matters only if it is being pruned: %s", error)
+    except OperationError as error:
+        get_run_logger().warning("read without a hold, which matters only if it is being pruned: %s", error)
+    try:
+        yield
+    finally:
+        try:
+            for key in held:
+                address.opened.delete(key)
+        except OperationError as error:
+            get_run_logger().warning("a hold may stay, for a week at most: %s", error)
+
+
+@persistent
+def finish_clean_up(address: StoreAddress, name: SetName, facts: dict[str, Any]) -> None:
+    """Record beside the manifest that the rows of a clean-up set were deleted, but for those that stay."""
+    _write_mark(address, name, CLEANED_FILE, facts)
+
+
+def mark_if_possible(address: StoreAddress, name: SetName, state: str, facts: dict[str, Any]) -> str:
+    """Record the same; return why that cannot be, if so: who may only read from the store verifies a set all the same."""
+    try:
+        mark(address, name, state, facts)
+    except OperationError as error:
+        return f"that {name.id} was {state} could not be recorded in the store, so that it counts as never looked at: {error}"
+    return ""
+
+
+@persistent
+def mark(address: StoreAddress, name: SetName, state: str, facts: dict[str, Any]) -> None:
+    """Record beside the manifest that every byte of a set was found good, whatever an earlier look found."""
+    if state not in STATES:
+        raise OperationError(f"{state} is no state of a set")
+    _write_mark(address, name, f"{state}.json", facts)
+    address.opened.delete(f"{name.folder}/{DAMAGED_FILE}")

@@ -1,0 +1,78 @@
+"""Reports of verifications and prunings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import get_run_logger
+
+from tasks.core.context import Context
+from tasks.core.errors import DamagedSet
+from tasks.core.report import markdown
+from tasks.core.restore.report import Purpose, RecoveryFacts, recovery_report
+from tasks.core.run.phases import Phases
+from tasks.core.sets.report import verification_verdict
+from tasks.run.artifacts import publish
+from tasks.run.run import Run, step
+from tasks.sets.stage import Staged, staged_context
+from tasks.sets.survey import Pruning
+from tasks.store.address import StoreAddress
+
+
+@step
+def publish_pruning(context: Context, key: str, pruning: Pruning, *, dry_run: bool) -> str:
+    """Publish what is to be done, or was; return the verdict."""
+    done = "would be " if dry_run else ""
+    lines = [
+        *(f"{'would expire' if dry_run else 'expired'}: {one.name.id}" for one in pruning.expiring),
+        *(f"{done}deleted, expired a day ago and more: {name.id}" for name in pruning.to_delete),
+        *(f"{done}marked to be swept a day later, never finished: {name.id}" for name in pruning.to_mark),
+        *(f"{done}swept, never finished: {name.id}" for name in pruning.to_sweep),
+        *(f"{done}ended, an upload of {one.begun:%Y-%m-%d}: {one.key}" for one in pruning.to_abort),
+    ]
+    counts = f"{len(pruning.expiring)} sets expire, {len(pruning.to_delete)} are deleted, {len(pruning.to_sweep)} swept"
+    verdict = f"{'PLANNED, nothing touched' if dry_run else 'PRUNED'}: {counts}, {len(pruning.decisions)} looked at"
+    verdict = f"SUSPENDED: {pruning.suspended}" if pruning.suspended else verdict
+    rows: list[dict[str, Any]] = [
+        {"id": one.set.id, "decision": "expires" if one.expires else "stays", "why": one.why} for one in pruning.decisions
+    ]
+    text = "\n".join([
+        markdown.headline(verdict), markdown.section("Done" if not dry_run else "To do", lines, "Nothing.\n"),
+        markdown.section("Left alone", pruning.left_alone),
+        markdown.table(["set", "decision", "why"], [(f"`{row['id']}`", row["decision"], row["why"]) for row in rows]),
+    ])  # fmt: skip
+    publish(f"{context.name}-{key}", verdict, text, rows, of="sets")
+    for one in pruning.left_alone:
+        get_run_logger().warning("left alone: %s", one)
+    return verdict
+
+
+def facts_of_set(store: StoreAddress, staged: Staged) -> dict[str, Any]:
+    """Return what a report tells of a set, and of the context as it was then."""
+    context = staged_context(staged.set)
+    return {
+        "manifest": staged.set.manifest, "contacts": context.contacts, "zone": context.zone,
+        "rto": context.objectives.rto, "rpo": context.objectives.rpo, "groups": context.objectives.told,
+        "path": store.path(staged.set.name.folder), "passed_over": staged.passed_over, "aside": staged.aside,
+    }  # fmt: skip
+
+
+@step
+def publish_verification(
+    store: StoreAddress, run: Run, staged: Staged, phases: Phases, differences: Sequence[str], unmarked: str = ""
+) -> str:  # fmt: skip
+    """Publish what the verification of a set found, and why it could not be recorded, if so; return its verdict.
+
+    Raises:
+        DamagedSet: rows or digests are not those of the manifest.
+    """
+    facts = RecoveryFacts(
+        Purpose.COPY, run.started, phases=phases.seconds, differences=differences, newest=False, off_host=store.off_host,
+        to_do=[unmarked] if unmarked else [], **facts_of_set(store, staged),
+    )  # fmt: skip
+    verdict = verification_verdict(staged.set.manifest, phases.total, differences) + (", not marked" if unmarked else "")
+    publish(f"{run.context}-verification", verdict, recovery_report(facts, verdict), [])
+    if unmarked:
+        get_run_logger().warning("%s", unmarked)
+    if differences:
+        raise DamagedSet(f"{verdict}: {'; '.join(differences)}")
+    return verdict

@@ -1,0 +1,237 @@
+"""Sets downloaded into a run's folder, every byte as the manifest says."""
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import zstandard
+from prefect import get_run_logger
+
+from tasks.core.context import CONTEXT_FILE, Context, parse_context
+from tasks.core.errors import BadInput, ColdObject, DamagedSet
+from tasks.core.rows.file_blocks import Lines, parse_lines
+from tasks.core.rows.sources import RowSource
+from tasks.core.rows.unpacking import blocks_of
+from tasks.core.run.progress import Moved, unmeasured
+from tasks.core.sets.manifest import Inherited, Manifest, Relation, StoredObject
+from tasks.core.sets.name import RULES, Kind, SetName
+from tasks.run import progress
+from tasks.run.retries import persistent
+from tasks.run.run import Run, require_space, spread, staging, step
+from tasks.sets.choose import candidates, why_aside
+from tasks.sets.manifest import fetch_manifest, inherited_parts, read_base, require_list
+from tasks.sets.marks import hold, remember_damage
+from tasks.store.address import StoreAddress
+
+# More than any file of a context has.
+MOST_CONTEXT_BYTES = 4 << 20
+
+
+@step(name="download {stored.path}")
+@persistent
+def fetch(
+    address: StoreAddress, name: SetName, stored: StoredObject, file: Path, moved: Moved = unmeasured
+) -> Path:  # fmt: skip
+    """Download one object of a set into a staged file, 0600, and compare it with the manifest.
+
+    Raises:
+        DamagedSet: it is absent, or its bytes are not those of the manifest.
+        ColdObject: it has to be thawed first.
+    """
+    store, key = address.opened, f"{name.folder}/{stored.path}"
+    if (there := store.require_readable(key)) is None:
+        raise DamagedSet(f"{address.path(key)} is missing; restore another set")
+    if there.bytes > stored.bytes:
+        said = f"{there.bytes} bytes, the manifest says {stored.bytes}"
+        remember_damage(address, name, f"{stored.path}: {said}")
+        raise DamagedSet(f"{address.path(key)} is damaged: {said}; restore another set")
+    file.unlink(missing_ok=True)
+    with staging(file):
+        file.touch(mode=0o600)
+        with file.open("wb") as target:
+            found = store.fetch(key, target, moved)
+    size = file.stat().st_size
+    if (size, found) != (stored.bytes, stored.sha256):
+        said = f"{size} bytes with sha256 {found}, the manifest says {stored.bytes} with {stored.sha256}"
+        remember_damage(address, name, f"{stored.path}: {said}")
+        raise DamagedSet(f"{address.path(key)} is damaged: {said}; restore another set")
+    return file
+
+
+@dataclass(frozen=True)
+class StagedSet:
+    """A set whose every object was downloaded and found as the manifest says; files by path in the set, and in its base."""
+
+    name: SetName
+    manifest: Manifest
+    files: dict[str, Path]
+    base: Manifest | None = None
+    base_files: dict[str, Path] = field(default_factory=dict)
+
+    def sources(self, relation: Relation) -> list[RowSource]:
+        """Return where the rows of a relation come from: what it inherits from the base, then its own parts.
+
+        Raises:
+            DamagedSet: what it inherits cannot be read.
+        """
+        own = [RowSource([self.files[part.path] for part in relation.parts], relation.plain_bytes)] if relation.parts else []
+        if not (relation.inherited and self.base):
+            return own
+        kept = self._of_base[relation.qualified]
+        files = [self.base_files[part.path] for part in kept.parts]
+        return [RowSource(files, kept.plain_bytes, self._left_out(relation.inherited, kept.rows)), *own]
+
+    @cached_property
+    def _of_base(self) -> dict[str, Relation]:
+        return {one.qualified: one for one in self.base.relations} if self.base else {}
+
+    def sources_of(self, relations: Iterable[Relation]) -> dict[str, list[RowSource]]:
+        """Return the same of some relations, by schema.name."""
+        return {one.qualified: self.sources(one) for one in relations}
+
+    def _left_out(self, inherited: Inherited, rows: int) -> list[Lines]:
+        if inherited.left_out is None:
+            return []
+        stored = inherited.left_out
+        try:
+            return list(parse_lines(b"".join(blocks_of(self.files[stored.path], stored.most_plain_bytes)), rows))
+        except (ValueError, zstandard.ZstdError) as error:
+            raise DamagedSet(f"{stored.path} of {self.manifest.id} cannot be read: {error}; restore another set") from error
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A set that was chosen and is here; which newer ones were passed over for it; why it is `aside`, if it was named and is."""
+
+    set: StagedSet
+    passed_over: Sequence[str] = ()
+    aside: str = ""
+
+    def require_newest(self) -> None:
+        """Refuse to be content with a set that newer, damaged ones had to be passed over for.
+
+        Raises:
+            DamagedSet: there are such; each is named.
+        """
+        if self.passed_over:
+            raise DamagedSet(f"{self.set.manifest.id} is good, but sets were passed over: {'; '.join(self.passed_over)}")
+
+
+def unpack(staged: StagedSet, stored: StoredObject) -> Path:
+    """Decompress a staged text of a set beside itself.
+
+    Raises:
+        DamagedSet: it cannot be unpacked, or is longer than the manifest says.
+    """
+    return unpack_file(staged.files[stored.path], stored, staged.manifest.id)
+
+
+def unpack_file(packed: Path, stored: StoredObject, set_id: str) -> Path:
+    """Decompress a staged file of a set beside itself.
+
+    Raises:
+        DamagedSet: it cannot be unpacked, or is longer than the manifest says.
+    """
+    plain = packed.with_suffix("")
+    plain.touch(mode=0o600)
+    try:
+        with staging(plain), plain.open("wb") as target:
+            target.writelines(blocks_of(packed, stored.most_plain_bytes))
+    except zstandard.ZstdError as error:
+        plain.unlink()
+        raise DamagedSet(f"{stored.path} of {set_id} cannot be unpacked: {error}; restore another set") from error
+    return plain
+
+
+def stage_newest_good(
+    store: StoreAddress, run: Run, backup: str, check: Callable[[Manifest], None] | None = None
+) -> Staged:  # fmt: skip
+    """Download and verify the named set, or else the newest whole one that fits; what `check` refuses is not downloaded.
+
+    Raises:
+        DamagedSet: the named set is damaged, or every set is.
+        BadInput, UnsafeTarget: there is no such set, or the target cannot take it; nothing was touched.
+    """
+    passed_over = list[str]()
+    for one in candidates(store, run.context, backup, run.started):
+        try:
+            if one.damage:
+                raise DamagedSet(one.damage)
+            if one.aside:
+                raise DamagedSet(f"{one.name.id} is set aside: {one.aside}")
+            manifest = fetch_manifest(store, one.name)
+            if check:
+                check(manifest)
+            staged = _stage(store, run, one.name, manifest)
+        except (DamagedSet, ColdObject) as error:
+            if one.named:
+                raise
+            passed_over.append(str(error))
+            get_run_logger().warning("passed over: %s", error)
+        else:
+            return Staged(staged, tuple(passed_over), _why_aside(store, staged) if one.named else "")
+    raise DamagedSet(f'no backup set of context "{run.context}" in {store.url} can be restored now: {"; ".join(passed_over)}')
+
+
+def _why_aside(store: StoreAddress, staged: StagedSet) -> str:
+    """Say why a set that was named is set aside, if it is: it can be restored, but nobody may take it for the newest."""
+    may_be_latest = staged.manifest.number is not None and RULES[staged.manifest.kind].may_be_latest
+    return (why_aside(store, staged.name) or "") if may_be_latest else ""
+
+
+def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> StagedSet:
+    """Download a set, and of the full that it is a differential against the rows that it inherits."""
+    base_name, needed = None, list[StoredObject]()
+    # Before hours are spent on what nobody could restore.
+    require_list(address, name, manifest)
+    if base := read_base(address, manifest):
+        base_name = SetName(name.context, Kind.FULL, base.id)
+        needed = inherited_parts(manifest, base)
+    require_space(run, manifest.bytes + sum(stored.bytes for stored in needed))
+    folder = run.folder / manifest.id
+    folder.mkdir(mode=0o700, exist_ok=True)
+    wanted = [(name, stored, folder / stored.path.replace("/", "-")) for stored in manifest.objects]
+    wanted += [(base_name, stored, folder / f"base-{stored.path.replace('/', '-')}") for stored in needed if base_name]
+    sizes = {str(file): stored.bytes for _, stored, file in wanted}
+    try:
+        with (
+            hold(address, run, filter(None, (name, base_name))),
+            progress.of(run, f"downloading {manifest.id}", sizes, manifest.zone) as items,
+        ):
+            calls = [(address, *one, items[str(one[-1])].at) for one in wanted]
+            paths = spread(run, fetch, calls, sizes.values())
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    own = len(manifest.objects)
+    files = {stored.path: path for stored, path in zip(manifest.objects, paths[:own], strict=True)}
+    return StagedSet(name, manifest, files, base, {stored.path: path for stored, path in zip(needed, paths[own:], strict=True)})
+
+
+def staged_context(staged: StagedSet) -> Context:
+    """Return the context as it was when the set was taken."""
+    path, only = f"context/{CONTEXT_FILE}", staged.manifest.only
+    try:
+        context = parse_context(context_text(staged, path), f"{staged.manifest.id}/{path}")
+    except BadInput as error:
+        raise DamagedSet(f"{error}; restore another set") from error
+    return context.narrowed(only) if only else context
+
+
+def context_text(staged: StagedSet, path: str) -> str:
+    """Return a file of the context folder as the set has it.
+
+    Raises:
+        DamagedSet: it is not in the set, or is no text that such a file can be.
+    """
+    where, file = f"{staged.manifest.id}/{path}", staged.files.get(path)
+    if file is None:
+        raise DamagedSet(f"{where} is not in the set; restore another set")
+    if file.stat().st_size > MOST_CONTEXT_BYTES:
+        raise DamagedSet(f"{where} has more than {MOST_CONTEXT_BYTES:,} bytes; restore another set")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedSet(f"{where} is no text in UTF-8; restore another set") from error

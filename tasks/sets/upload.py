@@ -1,0 +1,72 @@
+"""Objects of a set: uploaded and read back, and committed by the manifest."""
+
+from pathlib import Path
+
+from prefect import get_run_logger
+
+from tasks.core.context_keys import StorageClasses, class_key
+from tasks.core.errors import StoreUnavailable
+from tasks.core.run.progress import Moved, unmeasured
+from tasks.core.sets.manifest import Manifest, StoredObject
+from tasks.core.sets.manifest_file import MANIFEST_FILE, parse_manifest, render_manifest
+from tasks.core.sets.name import Kind, SetName
+from tasks.run.retries import persistent
+from tasks.run.run import Run, step
+from tasks.sets.marks import WARM_CLASS
+from tasks.store.address import StoreAddress
+from tasks.store.interface import Store
+
+
+@persistent
+def upload(
+    address: StoreAddress, run: Run, name: SetName, stored: StoredObject, file: Path, storage_class: str,
+    moved: Moved = unmeasured,
+) -> StoredObject:  # fmt: skip
+    """Upload one object of a set, read it back and remove the staged file; each byte moves twice, there and back.
+
+    Raises:
+        StoreUnavailable: the store did not take it, or gives other bytes back.
+    """
+    store, key = address.opened, f"{name.folder}/{stored.path}"
+    store.put(key, file, storage_class, {"sha256": stored.sha256, "run": run.id, "set": name.id}, moved)
+    read_back(store, key, stored, lambda number: moved(stored.bytes + number))
+    file.unlink()
+    get_run_logger().info("%s: %d bytes stored and read back", address.path(key), stored.bytes)
+    return stored
+
+
+def read_back(store: Store, key: str, stored: StoredObject, moved: Moved) -> None:
+    """Read an object whole and compare it with what was sent."""
+    with Path("/dev/null").open("wb") as nowhere:
+        found = store.fetch(key, nowhere, moved)
+    if found != stored.sha256:
+        raise StoreUnavailable(f"{key}: the store gives back other bytes than were sent (sha256 {found}); try again")
+
+
+@step(name="cool {name.id}")
+@persistent
+def cool(address: StoreAddress, name: SetName, manifest: Manifest, storage_class: str) -> None:
+    """Give the data of a set that was read back its class, where the store has it; what chooses and lists sets stays warm."""
+    classes = {address.opened.set_class(f"{name.folder}/{one.path}", storage_class) for one in manifest.data}
+    get_run_logger().info("%s: %d objects lie in class %s", name.id, len(manifest.data), "/".join(sorted(classes)))
+
+
+def missing_class(address: StoreAddress, classes: StorageClasses, kind: Kind) -> list[str]:
+    """Return a warning if the store was found to lack the class of a kind of set."""
+    wanted = classes.of(kind)
+    if wanted not in address.opened.lacking:
+        return []
+    return [
+        f"the store has no storage class {wanted}: the data lie in STANDARD; have the class set up there, or write "
+        f"storage_classes: {{{class_key(kind)}: STANDARD}} into the context's context.yaml and register it"
+    ]
+
+
+@persistent
+def publish(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> str:
+    """Commit a set: write its manifest, signed if there is a key, create-only, and read it back; return the set's path."""
+    store, key = address.opened, f"{name.folder}/{MANIFEST_FILE}"
+    store.create(key, render_manifest(manifest, address.signer), WARM_CLASS, {"run": run.id, "set": name.id})
+    if parse_manifest(store.read(key), address.path(key), address.trust) != manifest:
+        raise StoreUnavailable(f"{address.path(key)}: the manifest read back is another; try again")
+    return address.path(name.folder)

@@ -1,0 +1,123 @@
+"""Verifying stored sets without restoring them: every byte downloaded, every row decoded and counted."""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import zstandard
+from prefect import get_run_logger
+
+from tasks.core.errors import ColdObject, DamagedSet
+from tasks.core.rows.sources import digest_sources
+from tasks.core.run.clock import now
+from tasks.core.run.phases import Phases
+from tasks.core.run.progress import Item, Moved
+from tasks.core.sets.manifest import Manifest, Relation
+from tasks.run import progress
+from tasks.run.run import Run, step
+from tasks.sets import stage
+from tasks.sets.large_objects import decode_large_objects
+from tasks.sets.marks import mark_if_possible, remember_damage
+from tasks.sets.report import publish_verification
+from tasks.sets.stage import StagedSet
+from tasks.store.address import StoreAddress
+
+
+def verify_set(store: StoreAddress, run: Run, backup: str) -> str:
+    """Verify the newest or the named set and record that it is good; return the verdict.
+
+    Raises:
+        DamagedSet: it is not what its manifest says, or newer ones had to be passed over.
+    """
+    return decode_set(store, run, backup).verdict
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A set that was found good: what was said of it, and the manifest that every row was compared with.
+
+    `unmarked` says why that could not be recorded, if so.
+    """
+
+    verdict: str
+    manifest: Manifest
+    unmarked: str
+
+
+def decode_set(store: StoreAddress, run: Run, backup: str) -> Decoded:
+    """Verify a set like that; return what was found.
+
+    Raises:
+        DamagedSet: as verify_set.
+    """
+    phases = Phases()
+    with phases.phase("download and verification"):
+        staged = stage.stage_newest_good(store, run, backup)
+    name, manifest = staged.set.name, staged.set.manifest
+    try:
+        with (
+            phases.phase("decoding"),
+            progress.of(run, f"decoding {manifest.id}", manifest.plain_bytes, manifest.zone) as items,
+        ):
+            differences = decode(staged.set, items)
+        if differences:
+            remember_damage(store, name, "; ".join(differences))
+        unmarked = "" if differences else mark_if_possible(store, name, "decoded", {"instant": now(), "run": run.id})
+        verdict = publish_verification(store, run, staged, phases, differences, unmarked)
+    finally:
+        shutil.rmtree(run.folder / manifest.id)
+    staged.require_newest()
+    return Decoded(verdict, manifest, unmarked)
+
+
+def verify_share(store: StoreAddress, run: Run, backups: Iterable[str], count: int) -> str:
+    """Verify sets one after the other until so many were not damaged; return the verdict.
+
+    Damaged ones do not count: they come first each time, and would keep the others from ever being looked at.
+
+    Raises:
+        DamagedSet: some are not what their manifests say; each is named.
+    """
+    good, unmarked, cold, damaged = 0, list[str](), list[str](), list[str]()
+    for backup in backups:
+        if good + len(cold) == count:
+            break
+        try:
+            decoded = decode_set(store, run, backup)
+        except ColdObject as error:
+            # A listing compared its sizes; more takes a thaw.
+            cold.append(str(error))
+            get_run_logger().info("looked at from outside only: %s", error)
+        except DamagedSet as error:
+            damaged.append(str(error))
+            get_run_logger().error("%s", error)
+        else:
+            good += 1
+            unmarked += [decoded.unmarked] if decoded.unmarked else []
+    said = f"{good} sets decoded" + (f", {len(cold)} cold ones looked at from outside" if cold else "")
+    if unmarked:
+        said += f", but {len(unmarked)} could not be marked, so that the next run begins with them again"
+    if damaged:
+        raise DamagedSet(f"FAIL: {said}, {len(damaged)} damaged: {'; '.join(damaged)}")
+    return f"PASS: {said}"
+
+
+@step
+def decode(staged: StagedSet, items: Mapping[str, Item]) -> list[str]:
+    """Recompute rows and digest of every relation of a staged set, and of large objects; return what differs from its manifest."""
+    relations = staged.manifest.relations
+    rows = [problem for relation in relations for problem in _decoded(staged, relation, items[relation.qualified].at)]
+    return [*rows, *decode_large_objects(staged)]
+
+
+def _decoded(staged: StagedSet, relation: Relation, moved: Moved) -> list[str]:
+    try:
+        digest = digest_sources(staged.sources(relation), moved)
+    except zstandard.ZstdError as error:
+        return [f"{relation.qualified}: its parts cannot be decompressed ({error})"]
+    if (digest.rows, digest.hex) == (relation.rows, relation.digest):
+        return []
+    return [
+        f"{relation.qualified}: {digest.rows} rows with digest {digest.hex} are stored, "
+        f"the manifest says {relation.rows} with {relation.digest}"
+    ]

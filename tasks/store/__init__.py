@@ -1,0 +1,1 @@
+"""The store: one small interface over S3 and over a folder."""

@@ -1,0 +1,87 @@
+"""The keys that manifests are signed and verified with, as the environment names them.
+
+BACKUP_SIGNING_KEY is the path of a private key's PEM file, or secret/NAME, a block of Prefect's; BACKUP_VERIFY_KEY the path of a
+PEM file with public keys; BACKUP_SIGNED_FOR the addresses of stores of which the store is a copy, with spaces between.
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import cast
+
+from prefect.blocks.system import Secret
+from prefect.logging import get_run_logger
+
+from tasks.core.errors import BadInput
+from tasks.core.sets.signature import NEW_KEY, SIGNED_FOR, Signer, Trust, key_id, parse_signing_key, parse_verify_keys
+
+SIGNING_KEY = "BACKUP_SIGNING_KEY"
+VERIFY_KEY = "BACKUP_VERIFY_KEY"
+SECRET = "secret/"  # noqa: S105
+
+
+def load_trust(store: str, *, unsigned: bool) -> Trust:
+    """Return whose sets of a store are accepted; without BACKUP_VERIFY_KEY everybody's.
+
+    Raises:
+        BadInput: its file has no public keys, or everybody may write it.
+    """
+    named = os.environ.get(VERIFY_KEY, "")
+    if not named:
+        return Trust()
+    keys = parse_verify_keys(_read(VERIFY_KEY, named), f"{VERIFY_KEY} {named}")
+    if Path(named).stat().st_mode & stat.S_IWOTH:
+        raise BadInput(f"{VERIFY_KEY} {named} can be written by every account, which could add its own key; chmod 644 it")
+    if unsigned:
+        get_run_logger().warning("trust_unsigned: sets without a signature are accepted in this run, whoever wrote them")
+    copied = (one.rstrip("/") for one in os.environ.get(SIGNED_FOR, "").split())
+    return Trust(keys, (store, *copied), unsigned)
+
+
+def load_signer(store: str, trust: Trust) -> Signer | None:
+    """Return what signs the sets of a store; None without BACKUP_SIGNING_KEY.
+
+    Raises:
+        BadInput: there is no such key, others can read it, or its signatures would be refused here.
+    """
+    named = os.environ.get(SIGNING_KEY, "")
+    if not named:
+        return None
+    where = f"{SIGNING_KEY} {named}" if "-----" not in named else SIGNING_KEY
+    pem = _read_secret(named) if named.startswith(SECRET) else _read_private(named)
+    signer = Signer(parse_signing_key(pem, where), store)
+    own = key_id(signer.public_key)
+    if trust.keys and own not in map(key_id, trust.keys):
+        raise BadInput(
+            f"{VERIFY_KEY} has no key that fits {SIGNING_KEY}: what is signed here would be refused here; "
+            f"add its public key to the file: openssl pkey -in KEY -pubout"
+        )
+    return signer
+
+
+def _read_secret(reference: str) -> bytes:
+    try:
+        block = cast("Secret[str]", Secret.load(reference.removeprefix(SECRET)))
+    except ValueError:
+        raise BadInput(f"{SIGNING_KEY}: there is no block {reference}; make it in Prefect's UI, or name a file") from None
+    return str(block.get()).encode()
+
+
+def _read_private(path: str) -> bytes:
+    data = _read(SIGNING_KEY, path)
+    facts = Path(path).stat()
+    # As libpq has it with the keys of its clients: root may let a group read what is its own.
+    others = stat.S_IRWXO | (stat.S_IWGRP | stat.S_IXGRP if facts.st_uid == 0 else stat.S_IRWXG)
+    if stat.S_IMODE(facts.st_mode) & others:
+        raise BadInput(f"{SIGNING_KEY} {path} can be read by other accounts (mode {stat.S_IMODE(facts.st_mode):04o}); chmod 600 it")
+    return data
+
+
+def _read(variable: str, path: str) -> bytes:
+    if "-----" in path:
+        # Not the value: it may be the key.
+        raise BadInput(f"{variable} holds a key instead of the path of its file; write it into a file, and name that")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput(f"{variable} {path}: {error.strerror}; name the PEM file, or {NEW_KEY}") from None

@@ -1,0 +1,1 @@
+"""Watching the backups: the recovery point now, and the history of some days."""

@@ -1,0 +1,284 @@
+"""What a context's relations need, what needs them and what lives beside them: it is in the set, or named with its statement."""
+
+import re
+
+import pytest
+
+from deployments.local import LocalServer
+from flows.checks import integrity_check
+from flows.restore import full_restore
+from tasks.core.errors import BadInput, OperationError
+from tasks.core.sets.manifest_file import MANIFEST_FILE, render_manifest
+from tests.support.database import ask, execute
+from tests.support.oracle import capture, statements_of_all
+from tests.support.reports import report
+from tests.support.servers import drop_databases
+from tests.support.surroundings import (
+    AS_OWNER,
+    CONTEXT,
+    NEIGHBOURS,
+    ask_target,
+    newest,
+    rehearsed,
+    run_on_target,
+    stored_and_recovered,
+    surround,
+    to_do,
+)
+from tests.support.variants import first_quick
+from tests.support.world import World
+
+
+def statements_named(text: str) -> list[str]:
+    """Return the statements that a list of chores quotes."""
+    return re.findall(r"^ +```+sql\n(.*?)^ +```+$", text, re.MULTILINE | re.DOTALL)
+
+
+NEEDED = {
+    "a policy": "CREATE POLICY p ON t AS RESTRICTIVE USING (u IN (SELECT id FROM beside.users))",
+    "a rule": "CREATE RULE r AS ON DELETE TO t DO ALSO INSERT INTO beside.log (id) VALUES (OLD.id)",
+    "a trigger by its condition": """
+        CREATE FUNCTION any_user() RETURNS bool LANGUAGE sql BEGIN ATOMIC SELECT EXISTS (SELECT FROM beside.users); END;
+        CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+        CREATE TRIGGER watch BEFORE UPDATE ON t FOR EACH ROW WHEN (any_user()) EXECUTE FUNCTION touch()""",
+    "a check that is not proven": """
+        CREATE FUNCTION any_user() RETURNS bool LANGUAGE sql BEGIN ATOMIC SELECT NOT EXISTS (SELECT FROM beside.users); END;
+        ALTER TABLE t ADD CONSTRAINT no_user CHECK (any_user()) NOT VALID""",
+    "an index": """
+        CREATE FUNCTION of_log(int) RETURNS int IMMUTABLE LANGUAGE sql BEGIN ATOMIC SELECT max(id) FROM beside.log; END;
+        CREATE INDEX by_log ON t (of_log(id))""",
+    "a function behind a function": """
+        CREATE FUNCTION behind() RETURNS int LANGUAGE sql AS 'SELECT 1';
+        CREATE FUNCTION users_now() RETURNS SETOF beside.users LANGUAGE plpgsql
+            AS 'BEGIN PERFORM odd.behind(); RETURN QUERY SELECT * FROM beside.users; END';
+        CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM odd.users_now(); RETURN NEW; END';
+        CREATE TRIGGER watch BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION touch()""",
+}
+
+
+WRITES_FAIL = {"a function behind a function": r"function odd\.users_now\(\) does not exist"}
+
+
+@pytest.mark.parametrize("what", first_quick(1, [*WRITES_FAIL, *(NEEDED.keys() - WRITES_FAIL.keys())]))
+def test_what_another_contexts_table_is_needed_for_is_left_out_and_named(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    surround(world, monkeypatch, NEEDED[what])
+    before = capture(world.source.conninfo(world.database), bin_dir=world.source.bin, tables=["odd.t"])
+    left = stored_and_recovered(world, writes_fail=WRITES_FAIL.get(what, ""))
+    set_of_it = newest(world)
+    assert {one.name for one in set_of_it.by_hand} >= {*set_of_it.left_out} != set()
+    # The statements that are told make the rest of it, where the neighbours are.
+    assert left.count("```sql") == len(set_of_it.by_hand)
+    run_on_target(world, "RESET ROLE", *NEIGHBOURS, AS_OWNER)
+    run_on_target(world, *[text.replace("\n  ", "\n") for text in statements_named(left)])
+    after = capture(world.target.conninfo(world.database), bin_dir=world.target.bin, tables=["odd.t"])
+    assert before.differences(after) == []
+    run_on_target(world, "INSERT INTO odd.t VALUES (3)", "UPDATE odd.t SET v = 'c'", "DELETE FROM odd.t WHERE id = 3")
+
+
+def test_a_set_of_an_older_release_restores(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what is left out, but not how it is made."""
+    surround(world, monkeypatch, NEEDED["a policy"], NEEDED["a rule"])
+    world.backup(context=CONTEXT)
+    (folder,) = world.store_folder.glob(f"{CONTEXT}/daily/*")
+    older = newest(world).model_copy(update={"by_hand": []})
+    (folder / MANIFEST_FILE).write_bytes(render_manifest(older))
+    assert world.recover(context=CONTEXT).startswith("PASS")
+    assert "policy p on table odd.t is not in the backup" in to_do(report(world, f"{CONTEXT}-recovery"))
+
+
+TORN = {
+    "a default": ("ALTER TABLE t ADD COLUMN n bigint DEFAULT how_many()", "default value for column n of table odd.t", "users"),
+    "a check": ("ALTER TABLE t ADD CONSTRAINT few CHECK (how_many() < 9)", "constraint few on table odd.t", "users"),
+    "a domain": ("CREATE DOMAIN few AS int CHECK (how_many() < 9); ALTER TABLE t ADD COLUMN n few", "table odd.t", "users"),
+    "a parent": ("CREATE TABLE beside.root (id int NOT NULL); ALTER TABLE t INHERIT beside.root", "table odd.t", "root"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TORN)
+def test_a_table_that_cannot_be_made_without_anothers_is_refused(world: World, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    how_many = "CREATE FUNCTION how_many() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM beside.users; END"
+    statement, name, other = TORN[what]
+    surround(world, monkeypatch, how_many, statement)
+    with pytest.raises(BadInput, match=f"{name} needs table beside.{other}"):
+        world.backup(context=CONTEXT)
+    assert list(world.store_folder.rglob("manifest.json")) == []
+
+
+# --- what is part of no relation ------------------------------------------------------------------------------------------
+
+ALONG = (
+    "CREATE TYPE status AS ENUM ('open', 'closed'); ALTER TABLE t ADD COLUMN s status DEFAULT 'open'",
+    "CREATE CAST (varchar AS status) WITH INOUT AS IMPLICIT",
+    "CREATE FUNCTION is_open(status) RETURNS bool IMMUTABLE LANGUAGE sql AS $$SELECT $1 = 'open'::odd.status$$",
+    "CREATE CAST (status AS bool) WITH FUNCTION is_open(status)",
+    "CREATE FUNCTION differ(status, text) RETURNS bool LANGUAGE sql AS 'SELECT $1::text <> $2'",
+    "CREATE OPERATOR beside.<!> (FUNCTION = differ, LEFTARG = status, RIGHTARG = text)",
+    "CREATE SEQUENCE numbers START 40; ALTER TABLE t ADD COLUMN n bigint DEFAULT nextval('odd.numbers'::text::regclass)",
+    "CREATE TEXT SEARCH DICTIONARY words (TEMPLATE = simple, STOPWORDS = english)",
+    "CREATE TEXT SEARCH CONFIGURATION search (COPY = simple)",
+    "ALTER TEXT SEARCH CONFIGURATION search ALTER MAPPING FOR asciiword WITH words",
+    "ALTER TABLE t ADD COLUMN tsv tsvector",
+    "CREATE TRIGGER tsv BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION tsvector_update_trigger(tsv, 'odd.search', v)",
+    "CREATE FUNCTION beside.tax(int) RETURNS int LANGUAGE sql AS 'SELECT $1 / 10'",
+    "CREATE FUNCTION report() RETURNS SETOF t LANGUAGE sql AS 'SELECT * FROM odd.t WHERE beside.tax(id) = 0'",
+    "CREATE FUNCTION beside.how_many() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM odd.t); END'",
+    "CREATE VIEW beside.shown AS SELECT id, v FROM t; CREATE VIEW shown_again AS SELECT id FROM beside.shown",
+    "COMMENT ON VIEW shown_again IS 'ids'; GRANT SELECT ON shown_again TO consulting_app",
+    "CREATE DOMAIN word AS text CHECK (VALUE <> ''); CREATE TYPE pair AS (a word, b int)",
+    "CREATE TYPE span AS RANGE (subtype = numeric)",
+    "CREATE AGGREGATE smallest(int) (SFUNC = int4smaller, STYPE = int, SORTOP = <)",
+    'CREATE PROCEDURE "Work"(a int) LANGUAGE plpgsql AS $$BEGIN UPDATE odd.t SET v = v WHERE id = a; END$$',
+    "CREATE COLLATION odd_order (locale = 'C')",
+)  # fmt: skip
+ALONE = ("CREATE FUNCTION beside.theirs() RETURNS int LANGUAGE sql AS 'SELECT 7'", "CREATE DOMAIN beside.unused AS int")
+
+
+def odd_statements(world: World, server: LocalServer) -> dict[str, str]:
+    """Return what pg_dump prints of the schemas that the test made, but for what is others'."""
+    found = statements_of_all(server.conninfo(world.database), bin_dir=server.bin)
+    others = ("theirs", "unused", "users", "log", "DATABASE")
+    return {
+        name: text for name, text in found.items()
+        if re.search(r"\b(odd|beside)\b", name + text) and not any(word in name for word in others)
+    }  # fmt: skip
+
+
+def test_what_lives_beside_the_relations_comes_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    surround(world, monkeypatch, *ALONG, *ALONE)
+    before = odd_statements(world, world.source)
+    left = stored_and_recovered(world)
+    assert "Nothing" in left
+    assert newest(world).by_hand == []
+    after = odd_statements(world, world.target)
+    assert before == after
+    assert ask_target(world, "SELECT to_regprocedure('beside.theirs()'), to_regtype('beside.unused')") == [(None, None)]
+    run_on_target(
+        world, "INSERT INTO odd.t (id, v, s) VALUES (9, 'Schmidt the', 'closed'::varchar)", "CALL odd.\"Work\"(9)",
+        "SELECT odd.report(), beside.how_many(), s OPERATOR(beside.<!>) 'x'::text, s::bool FROM odd.t",
+    )  # fmt: skip
+    assert ask_target(world, "SELECT n, tsv::text FROM odd.t WHERE id = 9") == [(42, "'schmidt':1")]
+    assert rehearsed(world).startswith("PASS")
+    # Nothing differs from the set, neither for the witness nor for a restore in place; and what is dropped is missed.
+    assert world.run(integrity_check, "backup_reader", context=CONTEXT).startswith("PASS")
+    plan = {"context": CONTEXT, "in_place": True}
+    assert "nothing differs" in world.run(full_restore, "backup_restorer", **plan)
+    execute(world, "DROP FUNCTION odd.report()", "DROP VIEW odd.shown_again")
+    with pytest.raises(OperationError, match="objects of the newest backup: 2 offending"):
+        world.run(integrity_check, "backup_reader", context=CONTEXT)
+    sure = plan | {"dry_run": False, "confirm_database": world.database}
+    assert world.run(full_restore, "backup_restorer", **sure).startswith("RESTORED")
+    assert odd_statements(world, world.source) == before
+
+
+NAMED = {
+    "publication everything": "RESET ROLE; CREATE PUBLICATION everything FOR ALL TABLES; " + AS_OWNER,
+    "publication of table odd.t in publication ours": "RESET ROLE; CREATE PUBLICATION ours FOR TABLE t; " + AS_OWNER,
+    "default privileges on new relations belonging to role consulting_owner in schema odd":
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA odd GRANT SELECT ON TABLES TO consulting_app",
+    "event trigger noticed": """CREATE FUNCTION noticed() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+        RESET ROLE; CREATE EVENT TRIGGER noticed ON ddl_command_end EXECUTE FUNCTION odd.noticed(); SET ROLE consulting_owner""",
+    "view beside.mixed": "CREATE VIEW beside.mixed AS SELECT t.id FROM t JOIN beside.users ON t.u = users.id",
+    "function app_report()": """RESET ROLE; CREATE FUNCTION app_report() RETURNS int LANGUAGE sql AS 'SELECT 1';
+        ALTER FUNCTION app_report() OWNER TO consulting_app; SET ROLE consulting_owner""",
+    "table beside.log": """CREATE FUNCTION logged() RETURNS trigger LANGUAGE plpgsql
+            AS 'BEGIN INSERT INTO beside.log (id) VALUES (NEW.id); RETURN NEW; END';
+        CREATE TRIGGER logged BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION logged()""",
+    "cast from text to integer": "RESET ROLE; CREATE CAST (text AS integer) WITH INOUT; " + AS_OWNER,
+    "operator family whole for access method btree": "RESET ROLE; CREATE OPERATOR FAMILY whole USING btree; " + AS_OWNER,
+}  # fmt: skip
+
+
+def test_what_is_not_the_contexts_own_is_named_with_its_statement(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    surround(world, monkeypatch, *NAMED.values())
+    left = stored_and_recovered(world, writes_fail='relation "beside.log" does not exist')
+    found = {one.name: one for one in newest(world).by_hand}
+    unqualified = {name.replace("odd.", ""): one for name, one in found.items()}
+    assert [name for name in NAMED if name.replace("odd.", "") not in unqualified] == [], [*found]
+    assert [name for name, one in found.items() if not one.statements] == []
+    for text in (left, to_do(report(world, f"{CONTEXT}-recovery")), report(world, f"{CONTEXT}-backup")):
+        assert [name for name in found if f"{name} is not in the backup" not in text] == []
+    assert f"{len(found)} objects not in it" in report(world, f"{CONTEXT}-recovery").partition("\n## ")[0]
+    before = odd_statements(world, world.source)
+    with world.connect(world.target) as connection:
+        connection.execute(NEIGHBOURS[1].replace("CREATE TABLE", "CREATE SCHEMA beside; CREATE TABLE").encode())
+        for text in statements_named(left):
+            if "CREATE SCHEMA" not in text:
+                connection.execute(text.encode())
+    after = odd_statements(world, world.target)
+    assert before.keys() - after.keys() == set()
+
+
+CODE = (
+    "ALTER TABLE t ADD COLUMN h text",
+    "CREATE FUNCTION hashed() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.h := metaphone(NEW.v, 9); RETURN NEW; END'",
+    "CREATE TRIGGER hashed BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION hashed()",
+    # The extension has this function as well, and is needed by nothing of the context.
+    "CREATE FUNCTION given() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.u := gen_random_uuid(); RETURN NEW; END'",
+    "CREATE TRIGGER given BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION given()",
+    "CREATE FUNCTION pages() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM public.pg_freespace(1); RETURN NEW; END'",
+    "CREATE TRIGGER pages BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION pages()",
+    "CREATE TABLE words (word public.citext PRIMARY KEY)",
+)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("any_version", [15], indirect=True)
+def test_extensions_that_only_code_names(any_version: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, extensions = any_version, ("fuzzystrmatch", "pgcrypto", "pg_freespacemap", "citext")
+    execute(world, *(f"CREATE EXTENSION {name} SCHEMA public" for name in extensions))
+    surround(world, monkeypatch, *CODE, tables=["t", "words"])
+    assert "superuser" not in world.backup(context=CONTEXT) + report(world, f"{CONTEXT}-backup")
+    found = newest(world)
+    assert sorted(found.extensions) == ["citext", "fuzzystrmatch"]
+    assert [(one.name, one.why) for one in found.by_hand] == [
+        ("extension pg_freespacemap", "the code of function odd.pages() names it")
+    ]
+    drop_databases(world.source)
+    assert world.recover(context=CONTEXT).startswith("PASS")
+    (statement,) = statements_named(to_do(report(world, f"{CONTEXT}-recovery")))
+    execute(world, "INSERT INTO odd.t (id, v) VALUES (9, 'Schmidt')", statement, "DELETE FROM odd.t WHERE id = 1")
+    assert ask(world, "SELECT h FROM odd.t WHERE id = 9") == [("SKMTT",)]
+
+
+def test_what_superusers_own_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    surround(world, monkeypatch, "CREATE TABLE r (id int)", "RESET ROLE", "ALTER TABLE r OWNER TO postgres", tables=["t", "r"])
+    world.backup(context=CONTEXT)
+    assert "superuser postgres owns table odd.r: a recovery refuses that" in report(world, f"{CONTEXT}-backup")
+
+
+def test_what_the_context_file_includes_comes_along(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    included = [
+        {"kind": "function", "name": "beside.theirs()"}, {"kind": "type", "name": "beside.unused"},
+        {"kind": "function", "name": "beside.\"By App\"(integer)"},
+    ]  # fmt: skip
+    by_app = (
+        "RESET ROLE", "CREATE FUNCTION beside.\"By App\"(int) RETURNS int LANGUAGE sql AS 'SELECT 8'",
+        'ALTER FUNCTION beside."By App"(int) OWNER TO consulting_app; GRANT consulting_app TO backup_loader',
+    )  # fmt: skip
+    with world.target.connect() as connection:
+        connection.execute("GRANT consulting_app TO backup_loader")
+    surround(world, monkeypatch, *ALONE, *by_app, include=included)
+    try:
+        assert "Nothing" in stored_and_recovered(world)
+        assert ask_target(world, 'SELECT beside.theirs(), 5::beside.unused, beside."By App"(1)') == [(7, 5, 8)]
+    finally:
+        for server in (world.source, world.target):
+            with server.connect() as connection:
+                connection.execute("REVOKE consulting_app FROM backup_loader")
+
+
+WRONG = {
+    'there is no function "beside.theirs" in database .* \\(there is beside.theirs\\(\\)\\)': ("function", "beside.theirs"),
+    'view "beside.mixed" cannot be taken along: it needs table beside.users of another context': ("view", "beside.mixed"),
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_what_cannot_be_included_is_refused(world: World, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    kind, name = WRONG[said]
+    surround(world, monkeypatch, *ALONE, NAMED["view beside.mixed"], include=[{"kind": kind, "name": name}])
+    with pytest.raises(BadInput, match=f"include: .*{said}"):
+        world.backup(context=CONTEXT)
+    assert list(world.store_folder.rglob("manifest.json")) == []

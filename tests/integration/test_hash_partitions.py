@@ -1,0 +1,74 @@
+"""Partitions by the hash of an enum: elsewhere its labels have other oids, and a row another partition."""
+
+from typing import Any
+
+import pytest
+
+from flows.recovery import disaster_recovery, recovery_drill
+from flows.restore import full_restore, table_restore
+from tests.support.database import ask, execute
+from tests.support.example import DATABASE
+from tests.support.odd_schema import SET_UP, context
+from tests.support.restores import restore_by_hand
+from tests.support.world import World
+
+pytestmark = [pytest.mark.long, pytest.mark.every_variant]
+
+KIND = "CREATE TYPE kind AS ENUM ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h')"
+ROWS = "SELECT n, (enum_range(NULL::odd.kind))[1 + n % 8], 'v' FROM generate_series(1, 200) AS n"
+PARTITIONS = [
+    f"CREATE TABLE {{0}}_{number} PARTITION OF {{0}} FOR VALUES WITH (MODULUS 3, REMAINDER {number})" for number in range(3)
+]  # fmt: skip
+SCHEMAS = {
+    "by an enum": [
+        "CREATE TABLE t (id int, k kind, v text, PRIMARY KEY (id, k)) PARTITION BY HASH (k)",
+        *(one.format("t") for one in PARTITIONS), f"INSERT INTO t {ROWS}",
+    ],
+    "by another table's partition": [
+        "CREATE TABLE t (id int, k kind, v text, PRIMARY KEY (id, k, v)) PARTITION BY LIST (v)",
+        "CREATE TABLE t_v PARTITION OF t FOR VALUES IN ('v') PARTITION BY HASH (k, id)",
+        "CREATE TABLE t_rest PARTITION OF t DEFAULT", *(one.format("t_v") for one in PARTITIONS), f"INSERT INTO t {ROWS}",
+        "INSERT INTO t SELECT n, 'a', 'w' FROM generate_series(1, 7) AS n",
+    ],
+    "without a key": ["CREATE TABLE t (id int, k kind[], v text) PARTITION BY HASH (k)", *(one.format("t") for one in PARTITIONS),
+                      f"INSERT INTO t SELECT id, ARRAY[k], v FROM ({ROWS}) AS made (id, k, v)"],
+}  # fmt: skip
+ALL = "SELECT id, k::text, v FROM odd.t ORDER BY 1, 2, 3"
+PLACES = "SELECT tableoid::regclass::text, id, k::text FROM odd.t ORDER BY 1, 2, 3"
+
+
+def rows(world: World, database: str = DATABASE, query: str = ALL) -> list[Any]:
+    with world.source.connect(database) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("any_version", [15, 16, 18], indirect=True)
+def test_rows_that_belong_to_another_partition_where_they_are_restored(
+    any_version: World, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:  # fmt: skip
+    world, make = any_version, [*SET_UP, KIND, *SCHEMAS[name]]
+    execute(world, *make)
+    context(world, monkeypatch, ["t"])
+    before, places = rows(world), rows(world, query=PLACES)
+    assert world.backup(context="bc-901").startswith("STORED")
+    assert world.run(recovery_drill, "backup_restorer", context="bc-901").startswith("PASS")
+    restore_by_hand(world, "by_hand", context="bc-901")
+    assert rows(world, "by_hand") == before
+    assert world.run(full_restore, "backup_restorer", context="bc-901", target_database="beside").startswith("PASS")
+    assert rows(world, "beside") == before
+    execute(world, "DROP TABLE odd.t", "DROP TYPE odd.kind")
+    assert world.run(disaster_recovery, "backup_restorer", context="bc-901").startswith("PASS")
+    assert rows(world) == before
+    # Else nothing is shown.
+    assert rows(world, query=PLACES) != places
+    execute(world, "UPDATE odd.t SET v = 'v', id = id + 1000 WHERE id < 20", "DELETE FROM odd.t WHERE id BETWEEN 50 AND 90")
+    sure = {"context": "bc-901", "dry_run": False, "confirm_database": DATABASE}
+    assert world.run(full_restore, "backup_restorer", in_place=True, **sure).startswith("RESTORED")
+    assert rows(world) == before
+    execute(world, "DELETE FROM odd.t WHERE id < 60")
+    assert world.run(table_restore, "backup_restorer", table="t", mode="replace", **sure).startswith("RESTORED")
+    assert rows(world) == before
+    # No partition lost its rows to the eye of the next backup.
+    assert world.backup(context="bc-901").startswith("STORED")
+    assert ask(world, "SELECT count(*) FROM odd.t") == [(len(before),)]

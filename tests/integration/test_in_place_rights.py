@@ -1,0 +1,104 @@
+"""What a plan promises can be done: rights are asked for before it is said, none of others. What others lost is told."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from flows.restore import full_restore, table_restore
+from flows.retention import clean_up_old_data
+from tasks.core.errors import BadInput, OperationError
+from tests.support.damages import OTHERS
+from tests.support.database import ask, count, execute, unlike
+from tests.support.example import DATABASE
+from tests.support.reports import newest_report
+from tests.support.restores import plan, restore, safety_sets, undo
+from tests.support.world import World
+
+long = pytest.mark.long
+
+
+@pytest.fixture
+def lean(world: World) -> Iterator[World]:
+    """A login that may do what the tables' owner may, and nothing else, beside tables that it may not read."""
+    with world.source.connect() as connection:
+        connection.execute("CREATE ROLE lean LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE")
+        connection.execute("GRANT consulting_owner TO lean")
+    world.source.allow_login("lean")
+    execute(world, *OTHERS, "CREATE TABLE secret (id int, team_id uuid REFERENCES teams)", "REVOKE ALL ON secret FROM PUBLIC")
+    yield world
+    with world.source.connect() as connection:
+        connection.execute("DROP ROLE lean")
+
+
+def test_in_place_needs_no_right_on_tables_of_others(lean: World) -> None:
+    before = lean.state()
+    lean.backup()
+    execute(lean, "UPDATE teams SET purpose = 'wrong'")
+    words = {"in_place": True, "dry_run": False, "confirm_database": DATABASE}
+    assert str(lean.run(full_restore, "lean", **words)).startswith("RESTORED: ")
+    assert unlike(before, lean.state()) == []
+
+
+@long
+def test_a_clean_up_is_not_planned_where_it_could_not_archive(lean: World) -> None:
+    lean.backup()
+    with pytest.raises(BadInput, match=r'role "lean" may not read .*secret.*GRANT pg_read_all_data TO "lean"'):
+        lean.run(clean_up_old_data, "lean")
+
+
+@long
+def test_nothing_is_planned_where_what_is_missing_cannot_be_made(world: World) -> None:
+    world.backup()
+    execute(world, "DROP TABLE policy_scopes", "REVOKE CREATE ON SCHEMA public FROM consulting_owner, PUBLIC",
+            "ALTER SCHEMA public OWNER TO postgres")  # fmt: skip
+    with pytest.raises(OperationError, match=r"may make nothing in schema public.*GRANT CREATE ON SCHEMA public TO"):
+        plan(world)
+
+
+@long
+def test_what_others_lost_is_told(world: World) -> None:
+    execute(world, *OTHERS, "CREATE TABLE bc005.notes (review_id int REFERENCES bc005.reviews)",
+            "INSERT INTO bc005.notes SELECT id FROM bc005.reviews")  # fmt: skip
+    before = world.state()
+    world.backup()
+    execute(world, "TRUNCATE teams CASCADE")
+    planned = plan(world)
+    assert "seen, not restored: bc005.notes, bc005.reviews of other contexts" in planned
+    assert "bc005.reviews, which refers to public.teams, has no rows" in newest_report(world, "bc-004-restore-plan")
+    verdict = restore(world)
+    assert verdict.startswith("RESTORED: ")
+    assert "bc005.notes, bc005.reviews" in verdict
+    assert unlike(before, world.state()) == []
+
+
+@long
+def test_what_undoes_a_restore_that_removed_orphans(world: World) -> None:
+    world.backup()
+    execute(
+        world, "ALTER TABLE policy_scopes DROP CONSTRAINT policy_scopes_policy_fkey",
+        "INSERT INTO policy_scopes (policy_id, target_type, target_id, status) "
+        "SELECT gen_random_uuid(), 'team', gen_random_uuid(), 'active' FROM generate_series(1, 7)",
+    )  # fmt: skip
+    damaged = count(world, "policy_scopes")
+    assert restore(world).startswith("RESTORED: ")
+    back = count(world, "policy_scopes")
+    assert back == damaged - 7
+    with pytest.raises(OperationError, match=r"policy_scopes needs 7 rows .*DROP CONSTRAINT policy_scopes_policy_fkey"):
+        undo(world)
+    assert count(world, "policy_scopes") == back
+    execute(world, "ALTER TABLE policy_scopes DROP CONSTRAINT policy_scopes_policy_fkey")
+    (safety,) = safety_sets(world)
+    assert "7 inserted" in restore(world, backup=safety)
+    assert count(world, "policy_scopes") == damaged
+
+
+@long
+def test_what_undoes_a_restore_is_not_mended_away(world: World) -> None:
+    world.backup()
+    execute(world, "DELETE FROM organization_hierarchies WHERE depth > 0")
+    damaged = ask(world, "SELECT count(*) FROM organization_hierarchies")
+    words = {"table": "organization_hierarchies", "mode": "missing", "dry_run": False, "confirm_database": DATABASE}
+    assert str(world.run(table_restore, "backup_restorer", **words)).startswith("RESTORED: ")
+    undo(world)
+    assert ask(world, "SELECT count(*) FROM organization_hierarchies") == damaged
+    assert "Mended afterwards" not in newest_report(world)
