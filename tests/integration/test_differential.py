@@ -153,11 +153,12 @@ LAID_OUT_ANEW = {
 
 @pytest.mark.parametrize("change", [pytest.param(one, marks=long) for one in LAID_OUT_ANEW])
 def test_rows_that_no_transaction_touched_may_be_others(world: World, change: str) -> None:
-    column = {"an attribute made again": "note pair", "an object renamed": "note regclass"}.get(change, "note text")
-    value = {"an attribute made again": "'(1,old)'", "an object renamed": "'helper'"}.get(change, "'old'")
+    used, column, value = {
+        "an attribute made again": ("CREATE TYPE pair AS (a int, b text)", "note pair", "'(1,old)'"),
+        "an object renamed": ("CREATE TABLE helper (id int)", "note regclass", "'helper'"),
+    }.get(change, ("", "note text", "'old'"))
     execute(
-        world, "SET ROLE consulting_owner; CREATE TYPE pair AS (a int, b text); CREATE TABLE helper (id int)",
-        f"ALTER TABLE teams ADD COLUMN {column}", f"UPDATE teams SET note = {value}",
+        world, f"SET ROLE consulting_owner; {used}", f"ALTER TABLE teams ADD COLUMN {column}", f"UPDATE teams SET note = {value}"
     )  # fmt: skip
     world.backup()
     execute(world, "SET ROLE consulting_owner", *LAID_OUT_ANEW[change])

@@ -242,5 +242,6 @@ def test_what_jobs_could_not_make_beside_each_other_is_made_again(world: World) 
     log = world.target.data.parent / "server.log"
     earlier = log.stat().st_size
     assert world.recover().startswith("PASS")
-    assert log.read_bytes()[earlier:].count(b"already exists") == 1
+    # Rows that the trial of the triggers writes may be there already, too.
+    assert len(re.findall(rb'ERROR:  relation "\w+" already exists', log.read_bytes()[earlier:])) == 1
     world.assert_recovered(before)
