@@ -117,11 +117,13 @@ def _write(
 def _exercise(connection: Connection, table: _Table, event: str, path: str) -> Iterator[Exercise]:
     place = {"schema": table.schema, "name": table.name}
     holding = connection.execute(sql.triggers.WITH_ROWS, place).fetchall()
-    rows = [
-        (schema, name, *row)
-        for schema, name in holding
-        for row in connection.execute(sql.triggers.some_rows(schema, name, ROWS_TRIED)).fetchall()
-    ]
+    # Planning alone may run what an index is on.
+    with source_path(connection, path):
+        rows = [
+            (schema, name, *row)
+            for schema, name in holding
+            for row in connection.execute(sql.triggers.some_rows(schema, name, ROWS_TRIED)).fetchall()
+        ]
     triggers = table.triggers[event]
     ways = [way for row in rows for way in _ways(table, event, *row)]
     if event == "INSERT" and not rows:
