@@ -332,7 +332,8 @@ def test_a_sequence_of_others_never_goes_back(world: World) -> None:
     execute(world, *make, "SELECT setval('shared', 1000000)")
     assert world.recover().startswith("PASS")
     with world.connect(world.target) as connection:
-        assert connection.execute("SELECT last_value FROM shared").fetchall() == [(1_000_000,)]
+        # The trial of writes takes a value or two, which no sequence gets back.
+        assert connection.execute("SELECT last_value >= 1000000 FROM shared").fetchall() == [(True,)]
 
 
 @pytest.mark.long
