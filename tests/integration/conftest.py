@@ -1,5 +1,6 @@
 """Real servers for the integration tests, and the worlds in which they back up and recover."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -15,9 +16,10 @@ from tenacity import BaseRetrying, wait_none
 
 from deployments import local
 from deployments.local import LocalS3, LocalServer
-from tasks.run import site
+from tasks.run import run, site
 from tests.support import drawn_schemas
-from tests.support.archives import RESOLVED
+from tests.support.archives import ONE_YEAR_IS_DUE, RESOLVED
+from tests.support.clock import at
 from tests.support.contexts import write_context
 from tests.support.database import execute
 from tests.support.drawn_schemas import TwoServers
@@ -36,6 +38,15 @@ LEAN = {"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false", "PREFECT_S
 def interruptible() -> None:
     """Let the flows that tests start be interrupted, even where a shell started the tests in its background: it ignores SIGINT."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runs_in_order() -> Iterator[None]:
+    """Number the runs of this process: where two begin in one second, the ids of their sets tell which came first."""
+    numbers = itertools.count(0x1000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "new_run_id", lambda: f"{next(numbers):04x}")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -134,10 +145,12 @@ def any_version(servers: Servers, prefect_api: str, folder: Path, request: pytes
 
 
 @pytest.fixture
-def old(world: World) -> World:
+def old(world: World) -> Iterator[World]:
     """A database whose years before 2023 have had their time, of which 2021 is gone, and none is held."""
     execute(world, "DROP TABLE policy_violations_2021", RESOLVED)
-    return world
+    with pytest.MonkeyPatch.context() as patch:
+        at(patch, ONE_YEAR_IS_DUE)
+        yield world
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from flows.retention import clean_up_old_data, prune_backups
 from flows.views import refresh_views
 from flows.watch import backup_report, verify_backups, watch_recovery_point
 from tests.support import decoys
-from tests.support.archives import RESOLVED
+from tests.support.archives import ONE_YEAR_IS_DUE, RESOLVED
 from tests.support.clean_ups import clean_up_sets, rules
 from tests.support.clock import at, later
 from tests.support.contexts import edit_context
@@ -154,7 +154,7 @@ def test_no_flow_calls_a_decoy(among_decoys: World, monkeypatch: pytest.MonkeyPa
     run(refresh_views)
     execute(world, "DROP TABLE policy_violations_2021", RESOLVED)
     with monkeypatch.context() as patch:
-        at(patch, "2026-01-15T05:00+09:00")
+        at(patch, ONE_YEAR_IS_DUE)
         run(create_partitions)
         assert run(archive_partitions, **CONFIRMED).endswith("policy_violations_2022 archived and dropped")
         run(reattach_partition, year="2022", mode="side-by-side")

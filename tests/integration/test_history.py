@@ -33,7 +33,7 @@ from tasks.core.sets.manifest_file import parse_manifest
 from tasks.database.snapshot import Snapshot
 from tasks.in_place import safety_set
 from tests.support.adoption import adopt
-from tests.support.archives import RESOLVED, ROW, archive, archives, reattach
+from tests.support.archives import ONE_YEAR_IS_DUE, RESOLVED, ROW, archive, archives, reattach
 from tests.support.clock import at, later
 from tests.support.database import ask, execute
 from tests.support.example import CONTEXT, DATABASE, copy_template, make_template
@@ -213,7 +213,7 @@ def test_a_partition_is_not_dropped_on_the_word_of_another_life(
     with living(lab, machine):
         execute(lab, "DROP TABLE policy_violations_2021", RESOLVED, held)
     before = machine.copy(f"{machine.folder.name}-before")
-    at(monkeypatch, "2026-01-15T05:00+09:00")
+    at(monkeypatch, ONE_YEAR_IS_DUE)
     with living(lab, machine):
         execute(lab, change.format("lost", ROW))
         transactions(lab, 60)

@@ -35,8 +35,9 @@ from tasks.run.run import Run, warn_of_unsafe
 from tasks.sets import texts
 from tasks.store.address import StoreAddress, open_store
 from tasks.store.folder import FolderStore
-from tests.support.archives import RESOLVED, archive, archives
-from tests.support.clean_ups import clean_up, clean_up_sets, rules
+from tests.support.archives import ONE_YEAR_IS_DUE, RESOLVED, archive, archives
+from tests.support.clean_ups import OLD, clean_up, clean_up_sets, rules
+from tests.support.clock import at
 from tests.support.contexts import edit_context
 from tests.support.database import ask, execute
 from tests.support.example import CONTEXT, DATABASE
@@ -120,7 +121,7 @@ def cleaned(world: World) -> tuple[World, Path, list[str]]:
         world,
         "INSERT INTO policy_scopes (policy_id, target_type, target_id) SELECT p.id, 'team', t.id FROM teams t "
         "CROSS JOIN LATERAL (SELECT id FROM governance_policies ORDER BY id LIMIT 1) p "
-        "WHERE t.deleted_at < current_date - interval '3 years' ON CONFLICT DO NOTHING",
+        f"WHERE {OLD['teams']} ON CONFLICT DO NOTHING",
     )
     clean_up(world)
     (manifest,) = clean_up_sets(world)["teams"]
@@ -466,6 +467,7 @@ def test_marks_that_say_anything(stored: World, two_sets: TwoSets, mark: str) ->
 @long
 def test_no_partition_is_dropped_on_a_marks_word(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The set says what the live rows are, and its mark that it was read back: its bytes are others."""
+    at(monkeypatch, ONE_YEAR_IS_DUE)
     execute(world, "DROP TABLE policy_violations_2021", RESOLVED)
 
     def stop(*_: object) -> None:

@@ -29,7 +29,7 @@ from tasks.database import locks
 from tasks.database.locks import SPACE, context_lock
 from tasks.store.folder import FolderStore
 from tasks.store.s3 import S3Store
-from tests.support.archives import RESOLVED
+from tests.support.archives import ONE_YEAR_IS_DUE, RESOLVED
 from tests.support.clock import at, later
 from tests.support.contexts import edit_context
 from tests.support.database import ask, execute, server_of
@@ -342,8 +342,9 @@ def leaves(world: World) -> list[Any]:
     return ask(world, asked)
 
 
-def archiving(world: World, *, back: bool) -> Story:
+def archiving(world: World, patch: pytest.MonkeyPatch, *, back: bool) -> Story:
     """Return the story of a partition that is archived, or of its way back."""
+    at(patch, ONE_YEAR_IS_DUE)
     execute(world, "DROP TABLE policy_violations_2021", RESOLVED)
 
     def attach() -> None:
@@ -372,8 +373,8 @@ STORIES: dict[str, Callable[[World, pytest.MonkeyPatch], Story]] = {
     "disaster recovery": lambda world, _: recovery(world),
     "into an empty database": lambda world, _: into_an_empty_database(world),
     "drill": lambda world, _: drilling(world),
-    "archive": lambda world, _: archiving(world, back=False),
-    "reattach": lambda world, _: archiving(world, back=True),
+    "archive": lambda world, patch: archiving(world, patch, back=False),
+    "reattach": lambda world, patch: archiving(world, patch, back=True),
     "create partitions": creating,
     "clean-up": cleaning,
 }

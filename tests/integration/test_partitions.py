@@ -20,6 +20,12 @@ from tests.support.world import World
 long = pytest.mark.long
 
 
+@pytest.fixture(autouse=True)
+def december(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs begin when 2027 is the year that is to come."""
+    at(monkeypatch, "2026-12-01T04:00+09:00")
+
+
 def create(world: World, **parameters: Any) -> str:
     return str(world.run(create_partitions, "backup_restorer", **parameters))
 
@@ -33,8 +39,7 @@ def partition_of(world: World, name: str) -> dict[str, Any]:
     }
 
 
-def test_what_is_missing_is_made_while_users_work(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    at(monkeypatch, "2026-12-01T04:00+09:00")
+def test_what_is_missing_is_made_while_users_work(world: World) -> None:
     made = partition_of(world, "policy_violations_2027")
     execute(world, "DROP TABLE policy_violations_2027", "DROP TABLE policy_violations_2024")
     with traffic(world.connect, USERS) as seen:
@@ -132,7 +137,6 @@ MONTHLY = """
 
 @long
 def test_months_and_a_time_with_zone(world: World, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at(monkeypatch, "2026-12-01T04:00+09:00")
     owner = "SET ROLE consulting_owner"
     execute(
         world, owner, "CREATE TABLE meetings (id int, held_at timestamptz NOT NULL, PRIMARY KEY (id, held_at)) "

@@ -15,6 +15,8 @@ RESOLVED = (
     "UPDATE policy_violations SET status = 'resolved', resolved_at = detected_at "
     "WHERE status = 'active' AND detected_at < '2024-01-01'"
 )
+# When the years before 2023 are past what the example's rule keeps, and 2023 is not.
+ONE_YEAR_IS_DUE = "2026-01-15T05:00+09:00"
 ROW = "(SELECT min(id::text)::uuid FROM policy_violations_2022)"
 ROWS = "SELECT count(*), md5(string_agg(v::text, '' ORDER BY v.id)) FROM policy_violations v WHERE detected_at < '2023-01-01'"
 

@@ -22,12 +22,14 @@ from tests.support.database import execute
 from tests.support.example import CONTEXT, DATABASE, TABLES
 from tests.support.world import World
 
+# Where the rules draw the line: three years before the day on which a run begins, in the zone of the context.
+THREE_YEARS_AGO = "((now() AT TIME ZONE 'Asia/Tokyo')::date - interval '3 years')"
 # Rows that are too old, by table; what the rules would take were it not for what holds it.
 OLD = {
-    "team_leaders": "status = 'inactive' AND removed_at < current_date - interval '3 years'",
-    "team_members": "status = 'inactive' AND left_at < current_date - interval '3 years'",
-    "organization_members": "status = 'inactive' AND left_at < current_date - interval '3 years'",
-    "teams": "deleted_at < current_date - interval '3 years'",
+    "team_leaders": f"status = 'inactive' AND removed_at < {THREE_YEARS_AGO}",
+    "team_members": f"status = 'inactive' AND left_at < {THREE_YEARS_AGO}",
+    "organization_members": f"status = 'inactive' AND left_at < {THREE_YEARS_AGO}",
+    "teams": f"deleted_at < {THREE_YEARS_AGO}",
 }
 A_TEAM = f"(SELECT min(id::text)::uuid FROM teams WHERE {OLD['teams']})"
 GREEDY = (
