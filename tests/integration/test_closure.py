@@ -59,7 +59,7 @@ NEEDED = {
 WRITES_FAIL = {"a function behind a function": r"function odd\.users_now\(\) does not exist"}
 
 
-@pytest.mark.parametrize("what", first_quick(1, [*WRITES_FAIL, *(NEEDED.keys() - WRITES_FAIL.keys())]))
+@pytest.mark.parametrize("what", first_quick(1, sorted(NEEDED, key=lambda what: what not in WRITES_FAIL)))
 def test_what_another_contexts_table_is_needed_for_is_left_out_and_named(
     world: World, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:

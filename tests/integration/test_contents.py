@@ -277,7 +277,8 @@ ARTIFACTS = ["bc-004-backup", "bc-004-backup-relations", "bc-004-recovery", "bc-
 
 
 def _artifact(api: str, key: str, set_id: str) -> dict[str, Any]:
-    answer = httpx.post(f"{api}/artifacts/filter", json={"artifacts": {"key": {"any_": [key]}}})
+    asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
+    answer = httpx.post(f"{api}/artifacts/filter", json=asked)
     (found,) = (one for one in answer.raise_for_status().json() if set_id in one["description"])
     return dict(found)
 

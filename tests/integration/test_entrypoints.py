@@ -70,6 +70,9 @@ def test_deployments_say_what_they_are_in_both_languages() -> None:
 
 def told_by_hand(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[object, str]:
     """Return exit code and text of a command line that is refused, or asks for help."""
+    # However wide the terminal is, and whoever wants colours.
+    for name, value in (("COLUMNS", "200"), ("NO_COLOR", "1"), ("FORCE_COLOR", "")):
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.argv", ["restore", "restore_cleaned_up", *words])
     with pytest.raises(SystemExit) as ended:
         run_from_command_line(restore_cleaned_up)
