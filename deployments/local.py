@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import boto3
@@ -138,11 +138,13 @@ def postgres(
     """
     with nullcontext(_for_server(kept)) if kept else _private_folder() as folder:
         bin_folder = copy_of.bin if copy_of else _reachable(bin_folder or wheel_bin(), folder)
-        server = LocalServer(free_port(), bin_folder, folder / "data", copy_of.password if copy_of else _password(folder))
+        server = LocalServer(0, bin_folder, folder / "data", copy_of.password if copy_of else _password(folder))
         if copy_of:
             _copy(copy_of, server)
         elif not server.data.exists():
             _initialize(server, folder)
+        # Not before its files are made, which takes seconds in which others may take the port.
+        server = replace(server, port=free_port())
         options = {
             "port": str(server.port), "listen_addresses": HOST, "unix_socket_directories": "", "fsync": "off",
             "max_wal_size": "4GB", **settings,
