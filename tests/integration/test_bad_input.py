@@ -33,6 +33,7 @@ from tasks.store.address import StoreAddress
 from tests.support import PROJECT
 from tests.support.example import CONTEXT, DATABASE
 from tests.support.faults import wait_for
+from tests.support.moments import SECONDS
 from tests.support.servers import databases, prepare
 from tests.support.world import TwoSets, World
 
@@ -86,7 +87,7 @@ def untouched(world: World) -> Iterator[None]:
     yield
     assert facts() == before
     # A session that was closed gives its lock back when its backend has noticed.
-    wait_for(lambda: not any(advisory_locks(one) for one in servers), 5, "the locks to be given back")
+    wait_for(lambda: not any(advisory_locks(one) for one in servers), SECONDS, "the locks to be given back")
     assert not [path for path in (world.folder / "staging").glob("*") if path.is_dir()]
 
 
@@ -538,7 +539,7 @@ def test_a_staging_folder_that_fills_up_on_the_way(world: World) -> None:
     assert "reading public." in said and "No space left on device" in said
     assert "free some space, or set BACKUP_STAGING to a larger disk" in said
     assert not list(world.store_folder.rglob("manifest.json"))
-    wait_for(lambda: not advisory_locks(world.source), 5, "the lock to be given back")
+    wait_for(lambda: not advisory_locks(world.source), SECONDS, "the lock to be given back")
 
 
 def test_no_space_for_what_is_downloaded(filled: World, two_sets: TwoSets) -> None:

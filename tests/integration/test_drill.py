@@ -157,12 +157,10 @@ def alter_manifest(folder: Path, change: Callable[[Manifest], dict[str, Any]]) -
     file.write_bytes(render_manifest(manifest.model_copy(update=change(manifest))))
 
 
-def age(folder: Path, by: timedelta) -> None:
-    """Let a set be older than it is."""
-    alter_manifest(
-        folder,
-        lambda manifest: {"snapshot": manifest.snapshot.model_copy(update={"instant": manifest.snapshot.instant - by})},
-    )
+def age(folder: Path, to: timedelta) -> None:
+    """Let a set be so old, however long ago it was taken."""
+    instant = datetime.now(UTC) - to
+    alter_manifest(folder, lambda manifest: {"snapshot": manifest.snapshot.model_copy(update={"instant": instant})})
 
 
 def as_stored(path: str, file: Path) -> StoredObject:
@@ -753,7 +751,7 @@ def test_an_interrupted_drill_leaves_nothing(held: Gates, number: signal.Signals
     assert len(databases(world.target)) == 1
     held.flow.process.send_signal(number)
     assert held.flow.wait() not in (0, None)
-    held.flow.wait_until_gone(5)
+    held.flow.wait_until_gone()
     assert databases(world.target) == set()
     assert moments.staged(world) == []
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
@@ -288,14 +287,12 @@ def test_interrupt_cleans_up(held: Gates, step: Callable[[Gates], None], number:
         world.backup()
     sets = listed_sets(world)
     step(held)
-    began = time.monotonic()
     held.flow.process.send_signal(number)
     # A network that is silent for ever has limits of its own; here it only was slow.
     held.source.pass_through()
     held.target.pass_through()
     assert held.flow.wait() != 0
-    held.flow.wait_until_gone(5)
-    assert time.monotonic() - began < 60
+    held.flow.wait_until_gone()
     assert staged(world) == []
     assert listed_sets(world) == sets
     assert databases(world.target) == set()

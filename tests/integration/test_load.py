@@ -69,7 +69,8 @@ class Change:
 
     def begin(self) -> None:
         """Return when it is done, or queued behind the backup's locks; from then on the writer may queue behind it."""
-        assert self.writer.rate >= 200
+        before = self.writer.transactions
+        wait_for(lambda: self.writer.transactions > before + 20, SECONDS, "load")
         self.thread.start()
         wait_for(lambda: not self.thread.is_alive() or self.waits(), SECONDS, "the change")
 

@@ -5,7 +5,6 @@ import pwd
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -197,12 +196,12 @@ def test_a_refusal_is_told_at_once(store: Store, front: Front, tmp_path: Path, n
     refusal, said = REFUSALS[name]
     front.refuse = lambda asked: refusal if asked.writes else None
     file = file_of(tmp_path, SIZES[size])
-    began = time.monotonic()
 
     with pytest.raises(BadInput, match=said) as error:
         store.put("large", file, "STANDARD_IA", {})
 
-    assert time.monotonic() - began < 5
+    # Once, and once more where another class may help.
+    assert len(front.refused) == 1 + ("STANDARD too" in name)
     assert "network" not in str(error.value) and "None" not in str(error.value) and "\n" not in str(error.value)
 
 
@@ -476,10 +475,10 @@ def test_a_certificate_that_is_not_trusted_is_told_at_once(
     if bundle:
         monkeypatch.setenv("AWS_CA_BUNDLE", {"own": str(certificate), "empty": str(tmp_path / "empty")}.get(bundle, bundle))
     with over_tls(certificate) as (port, connections):
-        store, began = open_store(StoreAddress(s3.url, credentials(s3, f"https://{host}:{port}"))), time.monotonic()
+        store = open_store(StoreAddress(s3.url, credentials(s3, f"https://{host}:{port}")))
         with pytest.raises(BadInput, match=said) as error:
             store.put("a", file_of(tmp_path, 1000), "STANDARD", {})
-    assert time.monotonic() - began < 5 and len(connections) <= 1
+    assert len(connections) <= 1
     assert "network" not in str(error.value)
 
 

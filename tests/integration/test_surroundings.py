@@ -17,6 +17,8 @@ from tasks.run import site
 from tests.support.contexts import write_context
 from tests.support.database import ask, execute
 from tests.support.example import DATABASE
+from tests.support.faults import wait_for
+from tests.support.moments import SECONDS
 from tests.support.servers import CONTRIB
 from tests.support.world import World
 
@@ -102,6 +104,9 @@ def test_a_limit_of_connections_is_told_before_anything_is_touched(logins: World
     with pytest.raises(BadInput, match=r'ROLE "backup_reader" has CONNECTION LIMIT 4, \d are in use, and this run takes 4 more'):
         logins.backup()
     assert logins.set_folders() == []
+    # A session that was closed counts until its backend has noticed.
+    left = "SELECT FROM pg_stat_activity WHERE usename = 'backup_reader'"
+    wait_for(lambda: not ask(logins, left), SECONDS, "the end of its sessions")
     execute(logins, "ALTER ROLE backup_reader CONNECTION LIMIT 6")
     assert logins.backup().startswith("STORED")
     with logins.target.connect() as connection:
