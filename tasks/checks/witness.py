@@ -7,6 +7,7 @@ from dataclasses import replace
 import psycopg
 
 from tasks.checks.integrity import SAMPLE_ROWS, WITNESSES, calls_code, missing_relations, one_snapshot, without_missing
+from tasks.checks.large_objects import compare_large_objects
 from tasks.core import sql
 from tasks.core.backup.row_loss import archived_since, cleaned_since, lost_rows, tables_by_hash
 from tasks.core.checks.definition import Check, Finding, Severity, Verdict, judge
@@ -47,6 +48,7 @@ def compare_with_newest_backup(
         archives, cleaned = departed_sets(store, context.name)
         gone = archived_since(manifest, archives), cleaned_since(manifest, cleaned)
         lost, fewer, changed, unknown = _losses(server, loader, database, run, context, manifest, timeout_seconds, *gone)
+        large = compare_large_objects(server, database, run, context, store, manifest, timeout_seconds)
         lack = find_lack(store, name_of(manifest), manifest)
     except (OperationError, psycopg.Error) as error:
         note = message_of(error) if isinstance(error, psycopg.Error) else str(error)
@@ -60,7 +62,7 @@ def compare_with_newest_backup(
         objects = replace(objects, verdict=Verdict.BROKEN, note=f"{manifest.id} is damaged: {lack}; take a backup now")
     return [
         *(Finding(f"rows of {name}", Severity.WARNING, Verdict.NOT_RUN, note=NOT_COUNTED) for name in unknown), objects, rows,
-        _judge_changed(manifest, changed),
+        _judge_changed(manifest, changed), *large,
     ]  # fmt: skip
 
 

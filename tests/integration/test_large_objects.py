@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flows.checks import integrity_check
 from flows.partitions import archive_partitions, reattach_partition
 from flows.recovery import recovery_drill
 from flows.restore import full_restore, restore_cleaned_up, table_restore
@@ -71,6 +72,27 @@ def test_a_differential_has_those_that_changed(any_version: World, monkeypatch: 
     (differential,) = world.set_folders("differential", CONTEXT)
     restore_by_hand(world, "by_hand", differential.name, CONTEXT)
     assert seen(world, database="by_hand") == before
+
+
+@long
+@every_version
+def test_the_newest_backup_is_a_witness_of_them(any_version: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rows still name is lost, emptied or changed; what went with its row is not missed."""
+    world = any_version
+    documents(world, monkeypatch)
+    world.backup(context=CONTEXT)
+    checked = {"flow": integrity_check, "user": "backup_reader", "context": CONTEXT}
+    assert world.run(**checked).startswith("PASS")
+    put(world, 71010, "00ff")
+    execute(world, "SELECT lo_unlink(71012)", "UPDATE odd.p SET file = NULL WHERE file = 71012")
+    assert world.run(**checked).startswith("PASS")
+    text = report(world, f"{CONTEXT}-integrity")
+    assert "0 lost, 1 changed" in text and "8 looked for, 7 of them read" in text and "71010 holds something else" in text
+    execute(world, "SELECT lo_unlink(71013), lo_unlink(71003)", "SELECT lo_truncate(lo_open(71001, 131072), 0)")
+    with pytest.raises(OperationError, match=r"large objects of the newest backup: 4 offending"):
+        world.run(**checked)
+    text = report(world, f"{CONTEXT}-integrity")
+    assert "3 lost, 1 changed" in text and "71003 is gone or empty" in text
 
 
 @long

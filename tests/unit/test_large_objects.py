@@ -20,6 +20,7 @@ from tasks.core.sets.large_objects import (
     parse_index,
     render_index,
     total_of,
+    within_budget,
 )
 from tasks.core.sets.large_objects import PAGES as PAGES_FILE
 from tasks.core.sets.name import SetName
@@ -145,3 +146,18 @@ def test_a_manifest_has_all_of_it_in_its_place(wrong: dict[str, Any]) -> None:
     assert manifest(**large).objects[-1].path == INDEX
     with pytest.raises(ValueError, match=r"large objects and their index|is not where a backup puts it"):
         manifest(**large | wrong)
+
+
+def test_in_time_every_object_has_its_turn_within_a_budget() -> None:
+    objects = [large_object(oid, [b"%d\t0\t\\\\x00\n" % oid]) for oid in range(1, 6)]
+    each = objects[0].plain_bytes
+    turns = [within_budget(objects, f"set {number}", 2 * each) for number in range(50)]
+    assert {len(one) for one in turns} == {2}
+    assert {one.oid for some in turns for one in some} == {1, 2, 3, 4, 5}
+    assert len(within_budget(objects, "a set", 0)) == 1
+    assert within_budget(objects, "a set", 99 * each) != [] == within_budget([], "a set", 1)
+
+
+def test_what_holds_no_byte_is_empty() -> None:
+    pages: list[list[bytes]] = [[], [b"77\t0\t\\\\x\n"], [b"77\t0\t\\\\x00\n"], [b"77\t0\t\\\\x\n", b"77\t2048\t\\\\x00\n"]]
+    assert [large_object(77, some).is_empty for some in pages] == [True, True, False, False]

@@ -5,6 +5,7 @@ The index has one line of JSON for each; their pages are lines of COPY text, so 
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from itertools import groupby
 from typing import Literal
 
@@ -50,6 +51,11 @@ class LargeObject(StoredModel):
     plain_bytes: Count
     digest: str = Field(pattern=DIGEST)
     inherited: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no byte: it has no page, or the empty one that lo_truncate leaves."""
+        return self.plain_bytes <= len(f"{self.oid}\t0\t\\\\x\n")
 
 
 def render_index(objects: Iterable[LargeObject]) -> bytes:
@@ -118,6 +124,18 @@ def other_contents(objects: Iterable[LargeObject], read: Mapping[int, RowDigest]
     return [
         one.oid for one in objects if (found := read.get(one.oid, none)) and (found.rows, found.hex) != (one.pages, one.digest)
     ]  # fmt: skip
+
+
+def within_budget(objects: Sequence[LargeObject], set_id: str, most_bytes: int) -> list[LargeObject]:
+    """Return as many objects as fit, at least one, in a row that begins elsewhere with each set: in time all have their turn."""
+    first = int.from_bytes(sha256(set_id.encode()).digest()) % max(len(objects), 1)
+    chosen, total = list[LargeObject](), 0
+    for one in (*objects[first:], *objects[:first]):
+        total += one.plain_bytes
+        if chosen and total > most_bytes:
+            break
+        chosen.append(one)
+    return chosen
 
 
 def staying(large: LargeObjects | None) -> list[str]:
