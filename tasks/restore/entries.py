@@ -7,6 +7,7 @@ path of its source.
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 
 import psycopg
 from prefect import get_run_logger
@@ -16,7 +17,7 @@ from tasks.core.postgres.archive_script import Chunk
 from tasks.core.postgres.connection import Connection
 from tasks.core.postgres.grants import grants_by_others, without_grants_by_others
 from tasks.core.postgres.messages import message_of
-from tasks.core.postgres.source_path import execute_written
+from tasks.core.postgres.source_path import NOT_FOUND, execute_written
 from tasks.database.locks import LOCK_WAIT_SECONDS
 from tasks.restore.grants import make_grants
 
@@ -44,16 +45,33 @@ def create_frame_entry(connection: Connection, entry: Chunk) -> None:
         connection.execute(OWNED.sub(b"", entry.statements))
 
 
+def _create_for_oneself(connection: Connection, schema: Chunk) -> None:
+    """Make a schema that is not there, of an owner for whom this session's login may not act."""
+    with suppress(*IS_THERE, psycopg.errors.InsufficientPrivilege), connection.transaction():
+        connection.execute(OWNED.sub(b"", schema.statements))
+
+
 def create_all(connection: Connection, settings: bytes, chunks: Iterable[Chunk], path: str) -> None:
     """Make every entry, or, where one fails, none of them.
+
+    What names by a text alone what comes later, as a dictionary may another one, is made after it.
 
     Raises:
         psycopg.Error: one cannot be made.
     """
     with connection.transaction():
         connection.execute(settings)
-        for chunk in chunks:
-            execute_written(connection, chunk.statements, path)
+        left = [*chunks]
+        while left:
+            failed = list[tuple[Chunk, psycopg.Error]]()
+            for chunk in left:
+                try:
+                    execute_written(connection, chunk.statements, path)
+                except NOT_FOUND as error:
+                    failed.append((chunk, error))
+            if len(failed) == len(left):
+                raise failed[0][1]
+            left = [chunk for chunk, _ in failed]
     connection.execute(sql.session.FIXED_SETTINGS)
 
 
@@ -94,10 +112,12 @@ def create_missing(
             get_run_logger().info("not made: %s", message_of(error))
         except psycopg.errors.InsufficientPrivilege as error:
             # An extension that is there may be another's; CREATE … IF NOT EXISTS does not say that it was. A schema that is missing
-            # and may not be made was told before anything was touched.
+            # and may not be made was told before anything was touched; what is there, a login without CREATE is not told.
             if not any(words in chunk.statements for words in (b"COMMENT ON EXTENSION", b"\nCREATE SCHEMA ")):
                 raise
             get_run_logger().info("not made: %s", message_of(error))
+            if OWNED.search(chunk.statements):
+                _create_for_oneself(connection, chunk)
         else:
             made.add(chunk.dump_id)
     connection.execute(sql.session.FIXED_SETTINGS)

@@ -17,6 +17,7 @@ from tasks.core.database.comparison import compare_inventories, missing_objects
 from tasks.core.database.objects import TABLES, ForeignKey, InventoryItem
 from tasks.core.errors import BrokenKey, MisplacedRow, OperationError, RestoreDiffers, UnsafeTarget
 from tasks.core.postgres.connection import Connection, Server, connect
+from tasks.core.postgres.grants import takes_from_owner
 from tasks.core.postgres.messages import message_of
 from tasks.core.postgres.source_path import read_source_path, source_path
 from tasks.core.rows.digest import RowDigest
@@ -95,7 +96,8 @@ def _fill(
     with phases.phase("schema before data"):
         connection.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
         had_tables = _lock_empty(connection, context)
-        to_do = create_missing(connection, *read_chunks(run, pg_restore, "pre-data", archive, listing), made, path)
+        settings, chunks = read_chunks(run, pg_restore, "pre-data", archive, listing)
+        to_do = create_missing(connection, settings, (one for one in chunks if not takes_from_owner(one)), made, path)
     # Views may still be missing: some are made after the data.
     members = catalog.read_members(connection, context.model_copy(update={"views": []}))
     with unforced_tables(connection, members.oids):
@@ -108,6 +110,7 @@ def _fill(
         with phases.phase("indexes, keys, triggers"), progress.of(run, "making indexes and keys", {}, manifest.zone):
             connection.execute(sql.session.SORT_IN_MEMORY)
             to_do += create_missing(connection, *read_chunks(run, pg_restore, "post-data", archive, listing), made, path)
+            to_do += create_missing(connection, settings, filter(takes_from_owner, chunks), made, path)
             within, outbound = _keys_to_make(manifest, dropped)
             keys = make_keys(connection, within, LOCK_WAIT_SECONDS)
     with phases.phase("statistics and views"):

@@ -13,7 +13,7 @@ from tasks.core.postgres import programs
 from tasks.core.postgres.archive_script import Chunk
 from tasks.core.postgres.archive_toc import failed_entries, parse_list, some_of_list, split_list
 from tasks.core.postgres.connection import Connection, Server, connect
-from tasks.core.postgres.grants import grants_by_others, without_grants_by_others
+from tasks.core.postgres.grants import grants_by_others, takes_from_owner, without_grants_by_others
 from tasks.core.postgres.messages import message_of, without_rows
 from tasks.core.postgres.programs import Ended, Program
 from tasks.core.postgres.source_path import read_source_path
@@ -113,7 +113,8 @@ def _run(target: Target, run: Run, pg_restore: Program, section: str, archive: P
 class Listing:
     """Three parts of a -L list: schemas and extensions, which the login makes that makes the database; and all else.
 
-    Of that, entries are `delegated` that have grants by others than the owner: pg_restore makes those for a superuser alone.
+    Of that, entries are `delegated`, for when all else is made, that have grants by others than the owner, which pg_restore makes
+    for a superuser alone, or that take privileges from the owner.
     """
 
     frame: Path
@@ -127,7 +128,7 @@ def split_listing(run: Run, pg_restore: Program, archive: Path, listing: Path, e
     _, chunks = read_chunks(run, pg_restore, None, archive, listing)
     frame, objects = split_list(listing.read_text("utf-8"))
     within = {entry.dump_id for entry in parse_list(objects)}
-    delegated = [one for one in chunks if one.dump_id in within and grants_by_others(one, encoding)]
+    delegated = [one for one in chunks if one.dump_id in within and (takes_from_owner(one) or grants_by_others(one, encoding))]
     kept = within - {one.dump_id for one in delegated}
     for file, text in zip(files, (frame, some_of_list(objects, kept)), strict=True):
         file.touch(mode=0o600)
@@ -137,7 +138,7 @@ def split_listing(run: Run, pg_restore: Program, archive: Path, listing: Path, e
 
 @step
 def restore_delegated_grants(server: Server, target: Target, run: Run, delegated: Sequence[Chunk], encoding: str) -> list[str]:
-    """Make the grants that others than the owner made, after the owner's own; return what is still to do about them."""
+    """Make the owner's grants of such entries, and those that others made after them; return what is still to do about these."""
     with connect(target.loader, target.working_name, run.title) as connection, connection.transaction():
         connection.execute(sql.session.encode_as(encoding))
         for chunk in delegated:

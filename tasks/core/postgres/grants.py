@@ -18,6 +18,8 @@ BY_ANOTHER = re.compile(
     rb"^SET SESSION AUTHORIZATION (?P<grantor>[^;\n\"]+|\"(?:[^\"]|\"\")+\");\n(?P<statements>.*?)^RESET SESSION AUTHORIZATION;\n",
     re.MULTILINE | re.DOTALL,
 )  # fmt: skip
+# pg_dump takes all that an owner has by itself, before it grants him again what he kept.
+FROM_OWNER = re.compile(rb"^REVOKE ALL ON .+? FROM (?!PUBLIC;)", re.MULTILINE | re.DOTALL)
 # One statement that grants privileges on an object, and no role; a name in quotes may hold anything.
 _WORD = r"(?:[^\"';]|\"(?:[^\"]|\"\")+\")"
 GRANT = re.compile(
@@ -54,6 +56,11 @@ def grants_by_others(chunk: Chunk, encoding: str) -> list[Grant]:
 def without_grants_by_others(chunk: Chunk) -> Chunk:
     """Return an entry without them."""
     return replace(chunk, statements=BY_ANOTHER.sub(b"", chunk.statements)) if _has_grants(chunk) else chunk
+
+
+def takes_from_owner(chunk: Chunk) -> bool:
+    """Say whether an entry takes privileges from the object's owner, which loading rows may need."""
+    return _has_grants(chunk) and FROM_OWNER.search(chunk.statements) is not None
 
 
 def _has_grants(chunk: Chunk) -> bool:

@@ -111,7 +111,9 @@ SELECT kind, name, parent, columns, state FROM (
                    FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped), ''),
          concat_ws(' | ', 'owner ' || pg_get_userbyid(t.typowner), t.typtype,
                    CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
-                   CASE WHEN t.typnotnull THEN 'NOT NULL' END, 'DEFAULT ' || t.typdefault,
+                   CASE WHEN t.typnotnull THEN 'NOT NULL' END,
+                   -- The text of a domain's default stays as it was said, under whatever path.
+                   'DEFAULT ' || coalesce(pg_get_expr(t.typdefaultbin, 0), t.typdefault),
                    (SELECT string_agg(k.conname || ' ' || pg_get_constraintdef(k.oid), ', ' ORDER BY k.conname)
                     FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'))
   FROM pg_type t WHERE t.oid = ANY (%(types)s::oid[]) AND t.typtype IN ('e', 'd', 'c', 'r')

@@ -13,7 +13,11 @@ def sequence_position(schema: str, name: str) -> Composed:
     return SQL("SELECT last_value, is_called FROM {}").format(Identifier(schema, name))
 
 
-SET_SEQUENCE = SQL("SELECT setval(format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass, %(value)s, %(called)s)")
+# What its owner took from himself, he does not set once more after a trial.
+SET_SEQUENCE = SQL(
+    """SELECT setval(oid, %(value)s, %(called)s) FROM pg_class
+       WHERE oid = format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass AND has_sequence_privilege(oid, 'UPDATE')"""
+)
 
 
 def advance_sequence(schema: str, name: str, value: int, *, called: bool) -> Composed:
