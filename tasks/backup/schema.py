@@ -1,5 +1,6 @@
 """The rest of a set: its schema, list, context, script, and the manifest that describes them."""
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from tasks.backup.objects import store_packed, store_text
@@ -11,18 +12,22 @@ from tasks.core.errors import OperationError
 from tasks.core.postgres.archive_toc import Origin
 from tasks.core.postgres.connection import Connection, encoding_of
 from tasks.core.postgres.source_path import source_path_of
+from tasks.core.report.markdown import sql_block
 from tasks.core.rows.file_blocks import BlockRows
 from tasks.core.run.clock import now
 from tasks.core.sets.completeness import describe_lack
 from tasks.core.sets.fingerprint import fingerprint_of
 from tasks.core.sets.manifest import BLOCK_ROWS, RESTORE_SCRIPT, SCHEMA_ARCHIVE, SCHEMA_LIST, Manifest, Relation, Versions
 from tasks.core.sets.name import SetName
+from tasks.core.sql.names import quoted
 from tasks.database import borders, catalog
 from tasks.database.bare_names import read_bare_names
 from tasks.database.catalog import Members
+from tasks.database.logins import LOADER, candidates_of
 from tasks.database.properties import database_options
 from tasks.database.schema import ContextPart, Wanted, context_part
 from tasks.database.snapshot import Snapshot
+from tasks.database.surroundings import describe
 from tasks.run.run import Run
 from tasks.run.site import Site
 
@@ -39,6 +44,7 @@ def store_schema(
     connection, members = snapshot.coordinator, snapshot.members
     crossing = borders.read_borders(connection, members, site.context, site.claimed_tables)
     roles, extensions = catalog.read_roles(connection, members), catalog.read_extensions(connection, members)
+    only_superusers = _only_superusers(connection, members, part)
     archive = store_packed(site, run, name, SCHEMA_ARCHIVE, snapshot.archive.read_bytes())
     schema_list = store_text(site, run, name, SCHEMA_LIST, part.listing.encode())
     files = [store_text(site, run, name, f"context/{file}", text.encode()) for file, text in site.files.items()]
@@ -52,9 +58,9 @@ def store_schema(
         outbound_keys=crossing.outbound, inbound_keys=crossing.inbound,
         disabled_keys=catalog.read_disabled_keys(connection, members),
         left_out=[name for one, name, _ in crossing.left_out if one not in members.around.named], by_hand=_by_hand(crossing, part),
-        forgotten_tables=crossing.forgotten, inventory=snapshot.inventory,
+        only_superusers=only_superusers, forgotten_tables=crossing.forgotten, inventory=snapshot.inventory,
         schema_archive=archive, schema_list=schema_list, context_files=files,
-        warnings=_read_warnings(connection, members, crossing, site.context.namespace),
+        warnings=_read_warnings(connection, members, crossing, site) + _told_of(only_superusers),
     )  # fmt: skip
     _require_complete(manifest, part.listing)
     manifest = manifest.model_copy(update={"schema_fingerprint": fingerprint_of(manifest, part.digest, extensions)})
@@ -77,6 +83,7 @@ def part_of_context(site: Site, run: Run, source: Source, snapshot: Snapshot) ->
     named = [*members.choice.left_out, *members.choice.with_them, *members.around.named]
     # What makes a subscription has a password.
     told = frozenset(one for one in named if one[0] != members.classes.get("pg_subscription"))
+    told |= {*borders.read_made_by_superusers(snapshot.coordinator, members)}
     wanted = Wanted(Origin(site.database, source.server), schemas, members.objects, told, encoding_of(snapshot.coordinator))
     return context_part(run, source.pg_restore, snapshot.archive, wanted)
 
@@ -106,22 +113,47 @@ def _versions(source: Source) -> Versions:
     )  # fmt: skip
 
 
-def _read_warnings(connection: Connection, members: Members, crossing: borders.Borders, namespace: str) -> list[str]:
-    """Return what a reader of the backup's report has to know of the database."""
-    superusers = [
-        f"superuser {role} owns {', '.join(owned[:SAID])}{f' and {len(owned) - SAID} more' if len(owned) > SAID else ''}: "
-        "a recovery refuses that unless it is told otherwise (BACKUP_LOAD_AS_SUPERUSER); better give it to the tables' owner "
-        "(ALTER … OWNER TO)"
-        for role, owned in borders.read_superusers(connection, members)
+def _only_superusers(connection: Connection, members: Members, part: ContextPart) -> dict[str, str]:
+    """Return what of the set only a superuser can make, in the order in which it is made, with the statements."""
+    found = {*borders.read_made_by_superusers(connection, members)}
+    names = describe(connection, found)
+    return {names[one]: text for one, text in part.statements.items() if one in names}
+
+
+def _told_of(only_superusers: Mapping[str, str]) -> list[str]:
+    return [
+        f"{name} can be made by a superuser alone, and the context needs it: a recovery refuses that unless it is run by one and "
+        f"told so (BACKUP_LOAD_AS_SUPERUSER); it makes it by\n\n{sql_block(text)}"
+        for name, text in only_superusers.items()
     ]
+
+
+def _read_warnings(connection: Connection, members: Members, crossing: borders.Borders, site: Site) -> list[str]:
+    """Return what a reader of the backup's report has to know of the database."""
+    loader = candidates_of(site.server, "loader", LOADER)[0][0].user
     forgotten = [
         f"table {table} is looked after by no context and is not in any backup; add it to a context, or to `neighbours`"
         for table in crossing.forgotten
     ]
     return [
-        *borders.read_unusable(connection, members), *superusers, *forgotten,
-        *borders.read_lasting_transactions(connection), *read_bare_names(connection, members, namespace),
+        *borders.read_unusable(connection, members), *borders.read_misplaced(connection, members),
+        *(_owned(one, loader) for one in borders.read_owned_by_others(connection, members, loader)), *forgotten,
+        *borders.read_lasting_transactions(connection), *read_bare_names(connection, members, site.context.namespace),
     ]  # fmt: skip
+
+
+def _owned(owned: borders.Owned, loader: str) -> str:
+    """Say what a recovery will ask for because of whose objects are."""
+    what = ", ".join(owned.objects[:SAID]) + (f" and {len(owned.objects) - SAID} more" if len(owned.objects) > SAID else "")
+    if owned.is_superuser:
+        return (
+            f"superuser {owned.role} owns {what}: a recovery refuses that unless it is told otherwise (BACKUP_LOAD_AS_SUPERUSER); "
+            "better give it to the tables' owner (ALTER … OWNER TO)"
+        )
+    return (
+        f'{owned.role} owns {what}, and login "{loader}" may not act for {owned.role}: a recovery asks for that where it goes; run '
+        f"there, as administrator: GRANT {quoted(owned.role)} TO {quoted(loader)}; or give it to the tables' owner"
+    )
 
 
 def project_version() -> str:

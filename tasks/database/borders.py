@@ -8,6 +8,7 @@ from tasks.core.context import Context
 from tasks.core.database.dependencies import ObjectId
 from tasks.core.database.objects import ForeignKey
 from tasks.core.postgres.connection import Connection
+from tasks.core.sql.names import quoted
 from tasks.database.catalog import Members, dicts, inventory_oids, key_of
 from tasks.database.surroundings import left_out
 
@@ -40,9 +41,40 @@ def read_borders(connection: Connection, members: Members, context: Context, cla
     return Borders([key_of(k) for k in outbound], [key_of(k) for k in inbound], forgotten, told)
 
 
-def read_superusers(connection: Connection, members: Members) -> list[tuple[str, list[str]]]:
-    """Return the superusers that own something of the context, with what; what extensions bring is theirs."""
-    return connection.execute(sql.surroundings.OWNED_BY_SUPERUSERS, inventory_oids(members)).fetchall()
+@dataclass(frozen=True)
+class Owned:
+    """What a role owns of a context, who is a superuser, or for whom no login that loads may act."""
+
+    role: str
+    is_superuser: bool
+    objects: list[str]
+
+
+def read_owned_by_others(connection: Connection, members: Members, loader: str) -> list[Owned]:
+    """Return what of the context a login that loads, of this name, may not make for its owner; what extensions bring is theirs."""
+    asked = {**inventory_oids(members), "loader": loader}
+    return [Owned(*row) for row in connection.execute(sql.surroundings.OWNED_BY_OTHERS, asked).fetchall()]
+
+
+def read_made_by_superusers(connection: Connection, members: Members) -> list[ObjectId]:
+    """Return what of the context only a superuser can make, whosever it is."""
+    asked = {**_pairs(members), "oids": members.oids, "schemas": []}
+    return sorted((row[0], row[1]) for row in connection.execute(sql.surroundings.MADE_BY_SUPERUSERS, asked).fetchall())
+
+
+def read_misplaced(connection: Connection, members: Members) -> list[str]:
+    """Return, as warnings, what the context needs of extensions that these do not bring, as somebody moved or added it."""
+    found = connection.execute(sql.surroundings.MISPLACED_MEMBERS, _pairs(members)).fetchall()
+    return [
+        f"{name} counts as part of extension {extension}, which makes nothing in that schema: a recovery will not find it; put it "
+        f"back (ALTER … SET SCHEMA), or let it be the context's own (ALTER EXTENSION {quoted(extension)} DROP …)"
+        for name, extension in found
+    ]
+
+
+def _pairs(members: Members) -> dict[str, list[int]]:
+    chosen = sorted(members.objects)
+    return {"classes": [one[0] for one in chosen], "objects": [one[1] for one in chosen]}
 
 
 LONG = timedelta(hours=1)

@@ -89,7 +89,8 @@ def require_temporary(connection: Connection) -> None:
 
 
 def find_loader(
-    server: Server, run: Run, owners: Collection[str], *, is_live: bool = False, acting: bool = True
+    server: Server, run: Run, owners: Collection[str], *, is_live: bool = False, acting: bool = True,
+    only_superusers: Collection[str] = (),
 ) -> Server:  # fmt: skip
     """Return the address with the login in whose sessions code of these owners runs.
 
@@ -102,16 +103,19 @@ def find_loader(
         owners: the roles that own the objects.
         is_live: owners who are superusers are left out where there are others: what is theirs will be refused by itself.
         acting: it must be a member of each owner.
+        only_superusers: what is to be made that only a superuser can make.
 
     Raises:
-        BadInput: there is none; a login that was found may more, or may not act for an owner; or an owner is a superuser.
+        BadInput: there is none; a login that was found may more, or may not act for an owner; or it takes a superuser.
     """
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         there = dict(connection.execute(sql.logins.ROLES_THERE, {"names": sorted(owners)}).fetchall())
         named = [name for name, is_superuser in there.items() if not is_superuser]
         above = [name for name in there if name not in named]
         if above and (_is_trusted(connection) or not (is_live and named)):
-            return _as_superuser(connection, server, above)
+            return _as_superuser(connection, server, f"objects belong to {', '.join(above)}, a superuser", above)
+        if only_superusers:
+            return _as_superuser(connection, server, f"only a superuser can make {', '.join(only_superusers)}")
         loader = _choose(connection, server, run, named, acting=acting)
     get_run_logger().info('code of %s runs as login "%s"', ", ".join(named) or "the owners", loader.user)
     return loader
@@ -121,15 +125,18 @@ def _is_trusted(connection: Connection) -> bool:
     return os.environ.get(AS_SUPERUSER, "") == connection.info.user and bool(_asked(connection, sql.logins.IS_SUPERUSER))
 
 
-def _as_superuser(connection: Connection, server: Server, above: Iterable[str]) -> Server:
+def _as_superuser(connection: Connection, server: Server, why: str, owners: Iterable[str] = ()) -> Server:
     login = connection.info.user
     if not _is_trusted(connection):
-        raise BadInput(
-            f"objects belong to {', '.join(above)}, a superuser: their code could do anything to the server while they are loaded; "
+        instead = (
             "give them to the tables' owner in the source (ALTER … OWNER TO, REASSIGN OWNED BY) and back up again; or, where "
-            f"whoever may change them is trusted like a superuser, run as a superuser and say so: {AS_SUPERUSER}=<that login>"
+            if owners else "where "
+        )  # fmt: skip
+        raise BadInput(
+            f"{why}: code of owners could do anything to the server while that is loaded; {instead}whoever may change them is "
+            f"trusted like a superuser, run as a superuser and say so: {AS_SUPERUSER}=<that login>"
         )
-    get_run_logger().warning('objects of superuser %s: their code runs as "%s" (%s)', ", ".join(above), login, AS_SUPERUSER)
+    get_run_logger().warning('%s: code of owners runs as "%s" (%s)', why, login, AS_SUPERUSER)
     return server
 
 

@@ -17,7 +17,7 @@ from tasks.core.postgres.messages import message_of
 from tasks.core.restore.obstacle import Obstacle
 from tasks.core.sets.manifest import Manifest
 from tasks.core.sets.owners import owners
-from tasks.core.sets.shared_schema import PUBLIC, is_shared
+from tasks.core.sets.shared_schema import PUBLIC, is_shared, schemas_with_objects
 from tasks.core.sql.names import quoted, unquoted
 from tasks.database.properties import database_options
 
@@ -26,6 +26,9 @@ STAGING = frozenset({"CREATE TABLE AS", "DROP TABLE"})
 TABLES_MADE = STAGING | {"CREATE TABLE", "ALTER TABLE", "CREATE INDEX"}
 MADE_WITH_COLLATION = re.compile(rb"^CREATE (?:UNLOGGED )?(?:TABLE|TYPE|DOMAIN|(?:UNIQUE )?INDEX) ", re.MULTILINE)
 COLLATION = re.compile(rb'\bCOLLATE pg_catalog\.("(?:[^"]|"")+"|\w+)')
+EXTENSION = re.compile(
+    rb'^CREATE EXTENSION IF NOT EXISTS ("(?:[^"]|"")+"|[^\s"]+) WITH SCHEMA ("(?:[^"]|"")+"|[^\s";]+);', re.MULTILINE
+)  # fmt: skip
 # More than these times the locks that a server promises, and these, it never had.
 MOST_LOCKS, MORE_LOCKS = 2.5, 1500
 
@@ -80,6 +83,18 @@ def closed_schemas(connection: Connection, roles: Collection[str], schemas: Coll
                 yield _in_this(connection, f'schema "{schema}"', f'takes no object of "{role}" from', grant)
 
 
+def displaced_extensions(connection: Connection, chunks: Iterable[Chunk], encoding: str) -> Iterator[Obstacle]:
+    """Yield the extensions that a database has in another schema than the one that an archive names them in."""
+    there: dict[str, str] = dict(connection.execute(sql.prerequisites.EXTENSIONS_HERE).fetchall())
+    named = (found.groups() for one in chunks for found in EXTENSION.finditer(one.statements))
+    for words in named:
+        name, schema = (unquoted(word.decode(codec_of(encoding), "replace")) for word in words)
+        if there.get(name, schema) != schema:
+            fact = f"is in schema {quoted(there[name])}, and the backup has it in {quoted(schema)}: nothing of it is found by"
+            move = f"ALTER EXTENSION {quoted(name)} SET SCHEMA {quoted(schema)};"
+            yield _in_this(connection, f'extension "{name}"', fact, move)
+
+
 def missing_here(connection: Connection, manifest: Manifest, needed: Collection[str]) -> Iterator[Obstacle]:
     """Yield the extensions that are needed and that a database in use lacks: a restore in place makes none."""
     there = {row[0] for row in connection.execute(sql.prerequisites.EXTENSIONS_HERE)}
@@ -95,13 +110,15 @@ def _in_this(connection: Connection, subject: str, fact: str, statement: str) ->
     return Obstacle(f'{subject} of database "{name}"', f'{fact} login "{login}"', f"run there: {statement}")
 
 
-def schemas_of_others(connection: Connection, manifest: Manifest) -> Iterator[Obstacle]:
+def schemas_of_others(
+    connection: Connection, manifest: Manifest, there_already: Collection[str] = ()
+) -> Iterator[Obstacle]:  # fmt: skip
     """Yield the owners of schemas whom this login may not become: it could not give them those that it makes.
 
     A schema of others that has only extensions of the context stays the login's.
     """
     own = (item for item in manifest.inventory if item.kind == "schema" and not is_shared(manifest, item))
-    schemas = [item for item in own if item.name != PUBLIC]
+    schemas = [item for item in own if item.name not in (PUBLIC, *there_already)]
     stated = {item.name: item.state.removeprefix("owner ").partition(" | ")[0] for item in schemas}
     wanted = {"names": sorted({*stated.values()})}
     there = {row[0] for row in connection.execute(sql.databases.EXISTING_ROLES, wanted)}
@@ -112,6 +129,18 @@ def schemas_of_others(connection: Connection, manifest: Manifest) -> Iterator[Ob
             f'login "{login}"', f'may not give schema {named} to "{role}"',
             f'run as administrator: GRANT "{role}" TO "{login}";',
         )  # fmt: skip
+
+
+def barred_schemas(connection: Connection, manifest: Manifest) -> Iterator[Obstacle]:
+    """Yield the schemas and extensions that are missing in a database and not to be made, or that take no object of the context.
+
+    Schemas that have nothing but extensions of the context are among them.
+    """
+    schemas, there = schemas_with_objects(manifest), [row[0] for row in connection.execute(sql.prerequisites.SCHEMAS_HERE)]
+    wanted = {*schemas, *(item.name for item in manifest.inventory if item.kind == "schema")}
+    yield from uncreatable(connection, manifest, sorted(wanted))
+    yield from schemas_of_others(connection, manifest, there)
+    yield from closed_schemas(connection, owners(manifest), schemas)
 
 
 def tablespaces_of(chunks: Iterable[Chunk], encoding: str) -> list[str]:

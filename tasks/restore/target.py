@@ -15,20 +15,19 @@ from tasks.core.restore.obstacle import Obstacle, gathered, refuse
 from tasks.core.restore.report import Purpose
 from tasks.core.sets.manifest import Manifest
 from tasks.core.sets.owners import owners
-from tasks.core.sets.shared_schema import schemas_with_objects
 from tasks.database.locks import MAINTENANCE_DATABASE
 from tasks.database.logins import RESTORER, ROLES, find_loader, find_roles_login
 from tasks.database.schema import read_chunks
 from tasks.restore.prerequisites import (
     TABLES_MADE,
+    barred_schemas,
     barred_tablespaces,
-    closed_schemas,
+    displaced_extensions,
     few_locks,
     missing_collations,
     missing_extensions,
     refusing_event_triggers,
     schemas_of_others,
-    uncreatable,
 )
 from tasks.run.run import Run, jobs, step
 from tasks.sets.stage import StagedSet, unpack
@@ -89,7 +88,7 @@ def check_target(
         with gathered(found):
             _require_right_to_create(connection, creating=not exists)
         with gathered(found):
-            loader = find_loader(server, run, owners(manifest))
+            loader = find_loader(server, run, owners(manifest), only_superusers=manifest.only_superusers)
         with gathered(found):
             roles = _require_roles(connection, server, run, manifest, loader or server)
     if loader:
@@ -175,8 +174,7 @@ def _require_fillable(loader: Server, run: Run, manifest: Manifest, name: str, *
     with connect(loader, name, run.title) as connection:
         barred = [row[0] for row in connection.execute(sql.databases.FOREIGN_OWNED, _place(manifest))]
         login = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
-        schemas = schemas_with_objects(manifest)
-        cramped = [*uncreatable(connection, manifest, schemas), *closed_schemas(connection, owners(manifest), schemas)]
+        cramped = [*barred_schemas(connection, manifest)]
     if barred:
         remedy = " ".join(f'GRANT "{role}" TO "{login}";' for role in barred)
         raise BadInput(f'login "{login}" may not fill the empty tables of {", ".join(barred)} in database "{name}"; run: {remedy}')
@@ -286,6 +284,7 @@ def require_what_the_archive_needs(staged: StagedSet, target: Target, run: Run) 
         made = RELATIONS if target.exists else RELATIONS - {"index"}
         found += few_locks(connection, sum(item.kind in made for item in manifest.inventory))
         if target.exists:
+            found += displaced_extensions(connection, chunks, manifest.database.encoding)
             found += refusing_event_triggers(connection, sql.prerequisites.TRY_TO_MAKE, TABLES_MADE)
     refuse(found)
 

@@ -12,7 +12,8 @@ from tasks.core.sets.manifest_file import MANIFEST_FILE, render_manifest
 from tests.support.database import ask, execute
 from tests.support.oracle import capture, statements_of_all
 from tests.support.reports import report
-from tests.support.servers import drop_databases
+from tests.support.restores import restore_by_hand
+from tests.support.servers import CONTRIB, drop_databases
 from tests.support.surroundings import (
     AS_OWNER,
     CONTEXT,
@@ -127,6 +128,8 @@ ALONG = (
     "CREATE VIEW beside.shown AS SELECT id, v FROM t; CREATE VIEW shown_again AS SELECT id FROM beside.shown",
     "COMMENT ON VIEW shown_again IS 'ids'; GRANT SELECT ON shown_again TO consulting_app",
     "CREATE DOMAIN word AS text CHECK (VALUE <> ''); CREATE TYPE pair AS (a word, b int)",
+    # The catalogue keeps the text of a domain's default as it was said, under whatever path.
+    "CREATE DOMAIN pairs AS pair DEFAULT ROW('x', 1)::pair", "ALTER TABLE t ADD COLUMN p pairs",
     "CREATE TYPE span AS RANGE (subtype = numeric)",
     "CREATE AGGREGATE smallest(int) (SFUNC = int4smaller, STYPE = int, SORTOP = <)",
     'CREATE PROCEDURE "Work"(a int) LANGUAGE plpgsql AS $$BEGIN UPDATE odd.t SET v = v WHERE id = a; END$$',
@@ -236,16 +239,145 @@ def test_extensions_that_only_code_names(any_version: World, monkeypatch: pytest
         ("extension pg_freespacemap", "the code of function odd.pages() names it")
     ]
     drop_databases(world.source)
-    assert world.recover(context=CONTEXT).startswith("PASS")
+    with pytest.raises(
+        OperationError, match=r"^RECOVERED, WRITES FAIL: odd.t: function public.pg_freespace\(integer\) does not exist"
+    ):
+        world.recover(context=CONTEXT)
     (statement,) = statements_named(to_do(report(world, f"{CONTEXT}-recovery")))
     execute(world, "INSERT INTO odd.t (id, v) VALUES (9, 'Schmidt')", statement, "DELETE FROM odd.t WHERE id = 1")
     assert ask(world, "SELECT h FROM odd.t WHERE id = 9") == [("SKMTT",)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("any_version", [15, CONTRIB], ids=["15", "18"], indirect=True)
+def test_members_of_extensions_that_these_do_not_bring(any_version: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = any_version
+    execute(world, "CREATE EXTENSION citext SCHEMA public")
+    surround(
+        world, monkeypatch, "RESET ROLE", "ALTER FUNCTION public.translate(public.citext, public.citext, text) SET SCHEMA odd",
+        "CREATE FUNCTION odd.positive(int) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1 > 0'",
+        "ALTER EXTENSION citext ADD FUNCTION odd.positive(int)", AS_OWNER, "ALTER TABLE t ADD CHECK (odd.positive(id))",
+        "ALTER TABLE t ADD COLUMN w public.citext CHECK (odd.translate(w, 'a'::public.citext, 'b') <> '')",
+    )  # fmt: skip
+    world.backup(context=CONTEXT)
+    names = ["function odd.positive(integer)", "function odd.translate(citext,citext,text)"]
+    assert [
+        one.partition(" counts as part of extension citext")[0].replace("public.", "") for one in newest(world).warnings
+    ] == names
 
 
 def test_what_superusers_own_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     surround(world, monkeypatch, "CREATE TABLE r (id int)", "RESET ROLE", "ALTER TABLE r OWNER TO postgres", tables=["t", "r"])
     world.backup(context=CONTEXT)
     assert "superuser postgres owns table odd.r: a recovery refuses that" in report(world, f"{CONTEXT}-backup")
+
+
+@pytest.mark.long
+def test_what_a_login_has_to_act_for_is_named_the_same_night(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function of another owner comes along where the context's code names it."""
+    surround(
+        world, monkeypatch, "RESET ROLE", "CREATE FUNCTION odd.by_app() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "ALTER FUNCTION by_app() OWNER TO consulting_app", AS_OWNER,
+        "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.v := odd.by_app(); RETURN NEW; END'",
+        "CREATE TRIGGER touch BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION touch()",
+    )  # fmt: skip
+    grant = 'GRANT "consulting_app" TO "backup_loader"'
+    world.backup(context=CONTEXT)
+    (warning,) = newest(world).warnings
+    assert (
+        warning.startswith('consulting_app owns function odd.by_app(), and login "backup_loader" may not act') and grant in warning
+    )
+    assert warning in report(world, f"{CONTEXT}-backup")
+    with pytest.raises(BadInput, match=grant):
+        world.recover(context=CONTEXT)
+    assert not world.target.has_database(world.database)
+    try:
+        for server in (world.source, world.target):
+            with server.connect() as connection:
+                connection.execute(grant.encode())
+        assert "Nothing" in stored_and_recovered(world)
+        assert newest(world).warnings == []
+    finally:
+        for server in (world.source, world.target):
+            with server.connect() as connection:
+                connection.execute("REVOKE consulting_app FROM backup_loader")
+
+
+@pytest.mark.long
+def test_a_dictionary_that_names_one_that_is_dumped_after_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    surround(
+        world, monkeypatch, "CREATE TEXT SEARCH DICTIONARY stems (TEMPLATE = snowball, LANGUAGE = english)",
+        "CREATE TEXT SEARCH DICTIONARY phrases (TEMPLATE = thesaurus, DICTFILE = thesaurus_sample, DICTIONARY = odd.stems)",
+        "CREATE TEXT SEARCH CONFIGURATION search (COPY = english)",
+        "ALTER TEXT SEARCH CONFIGURATION search ALTER MAPPING FOR asciiword WITH phrases, stems",
+        "ALTER TABLE t ADD COLUMN w tsvector GENERATED ALWAYS AS (to_tsvector('odd.search', v)) STORED",
+    )  # fmt: skip
+    stored_and_recovered(world)
+    assert ask_target(world, "SELECT count(w) FROM odd.t") == [(2,)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("is_there", [False, True])
+def test_what_an_owner_took_from_himself_stays_taken(world: World, monkeypatch: pytest.MonkeyPatch, is_there: bool) -> None:
+    """Rows are loaded before that, and sequences set."""
+    sequence = () if is_there else (
+        "REVOKE ALL ON SEQUENCE log_id_seq FROM consulting_owner", "GRANT USAGE ON SEQUENCE log_id_seq TO consulting_owner",
+    )  # fmt: skip
+    surround(
+        world, monkeypatch, "CREATE TABLE log (id serial, v text)", "INSERT INTO log (v) VALUES ('a')",
+        "REVOKE INSERT, UPDATE, TRUNCATE ON log FROM consulting_owner", *sequence, tables=["t", "log"],
+    )  # fmt: skip
+    before = odd_statements(world, world.source)
+    world.backup(context=CONTEXT)
+    if is_there:
+        world.target.create_database(world.database, "consulting_owner")
+    with pytest.raises(OperationError, match=r"^RECOVERED, WRITES FAIL: odd.log: permission denied for table log"):
+        world.recover(context=CONTEXT)
+    assert {name: text for name, text in before.items() if "SCHEMA beside" not in name} == odd_statements(world, world.target)
+    assert ask_target(world, "SELECT v FROM odd.log") == [("a",)]
+
+
+ONLY_SUPERUSERS = {
+    "an index by an operator class": ("operator class odd.down for access method btree", """RESET ROLE;
+        CREATE OPERATOR CLASS down FOR TYPE int USING btree AS OPERATOR 1 >, OPERATOR 2 >=, OPERATOR 3 =, OPERATOR 4 <=,
+            OPERATOR 5 <, FUNCTION 1 reversed(int, int);
+        ALTER OPERATOR CLASS down USING btree OWNER TO consulting_owner; SET ROLE consulting_owner;
+        CREATE INDEX down ON t (id odd.down)"""),
+    "a type with functions of the server": ("type odd.word", """RESET ROLE; CREATE TYPE word;
+        CREATE FUNCTION word_in(cstring) RETURNS word IMMUTABLE STRICT LANGUAGE internal AS 'textin';
+        CREATE FUNCTION word_out(word) RETURNS cstring IMMUTABLE STRICT LANGUAGE internal AS 'textout';
+        CREATE TYPE word (INPUT = word_in, OUTPUT = word_out, LIKE = text);
+        ALTER FUNCTION word_in(cstring) OWNER TO consulting_owner; ALTER FUNCTION word_out(word) OWNER TO consulting_owner;
+        ALTER TYPE word OWNER TO consulting_owner; SET ROLE consulting_owner; ALTER TABLE t ADD COLUMN w word DEFAULT 'x'"""),
+    "a way to keep rows": ("access method kept", """RESET ROLE; CREATE ACCESS METHOD kept TYPE TABLE HANDLER heap_tableam_handler;
+        SET ROLE consulting_owner; ALTER TABLE t SET ACCESS METHOD kept"""),
+    "a parser of texts": ("text search parser odd.words", """RESET ROLE;
+        CREATE TEXT SEARCH PARSER words (START = prsd_start, GETTOKEN = prsd_nexttoken, END = prsd_end, LEXTYPES = prsd_lextype);
+        SET ROLE consulting_owner; CREATE TEXT SEARCH CONFIGURATION search (PARSER = words);
+        ALTER TABLE t ADD COLUMN w tsvector GENERATED ALWAYS AS (to_tsvector('odd.search', v)) STORED"""),
+}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("what", ONLY_SUPERUSERS)
+def test_what_only_a_superuser_makes_is_named_the_same_night(world: World, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    name, statement = ONLY_SUPERUSERS[what]
+    backwards = "CREATE FUNCTION reversed(int, int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT btint4cmp($2, $1)'"
+    surround(world, monkeypatch, backwards, statement)
+    before = odd_statements(world, world.source)
+    assert world.backup(context=CONTEXT).startswith("STORED")
+    made = newest(world).only_superusers
+    assert name in made and all(text.startswith("CREATE ") for text in made.values())
+    assert f"{name} can be made by a superuser alone" in report(world, f"{CONTEXT}-backup")
+    with pytest.raises(BadInput, match=f"only a superuser can make .*{name}.*BACKUP_LOAD_AS_SUPERUSER"):
+        world.recover(context=CONTEXT)
+    assert not world.target.has_database(world.database)
+    with pytest.raises(AssertionError, match=f"only a superuser can make .*{name}"):
+        restore_by_hand(world, "by_hand", context=CONTEXT)
+    restore_by_hand(world, "by_hand", context=CONTEXT, BACKUP_LOAD_AS_SUPERUSER="yes")
+    world.extra["BACKUP_LOAD_AS_SUPERUSER"] = "postgres"
+    assert world.recover("postgres", context=CONTEXT).startswith("PASS")
+    assert {name: text for name, text in before.items() if "SCHEMA beside" not in name} == odd_statements(world, world.target)
 
 
 def test_what_the_context_file_includes_comes_along(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

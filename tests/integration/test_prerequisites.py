@@ -14,7 +14,7 @@ from tasks.restore import prerequisites
 from tests.support.database import ask, execute
 from tests.support.example import DATABASE
 from tests.support.restores import restore_by_hand, safety_sets
-from tests.support.servers import CONTRIB, prepare
+from tests.support.servers import CONTRIB, drop_databases, prepare
 from tests.support.surroundings import AS_OWNER, CONTEXT, ask_target, surround
 from tests.support.world import World, new_world
 
@@ -183,6 +183,7 @@ def test_all_that_a_server_lacks_is_told_at_once(servers: Any, world: World, mon
         with pytest.raises(BadInput) as caught:
             world.recover(context=CONTEXT)
     finally:
+        drop_databases(contrib)
         with world.target.connect() as connection:
             connection.execute("ALTER ROLE backup_restorer CREATEDB; ALTER ROLE backup_loader CONNECTION LIMIT -1")
     for fact in ("extension bloom", "CREATEDB", 'ALTER ROLE "backup_loader" CONNECTION LIMIT'):
@@ -257,6 +258,45 @@ def test_a_collation_that_the_server_lacks(world: World, monkeypatch: pytest.Mon
         with world.target.connect() as connection:
             connection.execute(renamed.format("ucs_basic", "other").encode())
     assert not world.target.has_database(DATABASE)
+    assert world.recover(context=CONTEXT).startswith("PASS")
+
+
+@long
+@pytest.mark.parametrize("any_version", [15, CONTRIB], ids=["15", "18"], indirect=True)
+def test_an_extension_of_a_database_that_is_recovered_into(any_version: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its schema, which has nothing else of the context, is missing, or is another's, or the extension is in another schema."""
+    world = any_version
+    in_schema = 'CREATE SCHEMA "ex t"; CREATE EXTENSION citext SCHEMA "ex t"; GRANT USAGE ON SCHEMA "ex t" TO PUBLIC'
+    surround(world, monkeypatch, AS_ADMINISTRATOR, in_schema, AS_OWNER, 'ALTER TABLE odd.t ADD COLUMN c "ex t".citext')
+    backup(world)
+    with world.source.connect() as connection:
+        connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)".encode())
+    world.source.create_database(DATABASE, "consulting_owner")
+    execute(
+        world, "CREATE SCHEMA odd AUTHORIZATION consulting_owner", f"REVOKE CREATE ON DATABASE {DATABASE} FROM consulting_owner"
+    )
+    with pytest.raises(BadInput, match=r'schema "ex t" of database .* is missing, and cannot be made by login "backup_loader"'):
+        world.recover(context=CONTEXT)
+    execute(world, "CREATE EXTENSION citext SCHEMA public")
+    with pytest.raises(BadInput, match='schema "ex t" of database'):
+        world.recover(context=CONTEXT)
+    execute(world, 'CREATE SCHEMA "ex t"')
+    with pytest.raises(BadInput, match=r'"public", and the backup has it in "ex t".*ALTER EXTENSION "citext" SET SCHEMA "ex t";'):
+        world.recover(context=CONTEXT)
+    execute(world, 'ALTER EXTENSION "citext" SET SCHEMA "ex t"', 'GRANT USAGE ON SCHEMA "ex t" TO PUBLIC')
+    assert world.recover(context=CONTEXT).startswith("PASS")
+
+
+@long
+@pytest.mark.parametrize("any_version", [15, CONTRIB], ids=["15", "18"], indirect=True)
+def test_a_schema_of_an_extension_that_the_loading_login_makes(any_version: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = any_version
+    in_schema = 'CREATE SCHEMA "ex t"; CREATE EXTENSION citext SCHEMA "ex t"; GRANT USAGE ON SCHEMA "ex t" TO PUBLIC'
+    surround(world, monkeypatch, AS_ADMINISTRATOR, in_schema, AS_OWNER, 'ALTER TABLE odd.t ADD COLUMN c "ex t".citext')
+    backup(world)
+    with world.source.connect() as connection:
+        connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)".encode())
+    world.source.create_database(DATABASE, "consulting_owner")
     assert world.recover(context=CONTEXT).startswith("PASS")
 
 

@@ -106,10 +106,10 @@ def undo(world: World, context: str = CONTEXT) -> list[str]:
     return about
 
 
-def restore_by_hand(world: World, name: str, backup: str = "", context: str = CONTEXT) -> None:
+def restore_by_hand(world: World, name: str, backup: str = "", context: str = CONTEXT, **more: str) -> None:
     """Run the restore.sh of the newest full, or of a set."""
     zstd = Path(shutil.which("zstd") or pytest.skip("the zstd program is not installed"))
-    environment = world.source.environment() | {"PATH": f"{world.source.bin}:{zstd.parent}:/usr/bin:/bin"}
+    environment = world.source.environment() | {"PATH": f"{world.source.bin}:{zstd.parent}:/usr/bin:/bin"} | more
     (folder,) = world.store_folder.glob(f"{context}/*/{backup or world.set_folders(context=context)[-1].name}")
     script = folder / "restore.sh"
     done = subprocess.run(["bash", script, name], env=environment, capture_output=True, text=True, check=False)

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.core.postgres.archive_script import Chunk
-from tasks.core.postgres.grants import Grant, grants_by_others, without_grants_by_others
+from tasks.core.postgres.grants import Grant, grants_by_others, takes_from_owner, without_grants_by_others
 
 HEAD = "-- Name: TABLE t; Type: ACL; Schema: s; Owner: o\n--\n\n"
 OWN = "GRANT SELECT ON TABLE s.t TO a WITH GRANT OPTION;\n"
@@ -49,3 +49,17 @@ def test_the_body_of_a_function_is_left_alone() -> None:
     for chunk in (entry(head + BY_A + END, has_class=True), entry(head + BY_A + END), entry(HEAD + BY_A + END, has_class=True)):
         assert grants_by_others(chunk, "UTF8") == []
         assert without_grants_by_others(chunk) == chunk
+
+
+@pytest.mark.parametrize(
+    ("text", "is_so"),
+    [
+        (OWN, False),
+        ("REVOKE ALL ON FUNCTION s.f() FROM PUBLIC;\nGRANT ALL ON FUNCTION s.f() TO a;\n", False),
+        ("REVOKE ALL ON TABLE s.t FROM o;\nGRANT SELECT ON TABLE s.t TO o;\n", True),
+        ('REVOKE ALL ON TABLE s."t\n" FROM "PUBLIC";\n', True),
+        ("REVOKE ALL ON FUNCTION s.f() FROM PUBLIC;\nREVOKE ALL ON FUNCTION s.f() FROM o;\n", True),
+    ],
+)
+def test_what_takes_from_the_owner(text: str, is_so: bool) -> None:
+    assert takes_from_owner(entry(HEAD + text)) is is_so

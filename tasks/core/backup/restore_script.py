@@ -77,8 +77,8 @@ random() {{ od -An -N"$1" -tx1 /dev/urandom | tr -d ' \\n'; }}
 make_loader() {{
     above=$(ask postgres <<< "$1")
     if [ "$above" ]; then
-        [ "${{BACKUP_LOAD_AS_SUPERUSER-}}" ] && {{ echo "code of $above runs with your rights" >&2; return; }}
-        echo "objects belong to $above, a superuser: their code could do anything to the server while they are loaded;" \\
+        [ "${{BACKUP_LOAD_AS_SUPERUSER-}}" ] && {{ echo "$above: code of owners runs with your rights" >&2; return; }}
+        echo "$above: code of owners could do anything to the server while that is loaded;" \\
             "where whoever may change them is trusted like a superuser, say so: BACKUP_LOAD_AS_SUPERUSER=yes" >&2
         exit 1
     fi
@@ -183,9 +183,13 @@ def _missing_roles(manifest: Manifest) -> str:
 
 
 def _superusers(manifest: Manifest) -> str:
-    return SQL("SELECT string_agg(rolname, ', ') FROM pg_roles WHERE rolsuper AND rolname = ANY ({})").format(
-        Literal(sorted(owners(manifest)))
-    ).as_string()  # fmt: skip
+    """Return what says why a superuser has to load the set; nothing if none has to."""
+    made = f"only a superuser can make {', '.join(manifest.only_superusers)}" if manifest.only_superusers else None
+    statement = SQL(
+        "SELECT concat_ws('; ', 'objects belong to ' || string_agg(rolname, ', ') || ', a superuser', {}) FROM pg_roles "
+        "WHERE rolsuper AND rolname = ANY ({})"
+    )
+    return statement.format(Literal(made), Literal(sorted(owners(manifest)))).as_string()
 
 
 def _memberships(manifest: Manifest) -> str:

@@ -208,6 +208,9 @@ class Manifest(StoredModel):
     )
     left_out: list[str]
     by_hand: list[LeftOut] = Field(default=[], description="what is not in it and has to be made by hand; older sets do not say")
+    only_superusers: dict[str, str] = Field(
+        default={}, description="what of it only a superuser can make, with the statements that do; older sets do not say"
+    )
     forgotten_tables: list[str]
     inventory: list[InventoryItem]
     schema_archive: StoredObject

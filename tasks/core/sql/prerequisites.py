@@ -32,7 +32,8 @@ EXTENSIONS = SQL(
        -- Every new database has it.
        WHERE wanted <> 'plpgsql' ORDER BY 1"""
 )
-EXTENSIONS_HERE = SQL("SELECT extname FROM pg_extension")
+EXTENSIONS_HERE = SQL("SELECT x.extname, n.nspname FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace")
+SCHEMAS_HERE = SQL("SELECT nspname FROM pg_namespace")
 
 # How many locks of one transaction a server has room for, as it promises; and how many indexes some relations have.
 LOCK_SLOTS = SQL(

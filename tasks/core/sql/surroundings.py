@@ -57,6 +57,8 @@ BYSTANDERS = SQL(
          UNION ALL SELECT 'pg_ts_dict', oid, dictnamespace, dictowner, true, false FROM pg_ts_dict
          UNION ALL SELECT 'pg_ts_parser', oid, prsnamespace, NULL, false, false FROM pg_ts_parser
          UNION ALL SELECT 'pg_ts_template', oid, tmplnamespace, NULL, false, false FROM pg_ts_template
+         UNION ALL SELECT 'pg_am', oid, NULL, NULL, false, false FROM pg_am
+         UNION ALL SELECT 'pg_language', oid, NULL, NULL, false, false FROM pg_language
          UNION ALL SELECT 'pg_namespace', oid, NULL, nspowner, true, false FROM pg_namespace
          UNION ALL SELECT 'pg_extension', x.oid, NULL, NULL, EXISTS (SELECT FROM pg_available_extension_versions v
            WHERE v.name = x.extname AND v.version = x.extversion AND v.trusted), false FROM pg_extension x
@@ -81,20 +83,44 @@ BYSTANDERS = SQL(
        ORDER BY 1, 2"""
 )
 
+# What of some objects only a superuser can make; extensions are asked about as such.
+MADE_BY_SUPERUSERS = SQL(
+    """SELECT a.class, a.id FROM ({}) AS a (class, id, schema, owner, plain, wide)
+       JOIN unnest(%(classes)s::bigint[], %(objects)s::bigint[]) AS o (class, id) USING (class, id)
+       WHERE NOT plain AND a.class <> 'pg_extension'::regclass::oid::bigint"""
+).format(BYSTANDERS)
+
 # Where own relations are, and whose they are.
 OWN_PLACES = SQL(
     """SELECT DISTINCT relnamespace::bigint, pg_get_userbyid(relowner) FROM pg_class WHERE oid = ANY (%(oids)s::oid[])"""
 )
 
-# What superusers own of the context.
-OWNED_BY_SUPERUSERS = SQL(
-    """SELECT r.rolname, array_agg(pg_describe_object(o.class::regclass, o.oid, 0) ORDER BY 1) FROM (
+# What roles own of the context, who are superusers, or for whom a login that loads may not act; without such a login, who own no
+# table of it.
+OWNED_BY_OTHERS = SQL(
+    """SELECT r.rolname, r.rolsuper, array_agg(pg_describe_object(o.class::regclass, o.oid, 0) ORDER BY 1) FROM (
          SELECT 'pg_class' AS class, oid, relowner AS owner FROM pg_class WHERE oid = ANY (%(relations)s::oid[])
          UNION ALL SELECT 'pg_proc', oid, proowner FROM pg_proc WHERE oid = ANY (%(functions)s::oid[])
          UNION ALL SELECT 'pg_type', oid, typowner FROM pg_type WHERE oid = ANY (%(types)s::oid[])
-       ) AS o JOIN pg_roles r ON r.oid = o.owner AND r.rolsuper
-       WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class::regclass AND d.objid = o.oid AND d.deptype = 'i')
-       GROUP BY r.rolname ORDER BY 1"""
+       ) AS o JOIN pg_roles r ON r.oid = o.owner LEFT JOIN pg_roles l ON l.rolname = %(loader)s
+       WHERE NOT EXISTS (
+           SELECT FROM pg_depend d WHERE d.classid = o.class::regclass AND d.objid = o.oid AND d.deptype IN ('i', 'e'))
+         AND CASE WHEN r.rolsuper THEN true WHEN l.oid IS NOT NULL THEN NOT pg_has_role(l.oid, r.oid, 'USAGE')
+             ELSE r.oid NOT IN (SELECT relowner FROM pg_class WHERE oid = ANY (%(relations)s::oid[]) AND relkind IN ('r', 'p')) END
+       GROUP BY r.oid, r.rolname, r.rolsuper ORDER BY 1"""
+)
+
+# Members of extensions that some objects need, and that are in none of the schemas that CREATE EXTENSION would make them in.
+MISPLACED_MEMBERS = SQL(
+    """SELECT DISTINCT pg_describe_object(d.refclassid, d.refobjid, 0), x.extname
+       FROM unnest(%(classes)s::oid[], %(objects)s::oid[]) AS o (class, id)
+       JOIN pg_depend d ON d.classid = o.class AND d.objid = o.id
+       JOIN pg_depend e ON e.classid = d.refclassid AND e.objid = d.refobjid AND e.deptype = 'e'
+       JOIN pg_extension x ON e.refclassid = 'pg_extension'::regclass AND x.oid = e.refobjid
+       CROSS JOIN LATERAL pg_identify_object(d.refclassid, d.refobjid, 0) AS i
+       JOIN pg_namespace n ON quote_ident(n.nspname) = i.schema AND n.oid <> x.extnamespace
+       WHERE NOT EXISTS (SELECT FROM pg_depend s WHERE s.classid = 'pg_namespace'::regclass AND s.objid = n.oid AND s.deptype = 'e')
+       ORDER BY 1"""
 )
 
 # What operators call objects that are no relations' parts, by kind and name.
