@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: install demo up test test-slice test-long test-random check clean
+.PHONY: install demo up test test-slice test-long test-random reliability check clean
 
 install: $(INSTALLED)
 
@@ -36,6 +36,10 @@ test-long: install
 N ?= 300
 test-random: install
 	RANDOM_SCHEMAS=$(N) $(BIN)/python -m pytest -m long $(if $(SEED),--hypothesis-seed=$(SEED)) tests/integration/test_random_schemas.py
+
+# Writes the table of docs/reliability.md anew; two at a time.
+reliability: install
+	WRITE_RELIABILITY=1 EVERY_VARIANT=1 $(BIN)/python -m pytest -n 2 --dist load tests/integration/test_damages.py
 
 check: install
 	$(BIN)/ruff check

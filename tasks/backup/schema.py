@@ -59,6 +59,7 @@ def store_schema(
         disabled_keys=catalog.read_disabled_keys(connection, members),
         left_out=[name for one, name, _ in crossing.left_out if one not in members.around.named], by_hand=_by_hand(crossing, part),
         only_superusers=only_superusers, forgotten_tables=crossing.forgotten, inventory=snapshot.inventory,
+        inventory_version=2, extension_versions=extensions,
         schema_archive=archive, schema_list=schema_list, context_files=files,
         warnings=_read_warnings(connection, members, crossing, site) + _told_of(only_superusers),
     )  # fmt: skip

@@ -11,20 +11,20 @@ from tasks.checks.large_objects import compare_large_objects
 from tasks.core import sql
 from tasks.core.backup.row_loss import archived_since, cleaned_since, lost_rows, tables_by_hash
 from tasks.core.checks.definition import Check, Finding, Severity, Verdict, judge
-from tasks.core.checks.objects import changed_objects, in_short, is_grave
+from tasks.core.checks.objects import came_with_time, in_short, is_grave
 from tasks.core.context import Context
-from tasks.core.database.comparison import Difference, missing_objects
+from tasks.core.database.comparison import Difference, named
 from tasks.core.errors import DamagedSet, OperationError
 from tasks.core.postgres.archive_toc import table_of
-from tasks.core.postgres.connection import Connection, Server, connect, major_of
+from tasks.core.postgres.connection import Connection, Server, connect
 from tasks.core.postgres.messages import message_of
 from tasks.core.sets.manifest import Manifest
 from tasks.core.sets.name import RULES
-from tasks.core.sets.shared_schema import comparable
 from tasks.database import catalog
 from tasks.database.catalog import Member, Members
 from tasks.run.run import Run, step
 from tasks.sets.choose import departed_sets, newest_trusted
+from tasks.sets.differences import Comparison
 from tasks.sets.listing import list_sets
 from tasks.sets.manifest import find_lack, name_of
 from tasks.store.address import StoreAddress
@@ -47,17 +47,17 @@ def compare_with_newest_backup(
             raise DamagedSet(f"every backup set of it in {store.url} is damaged or suspect; see list_backups")
         archives, cleaned = departed_sets(store, context.name)
         gone = archived_since(manifest, archives), cleaned_since(manifest, cleaned)
-        lost, fewer, changed, unknown = _losses(server, loader, database, run, context, manifest, timeout_seconds, *gone)
+        lost, (missed, fewer), changed, unknown = _losses(server, loader, database, run, context, manifest, timeout_seconds, *gone)
         large = compare_large_objects(server, database, run, context, store, manifest, timeout_seconds)
         lack = find_lack(store, name_of(manifest), manifest)
     except (OperationError, psycopg.Error) as error:
         note = message_of(error) if isinstance(error, psycopg.Error) else str(error)
         return [Finding(name, Severity.ERROR, Verdict.BROKEN, note=note) for name in WITNESSES]
     about = f"{manifest.id} has it; if it went on purpose, take a backup now."
-    objects, rows = (
-        judge(Check(name, Severity.ERROR, "", about), len(offending), offending[:SAMPLE_ROWS])
-        for name, offending in zip(WITNESSES[:2], (lost, fewer), strict=True)
-    )
+    objects = judge(Check(WITNESSES[0], Severity.ERROR, "", about), len(lost), lost[:SAMPLE_ROWS])
+    # What is below the threshold may be an application's own work.
+    severity, offending = (Severity.ERROR, missed) if missed else (Severity.WARNING, fewer)
+    rows = judge(Check(WITNESSES[1], severity, "", about), len(offending), offending[:SAMPLE_ROWS])
     if lack:
         objects = replace(objects, verdict=Verdict.BROKEN, note=f"{manifest.id} is damaged: {lack}; take a backup now")
     return [
@@ -80,8 +80,8 @@ def _judge_changed(manifest: Manifest, changed: Sequence[Difference] | None) -> 
 def _losses(
     server: Server, loader: Server | None, database: str, run: Run, context: Context, manifest: Manifest, timeout_seconds: float,
     archived: Collection[str], cleaned: Mapping[str, int],
-) -> tuple[list[str], list[str], list[Difference] | None, list[str]]:  # fmt: skip
-    """Return the objects that are there no longer, relations that lost too many rows, changed objects, and what nobody may count.
+) -> tuple[list[str], tuple[list[str], list[str]], list[Difference] | None, list[str]]:  # fmt: skip
+    """Return the objects that are there no longer, relations that lost rows, changed objects, and what nobody may count.
 
     Changed objects are None if the set is of another major version.
 
@@ -106,13 +106,16 @@ def _losses(
 def _compare_objects(
     connection: Connection, members: Members, manifest: Manifest, archived: set[str]
 ) -> tuple[list[str], list[Difference] | None]:
-    """Return the objects, columns and keys to other contexts that a set has and the database no longer, and changed objects."""
+    """Return what a set has and the database no longer: objects, columns, keys; and what is not as it was, or new."""
     gone = archived - {relation.qualified for relation in members.relations}
     expected = [item for item in manifest.inventory if table_of(item) not in gone]
     inventory = catalog.read_inventory(connection, members, manifest.inventory)
-    lost = missing_objects(expected, inventory)
-    same_major = manifest.versions.server_major == major_of(connection)
-    changed = changed_objects(comparable(manifest, expected), comparable(manifest, inventory)) if same_major else None
+    # Nothing may be read again here, as that writes: views and functions that are spelled otherwise are told.
+    compared = Comparison(connection, manifest.model_copy(update={"inventory": expected}), members, inventory)
+    differences = compared.differences
+    lost = [named(one.item) for one in differences if one.now is None]
+    meant = came_with_time(differences, expected)
+    changed = [one for one in differences if one.now is not None and one.item.identity not in meant]
     columns = {relation.qualified: set(relation.columns) for relation in members.relations}
     lost += [
         f"column {name} of {relation.qualified}"
@@ -120,23 +123,20 @@ def _compare_objects(
         for name in relation.columns
         if relation.qualified in columns and name not in columns[relation.qualified]
     ]
-    # The inventory is without keys to other contexts, because a recovery may have to leave them out.
-    there = {(key.table, key.name) for key in catalog.read_outbound_keys(connection, members)}
-    lost += [f"foreign key {key.name} of {key.table}" for key in manifest.outbound_keys if (key.table, key.name) not in there]
-    return lost, changed
+    return lost, changed if compared.is_same_major else None
 
 
 def _lost_rows(
     manifest: Manifest, counted: Mapping[str, int], unknown: Collection[str], cleaned: Mapping[str, int], threshold: float
-) -> list[str]:
-    """Return the relations that lost more rows than the threshold; of partitions by hash those together that were counted."""
+) -> tuple[list[str], list[str]]:
+    """Return the relations that lost more rows than the threshold, and those that lost any; partitions by hash count together."""
     tables, before, now = tables_by_hash(manifest), Counter[str](), Counter[str]()
     for relation in manifest.relations:
         if relation.qualified in counted and relation.qualified not in unknown:
             name = tables.get(relation.qualified, relation.qualified)
             before[name] += max(relation.rows - cleaned.get(relation.qualified, 0), 0)
             now[name] += counted[relation.qualified]
-    return list(lost_rows(before.items(), now, threshold))
+    return list(lost_rows(before.items(), now, threshold)), list(lost_rows(before.items(), now, 0))
 
 
 def _counted(connection: Connection, relations: Iterable[Member]) -> dict[str, int]:

@@ -4,43 +4,12 @@ import pytest
 
 from flows.backup import differential_backup
 from tasks.core.errors import UnsafeTarget
-from tests.support.database import ask, execute, unlike
+from tests.support.database import execute, unlike
 from tests.support.example import TABLES
 from tests.support.restores import ALL, DAMAGE, plan, restore, safety_sets
 from tests.support.world import World
 
 long = pytest.mark.long
-
-
-# What does not get in each other's way is undone together.
-TOGETHER = [
-    ("a partition dropped",), ("unique values exchanged",),
-    ("rows deleted and changed", "rows inserted", "closure rows missing"),
-    ("roots emptied", "triggers switched", "a key and a check dropped", "rows moved to another partition"),
-    ("all tables empty",), ("a table dropped",), ("a table dropped that others refer to",), ("a newer partition with rows",),
-    ("a view, an index and a function dropped",), ("a team deleted and made again",),
-]  # fmt: skip
-
-
-def test_every_damage_is_undone() -> None:
-    assert sorted(one for some in TOGETHER for one in some) == sorted(DAMAGE)
-
-
-@long
-@pytest.mark.parametrize(
-    "damage", [pytest.param(one, marks=long if n > 1 else ()) for n, one in enumerate(TOGETHER)], ids=", ".join
-)
-def test_damage_is_undone(world: World, damage: tuple[str, ...]) -> None:
-    before = world.state()
-    world.backup()
-    for one in damage:
-        execute(world, *DAMAGE[one])
-    assert unlike(before, world.state()) != []
-    assert restore(world).startswith("RESTORED")
-    left = unlike(before, world.state())
-    # What is newer than the set stays, empty.
-    assert [one for one in left if "policy_violations_2030" not in one] == []
-    assert ask(world, "SELECT count(*) FROM policy_violations WHERE detected_at >= '2030-01-01'") == [(0,)]
 
 
 def test_planned_confirmed_done_and_undone(world: World) -> None:

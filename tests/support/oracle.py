@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +100,7 @@ class State:
     foreign_keys: Mapping[str, str] = field(default_factory=dict)
     indexes: Mapping[str, str] = field(default_factory=dict)
     sequences: Mapping[str, SequenceValue] = field(default_factory=dict)
+    surroundings: Mapping[str, str] = field(default_factory=dict)
 
     def differences(self, other: "State", *, ignore_foreign_keys: Collection[str] = (), views: ViewRows = "stored") -> list[str]:
         """Say what `other` (the restored side) has not as `self` (the source) had it; an empty list is equality.
@@ -120,6 +121,7 @@ class State:
             *_compare_common("foreign key", self.foreign_keys, other.foreign_keys),
             *_compare("index", self.indexes, other.indexes),
             *_compare_sequences(self.sequences, other.sequences),
+            *_compare("surroundings:", self.surroundings, other.surroundings),
         ]
 
 
@@ -130,12 +132,16 @@ def capture(
     tables: Sequence[str],
     views: Sequence[str] | None = None,
     snapshot: str | None = None,
+    surroundings: bool = False,
 ) -> State:
     """Read the state of the context that consists of `tables` (`public` unless qualified), their leaves and views.
 
     `views` None means: every materialized view that reads one of the tables. Where another context has one of its own
     over our tables, name ours. With `snapshot` rows and catalogue are read in that exported snapshot; the text of
     pg_dump is always of now. Both sides of a comparison need a pg_dump of the same major.
+
+    With `surroundings` also what is not the context's alone: settings of the database, versions of extensions, the keys of others
+    that refer here, and the rows of those tables.
     """
     dump = _dump_schema(connection_info, bin_dir)
     with psycopg.connect(connection_info, autocommit=True) as conn:
@@ -145,7 +151,8 @@ def capture(
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             if snapshot is not None:
                 conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
-            return _capture(conn, dump, _qualified(tables), views, snapshot is not None)
+            found = _capture(conn, dump, _qualified(tables), views, snapshot is not None)
+            return replace(found, surroundings=_surroundings(conn, _qualified(tables))) if surroundings else found
 
 
 def _capture(conn: psycopg.Connection, dump: str, tables: Sequence[str], views: Sequence[str] | None, at_snapshot: bool) -> State:
@@ -424,6 +431,25 @@ def _indexes(conn: psycopg.Connection, oids: Sequence[int]) -> dict[str, str]:
            FROM pg_index WHERE indrelid = ANY(%s::oid[])""",
         oids,
     )
+
+
+def _surroundings(conn: psycopg.Connection, tables: Sequence[str]) -> dict[str, str]:
+    found = dict(
+        conn.execute(
+            """SELECT format('settings of %s', coalesce(r.rolname, 'the database')), array_to_string(s.setconfig, ', ')
+               FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase AND d.datname = current_database()
+               LEFT JOIN pg_roles r ON r.oid = s.setrole
+               UNION ALL SELECT format('extension %s', extname), extversion FROM pg_extension"""
+        ).fetchall()
+    )
+    ours = _tree(conn, _oids(conn, tables).values())
+    for key, definition, table in conn.execute(
+        """SELECT format('key %%s of %%s', conname, conrelid::regclass), pg_get_constraintdef(oid), conrelid::regclass::text
+           FROM pg_constraint WHERE contype = 'f' AND confrelid = ANY(%(ours)s) AND conrelid <> ALL(%(ours)s)""",
+        {"ours": ours},
+    ).fetchall():
+        found |= {key: definition, f"rows of {table}": str(_rows(conn, table))}
+    return found
 
 
 def _sequence(conn: psycopg.Connection, name: str, oid: int, at_snapshot: bool) -> SequenceValue:

@@ -3,9 +3,11 @@
 import pytest
 
 from tasks.core.checks.definition import Severity
+from tasks.core.checks.objects import came_with_time
 from tasks.core.database.comparison import Difference, find_differences
 from tasks.core.database.facts import facts
 from tasks.core.database.objects import InventoryItem
+from tasks.core.database.settings import SETTING
 from tasks.core.in_place.objects import How, severity
 from tasks.core.in_place.remedies import remedy
 
@@ -101,3 +103,52 @@ def test_a_bound_is_set_back_in_two_statements_whatever_the_table_is_called() ->
     assert how.before == 'ALTER TABLE public."a; b" DETACH PARTITION public."p; q";'
     assert how.statement == """ALTER TABLE public."a; b" ATTACH PARTITION public."p; q" FOR VALUES FROM ('1') TO ('9');"""
     assert how.by_hand == f"{how.before} {how.statement}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "then", "now", "statement"),
+    [
+        ("column", "", "storage MAIN instead of EXTENDED", 'ALTER TABLE public.t ALTER COLUMN "c" SET STORAGE EXTENDED;'),
+        ("column", "storage PLAIN instead of MAIN", "", 'ALTER TABLE public.t ALTER COLUMN "c" SET STORAGE PLAIN;'),
+        ("column", "compression lz4", "compression pglz", 'ALTER TABLE public.t ALTER COLUMN "c" SET COMPRESSION lz4;'),
+        ("column", "", "statistics 7", 'ALTER TABLE public.t ALTER COLUMN "c" SET STATISTICS -1;'),
+        (
+            "column", "statistics 7 | options {n_distinct=3}", "statistics 7 | options {n_distinct=-0.5,n_distinct_inherited=2}",
+            'ALTER TABLE public.t ALTER COLUMN "c" RESET (n_distinct_inherited); '
+            """ALTER TABLE public.t ALTER COLUMN "c" SET (n_distinct = '3');""",
+        ),
+        ("statistics", "CREATE STATISTICS s", "CREATE STATISTICS s | statistics 7", "ALTER STATISTICS c SET STATISTICS -1;"),
+        (
+            "sequence", "owner o | bigint | 1 | 1 | 1 | 9 | 1 | f", "owner o | bigint | 1 | -2 | 1 | 9 | 1 | t",
+            "ALTER SEQUENCE c AS bigint INCREMENT 1 MINVALUE 1 MAXVALUE 9 START 1 CACHE 1 NO CYCLE;",
+        ),
+        ("sequence", "owner o | bigint; DROP TABLE x | 1 | 1 | 1 | 9 | 1 | f", "owner o | bigint | 1 | 1 | 1 | 9 | 1 | f", ""),
+        (SETTING, "1MB", "2MB", """ALTER DATABASE "d" SET "c" TO '1MB';"""),
+        (SETTING, "", "2MB", 'ALTER DATABASE "d" RESET "c";'),
+        ("extension", "1.3", "1.6", """ALTER EXTENSION "c" UPDATE TO '1.3';"""),
+    ],
+)  # fmt: skip
+def test_what_a_set_says_besides_definitions(kind: str, then: str, now: str, statement: str) -> None:
+    place = {"name": "public.c" if kind == "sequence" else "c", "parent": "public.t" if kind == "column" else ""}
+    columns = "d" if kind == SETTING else ""
+    (one,) = find_differences([item(kind, then, columns, **place)], [item(kind, now, columns, **place)], same_major=True)
+    assert remedy(one, ["public.t"], []).statement == statement.replace("SEQUENCE c", "SEQUENCE public.c")
+
+
+def test_a_search_path_is_grave_and_is_set_as_the_list_that_it_is() -> None:
+    then, now = (item(SETTING, text, "d", "search_path") for text in ("app, public", '"$user", public'))
+    (one,) = find_differences([then], [now], same_major=True)
+    assert severity(one) is Severity.ERROR
+    assert remedy(one, [], []).statement == 'ALTER DATABASE "d" SET "search_path" TO app, public;'
+
+
+def test_partitions_for_times_to_come_come_on_purpose_and_a_default_one_does_not() -> None:
+    state = "owner o | persistence p | bound {} | replica identity d"
+    parent = item("partitioned table", "owner o | persistence p | key RANGE (at) | replica identity d", name="public.p")
+    year, rest = (
+        item("table", state.format(bound), name=f"public.{name}", parent="public.p")
+        for name, bound in (("year", "FOR VALUES FROM (1) TO (2)"), ("rest", "DEFAULT"))
+    )
+    index, trigger = item("index", "CREATE INDEX i", name="public.i", parent="public.year"), item("trigger", "x", parent="public.p")
+    new = [Difference(None, one) for one in (year, rest, index, trigger)]
+    assert came_with_time(new, [parent]) == {year.identity, index.identity}

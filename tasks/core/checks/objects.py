@@ -4,10 +4,12 @@ from collections.abc import Iterable
 
 from tasks.core.checks.definition import Severity
 from tasks.core.database import facts
-from tasks.core.database.comparison import Difference, find_differences, named
-from tasks.core.database.objects import VIEWS, InventoryItem
+from tasks.core.database.comparison import Difference, named
+from tasks.core.database.objects import TABLES, VIEWS, InventoryItem
+from tasks.core.database.settings import GRAVE, ROLE_SETTINGS, SETTING
 
 OF_NO_ROW = frozenset({facts.COMMENT, facts.CLUSTERED, facts.OPTIONS, facts.REPLICA_IDENTITY})
+OF_NO_ROW_EITHER = frozenset({"statistics", "column", "extension", ROLE_SETTINGS})
 ACTS_ON_ROWS = frozenset({"trigger", "rule", "policy", "constraint"})
 
 
@@ -15,20 +17,20 @@ def severity(difference: Difference) -> Severity:
     """Return how grave it is: whether wrong rows may come in, right ones be lost or refused, or anybody read them."""
     item, fact = difference.item, difference.fact.rpartition(": ")[2]
     is_unique = item.kind == "index" and item.state.startswith("CREATE UNIQUE ")
-    harmless = item.kind == "statistics" or (item.kind == "index" and not is_unique) or fact in OF_NO_ROW
+    harmless = item.kind in OF_NO_ROW_EITHER or (item.kind == "index" and not is_unique) or fact in OF_NO_ROW
+    harmless |= item.kind == SETTING and item.name not in GRAVE
     stricter = fact in {facts.NOT_VALID, facts.NOT_POPULATED} and not difference.becomes
     new = difference.then is None and not is_unique and item.kind not in ACTS_ON_ROWS
     return Severity.WARNING if harmless or stricter or new else Severity.ERROR
 
 
-def changed_objects(then: Iterable[InventoryItem], now: Iterable[InventoryItem]) -> list[Difference]:
-    """Return how objects that were there and are there are not what they were.
-
-    Both are of one major version of PostgreSQL: between majors it spells the same object differently.
-    """
-    before, after = ({item.identity: item for item in items} for items in (then, now))
-    both = before.keys() & after.keys()
-    return find_differences((before[one] for one in both), (after[one] for one in both), same_major=True)
+def came_with_time(differences: Iterable[Difference], then: Iterable[InventoryItem]) -> set[tuple[str, str, str]]:
+    """Return what came since a backup as it was meant to: partitions for times to come, and what belongs to new tables."""
+    new = [one.item for one in differences if one.then is None]
+    divided = {item.name for item in then if item.kind == "partitioned table"}
+    tables = {item.name: item for item in new if item.kind in TABLES}
+    meant = [one for one in tables.values() if one.parent in divided and facts.facts(one).get(facts.BOUND) != "DEFAULT"]
+    return {item.identity for item in [*meant, *(item for item in new if item.parent in tables)]}
 
 
 def is_grave(difference: Difference) -> bool:
@@ -38,4 +40,4 @@ def is_grave(difference: Difference) -> bool:
 
 def in_short(difference: Difference) -> str:
     """Return which object it is and what of it changed, without the texts, which may be long."""
-    return f"{named(difference.item)}: {difference.fact}"
+    return difference.line if not difference.fact else f"{named(difference.item)}: {difference.fact}"

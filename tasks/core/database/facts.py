@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from tasks.core.database.objects import RELATIONS, TABLES, VIEWS, InventoryItem
+from tasks.core.database.settings import ROLE_SETTINGS, SETTING
 from tasks.core.spelling import IDENTIFIER
 
 DEFINITION, OWNER, COMMENT, PRIVILEGES, ENABLED = "definition", "owner", "comment", "privileges", "enabled"
@@ -20,6 +21,7 @@ ATTACHED, CLUSTERED, ROW_SECURITY, FORCED, REPLICA_IDENTITY, OPTIONS = (
 TYPE, COLLATION, NOT_NULL, GENERATED, IDENTITY, DEFAULT, GRANTS = (
     "type", "COLLATE", "NOT NULL", "GENERATED", "IDENTITY", "DEFAULT", "ACL",
 )  # fmt: skip
+STORAGE, COMPRESSION, STATISTICS, POSITION = "storage", "compression", "statistics", "position"
 YES = "yes"
 
 _END = rf"( \| {COMMENT} (?P<comment>.*?))?"
@@ -29,6 +31,7 @@ _RELATION = (
     rf"( \| {BOUND} (?P<bound>.*?))?(?P<row_security> \| {ROW_SECURITY})?(?P<forced> \| {FORCED})?"
     rf" \| {REPLICA_IDENTITY} (?P<replica_identity>.)( \| {OPTIONS} (?P<options>\{{.*?\}}))?"
 )
+_NEXT = r" \| |\Z"
 _OWN = rf"{OWNER} (?P<owner>.*?)"
 _PATTERNS = {
     **dict.fromkeys([*TABLES, "foreign table"], rf"{_RELATION}{_END}{_GRANTED}"),
@@ -42,6 +45,9 @@ _PATTERNS = {
     "function": rf"{_OWN}( \| (?P<definition>.*?\n.*\n))?{_END}{_GRANTED}",
     "schema": rf"{_OWN}{_END}{_GRANTED}",
     "sequence": rf"{_OWN} \| (?P<definition>.*?){_GRANTED}",
+    "statistics": rf"(?P<definition>.*?)( \| {STATISTICS} (?P<statistics>\d+))?",
+    "column": rf"({STORAGE} (?P<storage>[A-Z]+ instead of [A-Z]+)({_NEXT}))?({COMPRESSION} (?P<compression>\w+)({_NEXT}))?"
+    rf"({STATISTICS} (?P<statistics>\d+)({_NEXT}))?({OPTIONS} (?P<options>.*))?",
 }  # fmt: skip
 _READ = {kind: re.compile(pattern, re.DOTALL) for kind, pattern in _PATTERNS.items()}
 # What stands in quotes or brackets, brackets from within.
@@ -53,6 +59,8 @@ _COLUMN_FACTS = re.compile(
     rf"( {COMMENT.upper()} (?P<comment>E?\S+))?( {GRANTS} (?P<ACL>.*))?",
     re.DOTALL,
 )
+# Of these only what is not as it is by default is told.
+DEFAULTED = frozenset({"column", SETTING, ROLE_SETTINGS})
 
 
 def facts(item: InventoryItem) -> dict[str, str]:
@@ -63,6 +71,12 @@ def facts(item: InventoryItem) -> dict[str, str]:
         return {name: text for name, text in (("columns", item.columns), (DEFINITION, item.state)) if text}
     said = {name.replace("_", " "): _said(text) for name, text in found.groupdict().items() if text is not None}
     return said | dict(_columns(item))
+
+
+def is_descending(sequence: InventoryItem) -> bool:
+    """Say whether a sequence counts down."""
+    _, _, increment, *_ = f"{facts(sequence).get(DEFINITION, '')} |  | ".split(" | ")
+    return increment.startswith("-")
 
 
 def owner_of(item: InventoryItem) -> str:

@@ -22,6 +22,7 @@ class How(StrEnum):
     REFRESH = "computed again"
     CREATE = "created"
     REBUILD = "built again"
+    ADVANCE = "advanced"
     NOT = "left"
 
 

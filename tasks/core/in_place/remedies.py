@@ -14,11 +14,13 @@ from tasks.core.database import facts
 from tasks.core.database.comparison import Difference
 from tasks.core.database.objects import TABLES, VIEWS, InventoryItem
 from tasks.core.in_place.objects import STATES, How, Remedy
+from tasks.core.in_place.option_remedies import COLUMNS_ARE_MIGRATED, OF_KINDS, of_sequence, option_words, spelled
 from tasks.core.sql.names import split_name
 
 NEVER_DROPPED = "it is not in the set, and what is not is never dropped"
 ONLY_SUPERUSER = "only a superuser may switch off the triggers of a key"
-COLUMNS_ARE_MIGRATED = "types and generated values of columns are migrated, not restored"
+
+HOLD_NO_ROWS = frozenset({"constraint", "trigger", "policy", "rule", "index", "view", "statistics"})
 OF_OTHERS = "it is another context's"
 
 
@@ -31,23 +33,20 @@ def remedy(difference: Difference, own: Collection[str], constraints: Collection
         constraints: parent and name of each constraint here.
     """
     then, now = difference.then, difference.now
+    if difference.item.kind in OF_KINDS:
+        return OF_KINDS[difference.item.kind](difference)
     if difference.item.kind == "constraint" and difference.item.parent not in own:
         return Remedy(How.NOT, _made(then) if then else "", OF_OTHERS)
     if now is None:
         return Remedy(How.CREATE, _made(difference.item))
     if then is None:
-        return Remedy(How.NOT, "", NEVER_DROPPED)
+        return Remedy(How.NOT, _gone_by_hand(difference.item), NEVER_DROPPED)
     if difference.fact.startswith("column "):
         return _of_column(difference, now)
     chosen = _OF_FACTS.get(difference.fact)
     if difference.fact == facts.DEFINITION:
         return _of_definition(then, now, constraints)
     return chosen(difference, now) if chosen else Remedy(How.NOT, "", "there is no way to set it back alone")
-
-
-def spelled(statement: str, *parts: Composable) -> str:
-    """Return a statement with its parts."""
-    return f"{SQL(statement).format(*parts).as_string()};"
 
 
 def name_of(item: InventoryItem) -> Composable:
@@ -70,6 +69,17 @@ def drops(item: InventoryItem) -> str:
     return spelled("DROP {} {}", word_of(item), name_of(item))
 
 
+def _gone_by_hand(item: InventoryItem) -> str:
+    """Return the statement that drops what holds no rows, or detaches a partition, for a person who knows that it is not needed."""
+    if item.kind in TABLES:
+        return (
+            spelled("ALTER TABLE {} DETACH PARTITION {}", SQL(item.parent), SQL(item.name))
+            if facts.BOUND in facts.facts(item)
+            else ""
+        )
+    return drops(item) if item.kind in HOLD_NO_ROWS else ""
+
+
 def _made(item: InventoryItem) -> str:
     """Return the statement that makes an object, as its definition says; nothing where that does not stand in an inventory."""
     definition = facts.facts(item).get(facts.DEFINITION, "").strip()
@@ -81,6 +91,8 @@ def _made(item: InventoryItem) -> str:
 
 
 def _of_definition(then: InventoryItem, now: InventoryItem, constraints: Collection[tuple[str, str]]) -> Remedy:
+    if now.kind == "sequence":
+        return of_sequence(then, now)
     if now.kind in {"function", "view"}:
         return Remedy(How.REPLACE, _made(then).replace("CREATE VIEW ", "CREATE OR REPLACE VIEW ", 1))
     of_key = now.kind == "index" and (now.parent, split_name(now.name)[1]) in constraints
@@ -204,16 +216,18 @@ def _of_replica_identity(difference: Difference, now: InventoryItem) -> Remedy:
     return Remedy(How.ALTER, spelled("ALTER TABLE {} REPLICA IDENTITY {}", SQL(now.name), SQL(words)))
 
 
-_OPTION = re.compile(r"(?P<name>[a-z_]+(?:\.[a-z_]+)?)=(?P<value>[\w.+-]*)")
-
-
 def _of_options(difference: Difference, now: InventoryItem) -> Remedy:
-    was, becomes = (dict(_OPTION.findall(text)) for text in (difference.was, difference.becomes))
-    gone = ", ".join(name for name in becomes if name not in was)
-    said = ", ".join(f"{name} = {Literal(value).as_string()}" for name, value in was.items())
-    parts = [("RESET", gone), ("SET", said)]
-    words = (spelled("ALTER {} {} {} ({})", word_of(now), SQL(now.name), SQL(how), SQL(what)) for how, what in parts if what)
+    words = (spelled("ALTER {} {} {}", word_of(now), SQL(now.name), SQL(said)) for said in option_words(difference))
     return Remedy(How.ALTER, " ".join(words))
+
+
+def _of_position(difference: Difference, now: InventoryItem) -> Remedy:
+    statement = spelled("SELECT setval({}, {})", Literal(now.name), SQL(difference.was))
+    return Remedy(How.ADVANCE, statement)
+
+
+def _of_target(difference: Difference, now: InventoryItem) -> Remedy:
+    return Remedy(How.ALTER, spelled("ALTER STATISTICS {} SET STATISTICS {}", SQL(now.name), SQL(difference.was or "-1")))
 
 
 _GRANT = re.compile(r"(?P<role>.+?)=(?P<privilege>[A-Z]+)(?P<star>\*?)(?: |\Z)", re.DOTALL)
@@ -246,4 +260,5 @@ _OF_FACTS = {
     facts.NOT_POPULATED: _of_population, facts.ROW_SECURITY: _of_row_security, facts.FORCED: _of_row_security,
     facts.ATTACHED: _of_attachment, facts.CLUSTERED: _of_cluster, facts.REPLICA_IDENTITY: _of_replica_identity,
     facts.INVALID: _of_index_validity, facts.OPTIONS: _of_options, facts.PRIVILEGES: _of_privileges,
+    facts.POSITION: _of_position, facts.STATISTICS: _of_target,
 }  # fmt: skip

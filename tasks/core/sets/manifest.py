@@ -213,6 +213,10 @@ class Manifest(StoredModel):
     )
     forgotten_tables: list[str]
     inventory: list[InventoryItem]
+    inventory_version: Literal[1, 2] = Field(
+        default=1, description="2 tells what columns have of their own (storage, targets of statistics …), too; older sets: 1"
+    )
+    extension_versions: dict[Name, Label] = Field(default={}, description="older sets do not say")
     schema_archive: StoredObject
     schema_list: StoredObject
     context_files: list[StoredObject]

@@ -5,6 +5,7 @@ about it only for a context whose tables are there. What the context's own roles
 else of them is compared.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ MADE = RELATIONS | {
 }  # fmt: skip
 PRIVILEGES = "CREATE", "USAGE"
 SAID_BEFORE = "privileges "
+TARGET = re.compile(r" \| statistics \d+\Z")
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,17 @@ def own_grants(manifest: Manifest) -> list[SchemaGrant]:
 
 
 def comparable(manifest: Manifest, items: Iterable[InventoryItem]) -> list[InventoryItem]:
-    """Return objects, of the set or of a database, with no more of a shared schema than the context's own roles may do there."""
+    """Return objects, of the set or of a database, as far as the set tells of such.
+
+    That is of a shared schema no more than the context's own roles may do there, and what the version of its inventory has.
+    """
     roles = owners(manifest)
-    return [_without_others(item, roles) if is_shared(manifest, item) else item for item in items]
+    told = items if manifest.inventory_version > 1 else (_as_in_version_1(item) for item in items if item.kind != "column")
+    return [_without_others(item, roles) if is_shared(manifest, item) else item for item in told]
+
+
+def _as_in_version_1(item: InventoryItem) -> InventoryItem:
+    return item.model_copy(update={"state": TARGET.sub("", item.state)}) if item.kind == "statistics" else item
 
 
 def is_shared(manifest: Manifest, item: InventoryItem) -> bool:

@@ -12,6 +12,10 @@ def _privileges(acl: str, kind: str, owner: str) -> str:
     return _PRIVILEGES.format(acl=acl, kind=kind, owner=owner)
 
 
+def _storage(letter: str) -> str:
+    return f"CASE {letter} WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END"
+
+
 _INVENTORY = f"""
 SELECT kind, name, parent, columns, state FROM (
   SELECT CASE c.relkind WHEN 'p' THEN 'partitioned table' WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view'
@@ -47,6 +51,18 @@ SELECT kind, name, parent, columns, state FROM (
                    'privileges ' || {_privileges("c.relacl", "'r'", "c.relowner")}) AS state
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.oid = ANY (%(relations)s::oid[]) AND c.relkind IN ('r', 'p', 'm', 'v', 'f')
+  UNION ALL
+  -- What a column has of its own beside what its table tells of it.
+  SELECT 'column', a.attname, format('%%I.%%I', n.nspname, c.relname), '',
+         concat_ws(' | ', CASE WHEN a.attstorage <> t.typstorage THEN
+                     format('storage %%s instead of %%s', {_storage("a.attstorage")}, {_storage("t.typstorage")}) END,
+                   'compression ' || CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
+                   'statistics ' || nullif(a.attstattarget, -1), 'options ' || a.attoptions::text)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+  JOIN pg_type t ON t.oid = a.atttypid
+  WHERE c.oid = ANY (%(relations)s::oid[]) AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+    AND (a.attstorage <> t.typstorage OR a.attcompression <> '' OR nullif(a.attstattarget, -1) IS NOT NULL
+         OR a.attoptions IS NOT NULL)
   UNION ALL
   SELECT 'sequence', format('%%I.%%I', n.nspname, c.relname),
          coalesce((SELECT format('%%s.%%I', d.refobjid::regclass, a.attname) FROM pg_depend d
@@ -88,7 +104,8 @@ SELECT kind, name, parent, columns, state FROM (
                    'using ' || pg_get_expr(p.polqual, p.polrelid), 'check ' || pg_get_expr(p.polwithcheck, p.polrelid))
   FROM pg_policy p WHERE p.polrelid = ANY (%(relations)s::oid[])
   UNION ALL
-  SELECT 'statistics', format('%%I.%%I', n.nspname, s.stxname), s.stxrelid::regclass::text, '', pg_get_statisticsobjdef(s.oid)
+  SELECT 'statistics', format('%%I.%%I', n.nspname, s.stxname), s.stxrelid::regclass::text, '',
+         concat_ws(' | ', pg_get_statisticsobjdef(s.oid), 'statistics ' || nullif(s.stxstattarget, -1))
   FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = ANY (%(relations)s::oid[])
   UNION ALL
   SELECT 'function', p.oid::regprocedure::text, '', '',
