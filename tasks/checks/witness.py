@@ -13,7 +13,7 @@ from tasks.core.backup.row_loss import archived_since, cleaned_since, lost_rows,
 from tasks.core.checks.definition import Check, Finding, Severity, Verdict, judge
 from tasks.core.checks.objects import came_with_time, in_short, is_grave
 from tasks.core.context import Context
-from tasks.core.database.comparison import Difference, named
+from tasks.core.database.comparison import Difference, named, with_moved_sequences
 from tasks.core.errors import DamagedSet, OperationError
 from tasks.core.postgres.archive_toc import table_of
 from tasks.core.postgres.connection import Connection, Server, connect
@@ -109,7 +109,7 @@ def _compare_objects(
     """Return what a set has and the database no longer: objects, columns, keys; and what is not as it was, or new."""
     gone = archived - {relation.qualified for relation in members.relations}
     expected = [item for item in manifest.inventory if table_of(item) not in gone]
-    inventory = catalog.read_inventory(connection, members, manifest.inventory)
+    inventory = with_moved_sequences(expected, catalog.read_inventory(connection, members, manifest.inventory))
     # Nothing may be read again here, as that writes: views and functions that are spelled otherwise are told.
     compared = Comparison(connection, manifest.model_copy(update={"inventory": expected}), members, inventory)
     differences = compared.differences

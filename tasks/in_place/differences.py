@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable
 
+from tasks.core import sql
 from tasks.core.checks.definition import Severity
-from tasks.core.database.comparison import Difference
+from tasks.core.database.comparison import Difference, with_moved_sequences
+from tasks.core.database.facts import owner_of
 from tasks.core.database.objects import InventoryItem
 from tasks.core.in_place.objects import Found, How, ObjectChange, Remedy
 from tasks.core.in_place.remedies import remedy
 from tasks.core.in_place.request import Mode, Objects
 from tasks.core.postgres.archive_toc import NAMES_OF_KINDS
+from tasks.core.postgres.connection import Connection
+from tasks.core.sets.manifest import Manifest
 from tasks.core.sql.names import unquoted
 from tasks.database import catalog
 from tasks.database.catalog import Members
@@ -23,14 +27,28 @@ def find(merge: Merge, members: Members, inventory: Iterable[InventoryItem]) -> 
     compared = Comparison(merge.connection, merge.manifest, members, [*inventory], merge.path, names)
     found = compared.differences
     constraints = {(item.parent, item.name) for item in inventory if item.kind == "constraint"}
-    remedies = [(one, remedy(one, compared.own, constraints)) for one in found]
+    remedies = [(one, _as_rights_allow(merge, one, remedy(one, compared.own, constraints))) for one in found]
     return [Found(one, how, _is_done(merge, one, how)) for one, how in remedies]
 
 
 def find_now(merge: Merge) -> list[Found]:
     """Return the same of the objects as they are by now, those that were made among them."""
     members = catalog.read_members(merge.connection, catalog.present(merge.connection, merge.whole))
-    return find(merge, members, catalog.read_inventory(merge.connection, members, merge.manifest.inventory))
+    return find(merge, members, inventory_as_told(merge.connection, members, merge.manifest))
+
+
+def inventory_as_told(connection: Connection, members: Members, manifest: Manifest) -> list[InventoryItem]:
+    """Return the context's objects as they are, called as the set calls them."""
+    return with_moved_sequences(manifest.inventory, catalog.read_inventory(connection, members, manifest.inventory))
+
+
+def _as_rights_allow(merge: Merge, difference: Difference, how: Remedy) -> Remedy:
+    """Return how an object is set back; only listed where it belongs to a role that this login is none of."""
+    owner = owner_of(difference.now) if difference.now else ""
+    if how.how is How.NOT or not owner:
+        return how
+    mine = merge.connection.execute(sql.databases.MAY_BECOME, {"names": [owner]}).fetchall()
+    return how if mine else Remedy(How.NOT, how.by_hand, f'it belongs to "{owner}": only that role, or a superuser, may')
 
 
 def stale_views(merge: Merge) -> list[ObjectChange]:

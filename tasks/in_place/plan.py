@@ -77,7 +77,7 @@ def begin(site: Site, run: Run, staged: StagedSet, request: Request) -> Iterator
         connection.execute(sql.session.FIXED_SETTINGS)
         connection.execute(sql.staging.JOIN_IN_MEMORY)
         members = catalog.read_members(connection, there.context)
-        inventory = catalog.read_inventory(connection, members, staged.manifest.inventory)
+        inventory = differences.inventory_as_told(connection, members, staged.manifest)
         asked_for, keyed = names(request, site.context, members, staged.manifest)
         whole = staged_context(staged)
         merge = Merge(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import psycopg
 
 from tasks.core import sql
-from tasks.core.database.facts import owner_of
+from tasks.core.database.facts import BOUND, facts, owner_of
 from tasks.core.database.objects import RELATIONS, TABLES, VIEWS, InventoryItem
 from tasks.core.in_place.plan import Change, drift
 from tasks.core.in_place.request import Drift, Mode
@@ -16,7 +16,7 @@ from tasks.core.postgres.grants import grants_by_others
 from tasks.core.postgres.messages import message_of
 from tasks.core.restore.obstacle import Obstacle
 from tasks.core.sets.shared_schema import MADE
-from tasks.core.sql.names import quoted, quoted_name, split_name
+from tasks.core.sql.names import plain_name, quoted, quoted_name, split_name
 from tasks.database import catalog
 from tasks.database.catalog import Member
 from tasks.in_place.objects import missing_chunks
@@ -42,12 +42,13 @@ MOST_COLUMNS = 1600 - 2
 
 def refusals(merge: Merge) -> Iterator[str]:
     """Yield why the set cannot be merged into what is there."""
-    facts = {row["oid"]: row for row in dicts(merge.connection, sql.staging.MERGE_FACTS, {"oids": merge.members.oids})}
+    rows = dicts(merge.connection, sql.staging.MERGE_FACTS, {"oids": merge.members.oids})
+    told = {row["oid"]: row for row in rows}
     login = merge.connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
     for member in merge.members.relations:
-        if not facts[member.oid]["owned"]:
-            yield f'{member.qualified} does not belong to "{login}"; GRANT its owner TO "{login}"'
-        if facts[member.oid]["rules"]:
+        if not told[member.oid]["owned"]:
+            yield f'{member.qualified} does not belong to "{login}"; {_owner_remedy(merge, member, login)}'
+        if told[member.oid]["rules"]:
             yield f"{member.qualified} has rules, which would write other rows than are meant; ALTER TABLE … DISABLE RULE first"
     for table in merge.tables:
         yield from drifts(merge, table)
@@ -59,7 +60,40 @@ def refusals(merge: Merge) -> Iterator[str]:
     yield from _rights_to_make(merge, login)
     for item in merge.missing:
         if item.kind in TABLES | VIEWS and catalog.is_there(merge.connection, item.name):
-            yield f"{item.name} is there, but not as {item.kind}{f' of {item.parent}' if item.parent else ''}; attach or rename it"
+            yield (
+                f"{item.name} is there, but not as {item.kind}{f' of {item.parent}' if item.parent else ''}; rename it"
+                f"{_attaching(item)}"
+            )
+    yield from _taken_names(merge)
+
+
+def _owner_remedy(merge: Merge, member: Member, login: str) -> str:
+    """Return what makes a table this login's: its owner was another one, or is one that the login is no member of."""
+    then = {plain_name(one.name): owner_of(one) for one in merge.manifest.inventory if one.kind in TABLES}.get(member.qualified)
+    now = {plain_name(one.name): owner_of(one) for one in merge.inventory if one.kind in TABLES}.get(member.qualified)
+    if then and then != now:
+        return f'run as a superuser: ALTER TABLE {quoted_name(member.schema, member.name)} OWNER TO "{then}";'
+    return f'GRANT its owner TO "{login}"'
+
+
+def _attaching(item: InventoryItem) -> str:
+    """Return what makes a table one of its parent again, where it is one that was detached."""
+    if not item.parent:
+        return ""
+    if bound := facts(item).get(BOUND):
+        return f", or, if it is that one, detached, run: ALTER TABLE {item.parent} ATTACH PARTITION {item.name} {bound};"
+    return f", or, if it is that one, run: ALTER TABLE {item.name} INHERIT {item.parent};"
+
+
+def _taken_names(merge: Merge) -> Iterator[str]:
+    """Yield the indexes that are missing, and whose names those of other tables have: of a table that was renamed, say."""
+    names = {item.name: item.parent for item in merge.missing if item.kind == "index"}
+    for name, table in merge.connection.execute(sql.prerequisites.TABLES_OF_INDEXES, {"names": [*names]}):
+        if table != names[name]:
+            yield (
+                f"index {name} is there, but of {table}; if that is {names[name]}, renamed, run: "
+                f"ALTER TABLE {table} RENAME TO {quoted(split_name(names[name])[1])}; else rename the index"
+            )
 
 
 def _rights_to_make(merge: Merge, login: str) -> Iterator[str]:

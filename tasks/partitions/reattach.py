@@ -12,7 +12,7 @@ from prefect import get_run_logger
 from tasks.core import sql
 from tasks.core.calendar import EXAMPLES, parse_period
 from tasks.core.database.comparison import compare_inventories
-from tasks.core.database.objects import TABLES, InventoryItem
+from tasks.core.database.objects import TABLES
 from tasks.core.errors import BadInput, OperationError, RestoreDiffers, UnsafeTarget
 from tasks.core.in_place.plan import trigger_states
 from tasks.core.in_place.request import Drift, Mode, Request
@@ -20,6 +20,7 @@ from tasks.core.postgres.archive_toc import table_of
 from tasks.core.rows.stream import digest_relation
 from tasks.core.sets.hash_partitions import differences
 from tasks.core.sets.manifest import Manifest, Scope
+from tasks.core.sets.shared_schema import comparable
 from tasks.core.sql.names import plain_name
 from tasks.database import catalog
 from tasks.database.locks import ContextLock
@@ -119,25 +120,26 @@ def reattach(site: Site, run: Run, lock: ContextLock, archived: Archived) -> tup
         large = look_at_large_objects(merge)
         with with_large_objects(merge) as notes:
             rows = _make(merge, lock, archived)
-        inventory = merge.manifest.inventory
+        manifest = merge.manifest
         same_major = merge.manifest.versions.server_major == merge.source.major
     try:
-        attach_partition(site, run, lock, archived.table, archived.place, archived.bound, trigger_states(inventory))
+        attach_partition(site, run, lock, archived.table, archived.place, archived.bound, trigger_states(manifest.inventory))
     except (OperationError, psycopg.Error):
         with suppress(OperationError, psycopg.Error):
             # If not now, the next run drops it.
             _drop_unfinished(site, run, lock, archived)
         raise
-    return rows, [*_unlike(site, run, archived, inventory, same_major=same_major), *large.unlike, *large.unread, *notes]
+    return rows, [*_unlike(site, run, archived, manifest, same_major=same_major), *large.unlike, *large.unread, *notes]
 
 
-def _unlike(site: Site, run: Run, archived: Archived, inventory: list[InventoryItem], *, same_major: bool) -> list[str]:
+def _unlike(site: Site, run: Run, archived: Archived, manifest: Manifest, *, same_major: bool) -> list[str]:
     """Return what of a partition is not as it was."""
     with session(site, run) as connection:
         scope = Scope(schema=archived.table.schema, tables=[archived.table.rule.table], partitions=[archived.partition])
         members = catalog.read_members(connection, site.context.narrowed(scope))
         found = catalog.read_inventory(connection, members)
-    then, now = ([one for one in items if table_of(one) == archived.partition] for items in (inventory, found))
+    both = (comparable(manifest, items) for items in (manifest.inventory, found))
+    then, now = ([one for one in items if table_of(one) == archived.partition] for items in both)
     return compare_inventories(then, now, same_major=same_major)
 
 

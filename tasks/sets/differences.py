@@ -137,13 +137,15 @@ def _extension(name: str, version: str) -> InventoryItem:
     return InventoryItem(kind="extension", name=name, parent="", columns="", state=version)
 
 
-def _with_defaults(items: list[InventoryItem], others: Iterable[InventoryItem]) -> list[InventoryItem]:
-    """Return the objects with what they have the defaults of, where the other side has more, so that facts compare."""
+def _with_defaults(items: list[InventoryItem], others: list[InventoryItem]) -> list[InventoryItem]:
+    """Return the objects with what they have the defaults of, where the other side has more, so that facts compare.
+
+    Of a column that one side does not have, its table tells.
+    """
+    columns = facts.columns_of(items) & facts.columns_of(others)
     known = {item.identity for item in items}
-    tables = {item.name for item in items if item.kind in TABLES}
-    more = [item for item in others if item.identity not in known and item.kind in facts.DEFAULTED]
-    # Of a column that one side does not have, the table tells.
-    return [*items, *(one.model_copy(update={"state": ""}) for one in more if one.kind != "column" or one.parent in tables)]
+    more = [item.model_copy(update={"state": ""}) for item in others if item.identity not in known and item.kind in facts.DEFAULTED]
+    return [item for item in [*items, *more] if item.kind != "column" or (item.parent, item.name) in columns]
 
 
 def _switched_off(item: InventoryItem, keys: Mapping[str, str]) -> InventoryItem:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tasks.core.database.facts import DEFINITION, changed_facts, facts
+from tasks.core.database.facts import DEFINITION, OWNED_BY, PRIVILEGES, changed_facts, facts
 from tasks.core.database.objects import InventoryItem
 
 # `status IN ('a', 'b')` on a varchar column is printed with the cast around the array; dumped and read again, PostgreSQL
@@ -59,6 +59,21 @@ def find_differences(
     added = [Difference(None, item) for identity, item in after.items() if identity not in before]
     both = [(item, after[identity]) for identity, item in before.items() if identity in after] if same_major else []
     return gone + added + [one for old, new in both if old != new for one in _changes(old, new)]
+
+
+def with_moved_sequences(then: Iterable[InventoryItem], now: Iterable[InventoryItem]) -> list[InventoryItem]:
+    """Return what is there; sequences of another column than they were of, or of none, as of the same, with that as a fact."""
+    parents = {item.name: item.parent for item in then if item.kind == "sequence"}
+    return [
+        _moved(item, parents[item.name]) if item.kind == "sequence" and parents.get(item.name, item.parent) != item.parent else item
+        for item in now
+    ]  # fmt: skip
+
+
+def _moved(sequence: InventoryItem, parent: str) -> InventoryItem:
+    before, privileges, after = sequence.state.partition(f" | {PRIVILEGES} ")
+    state = f"{before} | {OWNED_BY} {sequence.parent or 'NONE'}{privileges}{after}"
+    return sequence.model_copy(update={"parent": parent, "state": state})
 
 
 def _changes(old: InventoryItem, new: InventoryItem) -> list[Difference]:

@@ -5,7 +5,7 @@ anything, so each kind is read by a pattern that knows that order.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from tasks.core.database.objects import RELATIONS, TABLES, VIEWS, InventoryItem
 from tasks.core.database.settings import ROLE_SETTINGS, SETTING
@@ -22,6 +22,7 @@ TYPE, COLLATION, NOT_NULL, GENERATED, IDENTITY, DEFAULT, GRANTS = (
     "type", "COLLATE", "NOT NULL", "GENERATED", "IDENTITY", "DEFAULT", "ACL",
 )  # fmt: skip
 STORAGE, COMPRESSION, STATISTICS, POSITION = "storage", "compression", "statistics", "position"
+OWNED_BY, CONSTRAINTS, COLUMNS = "owned by", "constraints", "columns"
 YES = "yes"
 
 _END = rf"( \| {COMMENT} (?P<comment>.*?))?"
@@ -44,7 +45,9 @@ _PATTERNS = {
     "rule": rf"(?P<definition>.*) \| {ENABLED} (?P<enabled>[ODRA])",
     "function": rf"{_OWN}( \| (?P<definition>.*?\n.*\n))?{_END}{_GRANTED}",
     "schema": rf"{_OWN}{_END}{_GRANTED}",
-    "sequence": rf"{_OWN} \| (?P<definition>.*?){_GRANTED}",
+    "sequence": rf"{_OWN} \| (?P<definition>.*?)( \| {OWNED_BY} (?P<owned_by>.*?))?{_GRANTED}",
+    "type": rf"{_OWN} \| d \| (?P<definition>.*?)(?P<NOT_NULL> \| {NOT_NULL})?( \| {DEFAULT} (?P<DEFAULT>.*?))?"
+    rf"( \| (?P<constraints>\S+ CHECK .*))?",
     "statistics": rf"(?P<definition>.*?)( \| {STATISTICS} (?P<statistics>\d+))?",
     "column": rf"({STORAGE} (?P<storage>[A-Z]+ instead of [A-Z]+)({_NEXT}))?({COMPRESSION} (?P<compression>\w+)({_NEXT}))?"
     rf"({STATISTICS} (?P<statistics>\d+)({_NEXT}))?({OPTIONS} (?P<options>.*))?",
@@ -68,9 +71,17 @@ def facts(item: InventoryItem) -> dict[str, str]:
     pattern = _READ.get(item.kind)
     found = pattern.fullmatch(item.state) if pattern else None
     if found is None:
-        return {name: text for name, text in (("columns", item.columns), (DEFINITION, item.state)) if text}
+        return {name: text for name, text in ((COLUMNS, item.columns), (DEFINITION, item.state)) if text}
     said = {name.replace("_", " "): _said(text) for name, text in found.groupdict().items() if text is not None}
     return said | dict(_columns(item))
+
+
+def columns_of(items: Iterable[InventoryItem]) -> set[tuple[str, str]]:
+    """Return the columns of tables, each by its table's name and its own, as SQL writes them."""
+    return {
+        (item.name, name.removeprefix("column ").removesuffix(f": {TYPE}"))
+        for item in items if item.kind in TABLES for name, _ in _columns(item) if name.endswith(f": {TYPE}")
+    }  # fmt: skip
 
 
 def is_descending(sequence: InventoryItem) -> bool:

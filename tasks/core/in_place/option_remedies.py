@@ -12,9 +12,10 @@ from tasks.core.database import facts
 from tasks.core.database.comparison import Difference
 from tasks.core.database.objects import InventoryItem
 from tasks.core.database.settings import ROLE_SETTINGS, SETTING
+from tasks.core.in_place.migrations import COLUMNS_ARE_MIGRATED
 from tasks.core.in_place.objects import How, Remedy
+from tasks.core.sql.names import unquoted
 
-COLUMNS_ARE_MIGRATED = "types and generated values of columns are migrated, not restored"
 OF_ALL = "it is of the whole database, which others use as well"
 # Of these a database keeps lists of identifiers.
 LISTS = frozenset({
@@ -67,7 +68,7 @@ def _of_extension(difference: Difference) -> Remedy:
 def _of_own_column(difference: Difference) -> Remedy:
     """Return how what a column has beside its table's facts is set back; each default has a word of its own."""
     item, fact, was, becomes = difference.item, difference.fact, difference.was, difference.becomes
-    place = SQL("ALTER TABLE {} ALTER COLUMN {}").format(SQL(item.parent), Identifier(item.name)).as_string()
+    place = SQL("ALTER TABLE {} ALTER COLUMN {}").format(SQL(item.parent), Identifier(unquoted(item.name))).as_string()
     match fact:
         case facts.STORAGE:
             return Remedy(How.ALTER, f"{place} SET STORAGE {was.partition(' ')[0] or becomes.rpartition(' ')[2]};")

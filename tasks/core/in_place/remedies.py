@@ -13,8 +13,9 @@ from psycopg.sql import SQL, Composable, Identifier, Literal
 from tasks.core.database import facts
 from tasks.core.database.comparison import Difference
 from tasks.core.database.objects import TABLES, VIEWS, InventoryItem
+from tasks.core.in_place.migrations import COLUMNS_ARE_MIGRATED, begin_of_migration, of_type
 from tasks.core.in_place.objects import STATES, How, Remedy
-from tasks.core.in_place.option_remedies import COLUMNS_ARE_MIGRATED, OF_KINDS, of_sequence, option_words, spelled
+from tasks.core.in_place.option_remedies import OF_KINDS, of_sequence, option_words, spelled
 from tasks.core.sql.names import split_name
 
 NEVER_DROPPED = "it is not in the set, and what is not is never dropped"
@@ -43,6 +44,8 @@ def remedy(difference: Difference, own: Collection[str], constraints: Collection
         return Remedy(How.NOT, _gone_by_hand(difference.item), NEVER_DROPPED)
     if difference.fact.startswith("column "):
         return _of_column(difference, now)
+    if now.kind == "type":
+        return of_type(difference, now)
     chosen = _OF_FACTS.get(difference.fact)
     if difference.fact == facts.DEFINITION:
         return _of_definition(then, now, constraints)
@@ -114,7 +117,7 @@ def _of_column(difference: Difference, now: InventoryItem) -> Remedy:
     if fact == facts.GRANTS:
         return _granted(difference, now, column)
     if now.kind not in TABLES or fact not in {facts.DEFAULT, facts.NOT_NULL}:
-        return Remedy(How.NOT, "", COLUMNS_ARE_MIGRATED)
+        return Remedy(How.NOT, begin_of_migration(difference, now, where, column), COLUMNS_ARE_MIGRATED)
     if facts.facts(now).get(f"{where}: {facts.GENERATED}"):
         return Remedy(How.NOT, "", COLUMNS_ARE_MIGRATED)
     value = f" {difference.was}" if fact == facts.DEFAULT and difference.was else ""
@@ -123,6 +126,10 @@ def _of_column(difference: Difference, now: InventoryItem) -> Remedy:
 
 
 _LITERAL = re.compile(r"'(?:[^'\\]|'')*'|E'(?:[^'\\]|''|\\.)*'", re.DOTALL)
+
+
+def _of_owning_column(difference: Difference, now: InventoryItem) -> Remedy:
+    return Remedy(How.ALTER, spelled("ALTER SEQUENCE {} OWNED BY {}", SQL(now.name), SQL(now.parent or "NONE")))
 
 
 def _of_comment(difference: Difference, now: InventoryItem) -> Remedy:
@@ -170,9 +177,7 @@ DISABLED = re.compile(r'(?P<trigger>"[^"]+") of (?P<table>[^;]+)')
 
 def _of_key_triggers(difference: Difference, now: InventoryItem) -> Remedy:
     if difference.was:
-        return Remedy(
-            How.NOT, f"ALTER TABLE {now.parent} DISABLE TRIGGER ALL;", "only a superuser may switch off the triggers of a key"
-        )
+        return Remedy(How.NOT, f"ALTER TABLE {now.parent} DISABLE TRIGGER ALL;", ONLY_SUPERUSER)
     found = DISABLED.finditer(difference.becomes)
     return Remedy(How.ANEW, " ".join(f"ALTER TABLE {one['table']} ENABLE TRIGGER {one['trigger']};" for one in found))
 
@@ -260,5 +265,5 @@ _OF_FACTS = {
     facts.NOT_POPULATED: _of_population, facts.ROW_SECURITY: _of_row_security, facts.FORCED: _of_row_security,
     facts.ATTACHED: _of_attachment, facts.CLUSTERED: _of_cluster, facts.REPLICA_IDENTITY: _of_replica_identity,
     facts.INVALID: _of_index_validity, facts.OPTIONS: _of_options, facts.PRIVILEGES: _of_privileges,
-    facts.POSITION: _of_position, facts.STATISTICS: _of_target,
+    facts.POSITION: _of_position, facts.STATISTICS: _of_target, facts.OWNED_BY: _of_owning_column,
 }  # fmt: skip

@@ -53,7 +53,7 @@ SELECT kind, name, parent, columns, state FROM (
   WHERE c.oid = ANY (%(relations)s::oid[]) AND c.relkind IN ('r', 'p', 'm', 'v', 'f')
   UNION ALL
   -- What a column has of its own beside what its table tells of it.
-  SELECT 'column', a.attname, format('%%I.%%I', n.nspname, c.relname), '',
+  SELECT 'column', quote_ident(a.attname), format('%%I.%%I', n.nspname, c.relname), '',
          concat_ws(' | ', CASE WHEN a.attstorage <> t.typstorage THEN
                      format('storage %%s instead of %%s', {_storage("a.attstorage")}, {_storage("t.typstorage")}) END,
                    'compression ' || CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,

@@ -40,6 +40,10 @@ LOCK_SLOTS = SQL(
     """SELECT current_setting('max_locks_per_transaction')::int, current_setting('max_locks_per_transaction')::int
               * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int)"""
 )
+TABLES_OF_INDEXES = SQL(
+    """SELECT o.name, i.indrelid::regclass::text FROM unnest(%(names)s::text[]) AS o (name)
+       JOIN pg_index i ON i.indexrelid = to_regclass(o.name) ORDER BY 1"""
+)
 INDEXES_OF = SQL("SELECT count(*) FROM pg_index WHERE indrelid = ANY (%(oids)s::oid[])")
 
 STAGED_BYTES = SQL(
