@@ -167,7 +167,7 @@ DAMAGES = [
     rows("a stale view", f"UPDATE teams SET name = name || '!' WHERE id = {A_TEAM}", set(),
          stale("team_statistics")),
     # Objects; docs/reliability.md has many more.
-    objects("a view dropped", "DROP MATERIALIZED VIEW mv_team_statistics", {OBJECTS, THERE}),
+    objects("a view dropped", "DROP MATERIALIZED VIEW mv_user_allocation_summary", {OBJECTS, THERE}),
     objects("a table dropped", "DROP TABLE policy_scopes CASCADE", {OBJECTS, THERE, "policy_scope_target", "policy_scope_user"}),
     objects("the leaf for now detached", "ALTER TABLE policy_violations DETACH PARTITION policy_violations_2027", {OBJECTS, SOON}),
     objects("the keys of a leaf not enforced", "ALTER TABLE policy_violations_2023 DISABLE TRIGGER ALL",

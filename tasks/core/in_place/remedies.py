@@ -111,6 +111,9 @@ def _of_definition(then: InventoryItem, now: InventoryItem, constraints: Collect
 def _of_column(difference: Difference, now: InventoryItem) -> Remedy:
     where, _, fact = difference.fact.rpartition(": ")
     column = where.removeprefix("column ")
+    kinds = [facts.facts(item).get(f"{where}: {facts.TYPE}") for item in (difference.then, now) if item]
+    if None in kinds:
+        return Remedy(How.NOT, begin_of_migration(difference, now, where, column), COLUMNS_ARE_MIGRATED)
     if fact == facts.COMMENT:
         said = SQL(difference.was) if _LITERAL.fullmatch(difference.was) else SQL("NULL")
         return Remedy(How.ALTER, spelled("COMMENT ON COLUMN {}.{} IS {}", SQL(now.name), SQL(column), said))
