@@ -24,6 +24,7 @@ from tasks.database import borders, catalog
 from tasks.database.bare_names import read_bare_names
 from tasks.database.catalog import Members
 from tasks.database.logins import LOADER, candidates_of
+from tasks.database.neighbours import Neighbours
 from tasks.database.properties import database_options
 from tasks.database.schema import ContextPart, Wanted, context_part
 from tasks.database.snapshot import Snapshot
@@ -56,7 +57,7 @@ def store_schema(
         relations=relations, views=list(members.views), sequences=catalog.read_sequences(connection, members),
         roles=roles, extensions=[*extensions],
         outbound_keys=crossing.outbound, inbound_keys=crossing.inbound,
-        disabled_keys=catalog.read_disabled_keys(connection, members),
+        referring_tables=_with_rows(site, run, crossing), disabled_keys=catalog.read_disabled_keys(connection, members),
         left_out=[name for one, name, _ in crossing.left_out if one not in members.around.named], by_hand=_by_hand(crossing, part),
         only_superusers=only_superusers, forgotten_tables=crossing.forgotten, inventory=snapshot.inventory,
         inventory_version=2, extension_versions=extensions,
@@ -68,6 +69,12 @@ def store_schema(
     if blocks:
         manifest = manifest.model_copy(update={"block_rows": store_packed(site, run, name, BLOCK_ROWS, render_block_rows(blocks))})
     return manifest
+
+
+def _with_rows(site: Site, run: Run, crossing: borders.Borders) -> list[str]:
+    """Return which tables of other contexts that refer here have rows, as far as this login may look."""
+    looking = Neighbours.of(site, run)
+    return [table for table in sorted({key.table for key in crossing.inbound}) if looking.is_empty(table) is False]
 
 
 def store_script(site: Site, run: Run, name: SetName, manifest: Manifest, source: Source, base: Base | None) -> Manifest:

@@ -22,6 +22,7 @@ from tasks.core.sets.manifest import Manifest
 from tasks.core.sets.name import RULES
 from tasks.database import catalog
 from tasks.database.catalog import Member, Members
+from tasks.database.neighbours import Neighbours
 from tasks.run.run import Run, step
 from tasks.sets.choose import departed_sets, newest_trusted
 from tasks.sets.differences import Comparison
@@ -90,7 +91,8 @@ def _losses(
     with connect(server, database, run.title) as connection, one_snapshot(connection):
         connection.execute(sql.session.limit_statements(timeout_seconds))
         members = catalog.read_members(connection, without_missing(context, missing_relations(connection, context)))
-        lost, changed = _compare_objects(connection, members, manifest, {*archived})
+        neighbours = Neighbours(server, database, run.title)
+        lost, changed = _compare_objects(connection, members, manifest, {*archived}, neighbours)
         places = {one.qualified: sql.names.quoted_name(one.schema, one.name) for one in members.holding_rows}
         # To count these runs code of their owner, which is for the login that loads.
         calling = [one for one in members.holding_rows if calls_code(connection, places[one.qualified])]
@@ -104,14 +106,15 @@ def _losses(
 
 
 def _compare_objects(
-    connection: Connection, members: Members, manifest: Manifest, archived: set[str]
+    connection: Connection, members: Members, manifest: Manifest, archived: set[str], neighbours: Neighbours
 ) -> tuple[list[str], list[Difference] | None]:
     """Return what a set has and the database no longer: objects, columns, keys; and what is not as it was, or new."""
     gone = archived - {relation.qualified for relation in members.relations}
     expected = [item for item in manifest.inventory if table_of(item) not in gone]
     inventory = with_moved_sequences(expected, catalog.read_inventory(connection, members, manifest.inventory))
     # Nothing may be read again here, as that writes: views and functions that are spelled otherwise are told.
-    compared = Comparison(connection, manifest.model_copy(update={"inventory": expected}), members, inventory)
+    expecting = manifest.model_copy(update={"inventory": expected})
+    compared = Comparison(connection, expecting, members, inventory, neighbours=neighbours)
     differences = compared.differences
     lost = [named(one.item) for one in differences if one.now is None]
     meant = came_with_time(differences, expected)

@@ -16,6 +16,7 @@ from tasks.core.sets.manifest import Manifest
 from tasks.core.sql.names import unquoted
 from tasks.database import catalog
 from tasks.database.catalog import Members
+from tasks.database.neighbours import Neighbours
 from tasks.database.views import count_stale
 from tasks.in_place.session import Merge
 from tasks.sets.differences import Comparison
@@ -24,7 +25,9 @@ from tasks.sets.differences import Comparison
 def find(merge: Merge, members: Members, inventory: Iterable[InventoryItem]) -> list[Found]:
     """Return how the context's objects, read just now, are not as in the set, as far as they were asked for."""
     names = None if merge.request.table is None else merge.names
-    compared = Comparison(merge.connection, merge.manifest, members, [*inventory], merge.path, names)
+    compared = Comparison(
+        merge.connection, merge.manifest, members, [*inventory], merge.path, names, Neighbours.of(merge.site, merge.run)
+    )
     found = compared.differences
     constraints = {(item.parent, item.name) for item in inventory if item.kind == "constraint"}
     remedies = [(one, _as_rights_allow(merge, one, remedy(one, compared.own, constraints))) for one in found]

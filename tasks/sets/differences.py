@@ -22,6 +22,7 @@ from tasks.core.spelling import foreign_key_of
 from tasks.core.sql.names import plain_name, unquoted
 from tasks.database import catalog
 from tasks.database.catalog import Members, key_of
+from tasks.database.neighbours import Neighbours
 from tasks.database.spelling import spelled_here
 
 
@@ -29,7 +30,7 @@ from tasks.database.spelling import spelled_here
 class Comparison:
     """A set, and a database as it is now, in which texts that mean the same are read again under the `path` of its code, if any.
 
-    It may be about one table, with its partitions: those `names`.
+    It may be about one table, with its partitions: those `names`. Others' tables are looked at where `neighbours` says who may.
     """
 
     connection: Connection
@@ -38,6 +39,7 @@ class Comparison:
     inventory: list[InventoryItem]
     path: str | None = None
     names: Collection[str] | None = None
+    neighbours: Neighbours | None = None
     own: set[str] = field(default_factory=set)
 
     @property
@@ -64,7 +66,7 @@ class Comparison:
         if self.is_same_major and self.path is not None:
             then = spelled_here(self.connection, then, now, self.path)
         found = find_differences(then, now, same_major=self.is_same_major)
-        return [*found, *self._sequences_behind(then), *(self._of_database() if self.names is None else ())]
+        return [*found, *self._sequences_behind(then), *(self._beyond() if self.names is None else ())]
 
     def _is_about(self, name: str) -> bool:
         return self.names is None or name in self.names
@@ -121,6 +123,14 @@ class Comparison:
                 step = -step
             if step > 0 or (step == 0 and was.is_called and not now.is_called):
                 yield Difference(item, item, facts.POSITION, str(was.last_value), str(now.last_value))
+
+    def _beyond(self) -> Iterator[Difference]:
+        yield from self._of_database()
+        asked = {"names": self.manifest.referring_tables}
+        for (table,) in self.connection.execute(sql.in_place.TABLES_THERE, asked).fetchall() if self.neighbours else ():
+            if self.neighbours and self.neighbours.is_empty(table):
+                item = InventoryItem(kind=facts.OTHERS_TABLE, name=table, parent="", columns="", state="")
+                yield Difference(item, item, "rows", "some", "none")
 
     def _of_database(self) -> Iterator[Difference]:
         """Yield how settings of the database, and versions of extensions, are not what they were."""

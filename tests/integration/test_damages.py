@@ -11,7 +11,7 @@ from psycopg import sql
 from deployments import local
 from tasks.checks.integrity import WITNESSES
 from tasks.core.checks.definition import Finding
-from tasks.core.errors import OperationError
+from tasks.core.errors import BadInput, OperationError
 from tests.support.contexts import edit_context
 from tests.support.damages import DAMAGES, FURNISHED, FURNITURE, OTHERS, VIEWS, Damage
 from tests.support.database import execute, unlike
@@ -91,7 +91,11 @@ def copy(box: Box, folder: Path) -> Iterator[World]:
 
 def checks_that_tell(box: Box, world: World) -> tuple[str, str]:
     """Name the checks that say something that they did not say before, those that need no set and those that do."""
-    found = sorted(remarkable(check(world)) - box.said, key=lambda one: (not one[1], one[0]))
+    try:
+        findings = check(world)
+    except BadInput:
+        return "the run fails", "the run fails"
+    found = sorted(remarkable(findings) - box.said, key=lambda one: (not one[1], one[0]))
     short = {name: name.partition(" ")[0] for name in WITNESSES}
     told = [(name in short, f"{short.get(name, name)}{'' if fails else ' warns'}") for name, fails in found]
     alone, with_set = (", ".join(words for needs_set, words in told if needs_set is wanted) for wanted in (False, True))
@@ -102,7 +106,7 @@ def restored(world: World, before: State, objects: str) -> tuple[str, str]:
     """Restore; return what came of it, and what is left or why. No verdict denies what the oracle sees, or says more than that."""
     try:
         verdict = restore(world, objects=objects)
-    except OperationError as refusal:
+    except (BadInput, OperationError) as refusal:
         assert unlike(before, state(world)) != []
         return REFUSED, in_short([str(refusal).removeprefix("REFUSED, nothing touched: ")])
     left, report = unlike(before, state(world)), newest_report(world)

@@ -23,6 +23,7 @@ TYPE, COLLATION, NOT_NULL, GENERATED, IDENTITY, DEFAULT, GRANTS = (
 )  # fmt: skip
 STORAGE, COMPRESSION, STATISTICS, POSITION = "storage", "compression", "statistics", "position"
 OWNED_BY, CONSTRAINTS, COLUMNS = "owned by", "constraints", "columns"
+OTHERS_TABLE = "table of another context"
 YES = "yes"
 
 _END = rf"( \| {COMMENT} (?P<comment>.*?))?"

@@ -100,6 +100,11 @@ def of_sequence(then: InventoryItem, now: InventoryItem) -> Remedy:
     return Remedy(How.ALTER, spelled("ALTER SEQUENCE {} {}", SQL(now.name), SQL(said)))
 
 
+def _of_others_table(difference: Difference) -> Remedy:
+    return Remedy(How.NOT, "", "its rows come back from the backups of its own context")
+
+
 OF_KINDS = {
+    facts.OTHERS_TABLE: _of_others_table,
     "column": _of_own_column, SETTING: _of_setting, ROLE_SETTINGS: _of_role_settings, "extension": _of_extension,
 }  # fmt: skip

@@ -23,6 +23,7 @@ from tasks.core.values import (
     Major,
     Name,
     Oid,
+    QualifiedName,
     StoredModel,
     TransactionId,
     TypeName,
@@ -203,6 +204,9 @@ class Manifest(StoredModel):
     extensions: list[str]
     outbound_keys: list[ForeignKey]
     inbound_keys: list[ForeignKey]
+    referring_tables: list[QualifiedName] = Field(
+        default=[], description="tables of other contexts that refer here and had rows; older sets do not say"
+    )
     disabled_keys: list[str] = Field(
         default=[], description="table.key of each foreign key with a trigger that is off, which no restore keeps; older sets: none"
     )
