@@ -6,7 +6,7 @@ from tasks.core import sql
 from tasks.core.checks.definition import Severity
 from tasks.core.database.comparison import Difference, with_moved_sequences
 from tasks.core.database.facts import owner_of
-from tasks.core.database.objects import InventoryItem
+from tasks.core.database.objects import TABLES, InventoryItem
 from tasks.core.in_place.objects import Found, How, ObjectChange, Remedy
 from tasks.core.in_place.remedies import remedy
 from tasks.core.in_place.request import Mode, Objects
@@ -28,7 +28,9 @@ def find(merge: Merge, members: Members, inventory: Iterable[InventoryItem]) -> 
     compared = Comparison(
         merge.connection, merge.manifest, members, [*inventory], merge.path, names, Neighbours.of(merge.site, merge.run)
     )
-    found = compared.differences
+    new = {one.item.name for one in compared.differences if one.then is None and one.item.kind in TABLES}
+    # What belongs to a new table goes with it.
+    found = [one for one in compared.differences if one.then is not None or one.item.parent not in new]
     constraints = {(item.parent, item.name) for item in inventory if item.kind == "constraint"}
     remedies = [(one, _as_rights_allow(merge, one, remedy(one, compared.own, constraints))) for one in found]
     return [Found(one, how, _is_done(merge, one, how)) for one, how in remedies]
