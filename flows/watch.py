@@ -57,11 +57,11 @@ def watch_recovery_point(
     with begin("watch_recovery_point", context) as run:
         definition, store = site.find_context(context), site.find_store(context)
         given, every, done = parse_instant(as_of, definition.zone) if as_of else None, timedelta(minutes=every_minutes), list[str]()
-        point = recovery_point.look(store, definition, given or now(), every)
+        point = recovery_point.measure(store, definition, given or now(), every)
         if refresh and point.is_due and point.instant >= run.started:
             done.append(_refresh(context))
-            point = recovery_point.look(store, definition, given or now(), every)
-        return recovery_point.tell(definition, point, done)
+            point = recovery_point.measure(store, definition, given or now(), every)
+        return recovery_point.publish_point(definition, point, done)
 
 
 @operation("backup-report {context}")
@@ -76,7 +76,7 @@ def backup_report(context: str = "bc-004", days: Days = 30) -> str:
     """
     with begin("backup_report", context) as run:
         definition, store = site.find_context(context), site.find_store(context)
-        return history.tell(history.look_back(store, definition, run, days))
+        return history.publish_overview(history.look_back(store, definition, run, days))
 
 
 def _refresh(context: str) -> str:

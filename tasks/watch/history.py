@@ -1,4 +1,4 @@
-"""Looking back over the backups of some days, and telling what was seen; nothing is read but the listing and the records."""
+"""The backups of the last days, read and reported; only the listing and the records are read."""
 
 from functools import partial
 from operator import itemgetter
@@ -24,7 +24,7 @@ OLDEST = itemgetter(slice(-1, None))
 
 @step
 def look_back(store: StoreAddress, context: Context, run: Run, days: int) -> Overview:
-    """Return what is known of the last days.
+    """Return what is known about the last days.
 
     Raises:
         OperationError: the store cannot be listed or read.
@@ -44,9 +44,9 @@ def look_back(store: StoreAddress, context: Context, run: Run, days: int) -> Ove
 
 
 @step
-def tell(seen: Overview) -> str:
+def publish_overview(overview: Overview) -> str:
     """Publish the report and the table of sets; return the verdict."""
-    found = anomalies(seen)
-    verdict = overview_verdict(seen, found)
-    publish(f"{seen.context}-report", verdict, overview_report(seen, verdict, found), set_rows(seen), "sets")
+    findings = anomalies(overview)
+    verdict = overview_verdict(overview, findings)
+    publish(f"{overview.context}-report", verdict, overview_report(overview, verdict, findings), set_rows(overview), "sets")
     return verdict

@@ -1,4 +1,4 @@
-"""Looking at the recovery point, and telling what was seen: as event, as artifact, as the state of the run."""
+"""The recovery point: measured, and published as an event, as an artifact and as the state of the run."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -24,82 +24,84 @@ DURATIONS = 20
 
 
 @step
-def look(store: StoreAddress, context: Context, instant: datetime, every: timedelta) -> RecoveryPoint:
-    """Return the newest state that could be restored at an instant, as far as a listing and the list of its set can tell.
+def measure(store: StoreAddress, context: Context, instant: datetime, every: timedelta) -> RecoveryPoint:
+    """Return the newest state that could be restored at an instant, judged by the listing and by the list of its set.
 
     Raises:
-        OperationError: the store cannot be read, which is told like any other state.
+        OperationError: the store cannot be read; the event says so.
     """
     try:
         listing = list_sets(store, context.name)
         listed = _listed_by(listing, instant)
-        lacking = _not_whole(store, listed)
+        problems = _not_whole(store, listed)
     except OperationError as error:
         emit(context.name, "recovery-point.unknown", {"verdict": f"FAIL: {error}"})
         raise
-    good = [(one, one.usable) for one in listed if one.usable][len(lacking) :]
-    seen = RecoveryPoint(instant, context.objectives.rpo, every, off_host=store.off_host)
+    usable = [(entry, entry.usable) for entry in listed if entry.usable][len(problems) :]
+    point = RecoveryPoint(instant, context.objectives.rpo, every, off_host=store.off_host)
     disputed = bool(open_disputes(listing.manifests, listing.adopted))
-    if not good:
-        seen = replace(seen, damaged=[*(one.damage for one in listed if one.damage), *lacking])
-        return _with_asides(seen, listed, disputed=disputed)
-    newest, manifest = good[0]
+    if not usable:
+        point = replace(point, damaged=[*(entry.damage for entry in listed if entry.damage), *problems])
+        return _with_asides(point, listed, disputed=disputed)
+    newest, manifest = usable[0]
     # Nobody knows of what instant those are that cannot be read; they come last in a listing.
-    newer = [one for one in listed if one.manifest is None] + listed[: listed.index(newest)]
+    newer = [entry for entry in listed if entry.manifest is None] + listed[: listed.index(newest)]
     # What was stored by a clock that is ahead says nothing of how long others were the newest.
-    stored = [(min(one.snapshot.instant, one.finished), one.finished) for _, one in good if one.finished <= instant]
+    stored = [(min(each.snapshot.instant, each.finished), each.finished) for _, each in usable if each.finished <= instant]
     return replace(
-        _with_asides(seen, newer, disputed=disputed),
+        _with_asides(point, newer, disputed=disputed),
         newest=manifest.id, taken=manifest.snapshot.instant, suspect=bool(manifest.losses),
         exposed=recovery_point.exposure(stored, instant - every),
-        longest=max(LEAST_DURATION, *(one.finished - one.snapshot.instant for _, one in good[:DURATIONS])),
-        damaged=[*(one.damage for one in newer if one.damage), *lacking],
+        longest=max(LEAST_DURATION, *(each.finished - each.snapshot.instant for _, each in usable[:DURATIONS])),
+        damaged=[*(entry.damage for entry in newer if entry.damage), *problems],
     )  # fmt: skip
 
 
 def _listed_by(listing: Listing, instant: datetime) -> list[ListedSet]:
-    """Return the sets that may be `latest`, newest first, but for those that were stored after an instant of the past.
+    """Return the sets that may be `latest`, newest first, without those stored after an instant in the past.
 
-    What says that it is of the future is told.
+    Sets dated in the future are included, so that they are reported.
     """
-    sets = (one for one in listing.sets if RULES[one.name.kind].may_be_latest)
-    return [one for one in sets if not (one.manifest and instant < one.manifest.finished <= now())]
+    sets = (entry for entry in listing.sets if RULES[entry.name.kind].may_be_latest)
+    return [entry for entry in sets if not (entry.manifest and instant < entry.manifest.finished <= now())]
 
 
 def _not_whole(store: StoreAddress, listed: Iterable[ListedSet]) -> list[str]:
-    """Return what is wrong with the newest sets that look whole, up to the first whose list restores everything."""
-    lacking = list[str]()
-    for one in listed:
-        if one.usable:
-            lack = find_lack(store, one.name, one.usable)
-            if lack is None:
+    """Return what is wrong with the newest sets that look complete, down to the first whose list restores everything."""
+    problems = list[str]()
+    for entry in listed:
+        if entry.usable:
+            problem = find_lack(store, entry.name, entry.usable)
+            if problem is None:
                 break
-            lacking.append(f"{store.path(one.name.folder)}: {lack}")
-            get_run_logger().error("cannot be restored: %s", lacking[-1])
-    return lacking
+            problems.append(f"{store.path(entry.name.folder)}: {problem}")
+            get_run_logger().error("cannot be restored: %s", problems[-1])
+    return problems
 
 
-def _with_asides(seen: RecoveryPoint, listed: list[ListedSet], *, disputed: bool) -> RecoveryPoint:
-    """Return what was seen with the sets that are set aside; while that is disputed, their states may be what is restored."""
-    aside = [(one.manifest.snapshot.instant, one.aside) for one in listed if one.manifest and one.aside and not one.damage]
-    taken = max((min(taken, seen.instant) for taken, _ in aside), default=None)
-    return replace(seen, aside=[why for _, why in aside], disputed=taken if disputed else None)
+def _with_asides(point: RecoveryPoint, listed: list[ListedSet], *, disputed: bool) -> RecoveryPoint:
+    """Add the sets that are set aside; while that is disputed, one of their states may be the right one."""
+    aside = [
+        (entry.manifest.snapshot.instant, entry.aside) for entry in listed if entry.manifest and entry.aside and not entry.damage
+    ]
+    taken = max((min(taken, point.instant) for taken, _ in aside), default=None)
+    return replace(point, aside=[reason for _, reason in aside], disputed=taken if disputed else None)
 
 
 @step
-def tell(context: Context, point: RecoveryPoint, done: list[str]) -> str:
+def publish_point(context: Context, point: RecoveryPoint, done: list[str]) -> str:
     """Emit the event, publish the artifact, and return the verdict.
 
     Raises:
-        OperationError: the objective is missed, or will be before the next look.
+        OperationError: the objective is missed, or will be before the next run.
     """
-    said = "; ".join([recovery_point.verdict(point), *done])
+    verdict = "; ".join([recovery_point.verdict(point), *done])
     payload: dict[str, Any] = {
-        "verdict": said, "set": point.newest, "rpo_seconds": point.rpo.total_seconds(),
+        "verdict": verdict, "set": point.newest, "rpo_seconds": point.rpo.total_seconds(),
         "age_seconds": point.age.total_seconds() if point.age is not None else None,
     }  # fmt: skip
     emit(context.name, f"recovery-point.{point.state.replace(' ', '-')}", payload)
-    publish(f"{context.name}-recovery-point", said, recovery_point.report(point, said, context.zone), [])
+    publish(f"{context.name}-recovery-point", verdict, recovery_point.report(point, verdict, context.zone), [])
     if point.state is not State.KEPT:
-        raise OperationError(said)
-    return said
+        raise OperationError(verdict)
+    return verdict

@@ -18,7 +18,7 @@ from tasks.core.context_keys import Objectives, Retention
 from tasks.core.sets.facts import ExpiryRecord, SetFacts
 from tasks.core.sets.name import Kind
 from tasks.core.sets.records import parse_record, record_path, recorded_since
-from tasks.core.watch.anomalies import anomalies, unlike_before
+from tasks.core.watch.anomalies import anomalies, unusual_values
 from tasks.core.watch.history import Overview
 from tasks.core.watch.history_report import overview_report, overview_verdict, set_rows
 from tasks.core.watch.known_sets import complete_since, known_sets
@@ -150,7 +150,7 @@ def test_what_expired_before_it_was_recorded_is_no_gap() -> None:
     assert "RPO MISSED" in verdict(overview(left, days=14))
     seen = overview(left, days=14, states_since=ago(days=7))
     assert "; RPO kept since 2025-10-27, worst gap 3:35:00; " in verdict(seen)
-    assert "Told since 2025-10-27 06:45:00 JST: sets that expired before that are not recorded." in report(seen)
+    assert "Known since 2025-10-27 06:45:00 JST: sets that expired before then are not recorded." in report(seen)
     # What is missing after that is missing.
     lost = overview(
         [one for one in left if one.instant and not ago(days=8) < one.instant < ago(days=6)], states_since=ago(days=7), days=14
@@ -217,9 +217,9 @@ def looked_at(*sets: SetFacts, **changes: Any) -> list[str]:
         ({"drill_records": [drill(instant=ago(days=34))]}, []),
         ({"drill_records": [drill(passed=False), drill()]}, ["the last drill did not pass"]),
         ({"drill_records": [drill(instant=ago(days=1)), drill(passed=False)]}, []),
-        ({"objectives": Objectives(rto=timedelta(seconds=40), rpo=FOUR)}, ["the last drill did not pass, or would not by"]),
-        ({"check_records": []}, ["no integrity check of these days is recorded"]),
-        ({"check_records": [check(80, result())]}, ["no integrity check of these days is recorded"]),
+        ({"objectives": Objectives(rto=timedelta(seconds=40), rpo=FOUR)}, ["the last drill did not pass, or would not with"]),
+        ({"check_records": []}, ["no integrity check is recorded in these days"]),
+        ({"check_records": [check(80, result())]}, ["no integrity check is recorded in these days"]),
         ({"check_records": [check(2, result(Verdict.FAILED, 3))]}, ["failing as of 2025-11-03 04:45:00 JST: 1 integrity check"]),
         ({"check_records": [check(2, result(Verdict.BROKEN, severity=Severity.WARNING))]}, []),
         ({"check_records": [check(2, result()), check(26, result(Verdict.FAILED, 3))]}, []),
@@ -235,11 +235,11 @@ def test_what_is_to_be_looked_at(changes: dict[str, Any], said: list[str]) -> No
     ("sets", "said"),
     [
         (each(3.5, verified=ago(days=9)), "nothing was decoded for 9 days"),
-        (each(3.5, verified=None), "nothing was decoded of all that is in the store"),
+        (each(3.5, verified=None), "nothing was decoded yet"),
         ([*each(3.5), full(40, state="damaged", note="/x is missing")], "damaged: 1 set"),
         ([*each(3.5), full(40, state="damaged", instant=None, finished=None)], "damaged: 1 set"),
         ([*each(3.5), full(40, state="suspect")], "suspect: 1 set; find out"),
-        ([*each(3.5), full(-1)], "of the future: 1 set; set the clocks"),
+        ([*each(3.5), full(-1)], "dated in the future: 1 set; set the clocks"),
         ([*each(3.5), full(0.5, size=250_000_000)], "fulls are much larger or smaller"),
         ([*each(3.5), full(0.5, size=650_000_000)], "fulls are much larger or smaller"),
         ([*each(3.5), full(0.5, minutes=16)], "backups took more than 3 times as long"),
@@ -283,8 +283,8 @@ def test_cases_are_told_but_not_hundreds() -> None:
         ([10.0 * 1.05**day for day in range(60)], {}),
     ],
 )
-def test_what_is_unlike_before(values: list[float], found: dict[int, float]) -> None:
-    assert unlike_before(values, 2.0, 1 / 1.5) == found
+def test_what_is_unusual_values(values: list[float], found: dict[int, float]) -> None:
+    assert unusual_values(values, 2.0, 1 / 1.5) == found
 
 
 # Integrity checks

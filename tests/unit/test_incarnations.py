@@ -280,7 +280,7 @@ def test_the_watch_fails_while_newer_sets_are_set_aside_and_takes_no_more_of_the
     # What a server writes that was not adopted is no state of ours: a differential is due as ever.
     assert replace(aside, disputed=None).is_due
     nothing = RecoveryPoint(samples.INSTANT, RPO, EVERY, aside=["two servers"], disputed=samples.INSTANT)
-    assert watch_verdict(nothing).endswith("that may be lost; 1 newer sets are SET ASIDE: two servers")
+    assert watch_verdict(nothing).endswith("the RPO is 4:00:00; 1 newer sets are SET ASIDE: two servers")
 
 
 def test_a_backup_that_finds_two_histories_says_so_first() -> None:

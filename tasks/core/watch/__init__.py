@@ -1,1 +1,1 @@
-"""The backups of some days: the recovery point, the history, and what in it a person should look at."""
+"""The backups of the last days: the recovery point, the history, and what needs attention in it."""

@@ -1,4 +1,4 @@
-"""What became of the backups of some days: sets, the recovery point over time, drills, integrity checks."""
+"""The backups of the last days: sets, the recovery point over time, drills, integrity checks."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -22,7 +22,7 @@ from tasks.core.watch.recovery_point import Gap, gaps
 
 @dataclass(frozen=True)
 class Day:
-    """One day of the context's zone: what was taken, and the gap in which most would have been lost, as far as it had come."""
+    """One day in the context's zone: the sets taken, and the gap in which most would have been lost."""
 
     start: datetime
     sets: Sequence[SetFacts]
@@ -30,15 +30,15 @@ class Day:
 
     @property
     def bytes(self) -> int:
-        """What was stored."""
-        return sum(one.bytes for one in self.sets)
+        """Stored bytes."""
+        return sum(facts.bytes for facts in self.sets)
 
 
 @dataclass(frozen=True)
 class Overview:
-    """All that is known of the days up to an instant; sets and records also from before, if something is compared with them.
+    """The days up to an instant; sets and records also from before, where something is compared with them.
 
-    `fulls_since` and `states_since` say since when all fulls, and all restorable states, are known.
+    All fulls are known from `fulls_since` on, all restorable states from `states_since` on.
     """
 
     context: str
@@ -68,54 +68,54 @@ class Overview:
 
     @property
     def changed_checks(self) -> list[Change]:
-        """What integrity checks found otherwise than the run before, newest first."""
+        """The changed results of integrity checks, newest first."""
         return changes(self.check_records)
 
     def _of_these_days(self, records: Sequence[R]) -> list[R]:
-        return [one for one in records if self.since <= one.instant <= self.instant]
+        return [record for record in records if self.since <= record.instant <= self.instant]
 
     @property
     def listed(self) -> list[SetFacts]:
         """The sets that are in the store now."""
-        return [one for one in self.sets if not one.expired]
+        return [facts for facts in self.sets if not facts.expired]
 
     @cached_property
     def of_the_future(self) -> list[SetFacts]:
-        """Sets whose state is newer than now: some clock is wrong."""
-        return [one for one in self.sets if one.instant and one.instant > self.instant + CLOCK_TOLERANCE]
+        """Sets dated in the future: a clock is wrong."""
+        return [facts for facts in self.sets if facts.instant and facts.instant > self.instant + CLOCK_TOLERANCE]
 
     @cached_property
     def taken(self) -> list[SetFacts]:
-        """The sets of these days, newest first; then those of which nobody knows when they were taken."""
-        unreadable = [one for one in self.sets if not one.instant]
-        return [one for one in reversed(in_order(self.sets)) if self.is_recent(one)] + unreadable
+        """The sets of these days, newest first; then those whose date is not known."""
+        unreadable = [facts for facts in self.sets if not facts.instant]
+        return [facts for facts in reversed(in_order(self.sets)) if self.is_recent(facts)] + unreadable
 
-    def is_recent(self, one: SetFacts) -> bool:
+    def is_recent(self, facts: SetFacts) -> bool:
         """Say whether a set was taken in these days."""
-        return one.instant is not None and self.since <= one.instant <= self.instant
+        return facts.instant is not None and self.since <= facts.instant <= self.instant
 
     def count(self, kind: Kind) -> int:
         """Return how many sets of a kind were taken."""
-        return sum(one.kind is kind for one in self.taken)
+        return sum(facts.kind is kind for facts in self.taken)
 
-    def whole(self, kind: Kind) -> list[SetFacts]:
-        """Return the sets of a kind that can be restored, or could until they expired, oldest first, also from before."""
-        whole = [one for one in self.sets if one.kind is kind and not one.is_damaged]
-        return [one for one in in_order(whole) if one not in self.of_the_future]
+    def restorable_sets(self, kind: Kind) -> list[SetFacts]:
+        """Return the sets of a kind that can be restored, or could until they expired, oldest first, also older ones."""
+        restorable = [facts for facts in self.sets if facts.kind is kind and not facts.is_damaged]
+        return [facts for facts in in_order(restorable) if facts not in self.of_the_future]
 
     @cached_property
     def gaps(self) -> list[Gap]:
-        """How long each state was the newest that could be restored, oldest first, as far as all states are known.
+        """How long each state was the newest restorable one, oldest first, from when all states are known.
 
-        What was newer than a state of before, and expired, is not known: its gap counts from when all states are known.
+        A gap that began earlier counts from then: newer states that expired before are not known.
         """
-        states = [state for one in self.sets if (state := one.recovery_state) and state[1] <= self.instant]
-        seen = [gap for gap in gaps(states, self.instant) if gap.until > max(self.since, self.states_since)]
-        return [replace(gap, taken=max(gap.taken, self.states_since)) for gap in seen]
+        states = [state for facts in self.sets if (state := facts.recovery_state) and state[1] <= self.instant]
+        recent_gaps = [gap for gap in gaps(states, self.instant) if gap.until > max(self.since, self.states_since)]
+        return [replace(gap, taken=max(gap.taken, self.states_since)) for gap in recent_gaps]
 
     @property
-    def told_since(self) -> datetime | None:
-        """Since when the recovery point can be told; it cannot before there was a first state."""
+    def known_since(self) -> datetime | None:
+        """Since when the recovery point is known: at the earliest from the first state on."""
         return max(self.since, self.states_since, self.gaps[0].stored) if self.gaps else None
 
     @property
@@ -125,20 +125,20 @@ class Overview:
 
     @property
     def missed(self) -> list[Gap]:
-        """The gaps in which more would have been lost than is promised."""
+        """The gaps that exceed the recovery point objective."""
         return [gap for gap in self.gaps if gap.age > self.objectives.rpo]
 
     @property
     def can_be_restored(self) -> bool:
-        """Whether there is anything now."""
-        return any(one.recovery_state for one in self.listed)
+        """Whether any set in the store can be restored now."""
+        return any(facts.recovery_state for facts in self.listed)
 
     @property
     def gaps_between_fulls(self) -> list[Gap]:
-        """How long it was from each full to the next, or up to now, as far as all fulls are known."""
-        fulls = [one.instant for one in self.whole(Kind.FULL) if one.instant]
-        seen = [pair for pair in pairwise([*fulls, self.instant]) if pair[1] > max(self.since, self.fulls_since)]
-        return [Gap(max(first, self.fulls_since), first, then) for first, then in seen]
+        """The time from each full to the next, or up to now, from when all fulls are known."""
+        fulls = [facts.instant for facts in self.restorable_sets(Kind.FULL) if facts.instant]
+        pairs = [pair for pair in pairwise([*fulls, self.instant]) if pair[1] > max(self.since, self.fulls_since)]
+        return [Gap(max(first, self.fulls_since), first, next_instant) for first, next_instant in pairs]
 
     @cached_property
     def by_day(self) -> list[Day]:
@@ -147,9 +147,9 @@ class Overview:
         while starts[-1] > self.since:
             starts.append(starts[-1] - timedelta(days=1))
         taken = defaultdict[date, list[SetFacts]](list)
-        for one in self.taken:
-            if one.instant:
-                taken[one.instant.astimezone(self.zone).date()].append(one)
+        for facts in self.taken:
+            if facts.instant:
+                taken[facts.instant.astimezone(self.zone).date()].append(facts)
         spans = [(start, end) for start, end in zip(starts, [self.instant, *starts], strict=False) if end > self.since]
         return [Day(start, taken[start.date()], self._worst_between(start, end)) for start, end in spans]
 
@@ -158,18 +158,18 @@ class Overview:
         start, end = midnight.astimezone(UTC), next_midnight.astimezone(UTC)
         # Of thousands of gaps those of a day lie side by side.
         first = bisect_right(self.gaps, max(start, self.states_since, self.since), key=lambda gap: gap.until)
-        seen = takewhile(lambda gap: gap.stored < end, self.gaps[first:])
-        cut = [Gap(gap.taken, gap.stored, min(gap.until, end)) for gap in seen]
+        overlapping = takewhile(lambda gap: gap.stored < end, self.gaps[first:])
+        cut = [Gap(gap.taken, gap.stored, min(gap.until, end)) for gap in overlapping]
         return max(cut, key=lambda gap: gap.age, default=None)
 
     @property
-    def looked_at(self) -> list[tuple[datetime, SetFacts]]:
-        """The sets in the store that were ever decoded or drilled, with when they last were, newest first."""
-        dated = [(one.verified, one) for one in self.listed if one.verified]
+    def verified_sets(self) -> list[tuple[datetime, SetFacts]]:
+        """The sets in the store that were decoded or drilled, with the last time, newest first."""
+        dated = [(facts.verified, facts) for facts in self.listed if facts.verified]
         return sorted(dated, key=lambda pair: pair[0], reverse=True)
 
 
 def in_order(sets: Iterable[SetFacts]) -> list[SetFacts]:
-    """Return the sets of which it is known when they were taken, the oldest first."""
-    dated = [(one.instant, one) for one in sets if one.instant]
-    return [one for _, one in sorted(dated, key=lambda pair: pair[0])]
+    """Return the sets whose date is known, the oldest first."""
+    dated = [(facts.instant, facts) for facts in sets if facts.instant]
+    return [facts for _, facts in sorted(dated, key=lambda pair: pair[0])]

@@ -1,4 +1,4 @@
-"""What is known of the sets of the last weeks: those that are listed, and those that expired, which pruning recorded."""
+"""The sets of the last weeks: those that are listed, and the expired ones that pruning recorded."""
 
 from collections.abc import Iterable
 from datetime import datetime, tzinfo
@@ -9,15 +9,15 @@ from tasks.core.sets.facts import ExpiryRecord, SetFacts
 
 
 def known_sets(listed: Iterable[SetFacts], records: Iterable[ExpiryRecord]) -> list[SetFacts]:
-    """Return the sets that are there and those that expired; one that was made a set again is there."""
-    gone = {one.id: one.model_copy(update={"expired": True}) for record in records for one in record.sets}
-    return [*(gone | {one.id: one for one in listed}).values()]
+    """Return the sets in the store and the expired ones; an expired set that was put back counts as in the store."""
+    expired = {facts.id: facts.model_copy(update={"expired": True}) for record in records for facts in record.sets}
+    return [*(expired | {facts.id: facts for facts in listed}).values()]
 
 
 def complete_since(first_record: datetime, retention: Retention, zone: tzinfo) -> tuple[datetime, datetime]:
-    """Return since when all fulls, and since when all restorable states, are known, if expired sets are recorded since an instant.
+    """Return since when all fulls, and since when all restorable states, are known, given the first record of expired sets.
 
-    What had expired before is not known: older releases recorded nothing.
+    Sets that expired earlier are not known: older releases recorded none.
     """
     fulls, differentials = (before(first_record, period, zone) for period in (retention.daily, retention.differential))
     return fulls, max(fulls, differentials)

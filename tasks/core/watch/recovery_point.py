@@ -1,4 +1,4 @@
-"""The recovery point: how old the newest restorable state is, and whether the next look at it could come too late."""
+"""The recovery point: how old the newest restorable state is, and whether the next measurement could come too late."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from tasks.core.restore.drill import recovery_point_age
 from tasks.core.run.clock import CLOCK_TOLERANCE
 
 # A differential that the watch takes may fail once before it would be too late.
-LOOKS_AHEAD = 2
+RUNS_AHEAD = 2
 LEAST_DURATION = timedelta(minutes=1)
 
 
 class State(StrEnum):
-    """What a look at the recovery point found."""
+    """The state of the recovery point objective."""
 
     KEPT = "kept"
     AT_RISK = "at risk"
@@ -26,11 +26,11 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class RecoveryPoint:
-    """What was seen at an instant: the newest restorable set and the instant of its state; sets that are newer but damaged.
+    """The newest restorable set at an instant, when its state was taken (`taken`), and newer sets that are damaged.
 
-    `longest` is how long the longest of the last backups took from its state to its manifest, `every` the time between two
-    looks, `exposed` the most that would have been lost, since the last look, until a newer set was stored. `aside` is why newer
-    sets are set aside, `disputed` the newest state of them while an operator has to decide.
+    `longest` is how long the slowest of the last backups took from its state to its manifest; `every` is the time between two
+    measurements; `exposed` is the most that would have been lost since the last one, until a newer set was stored; `aside` has
+    the reasons why newer sets are set aside; `disputed` is the newest of their states while an operator has to decide.
     """
 
     instant: datetime
@@ -48,19 +48,19 @@ class RecoveryPoint:
 
     @property
     def age(self) -> timedelta | None:
-        """What would be lost if the disaster came now; None if everything would."""
+        """What would be lost now; None if everything would."""
         return recovery_point_age(self.taken, self.instant) if self.taken else None
 
     @property
     def is_due(self) -> bool:
-        """Whether a differential has to be taken now, because one at a later look could come too late."""
+        """Whether a differential has to be taken now, because the next one could come too late."""
         # While nobody decides which server is right, more sets of the same state would only fill the store.
-        ages = [recovery_point_age(one, self.instant) for one in (self.taken, self.disputed) if one]
-        return not ages or min(ages) + LOOKS_AHEAD * self.every + self.longest > self.rpo
+        ages = [recovery_point_age(instant, self.instant) for instant in (self.taken, self.disputed) if instant]
+        return not ages or min(ages) + RUNS_AHEAD * self.every + self.longest > self.rpo
 
     @property
     def state(self) -> State:
-        """Whether the objective is kept, and still can be when the next look has stored a newer state."""
+        """Whether the objective is kept, and can still be kept when the next run has stored a newer state."""
         if self.age is None or max(self.age, self.exposed) > self.rpo or self._is_of_the_future or self.aside:
             return State.MISSED
         return State.AT_RISK if self.suspect or self.age + self.every + self.longest > self.rpo else State.KEPT
@@ -71,35 +71,35 @@ class RecoveryPoint:
 
 
 def verdict(point: RecoveryPoint) -> str:
-    """Return the one line that says whether the objective is kept."""
+    """Return in one line whether the objective is kept."""
     aside = f"; {len(point.aside)} newer sets are SET ASIDE: {point.aside[0]}" if point.aside else ""
     if point.age is None:
         damaged = "".join(f"; {damage}" for damage in point.damaged)
-        return f"FAIL: no state at all can be restored, of {clock(point.rpo.total_seconds())} that may be lost{damaged}{aside}"
+        return f"FAIL: nothing can be restored; the RPO is {clock(point.rpo.total_seconds())}{damaged}{aside}"
     words = [f"{point.newest}, age {clock(point.age.total_seconds())} of {clock(point.rpo.total_seconds())}"]
     if not point.off_host:
         words.append("not off-host")
     if point.damaged:
         words.append(f"{len(point.damaged)} newer or equally new sets are damaged")
-    said = ", ".join(words)
+    facts = ", ".join(words)
     if aside:
-        return f"FAIL: {said}{aside}"
+        return f"FAIL: {facts}{aside}"
     if point.suspect:
-        return f"FAIL: {said}, is SUSPECT: rows are gone since the last good full; {ACCEPT}"
+        return f"FAIL: {facts}, is SUSPECT: rows are missing since the last good full; {ACCEPT}"
     if point.age <= point.rpo < point.exposed:
-        return f"FAIL: {said}: before it was stored, {clock(point.exposed.total_seconds())} would have been lost"
+        return f"FAIL: {facts}: before it was stored, {clock(point.exposed.total_seconds())} would have been lost"
     if point._is_of_the_future:
-        return f"FAIL: {said}: its state is of the future; set the clocks of this machine and of the database's server"
+        return f"FAIL: {facts}: its state is dated in the future; set the clocks of this machine and of the database server"
     return {
-        State.KEPT: f"PASS: {said}",
-        State.AT_RISK: f"FAIL: {said}: it will be exceeded before the next look can store a newer state",
-        State.MISSED: f"FAIL: {said}: more would be lost than is promised",
+        State.KEPT: f"PASS: {facts}",
+        State.AT_RISK: f"FAIL: {facts}: it will be exceeded before the next run can store a newer state",
+        State.MISSED: f"FAIL: {facts}: more would be lost than the RPO allows",
     }[point.state]
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How long a state was the newest that was stored: its instant, when it was stored, and when a newer one was."""
+    """How long a state was the newest stored one: when it was taken, when it was stored, and when a newer one was."""
 
     taken: datetime
     stored: datetime
@@ -107,14 +107,14 @@ class Gap:
 
     @property
     def age(self) -> timedelta:
-        """The most that would have been lost meanwhile."""
+        """The most that would have been lost in it."""
         return self.until - self.taken
 
 
 def gaps(states: Iterable[tuple[datetime, datetime]], end: datetime | None = None) -> list[Gap]:
-    """Return the gaps between states, oldest first, and the one up to the end, if one is given.
+    """Return the gaps between states, oldest first, and the gap up to the end, if there is an end.
 
-    Of each state its instant and when it was stored are given; one that was stored after a newer one closes no gap.
+    A state is when it was taken and when it was stored; a state that was stored after a newer one closes no gap.
     """
     newest = list[tuple[datetime, datetime]]()
     for taken, stored in sorted(states, key=lambda state: (state[1], state[0])):
@@ -125,25 +125,25 @@ def gaps(states: Iterable[tuple[datetime, datetime]], end: datetime | None = Non
 
 
 def exposure(states: Iterable[tuple[datetime, datetime]], since: datetime) -> timedelta:
-    """Return the most that would have been lost just before a newer state was stored, of those stored since an instant."""
+    """Return the most that would have been lost just before a newer state was stored, since an instant."""
     return max((gap.age for gap in gaps(states) if gap.until > since), default=timedelta(0))
 
 
-def report(point: RecoveryPoint, said: str, zone: ZoneInfo) -> str:
-    """Return the report of a look, of which `said` is the verdict, as markdown."""
+def report(point: RecoveryPoint, verdict: str, zone: ZoneInfo) -> str:
+    """Return the report in Markdown, below its verdict."""
     facts = [
-        ("looked at", local_time(point.instant, zone)),
+        ("measured at", local_time(point.instant, zone)),
         ("newest restorable state", local_time(point.taken, zone) if point.taken else "none"),
         ("set", f"`{point.newest}`" if point.newest else "none"),
         ("age", clock(point.age.total_seconds()) if point.age is not None else "-"),
         ("objective (RPO)", clock(point.rpo.total_seconds())),
-        ("next look within", clock(point.every.total_seconds())),
+        ("next run within", clock(point.every.total_seconds())),
     ]  # fmt: skip
     remedy = ["find out why: the runs of `daily_backup` and `differential_backup`", "then: `differential_backup`, by hand"]
     parts = [
-        headline(said), section("Sets that cannot be restored", point.damaged),
+        headline(verdict), section("Sets that cannot be restored", point.damaged),
         section("Newer sets that are set aside", sorted({*point.aside})),
         table(["what", "value"], facts) + "\n",
-        section("What a human still has to do", remedy if point.state is not State.KEPT else [], "Nothing.\n"),
+        section("Still to do", remedy if point.state is not State.KEPT else [], "Nothing.\n"),
     ]  # fmt: skip
     return "\n".join(part for part in parts if part)
