@@ -185,7 +185,7 @@ def test_no_more_is_unpacked_than_there_may_be(tmp_path: Path) -> None:
     packed, text = tmp_path / "x.zst", b"a row\n" * 1000
     packed.write_bytes(zstandard.compress(text))
     assert b"".join(blocks_of(packed, len(text))) == text
-    with pytest.raises(zstandard.ZstdError, match="more than 5,999 bytes, which is all that the manifest says"):
+    with pytest.raises(zstandard.ZstdError, match="more than the 5,999 bytes of the manifest"):
         list(blocks_of(packed, len(text) - 1))
     other = tmp_path / "y.zst"
     other.write_bytes(zstandard.compress(text))

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.run.progress import ALMOST, Item, Look, Tally, progress_line, progress_outcome
+from tasks.core.run.progress import ALMOST, Item, Progress, Tally, progress_line, progress_outcome
 
 NOON = datetime(2025, 11, 3, 12, tzinfo=UTC)
 TOKYO = ZoneInfo("Asia/Tokyo")
 
 
-def line(seen: Look, *, about: bool = False) -> str:
+def line(seen: Progress, *, about: bool = False) -> str:
     return progress_line(seen, NOON, TOKYO, about=about)
 
 
@@ -21,7 +21,7 @@ def test_a_share_is_of_all_items() -> None:
     items = {"a": Item(300), "b": Item(100)}
     tally = Tally(items, began=10)
     items["a"].at(100)
-    assert tally.look(12) == Look(100, 400, 2, 0.25)
+    assert tally.look(12) == Progress(100, 400, 2, 0.25)
     assert tally.look(12).rate == 50
 
 
@@ -32,9 +32,9 @@ def test_a_byte_that_is_read_but_not_yet_stored_counts_half() -> None:
     item.known(800)
     assert (item.expected, item.moved) == (800, 400)
     # Sent and read back: each byte of a file moves twice.
-    item.sent(whole=200, position=100)
+    item.sent(total=200, position=100)
     assert item.moved == 600
-    item.sent(whole=200, position=200)
+    item.sent(total=200, position=200)
     assert item.moved == item.expected == 800
 
 
@@ -58,27 +58,27 @@ def test_a_share_never_falls_and_is_whole_only_at_the_end(reports: list[tuple[st
 
 
 def test_the_end_is_told_only_when_something_is_done() -> None:
-    assert Look(10, 1000, 60, 0.01).seconds_left is None
-    assert Look(250, 1000, 60, 0.25).seconds_left == 180
-    assert Look(0, 0, 60, None).seconds_left is None
-    assert Look(0, 1000, 0, 0.0).rate == 0
+    assert Progress(10, 1000, 60, 0.01).seconds_left is None
+    assert Progress(250, 1000, 60, 0.25).seconds_left == 180
+    assert Progress(0, 0, 60, None).seconds_left is None
+    assert Progress(0, 1000, 0, 0.0).rate == 0
 
 
 @pytest.mark.parametrize(
     ("seen", "about", "text"),
     [
-        (Look(0, 4e9, 0, 0.0), False, "0 B of 4.0 GB, 0.0%, 0 B/s"),
-        (Look(1e9, 4e9, 20, 0.25), False, "1.0 GB of 4.0 GB, 25.0%, 50.0 MB/s, expected end 2025-11-03 21:01:00 JST"),
-        (Look(1e9, 4e9, 20, 0.25), True, "1.0 GB of about 4.0 GB, 25.0%, 50.0 MB/s, expected end 2025-11-03 21:01:00 JST"),
-        (Look(0, 0, 130, None), False, "for 0:02:10 by now; how much is left cannot be measured"),
+        (Progress(0, 4e9, 0, 0.0), False, "0 B of 4.0 GB, 0.0%, 0 B/s"),
+        (Progress(1e9, 4e9, 20, 0.25), False, "1.0 GB of 4.0 GB, 25.0%, 50.0 MB/s, expected end 2025-11-03 21:01:00 JST"),
+        (Progress(1e9, 4e9, 20, 0.25), True, "1.0 GB of about 4.0 GB, 25.0%, 50.0 MB/s, expected end 2025-11-03 21:01:00 JST"),
+        (Progress(0, 0, 130, None), False, "for 0:02:10 so far; what remains cannot be measured"),
     ],
 )
-def test_what_is_said_on_the_way(seen: Look, about: bool, text: str) -> None:
+def test_what_is_said_on_the_way(seen: Progress, about: bool, text: str) -> None:
     assert line(seen, about=about) == text
 
 
 def test_what_is_said_at_the_end() -> None:
-    assert progress_outcome(Look(4e9, 4e9, 80, 1.0), None) == "done: 4.0 GB, 50.0 MB/s, 80.0 s"
-    assert progress_outcome(Look(0, 0, 7, 1.0), None) == "done: 7.0 s"
-    assert progress_outcome(Look(1e9, 4e9, 20, 0.25), "why") == "stopped at 1.0 GB of 4.0 GB after 20.0 s: why"
-    assert progress_outcome(Look(0, 0, 7, None), "why") == "stopped after 7.0 s: why"
+    assert progress_outcome(Progress(4e9, 4e9, 80, 1.0), None) == "done: 4.0 GB, 50.0 MB/s, 80.0 s"
+    assert progress_outcome(Progress(0, 0, 7, 1.0), None) == "done: 7.0 s"
+    assert progress_outcome(Progress(1e9, 4e9, 20, 0.25), "why") == "stopped at 1.0 GB of 4.0 GB after 20.0 s: why"
+    assert progress_outcome(Progress(0, 0, 7, None), "why") == "stopped after 7.0 s: why"

@@ -1,4 +1,4 @@
-"""Pictures for reports: SVG in a data URI, which both of Prefect's web UIs show (inline SVG they do not)."""
+"""Charts for reports: SVG in a data URI, which both of Prefect's web UIs show (they do not show inline SVG)."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ Points = Sequence[tuple[datetime, float]]
 
 
 def bars(alternative: str, seconds: Mapping[str, float]) -> str:
-    """Return a picture of one bar a phase, in order from the top, as markdown."""
+    """Return a chart with one bar per phase, in order from the top, as Markdown."""
     figure = _figure(figsize=(8, 0.6 + 0.36 * len(seconds)), layout="constrained")
     axes = figure.subplots()
     drawn = axes.barh(list(seconds), list(seconds.values()), color=GOOD)
@@ -32,7 +32,7 @@ def bars(alternative: str, seconds: Mapping[str, float]) -> str:
 
 
 def against_limit(alternative: str, points: Sequence[tuple[datetime, float, bool]], limit_seconds: float) -> str:
-    """Return a picture of durations over time below their limit (logarithmic, because they should be far apart), as markdown."""
+    """Return a chart of durations over time and their limit (logarithmic: they should be far apart), as Markdown."""
     figure = _figure(figsize=(8, 2.8), layout="constrained")
     axes = figure.subplots()
     axes.axhline(limit_seconds, color=LIMIT, linestyle="--")
@@ -53,17 +53,17 @@ def against_limit(alternative: str, points: Sequence[tuple[datetime, float, bool
 
 
 def over_time(alternative: str, series: Mapping[str, Points], unit: str, limit: float | None = None) -> str:
-    """Return a picture of values over time, as markdown: lines below a limit if there is one, else dots of any magnitude.
+    """Return a chart of values over time, as Markdown: lines with a limit if there is one, else dots on a logarithmic scale.
 
-    Instants are shown in the zone that they are given in.
+    Instants are shown in the zone that they have.
     """
     figure = _figure(figsize=(8, 2.8), layout="constrained")
     axes = figure.subplots()
     axes.xaxis_date(next(instant.tzinfo for points in series.values() for instant, _ in points))
     for (name, points), color in zip(series.items(), (GOOD, OTHER, GREY, BAD), strict=False):
-        how: Any = {"linewidth": 1} if limit else {"linestyle": "", "marker": "o", "markersize": 3}
+        style: Any = {"linewidth": 1} if limit else {"linestyle": "", "marker": "o", "markersize": 3}
         instants: Any = [instant for instant, _ in points]
-        axes.plot(instants, [value for _, value in points], color=color, label=name, **how)
+        axes.plot(instants, [value for _, value in points], color=color, label=name, **style)
     if limit:
         axes.axhline(limit, color=LIMIT, linestyle="--", label="limit")
         axes.set_ylim(bottom=0)
@@ -77,11 +77,11 @@ def over_time(alternative: str, series: Mapping[str, Points], unit: str, limit: 
     return _markdown(figure, alternative)
 
 
-def _figure(**how: Any) -> "Figure":
+def _figure(**options: Any) -> "Figure":
     # Imported where something is drawn: that takes longer than most flows take to their report.
     from matplotlib.figure import Figure
 
-    return Figure(**how)
+    return Figure(**options)
 
 
 def _bare(axes: "Axes") -> None:

@@ -17,18 +17,18 @@ def clock(seconds: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """Return seconds in days, below two of them as h:mm:ss: what lies long back needs no seconds."""
+    """Return seconds in days, below two days as h:mm:ss."""
     days = int(seconds // 86400)
     return f"{days:,} days" if days >= 2 else clock(max(seconds, 0))
 
 
-def several(count: int, what: str) -> str:
-    """Return a number of things, for example `1 drill`, `2 drills`."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def several(count: int, noun: str) -> str:
+    """Return a count with its noun, for example `1 drill`, `2 drills`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def size(count: int) -> str:
-    """Return bytes in a unit that fits."""
+    """Return bytes in a fitting unit."""
     value, units = float(count), ["B", "KB", "MB", "GB", "TB"]
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
@@ -49,7 +49,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], right: Itera
 
 
 def section(title: str, lines: Iterable[str], empty: str = "") -> str:
-    """Return a heading with a list; without lines the text for that, or nothing at all."""
+    """Return a heading with a list; without lines the heading with the text `empty`, or nothing."""
     items = [f"- {line}" for line in lines]
     if not items and not empty:
         return ""
@@ -57,20 +57,20 @@ def section(title: str, lines: Iterable[str], empty: str = "") -> str:
 
 
 def sql_block(statements: str) -> str:
-    """Return statements as a block of code below an item of a list."""
-    fence = "`" * max([3, *(len(one) + 1 for one in re.findall("`{3,}", statements))])
+    """Return statements as a code block below a list item."""
+    fence = "`" * max([3, *(len(backticks) + 1 for backticks in re.findall("`{3,}", statements))])
     lines = "".join(f"  {line}\n" for line in statements.split("\n"))
     return f"  {fence}sql\n{lines}  {fence}"
 
 
 def promises(groups: Iterable[tuple[Sequence[str], float, float]]) -> str:
-    """Return what is promised of groups of tables: tables, seconds of recovery time and of recovery point; nothing without any."""
-    said = [f"- {', '.join(tables)}: RTO {clock(rto)}, RPO {clock(rpo)}" for tables, rto, rpo in groups]
+    """Return the objectives of groups of tables: tables, RTO and RPO in seconds; nothing without groups."""
+    items = [f"- {', '.join(tables)}: RTO {clock(rto)}, RPO {clock(rpo)}" for tables, rto, rpo in groups]
     heading = "Promised of some tables; a set has all of them, so the strictest limit is the one to keep:\n\n"
-    return heading + "\n".join(said) + "\n" if said else ""
+    return heading + "\n".join(items) + "\n" if items else ""
 
 
 def headline(verdict: str) -> str:
-    """Return a verdict such that its first word is what the eye meets."""
-    word, _, rest = verdict.partition(": ")
-    return f"# {word}\n\n**{rest}**\n"
+    """Return a verdict with its first word as the heading."""
+    word, _, text = verdict.partition(": ")
+    return f"# {word}\n\n**{text}**\n"

@@ -13,7 +13,7 @@ COMPRESSION = zstandard.ZstdCompressionParameters.from_level(2, window_log=22, h
 
 
 class CompressedFile:
-    """A new file of mode 0600 that is compressed and summed as it is written."""
+    """A new file of mode 0600 that is compressed and hashed as it is written."""
 
     def __init__(self, path: str) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -24,15 +24,15 @@ class CompressedFile:
 
     def write(self, block: bytes) -> None:
         """Compress a block onto the end."""
-        self._keep(self._compressor.compress(block))
+        self._append(self._compressor.compress(block))
 
-    def _keep(self, packed: bytes) -> None:
+    def _append(self, packed: bytes) -> None:
         self._sha256.update(packed)
         self.bytes += self._file.write(packed)
 
     def finish(self) -> str:
-        """Write what is held back, and return the SHA-256 of the file."""
-        self._keep(self._compressor.flush())
+        """Write what is still buffered, and return the SHA-256 of the file."""
+        self._append(self._compressor.flush())
         self._file.flush()
         return self._sha256.hexdigest()
 

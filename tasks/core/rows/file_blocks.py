@@ -1,7 +1,7 @@
 """What changed in a table since a full backup, block by block of its file.
 
-A row version that both snapshots see lies where it lay, as long as the table has the file (relfilenode) that it had: only a
-rewrite moves rows (https://www.postgresql.org/docs/current/storage-page-layout.html). COPY reads blocks in order, so the rows
+A row version that both snapshots see has not moved as long as the table has the same file (relfilenode): only a rewrite moves
+rows (https://www.postgresql.org/docs/current/storage-page-layout.html). COPY reads blocks in order, so the rows
 of a block are consecutive lines of what it sends. A full backup records how many rows each block had. A block that has as
 many rows now, none of them younger than the full's oldest unfinished transaction, has the same rows: they are among those that
 the full saw, and as many. Of every other block a differential takes all rows, and leaves out the full's lines.
@@ -27,7 +27,7 @@ Lines = tuple[int, int]
 class BlockRows:
     """How many rows each group of 2**shift blocks held, from the first block on.
 
-    An array, not a list: for every task Prefect looks at each element of the lists that it is given.
+    An array, not a list: Prefect visits each element of the lists that a task gets.
     """
 
     shift: int
@@ -40,10 +40,10 @@ class BlockRows:
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Self:
-        """Return what `plain` says.
+        """Return the counts in a JSON object.
 
         Raises:
-            ValueError, KeyError, TypeError, OverflowError: it says no counts.
+            ValueError, KeyError, TypeError, OverflowError: it has no valid counts.
         """
         shift, rows = int(plain["shift"]), plain["rows"]
         if not 0 <= shift <= MOST_SHIFT or len(rows) > MOST_COUNTS:
@@ -52,13 +52,13 @@ class BlockRows:
 
     @property
     def plain(self) -> dict[str, Any]:
-        """The counts as values that JSON knows."""
+        """The counts as a JSON object."""
         return {"shift": self.shift, "rows": self.rows.tolist()}
 
 
 @dataclass(frozen=True)
 class BaseBlocks:
-    """What a full backup saw of a relation: rows by block, and the oldest transaction that was unfinished then."""
+    """A relation in a full backup: rows by block, and the oldest transaction that was unfinished then."""
 
     xmin: int
     counted: BlockRows
@@ -66,7 +66,7 @@ class BaseBlocks:
 
 @dataclass(frozen=True)
 class BlockState:
-    """A group of blocks as it is now: its number, all its rows, and those that are older than the full's snapshot."""
+    """A group of blocks now: its number, all its rows, and those older than the full's snapshot."""
 
     number: int
     rows: int
@@ -94,20 +94,20 @@ def shift_for(blocks: int) -> int:
 def find_changes(base: BlockRows, now: Iterable[BlockState]) -> Changes:
     """Compare the blocks of a relation with those that a full backup saw; states come in the order of blocks."""
     taken, left_out = list[Lines](), list[Lines]()
-    states = {one.number: one for one in now}
-    here = there = 0
+    states = {state.number: state for state in now}
+    position = base_position = 0
     for number in range(max(len(base.rows), max(states, default=-1) + 1)):
         before = base.rows[number] if number < len(base.rows) else 0
         state = states.get(number, BlockState(number, 0, 0))
         if not state.rows == state.old == before:
-            _extend(taken, here, here + state.rows)
-            _extend(left_out, there, there + before)
-        here, there = here + state.rows, there + before
+            _extend(taken, position, position + state.rows)
+            _extend(left_out, base_position, base_position + before)
+        position, base_position = position + state.rows, base_position + before
     return Changes(taken, left_out)
 
 
 def _extend(runs: list[Lines], start: int, stop: int) -> None:
-    """Append a run of lines, or let the last one go on."""
+    """Append a run of lines, or extend the last one."""
     if runs and runs[-1][1] == start:
         runs[-1] = (runs[-1][0], stop)
     elif start < stop:
@@ -115,7 +115,7 @@ def _extend(runs: list[Lines], start: int, stop: int) -> None:
 
 
 class Chosen:
-    """Picks runs of lines out of lines that come block by block."""
+    """Picks runs of lines out of blocks of lines."""
 
     def __init__(self, runs: list[Lines]) -> None:
         self._runs = runs
@@ -135,12 +135,12 @@ class Chosen:
 
 
 def complement(runs: Iterable[Lines]) -> list[Lines]:
-    """Return the lines that are in none of the runs, to whatever end."""
-    kept, position = list[Lines](), 0
+    """Return the lines that are in none of the runs, without an end."""
+    gaps, position = list[Lines](), 0
     for start, stop in runs:
-        _extend(kept, position, start)
+        _extend(gaps, position, start)
         position = stop
-    return [*kept, (position, ENDLESS)]
+    return [*gaps, (position, ENDLESS)]
 
 
 def render_lines(runs: Iterable[Lines]) -> str:
@@ -149,10 +149,10 @@ def render_lines(runs: Iterable[Lines]) -> str:
 
 
 def parse_lines(text: bytes, most: int = ENDLESS) -> Iterator[Lines]:
-    """Yield the runs that a text names, of at most so many lines.
+    """Yield the runs of lines in a text, up to line `most`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text has no such runs.
     """
     end = 0
     for line in text.splitlines():

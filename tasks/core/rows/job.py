@@ -1,4 +1,4 @@
-"""What to stream of one relation, and what came of it: what passes between a run and its streaming process."""
+"""The job of streaming a relation, and its result: what a run and its streaming process exchange."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tasks.core.rows.file_blocks import BaseBlocks, BlockRows
 
 @dataclass(frozen=True)
 class RowKeys:
-    """Rows by their key: its columns, their types, by what operators they are equal, and for each column the values as text."""
+    """Rows by key: its columns, their types, their equality operators, and the values of each column as text."""
 
     columns: list[str]
     types: list[str]
@@ -19,10 +19,10 @@ class RowKeys:
 
 @dataclass(frozen=True)
 class StreamJob:
-    """What to read, under which snapshot, and where to; without a file the rows are only counted and hashed.
+    """What to read, under which snapshot, into which file; without a file the rows are only counted and hashed.
 
-    With `count_blocks` the rows of each block are counted too; with a `base` only rows of blocks that changed are written; with
-    `only` no other rows than those are read.
+    With `count_blocks` the rows of each block are counted too; with a `base` only rows of changed blocks are written; with `only`
+    only these rows are read.
     """
 
     database: str
@@ -39,7 +39,7 @@ class StreamJob:
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Self:
-        """Return the job that another process was given."""
+        """Return the job that another process sent."""
         base, only = plain["base"], plain["only"]
         blocks = base and BaseBlocks(base["xmin"], BlockRows.parse(base["counted"]))
         return cls(**{**plain, "base": blocks, "only": only and RowKeys(**only)})
@@ -47,10 +47,10 @@ class StreamJob:
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """What went by: rows, digest (32 hex digits), bytes before and after compression, SHA-256 of the file.
+    """Rows, digest (32 hex digits), bytes before and after compression, SHA-256 of the file.
 
-    Where they were asked for: rows by block (none of a table that is no heap), how many rows were written of blocks that
-    changed, and which lines of the base they replace (as render_lines writes them).
+    If the job asks for them: rows by block (none for a table that is not a heap), how many rows of changed blocks were written,
+    and which lines of the base they replace (as render_lines writes them).
     """
 
     rows: int
@@ -64,13 +64,13 @@ class StreamFacts:
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Self:
-        """Return the facts that another process told."""
+        """Return the facts that another process sent."""
         return cls(**{**plain, "blocks": plain["blocks"] and BlockRows.parse(plain["blocks"])})
 
 
 @dataclass(frozen=True)
 class StreamFault:
-    """Why a stream ended early; `moved` when another snapshot may do better."""
+    """Why a stream ended early; `moved` if the schema changed, so that another snapshot may succeed."""
 
     message: str
     moved: bool

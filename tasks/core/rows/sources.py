@@ -1,4 +1,4 @@
-"""Staged rows: the compressed parts of a relation, whole or but for some of their lines."""
+"""Staged rows: the compressed parts of a relation, with or without some of their lines."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from tasks.core.run.progress import Moved, unmeasured
 
 @dataclass(frozen=True)
 class RowSource:
-    """Parts of a relation, in order, how many bytes they have unpacked, at most, and the runs of their lines that are left out."""
+    """Parts of a relation in order, their maximum size unpacked, and the runs of lines that are left out."""
 
     files: list[Path]
     most_bytes: int
@@ -23,7 +23,7 @@ class RowSource:
         """Yield the rows that are not left out, as COPY text, in blocks of about 256 KB.
 
         Raises:
-            zstandard.ZstdError: a part is not zstd, is cut short, or has more than there may be.
+            zstandard.ZstdError: a part is not zstd, is truncated, or is larger than allowed.
         """
         if self.left_out:
             yield from map(b"".join, self.batches())
@@ -36,27 +36,27 @@ class RowSource:
         """Yield the same rows line by line, in lists of about 256 KB.
 
         Raises:
-            zstandard.ZstdError: a part is not zstd, or is cut short.
+            zstandard.ZstdError: a part is not zstd, or is truncated.
         """
-        kept = Chosen(complement(self.left_out))
+        chosen = Chosen(complement(self.left_out))
         for plain in self._open():
             lines = io.BufferedReader(plain, BLOCK_BYTES)
             while batch := lines.readlines(BLOCK_BYTES):
-                yield kept.of(batch)
+                yield chosen.of(batch)
 
     def _open(self) -> Iterator[Unpacked]:
-        left = self.most_bytes
+        bytes_left = self.most_bytes
         for file in self.files:
-            with unpacked(file, left) as plain:
+            with unpacked(file, bytes_left) as plain:
                 yield plain
-                left = plain.left
+                bytes_left = plain.left
 
 
 def digest_sources(sources: Iterable[RowSource], moved: Moved = unmeasured) -> RowDigest:
     """Return count and digest of the rows of a relation.
 
     Raises:
-        zstandard.ZstdError: a part is not zstd, or is cut short.
+        zstandard.ZstdError: a part is not zstd, or is truncated.
     """
     digest = RowDigest()
     for source in sources:

@@ -1,8 +1,8 @@
 """One relation as a stream: COPY text through the row digest and the compressor into one private file.
 
 Run as `python -m tasks.core.rows.stream` it is a small process of its own, because the row loop holds the interpreter's lock: the
-job comes as one JSON line on stdin, lines of JSON leave on stdout: how far it is, again and again, and at last the facts. It ends
-at once when stdin closes.
+job is one JSON line on stdin; stdout gets lines of JSON: the progress, repeatedly, and finally the facts. It ends at once when
+stdin closes.
 libpq is driven through psycopg's wrapper of it (https://www.postgresql.org/docs/current/libpq-copy.html): a Python-level
 iteration over the rows costs about a third more.
 """
@@ -40,10 +40,10 @@ MOVED_SECONDS = 0.25
 
 
 def stream_relation(server: Server, job: StreamJob, moved: Moved = unmeasured) -> StreamFacts:
-    """Read one relation to its end, and say how many bytes of rows have gone by.
+    """Read one relation to its end, and report how many bytes of rows were read.
 
     Raises:
-        psycopg.Error: the snapshot is gone (InvalidParameterValue), a lock cannot be had at once
+        psycopg.Error: the snapshot is gone (InvalidParameterValue), a lock is not available at once
             (LockNotAvailable), or the session broke.
         OSError: the file cannot be written.
     """
@@ -68,7 +68,7 @@ def stream_relation(server: Server, job: StreamJob, moved: Moved = unmeasured) -
 
 @contextmanager
 def reading(server: Server, job: StreamJob) -> Iterator[Connection]:
-    """Open a session that sees what the job's snapshot sees."""
+    """Open a session with the job's snapshot."""
     with seeing(server, job.database, job.application_name, job.snapshot, [(job.schema, job.name)]) as connection:
         yield connection
 
@@ -76,8 +76,8 @@ def reading(server: Server, job: StreamJob) -> Iterator[Connection]:
 @contextmanager
 def seeing(
     server: Server, database: str, application_name: str, snapshot: str | None, relations: Sequence[tuple[str, str]]
-) -> Iterator[Connection]:  # fmt: skip
-    """Open a session that sees what a snapshot sees, or what is there now, and has locked some relations of the snapshot."""
+) -> Iterator[Connection]:
+    """Open a session with a snapshot, of which it locks some relations, or with a new one."""
     with connect(server, database, application_name) as connection:
         connection.execute(sql.snapshot.START_SNAPSHOT)
         if snapshot:
@@ -90,7 +90,7 @@ def seeing(
 
 
 def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
-    """Say whether a relation has the rows that the base saw, and no other: it has as many, none of them younger.
+    """Say whether a relation has exactly the rows of the base: as many, and none of them younger.
 
     Raises:
         psycopg.Error: as stream_relation.
@@ -101,7 +101,7 @@ def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
 
 
 def runs_code(server: Server, job: StreamJob) -> bool:
-    """Say whether a query of a relation would run code of its owner; to read it whole would not."""
+    """Say whether a query on a relation would run its owner's code; reading it whole would not."""
     with reading(server, job) as connection:
         name = {"name": sql.names.quoted_name(job.schema, job.name)}
         return bool(connection.execute(sql.logins.CODE_WHEN_PLANNED, name).fetchall()[0][0])
@@ -113,7 +113,7 @@ def _changes(connection: Connection, job: StreamJob, base: BaseBlocks) -> Change
 
 
 def _count_blocks(connection: Connection, job: StreamJob) -> BlockRows | None:
-    """Count rows by block; other tables than heaps say nothing about where rows lie, and of some a query would run their code."""
+    """Count rows by block; not of tables that are no heap, which have no such blocks, nor where a query would run their code."""
     name = {"name": sql.names.quoted_name(job.schema, job.name)}
     if connection.execute(sql.logins.CODE_WHEN_PLANNED, name).fetchall()[0][0]:
         return None
@@ -129,7 +129,7 @@ def _count_blocks(connection: Connection, job: StreamJob) -> BlockRows | None:
 
 
 def digest_relation(connection: Connection, job: StreamJob, moved: Moved = unmeasured) -> RowDigest:
-    """Read one relation in a session that has the fixed settings; return count and digest of its rows."""
+    """Read one relation in a session with the fixed settings; return count and digest of its rows."""
     digest = RowDigest()
     for rows, size in row_blocks(connection, job):
         digest.add(rows, size)
@@ -138,17 +138,17 @@ def digest_relation(connection: Connection, job: StreamJob, moved: Moved = unmea
 
 
 def row_blocks(connection: Connection, job: StreamJob) -> Iterator[tuple[list[bytes], int]]:
-    """Yield the rows of a relation in blocks of about 64 KB (what a processor keeps at hand), with each block's size."""
+    """Yield the rows of a relation in blocks of about 64 KB (fits a processor's cache), with each block's size."""
     keys = job.only
     query = sql.rows.copy_rows_out(job.schema, job.name, job.columns, job.encoding)
     if keys:
-        wanted = keys.columns, keys.equal, keys.types, keys.values
-        query = sql.rows.copy_chosen_out(job.schema, job.name, job.columns, job.encoding, *wanted)
+        chosen = keys.columns, keys.equal, keys.types, keys.values
+        query = sql.rows.copy_chosen_out(job.schema, job.name, job.columns, job.encoding, *chosen)
     yield from copied_blocks(connection, query)
 
 
 def copied_blocks(connection: Connection, query: Composed) -> Iterator[tuple[list[bytes], int]]:
-    """Yield what a COPY … TO STDOUT sends in such blocks.
+    """Yield the rows that a COPY … TO STDOUT sends, in such blocks.
 
     The server sends one CopyData message a row, and text format has no newline inside a row.
     """
@@ -203,12 +203,12 @@ def _expect(result: pq.abc.PGresult | None, status: pq.ExecStatus, connection: C
 
 
 def describe_fault(error: Exception) -> StreamFault:
-    """Say why a stream ended early."""
+    """Return why a stream ended early."""
     # Lock not to be had, snapshot gone, table gone meanwhile: the schema moved, and another snapshot may do.
     forget_rows(error)
-    moved = psycopg.errors.LockNotAvailable, psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable
-    said = f"the staged file cannot be written: {error}; {MORE_SPACE}" if isinstance(error, OSError) else str(error)
-    return StreamFault(" ".join(said.split()), isinstance(error, moved))
+    schema_changes = psycopg.errors.LockNotAvailable, psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable
+    message = f"the staged file cannot be written: {error}; {MORE_SPACE}" if isinstance(error, OSError) else str(error)
+    return StreamFault(" ".join(message.split()), isinstance(error, schema_changes))
 
 
 def dump_json(value: object) -> str:
@@ -217,32 +217,32 @@ def dump_json(value: object) -> str:
 
 
 def _end_when_abandoned() -> None:
-    """End this process when its stdin closes: nobody wants the rows any more."""
+    """End this process when its stdin closes: the rows are no longer needed."""
     while os.read(0, 4096):
         pass
     os._exit(1)
 
 
-def _tell() -> Moved:
-    """Return what says on stdout, now and then, how many bytes have gone by."""
+def _progress_reporter() -> Moved:
+    """Return a function that reports on stdout, now and then, how many bytes were read."""
     next_time = time.monotonic() + MOVED_SECONDS
 
-    def tell(position: float) -> None:
+    def report(position: float) -> None:
         nonlocal next_time
         if (clock := time.monotonic()) >= next_time:
             next_time = clock + MOVED_SECONDS
             print(dump_json({"moved": position}), flush=True)  # noqa: T201
 
-    return tell
+    return report
 
 
 def main() -> int:
-    """Do the job that stands on stdin."""
+    """Do the job given on stdin."""
     order = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_when_abandoned, daemon=True).start()
     job = StreamJob.parse(order["job"])
     try:
-        answer = {"facts": asdict(stream_relation(Server(order["server"]), job, _tell()))}
+        answer = {"facts": asdict(stream_relation(Server(order["server"]), job, _progress_reporter()))}
         code = 0
     except (psycopg.Error, OSError, OperationError) as error:
         answer, code = {"fault": asdict(describe_fault(error))}, 1

@@ -1,4 +1,4 @@
-"""zstd within bounds: what is unpacked is never more than a manifest says, whatever a few packed bytes would become."""
+"""zstd within bounds: no more is unpacked than the manifest says, whatever the packed bytes would expand to."""
 
 import io
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ MOST_LINE_BYTES = 1 << 30
 
 
 class Unpacked(io.RawIOBase):
-    """The plain bytes of a packed file, up to a number of bytes that is still `left`.
+    """The plain bytes of a packed file, up to a maximum, of which `left` may still follow.
 
     Raises, while it is read:
-        zstandard.ZstdError: there are more of them, or more in one line than any row has.
+        zstandard.ZstdError: the file, or a line of it, is longer than allowed.
     """
 
     def __init__(self, packed: zstandard.ZstdDecompressionReader, most_bytes: int) -> None:
@@ -32,7 +32,7 @@ class Unpacked(io.RawIOBase):
         block: bytes = self._packed.read(size)
         self.left -= len(block)
         if self.left < 0:
-            raise zstandard.ZstdError(f"it unpacks to more than {self._most:,} bytes, which is all that the manifest says")
+            raise zstandard.ZstdError(f"it unpacks to more than the {self._most:,} bytes of the manifest")
         newline = block.rfind(b"\n")
         self._line = self._line + len(block) if newline < 0 else len(block) - newline
         if self._line > MOST_LINE_BYTES:
@@ -48,7 +48,7 @@ class Unpacked(io.RawIOBase):
 
 @contextmanager
 def unpacked(file: Path, most_bytes: int) -> Iterator[Unpacked]:
-    """Open a packed file of which at most so many plain bytes are read."""
+    """Open a packed file, to read at most so many plain bytes."""
     with file.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as plain:
         yield Unpacked(plain, most_bytes)
 
@@ -57,7 +57,7 @@ def blocks_of(file: Path, most_bytes: int) -> Iterator[bytes]:
     """Yield the plain bytes of a packed file in blocks of about 256 KB.
 
     Raises:
-        zstandard.ZstdError: it is not zstd, is cut short, or has more of them.
+        zstandard.ZstdError: it is not zstd, is truncated, or is larger than that.
     """
     with unpacked(file, most_bytes) as plain:
         while block := plain.read(BLOCK_BYTES):

@@ -1,4 +1,4 @@
-"""The clock of this machine, how far others may be from it, and the id of a run."""
+"""The clock of this machine, how far other clocks may differ from it, and the id of a run."""
 
 import re
 import secrets
@@ -11,10 +11,10 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
 def new_run_id() -> str:
-    """Return four hexadecimal digits that tell this run from another of the same second."""
+    """Return four hexadecimal digits that distinguish this run from another of the same second."""
     return secrets.token_hex(2)
 
 
 def now() -> datetime:
-    """Return the instant; only flows ask, once."""
+    """Return the current time; only flows ask for it, once."""
     return datetime.now(UTC)

@@ -1,7 +1,7 @@
-"""Private folders that are gone when their owner is: at the end of the block, or, if it was killed, when the next one comes.
+"""Private folders, removed at the end of the block, or, if their process was killed, by the next one.
 
-A dead owner is known by the lock on a file in the folder (https://man7.org/linux/man-pages/man2/flock.2.html), which also says
-that the folder is one of these: others may keep theirs beside them.
+A folder belongs to a living process while a file in it is locked (https://man7.org/linux/man-pages/man2/flock.2.html). The file
+also shows that the folder is one of these: others may have theirs in the same place.
 """
 
 import fcntl
@@ -20,26 +20,26 @@ MARKER = ".owner"
 
 
 def require_own(base: Path, mode: int = 0o700) -> Path:
-    """Make a folder, or make sure that only this account can write to it.
+    """Create a folder, or make sure that only this account can write to it.
 
     Raises:
-        BadInput: it cannot be made, or is not this account's alone.
+        BadInput: it cannot be created, or other users can write to it.
     """
     try:
         if not base.exists():
             base.mkdir(mode=mode, parents=True, exist_ok=True)
             base.chmod(mode)
     except OSError as error:
-        raise BadInput(f"folder {base} cannot be made: {error.strerror}; set BACKUP_STAGING to another") from error
+        raise BadInput(f"folder {base} cannot be created: {error.strerror}; set BACKUP_STAGING to another") from error
     facts = base.lstat()
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
-        raise BadInput(f"folder {base} is not ours alone; set BACKUP_STAGING to a folder only this account can write")
+        raise BadInput(f"folder {base} is writable by other users; set BACKUP_STAGING to a folder that only this account can write")
     return base
 
 
 @contextmanager
 def private_folder(base: Path, name: str, names: re.Pattern[str]) -> Iterator[Path]:
-    """Make a folder, 0700, for as long as the block lasts; first remove those of dead owners, which are called by such `names`."""
+    """Create a folder, 0700, for the block; first remove those of dead processes, whose names match `names`."""
     sweep(base, names)
     folder = base / name
     folder.mkdir(mode=0o700)
@@ -55,7 +55,7 @@ def private_folder(base: Path, name: str, names: re.Pattern[str]) -> Iterator[Pa
 
 
 def sweep(base: Path, names: re.Pattern[str]) -> list[Path]:
-    """Remove the folders of dead owners, and return them; what is not provably one is left alone."""
+    """Remove the folders of dead processes, and return them; a folder that is not provably one is left alone."""
     return [folder for folder in base.iterdir() if names.fullmatch(folder.name) and _swept(folder)]
 
 
@@ -81,7 +81,7 @@ def _swept(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, its marker last: what is left when this is interrupted can still be told to be ours."""
+    """Remove a folder, its marker last: what an interruption leaves can still be recognised as ours."""
     with suppress(OSError):
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():

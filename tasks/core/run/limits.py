@@ -1,4 +1,4 @@
-"""Numbers that an operator types within limits: Prefect's forms show them, and refuse what is beyond when a run is created."""
+"""Limits of numeric parameters: Prefect's forms show them, and refuse other values when a run is created."""
 
 from typing import Annotated
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Phases:
-    """Seconds by phase, in order and without gaps: what passes between two phases belongs to the later one; the clock is given."""
+    """Seconds by phase, in order and without gaps: time between two phases belongs to the later one."""
 
     clock: Callable[[], float] = time.monotonic
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Begin to count."""
+        """Start the clock."""
         self._since = self.clock()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Give the time up to the end of the block to a phase, also when it fails."""
+        """Add the time up to the end of the block to a phase, also if the block fails."""
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""How far a phase of long work is: bytes moved of those expected, what follows from them, and how it is told."""
+"""The progress of a long phase: bytes moved of those expected, rate, expected end, and the lines that report them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,37 +15,37 @@ ENOUGH = 0.02
 
 
 def unmeasured(_: float) -> None:
-    """Take what nobody wants to know."""
+    """Ignore the progress."""
 
 
 @dataclass
 class Item:
-    """One thing that a phase moves: a single worker sets the numbers, whoever shows them may read them at any time."""
+    """Something that a phase moves: one worker sets the numbers, any thread may read them at any time."""
 
     expected: float
     moved: float = 0.0
 
     def at(self, position: float) -> None:
-        """Say how much is moved by now: less than before where it is done again."""
+        """Set how much is moved so far: less than before if it is done again."""
         self.moved = position
 
     def read(self, position: float) -> None:
-        """Say how much is read of what is stored afterwards: a byte counts half until it is stored."""
+        """Set how much is read of what will be stored: a byte counts half until it is stored."""
         self.expected = max(self.expected, position)
         self.moved = position / 2
 
     def known(self, expected: float) -> None:
-        """Say how much it is, when it was read or need not be."""
+        """Set the size, when the item was read or need not be."""
         self.expected, self.moved = expected, expected / 2
 
-    def sent(self, whole: float, position: float) -> None:
-        """Say how much of what was read is stored, in bytes of the whole that the store takes."""
-        self.moved = self.expected * (1 + position / whole) / 2
+    def sent(self, total: float, position: float) -> None:
+        """Set how many of the bytes that the store takes are stored."""
+        self.moved = self.expected * (1 + position / total) / 2
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen of a phase at one moment; `share` is None where it cannot be measured."""
+class Progress:
+    """The progress of a phase at one moment; `share` is None if it cannot be measured."""
 
     moved: float
     expected: float
@@ -59,7 +59,7 @@ class Look:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest takes at that rate; None while too little is done to tell."""
+        """The remaining time at that rate; None while too little is done to estimate it."""
         if self.share is None or self.share < ENOUGH:
             return None
         return self.seconds * (1 - self.share) / self.share
@@ -67,7 +67,7 @@ class Look:
 
 @dataclass
 class Tally:
-    """The items of a phase; its share never falls, and is 1 only when it has ended well. The clock is given."""
+    """The items of a phase; its share never falls, and is 1 only when the phase has succeeded."""
 
     items: Mapping[str, Item]
     began: float
@@ -75,34 +75,34 @@ class Tally:
     failure: str | None = None
     _highest: float = field(default=0.0, init=False)
 
-    def look(self, clock: float) -> Look:
-        """Return how far it is."""
+    def look(self, clock: float) -> Progress:
+        """Return the progress at a time of the monotonic clock."""
         moved = sum(item.moved for item in self.items.values())
         expected = sum(max(item.expected, item.moved) for item in self.items.values())
         if expected:
             self._highest = max(self._highest, min(moved / expected, ALMOST))
         share = 1.0 if self.done else self._highest if expected else None
-        return Look(moved, expected, clock - self.began, share)
+        return Progress(moved, expected, clock - self.began, share)
 
 
-def progress_line(seen: Look, now: datetime, zone: tzinfo, *, about: bool) -> str:
-    """Return how far a phase is that goes on: bytes, share, rate and expected end, as far as they are known.
+def progress_line(progress: Progress, now: datetime, zone: tzinfo, *, about: bool) -> str:
+    """Return the progress of a running phase: bytes, share, rate and expected end, as far as they are known.
 
-    With `about` the whole is not known before the end.
+    With `about` the total is not known before the end.
     """
-    if seen.share is None:
-        return f"for {duration(seen.seconds)} by now; how much is left cannot be measured"
-    whole = f"{'about ' if about else ''}{size(round(seen.expected))}"
-    parts = [f"{size(round(seen.moved))} of {whole}", f"{seen.share:.1%}", f"{size(round(seen.rate))}/s"]
-    if seen.seconds_left is not None:
-        parts.append(f"expected end {local_time(now + timedelta(seconds=seen.seconds_left), zone)}")
+    if progress.share is None:
+        return f"for {duration(progress.seconds)} so far; what remains cannot be measured"
+    total = f"{'about ' if about else ''}{size(round(progress.expected))}"
+    parts = [f"{size(round(progress.moved))} of {total}", f"{progress.share:.1%}", f"{size(round(progress.rate))}/s"]
+    if progress.seconds_left is not None:
+        parts.append(f"expected end {local_time(now + timedelta(seconds=progress.seconds_left), zone)}")
     return ", ".join(parts)
 
 
-def progress_outcome(seen: Look, failure: str | None) -> str:
+def progress_outcome(progress: Progress, failure: str | None) -> str:
     """Return how a phase ended: what was moved, or where it stopped and why."""
     if failure is not None:
-        stopped = f" at {size(round(seen.moved))} of {size(round(seen.expected))}" if seen.share is not None else ""
-        return f"stopped{stopped} after {duration(seen.seconds)}: {failure}"
-    moved = f"{size(round(seen.moved))}, {size(round(seen.rate))}/s, " if seen.expected else ""
-    return f"done: {moved}{duration(seen.seconds)}"
+        stopped = f" at {size(round(progress.moved))} of {size(round(progress.expected))}" if progress.share is not None else ""
+        return f"stopped{stopped} after {duration(progress.seconds)}: {failure}"
+    moved = f"{size(round(progress.moved))}, {size(round(progress.rate))}/s, " if progress.expected else ""
+    return f"done: {moved}{duration(progress.seconds)}"
