@@ -1,7 +1,7 @@
-"""Partitions that have had their time: copied, the copy restored and compared, and only then dropped.
+"""Partitions past retention: copied, the copy restored and compared, and only then dropped.
 
-Until the transaction that drops a partition is committed its rows are where they were; from then on they are in a set whose
-every object was read back and which was restored once. A run that dies in between is finished by the next one.
+The rows of a partition stay in the database until the transaction that drops it is committed; by then every object of their set
+was read back, and the set was restored once. If a run dies in between, the next one finishes its work.
 """
 
 import shutil
@@ -38,93 +38,99 @@ from tasks.sets.marks import mark, remember_damage
 from tasks.sets.upload import cool, missing_class
 
 
-def archive(site: Site, run: Run, due: Archiving) -> Archiving:
-    """Copy one partition, prove the copy, and drop the partition unless rows hold it; what fails leaves it where it is.
+def archive(site: Site, run: Run, archiving: Archiving) -> Archiving:
+    """Copy one partition, verify the copy, and drop the partition unless rows hold it; after a failure it stays.
 
-    Returns what became of it.
+    Returns the outcome.
     """
-    if due.problem:
-        return due
-    done = due
+    if archiving.problem:
+        return archiving
+    outcome = archiving
     try:
-        if due.partition.detach_pending:
-            _attach_again(site, run, due)
-            done = replace(done, notes=["somebody's DETACH … CONCURRENTLY was finished first"])
-        manifest, was_read_back = take_proven_archive(site, run, due)
-        done = replace(done, backup=manifest.id)
-        rows, held = compare_with_archive(site, run, due, manifest)
-        done = replace(done, rows=rows, held=held)
+        if archiving.partition.detach_pending:
+            _attach_again(site, run, archiving)
+            outcome = replace(outcome, notes=["somebody's DETACH … CONCURRENTLY was finished first"])
+        manifest, was_read_back = take_proven_archive(site, run, archiving)
+        outcome = replace(outcome, backup=manifest.id)
+        rows, held = compare_with_archive(site, run, archiving, manifest)
+        outcome = replace(outcome, rows=rows, held=held)
         classes = site.context.storage_classes
         cool(site.store, name_of(manifest), manifest, classes.of(Kind.ARCHIVE))
-        done = replace(done, notes=[*done.notes, *missing_class(site.store, classes, Kind.ARCHIVE)])
+        outcome = replace(outcome, notes=[*outcome.notes, *missing_class(site.store, classes, Kind.ARCHIVE)])
         if not held and was_read_back:
-            drop_partition(site, run, due, manifest)
-            done = replace(done, dropped=True, notes=[*done.notes, *staying(manifest.large_objects)])
+            drop_partition(site, run, archiving, manifest)
+            outcome = replace(outcome, dropped=True, notes=[*outcome.notes, *staying(manifest.large_objects)])
         elif not held:
-            done = replace(done, notes=[*done.notes, "no row holds it any more: the next run reads its set back and drops it"])
+            outcome = replace(
+                outcome, notes=[*outcome.notes, "no row holds it any more: the next run reads its set back and drops it"]
+            )
     except psycopg.Error as error:
-        done = replace(done, problem=message_of(error))
+        outcome = replace(outcome, problem=message_of(error))
     except OperationError as error:
-        done = replace(done, problem=str(error))
-    if done.problem:
-        get_run_logger().error("%s stays: %s", done.partition.qualified, done.problem)
-    return done
+        outcome = replace(outcome, problem=str(error))
+    if outcome.problem:
+        get_run_logger().error("%s stays: %s", outcome.partition.qualified, outcome.problem)
+    return outcome
 
 
-def _table_of(connection: Connection, site: Site, one: Archiving) -> PartitionedTable:
-    rule = next(rule for rule in site.context.partitions if f"{site.context.namespace}.{rule.table}" == one.table)
+def _table_of(connection: Connection, site: Site, archiving: Archiving) -> PartitionedTable:
+    rule = next(rule for rule in site.context.partitions if f"{site.context.namespace}.{rule.table}" == archiving.table)
     return read_table(connection, site.context, rule)
 
 
-def _attach_again(site: Site, run: Run, one: Archiving) -> None:
-    """Finish what somebody's DETACH … CONCURRENTLY left, and attach it again: its rows are seen till it leaves."""
+def _attach_again(site: Site, run: Run, archiving: Archiving) -> None:
+    """Finish an interrupted DETACH … CONCURRENTLY, and attach the partition again: its rows are visible until it is dropped."""
     with session(site, run) as connection:
-        table = _table_of(connection, site, one)
+        table = _table_of(connection, site, archiving)
     with context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
-        detach_partition(site, run, lock, table, one.partition, attach_again=True)
+        detach_partition(site, run, lock, table, archiving.partition, attach_again=True)
 
 
-def take_proven_archive(site: Site, run: Run, one: Archiving) -> tuple[Manifest, bool]:
-    """Return a set that has the partition's rows as they are now, and whether this run read it back whole.
+def take_proven_archive(site: Site, run: Run, archiving: Archiving) -> tuple[Manifest, bool]:
+    """Return a set that has the partition's rows as they are now, and whether this run read back all of it.
 
-    That a set was read back once, a mark says, which anybody may have written: rows are dropped on no mark's word. Where they
-    stay, it is enough. An older set that cannot be read now, because it is cold, is left to itself: another one is taken.
+    Rows are never dropped because a mark says that their set was read back: anybody may have written the mark. It is enough
+    where rows stay. If an older set cannot be read now, because it is cold, another one is taken.
 
     Raises:
-        RestoreDiffers, DamagedSet: it is not what was stored; it is called damaged from now on.
+        RestoreDiffers, DamagedSet: it is not what was stored; it is marked as damaged.
     """
-    manifest = take_archive(site, run, one)
+    manifest = take_archive(site, run, archiving)
     try:
-        return manifest, prove_archive(site, run, manifest, trust_mark=one.held > 0)
+        return manifest, prove_archive(site, run, manifest, trust_mark=archiving.held > 0)
     except ColdObject as error:
         get_run_logger().info("%s cannot be read back now (%s): another set is taken", manifest.id, error)
-        manifest = take_archive(site, run, one, anew=True)
+        manifest = take_archive(site, run, archiving, anew=True)
         return manifest, prove_archive(site, run, manifest, trust_mark=False)
 
 
-def take_archive(site: Site, run: Run, one: Archiving, *, anew: bool = False) -> Manifest:
-    """Return a set that has the partition's rows as they are now: the one that a run before took, or a new one."""
+def take_archive(site: Site, run: Run, archiving: Archiving, *, anew: bool = False) -> Manifest:
+    """Return a set that has the partition's rows as they are now: one of an earlier run, or a new one."""
     archives = [] if anew else archive_sets(site.store, site.context.name)
     with session(site, run) as connection:
-        table = _table_of(connection, site, one)
-        scope, leaves = table.scope(one.partition), leaves_of(connection, site.context, table, one.partition)
-        if found := archive_of(connection, table, one.partition, leaves, archives):
-            get_run_logger().info("%s has every row of %s", found.id, one.partition.qualified)
-            return found
-    why = Occasion(label=one.partition.name, sort=Kind.ARCHIVE)
-    return take_part(site.narrowed(scope), run, why, read_others=False)
+        table = _table_of(connection, site, archiving)
+        scope, leaves = table.scope(archiving.partition), leaves_of(connection, site.context, table, archiving.partition)
+        if existing := archive_of(connection, table, archiving.partition, leaves, archives):
+            get_run_logger().info("%s has every row of %s", existing.id, archiving.partition.qualified)
+            return existing
+    occasion = Occasion(label=archiving.partition.name, sort=Kind.ARCHIVE)
+    return take_part(site.narrowed(scope), run, occasion, read_others=False)
 
 
 def prove_archive(site: Site, run: Run, manifest: Manifest, *, trust_mark: bool) -> bool:
-    """Restore an archive set into a scratch database and compare it, unless a mark may be trusted that it was done.
+    """Restore an archive set into a scratch database and compare it, unless a trusted mark says that it was done.
 
     Returns whether it was read back.
 
     Raises:
-        RestoreDiffers, DamagedSet: it is not what was stored; it is called damaged from now on.
+        RestoreDiffers, DamagedSet: it is not what was stored; it is marked as damaged.
     """
     name = name_of(manifest)
-    if trust_mark and next((one.state for one in list_sets(site.store, run.context).sets if one.name == name), "") == "drilled":
+    if (
+        trust_mark
+        and next((listed_set.state for listed_set in list_sets(site.store, run.context).sets if listed_set.name == name), "")
+        == "drilled"
+    ):
         return False
     proof = Recovery(site.store, run.started, Purpose.DRILL, newest=False)
     server = find_drill_server(run.context)
@@ -140,46 +146,47 @@ def prove_archive(site: Site, run: Run, manifest: Manifest, *, trust_mark: bool)
     return True
 
 
-def compare_with_archive(site: Site, run: Run, one: Archiving, manifest: Manifest) -> tuple[int, int]:
-    """Read the live partition and compare its rows with the set, while nobody is kept waiting; count them, and what holds it.
+def compare_with_archive(site: Site, run: Run, archiving: Archiving, manifest: Manifest) -> tuple[int, int]:
+    """Read the live partition and compare its rows with the set, without blocking anybody; return all rows and those that hold it.
 
-    That none was written since is found out again, under the lock.
+    Whether rows were written since is checked again under the lock.
 
     Raises:
-        RestoreDiffers: they are not the same.
+        RestoreDiffers: they differ.
     """
-    found = list[str]()
-    with progress.of(run, f"comparing {one.partition.name} with its copy", manifest.plain_bytes, manifest.zone) as items:
+    problems = list[str]()
+    with progress.of(run, f"comparing {archiving.partition.name} with its copy", manifest.plain_bytes, manifest.zone) as items:
         for relation in manifest.relations:
             job = reading_job(site.database, run, relation, manifest.database.encoding)
             facts = run_stream(site.server, run, job, relation.plain_bytes, items[relation.qualified].at)
-            found += differences(relation, facts.rows, facts.digest)
+            problems += differences(relation, facts.rows, facts.digest)
     with session(site, run) as connection:
-        table = _table_of(connection, site, one)
-        leaves = leaves_of(connection, site.context, table, one.partition)
-        found += find_changes(connection, leaves, manifest, sql.staging.as_written("false"))
+        table = _table_of(connection, site, archiving)
+        leaves = leaves_of(connection, site.context, table, archiving.partition)
+        problems += find_changes(connection, leaves, manifest, sql.staging.as_written("false"))
         rows, held = count_rows(connection, table, leaves)
-    if found:
-        raise RestoreDiffers(f"it is not what {manifest.id} has: {'; '.join(found)}")
+    if problems:
+        raise RestoreDiffers(f"it differs from {manifest.id}: {'; '.join(problems)}")
     return rows, held
 
 
-@step(name="drop {one.partition.name}")
-def drop_partition(site: Site, run: Run, one: Archiving, manifest: Manifest) -> None:
-    """Drop a partition in one short transaction in which it was found to be what an archive set has, and unheld.
+@step(name="drop {archiving.partition.name}")
+def drop_partition(site: Site, run: Run, archiving: Archiving, manifest: Manifest) -> None:
+    """Drop a partition in one short transaction that first makes sure that an archive set has all of it, and that no row holds it.
 
-    It is dropped while it is attached: that locks no table that its keys lead to, as dropping a detached one would.
+    It is dropped while it is attached: that does not lock the tables that its foreign keys reference, as dropping a detached
+    partition would.
 
     Raises:
-        RestoreDiffers: it changed since, and the rows are named; it stays.
-        OperationError: the locks were not to be had, or something needs it; it stays.
+        RestoreDiffers: rows changed since; it stays.
+        OperationError: a lock timed out, or an object depends on the partition; it stays.
     """
-    partition = one.partition
+    partition = archiving.partition
     with (
         context_lock(site.server, site.context.name, run.title, exclusive=True) as lock,
         session(site, run) as connection,
     ):
-        table = _table_of(connection, site, one)
+        table = _table_of(connection, site, archiving)
         default = [(table.default.schema, table.default.name)] if table.default else []
         hold = sql.staging.as_written(table.rule.hold or "false")
 
@@ -188,10 +195,10 @@ def drop_partition(site: Site, run: Run, one: Archiving, manifest: Manifest) -> 
             # A partition that is divided with all that it is divided into, in the order in which PostgreSQL locks them too.
             connection.execute(sql.partitions.lock_whole([(partition.schema, partition.name), *default]))
             if not connection.execute(sql.partitions.IS_PARTITION, {"parent": table.oid, "oid": partition.oid}).fetchall():
-                raise OperationError(f"it is no partition of {table.qualified} any more")
+                raise OperationError(f"it is no longer a partition of {table.qualified}")
             leaves = leaves_of(connection, site.context, table, partition)
-            if found := find_changes(connection, leaves, manifest, hold):
-                raise RestoreDiffers("; ".join(found))
+            if changes := find_changes(connection, leaves, manifest, hold):
+                raise RestoreDiffers("; ".join(changes))
             connection.execute(sql.partitions.drop_table(partition.schema, partition.name))
 
         try:

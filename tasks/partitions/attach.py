@@ -1,4 +1,4 @@
-"""Partitions attached and detached, each in short transactions, with the keys that this takes."""
+"""Attaches and detaches partitions in short transactions, with the foreign keys that this needs."""
 
 from collections.abc import Mapping
 
@@ -20,37 +20,42 @@ OTHERS = "rows of other partitions: being attached"
 
 
 def attach(connection: Connection, table: PartitionedTable, place: tuple[str, str], bound: str) -> None:
-    """Attach a table, in the caller's transaction; the tables that its keys lead to are locked last.
+    """Attach a table, in the caller's transaction; the tables that its foreign keys reference are locked last.
 
     Raises:
-        OperationError: it is not attached, or an index of its parent was not made.
+        OperationError: it is not attached, or lacks an index of its parent.
     """
     default = table.default
     if default:
         # What ATTACH would look at with the tables locked that its keys lead to, is looked at before that.
-        others = sql.partitions.negated(table.within(*table.parse(bound)))
-        connection.execute(sql.partitions.add_check(default.schema, default.name, OTHERS, others))
+        condition = sql.partitions.negated(table.within(*table.parse(bound)))
+        connection.execute(sql.partitions.add_check(default.schema, default.name, OTHERS, condition))
     connection.execute(sql.partitions.attach(table.place, place, bound))
     if default:
         connection.execute(sql.partitions.drop_check(default.schema, default.name, OTHERS))
     oid = oid_of(connection, place)
     if not connection.execute(sql.partitions.IS_PARTITION, {"parent": table.oid, "oid": oid}).fetchall():
-        raise OperationError(f"{'.'.join(place)} was attached to {table.qualified} and is no partition of it; nothing was kept")
-    if lacking := [row[0] for row in indexes_without(connection, table, oid)]:
-        raise OperationError(f"{'.'.join(place)} would lack indexes of {', '.join(lacking)}; nothing was kept")
+        raise OperationError(f"{'.'.join(place)} was attached to {table.qualified} and is not a partition of it; rolled back")
+    if columns := [row[0] for row in indexes_without(connection, table, oid)]:
+        raise OperationError(f"{'.'.join(place)} would lack indexes on {', '.join(columns)}; rolled back")
 
 
 @step(name="attach {place[1]}")
 def attach_partition(
-    site: Site, run: Run, lock: ContextLock, table: PartitionedTable, place: tuple[str, str], bound: str,
+    site: Site,
+    run: Run,
+    lock: ContextLock,
+    table: PartitionedTable,
+    place: tuple[str, str],
+    bound: str,
     triggers: Mapping[tuple[str, str], str],
-) -> None:  # fmt: skip
-    """Make a table a partition: its rows are looked at before anybody is kept waiting.
+) -> None:
+    """Make a table a partition; its rows are validated before anybody is blocked.
 
-    `triggers` says how triggers that it gets from its parent are switched, by table and name, as the catalogue spells them.
+    `triggers` has the states of the triggers that it gets from its parent, by table and name as the catalog spells them.
 
     Raises:
-        OperationError: the locks were not to be had, rows or columns do not fit; nothing was changed.
+        OperationError: a lock timed out, or rows or columns do not fit; nothing was changed.
     """
     condition = table.within(*table.parse(bound))
     with session(site, run) as connection:
@@ -61,16 +66,16 @@ def attach_partition(
         for key, definition, _, is_proven in connection.execute(sql.partitions.KEYS_OF, {"oid": table.oid}).fetchall():
             _make_key(connection, lock, place, key, definition, oids)
             if is_proven:
-                _prove_key(connection, table, place, key)
+                _validate_key(connection, table, place, key)
 
         def change() -> None:
             attach(connection, table, place, bound)
             connection.execute(sql.partitions.drop_check(*place, MARK))
-            for schema, name, trigger, words, spelled in connection.execute(
+            for schema, name, trigger, default_state, qualified in connection.execute(
                 sql.triggers.TRIGGER_STATES, {"oids": [oids[-1]]}
             ).fetchall():
-                if (wanted := triggers.get((spelled, trigger), words)) != words:
-                    connection.execute(sql.triggers.switch_trigger(schema, name, trigger, wanted))
+                if (state := triggers.get((qualified, trigger), default_state)) != default_state:
+                    connection.execute(sql.triggers.switch_trigger(schema, name, trigger, state))
 
         at_once(connection, lock, f"{'.'.join(place)} could not be attached", oids, change)
         connection.execute(sql.rows.analyze_relation(*place))
@@ -79,41 +84,41 @@ def attach_partition(
 
 def _make_key(
     connection: Connection, lock: ContextLock, place: tuple[str, str], key: str, definition: str, oids: list[int]
-) -> None:  # fmt: skip
-    """Give a table a foreign key of its parent-to-be that looks at no row yet."""
+) -> None:
+    """Add a foreign key of the future parent, NOT VALID: it does not scan rows."""
     oid = oid_of(connection, place)
     if not connection.execute(sql.partitions.HAS_CONSTRAINT, {"oid": oid, "name": sql.names.unquoted(key)}).fetchall()[0][0]:
         at_once(
-            connection, lock, f"foreign key {key} of {'.'.join(place)} could not be made", oids,
+            connection, lock, f"foreign key {key} of {'.'.join(place)} could not be created", oids,
             lambda: connection.execute(sql.partitions.add_key(*place, key, definition)),
         )  # fmt: skip
 
 
-def _prove_key(connection: Connection, table: PartitionedTable, place: tuple[str, str], key: str) -> None:
-    """Look at the rows, while everybody reads and writes, so that ATTACH finds the key proven.
+def _validate_key(connection: Connection, table: PartitionedTable, place: tuple[str, str], key: str) -> None:
+    """Validate a foreign key while others read and write, so that ATTACH need not.
 
     Raises:
-        OperationError: rows refer to rows that are gone.
+        OperationError: rows reference missing rows.
     """
     try:
         connection.execute(sql.partitions.validate_key(*place, key))
     except psycopg.errors.ForeignKeyViolation as error:
         raise OperationError(
-            f"{'.'.join(place)} cannot be attached to {table.qualified}: rows refer to rows that are gone ({message_of(error)}): "
-            "bring those back first (table_restore, include_parents), or look at the rows side by side"
+            f"{'.'.join(place)} cannot be attached to {table.qualified}: rows reference missing rows ({message_of(error)}): "
+            "restore those first (table_restore, include_parents), or restore with mode=side-by-side and look at the rows"
         ) from None
 
 
 @step(name="detach {partition.name}")
 def detach_partition(
     site: Site, run: Run, lock: ContextLock, table: PartitionedTable, partition: Partition, *, attach_again: bool = False
-) -> None:  # fmt: skip
-    """Make a partition a table by itself, or finish what somebody's DETACH … CONCURRENTLY left unfinished.
+) -> None:
+    """Detach a partition, or finish an interrupted DETACH … CONCURRENTLY of it.
 
-    With `attach_again` it is a partition as before, its rows seen again, when that is done.
+    With `attach_again` it is attached again in the same transaction, so that its rows are visible.
 
     Raises:
-        OperationError: the locks were not to be had; nothing was changed.
+        OperationError: a lock timed out; nothing was changed.
     """
     place = (partition.schema, partition.name)
     with session(site, run) as connection:
@@ -126,7 +131,7 @@ def detach_partition(
                 for (check,) in connection.execute(sql.partitions.CHECKS_OF_BOUND, {"oid": partition.oid}).fetchall():
                     connection.execute(sql.partitions.drop_check(*place, check))
             elif connection.execute(sql.partitions.HAS_PARENT, {"oid": partition.oid}).fetchall()[0][0]:
-                raise OperationError(f"{partition.qualified} was detached and still is a partition; nothing was kept")
+                raise OperationError(f"{partition.qualified} was detached and is still a partition; rolled back")
 
         oids = concerned(connection, table, partition)
         at_once(connection, lock, f"{partition.qualified} could not be detached", oids, change)

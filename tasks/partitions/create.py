@@ -1,4 +1,4 @@
-"""Partitions made before rows for them come."""
+"""Creates partitions before rows for them arrive."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -9,7 +9,7 @@ from prefect import get_run_logger
 
 from tasks.core import sql
 from tasks.core.errors import BadInput, LostLock, OperationError
-from tasks.core.partitions.timeline import Partition, Timeline, Wanted, wanted
+from tasks.core.partitions.timeline import NewPartition, Partition, Timeline, missing_partitions
 from tasks.core.postgres.connection import Connection
 from tasks.core.postgres.messages import message_of
 from tasks.core.postgres.source_path import read_source_path, source_path
@@ -24,13 +24,13 @@ from tasks.run.site import Site
 @step
 def create_partitions(
     site: Site, run: Run, lock: ContextLock, instant: datetime, ahead: int, *, move_default_rows: bool
-) -> list[Timeline]:  # fmt: skip
-    """Make the partitions that are missing: of now, of `ahead` periods to come, and of any that was missed.
+) -> list[Timeline]:
+    """Create the missing partitions: of the current period, of `ahead` periods to come, and of any that were missed.
 
-    What stands in the way of one is told, and keeps no other from being made: also that a table is not as its rule says.
+    A partition that cannot be created, or a table that does not fit its rule, is reported; the others are created.
 
     Raises:
-        LostLock: the lock was lost; what was made before stays.
+        LostLock: the lock was lost; what was created before stays.
     """
     timelines = list[Timeline]()
     with session(site, run) as connection:
@@ -43,92 +43,101 @@ def create_partitions(
                 timeline.problems.append(str(error))
                 continue
             _create_all(
-                connection, lock, table, timeline, wanted(rule, table.partitions, instant, table.zone, ahead), move_default_rows
+                connection,
+                lock,
+                table,
+                timeline,
+                missing_partitions(rule, table.partitions, instant, table.zone, ahead),
+                move_default_rows,
             )
             timeline.partitions = read_table(connection, site.context, table.rule).partitions
-            timeline.problems += _unlike_their_parent(connection, table, timeline.partitions)
+            timeline.problems += _missing_from_parent(connection, table, timeline.partitions)
     return timelines
 
 
 def _create_all(
-    connection: Connection, lock: ContextLock, table: PartitionedTable, timeline: Timeline, missing: Iterable[Wanted],
+    connection: Connection,
+    lock: ContextLock,
+    table: PartitionedTable,
+    timeline: Timeline,
+    missing: Iterable[NewPartition],
     move_default_rows: bool,
-) -> None:  # fmt: skip
-    """Make what is missing, one after the other; what was made, and what could not be, the timeline tells."""
-    for one in missing:
+) -> None:
+    """Create the missing partitions one after the other; the timeline gets those created, and the problems."""
+    for partition in missing:
         try:
-            timeline.moved[one.name] = _create(connection, lock, table, one, move_default_rows=move_default_rows)
-            timeline.made.append(one)
+            timeline.moved[partition.name] = _create(connection, lock, table, partition, move_default_rows=move_default_rows)
+            timeline.made.append(partition)
         except LostLock:
             raise
         except OperationError as error:
             timeline.problems.append(str(error))
         except psycopg.Error as error:
-            timeline.problems.append(f"{table.schema}.{one.name} could not be made: {message_of(error)}")
+            timeline.problems.append(f"{table.schema}.{partition.name} could not be created: {message_of(error)}")
 
 
-def _unlike_their_parent(connection: Connection, table: PartitionedTable, partitions: Iterable[Partition]) -> Iterator[str]:
-    """Yield what the partitions lack that their parent has: found by looking, after all was made."""
-    for one in partitions:
-        if one.detach_pending:
-            yield f"{one.qualified}: {_finalize_it(table, one)}"
-        elif lacking := [row[0] for row in indexes_without(connection, table, one.oid)]:
-            yield f"{one.qualified} has no valid index for {', '.join(lacking)}; make it, and ALTER INDEX … ATTACH PARTITION"
+def _missing_from_parent(connection: Connection, table: PartitionedTable, partitions: Iterable[Partition]) -> Iterator[str]:
+    """Yield what the partitions lack that their parent has, as the catalog has it after all were created."""
+    for partition in partitions:
+        if partition.detach_pending:
+            yield f"{partition.qualified}: {_finalize_remedy(table, partition)}"
+        elif columns := [row[0] for row in indexes_without(connection, table, partition.oid)]:
+            yield f"{partition.qualified} has no valid index on {', '.join(columns)}; create it and ATTACH it"
 
 
-def _finalize_it(table: PartitionedTable, one: Partition) -> str:
-    statement = sql.partitions.detach(table.place, (one.schema, one.name), finalize=True).as_string()
-    return f"a DETACH … CONCURRENTLY of it was not finished, so that its rows are invisible; run: {statement};"
+def _finalize_remedy(table: PartitionedTable, partition: Partition) -> str:
+    statement = sql.partitions.detach(table.place, (partition.schema, partition.name), finalize=True).as_string()
+    return f"a DETACH … CONCURRENTLY of it is unfinished, so that its rows are invisible; run: {statement};"
 
 
 def _create(
-    connection: Connection, lock: ContextLock, table: PartitionedTable, one: Wanted, *, move_default_rows: bool
-) -> int:  # fmt: skip
-    """Make one partition; return how many rows moved there from the DEFAULT partition."""
-    _require_room(connection, table, one)
-    condition = table.within(one.lower, one.upper)
+    connection: Connection, lock: ContextLock, table: PartitionedTable, partition: NewPartition, *, move_default_rows: bool
+) -> int:
+    """Create one partition; return how many rows moved there from the DEFAULT partition."""
+    _require_room(connection, table, partition)
+    condition = table.within(partition.lower, partition.upper)
     stray = 0
     if default := table.default:
         stray = connection.execute(sql.partitions.count_rows(default.schema, default.name, condition)).fetchall()[0][1]
-        _require_movable(connection, table, default, one, stray, move_default_rows=move_default_rows)
+        _require_movable(connection, table, default, partition, stray, move_default_rows=move_default_rows)
 
-    def make() -> None:
+    def create() -> None:
         connection.execute(sql.partitions.new_tables_in(table.tablespace))
-        place = sql.names.quoted_name(table.schema, one.name)
+        place = sql.names.quoted_name(table.schema, partition.name)
         connection.execute(sql.staging.create_like(place, sql.names.quoted_name(*table.place), table.owner))
         if stray and default:
-            _move_rows(connection, default, (table.schema, one.name), condition, stray)
-        attach(connection, table, (table.schema, one.name), table.bound(one.lower, one.upper))
+            _move_rows(connection, default, (table.schema, partition.name), condition, stray)
+        attach(connection, table, (table.schema, partition.name), table.bound(partition.lower, partition.upper))
 
-    what = f"{table.schema}.{one.name} could not be attached"
+    failure = f"{table.schema}.{partition.name} could not be attached"
     # Rows that move have their keys looked at, which takes as long as it takes.
-    at_once(connection, lock, what, concerned(connection, table), make, may_last=stray > 0)
-    get_run_logger().info("%s.%s made, from %s to %s", table.schema, one.name, table.end(one.lower), table.end(one.upper))
+    at_once(connection, lock, failure, concerned(connection, table), create, may_last=stray > 0)
+    get_run_logger().info(
+        "%s.%s created, from %s to %s", table.schema, partition.name, table.end(partition.lower), table.end(partition.upper)
+    )
     return stray
 
 
-def _require_room(connection: Connection, table: PartitionedTable, one: Wanted) -> None:
-    """Refuse what the name or the bounds of something that is there forbid.
+def _require_room(connection: Connection, table: PartitionedTable, partition: NewPartition) -> None:
+    """Refuse a partition whose name is taken or whose period overlaps an existing one.
 
     Raises:
-        OperationError: what is there, and what is to be done about it.
+        OperationError: what exists there, and the remedy.
     """
-    name, bound = f"{table.schema}.{one.name}", table.bound(one.lower, one.upper)
-    if other := next((other for other in table.partitions if other.overlaps(one.lower, one.upper)), None):
+    name, bound = f"{table.schema}.{partition.name}", table.bound(partition.lower, partition.upper)
+    if existing := next((existing for existing in table.partitions if existing.overlaps(partition.lower, partition.upper)), None):
         raise OperationError(
-            f"{name} cannot be made: {other.qualified} takes a part of that period ({other.bound}); divide or rename that one"
+            f"{name} cannot be created: {existing.qualified} has part of that period ({existing.bound}); split or rename that one"
         )
-    asked = {"schema": table.schema, "name": one.name, "mark": MARK}
-    occupant = connection.execute(sql.partitions.OCCUPANT, asked).fetchone()
+    parameters = {"schema": table.schema, "name": partition.name, "mark": MARK}
+    occupant = connection.execute(sql.partitions.OCCUPANT, parameters).fetchone()
     if occupant is None:
         return
     if occupant[1]:
-        raise OperationError(
-            f"{name} is being restored by reattach_partition, which did not end; run that again, or drop the table"
-        )
-    if pending := next((other for other in table.partitions if other.detach_pending and other.qualified == name), None):
-        raise OperationError(f"{name}: {_finalize_it(table, pending)}")
-    remedy = sql.partitions.attach(table.place, (table.schema, one.name), bound).as_string()
+        raise OperationError(f"{name} was left by an unfinished reattach_partition; run that again, or drop the table")
+    if pending := next((existing for existing in table.partitions if existing.detach_pending and existing.qualified == name), None):
+        raise OperationError(f"{name}: {_finalize_remedy(table, pending)}")
+    remedy = sql.partitions.attach(table.place, (table.schema, partition.name), bound).as_string()
     raise OperationError(
         f"{name} is {occupant[0]}, not the partition of {table.qualified} {bound}: rename it, "
         f"or, if its rows belong there, run: {remedy};"
@@ -136,39 +145,49 @@ def _require_room(connection: Connection, table: PartitionedTable, one: Wanted) 
 
 
 def _require_movable(
-    connection: Connection, table: PartitionedTable, default: Partition, one: Wanted, stray: int, *, move_default_rows: bool
-) -> None:  # fmt: skip
-    """Refuse what rows in the DEFAULT partition forbid.
+    connection: Connection,
+    table: PartitionedTable,
+    default: Partition,
+    partition: NewPartition,
+    stray: int,
+    *,
+    move_default_rows: bool,
+) -> None:
+    """Refuse a partition for which the DEFAULT partition has rows that must not or cannot move.
 
     Raises:
-        OperationError: how many there are, and what is to be done about it.
+        OperationError: how many there are, and the remedy.
     """
     if not stray:
         return
-    said = f"{table.schema}.{one.name} cannot be made: {default.qualified} holds {stray:,} rows of that period"
+    problem = f"{table.schema}.{partition.name} cannot be created: {default.qualified} has {stray:,} rows of that period"
     if not move_default_rows:
         raise OperationError(
-            f"{said}; say move_default_rows=true to have them moved in one transaction: who reads that partition waits for it"
+            f"{problem}; pass move_default_rows=true to move them in one transaction, which blocks readers of that partition"
         )
     if default.is_divided:
-        raise OperationError(f"{said}, and is divided itself; move them by hand")
+        raise OperationError(f"{problem}, and is partitioned itself; move them by hand")
     if keys := [row[0] for row in connection.execute(sql.partitions.KEYS_TO, {"oid": table.oid})]:
-        raise OperationError(f"{said}, which cannot be moved, because they would be gone for a moment for {', '.join(keys)}")
+        raise OperationError(
+            f"{problem}, which cannot be moved: {', '.join(keys)} would refer to missing rows meanwhile; move them by hand"
+        )
 
 
 def _move_rows(connection: Connection, default: Partition, place: tuple[str, str], condition: Any, expected: int) -> None:
-    """Move rows out of the DEFAULT partition with no trigger fired: nothing happens to them."""
+    """Move rows out of the DEFAULT partition without firing triggers: the rows do not change."""
     connection.execute(sql.partitions.lock_alone([(default.schema, default.name)]))
     triggers = connection.execute(sql.triggers.TRIGGER_STATES, {"oids": [default.oid]}).fetchall()
-    switched = [one for one in triggers if one[3] != "DISABLE"]
+    switched = [state for state in triggers if state[3] != "DISABLE"]
     for schema, name, trigger, _, _ in switched:
         connection.execute(sql.triggers.switch_trigger(schema, name, trigger, "DISABLE"))
-    asked = {"name": sql.names.quoted_name(default.schema, default.name)}
-    columns = [row[0] for row in connection.execute(sql.partitions.COLUMNS_OF, asked)]
+    parameters = {"name": sql.names.quoted_name(default.schema, default.name)}
+    columns = [row[0] for row in connection.execute(sql.partitions.COLUMNS_OF, parameters)]
     moving = sql.partitions.move_rows((default.schema, default.name), place, columns, condition)
     with source_path(connection, read_source_path(connection, default.schema)):
         moved = connection.execute(moving).rowcount
     for schema, name, trigger, words, _ in switched:
         connection.execute(sql.triggers.switch_trigger(schema, name, trigger, words))
     if moved < expected:
-        get_run_logger().info("%s: %d rows counted, %d moved: others went meanwhile", default.qualified, expected, moved)
+        get_run_logger().info(
+            "%s: %d rows counted, %d moved: the others were deleted meanwhile", default.qualified, expected, moved
+        )

@@ -1,4 +1,4 @@
-"""Partitions that have had their time: which they are, what they hold, and whether an archive set has every row of them."""
+"""Partitions past retention: which they are, their rows, and whether an archive set has all of them."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from tasks.core.context import Context
 from tasks.core.context_keys import PartitionRule
 from tasks.core.errors import BadInput
 from tasks.core.partitions.archive import Archiving
-from tasks.core.partitions.timeline import Partition, due
+from tasks.core.partitions.timeline import Partition, due_partitions
 from tasks.core.postgres.connection import Connection
 from tasks.core.postgres.messages import message_of
 from tasks.core.sets.manifest import Manifest, Relation, Scope
@@ -30,111 +30,115 @@ from tasks.sets.choose import archive_sets
 
 @step
 def find_due(site: Site, run: Run, instant: datetime) -> list[Archiving]:
-    """Find the partitions whose upper bound is older than their rule keeps them, oldest first; nothing is touched."""
+    """Find the partitions past the retention of their rule, by their upper bound, oldest first; nothing is changed."""
     archives = archive_sets(site.store, site.context.name)
     with session(site, run) as connection:
-        return [one for rule in site.context.partitions for one in _look_at(connection, site, rule, instant, archives)]
+        return [archiving for rule in site.context.partitions for archiving in _of_table(connection, site, rule, instant, archives)]
 
 
-def _look_at(
+def _of_table(
     connection: Connection, site: Site, rule: PartitionRule, instant: datetime, archives: Sequence[Manifest]
-) -> list[Archiving]:  # fmt: skip
-    """Return the partitions of a table that are due; what they are divided into is read once for all.
+) -> list[Archiving]:
+    """Return the partitions of a table that are due; their own partitions are read once for all.
 
-    A table that is not as its rule says stops no other; it is told in their place.
+    A table that does not fit its rule is returned as a problem, and does not stop the others.
     """
     schema = site.context.namespace
     try:
         table = read_table(connection, site.context, rule)
     except BadInput as error:
         return [Archiving(f"{schema}.{rule.table}", Partition(0, schema, rule.table, "", 0), 0, 0, problem=str(error))]
-    partitions = due(rule, table.partitions, instant, table.zone)
-    whole = Scope(schema=schema, tables=[rule.table])
-    relations = catalog.read_relations(connection, site.context.narrowed(whole)) if partitions else ()
+    partitions = due_partitions(rule, table.partitions, instant, table.zone)
+    scope = Scope(schema=schema, tables=[rule.table])
+    relations = catalog.read_relations(connection, site.context.narrowed(scope)) if partitions else ()
     divided = below_each(relations, (partition.oid for partition in partitions))
-    return [_look(connection, table, *each, archives) for each in zip(partitions, divided, strict=True)]
+    return [_archiving(connection, table, *each, archives) for each in zip(partitions, divided, strict=True)]
 
 
-def _look(
+def _archiving(
     connection: Connection, table: PartitionedTable, partition: Partition, relations: Sequence[Member], archives: Sequence[Manifest]
-) -> Archiving:  # fmt: skip
-    due = Archiving(table.qualified, partition, partition.rows or 0, 0, table.rule.hold)
-    if odd := [one.qualified for one in relations if one.kind not in ("r", "p")]:
-        return replace(due, problem=f"{', '.join(odd)}: foreign tables cannot be backed up; detach them")
-    leaves = [one for one in relations if one.kind != "p"]
+) -> Archiving:
+    archiving = Archiving(table.qualified, partition, partition.rows or 0, 0, table.rule.hold)
+    if foreign := [relation.qualified for relation in relations if relation.kind not in ("r", "p")]:
+        return replace(archiving, problem=f"{', '.join(foreign)}: foreign tables cannot be backed up; detach them")
+    leaves = [relation for relation in relations if relation.kind != "p"]
     try:
         rows, held = count_rows(connection, table, leaves)
-        due = replace(due, rows=rows, held=held)
+        archiving = replace(archiving, rows=rows, held=held)
         if not partition.detach_pending:
-            archived = archive_of(connection, table, partition, leaves, archives)
-            due = replace(due, backup=archived.id if archived else None)
+            archive_set = archive_of(connection, table, partition, leaves, archives)
+            archiving = replace(archiving, backup=archive_set.id if archive_set else None)
     except psycopg.Error as error:
         # It holds up no other one.
-        due = replace(due, problem=message_of(error))
-    return due
+        archiving = replace(archiving, problem=message_of(error))
+    return archiving
 
 
 def count_rows(connection: Connection, table: PartitionedTable, leaves: Sequence[Member]) -> tuple[int, int]:
-    """Count the rows of a partition's leaves, and those that keep it from being dropped."""
+    """Count the rows of a partition's leaf partitions, and those that hold it."""
     hold, rows, held = sql.staging.as_written(table.rule.hold or "false"), 0, 0
     for leaf in leaves:
-        found = connection.execute(sql.partitions.count_rows(leaf.schema, leaf.name, hold)).fetchall()[0]
-        rows, held = rows + found[0], held + found[1]
+        counts = connection.execute(sql.partitions.count_rows(leaf.schema, leaf.name, hold)).fetchall()[0]
+        rows, held = rows + counts[0], held + counts[1]
     return rows, held
 
 
 def leaves_of(connection: Connection, context: Context, table: PartitionedTable, partition: Partition) -> list[Member]:
-    """Return the relations that hold the rows of a partition: itself, or what it is divided into."""
+    """Return the leaf partitions of a partition, or itself."""
     relations = catalog.read_relations(connection, context.narrowed(table.scope(partition)))
-    return [one for found in below_each(relations, [partition.oid]) for one in found if one.kind != "p"]
+    return [member for members in below_each(relations, [partition.oid]) for member in members if member.kind != "p"]
 
 
 def below_each(relations: Sequence[Member], oids: Iterable[int]) -> Iterator[list[Member]]:
-    """Return relations, each with all that it is divided into."""
-    by_oid, children = {one.oid: one for one in relations}, defaultdict[str | None, list[Member]](list)
-    for one in relations:
-        children[one.parent].append(one)
+    """Yield each relation with all its partitions."""
+    by_oid, children = {relation.oid: relation for relation in relations}, defaultdict[str | None, list[Member]](list)
+    for relation in relations:
+        children[relation.parent].append(relation)
     for oid in oids:
-        found = [by_oid[oid]] if oid in by_oid else []
-        for parent in found:
-            found += children[parent.qualified]
-        yield found
+        members = [by_oid[oid]] if oid in by_oid else []
+        for parent in members:
+            members += children[parent.qualified]
+        yield members
 
 
 def archive_of(
     connection: Connection, table: PartitionedTable, partition: Partition, leaves: Sequence[Member], archives: Sequence[Manifest]
 ) -> Manifest | None:
-    """Return the newest archive set that has the rows that a partition has now."""
+    """Return the newest archive set with the rows that a partition has now."""
     hold = sql.staging.as_written("false")
     scope = table.scope(partition)
-    mine = (one for one in archives if one.only == scope)
-    return next((one for one in mine if not find_changes(connection, leaves, one, hold)), None)
+    candidates = (manifest for manifest in archives if manifest.only == scope)
+    return next((manifest for manifest in candidates if not find_changes(connection, leaves, manifest, hold)), None)
 
 
 def find_changes(connection: Connection, leaves: Sequence[Member], manifest: Manifest, hold: Composed) -> list[str]:
-    """Return how relations are not what they were when a set of them was taken.
+    """Return how relations changed since a set of them was taken.
 
-    A row that was inserted or updated since was written by a transaction that is not older than the set's snapshot; after that
-    only the number of rows tells what was deleted. Rows that `hold` is true of are told too.
+    Rows inserted or updated since were written by a transaction not older than the set's snapshot; if there are none, the number
+    of rows shows whether any were deleted. Rows for which `hold` is true are reported too.
     """
-    here, xmax, database = position(connection)
-    if unfit := misfit(manifest, here, xmax, database, manifest.inventory):
-        return [f"whether rows were written since {manifest.id} was taken cannot be said: {unfit}"]
-    relations = {one.qualified: one for one in manifest.relations}
-    if {one.qualified for one in leaves} != relations.keys():
+    snapshot, xmax, database = position(connection)
+    if reason := misfit(manifest, snapshot, xmax, database, manifest.inventory):
+        return [f"whether rows were written since {manifest.id} was taken is not known: {reason}"]
+    relations = {relation.qualified: relation for relation in manifest.relations}
+    if {leaf.qualified for leaf in leaves} != relations.keys():
         return [f"it has other partitions than {manifest.id}"]
-    return [said for leaf in leaves for said in _changes(connection, leaf, relations[leaf.qualified], manifest, hold)]
+    return [change for leaf in leaves for change in _changes(connection, leaf, relations[leaf.qualified], manifest, hold)]
 
 
-def _changes(connection: Connection, leaf: Member, then: Relation, manifest: Manifest, hold: Composed) -> list[str]:
-    if (leaf.oid, leaf.relfilenode) != (then.oid, then.relfilenode):
-        return [f"{leaf.qualified} was written anew since {manifest.id} was taken"]
-    if (list(leaf.columns), list(leaf.types), leaf.layout) != (then.columns, then.types, then.layout) or not leaf.layout:
+def _changes(connection: Connection, leaf: Member, archived: Relation, manifest: Manifest, hold: Composed) -> list[str]:
+    if (leaf.oid, leaf.relfilenode) != (archived.oid, archived.relfilenode):
+        return [f"{leaf.qualified} was rewritten since {manifest.id} was taken"]
+    if (list(leaf.columns), list(leaf.types), leaf.layout) != (
+        archived.columns,
+        archived.types,
+        archived.layout,
+    ) or not leaf.layout:
         return [f"{leaf.qualified} has other columns than when {manifest.id} was taken"]
     is_old = sql.rows.is_old(manifest.snapshot.xmin)
     rows, old, held = connection.execute(sql.partitions.count_old_and_held(leaf.schema, leaf.name, is_old, hold)).fetchall()[0]
     if rows > old:
         return [f"{rows - old:,} rows of {leaf.qualified} were written since {manifest.id} was taken"]
-    if rows != then.rows:
-        return [f"{leaf.qualified} has {rows:,} rows, {manifest.id} has {then.rows:,}"]
-    return [f"{held:,} rows of {leaf.qualified} hold it by now"] if held else []
+    if rows != archived.rows:
+        return [f"{leaf.qualified} has {rows:,} rows, {manifest.id} has {archived.rows:,}"]
+    return [f"{held:,} rows of {leaf.qualified} hold it now"] if held else []

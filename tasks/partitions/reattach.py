@@ -1,4 +1,4 @@
-"""Archived partitions brought back: filled and compared as tables by themselves, and then attached in one short transaction."""
+"""Archived partitions restored: loaded and compared as separate tables, and then attached in one short transaction."""
 
 import re
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ BOUND = re.compile(r"\| bound (?P<bound>.*?)( \| |$)")
 
 @dataclass(frozen=True)
 class Archived:
-    """A partition that an archive set has: its name as schema.name, the set, its bound, and the live table that it was of."""
+    """A partition in an archive set: its name as schema.name, the set, its bound, and the live table that it belonged to."""
 
     partition: str
     backup: str
@@ -59,39 +59,39 @@ class Archived:
 
 @step
 def find_archive(site: Site, run: Run, year: str | None, table: str | None, backup: str | None) -> Archived:
-    """Find the newest archive set that has the partition of a period, or the named one, whatever its period is.
+    """Find the newest archive set with the partition of a period, or the named set, whatever its period.
 
     Raises:
-        BadInput: the period or the table is none, or no archive set has it.
+        BadInput: the period or the table is not valid, or no archive set has it.
     """
-    archives = [one for one in archive_sets(site.store, run.context) if backup in (None, one.id)]
+    archives = [manifest for manifest in archive_sets(site.store, run.context) if backup in (None, manifest.id)]
     if backup:
-        table = table or next((name for one in archives if one.only for name in one.only.tables), None)
+        table = table or next((name for manifest in archives if manifest.only for name in manifest.only.tables), None)
     rules = site.context.partitions
-    chosen = [one for one in rules if table in (None, one.table, f"{site.context.namespace}.{one.table}")]
+    chosen = [rule for rule in rules if table in (None, rule.table, f"{site.context.namespace}.{rule.table}")]
     if len(chosen) != 1:
-        names = ", ".join(one.table for one in rules) or "none"
-        said = f"no table {table} is partitioned" if table else "say which table"
-        raise BadInput(f"{said} in context {site.context.name}: {names}")
+        names = ", ".join(rule.table for rule in rules) or "none"
+        problem = f"no table {table} is partitioned" if table else "name the table"
+        raise BadInput(f"{problem} in context {site.context.name}: {names}")
     with session(site, run) as connection:
-        found = read_table(connection, site.context, chosen[0])
+        partitioned = read_table(connection, site.context, chosen[0])
     if not (year or backup):
-        raise BadInput(f"say which {found.rule.period}, such as {EXAMPLES[found.rule.period]}, or which archive set")
-    start = None if backup else parse_period(str(year), found.rule.period, found.zone)
-    if partition := next((one for archive in archives for one in _partitions(archive, found, start)), None):
+        raise BadInput(f"name a {partitioned.rule.period}, such as {EXAMPLES[partitioned.rule.period]}, or an archive set")
+    start = None if backup else parse_period(str(year), partitioned.rule.period, partitioned.zone)
+    if partition := next((archived for manifest in archives for archived in _partitions(manifest, partitioned, start)), None):
         return partition
-    there = sorted({name for one in archives if one.only for name in one.only.partitions or []})
-    sought = f"no archive set {backup} of {site.context.name} looks whole" if backup else (
-        f"no archive set of {site.context.name} has the partition of {found.qualified} that begins {start:%Y-%m-%d}"
+    known = sorted({name for manifest in archives if manifest.only for name in manifest.only.partitions or []})
+    problem = f"no archive set {backup} of {site.context.name} is complete" if backup else (
+        f"no archive set of {site.context.name} has the partition of {partitioned.qualified} that begins {start:%Y-%m-%d}"
     )  # fmt: skip
     raise BadInput(
-        f"{sought} (there are: {', '.join(there) or 'none'}); name another {found.rule.period}, such as "
-        f"{EXAMPLES[found.rule.period]}, or list sets: python -m flows.backup list_backups"
+        f"{problem} (there are: {', '.join(known) or 'none'}); name another {partitioned.rule.period}, such as "
+        f"{EXAMPLES[partitioned.rule.period]}, or list sets: python -m flows.backup list_backups"
     )
 
 
 def _partitions(manifest: Manifest, table: PartitionedTable, start: datetime | None) -> Iterator[Archived]:
-    """Yield the partition of a table that a set has, if it begins then."""
+    """Yield the partition of a table in a set, if it begins then."""
     named = manifest.only.partitions or [] if manifest.only else []
     for item in manifest.inventory:
         name = plain_name(item.name)
@@ -105,12 +105,12 @@ def _partitions(manifest: Manifest, table: PartitionedTable, start: datetime | N
 
 
 def reattach(site: Site, run: Run, lock: ContextLock, archived: Archived) -> tuple[int, list[str]]:
-    """Make the partition as it was, with the rows of the archive set; return how many, and what else is not as it was.
+    """Restore the partition with the rows of the archive set; return their number, and what differs from the set.
 
     Raises:
-        UnsafeTarget: something of its name, or a partition for its period, is there.
-        RestoreDiffers: what was made is not what the set has; nothing was kept.
-        OperationError: rows refer to rows that are gone, or the locks were not to be had; the table is dropped again.
+        UnsafeTarget: its name is taken, or its period belongs to another partition.
+        RestoreDiffers: the restored partition differs from the set; rolled back.
+        OperationError: rows reference missing rows, or a lock timed out; the table is dropped again.
         LostLock: the lock was lost; a table that is not attached yet stays, and the next run drops it.
     """
     _require_room(site, run, lock, archived)
@@ -129,29 +129,29 @@ def reattach(site: Site, run: Run, lock: ContextLock, archived: Archived) -> tup
             # If not now, the next run drops it.
             _drop_unfinished(site, run, lock, archived)
         raise
-    return rows, [*_unlike(site, run, archived, manifest, same_major=same_major), *large.unlike, *large.unread, *notes]
+    return rows, [*_differences(site, run, archived, manifest, same_major=same_major), *large.unlike, *large.unread, *notes]
 
 
-def _unlike(site: Site, run: Run, archived: Archived, manifest: Manifest, *, same_major: bool) -> list[str]:
-    """Return what of a partition is not as it was."""
+def _differences(site: Site, run: Run, archived: Archived, manifest: Manifest, *, same_major: bool) -> list[str]:
+    """Return how a partition differs from the set."""
     with session(site, run) as connection:
         scope = Scope(schema=archived.table.schema, tables=[archived.table.rule.table], partitions=[archived.partition])
         members = catalog.read_members(connection, site.context.narrowed(scope))
-        found = catalog.read_inventory(connection, members)
-    both = (comparable(manifest, items) for items in (manifest.inventory, found))
-    then, now = ([one for one in items if table_of(one) == archived.partition] for items in both)
-    return compare_inventories(then, now, same_major=same_major)
+        objects = catalog.read_inventory(connection, members)
+    both = (comparable(manifest, items) for items in (manifest.inventory, objects))
+    archived_items, present_items = ([item for item in items if table_of(item) == archived.partition] for items in both)
+    return compare_inventories(archived_items, present_items, same_major=same_major)
 
 
 def _require_room(site: Site, run: Run, lock: ContextLock, archived: Archived) -> None:
     _drop_unfinished(site, run, lock, archived)
     table = archived.table
     lower, upper = table.parse(archived.bound)
-    taken = [one for one in table.partitions if lower and upper and one.overlaps(lower, upper)]
-    if taken:
+    overlapping = [partition for partition in table.partitions if lower and upper and partition.overlaps(lower, upper)]
+    if overlapping:
         raise UnsafeTarget(
-            f"{taken[0].qualified} takes rows of that period already ({taken[0].bound}): restore into it with table_restore, "
-            "or look at the archive with mode=side-by-side"
+            f"{overlapping[0].qualified} has that period already ({overlapping[0].bound}): restore into it with table_restore, "
+            "or restore the archive with mode=side-by-side"
         )
     with session(site, run) as connection:
         schema, name = archived.place
@@ -162,28 +162,28 @@ def _require_room(site: Site, run: Run, lock: ContextLock, archived: Archived) -
             condition = table.within(lower, upper)
             stray = connection.execute(sql.partitions.count_rows(default.schema, default.name, condition)).fetchall()[0][1]
             if stray:
-                raise UnsafeTarget(f"{default.qualified} holds {stray:,} rows of that period: move or delete them first")
+                raise UnsafeTarget(f"{default.qualified} has {stray:,} rows of that period: move or delete them first")
 
 
 def _drop_unfinished(site: Site, run: Run, lock: ContextLock, archived: Archived) -> None:
-    """Drop what a run that died left of the partition: a table that bears our mark, and is attached to nothing."""
+    """Drop what a killed run left of the partition: a table that has our mark and is not attached."""
     schema, name = archived.place
     with session(site, run) as connection:
         occupant = connection.execute(sql.partitions.OCCUPANT, {"schema": schema, "name": name, "mark": MARK}).fetchone()
         if occupant == ("a table", True):
             # Its keys lead to tables that are locked when it goes.
             oids = concerned(connection, archived.table)
-            what = f"{archived.partition}, which is not attached yet, could not be dropped"
-            at_once(connection, lock, what, oids, lambda: connection.execute(sql.partitions.drop_table(schema, name)))
+            failure = f"{archived.partition}, which is not attached yet, could not be dropped"
+            at_once(connection, lock, failure, oids, lambda: connection.execute(sql.partitions.drop_table(schema, name)))
             get_run_logger().info("%s, which was not attached yet, is dropped", archived.partition)
 
 
 def _make(merge: Merge, lock: ContextLock, archived: Archived) -> int:
-    """Make the table with its rows and indexes, compare it, and commit it as a table by itself."""
+    """Create the table with its rows and indexes, compare it, and commit it as a separate table."""
     if merge.refusals:
         raise OperationError("; ".join(merge.refusals))
-    if [one.qualified for one in merge.absent] != [archived.partition]:
-        raise BadInput(f"{archived.partition} is divided itself: bring it back with table_restore --mode replace")
+    if [relation.qualified for relation in merge.absent] != [archived.partition]:
+        raise BadInput(f"{archived.partition} is partitioned itself: restore it with table_restore --mode replace")
     (relation,), connection = merge.absent, merge.connection
     table, made = archived.table, set[int]()
     before, after = merge.sections
@@ -203,8 +203,8 @@ def _make(merge: Merge, lock: ContextLock, archived: Archived) -> int:
         create(connection, after, made, attach=False)
         make_checks(merge)
         connection.execute(sql.session.FIXED_SETTINGS)
-        found = digest_relation(connection, reading_job(merge.site.database, merge.run, relation, encoding))
-        if problems := differences(relation, found.rows, found.hex):
-            raise RestoreDiffers(f"{'; '.join(problems)}; nothing was kept")
-        lock.require_held(f"{archived.partition} was made", connection)
+        digest = digest_relation(connection, reading_job(merge.site.database, merge.run, relation, encoding))
+        if problems := differences(relation, digest.rows, digest.hex):
+            raise RestoreDiffers(f"{'; '.join(problems)}; rolled back")
+        lock.require_held(f"{archived.partition} was created", connection)
     return relation.rows

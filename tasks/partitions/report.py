@@ -1,4 +1,4 @@
-"""Reports of what was done with partitions, or would be."""
+"""Reports of what was done, or would be done, with partitions."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from tasks.run.site import Site
 
 @contextmanager
 def explained(context: Context) -> Iterator[None]:
-    """Publish what stopped a run before it could report, as one error of ours; the run fails after that."""
+    """Publish the error that stopped a run before its report, as an OperationError; the run fails."""
     try:
         with artifacts.explained():
             yield
@@ -31,10 +31,10 @@ def explained(context: Context) -> Iterator[None]:
 
 @step
 def publish_timeline(context: Context, timelines: Sequence[Timeline], instant: datetime) -> str:
-    """Publish the partitions that there are, with what becomes of each; return the verdict.
+    """Publish the existing partitions, with the fate of each; return the verdict.
 
     Raises:
-        OperationError: one that is needed could not be made.
+        OperationError: a needed partition could not be created.
     """
     verdict = timeline_verdict(timelines)
     rows = timeline_rows(timelines, instant, context.zone)
@@ -46,52 +46,52 @@ def publish_timeline(context: Context, timelines: Sequence[Timeline], instant: d
 
 
 @step
-def publish_plan(site: Site, found: Sequence[Archiving]) -> str:
+def publish_plan(site: Site, archivings: Sequence[Archiving]) -> str:
     """Publish what would be archived; return the verdict.
 
     Raises:
-        OperationError: a table is not as its rule says.
+        OperationError: a table does not fit its rule.
     """
     context = site.context
     command = (
         f"python -m flows.partitions archive_partitions --context {context.name} --dry-run false --confirm-database {site.database}"
     )
-    verdict = archive.plan_verdict(found)
-    text = archive.archive_report(verdict, found, context.zone, [command] if found else [], planned=True)
-    publish(f"{context.name}-archive-plan", verdict, text, archive.archiving_rows(found, planned=True), "partitions")
-    if any(one.problem and not one.partition.oid for one in found):
+    verdict = archive.plan_verdict(archivings)
+    text = archive.archive_report(verdict, archivings, context.zone, [command] if archivings else [], planned=True)
+    publish(f"{context.name}-archive-plan", verdict, text, archive.archiving_rows(archivings, planned=True), "partitions")
+    if any(archiving.problem and not archiving.partition.oid for archiving in archivings):
         raise OperationError(verdict)
     return verdict
 
 
 @step
-def publish_archived(site: Site, found: Sequence[Archiving]) -> str:
-    """Publish what was archived, and tell each partition that was dropped as an event; return the verdict.
+def publish_archived(site: Site, archivings: Sequence[Archiving]) -> str:
+    """Publish what was archived, and emit an event for each dropped partition; return the verdict.
 
     Raises:
-        OperationError: a partition stays that should not.
+        OperationError: a partition could not be archived.
     """
-    context, verdict = site.context, archive.verdict(found)
-    dropped = [one for one in found if one.dropped]
+    context, verdict = site.context, archive.verdict(archivings)
+    dropped = [archiving for archiving in archivings if archiving.dropped]
     commands = [
-        f"python -m flows.partitions reattach_partition --context {context.name} --backup {one.backup}  # {one.partition.name}"
-        for one in dropped
+        f"python -m flows.partitions reattach_partition --context {context.name} --backup {part.backup}  # {part.partition.name}"
+        for part in dropped
     ]
-    text = archive.archive_report(verdict, found, context.zone, commands, planned=False)
-    publish(f"{context.name}-archive", verdict, text, archive.archiving_rows(found, planned=False), "partitions")
-    for one in dropped:
-        emit(context.name, "partition.archived", {"partition": one.partition.qualified, "set": one.backup or ""})
-    if any(one.problem for one in found):
+    text = archive.archive_report(verdict, archivings, context.zone, commands, planned=False)
+    publish(f"{context.name}-archive", verdict, text, archive.archiving_rows(archivings, planned=False), "partitions")
+    for archiving in dropped:
+        emit(context.name, "partition.archived", {"partition": archiving.partition.qualified, "set": archiving.backup or ""})
+    if any(archiving.problem for archiving in archivings):
         raise OperationError(verdict)
     return verdict
 
 
 @step
-def publish_reattached(context: Context, found: Archived, rows: int, unlike: Sequence[str]) -> str:
-    """Publish that an archived partition is back, and what of it is not as it was; return the verdict."""
-    verdict = f"ATTACHED: {found.partition} with {rows:,} rows of {found.backup}, compared"
-    if unlike:
-        verdict += f"; not as it was: {'; '.join(unlike)}"
+def publish_reattached(context: Context, archived: Archived, rows: int, differences: Sequence[str]) -> str:
+    """Publish that an archived partition is attached again, and how it differs; return the verdict."""
+    verdict = f"ATTACHED: {archived.partition} with {rows:,} rows of {archived.backup}, compared"
+    if differences:
+        verdict += f"; differs: {'; '.join(differences)}"
     publish(f"{context.name}-partitions", verdict, markdown.headline(verdict), [])
-    emit(context.name, "partition.reattached", {"partition": found.partition, "set": found.backup})
+    emit(context.name, "partition.reattached", {"partition": archived.partition, "set": archived.backup})
     return verdict

@@ -1,4 +1,4 @@
-"""Partitioned tables of a live database, and their partitions, as the catalog has them."""
+"""Partitioned tables of a live database and their partitions, from the catalog."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
@@ -26,9 +26,9 @@ VALUE_TYPES = frozenset({"text", "character varying", "smallint", "integer", "bi
 
 @dataclass(frozen=True)
 class PartitionedTable:
-    """A live table that is partitioned by time, as its rule and the catalogue have it; `zone` is what its bounds mean.
+    """A live table that is partitioned by time, from its rule and the catalog; its bounds are in `zone`.
 
-    Each partition has a range of its column, or, where `is_list`, values that the column spells periods by.
+    A partition has a range of its column or, with `is_list`, the values of its column for some periods.
     """
 
     rule: PartitionRule
@@ -54,10 +54,10 @@ class PartitionedTable:
     @property
     def default(self) -> Partition | None:
         """The DEFAULT partition, if it has one."""
-        return next((one for one in self.partitions if one.is_default), None)
+        return next((partition for partition in self.partitions if partition.is_default), None)
 
     def end(self, instant: datetime | None) -> str | None:
-        """Return an end of a range as the partition column spells it."""
+        """Return an end of a range as a value of the partition column."""
         if instant is None:
             return None
         if self.rule.values is not None:
@@ -65,10 +65,10 @@ class PartitionedTable:
         return spell_end(instant, self.column_type, self.zone)
 
     def parse(self, bound: str) -> tuple[datetime | None, datetime | None]:
-        """Return the ends of a partition's bound as the catalogue spells it.
+        """Return the ends of a partition's bound, given as the catalog spells it.
 
         Raises:
-            ValueError: it has other bounds than periods have.
+            ValueError: its bounds are not those of periods.
         """
         return parse_rule_bound(self.rule, bound, self.zone)
 
@@ -79,7 +79,7 @@ class PartitionedTable:
         return sql.partitions.range_bound(self.end(lower), self.end(upper))
 
     def within(self, lower: datetime | None, upper: datetime | None) -> Composed:
-        """Return the condition that a row belongs there: the one that spares ATTACH PARTITION its look at the rows."""
+        """Return the condition on a partition's rows; a check with it saves ATTACH PARTITION the scan."""
         if self.is_list:
             return sql.partitions.among(self.rule.column, self._values(lower, upper))
         return sql.partitions.within(self.rule.column, self.end(lower), self.end(upper))
@@ -89,7 +89,7 @@ class PartitionedTable:
         return spelled_between(lower, upper, self.rule.values, self.rule.period, self.zone)
 
     def scope(self, partition: Partition) -> Scope:
-        """Return the part of the context that one partition is."""
+        """Return one partition as a part of the context."""
         return Scope(schema=self.schema, tables=[self.rule.table], partitions=[partition.qualified])
 
 
@@ -97,14 +97,14 @@ def read_table(connection: Connection, context: Context, rule: PartitionRule) ->
     """Return one partitioned table with its partitions.
 
     Raises:
-        BadInput: it is not there, or is not partitioned as its rule says.
+        BadInput: it does not exist, or is not partitioned as its rule says.
     """
     name = f"{context.namespace}.{rule.table}"
     connection.execute(sql.session.FIXED_SETTINGS)
-    found = connection.execute(sql.partitions.PARTITIONED, {"schema": context.namespace, "name": rule.table}).fetchone()
-    if found is None or not found[0]:
-        raise BadInput(f"{name} is {'no partitioned table' if found else 'not there'}; correct `partitions` of the context")
-    _, strategy, columns, column_type, owner, owned, oid, tablespace = found
+    row = connection.execute(sql.partitions.PARTITIONED, {"schema": context.namespace, "name": rule.table}).fetchone()
+    if row is None or not row[0]:
+        raise BadInput(f"{name} {'is not a partitioned table' if row else 'does not exist'}; correct `partitions` of the context")
+    _, strategy, columns, column_type, owner, owned, oid, tablespace = row
     _require_by_period(name, rule, strategy, columns, column_type)
     if not owned:
         login = connection.info.user
@@ -120,20 +120,20 @@ def _require_by_period(name: str, rule: PartitionRule, strategy: str, columns: l
     if rule.values is None and ((strategy, columns) != ("r", [rule.column]) or column_type not in TIME_TYPES):
         raise BadInput(
             f"{name} is not partitioned by range of {rule.column} alone, a date or timestamp; correct `partitions` of the context"
-            + (f", or say with `values` how {rule.column} spells a period" if column_type in VALUE_TYPES else "")
+            + (f", or give `values`: how {rule.column} spells a period" if column_type in VALUE_TYPES else "")
         )
     if rule.values is not None and (strategy not in ("r", "l") or columns != [rule.column] or column_type not in VALUE_TYPES):
         raise BadInput(
             f"{name} is not partitioned by range or list of {rule.column} alone, a text or a whole number; "
-            "correct `partitions` of the context, or leave `values` away"
+            "correct `partitions` of the context, or remove `values`"
         )
 
 
 def parse_rule_bound(rule: PartitionRule, bound: str, zone: tzinfo) -> tuple[datetime | None, datetime | None]:
-    """Return the ends of a bound of a rule's table, as the catalogue spells it.
+    """Return the ends of a bound of a rule's table, given as the catalog spells it.
 
     Raises:
-        ValueError: it has other bounds than periods have.
+        ValueError: its bounds are not those of periods.
     """
     return parse_spelled_bound(bound, rule.values, rule.period, zone) if rule.values else parse_bound(bound, zone)
 
@@ -150,17 +150,17 @@ def _partition(row: dict[str, Any], rule: PartitionRule, zone: tzinfo) -> Partit
 
 
 def concerned(connection: Connection, table: PartitionedTable, *partitions: Partition) -> list[int]:
-    """Return the oids of what is locked when a partition comes or goes."""
+    """Return the oids of the relations that are locked when a partition is attached, detached or dropped."""
     keys = [row[2] for row in connection.execute(sql.partitions.KEYS_OF, {"oid": table.oid})]
     default = [table.default.oid] if table.default else []
-    return [table.oid, *keys, *default, *(one.oid for one in partitions)]
+    return [table.oid, *keys, *default, *(partition.oid for partition in partitions)]
 
 
 def indexes_without(connection: Connection, table: PartitionedTable, oid: int) -> list[tuple[Any, ...]]:
-    """Return the indexes of a table that a partition to be lacks."""
+    """Return the indexes of a table that a future partition lacks."""
     return connection.execute(sql.partitions.INDEXES_WITHOUT, {"parent": table.oid, "partition": oid}).fetchall()
 
 
 def oid_of(connection: Connection, place: tuple[str, str]) -> int:
-    """Return the oid of a table that is there."""
+    """Return the oid of an existing table."""
     return int(connection.execute(sql.partitions.OID_OF, {"name": sql.names.quoted_name(*place)}).fetchall()[0][0])

@@ -1,8 +1,8 @@
-"""Changes that nobody waits for longer than LOCK_SECONDS: each in one short transaction, given up if it is not done by then.
+"""Changes that block nobody for longer than LOCK_SECONDS: each in one short transaction, rolled back if it takes longer.
 
-Whoever reads or writes waits for it no longer than LOCK_SECONDS: what is not done by then is given up, and asked for again. Only
-rows that move out of a DEFAULT partition take as long as they take, for those who read that partition. New partitions are made
-as tables by themselves and attached, which keeps nobody from reading or writing the others; CREATE TABLE … PARTITION OF would.
+A change that was rolled back is tried again. Only moving rows out of a DEFAULT partition has no limit: it blocks readers of that
+partition. New partitions are created as separate tables and attached, which does not block readers and writers of the others;
+CREATE TABLE … PARTITION OF would.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,31 +26,31 @@ T = TypeVar("T")
 # So long, at most, anybody waits because of us: for our waiting for a lock, half of it, and for what is done under it.
 LOCK_SECONDS = 5.0
 LOCK_TRIES = 4
-GIVEN_UP = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled)
+TIMED_OUT = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled)
 
 
-class GaveWay(OperationError):
-    """A change was given up, so that nobody waits for it any longer; it may be asked for again."""
+class ChangeTimedOut(OperationError):
+    """A change was rolled back, so that it blocks nobody any longer; it may be tried again."""
 
 
 @contextmanager
 def session(site: Site, run: Run) -> Iterator[Connection]:
-    """Open a session in the site's database, of the login that acts for the owner, whose text is spelled as everywhere."""
+    """Open a session in the site's database, with the login that acts for the owner, and the fixed settings."""
     with connect(site.owners_login, site.database, run.title) as connection:
         connection.execute(sql.session.FIXED_SETTINGS)
         yield connection
 
 
 def at_once(
-    connection: Connection, lock: ContextLock, what: str, oids: Iterable[int], change: Callable[[], T], *, may_last: bool = False
-) -> T:  # fmt: skip
-    """Make a change in one transaction that waits for no lock longer than half of LOCK_SECONDS, and is over in LOCK_SECONDS.
+    connection: Connection, lock: ContextLock, failure: str, oids: Iterable[int], change: Callable[[], T], *, may_last: bool = False
+) -> T:
+    """Make a change in one transaction that waits for a lock up to half of LOCK_SECONDS, and ends within LOCK_SECONDS.
 
-    What could not be had is asked for again, so that those who queued behind had their turn. A change that `may_last` has no
-    limit but that of its locks.
+    After a timeout it is tried again, so that sessions queued behind it had their turn. With `may_last` only the wait for locks
+    is limited.
 
     Raises:
-        OperationError: it was not to be had; nothing changed; who is in the way is named.
+        OperationError: it timed out; nothing changed; the blocking sessions are named.
         LostLock: the context's lock was lost; nothing changed.
     """
     named = list(oids)
@@ -59,22 +59,22 @@ def at_once(
         try:
             with _ended_after(connection, None if may_last else LOCK_SECONDS), connection.transaction():
                 connection.execute(sql.partitions.limit_waiting(LOCK_SECONDS / 2))
-                done = change()
-                lock.require_held(f"the commit: {what}", connection)
-                return done
-        except GIVEN_UP as error:
+                result = change()
+                lock.require_held(f"the commit: {failure}", connection)
+                return result
+        except TIMED_OUT as error:
             took_long = isinstance(error, psycopg.errors.QueryCanceled)
-            reason = f"it was not done in {LOCK_SECONDS:g} s" if took_long else f"{message_of(error)}, after {LOCK_SECONDS / 2:g} s"
+            reason = f"not done within {LOCK_SECONDS:g} s" if took_long else f"{message_of(error)}, after {LOCK_SECONDS / 2:g} s"
             holders = "; ".join(row[0] for row in connection.execute(sql.partitions.BLOCKERS, {"oids": named}))
-            remedy = f" ({holders}); run again when they are done" if holders else "; run again in a quieter hour"
-            raise GaveWay(f"{what}: {reason}; nothing was changed{remedy}") from None
+            remedy = f" ({holders}); run again when they are done" if holders else "; run again at a quieter time"
+            raise ChangeTimedOut(f"{failure}: {reason}; nothing was changed{remedy}") from None
 
-    return again_on(GaveWay, tries=LOCK_TRIES, wait=wait_incrementing(start=1, increment=1))(change_once)()
+    return again_on(ChangeTimedOut, tries=LOCK_TRIES, wait=wait_incrementing(start=1, increment=1))(change_once)()
 
 
 @contextmanager
 def _ended_after(connection: Connection, seconds: float | None) -> Iterator[None]:
-    """Cancel what a session does when so many seconds are over: no server before 17 limits a transaction."""
+    """Cancel the session's statement after so many seconds: before 17 the server cannot limit a transaction."""
     timer = Timer(seconds or 0, connection.cancel)
     if seconds is not None:
         timer.start()

@@ -55,7 +55,7 @@ def test_archived_dropped_and_brought_back_as_it_was(world: World, monkeypatch: 
     assert len(archives(world)) == 3
     assert all((path / "drilled.json").exists() for path in archives(world))
     assert databases(world.source) == {DATABASE}
-    assert archive(world) == "ARCHIVED: nothing, no partition has had its time"
+    assert archive(world) == "ARCHIVED: nothing, no partition is past retention"
     # What was archived is not lost: neither a witness nor the next backup says so.
     world.run(integrity_check, "backup_reader")
     assert world.backup().startswith("STORED")
@@ -66,7 +66,7 @@ def test_archived_dropped_and_brought_back_as_it_was(world: World, monkeypatch: 
     # Rows that the traffic wrote are in other partitions.
     theirs = ("policy_violations_2025", "policy_violations_2026")
     assert [one for one in before.differences(world.state()) if not any(name in one for name in theirs)] == []
-    with pytest.raises(UnsafeTarget, match="policy_violations_2022 takes rows of that period already"):
+    with pytest.raises(UnsafeTarget, match="policy_violations_2022 has that period already"):
         reattach(world, year="2022")
 
 
@@ -135,7 +135,7 @@ def test_beside_for_an_audit(old: World) -> None:
 def test_rows_that_hold_keep_their_partition(old: World) -> None:
     execute(old, f"UPDATE policy_violations SET status = 'active', resolved_at = NULL WHERE id = {ROW}")
     before = old.state()
-    assert archive(old, dry_run=True) == "PLANNED, nothing touched: policy_violations_2022 would be archived and stay"
+    assert archive(old, dry_run=True) == "PLANNED, nothing touched: policy_violations_2022 would be archived and kept"
     assert archive(old) == "ARCHIVED: policy_violations_2022 archived, held by rows"
     assert before.differences(old.state()) == []
     (first,) = archives(old)
@@ -327,7 +327,7 @@ def test_killed_at_a_step_the_next_run_finishes(old: World, module: str, name: s
         assert before.differences(old.state()) == []
     assert (
         archive(old)
-        == f"ARCHIVED: {'nothing, no partition has had its time' if gone else 'policy_violations_2022 archived and dropped'}"
+        == f"ARCHIVED: {'nothing, no partition is past retention' if gone else 'policy_violations_2022 archived and dropped'}"
     )
     assert len(archives(old)) == 1
     assert databases(old.source) == {DATABASE}
@@ -349,7 +349,7 @@ def test_a_reattachment_that_is_killed_is_done_by_the_next_run(old: World, modul
     archive(old)
     kill(old, "reattach", module, name, when, count)
     if name == "analyze":
-        with pytest.raises(UnsafeTarget, match="takes rows of that period already"):
+        with pytest.raises(UnsafeTarget, match="has that period already"):
             reattach(old, year="2022")
     else:
         assert "2022" not in leaves(old)
@@ -362,7 +362,7 @@ def test_rows_that_refer_to_nothing_any_more_are_told_and_nothing_is_left(old: W
     execute(old, "ALTER TABLE policy_violations DISABLE TRIGGER USER", "SET session_replication_role = replica",
             "DELETE FROM governance_rules")  # fmt: skip
     before = hierarchy(old)
-    with pytest.raises(OperationError, match=r"cannot be attached to public\.policy_violations: rows refer to rows that are gone"):
+    with pytest.raises(OperationError, match=r"cannot be attached to public\.policy_violations: rows reference missing rows"):
         reattach(old, year="2022")
     assert hierarchy(old) == before
     assert ask(old, "SELECT relname FROM pg_class WHERE relname = 'policy_violations_2022'") == []

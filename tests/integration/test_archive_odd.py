@@ -95,7 +95,7 @@ def test_a_held_row_that_other_rows_decide(old: World, monkeypatch: pytest.Monke
     execute(old, "UPDATE governance_policies SET status = 'active'")
     with monkeypatch.context() as patch:
         acting(patch, "cool", lambda: execute(old, "UPDATE governance_policies SET status = 'draft'"))
-        with pytest.raises(OperationError, match=r"rows of public\.policy_violations_2022 hold it by now"):
+        with pytest.raises(OperationError, match=r"rows of public\.policy_violations_2022 hold it now"):
             archive(old)
     assert "2022" in leaves(old)
 
@@ -158,7 +158,7 @@ def test_leaves_that_differ_from_their_parent(old: World) -> None:
     checks = "SELECT conname::text FROM pg_constraint WHERE conrelid = 'policy_violations_2022'::regclass AND contype = 'c'"
     assert {("own",), ("later",)} <= {*ask(old, checks)}
     # What is made like its parent is told.
-    assert "not as it was: " in verdict and "policy_violations_2022" in verdict.partition("not as it was: ")[2]
+    assert "differs: " in verdict and "policy_violations_2022" in verdict.partition("differs: ")[2]
 
 
 @long
@@ -193,7 +193,7 @@ def test_numbers_that_are_none(old: World) -> None:
         old.run(create_partitions, "backup_restorer", ahead=-1)
     with pytest.raises(BadInput, match='"0000" is no year'):
         reattach(old, year="0000")
-    with pytest.raises(BadInput, match="say which year, such as 2023, or which archive set"):
+    with pytest.raises(BadInput, match="name a year, such as 2023, or an archive set"):
         reattach(old)
     with pytest.raises(BadInput, match="no archive set bc-004_archive_20270101_000000_0000 of bc-004 looks whole"):
         reattach(old, backup="bc-004_archive_20270101_000000_0000")

@@ -211,7 +211,7 @@ STORIES: dict[str, list[Case]] = {
     ],
     "years": [
         Case(RUNBOOK, "18. Partitions", [f"{PLANNED}.* would be archived and dropped", "archived and dropped",
-             Fails("say move_default_rows"), "PASS: made policy_violations_2027"], {},
+             Fails("pass move_default_rows"), "PASS: created policy_violations_2027"], {},
              lambda world: (execute(world, RESOLVED), with_default(world))[1]),
         Case(RUNBOOK, "13. The rows lie in cold storage", [f"{RESTORED}1,000 rows", "ATTACHED: .*_2022 with 1,000 rows"],
              {"YEAR": "2022"}),

@@ -84,7 +84,7 @@ def create(world: World, **parameters: Any) -> str:
 def test_made_archived_and_brought_back(world: World, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     sales(world, monkeypatch, kind)
     *_, made, due, period = SALES[kind]
-    assert create(world) == f"PASS: made {', '.join(f'sales_{one}' for one in made)}"
+    assert create(world) == f"PASS: created {', '.join(f'sales_{one}' for one in made)}"
     assert create(world) == "PASS: nothing was missing"
     rows, leaves = ask(world, ROWS), ask(world, LEAVES)
     going = ", ".join(map(old_name, due))
@@ -106,10 +106,10 @@ def test_the_current_period_is_made_and_rows_move_there(world: World, monkeypatc
     missing = _partition_checks(world)
     assert {name: one["verdict"] for name, one in missing.items()} == {"next 30 days": "FAILED", "next month": "warning"}
     with pytest.raises(
-        OperationError, match=r"^FAIL: made sales_2026_12; public.sales_2027_01 cannot be made: public.sales_rest holds 1"
+        OperationError, match=r"^FAIL: created sales_2026_12; public.sales_2027_01 cannot be created: public.sales_rest has 1"
     ):
         create(world)
-    assert create(world, move_default_rows=True) == "PASS: made sales_2027_01"
+    assert create(world, move_default_rows=True) == "PASS: created sales_2027_01"
     assert ask(world, "SELECT said FROM ONLY sales_2027_01") == [("early",)]
     assert {one["verdict"] for one in _partition_checks(world).values()} == {"ok"}
 
@@ -135,8 +135,8 @@ def test_what_the_file_cannot_say_stops_only_what_it_concerns(world: World, monk
     edit_context(world, monkeypatch, partitions=[other, rule], tables=[*TABLES, "sales", "by_hash"])
     with pytest.raises(OperationError) as error:
         create(world)
-    assert "made sales_2026_12, sales_2027_01; public.by_hash is not partitioned by range of id alone" in str(error.value)
-    assert "or say with `values` how id spells a period" in str(error.value)
+    assert "created sales_2026_12, sales_2027_01; public.by_hash is not partitioned by range of id alone" in str(error.value)
+    assert "or give `values`: how id spells a period" in str(error.value)
     with pytest.raises(OperationError) as error:
         archive(world, dry_run=True)
     assert "old_2026_08, old_2026_09 would be archived and dropped; public.by_hash stays: " in str(error.value)

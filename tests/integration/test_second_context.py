@@ -437,7 +437,7 @@ def test_partitions_are_made_by_month(both: World, monkeypatch: pytest.MonkeyPat
     at(monkeypatch, "2026-12-15T05:00+09:00")
     before, neighbours = state(both), both.state()
     execute(both, 'DROP TABLE performance."Feedback 2026-11"')
-    assert run(both, create_partitions) == "PASS: made evaluations_2027_01, Feedback 2026-11, Feedback 2027-01"
+    assert run(both, create_partitions) == "PASS: created evaluations_2027_01, Feedback 2026-11, Feedback 2027-01"
     assert leaves(both, "evaluations")["evaluations_2027_01"] == "FOR VALUES FROM ('2027-01-01') TO ('2027-02-01')"
     bound = "FOR VALUES FROM ('2026-12-31 15:00:00+00') TO ('2027-01-31 15:00:00+00')"
     assert leaves(both, "feedback_events")["Feedback 2027-01"] == bound

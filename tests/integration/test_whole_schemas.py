@@ -222,7 +222,7 @@ def backups(s: Sample, story: Story) -> Whole:
     """Take a full, change rows, take a differential, look at both; return the state that it has."""
     if s.context.partitions:
         with in_spring():
-            assert s.run(create_partitions).startswith("PASS: made ")
+            assert s.run(create_partitions).startswith("PASS: created ")
     assert s.run(refresh_views).startswith("REFRESHED")
     assert s.world.backup(context=s.context.name).startswith("STORED")
     s.execute(*story.change)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.core.calendar import MONTHS, next_start, parse_instant, start_of
 from tasks.core.context_keys import PartitionRule
-from tasks.core.partitions.timeline import Partition, due, parse_bound, spell_end, wanted
+from tasks.core.partitions.timeline import Partition, due_partitions, missing_partitions, parse_bound, spell_end
 from tasks.core.sets.thaw import TIERS, deadline, fitting_tier, possible_tier, usual_time
 from tasks.core.sql.partitions import range_bound
 
@@ -46,20 +46,20 @@ def year(number: int) -> Partition:
     ],
 )
 def test_now_the_next_and_what_was_missed(there: list[int], now: str, ahead: int, names: list[str]) -> None:
-    found = wanted(rule(), [year(one) for one in there], parse_instant(now, TOKYO), TOKYO, ahead)
+    found = missing_partitions(rule(), [year(one) for one in there], parse_instant(now, TOKYO), TOKYO, ahead)
     assert [one.name for one in found] == names
 
 
 def test_what_covers_a_period_is_its_partition_whatever_its_name() -> None:
     now = parse_instant("2026-12-01", TOKYO)
-    assert wanted(rule(), [partition("2026-01-01", "2028-01-01")], now, TOKYO, 1) == []
-    assert wanted(rule(), [partition("2026-01-01", None)], now, TOKYO, 5) == []
+    assert missing_partitions(rule(), [partition("2026-01-01", "2028-01-01")], now, TOKYO, 1) == []
+    assert missing_partitions(rule(), [partition("2026-01-01", None)], now, TOKYO, 5) == []
     halves = [partition("2026-01-01", "2026-07-01"), partition("2026-07-01", "2027-01-01")]
-    assert wanted(rule(), halves, now, TOKYO, 0) == []
-    assert len(wanted(rule(), halves[1:], now, TOKYO, 0)) == 1
-    (half,) = wanted(rule(), [year(2026), partition("2027-01-01", "2027-07-01")], now, TOKYO, 1)
+    assert missing_partitions(rule(), halves, now, TOKYO, 0) == []
+    assert len(missing_partitions(rule(), halves[1:], now, TOKYO, 0)) == 1
+    (half,) = missing_partitions(rule(), [year(2026), partition("2027-01-01", "2027-07-01")], now, TOKYO, 1)
     assert half.name == "v_2027"
-    (pending,) = wanted(rule(), [partition("2026-01-01", "2027-01-01", detach_pending=True)], now, TOKYO, 0)
+    (pending,) = missing_partitions(rule(), [partition("2026-01-01", "2027-01-01", detach_pending=True)], now, TOKYO, 0)
     assert pending.name == "v_2026"
 
 
@@ -72,15 +72,15 @@ def test_properties(period: str, seconds: int, ahead: int, offsets: set[int], ke
     current = start_of(period, now, TOKYO)
     starts = [next_start(period, current, offset) for offset in sorted(offsets)]
     there = [Partition(1, "public", str(one), "", 0, None, one, next_start(period, one)) for one in starts]
-    found = wanted(chosen, there, now, TOKYO, ahead)
+    found = missing_partitions(chosen, there, now, TOKYO, ahead)
     after = [*there, *(Partition(1, "public", one.name, "", 0, None, one.lower, one.upper) for one in found)]
-    assert wanted(chosen, after, now, TOKYO, ahead) == []
+    assert missing_partitions(chosen, after, now, TOKYO, ahead) == []
     assert not [one for one in found if any(other.overlaps(one.lower, one.upper) for other in there)]
     for count in range(ahead + 1):
         lower = next_start(period, current, count)
         assert [one for one in after if one.lower == lower and one.upper == next_start(period, lower)]
     # Nothing is made that the archive would take at once.
-    assert not {one.name for one in due(chosen, after, now, TOKYO)} & {one.name for one in found}
+    assert not {one.name for one in due_partitions(chosen, after, now, TOKYO)} & {one.name for one in found}
 
 
 @pytest.mark.parametrize(
@@ -92,19 +92,19 @@ def test_properties(period: str, seconds: int, ahead: int, offsets: set[int], ke
 )  # fmt: skip
 def test_a_partition_has_had_its_time_by_its_upper_bound(now: str, leaving: list[str]) -> None:
     there = [year(number) for number in (2024, 2023, 2022, 2026)]
-    found = due(rule(), there, parse_instant(now, TOKYO), TOKYO)
+    found = due_partitions(rule(), there, parse_instant(now, TOKYO), TOKYO)
     assert [f"{one.lower:%Y}" for one in found] == leaving
 
 
 def test_three_years_before_a_day_that_its_year_does_not_have() -> None:
     monthly = [partition("2021-02-01", "2021-03-01")]
-    assert due(rule("month"), monthly, parse_instant("2024-02-29", TOKYO), TOKYO) == []
-    assert due(rule("month"), monthly, parse_instant("2024-03-01", TOKYO), TOKYO) == monthly
+    assert due_partitions(rule("month"), monthly, parse_instant("2024-02-29", TOKYO), TOKYO) == []
+    assert due_partitions(rule("month"), monthly, parse_instant("2024-03-01", TOKYO), TOKYO) == monthly
 
 
 def test_no_end_is_never_over() -> None:
     assert (
-        due(
+        due_partitions(
             rule(), [partition("2001-01-01", None), Partition(1, "a", "b", "DEFAULT", 0, is_default=True)], datetime.now(UTC), TOKYO
         )
         == []
@@ -132,7 +132,7 @@ def test_bounds_without_an_end() -> None:
     ["FOR VALUES IN ('a')", "FOR VALUES FROM ('2024-01-01', 1) TO ('2025-01-01', 1)", "FOR VALUES FROM (1) TO (2)", "DEFAULT"],
 )
 def test_bounds_of_another_kind(bound: str) -> None:
-    with pytest.raises(ValueError, match="is no range"):
+    with pytest.raises(ValueError, match="is not a range"):
         parse_bound(bound, TOKYO)
 
 

@@ -60,7 +60,7 @@ def test_bounds(bound: str, template: str, lower: str | None, upper: str | None)
     ],
 )  # fmt: skip
 def test_what_is_no_period(bound: str, template: str) -> None:
-    with pytest.raises(ValueError, match=r"spell|follow"):
+    with pytest.raises(ValueError, match=r"spell|consecutive"):
         parse_spelled_bound(bound, template, SPELLINGS[template], TOKYO)
 
 

@@ -1,4 +1,4 @@
-"""Archiving partitions that have had their time: what is to become of each, and what became of it."""
+"""Archiving partitions past retention: the plan for each, and the outcome."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from tasks.core.report import markdown
 
 @dataclass(frozen=True)
 class Archiving:
-    """One partition that is older than its rule keeps it; `held` is how many of its rows keep it from being dropped.
+    """A partition past the retention of its rule; `held` is how many of its rows keep it from being dropped.
 
-    `backup` is the archive set that has its rows, as far as there is one.
+    `backup` is the archive set that has its rows, if there is one.
     """
 
     table: str
@@ -27,13 +27,13 @@ class Archiving:
 
     @property
     def plan(self) -> str:
-        """What is to be done."""
+        """What would be done."""
         if self.problem:
             return f"stays: {self.problem}"
-        before = "finish somebody's DETACH … CONCURRENTLY, attach it again, " if self.partition.detach_pending else ""
+        before = "finish an interrupted DETACH … CONCURRENTLY, attach it again, " if self.partition.detach_pending else ""
         copied = f"archived already as {self.backup}" if self.backup else "archive"
         if self.held:
-            return f"{before}{copied}; not drop: of {self.held:,} rows {self.hold} is true"
+            return f"{before}{copied}, keep it: {self.hold} is true for {self.held:,} rows"
         return f"{before}{copied}, restore it for comparison, drop"
 
     @property
@@ -41,60 +41,68 @@ class Archiving:
         """What was done."""
         if self.problem:
             return f"stays: {self.problem}"
-        said = "".join(f"; {note}" for note in self.notes)
+        notes = "".join(f"; {note}" for note in self.notes)
         if self.dropped:
-            return f"archived as {self.backup}, restored and compared, dropped{said}"
-        stays = f"of {self.held:,} rows {self.hold} is true" if self.held else "its rows no longer hold it"
-        return f"archived as {self.backup}, restored and compared; stays: {stays}{said}"
+            return f"archived as {self.backup}, restored and compared, dropped{notes}"
+        reason = f"{self.hold} is true for {self.held:,} rows" if self.held else "its rows no longer hold it"
+        return f"archived as {self.backup}, restored and compared; stays: {reason}{notes}"
 
 
-def plan_verdict(found: Sequence[Archiving]) -> str:
+def plan_verdict(archivings: Sequence[Archiving]) -> str:
     """Return in one line what would be done."""
-    leaving = [one.partition.name for one in found if not (one.held or one.problem)]
-    staying = [one.partition.name for one in found if one.held and not one.problem]
-    said = [f"{', '.join(leaving)} would be archived and dropped"] if leaving else []
-    said += [f"{', '.join(staying)} would be archived and stay"] if staying else []
-    said += [f"{one.partition.qualified} stays: {one.problem}" for one in found if one.problem]
-    return f"PLANNED, nothing touched: {'; '.join(said) or 'no partition has had its time'}"
+    leaving = [archiving.partition.name for archiving in archivings if not (archiving.held or archiving.problem)]
+    staying = [archiving.partition.name for archiving in archivings if archiving.held and not archiving.problem]
+    parts = [f"{', '.join(leaving)} would be archived and dropped"] if leaving else []
+    parts += [f"{', '.join(staying)} would be archived and kept"] if staying else []
+    parts += [f"{archiving.partition.qualified} stays: {archiving.problem}" for archiving in archivings if archiving.problem]
+    return f"PLANNED, nothing touched: {'; '.join(parts) or 'no partition is past retention'}"
 
 
-def verdict(found: Sequence[Archiving]) -> str:
+def verdict(archivings: Sequence[Archiving]) -> str:
     """Return in one line what was done."""
-    gone = [one.partition.name for one in found if one.dropped]
-    held = [one.partition.name for one in found if not one.dropped and not one.problem]
-    said = [f"{', '.join(gone)} archived and dropped"] if gone else []
-    said += [f"{', '.join(held)} archived, held by rows"] if held else []
-    problems = [f"{one.partition.qualified} stays: {one.problem}" for one in found if one.problem]
+    dropped = [archiving.partition.name for archiving in archivings if archiving.dropped]
+    held = [archiving.partition.name for archiving in archivings if not archiving.dropped and not archiving.problem]
+    parts = [f"{', '.join(dropped)} archived and dropped"] if dropped else []
+    parts += [f"{', '.join(held)} archived, held by rows"] if held else []
+    problems = [f"{archiving.partition.qualified} stays: {archiving.problem}" for archiving in archivings if archiving.problem]
     if problems:
-        return f"FAIL: {'; '.join([*said, *problems])}"
-    return f"ARCHIVED: {'; '.join(said)}" if said else "ARCHIVED: nothing, no partition has had its time"
+        return f"FAIL: {'; '.join([*parts, *problems])}"
+    return f"ARCHIVED: {'; '.join(parts)}" if parts else "ARCHIVED: nothing, no partition is past retention"
 
 
-def archive_report(said: str, found: Sequence[Archiving], zone: ZoneInfo, commands: Sequence[str], *, planned: bool) -> str:
+def archive_report(verdict: str, archivings: Sequence[Archiving], zone: ZoneInfo, commands: Sequence[str], *, planned: bool) -> str:
     """Return the report of a plan, or of what was done."""
     rows = [
         (
-            f"`{one.partition.qualified}`", f"{one.partition.upper.astimezone(zone):%Y-%m-%d}" if one.partition.upper else "",
-            f"{one.rows:,}", f"{one.held:,}", markdown.size(one.partition.bytes), one.plan if planned else one.outcome,
+            f"`{archiving.partition.qualified}`",
+            f"{archiving.partition.upper.astimezone(zone):%Y-%m-%d}" if archiving.partition.upper else "",
+            f"{archiving.rows:,}",
+            f"{archiving.held:,}",
+            markdown.size(archiving.partition.bytes),
+            archiving.plan if planned else archiving.outcome,
         )
-        for one in found
-    ]  # fmt: skip
-    parts = [markdown.headline(said)]
+        for archiving in archivings
+    ]
+    parts = [markdown.headline(verdict)]
     if rows:
-        heads = ["partition", "ended", "rows", "held", "size", "what is to be done" if planned else "what was done"]
+        heads = ["partition", "ended", "rows", "held", "size", "to do" if planned else "done"]
         parts += [markdown.table(heads, rows, right=(2, 3, 4)), ""]
     if commands:
-        title = "To do it" if planned else "To bring one back"
+        title = "To do it" if planned else "To restore a partition"
         parts += [f"## {title}\n", "```sh", *commands, "```", ""]
     return "\n".join(parts)
 
 
-def archiving_rows(found: Sequence[Archiving], *, planned: bool) -> list[dict[str, object]]:
+def archiving_rows(archivings: Sequence[Archiving], *, planned: bool) -> list[dict[str, object]]:
     """Return one row a partition, for the table artifact."""
     return [
         {
-            "partition": one.partition.qualified, "rows": one.rows, "held rows": one.held, "bytes": one.partition.bytes,
-            "set": one.backup or "", "fate": one.plan if planned else one.outcome,
+            "partition": archiving.partition.qualified,
+            "rows": archiving.rows,
+            "held rows": archiving.held,
+            "bytes": archiving.partition.bytes,
+            "set": archiving.backup or "",
+            "fate": archiving.plan if planned else archiving.outcome,
         }
-        for one in found
-    ]  # fmt: skip
+        for archiving in archivings
+    ]

@@ -17,58 +17,58 @@ PER_YEAR = {"month": 12, "quarter": 4}
 
 
 def spell_period(start: datetime, template: str, zone: tzinfo) -> str:
-    """Return what the column has of the period that begins then."""
+    """Return the column's value for the period that begins then."""
     return name_of_period(template, start.astimezone(zone))
 
 
 def spell_instant(rule: PartitionRule, instant: datetime, zone: tzinfo) -> str:
-    """Return what the column of a rule's table has of a row of that instant: the instant itself, or how its period is spelled."""
+    """Return the column's value for a row of that instant: the instant itself, or the spelling of its period."""
     return spell_period(start_of(rule.period, instant, zone), rule.values, zone) if rule.values else instant.isoformat()
 
 
 def spelled_between(lower: datetime, upper: datetime, template: str, period: str, zone: tzinfo) -> list[str]:
-    """Return what the column may have of the periods from one instant to another."""
+    """Return the column's values for the periods from one instant to another."""
     starts = starts_between(period, lower.astimezone(zone), next_start(period, upper.astimezone(zone), -1))
     return [spell_period(start, template, zone) for start in starts]
 
 
 def parse_spelled_bound(text: str, template: str, period: str, zone: tzinfo) -> tuple[datetime | None, datetime | None]:
-    """Return the ends of a range, or of a list of periods that follow each other, as the catalogue spells it.
+    """Return the ends of a range, or of a list of consecutive periods, given as the catalog spells it.
 
     Raises:
-        ValueError: it is neither, or spells no periods.
+        ValueError: it is neither, or its values are not periods.
     """
-    if found := RANGE.fullmatch(text):
-        lower, upper = found["lower"], found["upper"]
+    if match := RANGE.fullmatch(text):
+        lower, upper = match["lower"], match["upper"]
         return (
             None if lower == "MINVALUE" else _start_of(lower, template, zone),
             None if upper == "MAXVALUE" else _start_of(upper, template, zone, is_end=True),
         )
-    if found := LIST.fullmatch(text):
-        starts = sorted(_start_of(value, template, zone) for value in found["values"].split(", "))
-        _require_in_a_row(text, starts, period)
+    if match := LIST.fullmatch(text):
+        starts = sorted(_start_of(value, template, zone) for value in match["values"].split(", "))
+        _require_consecutive(text, starts, period)
         return starts[0], next_start(period, starts[-1])
-    raise ValueError(f"{text} is no range and no list of one column that spells periods as {template}")
+    raise ValueError(f"{text} is neither a range nor a list of one column that spells periods as {template}")
 
 
-def _require_in_a_row(text: str, starts: Sequence[datetime], period: str) -> None:
-    if any(next_start(period, one) != other for one, other in pairwise(starts)):
-        raise ValueError(f"{text} lists periods that do not follow each other")
+def _require_consecutive(text: str, starts: Sequence[datetime], period: str) -> None:
+    if any(next_start(period, start) != following for start, following in pairwise(starts)):
+        raise ValueError(f"{text} lists periods that are not consecutive")
 
 
 def _start_of(value: str, template: str, zone: tzinfo, *, is_end: bool = False) -> datetime:
     """Return when the period of a value begins; the end of a range may be the thirteenth month, the fifth quarter."""
     plain = value.strip("'")
-    found = re.fullmatch(PLACE.sub(_digits, re.sub(r"([.])", r"\\\1", template)), plain)
-    if not found:
-        raise ValueError(f"{value} is no period spelled as {template}")
-    said = {name: int(digits) for name, digits in found.groupdict().items()}
-    unit = next((name for name in PER_YEAR if name in said), None)
-    number, count = (said[unit], PER_YEAR[unit]) if unit else (1, 1)
-    if not 1 <= number <= count + is_end or not 1 <= said["year"] <= 9998:
-        raise ValueError(f"{value} is no period spelled as {template}")
+    match = re.fullmatch(PLACE.sub(_digits, re.sub(r"([.])", r"\\\1", template)), plain)
+    if not match:
+        raise ValueError(f"{value} is not a period spelled as {template}")
+    numbers = {name: int(digits) for name, digits in match.groupdict().items()}
+    unit = next((name for name in PER_YEAR if name in numbers), None)
+    number, count = (numbers[unit], PER_YEAR[unit]) if unit else (1, 1)
+    if not 1 <= number <= count + is_end or not 1 <= numbers["year"] <= 9998:
+        raise ValueError(f"{value} is not a period spelled as {template}")
     years, place = divmod(number - 1, count)
-    return datetime(said["year"] + years, place * (12 // count) + 1, 1, tzinfo=zone)
+    return datetime(numbers["year"] + years, place * (12 // count) + 1, 1, tzinfo=zone)
 
 
 def _digits(place: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The partitions of a table that is partitioned by time: what bounds say, what is to be made, and what has had its time."""
+"""The partitions of a table that is partitioned by time: their bounds, those to create, and those past retention."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ ENDLESS = frozenset({"MINVALUE", "MAXVALUE", "infinity", "-infinity"})
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition as the catalogue has it; `lower` and `upper` are None where it has no end, or is the DEFAULT one.
+    """A partition from the catalog; `lower` and `upper` are None if it has no such end, or is the DEFAULT partition.
 
     `rows` is PostgreSQL's estimate, None before the first ANALYZE; `strange` is why the bound cannot be compared with a period.
     """
@@ -40,25 +40,25 @@ class Partition:
         return f"{self.schema}.{self.name}"
 
     def overlaps(self, lower: datetime, upper: datetime) -> bool:
-        """Say whether some instant of a period belongs to it."""
+        """Return whether a period overlaps it."""
         return self.is_range and (self.lower is None or self.lower < upper) and (self.upper is None or lower < self.upper)
 
     @property
     def is_range(self) -> bool:
-        """Whether it takes the rows of a span of time."""
+        """Whether it has the rows of a span of time."""
         return not (self.is_default or self.detach_pending or self.strange)
 
 
 def parse_bound(text: str, zone: tzinfo) -> tuple[datetime | None, datetime | None]:
-    """Return the ends of a range as the catalogue spells them; what has no offset means a zone.
+    """Return the ends of a range, given as the catalog spells it; timestamps without offset are in the zone.
 
     Raises:
-        ValueError: it is no range of one column of dates or timestamps.
+        ValueError: it is not a range of one date or timestamp column.
     """
-    found = BOUND.fullmatch(text)
-    if not found:
-        raise ValueError(f"{text} is no range of one column of dates or timestamps")
-    return _end(found["lower"], zone), _end(found["upper"], zone)
+    match = BOUND.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text} is not a range of one date or timestamp column")
+    return _end(match["lower"], zone), _end(match["upper"], zone)
 
 
 def _end(text: str, zone: tzinfo) -> datetime | None:
@@ -70,7 +70,7 @@ def _end(text: str, zone: tzinfo) -> datetime | None:
 
 
 def spell_end(instant: datetime, kind: str, zone: tzinfo) -> str:
-    """Return an end of a range as a value of the type of the partition column."""
+    """Return an end of a range as a value of the partition column's type."""
     local = instant.astimezone(zone)
     if kind == "date":
         return local.date().isoformat()
@@ -78,35 +78,39 @@ def spell_end(instant: datetime, kind: str, zone: tzinfo) -> str:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A partition that is to be made."""
+class NewPartition:
+    """A partition to create."""
 
     name: str
     lower: datetime
     upper: datetime
 
 
-def wanted(rule: PartitionRule, there: Sequence[Partition], now: datetime, zone: tzinfo, ahead: int) -> list[Wanted]:
-    """Return the periods that need a partition of their own and have none: the current one, some to come, and any missed.
+def missing_partitions(
+    rule: PartitionRule, existing: Sequence[Partition], now: datetime, zone: tzinfo, ahead: int
+) -> list[NewPartition]:
+    """Return the periods that lack a partition: the current one, `ahead` periods to come, and any missed ones.
 
-    A period is missed where it lies between the oldest partition and now, and is not so old that it would be archived.
+    A missed period lies between the oldest partition and now, and is not past retention.
     """
     current = start_of(rule.period, now, zone)
     last = next_start(rule.period, current, ahead)
-    lowest = min((one.lower for one in there if one.lower), default=current)
+    lowest = min((partition.lower for partition in existing if partition.lower), default=current)
     first = current
     while (previous := next_start(rule.period, first, -1)) >= lowest and first > before(now, rule.keep, zone):
         first = previous
     periods = ((start, next_start(rule.period, start)) for start in starts_between(rule.period, first, last))
-    spans = _spans(there)
+    spans = _spans(existing)
     missing = ((lower, upper) for lower, upper in periods if not any(start <= lower and upper <= end for start, end in spans))
-    return [Wanted(name_of_period(rule.name, lower), lower, upper) for lower, upper in missing]
+    return [NewPartition(name_of_period(rule.name, lower), lower, upper) for lower, upper in missing]
 
 
-def _spans(there: Sequence[Partition]) -> list[tuple[datetime, datetime]]:
-    """Return the spans of time of which every instant belongs to some partition: one, or several that follow each other."""
+def _spans(existing: Sequence[Partition]) -> list[tuple[datetime, datetime]]:
+    """Return the spans of time that partitions cover without a gap."""
     spans = list[tuple[datetime, datetime]]()
-    for start, end in sorted((one.lower or NEVER_BEFORE, one.upper or NEVER_AFTER) for one in there if one.is_range):
+    for start, end in sorted(
+        (partition.lower or NEVER_BEFORE, partition.upper or NEVER_AFTER) for partition in existing if partition.is_range
+    ):
         if spans and start <= spans[-1][1]:
             spans[-1] = spans[-1][0], max(spans[-1][1], end)
         else:
@@ -114,74 +118,80 @@ def _spans(there: Sequence[Partition]) -> list[tuple[datetime, datetime]]:
     return spans
 
 
-def has_had_its_time(rule: PartitionRule, partition: Partition, now: datetime, zone: tzinfo) -> bool:
-    """Say whether a partition is older than its rule keeps it: by its upper bound."""
+def is_past_retention(rule: PartitionRule, partition: Partition, now: datetime, zone: tzinfo) -> bool:
+    """Return whether a partition is past retention, by its upper bound."""
     return partition.upper is not None and not partition.strange and partition.upper <= before(now, rule.keep, zone)
 
 
-def due(rule: PartitionRule, there: Iterable[Partition], now: datetime, zone: tzinfo) -> list[Partition]:
-    """Return the partitions that have had their time, oldest first."""
-    found = [one for one in there if has_had_its_time(rule, one, now, zone)]
-    return sorted(found, key=lambda one: (one.upper, one.name))
+def due_partitions(rule: PartitionRule, existing: Iterable[Partition], now: datetime, zone: tzinfo) -> list[Partition]:
+    """Return the partitions past retention, oldest first."""
+    expired = [partition for partition in existing if is_past_retention(rule, partition, now, zone)]
+    return sorted(expired, key=lambda partition: (partition.upper, partition.name))
 
 
 @dataclass
 class Timeline:
-    """The partitions of one table, what was made, and what could not be."""
+    """The partitions of one table, those created, and the problems."""
 
     table: str
     rule: PartitionRule
     partitions: list[Partition] = field(default_factory=list)
-    made: list[Wanted] = field(default_factory=list)
+    made: list[NewPartition] = field(default_factory=list)
     moved: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
 def timeline_verdict(timelines: Sequence[Timeline]) -> str:
-    """Return in one line whether every partition is there that is needed."""
-    made = [one.name for timeline in timelines for one in timeline.made]
+    """Return in one line whether every needed partition exists."""
+    made = [partition.name for timeline in timelines for partition in timeline.made]
     problems = [problem for timeline in timelines for problem in timeline.problems]
-    said = f"made {', '.join(made)}" if made else "nothing was made" if problems else "nothing was missing"
-    return f"FAIL: {said}; {'; '.join(problems)}" if problems else f"PASS: {said}"
+    summary = f"created {', '.join(made)}" if made else "nothing was created" if problems else "nothing was missing"
+    return f"FAIL: {summary}; {'; '.join(problems)}" if problems else f"PASS: {summary}"
 
 
 def timeline_rows(timelines: Iterable[Timeline], now: datetime, zone: tzinfo) -> list[dict[str, object]]:
     """Return one row a partition, oldest first: bounds, rows, bytes, fate."""
     return [
         {
-            "table": timeline.table, "partition": one.qualified, "from": _day(one.lower, zone), "to": _day(one.upper, zone),
-            "rows (about)": "unknown" if one.rows is None else one.rows, "bytes": one.bytes,
-            "fate": _fate(timeline, one, now, zone),
+            "table": timeline.table,
+            "partition": partition.qualified,
+            "from": _day(partition.lower, zone),
+            "to": _day(partition.upper, zone),
+            "rows (about)": "unknown" if partition.rows is None else partition.rows,
+            "bytes": partition.bytes,
+            "fate": _fate(timeline, partition, now, zone),
         }
         for timeline in timelines
-        for one in sorted(timeline.partitions, key=lambda one: (one.is_default, str(one.lower or ""), one.name))
-    ]  # fmt: skip
+        for partition in sorted(
+            timeline.partitions, key=lambda partition: (partition.is_default, str(partition.lower or ""), partition.name)
+        )
+    ]
 
 
 def _day(instant: datetime | None, zone: tzinfo) -> str:
     return f"{instant.astimezone(zone):%Y-%m-%d}" if instant else ""
 
 
-def _fate(timeline: Timeline, one: Partition, now: datetime, zone: tzinfo) -> str:
-    if one.strange:
-        return f"never archived: {one.strange}"
-    if one.is_default:
-        return "takes what no other partition takes"
-    if one.detach_pending:
-        return "somebody's DETACH … CONCURRENTLY is not finished: its rows cannot be seen"
-    if has_had_its_time(timeline.rule, one, now, zone):
-        return f"older than {timeline.rule.keep}: archive_partitions takes it"
-    made = "made now; " if one.name in {wanted.name for wanted in timeline.made} else ""
-    return f"{made}kept for {timeline.rule.keep} after {_day(one.upper, zone)}" if one.upper else f"{made}kept for ever"
+def _fate(timeline: Timeline, partition: Partition, now: datetime, zone: tzinfo) -> str:
+    if partition.strange:
+        return f"never archived: {partition.strange}"
+    if partition.is_default:
+        return "has the rows of no other partition"
+    if partition.detach_pending:
+        return "a DETACH … CONCURRENTLY is unfinished: its rows are invisible"
+    if is_past_retention(timeline.rule, partition, now, zone):
+        return f"older than {timeline.rule.keep}: to be archived by archive_partitions"
+    made = "created now; " if partition.name in {new.name for new in timeline.made} else ""
+    return f"{made}kept for {timeline.rule.keep} after {_day(partition.upper, zone)}" if partition.upper else f"{made}kept for ever"
 
 
 def timeline_report(timelines: Sequence[Timeline], now: datetime, zone: tzinfo) -> str:
     """Return the report of the partitions of a context."""
     rows = timeline_rows(timelines, now, zone)
     made = [
-        f"`{one.name}`, {_day(one.lower, zone)} to {_day(one.upper, zone)}"
-        + (f"; {moved:,} rows moved there from the DEFAULT partition" if (moved := timeline.moved.get(one.name)) else "")
-        for timeline in timelines for one in timeline.made
+        f"`{partition.name}`, {_day(partition.lower, zone)} to {_day(partition.upper, zone)}"
+        + (f"; {moved:,} rows moved there from the DEFAULT partition" if (moved := timeline.moved.get(partition.name)) else "")
+        for timeline in timelines for partition in timeline.made
     ]  # fmt: skip
     problems = [problem for timeline in timelines for problem in timeline.problems]
     table = [
@@ -189,7 +199,7 @@ def timeline_report(timelines: Sequence[Timeline], now: datetime, zone: tzinfo) 
         for row in rows
     ]
     return "\n".join([
-        markdown.headline(timeline_verdict(timelines)), markdown.section("What a human has to do", problems),
-        markdown.section("Made", made, "Nothing: every period had its partition.\n"),
+        markdown.headline(timeline_verdict(timelines)), markdown.section("Still to do", problems),
+        markdown.section("Created", made, "Nothing: every period had its partition.\n"),
         "## Partitions\n", markdown.table(["partition", "from", "to", "rows, about", "size", "fate"], table, right=(3, 4)), "",
     ])  # fmt: skip
