@@ -1,7 +1,8 @@
-"""What every rule would do: all old rows are tried, some at a time, in transactions that are rolled back.
+"""What every rule would delete: all old rows are tried, in batches, in transactions that are rolled back.
 
-Nobody waits longer for it than for a clean-up. A row that would go is there again in the next transaction: its key is kept, and
-where it refers to others that are tried then, it goes with them once more. What cannot be found out so is called not known.
+It blocks nobody longer than a clean-up does. A row that would be deleted exists again in the next transaction: its key is
+remembered, and where it references rows that are tried then, it is deleted with them again. What this cannot find out is reported
+as not known.
 """
 
 import time
@@ -27,7 +28,7 @@ from tasks.run.site import Site
 
 
 class Trial:
-    """Transactions that are rolled back, each after `rules.TRIAL_SECONDS`, and by table the keys of what would go."""
+    """Transactions that are rolled back, each after `rules.TRIAL_SECONDS`, and by table the keys of rows that would be deleted."""
 
     def __init__(self, site: Site, run: Run, connection: Connection) -> None:
         self.site, self.run, self.connection = site, run, connection
@@ -37,13 +38,13 @@ class Trial:
         self._transaction, self._deadline = ExitStack(), 0.0
 
     def begin(self) -> None:
-        """Begin a transaction; what locks the context has its turn in between."""
+        """Begin a transaction; between two of them others can lock the context."""
         self._transaction.enter_context(context_lock(self.site.server, self.site.context.name, self.run.title))
         self._transaction.enter_context(self.connection.transaction(force_rollback=True))
         self._deadline = time.monotonic() + rules.TRIAL_SECONDS
 
     def end(self) -> None:
-        """Roll it back, and have the keys of what went where the next transactions see them."""
+        """Roll back, and store the keys of the deleted rows where the next transactions see them."""
         self._transaction.close()
         for name, (table, keys) in self._new.items():
             if name not in self._going:
@@ -57,66 +58,71 @@ class Trial:
         self._new = {}
 
     def renew(self) -> bool:
-        """End a transaction that had its time, and begin another; return whether that was so."""
+        """Begin another transaction if this one has lasted long enough; return whether it has."""
         if time.monotonic() <= self._deadline:
             return False
         self.end()
         self.begin()
         return True
 
-    def read(self, one: CleanUp) -> Subject:
-        """Return a rule as the database has it, with the tables of which rules before it would take rows."""
+    def read(self, clean_up: CleanUp) -> Subject:
+        """Return a rule as the database has it, with the tables from which earlier rules would delete rows."""
         self.connection.execute(sql.session.FIXED_SETTINGS)
         neighbours, instant = Neighbours.of(self.site, self.run), self.run.started
-        return read_subject(self.connection, self.site.context, one.rule, instant, neighbours, self._going, self.keys)
+        return read_subject(self.connection, self.site.context, clean_up.rule, instant, neighbours, self._going, self.keys)
 
     def note(self, subject: Subject, removed: Removed) -> dict[str, list[Key]]:
-        """Keep the keys of what went; return by relation those that are new: a row may have gone before, and be there again."""
+        """Remember the keys of deleted rows; return the new ones by relation: it may have been deleted before."""
         tables = {leaf.qualified: subject.tables[subject.tops[oid]] for oid, leaf in subject.leaves.items()}
-        found = dict[str, list[Key]]()
+        new_keys = dict[str, list[Key]]()
         for name, keys in removed.gone.items():
             table = tables[name]
-            known = self.keys.setdefault(table.name, set())
-            if new := [key for key in dict.fromkeys(keys) if key not in known]:
-                found[name] = new
-                known.update(new)
+            known_keys = self.keys.setdefault(table.name, set())
+            if new := [key for key in dict.fromkeys(keys) if key not in known_keys]:
+                new_keys[name] = new
+                known_keys.update(new)
                 self._new.setdefault(table.name, (table, []))[1].extend(new)
-        return found
+        return new_keys
 
 
 @step
 def plan(site: Site, run: Run) -> list[CleanUp]:
-    """Find out what every rule would do, one after the other; nothing is kept of it."""
-    found = rules.rules_in_order(site, run)
+    """Find out what every rule would delete, one after the other; all of it is rolled back."""
+    clean_ups = rules.rules_in_order(site, run)
     with session(site, run) as connection:
         require_temporary(connection)
         trial = Trial(site, run, connection)
         trial.begin()
-        for one in found:
-            with rules.explained(one):
-                _try_rule(trial, one)
-            if one.problem:
+        for clean_up in clean_ups:
+            with rules.explained(clean_up):
+                _try_rule(trial, clean_up)
+            if clean_up.problem:
                 trial.end()
                 trial.begin()
         trial.end()
-    return found
+    return clean_ups
 
 
-def _try_rule(trial: Trial, one: CleanUp) -> None:
-    """Try all old rows of a rule, and again those that stay while rows go to which others referred."""
-    subject = trial.read(one)
-    one.cutoff = subject.cutoff
+def _try_rule(trial: Trial, clean_up: CleanUp) -> None:
+    """Try all old rows of a rule, and those that stay again as long as rows that reference them are deleted."""
+    subject = trial.read(clean_up)
+    clean_up.cutoff = subject.cutoff
     went = may_go = True
     while went and may_go:
         went = may_go = False
-        one.look_again()
+        clean_up.forget_reasons()
         for removed in sweep(trial.connection, subject):
-            gone = trial.note(subject, removed)
-            one.took(Removed(gone=gone, stays=removed.stays, unsure=removed.unsure))
-            went, may_go = went or counted(gone) > 0, may_go or removed.may_go
+            new_keys = trial.note(subject, removed)
+            clean_up.record(Removed(gone=new_keys, stays=removed.stays, unsure=removed.unsure))
+            went, may_go = went or counted(new_keys) > 0, may_go or removed.may_go
             if trial.renew():
-                get_run_logger().info("%s: %d rows would go, %d stay, so far", one.rule.table, sum(one.rows.values()), one.staying)
-    looked_at = one.staying + sum(len(keys) for keys in one.unsure.values())
+                get_run_logger().info(
+                    "%s: %d rows would be deleted, %d stay, so far",
+                    clean_up.rule.table,
+                    sum(clean_up.rows.values()),
+                    clean_up.staying,
+                )
+    tried = clean_up.staying + sum(len(keys) for keys in clean_up.unsure.values())
     trial.connection.execute(sql.session.set_zone(subject.context.timestamps))
-    asked = sql.clean_up.count_old(subject.root, subject.old)
-    one.untried = max(0, execute_written(trial.connection, asked, subject.path).fetchall()[0][0] - looked_at)
+    statement = sql.clean_up.count_old(subject.root, subject.old)
+    clean_up.untried = max(0, execute_written(trial.connection, statement, subject.path).fetchall()[0][0] - tried)

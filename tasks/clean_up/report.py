@@ -1,4 +1,4 @@
-"""Reports of a clean-up: what would be done, and what was."""
+"""Reports of a clean-up: what would be deleted, and what was."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ from tasks.run.site import Site
 
 
 @step
-def publish_plan(site: Site, found: Sequence[CleanUp]) -> str:
-    """Publish what a clean-up would do; return the verdict.
+def publish_plan(site: Site, clean_ups: Sequence[CleanUp]) -> str:
+    """Publish what a clean-up would delete; return the verdict.
 
     Raises:
         OperationError: a rule cannot be followed.
@@ -22,35 +22,43 @@ def publish_plan(site: Site, found: Sequence[CleanUp]) -> str:
     command = (
         f"python -m flows.retention clean_up_old_data --context {context.name} --dry-run false --confirm-database {site.database}"
     )
-    said = verdict(found, planned=True)
-    text = clean_up_report(said, found, [command] if any(one.rows for one in found) else [], planned=True)
-    publish(f"{context.name}-clean-up-plan", said, text, clean_up_rows(found), "rules")
-    return _or_fail(said, found)
+    verdict_line = verdict(clean_ups, planned=True)
+    text = clean_up_report(verdict_line, clean_ups, [command] if any(clean_up.rows for clean_up in clean_ups) else [], planned=True)
+    publish(f"{context.name}-clean-up-plan", verdict_line, text, clean_up_rows(clean_ups), "rules")
+    return _or_fail(verdict_line, clean_ups)
 
 
 @step
-def publish_cleaned(site: Site, found: Sequence[CleanUp]) -> str:
-    """Publish what a clean-up did, and tell it as an event; return the verdict.
+def publish_cleaned(site: Site, clean_ups: Sequence[CleanUp]) -> str:
+    """Publish what a clean-up deleted, and emit an event; return the verdict.
 
     Raises:
         OperationError: a rule could not be followed.
     """
-    context, said = site.context, verdict(found, planned=False)
+    context, verdict_line = site.context, verdict(clean_ups, planned=False)
     commands = [
-        f"python -m flows.restore restore_cleaned_up --context {context.name} --backup {name}  # {one.rule.table}"
+        f"python -m flows.restore restore_cleaned_up --context {context.name} --backup {name}  # {clean_up.rule.table}"
         # What others refer to comes back first, so it went last.
-        for one in reversed(found)
-        for name in reversed(one.sets)
+        for clean_up in reversed(clean_ups)
+        for name in reversed(clean_up.sets)
     ]
-    publish(f"{context.name}-clean-up", said, clean_up_report(said, found, commands, planned=False), clean_up_rows(found), "rules")
-    emit(context.name, "clean-up.done", {"verdict": said, "sets": [name for one in found for name in one.sets]})
-    return _or_fail(said, found)
+    publish(
+        f"{context.name}-clean-up",
+        verdict_line,
+        clean_up_report(verdict_line, clean_ups, commands, planned=False),
+        clean_up_rows(clean_ups),
+        "rules",
+    )
+    emit(
+        context.name, "clean-up.done", {"verdict": verdict_line, "sets": [name for clean_up in clean_ups for name in clean_up.sets]}
+    )
+    return _or_fail(verdict_line, clean_ups)
 
 
-def _or_fail(said: str, found: Sequence[CleanUp]) -> str:
+def _or_fail(verdict_line: str, clean_ups: Sequence[CleanUp]) -> str:
     # Where there is no server, the log is the report.
-    for line in (line for one in found for line in (*one.counted_reasons, *one.counted_doubts, *one.notes)):
+    for line in (line for clean_up in clean_ups for line in (*clean_up.reason_counts, *clean_up.doubt_counts, *clean_up.notes)):
         get_run_logger().warning("%s", line)
-    if any(one.problem for one in found):
-        raise OperationError(said)
-    return said
+    if any(clean_up.problem for clean_up in clean_ups):
+        raise OperationError(verdict_line)
+    return verdict_line

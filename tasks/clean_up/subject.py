@@ -1,4 +1,4 @@
-"""The rows that a rule is about: its table, the tables whose rows go with it, and a removal of them under way."""
+"""The rows of a rule: its table, the tables with dependent rows, and the state of a removal."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -30,9 +30,9 @@ PRECISION = re.compile(r"\(\d\)")
 
 @dataclass(frozen=True)
 class Subject:
-    """A rule as the database has it: its tables, the rule's own first, the keys that lead to them, and before when rows are old.
+    """A rule as the database has it: its tables, the rule's own first, the foreign keys to them, and before when rows are old.
 
-    `going` has by table where a plan keeps the keys of rows that would go: they are there still, and stand in the way of nothing.
+    `going` has by table where a plan stores the keys of rows that would be deleted: they still exist, but block no deletion.
     """
 
     rule: CleanUpRule
@@ -55,11 +55,11 @@ class Subject:
 
     @property
     def scope(self) -> Scope:
-        """The part of the context that it is."""
+        """The rule's tables as a part of the context."""
         return Scope(schema=self.context.namespace, tables=self.rule.tables)
 
     def table_of(self, oid: int) -> Table | None:
-        """Return the table of an oid, if it is one of the rule's."""
+        """Return the rule's table with this oid, or the one that has it as a partition."""
         number = self.tops.get(oid)
         return None if number is None else self.tables[number]
 
@@ -69,67 +69,72 @@ class Subject:
 
     @property
     def groups(self) -> list[list[Table]]:
-        """The tables in the order in which rows are deleted: those that refer to others first."""
+        """The tables in the order in which rows are deleted: those that reference others first."""
         pairs = [(self.tops[key["child"]], self.tops[key["parent"]]) for key in self.keys if key["child"] in self.tops]
-        found = outcome.groups(range(len(self.tables)), pairs)
-        return [[self.tables[number] for number in group] for group in found]
+        groups = outcome.groups(range(len(self.tables)), pairs)
+        return [[self.tables[number] for number in group] for group in groups]
 
     @property
     def belonging(self) -> list[tuple[Table, Composed]]:
         """The tables whose rows belong to the rule's own by a condition."""
         by_name = {table.name: table for table in self.tables}
-        return [(by_name[one.table], sql.staging.in_brackets(one.where)) for one in self.rule.children if one.where]
+        return [(by_name[child.table], sql.staging.in_brackets(child.where)) for child in self.rule.children if child.where]
 
     @property
     def old(self) -> list[Composed]:
-        """The conditions that make a row of the rule's table too old."""
-        said = [sql.staging.in_brackets(self.rule.condition)] if self.rule.condition else []
+        """The conditions on too old rows of the rule's table."""
+        conditions = [sql.staging.in_brackets(self.rule.condition)] if self.rule.condition else []
         going = self.going.get(self.rule.table)
         stays = [SQL("NOT {}").format(sql.clean_up.is_going(self.root, self.root.bare, going))] if going else []
-        return [sql.clean_up.is_old(self.cutoffs, each=bool(self.rule.clock.each)), *stays, *said]
+        return [sql.clean_up.is_old(self.cutoffs, each=bool(self.rule.clock.each)), *stays, *conditions]
 
     @property
     def clock(self) -> Composed:
-        """Since when a row of the rule's table is old: by what rows are put in order."""
+        """The timestamp of a row of the rule's table that says how old it is: rows are ordered by it."""
         return sql.clean_up.clock_of(self.root, self.rule.clock.columns, each=bool(self.rule.clock.each))
 
     @property
     def cutoff(self) -> str:
-        """Before when rows are too old, for people."""
-        return ", ".join(dict.fromkeys(said.removesuffix(outcome.MIDNIGHT) for said in self.cutoffs.values()))
+        """The time before which rows are too old, for people."""
+        return ", ".join(dict.fromkeys(cutoff.removesuffix(outcome.MIDNIGHT) for cutoff in self.cutoffs.values()))
 
 
 def _table(number: int, member: Member, facts: Mapping[str, Any], login: str, parents: Collection[str | None]) -> Table:
-    """Return a table of a rule, or refuse one of which this login cannot delete and archive rows by a key."""
+    """Return a table of a rule, or refuse one whose rows this login cannot delete and archive by a key."""
     if not facts["owned"]:
         raise BadInput(f'{member.qualified} does not belong to "{login}"; GRANT its owner TO "{login}"')
     if not facts["key"]:
-        raise BadInput(f"{member.qualified} has no primary key, by which rows could be told; give it one")
+        raise BadInput(f"{member.qualified} has no primary key to identify rows by; add one")
     if not {*facts["key"]} <= {*member.columns}:
         raise BadInput(f"the primary key of {member.qualified} is generated: rows cannot be archived with it")
     if member.kind == "r" and member.qualified in parents:
-        raise BadInput(f"tables inherit from {member.qualified}: its key does not tell their rows; take it out of clean_up")
+        raise BadInput(f"tables inherit from {member.qualified}: its key does not identify their rows; take it out of clean_up")
     return Table(number, member.schema, member.name, tuple(facts["key"]), tuple(facts["equal"]), tuple(facts["greater"]))
 
 
 def read_subject(
-    connection: Connection, context: Context, rule: CleanUpRule, instant: datetime, neighbours: Neighbours,
-    going: Mapping[str, Identifier] | None = None, before: Iterable[str] = (),
-) -> Subject:  # fmt: skip
-    """Return what a rule means in a database, in a session with the fixed settings.
+    connection: Connection,
+    context: Context,
+    rule: CleanUpRule,
+    instant: datetime,
+    neighbours: Neighbours,
+    going: Mapping[str, Identifier] | None = None,
+    before: Iterable[str] = (),
+) -> Subject:
+    """Return a rule as a database has it, in a session with the fixed settings.
 
-    A plan says where it keeps rows that would go, and from which tables rules before this one would take some.
+    A plan passes where it stores keys of rows that would be deleted, and from which tables earlier rules would delete some.
 
     Raises:
-        BadInput: a table or column is not there or not fit, or this login may not delete.
+        BadInput: a table or column does not exist or does not fit, or this login may not delete.
     """
     if not connection.execute(sql.deletion.COUNTS_ROWS).fetchall()[0][0]:
         raise BadInput(
-            "track_counts is off, so that nobody sees which rows triggers delete; ALTER DATABASE … SET track_counts = on"
+            "track_counts is off, so that rows deleted by triggers are not counted; ALTER DATABASE … SET track_counts = on"
         )
     names = list(dict.fromkeys([*rule.tables, *before]))
     members = catalog.read_members(connection, context.narrowed(Scope(schema=context.namespace, tables=names)))
-    named = {one.name: one for one in members.relations if one.schema == context.namespace}
+    named = {relation.name: relation for relation in members.relations if relation.schema == context.namespace}
     cursor = connection.cursor(row_factory=dict_row)
     facts = {row["oid"]: row for row in cursor.execute(sql.staging.MERGE_FACTS, {"oids": members.oids}).fetchall()}
     login = str(connection.execute(sql.session.CURRENT_USER).fetchall()[0][0])
@@ -141,57 +146,57 @@ def read_subject(
     kinds = {clock: _clock_type(clock, named[rule.table]) for clock in rule.clock.columns}
     zones = context.zone, ZoneInfo(context.timestamps)
     cutoffs = {clock: outcome.cutoff(rule, instant, kind, *zones) for clock, kind in kinds.items()}
-    leaves = {one.oid: one for one in members.holding_rows}
+    leaves = {leaf.oid: leaf for leaf in members.holding_rows}
     path = read_source_path(connection, context.namespace)
     # Not a copy: a plan keeps what would go there while it follows the rule.
-    kept = {} if going is None else going
-    return Subject(rule, context, cutoffs, tables, leaves, tops, keys, login, path, neighbours, kept, going is not None)
+    going_by_table = {} if going is None else going
+    return Subject(rule, context, cutoffs, tables, leaves, tops, keys, login, path, neighbours, going_by_table, going is not None)
 
 
 def _with_partitions(relations: Iterable[Member], top: Member) -> list[int]:
-    found, oids = {top.qualified}, [top.oid]
-    for _ in (several := list(relations)):
-        more = [one for one in several if one.parent in found and one.qualified not in found]
-        found |= {one.qualified for one in more}
-        oids += [one.oid for one in more]
+    names, oids = {top.qualified}, [top.oid]
+    for _ in (pending := list(relations)):
+        partitions = [partition for partition in pending if partition.parent in names and partition.qualified not in names]
+        names |= {partition.qualified for partition in partitions}
+        oids += [partition.oid for partition in partitions]
     return oids
 
 
 def _clock_type(clock: str, member: Member) -> str:
     kind = PRECISION.sub("", dict(zip(member.columns, member.types, strict=True)).get(clock, ""))
     if kind not in TIME_TYPES:
-        said = f"is a {kind}" if kind else "is not there, or generated"
-        raise BadInput(f"its clock {clock} {said}; name a column of a date or timestamp type")
+        fault = f"is a {kind}" if kind else "does not exist, or is generated"
+        raise BadInput(f"its clock {clock} {fault}; name a column of a date or timestamp type")
     return kind
 
 
 def _require_children(rule: CleanUpRule, context: Context, referring: Collection[str]) -> None:
-    if lost := [one.table for one in rule.children if one.where is None and one.table not in referring]:
+    if unreferenced := [child.table for child in rule.children if child.where is None and child.table not in referring]:
         raise BadInput(
-            f"{', '.join(lost)} of context {context.name} refers to none of its tables by a foreign key; "
-            "say with `where` which rows belong to it"
+            f"{', '.join(unreferenced)} of context {context.name} has no foreign key to any of the rule's tables; "
+            "give `where`: which rows belong to it"
         )
 
 
 @dataclass
 class Removal:
-    """A removal under way: its rows by number, what was looked at, what came of it, and which reasons may be over soon."""
+    """A removal in progress: its rows by number, all keys it tried, its result, and the reasons that may pass."""
 
     connection: Connection
     subject: Subject
     roots: dict[int, Key] = field(default_factory=dict)
-    looked_at: list[Key] = field(default_factory=list)
+    tried_keys: list[Key] = field(default_factory=list)
     done: Removed = field(default_factory=Removed)
     passing: set[str] = field(default_factory=set)
 
     def written(self, statement: Composed) -> Any:
-        """Execute a statement with a condition of the context's file; return the cursor."""
+        """Execute a statement with a condition from the context's file; return the cursor."""
         return execute_written(self.connection, statement, self.subject.path)
 
     def stay(self, roots: Iterable[int], reason: str, *, unsure: bool = False) -> None:
-        """Let rows stay, with all that hangs on them; of a plan that is `unsure` nobody knows whether they do."""
+        """Keep rows, with their dependent rows; with `unsure` a plan reports them as not known."""
         if staying := [root for root in roots if root in self.roots]:
             for table in self.subject.tables:
                 self.connection.execute(sql.clean_up.unmark(table, staying))
-            told = self.done.unsure if unsure and self.subject.planned else self.done.stays
-            told.setdefault(reason, []).extend(self.roots.pop(root) for root in staying)
+            reasons = self.done.unsure if unsure and self.subject.planned else self.done.stays
+            reasons.setdefault(reason, []).extend(self.roots.pop(root) for root in staying)

@@ -1,4 +1,4 @@
-"""Marked rows deleted such that triggers fire and nothing else goes by the way; what is refused is narrowed down and stays."""
+"""Deletes marked rows with their triggers, and no others; refused rows are narrowed down, and stay."""
 
 import re
 from collections import Counter
@@ -15,18 +15,18 @@ from tasks.core.postgres.messages import message_of
 from tasks.core.postgres.source_path import source_path
 from tasks.core.sql.staging import Link
 
-GIVEN_UP = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+LOCK_ERRORS = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 # Errors that say nothing of the rows: no disk, no memory, cancelled, broken.
 NOT_OF_ROWS = ("53", "54", "57", "58", "F0", "XX")
-KEPT = "a trigger keeps it, or something that hangs on it, without a word"
-TRIED_BESIDE = "tried while rows were there that would go first"
+SUPPRESSED = "a BEFORE DELETE trigger suppresses its deletion, or that of a dependent row"
+TRIED_BESIDE = "tried while rows still existed that would be deleted first"
 RAISED_BY = re.compile(r"PL/pgSQL function ([^\s(]+\([^)]*\))")
 # What differs from row to row in what a trigger says.
 VALUES = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\d+")
 
 
 def delete_marked(removal: Removal) -> None:
-    """Delete what is marked; what is refused is narrowed down to the rows that it is refused for."""
+    """Delete the marked rows; a refusal is narrowed down to the rows that cause it."""
     pending = list(removal.roots)
     while pending:
         refused = dict[int, str]()
@@ -54,11 +54,11 @@ def _delete_or_halve(removal: Removal, roots: list[int], refused: dict[int, str]
 
 
 class _Refused(Exception):
-    """Rows were deleted that should not, or others were not."""
+    """Other rows were deleted than those marked."""
 
 
 def _try_to_delete(removal: Removal, roots: list[int]) -> str:
-    """Delete the rows marked for the sake of some roots, or say why not; a row that is gone already counts for nothing."""
+    """Delete the marked rows of some roots; return why not, or an empty text. Rows already deleted do not count."""
     connection, subject = removal.connection, removal.subject
     try:
         with connection.transaction():
@@ -75,12 +75,12 @@ def _try_to_delete(removal: Removal, roots: list[int]) -> str:
                 ]
                 connection.execute(sql.in_place.END_DEFERRED)
             if len(gone) != expected:
-                raise _Refused(KEPT)
-            _require_no_others(_deleted_by_table(connection), before, gone)
-            if taken := [row[0] for row in connection.execute(sql.deletion.TAKEN).fetchall()]:
-                raise _Refused(f"a trigger empties, or changes the definition of, {', '.join(taken)}")
+                raise _Refused(SUPPRESSED)
+            _require_no_other_deletions(_deleted_by_table(connection), before, gone)
+            if altered := [row[0] for row in connection.execute(sql.deletion.TAKEN).fetchall()]:
+                raise _Refused(f"a trigger truncates or alters {', '.join(altered)}")
     except psycopg.Error as error:
-        if connection.broken or isinstance(error, GIVEN_UP) or (error.sqlstate or "XX").startswith(NOT_OF_ROWS):
+        if connection.broken or isinstance(error, LOCK_ERRORS) or (error.sqlstate or "XX").startswith(NOT_OF_ROWS):
             raise
         return _reason(error)
     except _Refused as error:
@@ -93,33 +93,35 @@ def _try_to_delete(removal: Removal, roots: list[int]) -> str:
 
 
 def _require_no_effects(removal: Removal, roots: Sequence[int]) -> None:
-    """Refuse a deletion by which a key among the rule's own tables would empty or delete rows that do not go with it."""
+    """Refuse a deletion by which a foreign key among the rule's tables would change or delete rows that stay."""
     for key in removal.subject.keys:
         parent, child = removal.subject.table_of(key["parent"]), removal.subject.table_of(key["child"])
         if parent and child and key["on_delete"] in ACTING:
-            asked = sql.clean_up.roots_referred_to(key["table"], child, parent, Link.of(key), roots)
-            if removal.connection.execute(asked).fetchall():
-                raise _Refused(f"{key['table']} refers to it, or to something that hangs on it ({key['name']})")
+            statement = sql.clean_up.roots_referred_to(key["table"], child, parent, Link.of(key), roots)
+            if removal.connection.execute(statement).fetchall():
+                raise _Refused(f"{key['table']} references it, or a dependent row ({key['name']})")
 
 
 def _deleted_by_table(connection: Connection) -> dict[int, tuple[str, int]]:
     return {oid: (name, rows) for oid, name, rows in connection.execute(sql.deletion.DELETED_BY_TABLE).fetchall()}
 
 
-def _require_no_others(
+def _require_no_other_deletions(
     after: Mapping[int, tuple[str, int]], before: Mapping[int, tuple[str, int]], gone: Iterable[tuple[int, Key]]
-) -> None:  # fmt: skip
-    """Refuse a deletion by which other rows went too, by a key or a trigger: nobody archived those."""
+) -> None:
+    """Refuse a deletion by which a foreign key or a trigger deleted other rows too: those are not archived."""
     expected = Counter(leaf for leaf, _ in gone)
     for oid, (name, rows) in after.items():
-        if more := rows - before.get(oid, ("", 0))[1] - expected[oid]:
-            raise _Refused(f"{more:,} rows of {name} would go with it, which the rule does not name: add it to its children")
+        if extra := rows - before.get(oid, ("", 0))[1] - expected[oid]:
+            raise _Refused(
+                f"{extra:,} rows of {name} would be deleted with it, which the rule does not name; add it to its children"
+            )
 
 
 def _reason(error: psycopg.Error) -> str:
-    """Say what refused a deletion, without what differs from row to row."""
-    function, said = RAISED_BY.search(error.diag.context or ""), message_of(error)
+    """Return what refused a deletion, without what differs from row to row."""
+    function, message = RAISED_BY.search(error.diag.context or ""), message_of(error)
     if function is None:
-        return said
+        return message
     # The kind of an error alone is the same for every row.
-    return f"refused by {function[1]}: {VALUES.sub('…', said) if said == error.diag.message_primary else said}"
+    return f"refused by {function[1]}: {VALUES.sub('…', message) if message == error.diag.message_primary else message}"

@@ -340,7 +340,7 @@ def test_killed_at_a_step_the_next_run_finishes(old: World, module: str, name: s
     ("module", "name", "when", "count"),
     [
         ("tasks.partitions.reattach", "load_rows", "after", 1), ("tasks.partitions.reattach", "_make", "after", 1),
-        ("tasks.partitions.attach", "_prove_key", "after", 2), ("tasks.partitions.attach", "attach", "after", 1),
+        ("tasks.partitions.attach", "_validate_key", "after", 2), ("tasks.partitions.attach", "attach", "after", 1),
         ("tasks.core.sql.rows", "analyze_relation", "before", 1),
     ],
 )  # fmt: skip

@@ -98,7 +98,7 @@ def test_what_is_still_needed_stays_and_holds_up_nothing_else(world: World) -> N
     old = {table: count(world, table, condition) for table, condition in OLD.items()}
     planned, plan_text = plan(world), report("clean-up-plan")
     done, text = clean_up(world), report()
-    needed = "{}: public.{} refers to it, or to something that hangs on it ({}) ({})"
+    needed = "{}: public.{} references it, or a dependent row ({}) ({})"
     for said in (text, plan_text):
         assert needed.format("1 rows of team_members", "team_leaders", "team_leaders_member_fkey", member) in said
         assert f"refused by keep_last_leader(): team … would be left without an active leader ({leader}" in said
@@ -138,7 +138,7 @@ def test_keys_of_tables_that_may_not_be_read_hold_what_they_might_act_on(world: 
     finally:
         execute(world, "GRANT pg_read_all_data TO backup_restorer")
     assert count(world, "teams", OLD["teams"]) == teams
-    assert 'this login may not look there; GRANT SELECT ON elsewhere.team_performance_history TO "backup_loader"' in report()
+    assert 'this login cannot read them; GRANT SELECT ON elsewhere.team_performance_history TO "backup_loader"' in report()
     clean_up(world)
     assert count(world, "teams", OLD["teams"]) == 0
 
@@ -152,8 +152,8 @@ SILENT = (
 @long
 @pytest.mark.parametrize(
     ("triggers", "said"),
-    [(SILENT, "a trigger keeps it, or something that hangs on it, without a word"),
-     (GREEDY, "1 rows of public.policy_scopes would go with it, which the rule does not name: add it to its children")],
+    [(SILENT, "a BEFORE DELETE trigger suppresses its deletion, or that of a dependent row"),
+     (GREEDY, "1 rows of public.policy_scopes would be deleted with it, which the rule does not name; add it to its children")],
     ids=["keeps", "takes more"],
 )  # fmt: skip
 def test_triggers_that_do_otherwise_than_was_meant_keep_rows(world: World, triggers: tuple[str, ...], said: str) -> None:
@@ -183,7 +183,7 @@ def test_a_row_that_changes_on_the_way_stays(world: World, monkeypatch: pytest.M
     assert count(world, "team_leaders", f"id = '{back}'") == 1
     assert count(world, "team_leaders", "assigned_at = '2020-02-02'") == (1 if step == "archive_rows" else 0)
     if step == "archive_rows":
-        assert "1 rows of team_leaders: written since it was archived, by others" in report() and changed in report()
+        assert "1 rows of team_leaders: changed since it was archived, by another session" in report() and changed in report()
     clean_up(world)
     assert count(world, "team_leaders", OLD["team_leaders"]) == 0
     # The newest set has the row as it was at last.
@@ -319,12 +319,12 @@ def test_what_fails_deletes_nothing(world: World, monkeypatch: pytest.MonkeyPatc
     ("rule", "said"),
     [
         pytest.param({"table": "teams", "clock": "ended_at", "keep": "3 years"},
-                     "teams: its clock ended_at is not there", marks=long),
+                     "teams: its clock ended_at does not exist", marks=long),
         pytest.param({"table": "teams", "clock": "name", "keep": "3 years"},
                      "its clock name is a character varying(200); name a column of", marks=long),
         ({"table": "teams", "clock": "deleted_at", "keep": "3 years", "condition": "no_such"}, 'column "no_such" does not exist'),
         pytest.param({"table": "teams", "clock": "deleted_at", "keep": "3 years", "children": ["governance_rules"]},
-                     "governance_rules of context bc-004 refers to none of its tables by a foreign key; say with", marks=long),
+                     "governance_rules of context bc-004 has no foreign key to any of the rule's tables; give", marks=long),
     ],
     ids=["no clock", "no time", "wrong condition", "no child"],
 )  # fmt: skip

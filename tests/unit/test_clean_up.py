@@ -77,20 +77,20 @@ def test_any_order_has_each_table_once_and_children_first(pairs: list[tuple[int,
 
 def test_what_was_done_is_told_by_rule_and_reason() -> None:
     done = CleanUp(rule(), "2023-12-01 00:00:00", sets=["bc-004_clean-up_20261201_030000_0000"])
-    done.took(Removed(gone={"public.teams": [("a",), ("b",)], "public.team_members": [("c",)]}))
-    done.took(Removed(stays={"held: true": [(str(number),) for number in range(7)]}))
+    done.record(Removed(gone={"public.teams": [("a",), ("b",)], "public.team_members": [("c",)]}))
+    done.record(Removed(stays={"held: true": [(str(number),) for number in range(7)]}))
     said = verdict([done], planned=False)
     assert said == "CLEANED UP: 2 rows of public.teams, 1 rows of public.team_members archived and deleted; 7 old rows stay"
     text = clean_up_report(said, [done], ["a command"], planned=False)
     assert "- 7 rows of teams: held: true (0; 1; 2; 3; 4 …)" in text
     assert "| `teams` | deleted_at before 2023-12-01 | 2 of public.teams, 1 of public.team_members | 7 |" in text
-    done.took(Removed(unsure={"refused": [("x",)]}))
+    done.record(Removed(unsure={"refused": [("x",)]}))
     done.untried = 2
-    assert verdict([done], planned=True).endswith("; 7 old rows stay; 3 old rows may go: not known")
+    assert verdict([done], planned=True).endswith("; 7 old rows stay; 3 old rows: not known")
     text = clean_up_report("PLANNED: x", [done], [], planned=True)
     assert "| 2 of public.teams, 1 of public.team_members, 3 not known | 7 |" in text
     assert text.split("## Not known")[1].split("\n\n")[1].splitlines() == [
-        "- 1 rows of teams: refused (x)", "- 2 rows of teams: others work on them; plan again when they are done",
+        "- 1 rows of teams: refused (x)", "- 2 rows of teams: locked by other sessions; plan again when they are done",
     ]  # fmt: skip
     broken = CleanUp(rule(), problem="no such column")
     assert broken.fate(planned=True) == "not known" and broken.fate(planned=False) == "none"

@@ -1,4 +1,4 @@
-"""Old rows that go: what a removal did, what became of each rule, and how that is told."""
+"""Clean-up of old rows: the result of a removal, the outcome of each rule, and their report."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ MIDNIGHT = " 00:00:00"
 
 
 def cutoff(rule: CleanUpRule, instant: datetime, kind: str, zone: tzinfo, timestamps: tzinfo) -> str:
-    """Return before which time rows are too old, as their clock column spells it: a midnight of the context's zone.
+    """Return the time before which rows are too old, as a value of their clock column: a midnight in the context's zone.
 
     `kind` is the type of the column; `timestamps` is the zone that timestamps without time zone mean.
     """
@@ -26,33 +26,33 @@ def cutoff(rule: CleanUpRule, instant: datetime, kind: str, zone: tzinfo, timest
 
 
 def groups(tables: Iterable[int], references: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Return tables such that each comes before those that it refers to; those that refer to each other are in one group."""
-    reach = {one: {one} for one in tables}
+    """Return tables in order, each before those that it references; tables that reference each other are in one group."""
+    reach = {table: {table} for table in tables}
     pairs = [pair for pair in references if pair[0] in reach and pair[1] in reach]
     for _ in reach:
         for child, parent in pairs:
-            for one in reach:
-                if child in reach[one]:
-                    reach[one] |= reach[parent]
+            for table in reach:
+                if child in reach[table]:
+                    reach[table] |= reach[parent]
     # Whoever reaches more refers, in the end, to those that reach less.
-    ordered = sorted(reach, key=lambda one: (-len(reach[one]), one))
-    found = list[list[int]]()
-    for one in ordered:
-        if not any(one in group for group in found):
-            found.append([other for other in ordered if other in reach[one] and one in reach[other]])
-    return found
+    ordered = sorted(reach, key=lambda table: (-len(reach[table]), table))
+    ordered_groups = list[list[int]]()
+    for table in ordered:
+        if not any(table in group for group in ordered_groups):
+            ordered_groups.append([member for member in ordered if member in reach[table] and table in reach[member]])
+    return ordered_groups
 
 
 @dataclass
 class Removed:
-    """What a removal did: rows that went, by relation and with their keys; and rows of the rule's table that stay, by reason.
+    """The result of a removal: keys of deleted rows by relation (`gone`), and of rows of the rule's table that stay, by reason.
 
-    `unsure` are those of a plan that were refused while rows were still there that would go first. `last` is clock and key of the
-    last row that was looked at, `found` is how many; `may_go` if rows stay only because of rows of the rule's own tables, which may
-    be gone the next time.
+    `unsure` are rows that a plan could not delete while rows existed that would be deleted first. `examined` is how many rows were
+    tried, `last` clock and key of the last one. With `may_go` rows stay only because of rows of the rule's own tables, which may be
+    deleted the next time.
     """
 
-    found: int = 0
+    examined: int = 0
     gone: dict[str, list[Key]] = field(default_factory=dict)
     stays: dict[str, list[Key]] = field(default_factory=dict)
     unsure: dict[str, list[Key]] = field(default_factory=dict)
@@ -60,18 +60,18 @@ class Removed:
     may_go: bool = False
 
     def add(self, other: "Removed") -> None:
-        """Take what another removal of the same rule did to this one."""
-        self.found += other.found
+        """Add the result of another removal of the same rule."""
+        self.examined += other.examined
         self.last = other.last or self.last
         self.may_go |= other.may_go
-        for mine, others in ((self.gone, other.gone), (self.stays, other.stays), (self.unsure, other.unsure)):
-            for name, keys in others.items():
-                mine.setdefault(name, []).extend(keys)
+        for ours, theirs in ((self.gone, other.gone), (self.stays, other.stays), (self.unsure, other.unsure)):
+            for name, keys in theirs.items():
+                ours.setdefault(name, []).extend(keys)
 
 
 @dataclass
 class CleanUp:
-    """One rule, and what is to become, or became, of its old rows; `untried` are those that a plan could not look at."""
+    """One rule, and the plan or the outcome for its old rows; `untried` is how many rows a plan could not try."""
 
     rule: CleanUpRule
     cutoff: str = ""
@@ -83,15 +83,15 @@ class CleanUp:
     problem: str = ""
     notes: list[str] = field(default_factory=list)
 
-    def took(self, removed: Removed) -> None:
-        """Count what a removal did."""
+    def record(self, removed: Removed) -> None:
+        """Add the result of a removal."""
         self.rows.update({name: len(keys) for name, keys in removed.gone.items()})
-        for mine, others in ((self.stays, removed.stays), (self.unsure, removed.unsure)):
-            for reason, keys in others.items():
-                mine.setdefault(reason, []).extend(keys)
+        for ours, theirs in ((self.stays, removed.stays), (self.unsure, removed.unsure)):
+            for reason, keys in theirs.items():
+                ours.setdefault(reason, []).extend(keys)
 
-    def look_again(self) -> None:
-        """Forget which rows stayed: they are looked at once more."""
+    def forget_reasons(self) -> None:
+        """Forget which rows stayed: they are tried again."""
         self.stays, self.unsure = {}, {}
 
     @property
@@ -101,17 +101,17 @@ class CleanUp:
 
     @property
     def not_known(self) -> int:
-        """How many old rows of the rule's table may go, and may stay, as far as a plan could find out."""
+        """How many old rows of the rule's table may be deleted or stay: a plan could not find out."""
         return self.untried + sum(len(keys) for keys in self.unsure.values())
 
     def fate(self, *, planned: bool) -> str:
-        """Return what went, by relation; in a plan also of how many rows that is not known: if the rule failed, of any."""
+        """Return the deleted rows by relation; in a plan also how many are not known (of a failed rule: not known at all)."""
         unknown = "not known" if self.problem else f"{self.not_known:,} not known" if self.not_known else ""
-        return ", ".join(part for part in (self.said_rows, unknown if planned else "") if part) or "none"
+        return ", ".join(part for part in (self.rows_by_relation, unknown if planned else "") if part) or "none"
 
     @property
-    def said_rows(self) -> str:
-        """The rows that went, by relation."""
+    def rows_by_relation(self) -> str:
+        """The deleted rows, by relation."""
         return ", ".join(f"{count:,} of {name}" for name, count in self.rows.items() if count)
 
     @property
@@ -120,29 +120,29 @@ class CleanUp:
         return sum(len(keys) for keys in self.stays.values())
 
     @property
-    def counted_reasons(self) -> list[str]:
+    def reason_counts(self) -> list[str]:
         """Why rows stay, with how many."""
         return _counted(self.rule.table, self.stays)
 
     @property
     def reasons(self) -> list[str]:
-        """The same with the first of their keys: for reports, never for a log, a state or an error."""
+        """The same with some of their keys: for reports, never for a log, a state or an error."""
         return _with_keys(self.rule.table, self.stays)
 
     @property
-    def counted_doubts(self) -> list[str]:
-        """Why it is not known of rows whether they go, with how many."""
+    def doubt_counts(self) -> list[str]:
+        """Why it is not known whether rows would be deleted, with how many."""
         return [*_counted(self.rule.table, self.unsure), *self._locked]
 
     @property
     def doubts(self) -> list[str]:
-        """The same with the first of their keys, for reports."""
+        """The same with some of their keys, for reports."""
         return [*_with_keys(self.rule.table, self.unsure), *self._locked]
 
     @property
     def _locked(self) -> list[str]:
-        said = f"{self.untried:,} rows of {self.rule.table}: others work on them; plan again when they are done"
-        return [said] if self.untried else []
+        line = f"{self.untried:,} rows of {self.rule.table}: locked by other sessions; plan again when they are done"
+        return [line] if self.untried else []
 
 
 def _counted(table: str, rows: Mapping[str, Sequence[Key]]) -> list[str]:
@@ -156,57 +156,68 @@ def _with_keys(table: str, rows: Mapping[str, Sequence[Key]]) -> list[str]:
     ]
 
 
-def verdict(found: Sequence[CleanUp], *, planned: bool) -> str:
+def verdict(clean_ups: Sequence[CleanUp], *, planned: bool) -> str:
     """Return in one line what would be done, or was."""
-    rows = sum((one.rows for one in found), Counter[str]())
-    said = [", ".join(f"{count:,} rows of {name}" for name, count in rows.items())] if rows else ["no row"]
-    said[0] += " would be archived and deleted" if planned else " archived and deleted"
-    if staying := sum(one.staying for one in found):
-        said.append(f"{staying:,} old rows stay")
-    if unknown := sum(one.not_known for one in found):
-        said.append(f"{unknown:,} old rows may go: not known")
-    problems = [f"{one.rule.table}: {one.problem}" for one in found if one.problem]
+    rows = sum((clean_up.rows for clean_up in clean_ups), Counter[str]())
+    parts = [", ".join(f"{count:,} rows of {name}" for name, count in rows.items())] if rows else ["no row"]
+    parts[0] += " would be archived and deleted" if planned else " archived and deleted"
+    if staying := sum(clean_up.staying for clean_up in clean_ups):
+        parts.append(f"{staying:,} old rows stay")
+    if unknown := sum(clean_up.not_known for clean_up in clean_ups):
+        parts.append(f"{unknown:,} old rows: not known")
+    problems = [f"{clean_up.rule.table}: {clean_up.problem}" for clean_up in clean_ups if clean_up.problem]
     if problems:
-        return f"FAIL: {'; '.join([*problems, *said])}"
-    return f"{'PLANNED, nothing touched' if planned else 'CLEANED UP'}: {'; '.join(said)}"
+        return f"FAIL: {'; '.join([*problems, *parts])}"
+    return f"{'PLANNED, nothing touched' if planned else 'CLEANED UP'}: {'; '.join(parts)}"
 
 
-def clean_up_report(said: str, found: Sequence[CleanUp], commands: Sequence[str], *, planned: bool) -> str:
+def clean_up_report(verdict: str, clean_ups: Sequence[CleanUp], commands: Sequence[str], *, planned: bool) -> str:
     """Return the report of a plan, or of what was done."""
     rows = [
         (
-            f"`{one.rule.table}`", one.too_old,
-            one.fate(planned=planned), f"{one.staying:,}", ", ".join(f"`{name}`" for name in one.sets),
+            f"`{clean_up.rule.table}`", clean_up.too_old,
+            clean_up.fate(planned=planned), f"{clean_up.staying:,}", ", ".join(f"`{name}`" for name in clean_up.sets),
         )
-        for one in found
+        for clean_up in clean_ups
     ]  # fmt: skip
-    heads = ["rule", "too old", "would go" if planned else "deleted", "stay", "archived in"]
-    shown = 4 if planned else 5
-    table = markdown.table(heads[:shown], [row[:shown] for row in rows], (3,)) if rows else "The context has no rules (`clean_up`)."
-    title = "To do it" if planned else "To bring rows back"
+    heads = ["rule", "too old", "would be deleted" if planned else "deleted", "stay", "archived in"]
+    columns = 4 if planned else 5
+    table = (
+        markdown.table(heads[:columns], [row[:columns] for row in rows], (3,)) if rows else "The context has no rules (`clean_up`)."
+    )
+    title = "To do it" if planned else "To restore rows"
     parts = [
-        markdown.headline(said), f"{table}\n",
-        markdown.section("What failed", [f"{one.rule.table}: {one.problem}" for one in found if one.problem]),
-        markdown.section("Old rows that stay, and why", [reason for one in found for reason in one.reasons]),
-        markdown.section("Not known", [doubt for one in found for doubt in one.doubts]),
-        markdown.section("Worth knowing", [note for one in found for note in one.notes]),
+        markdown.headline(verdict),
+        f"{table}\n",
+        markdown.section(
+            "What failed", [f"{clean_up.rule.table}: {clean_up.problem}" for clean_up in clean_ups if clean_up.problem]
+        ),
+        markdown.section("Old rows that stay, and why", [reason for clean_up in clean_ups for reason in clean_up.reasons]),
+        markdown.section("Not known", [doubt for clean_up in clean_ups for doubt in clean_up.doubts]),
+        markdown.section("Worth knowing", [note for clean_up in clean_ups for note in clean_up.notes]),
         f"## {title}\n\n```sh\n{NEWLINE.join(commands)}\n```\n" if commands else "",
-    ]  # fmt: skip
+    ]
     return "\n".join(part for part in parts if part)
 
 
-def clean_up_rows(found: Iterable[CleanUp]) -> list[dict[str, object]]:
+def clean_up_rows(clean_ups: Iterable[CleanUp]) -> list[dict[str, object]]:
     """Return one row a rule, for the table artifact."""
     return [
         {
-            "rule": one.rule.table, "older than": one.rule.keep, "before": one.cutoff, "rows": one.said_rows, "stay": one.staying,
-            "reasons": "; ".join(one.reasons), "not known": "; ".join(one.doubts), "sets": ", ".join(one.sets),
-            "problem": one.problem,
+            "rule": clean_up.rule.table,
+            "older than": clean_up.rule.keep,
+            "before": clean_up.cutoff,
+            "rows": clean_up.rows_by_relation,
+            "stay": clean_up.staying,
+            "reasons": "; ".join(clean_up.reasons),
+            "not known": "; ".join(clean_up.doubts),
+            "sets": ", ".join(clean_up.sets),
+            "problem": clean_up.problem,
         }
-        for one in found
-    ]  # fmt: skip
+        for clean_up in clean_ups
+    ]
 
 
 def counted(gone: Mapping[str, Sequence[Key]]) -> int:
-    """Return how many rows went."""
+    """Return how many rows were deleted."""
     return sum(map(len, gone.values()))
