@@ -1,6 +1,6 @@
-"""Instants as operators write them, periods as retention rules do, and the periods of partitions.
+"""Timestamps as operators write them, periods as retention rules do, and the periods of partitions.
 
-Months, quarters and years are the calendar's, in a zone: they begin at its midnight.
+Months, quarters and years are calendar periods of a time zone: they begin at its midnight.
 """
 
 import calendar
@@ -18,47 +18,47 @@ CALENDAR_PERIOD = re.compile(r"(?P<year>(?!0000)\d{4})(-(?P<month>\d\d)|-?[Qq](?
 
 
 def is_instant(text: str) -> bool:
-    """Say whether somebody meant an instant: it begins with a date."""
+    """Return whether a text is meant as a timestamp: it begins with a date."""
     return LOOKS_LIKE_AN_INSTANT.match(text) is not None
 
 
 def parse_instant(text: str, zone: tzinfo) -> datetime:
-    """Return an instant such as `2025-11-03 14:00`, in the zone given, or with an offset, or followed by a zone's name.
+    """Return a timestamp such as `2025-11-03 14:00`, in the given zone, or with an offset, or followed by a zone's name.
 
-    A date alone is its first moment.
+    A date alone is its midnight.
 
     Raises:
-        BadInput: it is none.
+        BadInput: it is not a valid timestamp.
     """
-    spelled, _, named = text.partition(" ")[2].partition(" ")
-    place = text.removesuffix(f" {named}") if named else text
+    spelled, _, zone_name = text.partition(" ")[2].partition(" ")
+    place = text.removesuffix(f" {zone_name}") if zone_name else text
     try:
         instant = datetime.fromisoformat(place)
-        if instant.tzinfo and named:
+        if instant.tzinfo and zone_name:
             raise ValueError("an offset and a zone")
-        return instant if instant.tzinfo else instant.replace(tzinfo=_zone_named(named, instant, zone) if named else zone)
+        return instant if instant.tzinfo else instant.replace(tzinfo=_zone_named(zone_name, instant, zone) if zone_name else zone)
     except (ValueError, ZoneInfoNotFoundError) as error:
-        said = f' (after "{spelled}" only the name of a zone may come)' if named else ""
+        hint = f' (after "{spelled}" only the name of a time zone may follow)' if zone_name else ""
         raise BadInput(
-            f'"{text}" is no instant{said}; write for example "2025-11-03 14:00", "2025-11-03T14:00+09:00" '
+            f'"{text}" is not a valid timestamp{hint}; write for example "2025-11-03 14:00", "2025-11-03T14:00+09:00" '
             f'or "2025-11-03 14:00 Asia/Tokyo"'
         ) from error
 
 
 def _zone_named(name: str, instant: datetime, zone: tzinfo) -> tzinfo:
-    """Return the zone of a name; an abbreviation such as JST is taken if it is what the context's own zone is called then."""
+    """Return the zone of a name; an abbreviation such as JST is accepted if the context's own zone has it then."""
     return zone if name == instant.replace(tzinfo=zone).tzname() else ZoneInfo(name)
 
 
 def before(instant: datetime, period: str, zone: tzinfo) -> datetime:
-    """Return the instant that lies a period such as `3 years` before another, at the same time of day in a zone.
+    """Return the instant a period such as `3 years` before another, at the same time of day in a zone.
 
-    A day that its month does not have becomes the month's last: a year before 29 February is 28 February.
+    A day that the month does not have becomes its last day: a year before 29 February is 28 February.
     """
-    found = PERIOD.fullmatch(period)
-    if not found:
-        raise BadInput(f'"{period}" is no period; write for example "30 days", "36 months" or "3 years"')
-    count, unit = int(found["count"]), found["unit"]
+    match = PERIOD.fullmatch(period)
+    if not match:
+        raise BadInput(f'"{period}" is not a valid period; write for example "30 days", "36 months" or "3 years"')
+    count, unit = int(match["count"]), match["unit"]
     if unit == "hour":
         return instant - timedelta(hours=count)
     local = instant.astimezone(zone)
@@ -76,24 +76,24 @@ def _months_before(local: datetime, months: int) -> datetime:
 
 
 def start_of(period: str, instant: datetime, zone: tzinfo) -> datetime:
-    """Return when the month, quarter or year began in which an instant lies."""
+    """Return the start of the month, quarter or year of an instant."""
     local, months = instant.astimezone(zone), MONTHS[period]
     return datetime(local.year, (local.month - 1) // months * months + 1, 1, tzinfo=zone)
 
 
 def start_of_day(instant: datetime, zone: tzinfo) -> datetime:
-    """Return when the day began in which an instant lies."""
+    """Return the start of the day of an instant."""
     local = instant.astimezone(zone)
     return datetime(local.year, local.month, local.day, tzinfo=zone)
 
 
 def next_start(period: str, start: datetime, count: int = 1) -> datetime:
-    """Return when the period begins that comes after the one that begins then, or `count` after it."""
+    """Return the start of the next period, or of the one `count` periods later."""
     return _months_before(start, -count * MONTHS[period])
 
 
 def starts_between(period: str, first: datetime, last: datetime) -> list[datetime]:
-    """Return when each period begins, from one start to another, both included."""
+    """Return the starts of the periods from one start to another, both included."""
     starts = [first]
     while starts[-1] < last:
         starts.append(next_start(period, starts[-1]))
@@ -101,19 +101,19 @@ def starts_between(period: str, first: datetime, last: datetime) -> list[datetim
 
 
 def parse_period(text: str, period: str, zone: tzinfo) -> datetime:
-    """Return when the period begins that is written as `2023`, `2023-05` or `2023-Q2`.
+    """Return the start of a period written as `2023`, `2023-05` or `2023-Q2`.
 
     Raises:
-        BadInput: it is no period of that length.
+        BadInput: it is not a period of that length.
     """
-    found = CALENDAR_PERIOD.fullmatch(text)
-    said = {"year": True, "month": bool(found and found["month"]), "quarter": bool(found and found["quarter"])}
-    if not found or not said[period] or sum(said.values()) > (period != "year") + 1 or not 1 <= int(found["month"] or 1) <= 12:
-        raise BadInput(f'"{text}" is no {period}; write for example {EXAMPLES[period]}')
-    month = int(found["month"]) if found["month"] else int(found["quarter"] or 1) * 3 - 2
-    return datetime(int(found["year"]), month, 1, tzinfo=zone)
+    match = CALENDAR_PERIOD.fullmatch(text)
+    parts = {"year": True, "month": bool(match and match["month"]), "quarter": bool(match and match["quarter"])}
+    if not match or not parts[period] or sum(parts.values()) > (period != "year") + 1 or not 1 <= int(match["month"] or 1) <= 12:
+        raise BadInput(f'"{text}" is not a {period}; write for example {EXAMPLES[period]}')
+    month = int(match["month"]) if match["month"] else int(match["quarter"] or 1) * 3 - 2
+    return datetime(int(match["year"]), month, 1, tzinfo=zone)
 
 
 def name_of_period(template: str, start: datetime) -> str:
-    """Return the name of a partition: {year}, {month:02} and {quarter} stand for when it begins."""
+    """Return the name of a partition, with {year}, {month:02} and {quarter} of its start."""
     return template.format(year=start.year, month=start.month, quarter=(start.month + 2) // 3)

@@ -1,4 +1,4 @@
-"""What one bounded context is, as its folder says: `context.yaml` and `checks.sql`."""
+"""A bounded context as its folder defines it: `context.yaml` and `checks.sql`."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -43,8 +43,8 @@ class Context(Part):
     partitions: list[PartitionRule] = Field([], description="the tables that are partitioned by time")
     views: list[Name] = Field([], description="its materialized views, and the plain views that they read")
     include: list[Included] = Field([], description="further objects to take along, by kind and name")
-    neighbours: dict[str, list[Name]] = Field({}, description="tables that others look after, by whom")
-    clean_up: list[CleanUpRule] = Field([], description="which old rows go; rows that refer to others go first")
+    neighbours: dict[str, list[Name]] = Field({}, description="tables of others, by context")
+    clean_up: list[CleanUpRule] = Field([], description="which old rows are deleted; rows that reference others are deleted first")
     long_term: dict[JobName, LongTerm] = Field({}, description="backups of some tables that are kept for years, by job")
     retention: Retention = Retention()
     storage_classes: StorageClasses = StorageClasses()
@@ -52,11 +52,11 @@ class Context(Part):
     objectives: Objectives
     max_row_loss: float = Field(0.2, ge=0, le=1, description="the share of its rows whose loss in one table is an alarm")
     time_zone: Zone = Field(description="the zone of names, schedules and retention")
-    timestamps: Zone = Field(description="the zone that timestamps without time zone mean")
+    timestamps: Zone = Field(description="the zone of columns of type timestamp without time zone")
     drill_database: str | None = Field(None, description="the connector block of the server that drills restore to")
     contacts: list[Contact] = Field([], description="whom to call")
     approval: Literal["required"] | None = Field(
-        None, description="`required`: a run of a worker asks before it changes live rows, whatever its parameters say"
+        None, description="`required`: a worker's run waits for approval before it changes live rows, whatever its parameters are"
     )
     _scope: Scope | None = PrivateAttr(None)
 
@@ -65,10 +65,10 @@ class Context(Part):
     @model_validator(mode="after")
     def _own_tables(self) -> Self:
         if unknown := sorted({table for rule in self.clean_up for table in rule.tables} - {*self.tables}):
-            raise ValueError(f"clean_up names {', '.join(unknown)}, which `tables` does not")
+            raise ValueError(f"clean_up names {', '.join(unknown)}, which are not in `tables`")
         grouped = [table for group in self.objectives.groups for table in group.tables]
         if unknown := sorted({*grouped} - {*self.tables}):
-            raise ValueError(f"objectives.groups names {', '.join(unknown)}, which `tables` does not")
+            raise ValueError(f"objectives.groups names {', '.join(unknown)}, which are not in `tables`")
         if twice := sorted({table for table in grouped if grouped.count(table) > 1}):
             raise ValueError(f"objectives.groups names {', '.join(twice)} twice")
         return self
@@ -79,53 +79,55 @@ class Context(Part):
         return ZoneInfo(self.time_zone)
 
     def narrowed(self, scope: Scope) -> "Context":
-        """Return the context as if it had some of its tables and partitions, and no views."""
-        found = self.model_copy(update={"namespace": scope.namespace, "tables": scope.tables, "views": []})
-        found._scope = scope
-        return found
+        """Return the context with only some of its tables and partitions, and no views."""
+        narrowed = self.model_copy(update={"namespace": scope.namespace, "tables": scope.tables, "views": []})
+        narrowed._scope = scope
+        return narrowed
 
     @property
     def scope(self) -> Scope | None:
-        """What part of the context this is, if it was narrowed."""
+        """The part of the context that this is, if it was narrowed."""
         return self._scope
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which gives up where a few lines that refer to each other stand for far more."""
+    """The safe loader with a limit on what aliases expand to."""
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None and _weight(node, {}) > MOST_NODES:
-            raise yaml.YAMLError(f"its aliases stand for more than {MOST_NODES:,} values")
+            raise yaml.YAMLError(f"its aliases expand to more than {MOST_NODES:,} values")
         return node
 
 
 def _weight(node: yaml.Node, known: dict[int, int]) -> int:
-    """Return for how many values a node stands; one that holds itself stands for too many."""
+    """Return the number of values that a node expands to; too many for a node that contains itself."""
     if id(node) not in known:
         known[id(node)] = MOST_NODES
-        parts = [one for pair in node.value for one in pair] if isinstance(node, yaml.MappingNode) else node.value
-        known[id(node)] = 1 if isinstance(node, yaml.ScalarNode) else 1 + sum(_weight(one, known) for one in parts)
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 if isinstance(node, yaml.ScalarNode) else 1 + sum(_weight(part, known) for part in parts)
     return known[id(node)]
 
 
 @lru_cache(maxsize=64)
 def parse_context(text: str, where: str) -> Context:
-    """Return what a context file says.
+    """Parse a context file.
 
     Raises:
-        BadInput: it is no YAML, or a key is unknown, missing or wrong; the message names file, key and remedy.
+        BadInput: it is not YAML, or a key is unknown, missing or wrong; the message names file, key and remedy.
     """
     try:
         data = yaml.load(text, _Loader)  # noqa: S506 - it is the safe loader, with a limit
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise BadInput(f"{where}: not YAML: {' '.join(str(error).split())}; mend the line it names") from error
+        raise BadInput(f"{where}: not YAML: {' '.join(str(error).split())}; correct the line it names") from error
     if not isinstance(data, dict):
-        raise BadInput(f"{where}: holds no keys; write name, title, database, tables … as in the bc-004 example")
+        raise BadInput(f"{where}: has no keys; write name, title, database, tables … as in the bc-004 example")
     try:
         return Context.model_validate(data)
     except ValidationError as error:
-        raise BadInput("; ".join(_complaint(where, one["loc"], one["msg"], one["type"]) for one in error.errors())) from error
+        raise BadInput(
+            "; ".join(_complaint(where, problem["loc"], problem["msg"], problem["type"]) for problem in error.errors())
+        ) from error
 
 
 def _complaint(where: str, place: tuple[int | str, ...], message: str, kind: str) -> str:
@@ -146,5 +148,5 @@ def read_context_folder(folder: Path) -> dict[str, str]:
         BadInput: there is no context.yaml in it.
     """
     if not (folder / CONTEXT_FILE).is_file():
-        raise BadInput(f"{folder}: no {CONTEXT_FILE} there; a context is a folder with that file")
+        raise BadInput(f"{folder} has no {CONTEXT_FILE}; a context is a folder with that file")
     return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".sql")}

@@ -1,4 +1,4 @@
-"""The keys of a context's file: partitions, clean-up rules, jobs, objectives, and what each may say."""
+"""The keys of a context's file: partitions, clean-up rules, jobs, objectives, and their values."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -19,13 +19,13 @@ Name = Annotated[str, Field(min_length=1, max_length=63, description="a name in 
 
 
 def _hours(text: object) -> object:
-    found = PERIOD.fullmatch(text) if isinstance(text, str) else None
-    return timedelta(hours=int(found["count"])) if found and found["unit"] == "hour" else text
+    match = PERIOD.fullmatch(text) if isinstance(text, str) else None
+    return timedelta(hours=int(match["count"])) if match and match["unit"] == "hour" else text
 
 
 def _period(text: str) -> str:
     if not PERIOD.fullmatch(text):
-        raise ValueError(f'{text!r} is no period; write for example "30 days", "36 months" or "3 years"')
+        raise ValueError(f'{text!r} is not a valid period; write for example "30 days", "36 months" or "3 years"')
     return text
 
 
@@ -34,13 +34,13 @@ Period = Annotated[str, AfterValidator(_period)]
 
 
 class Part(BaseModel):
-    """A part of a context's file: it may say what it knows, and nothing else."""
+    """A part of a context's file; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PartitionRule(Part):
-    """How one table is partitioned by time, and what becomes of its old partitions."""
+    """How one table is partitioned by time, and how long its partitions are kept."""
 
     table: Name = Field(description="the partitioned table")
     column: Name = Field(description="the column it is partitioned by")
@@ -54,62 +54,64 @@ class PartitionRule(Part):
 
     @model_validator(mode="after")
     def _values_in_order(self) -> Self:
-        """What is spelled has to sort as time does: bounds of ranges are compared so."""
+        """Make sure that the spelled values sort by time: bounds of ranges are compared by them."""
         if self.values is None:
             return self
         if not PERIOD_VALUES.fullmatch(self.values):
             raise ValueError(
-                f"values: {self.values[:200]!r} has other places than {{year}}, {{month:02}} and {{quarter}}, or other signs"
+                f"values: {self.values[:200]!r} has other placeholders than {{year}}, {{month:02}}, {{quarter}}, or other signs"
             )
         starts = starts_between(self.period, datetime(2024, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
         spelled = [name_of_period(self.values, start) for start in starts]
         if spelled != sorted(set(spelled)) or "{year" not in self.values:
-            raise ValueError(f"values: {self.values!r} does not tell each {self.period} by another value, in the order of time")
+            raise ValueError(f"values: {self.values!r} does not give each {self.period} a value of its own, in the order of time")
         return self
 
     @model_validator(mode="after")
     def _different_names(self) -> Self:
         if not PARTITION_NAME.fullmatch(self.name):
-            raise ValueError(f"{self.name[:200]!r} has other places than {{year}}, {{month:02}} and {{quarter}}")
+            raise ValueError(f"{self.name[:200]!r} has other placeholders than {{year}}, {{month:02}} and {{quarter}}")
         starts = starts_between(self.period, datetime(2024, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
         try:
             names = {name_of_period(self.name, start) for start in starts}
         except (LookupError, ValueError, AttributeError) as error:
-            raise ValueError(f"{self.name!r} has other places than {{year}}, {{month:02}} and {{quarter}} ({error})") from error
+            raise ValueError(
+                f"{self.name!r} has other placeholders than {{year}}, {{month:02}} and {{quarter}} ({error})"
+            ) from error
         if len(names) < len(starts):
-            raise ValueError(f"{self.name!r} names several partitions of a {self.period} alike")
+            raise ValueError(f"{self.name!r} gives partitions of different {self.period}s the same name")
         if long := [name for name in names if len(name.encode()) > 63]:
-            raise ValueError(f"{long[0]!r} is longer than the 63 bytes that PostgreSQL keeps of a name")
+            raise ValueError(f"{long[0]!r} is longer than PostgreSQL's limit of 63 bytes for a name")
         return self
 
 
-def _named(said: object) -> object:
-    return {"table": said} if isinstance(said, str) else said
+def _named(value: object) -> object:
+    return {"table": value} if isinstance(value, str) else value
 
 
 class Child(Part):
-    """A table whose rows go with those that they refer to by a foreign key, or belong to by a condition."""
+    """A table whose rows are deleted with the rows that they reference by a foreign key, or belong to by a condition."""
 
     table: Name
-    where: str | None = Field(None, description="the condition that joins both tables, each named as it is called")
+    where: str | None = Field(None, description="the condition that joins both tables, each referred to by its name")
 
 
-def _clocks(said: object) -> object:
-    return {"any": [said]} if isinstance(said, str) else said
+def _clocks(value: object) -> object:
+    return {"any": [value]} if isinstance(value, str) else value
 
 
 class Clocks(Part):
-    """By which columns a row is old: `any` of them, or `each`; a column that is NULL makes no row old."""
+    """The columns that say how old a row is: `any` of them, or `each`; NULL never makes a row old."""
 
-    any: list[Name] = Field([], description="columns of which one that lies back far enough is enough")
-    each: list[Name] = Field([], description="columns that all have to lie back far enough")
+    any: list[Name] = Field([], description="columns of which one has to be old enough")
+    each: list[Name] = Field([], description="columns that all have to be old enough")
 
     @model_validator(mode="after")
     def _either(self) -> Self:
         if bool(self.any) == bool(self.each):
             raise ValueError("name a column, or with `any` or with `each` several: {any: [ended_at, deleted_at]}")
         if len(set(self.columns)) < len(self.columns):
-            raise ValueError(f"{self.said} names a column twice")
+            raise ValueError(f"{self.spelled} names a column twice")
         return self
 
     @property
@@ -118,26 +120,28 @@ class Clocks(Part):
         return self.any or self.each
 
     @property
-    def said(self) -> str:
+    def spelled(self) -> str:
         """The columns, for people."""
         return (" or " if self.any else " and ").join(self.columns)
 
 
 class CleanUpRule(Part):
-    """Which rows of a table have had their time, and what goes with them."""
+    """Which rows of a table are past retention, and which rows are deleted with them."""
 
     table: Name = Field(description="the table")
     clock: Annotated[Clocks, BeforeValidator(_clocks)] = Field(
-        description="the column, a date or timestamp, that says since when a row is of no use; or {any: […]}, {each: […]}"
+        description="the date or timestamp column that says since when a row is not needed; or {any: […]}, {each: […]}"
     )
     keep: Period = Field(description="how long rows are kept after that")
-    condition: str | None = Field(None, description="a condition on rows, without which they stay however old they are")
-    hold: str | None = Field(None, description="a condition on old rows that keeps them; they are reported")
-    children: list[Annotated[Child, BeforeValidator(_named)]] = Field([], description="whose rows go with those of the table")
+    condition: str | None = Field(None, description="a condition on rows: only rows for which it is true are deleted")
+    hold: str | None = Field(None, description="a condition on old rows: rows for which it is true stay, and are reported")
+    children: list[Annotated[Child, BeforeValidator(_named)]] = Field(
+        [], description="tables whose rows are deleted with those of the table"
+    )
 
     @property
     def tables(self) -> list[str]:
-        """The rule's table, and those whose rows go with its."""
+        """The rule's table, and the tables whose rows are deleted with its rows."""
         return list(dict.fromkeys([self.table, *(child.table for child in self.children)]))
 
 
@@ -151,7 +155,7 @@ class LongTerm(Part):
 def _job_name(name: str) -> str:
     if not JOB_NAME.fullmatch(name) or name in RESERVED:
         raise ValueError(
-            f"{name!r} is no name of a long-term job (lowercase letters, digits, dashes; not {', '.join(sorted(RESERVED))})"
+            f"{name!r} is no valid long-term job name (lowercase letters, digits, dashes; not {', '.join(sorted(RESERVED))})"
         )
     return name
 
@@ -160,7 +164,7 @@ JobName = Annotated[str, AfterValidator(_job_name)]
 
 
 class TableObjectives(Part):
-    """What is promised about the recovery of some tables."""
+    """The recovery objectives of some tables."""
 
     tables: list[Name] = Field(min_length=1)
     rto: Hours = Field(description="their recovery time objective")
@@ -168,26 +172,26 @@ class TableObjectives(Part):
 
 
 class Objectives(Part):
-    """What is promised about recovery; a set has all tables, so the strictest promise is the one to keep."""
+    """The recovery objectives; a set has all tables, so the strictest one counts."""
 
     general_rto: Hours = Field(alias="rto", description="recovery time objective, for example 4 hours")
     general_rpo: Hours = Field(alias="rpo", description="recovery point objective, for example 4 hours")
-    groups: list[TableObjectives] = Field([], description="what is promised of some tables instead")
+    groups: list[TableObjectives] = Field([], description="other objectives of some tables")
 
     @property
-    def told(self) -> list[tuple[list[str], float, float]]:
-        """What is promised of which tables, in seconds."""
-        return [(one.tables, one.rto.total_seconds(), one.rpo.total_seconds()) for one in self.groups]
+    def group_promises(self) -> list[tuple[list[str], float, float]]:
+        """The objectives of groups of tables: tables, RTO and RPO in seconds."""
+        return [(group.tables, group.rto.total_seconds(), group.rpo.total_seconds()) for group in self.groups]
 
     @property
     def rto(self) -> timedelta:
         """The strictest recovery time objective."""
-        return min(self.general_rto, *(one.rto for one in self.groups)) if self.groups else self.general_rto
+        return min(self.general_rto, *(group.rto for group in self.groups)) if self.groups else self.general_rto
 
     @property
     def rpo(self) -> timedelta:
         """The strictest recovery point objective."""
-        return min(self.general_rpo, *(one.rpo for one in self.groups)) if self.groups else self.general_rpo
+        return min(self.general_rpo, *(group.rpo for group in self.groups)) if self.groups else self.general_rpo
 
 
 class Retention(Part):
@@ -200,7 +204,7 @@ class Retention(Part):
 
 def _readable_at_once(storage_class: str) -> str:
     if is_cold(storage_class):
-        raise ValueError(f"{storage_class!r} has to be thawed before it is read, and such sets must be readable at once")
+        raise ValueError(f"{storage_class!r} has to be thawed before it is read; such sets must be readable at once")
     return storage_class
 
 
@@ -209,7 +213,7 @@ WarmClass = Annotated[StorageClass, AfterValidator(_readable_at_once)]
 
 
 class StorageClasses(Part):
-    """In which class of an S3 store the data of each kind of set lie; manifests, schemas and lists lie in STANDARD."""
+    """The S3 storage class for the data of each kind of set; manifests, schemas and lists are in STANDARD."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -232,25 +236,25 @@ class StorageClasses(Part):
 
 
 def class_key(kind: Kind) -> str:
-    """Return what a kind of set is called in `storage_classes`."""
+    """Return the key of a kind of set in `storage_classes`."""
     return "daily" if kind is Kind.FULL else kind.value.replace("-", "_")
 
 
 class LocalCopy(Part):
-    """A second copy of each set in a folder of this machine, for a fast restore; no backup by itself."""
+    """A second copy of each set in a folder of this machine, for a fast restore; not a backup by itself."""
 
-    folder: str = Field(pattern=r"^/", description="an absolute path; the folder must be there")
+    folder: str = Field(pattern=r"^/", description="an absolute path; the folder must exist")
     keep: Period = Field("3 days", description="how long the copies are kept")
 
 
 class Included(Part):
-    """An object that is no table, to take along, as pg_identify_object() calls it."""
+    """An object other than a table to include, as pg_identify_object() names it."""
 
     kind: Literal[
         "function", "procedure", "aggregate", "type", "view", "sequence", "cast", "operator", "collation",
         "text search configuration", "text search dictionary", "schema", "extension",
     ]  # fmt: skip
-    name: str = Field(min_length=1, description="with its schema; of functions the argument types: public.fee(integer)")
+    name: str = Field(min_length=1, description="with its schema; for functions with the argument types: public.fee(integer)")
 
 
 class Contact(Part):

@@ -1,6 +1,6 @@
-"""How PostgreSQL's catalogue spells names, types and foreign keys: what of a set may stand in a statement as it is written.
+"""How PostgreSQL's catalog spells names, types and foreign keys: texts of a set that may go into a statement unchanged.
 
-These have no other form than the ones that ruleutils.c prints, so that whatever else stands there was not written by PostgreSQL
+ruleutils.c prints these in one form only, so that anything else was not written by PostgreSQL
 (https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-CATALOG).
 """
 
@@ -12,7 +12,7 @@ IDENTIFIER = re.compile(_NAME)
 QUALIFIED = re.compile(rf"{_NAME}(?:\.{_NAME})?+")
 PARENTS = re.compile(rf"{QUALIFIED.pattern}(?:,{QUALIFIED.pattern})*+")
 COLUMN = re.compile(rf"(?:{_NAME}\.){{1,2}}+{_NAME}")
-# numeric(5,2), timestamp(3) without time zone[], public."an odd one"; in brackets nothing but numbers.
+# numeric(5,2), timestamp(3) without time zone[], public."an odd one"; in brackets only numbers.
 TYPE = re.compile(r'(?:[\w$ .]|"(?:[^"\x00]|"")++"|\((?:-?\d++)(?:,-?\d++)*+\)|\[\])++')
 
 _COLUMNS = rf"\((?:PERIOD )?+{_NAME}(?:, (?:PERIOD )?+{_NAME})*+\)"
@@ -30,19 +30,19 @@ NEXT_FACT = " | "
 
 
 def is_qualified(text: str) -> bool:
-    """Say whether this is a relation's name as SQL writes it, with or without its schema."""
+    """Return whether a text is a relation's name as SQL writes it, with or without its schema."""
     return QUALIFIED.fullmatch(text) is not None
 
 
 def foreign_key_of(state: str) -> str | None:
-    """Return the definition of a foreign key with which the state of a constraint begins, or None if it is of another kind.
+    """Return the foreign key that a constraint's state begins with, or None if it is of another kind.
 
     Raises:
-        ValueError: it begins as one and goes on otherwise.
+        ValueError: it begins as a foreign key, and continues differently.
     """
     if not state.startswith("FOREIGN KEY"):
         return None
-    found = FOREIGN_KEY.match(state)
-    if not found or not f"{state[found.end() :]}{NEXT_FACT}".startswith(NEXT_FACT):
-        raise ValueError("this is no foreign key as PostgreSQL spells one")
-    return found[0]
+    match = FOREIGN_KEY.match(state)
+    if not match or not f"{state[match.end() :]}{NEXT_FACT}".startswith(NEXT_FACT):
+        raise ValueError("not a foreign key as PostgreSQL spells it")
+    return match[0]

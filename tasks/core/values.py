@@ -1,6 +1,6 @@
-"""Kinds of values that a store gives back, within bounds: what is beyond them no backup wrote.
+"""Types of values read from a store, with their bounds: no backup writes values beyond them.
 
-What is here is checked where a manifest, a mark or a record is read, so that nobody else has to.
+They are checked when a manifest, a mark or a record is read, so that no other code has to.
 """
 
 from collections.abc import Callable
@@ -20,27 +20,27 @@ def known_zone(name: str) -> str:
     """Return the name of a time zone.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no such time zone.
     """
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError(f"{name!r} is no time zone; write one such as Asia/Tokyo") from error
+        raise ValueError(f"{name!r} is not a time zone; write one such as Asia/Tokyo") from error
     return name
 
 
 def _sane(instant: datetime) -> datetime:
     if not FIRST_INSTANT <= instant <= LAST_INSTANT:
-        raise ValueError(f"{instant:%Y-%m-%d} is no instant at which a backup can have been taken")
+        raise ValueError(f"{instant:%Y-%m-%d} is not a time at which a backup can have been taken")
     return instant
 
 
-def _spelled(fits: Callable[[str], object], what: str) -> AfterValidator:
-    """Return what takes a text that fits, and says of another that it is none."""
+def _spelled(fits: Callable[[str], object], noun: str) -> AfterValidator:
+    """Return a validator that accepts texts that fit."""
 
     def check(text: str) -> str:
         if not fits(text):
-            raise ValueError(f"{text!r} is no {what}")
+            raise ValueError(f"{text!r} is not a {noun}")
         return text
 
     return AfterValidator(check)
@@ -63,13 +63,13 @@ Zone = Annotated[str, AfterValidator(known_zone)]
 # Longer than PostgreSQL's 63 bytes: servers may be built with longer names.
 Name = Annotated[str, Field(min_length=1, max_length=255, description="a name as the catalogue has it, without quotes")]
 Label = Annotated[str, Field(max_length=1024)]
-SqlName = Annotated[str, _spelled(IDENTIFIER.fullmatch, "name as SQL writes one")]
-QualifiedName = Annotated[str, _spelled(is_qualified, "name of a relation as SQL writes one")]
-TypeName = Annotated[str, Field(max_length=1024), _spelled(TYPE.fullmatch, "name of a type")]
+SqlName = Annotated[str, _spelled(IDENTIFIER.fullmatch, "name as SQL writes it")]
+QualifiedName = Annotated[str, _spelled(is_qualified, "relation name as SQL writes it")]
+TypeName = Annotated[str, Field(max_length=1024), _spelled(TYPE.fullmatch, "type name")]
 
 
 class StoredModel(BaseModel):
-    """What is kept in a store: it has the fields that it must, no others, and no character NUL."""
+    """A stored object: it has exactly its fields, and no NUL character."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,12 +78,12 @@ class StoredModel(BaseModel):
     def _without_nul(cls, value: object) -> object:
         # No text of PostgreSQL's has one, and what takes a text from here would stumble over it.
         if any(isinstance(text, str) and "\0" in text for text in (value if isinstance(value, list) else [value])):
-            raise ValueError("it has a character NUL")
+            raise ValueError("it has a NUL character")
         return value
 
 
 def complaint_about(error: ValidationError) -> str:
-    """Return which field is wrong, and why; of several the first."""
+    """Return which field is wrong, and why; the first one if there are several."""
     first = error.errors(include_input=False, include_url=False)[0]
     place = ".".join(map(str, first["loc"])) or "the whole"
     return f"{place}: {first['msg'].removeprefix('Value error, ')[:500]}"

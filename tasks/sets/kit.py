@@ -8,14 +8,14 @@ from tasks.store.address import StoreAddress
 
 @persistent
 def read_kit(address: StoreAddress, context: str) -> Kit | None:
-    """Return what the store knows of the newest kit; None if there was none, or its mark is spoilt."""
+    """Return the store's mark of the newest kit; None if there was none, or the mark is unreadable."""
     store, key = address.opened, f"{context}/{KIT_FILE}"
     return parse_kit(store.read(key)) if store.head(key) else None
 
 
 @persistent
 def keep_kit(address: StoreAddress, kit: Kit) -> str:
-    """Let the store know of a kit; return where that is kept."""
+    """Store the mark of a kit; return its path."""
     key = f"{kit.context}/{KIT_FILE}"
     address.opened.replace(key, render_kit(kit), WARM_CLASS)
     return address.path(key)

@@ -1,4 +1,4 @@
-"""Large objects of sets in the store and of staged ones: which there are, and their pages."""
+"""The large objects of stored and staged sets, and their pages."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -17,10 +17,10 @@ from tasks.store.address import StoreAddress
 
 
 def fetch_index(store: StoreAddress, run: Run, manifest: Manifest) -> list[LargeObject]:
-    """Download what a set says of its large objects; one without them has none.
+    """Download the index of a set's large objects; return an empty list if it has none.
 
     Raises:
-        DamagedSet: it is not what the manifest says.
+        DamagedSet: the index differs from the manifest.
     """
     if manifest.large_object_index is None:
         return []
@@ -32,7 +32,7 @@ def staged_objects(staged: StagedSet) -> list[LargeObject]:
     """Return the large objects of a staged set.
 
     Raises:
-        DamagedSet: what it says of them cannot be read.
+        DamagedSet: their index cannot be read.
     """
     if staged.manifest.large_object_index is None:
         return []
@@ -41,26 +41,26 @@ def staged_objects(staged: StagedSet) -> list[LargeObject]:
 
 def _read_index(manifest: Manifest, file: Path) -> list[LargeObject]:
     assert manifest.large_objects and manifest.large_object_index  # noqa: S101
-    stored, where = manifest.large_object_index, f"{manifest.large_object_index.path} of {manifest.id}"
+    stored, path = manifest.large_object_index, f"{manifest.large_object_index.path} of {manifest.id}"
     try:
         data = b"".join(blocks_of(file, stored.most_plain_bytes))
     except zstandard.ZstdError as error:
-        raise DamagedSet(f"{where} cannot be unpacked: {error}; restore another set") from error
-    return parse_index(data, manifest.large_objects, where)
+        raise DamagedSet(f"{path} cannot be unpacked: {error}; restore another set") from error
+    return parse_index(data, manifest.large_objects, path)
 
 
-def staged_pages(staged: StagedSet, inherited: Collection[int], wanted: Collection[int]) -> Iterator[list[bytes]]:
-    """Yield the pages of some of a staged set's objects; those that are `inherited` lie in the base.
+def staged_pages(staged: StagedSet, inherited: Collection[int], oids: Collection[int]) -> Iterator[list[bytes]]:
+    """Yield the pages of some of a staged set's objects; those of `inherited` objects are in the base.
 
     Raises:
         zstandard.ZstdError, ValueError: they cannot be read.
     """
-    if staged.base and (there := staged.base.large_object_pages) and inherited:
-        for lines in RowSource([staged.base_files[there.path]], there.most_plain_bytes).batches():
-            yield _of(lines, {*inherited} & {*wanted})
-    if own := staged.manifest.large_object_pages:
-        for lines in RowSource([staged.files[own.path]], own.most_plain_bytes).batches():
-            yield _of(lines, {*wanted} - {*inherited})
+    if staged.base and (base_pages := staged.base.large_object_pages) and inherited:
+        for lines in RowSource([staged.base_files[base_pages.path]], base_pages.most_plain_bytes).batches():
+            yield _of(lines, {*inherited} & {*oids})
+    if own_pages := staged.manifest.large_object_pages:
+        for lines in RowSource([staged.files[own_pages.path]], own_pages.most_plain_bytes).batches():
+            yield _of(lines, {*oids} - {*inherited})
 
 
 def _of(lines: list[bytes], oids: Collection[int]) -> list[bytes]:
@@ -68,12 +68,12 @@ def _of(lines: list[bytes], oids: Collection[int]) -> list[bytes]:
 
 
 def decode_large_objects(staged: StagedSet) -> list[str]:
-    """Recompute the digest of every large object of a staged set; return what differs from its index."""
+    """Recompute the digest of every large object of a staged set; return how they differ from its index."""
     objects = staged_objects(staged)
-    inherited = {one.oid for one in objects if one.inherited}
+    inherited = {large_object.oid for large_object in objects if large_object.inherited}
     try:
-        read = digest_pages(staged_pages(staged, inherited, {one.oid for one in objects}))
+        digests = digest_pages(staged_pages(staged, inherited, {large_object.oid for large_object in objects}))
     except (zstandard.ZstdError, ValueError) as error:
         return [f"large objects: their pages cannot be read ({error})"]
-    other = other_contents(objects, read)
-    return [f"{named(other)} of the set: other pages are stored than its index says"] if other else []
+    differing = other_contents(objects, digests)
+    return [f"{named(differing)} of the set: the stored pages differ from its index"] if differing else []

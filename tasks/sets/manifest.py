@@ -1,4 +1,4 @@
-"""Manifests of sets in the store: read, and compared with what is there."""
+"""Manifests of sets in the store: read, and compared with the store."""
 
 import hashlib
 
@@ -25,7 +25,7 @@ def fetch_manifest(address: StoreAddress, name: SetName) -> Manifest:
     if manifest is None:
         raise BadInput(
             f"no backup set {address.path(name.folder)} (no {MANIFEST_FILE} there); "
-            f"list what there is: python -m flows.backup list_backups --context {name.context}"
+            f"list the sets: python -m flows.backup list_backups --context {name.context}"
         )
     return manifest
 
@@ -49,7 +49,7 @@ def find_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifes
 
 @persistent
 def find_lack(address: StoreAddress, name: SetName, manifest: Manifest) -> str | None:
-    """Return what the list of a set does not restore, or what else is wrong with it, as a sentence; only the list is read.
+    """Return as a sentence what a set's list does not restore, or what else is wrong with the list; only the list is read.
 
     Raises:
         ColdObject: it has to be thawed first.
@@ -60,12 +60,12 @@ def find_lack(address: StoreAddress, name: SetName, manifest: Manifest) -> str |
         return f"{stored.path} is missing"
     data = store.read(key)
     if hashlib.sha256(data).hexdigest() != stored.sha256:
-        return f"{stored.path} is not what was stored"
+        return f"{stored.path} has another checksum than in the manifest"
     return describe_lack(manifest, data.decode(errors="replace"))
 
 
 def require_list(address: StoreAddress, name: SetName, manifest: Manifest) -> None:
-    """Make sure that the list of a set restores everything that its manifest names.
+    """Make sure that a set's list restores everything in its manifest.
 
     Raises:
         DamagedSet: it does not.
@@ -77,7 +77,7 @@ def require_list(address: StoreAddress, name: SetName, manifest: Manifest) -> No
 
 
 def name_of(manifest: Manifest) -> SetName:
-    """Return the set whose manifest it is."""
+    """Return the name of the set of a manifest."""
     return SetName(manifest.context, manifest.kind, manifest.id)
 
 
@@ -85,7 +85,7 @@ def read_base(address: StoreAddress, manifest: Manifest) -> Manifest | None:
     """Return the manifest of the full that a differential needs; a full needs none.
 
     Raises:
-        DamagedSet: it is gone or damaged.
+        DamagedSet: it is missing or damaged.
     """
     if manifest.base is None:
         return None
@@ -102,7 +102,7 @@ def inherited_parts(manifest: Manifest, base: Manifest) -> list[StoredObject]:
         DamagedSet: the full has no such relation.
     """
     parts = {relation.qualified: relation.parts for relation in base.relations}
-    inherited = [one.qualified for one in manifest.relations if one.inherited]
+    inherited = [relation.qualified for relation in manifest.relations if relation.inherited]
     if absent := [name for name in inherited if name not in parts]:
         raise DamagedSet(f"{manifest.id} needs rows of {', '.join(absent)}, which {base.id} does not have; restore another set")
     return [*(part for name in inherited for part in parts[name]), *_inherited_pages(manifest, base)]

@@ -1,4 +1,4 @@
-"""Marks beside a manifest: what was found out of a set since, and that it is being read."""
+"""Marks beside a manifest: later findings about a set, and that it is being read."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -20,10 +20,10 @@ WARM_CLASS = "STANDARD"
 STATES = ("drilled", "decoded")
 
 
-def remember_damage(address: StoreAddress, name: SetName, found: str) -> None:
-    """Let every listing know that a set was found damaged; who may only read from the store cannot."""
+def remember_damage(address: StoreAddress, name: SetName, problem: str) -> None:
+    """Mark a set as damaged, so that every listing shows it; with read-only access to the store only a warning is logged."""
     try:
-        _write_mark(address, name, DAMAGED_FILE, {"instant": now(), "found": found})
+        _write_mark(address, name, DAMAGED_FILE, {"instant": now(), "found": problem})
     except OperationError as error:
         get_run_logger().warning("that %s is damaged could not be recorded: %s", name.id, error)
 
@@ -35,18 +35,18 @@ def _write_mark(address: StoreAddress, name: SetName, file: str, facts: dict[str
 
 @contextmanager
 def hold(address: StoreAddress, run: Run, names: Iterable[SetName]) -> Iterator[None]:
-    """Keep sets from being pruned while they are read; who may only read from the store reads without."""
-    said, held = json.dumps({"run": run.title, "since": f"{now():%Y-%m-%dT%H:%M:%SZ}"}) + "\n", list[str]()
+    """Protect sets from pruning while they are read; with read-only access to the store they are read without protection."""
+    content, held = json.dumps({"run": run.title, "since": f"{now():%Y-%m-%dT%H:%M:%SZ}"}) + "\n", list[str]()
     try:
         for name in names:
             held.append(f"{name.folder}/hold-{run.id}.json")
-            address.opened.replace(held[-1], said.encode(), WARM_CLASS)
+            address.opened.replace(held[-1], content.encode(), WARM_CLASS)
     except BadInput as error:
         # What was refused is not there.
         held.pop()
-        get_run_logger().warning("read without a hold, which matters only if it is being pruned: %s", error)
+        get_run_logger().warning("read without protection from pruning: %s", error)
     except OperationError as error:
-        get_run_logger().warning("read without a hold, which matters only if it is being pruned: %s", error)
+        get_run_logger().warning("read without protection from pruning: %s", error)
     try:
         yield
     finally:
@@ -54,28 +54,28 @@ def hold(address: StoreAddress, run: Run, names: Iterable[SetName]) -> Iterator[
             for key in held:
                 address.opened.delete(key)
         except OperationError as error:
-            get_run_logger().warning("a hold may stay, for a week at most: %s", error)
+            get_run_logger().warning("a hold may remain, for a week at most: %s", error)
 
 
 @persistent
 def finish_clean_up(address: StoreAddress, name: SetName, facts: dict[str, Any]) -> None:
-    """Record beside the manifest that the rows of a clean-up set were deleted, but for those that stay."""
+    """Record beside the manifest that the rows of a clean-up set were deleted, except those that stay."""
     _write_mark(address, name, CLEANED_FILE, facts)
 
 
 def mark_if_possible(address: StoreAddress, name: SetName, state: str, facts: dict[str, Any]) -> str:
-    """Record the same; return why that cannot be, if so: who may only read from the store verifies a set all the same."""
+    """Record the same, and return why if that fails: with read-only access to the store a set can be verified nevertheless."""
     try:
         mark(address, name, state, facts)
     except OperationError as error:
-        return f"that {name.id} was {state} could not be recorded in the store, so that it counts as never looked at: {error}"
+        return f"that {name.id} was {state} could not be recorded in the store, so that it counts as not verified: {error}"
     return ""
 
 
 @persistent
 def mark(address: StoreAddress, name: SetName, state: str, facts: dict[str, Any]) -> None:
-    """Record beside the manifest that every byte of a set was found good, whatever an earlier look found."""
+    """Record beside the manifest that every byte of a set was verified, and remove an earlier damage mark."""
     if state not in STATES:
-        raise OperationError(f"{state} is no state of a set")
+        raise OperationError(f"invalid set state {state}")
     _write_mark(address, name, f"{state}.json", facts)
     address.opened.delete(f"{name.folder}/{DAMAGED_FILE}")

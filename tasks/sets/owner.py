@@ -12,17 +12,17 @@ from tasks.store.address import StoreAddress
 
 @persistent
 def require_owner(address: StoreAddress, context: str, system_identifier: str) -> None:
-    """Make sure that this cluster is the one that writes this context's sets; the first one to come is.
+    """Make sure that this cluster is the one that writes this context's sets; the first one becomes it.
 
     Raises:
-        BadInput: another cluster is.
+        BadInput: another cluster writes them.
     """
     store, key = address.opened, f"{context}/{OWNER_FILE}"
     if store.head(key) is None:
         try:
             store.create(key, render_owner(Owner(system_identifier=system_identifier)), WARM_CLASS, {})
         except AlreadyExists:
-            get_run_logger().info("%s was written by another run meanwhile", key)
+            get_run_logger().info("%s was written by another run at the same time", key)
     owner = parse_owner(store.read(key), address.path(key)).system_identifier
     if owner != system_identifier:
         raise BadInput(
@@ -33,6 +33,6 @@ def require_owner(address: StoreAddress, context: str, system_identifier: str) -
 
 @persistent
 def require_store(address: StoreAddress, context: str) -> None:
-    """Make sure that the store answers before anything else is done."""
+    """Make sure that the store is available before anything else is done."""
     # A list, because a HEAD says of a bucket that is missing what it says of an object that is.
     list(address.opened.list(f"{context}/{OWNER_FILE}"))

@@ -1,4 +1,4 @@
-"""Pruning: sets past retention expire, expired ones are deleted a day later, and what lies dead is swept likewise."""
+"""Pruning: sets past retention expire, and are deleted a day later, as are sets that were never finished."""
 
 import json
 
@@ -23,7 +23,7 @@ from tasks.store.address import StoreAddress
 @step(name="expire {name.id}")
 @persistent
 def expire(address: StoreAddress, lock: ContextLock, name: SetName) -> None:
-    """Make a set none: its manifest gets another name. Another run may have done so meanwhile."""
+    """Expire a set: its manifest gets another name. Another run may have done so already."""
     store, key = address.opened, f"{name.folder}/{MANIFEST_FILE}"
     if store.head(key) is None:
         return
@@ -34,7 +34,7 @@ def expire(address: StoreAddress, lock: ContextLock, name: SetName) -> None:
 
 
 def _delete(address: StoreAddress, lock: ContextLock, key: str) -> None:
-    """Delete an object; the lock's session is asked right before, because no transaction holds both."""
+    """Delete an object; the lock is checked just before, because no transaction covers both."""
     lock.require_held(f"{key} was deleted")
     address.opened.delete(key)
 
@@ -42,18 +42,18 @@ def _delete(address: StoreAddress, lock: ContextLock, key: str) -> None:
 @step(name="delete {name.id}")
 @persistent
 def delete_expired(address: StoreAddress, lock: ContextLock, name: SetName) -> list[str]:
-    """Delete the objects of an expired set, its last mark last; return what is left because it is not of the set.
+    """Delete the objects of an expired set, its mark last; return the objects left because they do not belong to it.
 
     Raises:
-        DamagedSet: nobody knows what belongs to it.
+        DamagedSet: its manifest cannot be read, so that its objects are not known.
     """
     store, mark = address.opened, f"{name.folder}/{EXPIRED_FILE}"
     if store.head(mark) is None:
         return []
     manifest = parse_manifest(store.read(mark), address.path(mark))
-    paths = [one.key.removeprefix(f"{name.folder}/") for one in store.list(f"{name.folder}/")]
+    paths = [info.key.removeprefix(f"{name.folder}/") for info in store.list(f"{name.folder}/")]
     if MANIFEST_FILE in paths:
-        return [f"{name.id}: it was made a set again"]
+        return [f"{name.id}: it was put back as a set"]
     ours = [path for path in paths if is_ours(path, (stored.path for stored in manifest.objects))]
     for path in sorted(ours, key=lambda path: path == EXPIRED_FILE):
         _delete(address, lock, f"{name.folder}/{path}")
@@ -62,33 +62,33 @@ def delete_expired(address: StoreAddress, lock: ContextLock, name: SetName) -> l
 
 @persistent
 def mark_dead(address: StoreAddress, run: Run, lock: ContextLock, name: SetName) -> None:
-    """Say that what a run that died left of a set is to be swept a day later."""
+    """Mark what a killed run left of a set, to be swept a day later."""
     lock.require_held(f"{name.id} was marked to be swept")
-    said = json.dumps({"instant": f"{run.started:%Y-%m-%dT%H:%M:%SZ}", "run": run.id}) + "\n"
-    address.opened.replace(f"{name.folder}/{SWEPT_FILE}", said.encode(), WARM_CLASS)
+    content = json.dumps({"instant": f"{run.started:%Y-%m-%dT%H:%M:%SZ}", "run": run.id}) + "\n"
+    address.opened.replace(f"{name.folder}/{SWEPT_FILE}", content.encode(), WARM_CLASS)
 
 
 @step(name="sweep {name.id}")
 @persistent
 def sweep(address: StoreAddress, lock: ContextLock, name: SetName) -> None:
-    """Delete what a run that died left of a set, its mark last, unless the set was committed, or made one again, meanwhile."""
-    keys = [one.key for one in address.opened.list(f"{name.folder}/")]
+    """Delete what a killed run left of a set, its mark last, unless the set was committed or put back meanwhile."""
+    keys = [info.key for info in address.opened.list(f"{name.folder}/")]
     if not {f"{name.folder}/{file}" for file in (MANIFEST_FILE, EXPIRED_FILE, RESTORE_SCRIPT, PINNED_FILE)} & {*keys}:
         for key in sorted(keys, key=lambda key: key == f"{name.folder}/{SWEPT_FILE}"):
             _delete(address, lock, key)
 
 
 def carry_out(address: StoreAddress, run: Run, lock: ContextLock, pruning: Pruning) -> None:
-    """Do what was planned, in an order in which no set is ever listed whose base is gone; what expires is recorded before.
+    """Carry out the plan in an order in which no listed set ever lacks its base; expiring sets are recorded first.
 
     Raises:
-        LostLock: the lock was lost; what was done before is done, and the next run goes on.
+        LostLock: the lock was lost; what was done before stays done, and the next run continues.
     """
     if expiring := pruning.expiring:
-        facts = [facts_of_set(one) for one in expiring]
+        facts = [facts_of_set(entry) for entry in expiring]
         keep_record(address, run.context, ExpiryRecord(instant=run.started, run=run.id, sets=facts))
-    for one in expiring:
-        expire(address, lock, one.name)
+    for entry in expiring:
+        expire(address, lock, entry.name)
     for name in pruning.to_delete:
         try:
             pruning.left_alone.extend(delete_expired(address, lock, name))
@@ -101,6 +101,6 @@ def carry_out(address: StoreAddress, run: Run, lock: ContextLock, pruning: Pruni
     for key in pruning.dead_marks:
         _delete(address, lock, key)
     for upload in pruning.to_abort:
-        lock.require_held(f"the upload of {upload.key} was ended")
+        lock.require_held(f"the upload of {upload.key} was aborted")
         address.opened.abort(upload)
-        get_run_logger().info("%s: unfinished upload of %s ended", upload.key, upload.begun)
+        get_run_logger().info("%s: unfinished upload of %s aborted", upload.key, upload.begun)

@@ -20,20 +20,21 @@ from tasks.store.address import StoreAddress
 
 @step
 def publish_pruning(context: Context, key: str, pruning: Pruning, *, dry_run: bool) -> str:
-    """Publish what is to be done, or was; return the verdict."""
-    done = "would be " if dry_run else ""
+    """Publish the plan or the outcome of a pruning; return the verdict."""
+    prefix = "would be " if dry_run else ""
     lines = [
-        *(f"{'would expire' if dry_run else 'expired'}: {one.name.id}" for one in pruning.expiring),
-        *(f"{done}deleted, expired a day ago and more: {name.id}" for name in pruning.to_delete),
-        *(f"{done}marked to be swept a day later, never finished: {name.id}" for name in pruning.to_mark),
-        *(f"{done}swept, never finished: {name.id}" for name in pruning.to_sweep),
-        *(f"{done}ended, an upload of {one.begun:%Y-%m-%d}: {one.key}" for one in pruning.to_abort),
+        *(f"{'would expire' if dry_run else 'expired'}: {entry.name.id}" for entry in pruning.expiring),
+        *(f"{prefix}deleted, expired for a day or longer: {name.id}" for name in pruning.to_delete),
+        *(f"{prefix}marked to be swept a day later, never finished: {name.id}" for name in pruning.to_mark),
+        *(f"{prefix}swept, never finished: {name.id}" for name in pruning.to_sweep),
+        *(f"{prefix}aborted, an upload of {upload.begun:%Y-%m-%d}: {upload.key}" for upload in pruning.to_abort),
     ]
     counts = f"{len(pruning.expiring)} sets expire, {len(pruning.to_delete)} are deleted, {len(pruning.to_sweep)} swept"
     verdict = f"{'PLANNED, nothing touched' if dry_run else 'PRUNED'}: {counts}, {len(pruning.decisions)} looked at"
     verdict = f"SUSPENDED: {pruning.suspended}" if pruning.suspended else verdict
     rows: list[dict[str, Any]] = [
-        {"id": one.set.id, "decision": "expires" if one.expires else "stays", "why": one.why} for one in pruning.decisions
+        {"id": decision.set.id, "decision": "expires" if decision.expires else "stays", "why": decision.why}
+        for decision in pruning.decisions
     ]
     text = "\n".join([
         markdown.headline(verdict), markdown.section("Done" if not dry_run else "To do", lines, "Nothing.\n"),
@@ -41,17 +42,17 @@ def publish_pruning(context: Context, key: str, pruning: Pruning, *, dry_run: bo
         markdown.table(["set", "decision", "why"], [(f"`{row['id']}`", row["decision"], row["why"]) for row in rows]),
     ])  # fmt: skip
     publish(f"{context.name}-{key}", verdict, text, rows, of="sets")
-    for one in pruning.left_alone:
-        get_run_logger().warning("left alone: %s", one)
+    for note in pruning.left_alone:
+        get_run_logger().warning("left alone: %s", note)
     return verdict
 
 
 def facts_of_set(store: StoreAddress, staged: Staged) -> dict[str, Any]:
-    """Return what a report tells of a set, and of the context as it was then."""
+    """Return the facts of a set for a report, with those of the context as it was then."""
     context = staged_context(staged.set)
     return {
         "manifest": staged.set.manifest, "contacts": context.contacts, "zone": context.zone,
-        "rto": context.objectives.rto, "rpo": context.objectives.rpo, "groups": context.objectives.told,
+        "rto": context.objectives.rto, "rpo": context.objectives.rpo, "groups": context.objectives.group_promises,
         "path": store.path(staged.set.name.folder), "passed_over": staged.passed_over, "aside": staged.aside,
     }  # fmt: skip
 
@@ -59,11 +60,11 @@ def facts_of_set(store: StoreAddress, staged: Staged) -> dict[str, Any]:
 @step
 def publish_verification(
     store: StoreAddress, run: Run, staged: Staged, phases: Phases, differences: Sequence[str], unmarked: str = ""
-) -> str:  # fmt: skip
-    """Publish what the verification of a set found, and why it could not be recorded, if so; return its verdict.
+) -> str:
+    """Publish the result of verifying a set, and why it could not be recorded, if so; return the verdict.
 
     Raises:
-        DamagedSet: rows or digests are not those of the manifest.
+        DamagedSet: rows or digests differ from the manifest.
     """
     facts = RecoveryFacts(
         Purpose.COPY, run.started, phases=phases.seconds, differences=differences, newest=False, off_host=store.off_host,

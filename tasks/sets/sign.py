@@ -1,4 +1,4 @@
-"""Signing the sets that a store has already: each is decoded first, and what its manifest says stays as it is, byte for byte."""
+"""Signing sets that are already in a store: each is decoded first, and the content of its manifest stays the same."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ from tasks.store.signing_keys import SIGNING_KEY, load_signer
 
 @dataclass
 class Signing:
-    """What became of the sets of a store: those that were signed, those that were so already, and why others are not."""
+    """The outcome for the sets of a store: those signed now, those signed before, and why others are not signed."""
 
     signed: list[str] = field(default_factory=list)
     already: int = 0
@@ -27,13 +27,13 @@ class Signing:
 
     @property
     def verdict(self) -> str:
-        """The outcome in a line."""
-        said = f"{len(self.signed)} sets signed, {self.already} were signed already, {len(self.refused)} are not signed"
-        return "; ".join([f"{'FAIL' if self.refused else 'SIGNED'}: {said}", *self.refused])
+        """The outcome in one line."""
+        counts = f"{len(self.signed)} sets signed, {self.already} were signed already, {len(self.refused)} are not signed"
+        return "; ".join([f"{'FAIL' if self.refused else 'SIGNED'}: {counts}", *self.refused])
 
 
 def signing_store(store: StoreAddress) -> StoreAddress:
-    """Return the address of a store whose sets are to be signed: also those without a signature are read.
+    """Return the address of a store whose sets are to be signed: sets without a signature are read too.
 
     Raises:
         BadInput: there is no key to sign with.
@@ -48,7 +48,7 @@ def named_sets(store: StoreAddress, context: str, references: Iterable[str]) -> 
     """Return the sets that an operator named.
 
     Raises:
-        BadInput: one is no set of this context, or is not there.
+        BadInput: one is not a set of this context, or does not exist.
     """
     names = list[SetName]()
     for reference in references:
@@ -60,31 +60,31 @@ def named_sets(store: StoreAddress, context: str, references: Iterable[str]) -> 
 
 
 def sign_sets(store: StoreAddress, run: Run, named: Iterable[SetName]) -> Signing:
-    """Sign the named sets of a store, or all; what cannot be decoded is not signed, and told.
+    """Sign the named sets of a store, or all; sets that cannot be decoded are reported, not signed.
 
-    Where sets have to be signed already, one without a signature is signed only if it was named: it may be anybody's.
+    Where signatures are required, a set without one is signed only if it was named: anybody may have written it.
     """
-    done, chosen = Signing(), {*named}
-    there = [one.name for one in list_sets(store, run.context).sets]
-    for name in [one for one in there if one in chosen] if chosen else there:
+    signing, chosen = Signing(), {*named}
+    names = [name.name for name in list_sets(store, run.context).sets]
+    for name in [name for name in names if name in chosen] if chosen else names:
         try:
             if sign_set(store, run, name, named=bool(chosen)):
-                done.signed.append(name.id)
+                signing.signed.append(name.id)
             else:
-                done.already += 1
+                signing.already += 1
         except OperationError as error:
-            done.refused.append(str(error))
+            signing.refused.append(str(error))
             get_run_logger().error("not signed: %s", error)
-    return done
+    return signing
 
 
 @step(name="sign {name.id}")
 def sign_set(store: StoreAddress, run: Run, name: SetName, *, named: bool) -> bool:
-    """Decode a set and give its manifest a signature of ours; return False if it has one.
+    """Decode a set and sign its manifest with our key; return False if it has our signature already.
 
     Raises:
-        UntrustedSet: it has another's signature, or none and was not named.
-        DamagedSet: it is not what its manifest says.
+        UntrustedSet: it has another signature, or none and was not named.
+        DamagedSet: it differs from its manifest.
         ColdObject: it has to be thawed first.
     """
     signer = _signer_of(store)
@@ -99,7 +99,7 @@ def sign_set(store: StoreAddress, run: Run, name: SetName, *, named: bool) -> bo
     manifest = decode_set(reading, run, name.id).manifest
     # It was another that was decoded, if somebody wrote it meanwhile.
     if parse_manifest(data, where, reading.trust) != manifest or store.opened.read(key) != data:
-        raise OperationError(f"{where}: its manifest became another while it was decoded; find out who writes there")
+        raise OperationError(f"{where}: its manifest changed while it was decoded; find out who writes there")
     _replace(store, key, sign_manifest(data, signer))
     get_run_logger().info("%s is signed", where)
     return True
@@ -108,7 +108,7 @@ def sign_set(store: StoreAddress, run: Run, name: SetName, *, named: bool) -> bo
 def _replace(store: StoreAddress, key: str, data: bytes) -> None:
     store.opened.replace(key, data, WARM_CLASS)
     if store.opened.read(key) != data:
-        raise OperationError(f"{store.path(key)}: the manifest read back is another; run again")
+        raise OperationError(f"{store.path(key)}: manifest read-back mismatch; run again")
 
 
 def _signer_of(store: StoreAddress) -> Signer:

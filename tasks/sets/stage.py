@@ -1,4 +1,4 @@
-"""Sets downloaded into a run's folder, every byte as the manifest says."""
+"""Sets downloaded into a run's folder and verified against the manifest."""
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -31,38 +31,36 @@ MOST_CONTEXT_BYTES = 4 << 20
 
 @step(name="download {stored.path}")
 @persistent
-def fetch(
-    address: StoreAddress, name: SetName, stored: StoredObject, file: Path, moved: Moved = unmeasured
-) -> Path:  # fmt: skip
+def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path, moved: Moved = unmeasured) -> Path:
     """Download one object of a set into a staged file, 0600, and compare it with the manifest.
 
     Raises:
-        DamagedSet: it is absent, or its bytes are not those of the manifest.
+        DamagedSet: it is missing, or differs from the manifest.
         ColdObject: it has to be thawed first.
     """
     store, key = address.opened, f"{name.folder}/{stored.path}"
-    if (there := store.require_readable(key)) is None:
+    if (info := store.require_readable(key)) is None:
         raise DamagedSet(f"{address.path(key)} is missing; restore another set")
-    if there.bytes > stored.bytes:
-        said = f"{there.bytes} bytes, the manifest says {stored.bytes}"
-        remember_damage(address, name, f"{stored.path}: {said}")
-        raise DamagedSet(f"{address.path(key)} is damaged: {said}; restore another set")
+    if info.bytes > stored.bytes:
+        problem = f"{info.bytes} bytes, the manifest says {stored.bytes}"
+        remember_damage(address, name, f"{stored.path}: {problem}")
+        raise DamagedSet(f"{address.path(key)} is damaged: {problem}; restore another set")
     file.unlink(missing_ok=True)
     with staging(file):
         file.touch(mode=0o600)
         with file.open("wb") as target:
-            found = store.fetch(key, target, moved)
+            sha256 = store.fetch(key, target, moved)
     size = file.stat().st_size
-    if (size, found) != (stored.bytes, stored.sha256):
-        said = f"{size} bytes with sha256 {found}, the manifest says {stored.bytes} with {stored.sha256}"
-        remember_damage(address, name, f"{stored.path}: {said}")
-        raise DamagedSet(f"{address.path(key)} is damaged: {said}; restore another set")
+    if (size, sha256) != (stored.bytes, stored.sha256):
+        problem = f"{size} bytes with sha256 {sha256}, the manifest says {stored.bytes} with {stored.sha256}"
+        remember_damage(address, name, f"{stored.path}: {problem}")
+        raise DamagedSet(f"{address.path(key)} is damaged: {problem}; restore another set")
     return file
 
 
 @dataclass(frozen=True)
 class StagedSet:
-    """A set whose every object was downloaded and found as the manifest says; files by path in the set, and in its base."""
+    """A set whose objects were all downloaded and match the manifest; files by path in the set, and in its base."""
 
     name: SetName
     manifest: Manifest
@@ -71,25 +69,25 @@ class StagedSet:
     base_files: dict[str, Path] = field(default_factory=dict)
 
     def sources(self, relation: Relation) -> list[RowSource]:
-        """Return where the rows of a relation come from: what it inherits from the base, then its own parts.
+        """Return the sources of a relation's rows: inherited ones from the base, then its own parts.
 
         Raises:
-            DamagedSet: what it inherits cannot be read.
+            DamagedSet: the inherited rows cannot be read.
         """
         own = [RowSource([self.files[part.path] for part in relation.parts], relation.plain_bytes)] if relation.parts else []
         if not (relation.inherited and self.base):
             return own
-        kept = self._of_base[relation.qualified]
-        files = [self.base_files[part.path] for part in kept.parts]
-        return [RowSource(files, kept.plain_bytes, self._left_out(relation.inherited, kept.rows)), *own]
+        base_relation = self._of_base[relation.qualified]
+        files = [self.base_files[part.path] for part in base_relation.parts]
+        return [RowSource(files, base_relation.plain_bytes, self._left_out(relation.inherited, base_relation.rows)), *own]
 
     @cached_property
     def _of_base(self) -> dict[str, Relation]:
-        return {one.qualified: one for one in self.base.relations} if self.base else {}
+        return {relation.qualified: relation for relation in self.base.relations} if self.base else {}
 
     def sources_of(self, relations: Iterable[Relation]) -> dict[str, list[RowSource]]:
-        """Return the same of some relations, by schema.name."""
-        return {one.qualified: self.sources(one) for one in relations}
+        """Return the sources of some relations, by schema.name."""
+        return {relation.qualified: self.sources(relation) for relation in relations}
 
     def _left_out(self, inherited: Inherited, rows: int) -> list[Lines]:
         if inherited.left_out is None:
@@ -103,24 +101,24 @@ class StagedSet:
 
 @dataclass(frozen=True)
 class Staged:
-    """A set that was chosen and is here; which newer ones were passed over for it; why it is `aside`, if it was named and is."""
+    """A chosen and staged set; the newer sets passed over; why the set is `aside`, if it was named and is set aside."""
 
     set: StagedSet
     passed_over: Sequence[str] = ()
     aside: str = ""
 
     def require_newest(self) -> None:
-        """Refuse to be content with a set that newer, damaged ones had to be passed over for.
+        """Refuse a set if newer, damaged ones were passed over.
 
         Raises:
-            DamagedSet: there are such; each is named.
+            DamagedSet: sets were passed over; each is named.
         """
         if self.passed_over:
             raise DamagedSet(f"{self.set.manifest.id} is good, but sets were passed over: {'; '.join(self.passed_over)}")
 
 
 def unpack(staged: StagedSet, stored: StoredObject) -> Path:
-    """Decompress a staged text of a set beside itself.
+    """Decompress a staged text of a set in its folder.
 
     Raises:
         DamagedSet: it cannot be unpacked, or is longer than the manifest says.
@@ -129,7 +127,7 @@ def unpack(staged: StagedSet, stored: StoredObject) -> Path:
 
 
 def unpack_file(packed: Path, stored: StoredObject, set_id: str) -> Path:
-    """Decompress a staged file of a set beside itself.
+    """Decompress a staged file of a set in its folder.
 
     Raises:
         DamagedSet: it cannot be unpacked, or is longer than the manifest says.
@@ -145,44 +143,42 @@ def unpack_file(packed: Path, stored: StoredObject, set_id: str) -> Path:
     return plain
 
 
-def stage_newest_good(
-    store: StoreAddress, run: Run, backup: str, check: Callable[[Manifest], None] | None = None
-) -> Staged:  # fmt: skip
-    """Download and verify the named set, or else the newest whole one that fits; what `check` refuses is not downloaded.
+def stage_newest_good(store: StoreAddress, run: Run, backup: str, check: Callable[[Manifest], None] | None = None) -> Staged:
+    """Download and verify the named set, or the newest complete one that fits; a set that `check` refuses is not downloaded.
 
     Raises:
         DamagedSet: the named set is damaged, or every set is.
-        BadInput, UnsafeTarget: there is no such set, or the target cannot take it; nothing was touched.
+        BadInput, UnsafeTarget: there is no such set, or it cannot be restored into the target; nothing was changed.
     """
     passed_over = list[str]()
-    for one in candidates(store, run.context, backup, run.started):
+    for candidate in candidates(store, run.context, backup, run.started):
         try:
-            if one.damage:
-                raise DamagedSet(one.damage)
-            if one.aside:
-                raise DamagedSet(f"{one.name.id} is set aside: {one.aside}")
-            manifest = fetch_manifest(store, one.name)
+            if candidate.damage:
+                raise DamagedSet(candidate.damage)
+            if candidate.aside:
+                raise DamagedSet(f"{candidate.name.id} is set aside: {candidate.aside}")
+            manifest = fetch_manifest(store, candidate.name)
             if check:
                 check(manifest)
-            staged = _stage(store, run, one.name, manifest)
+            staged = _stage(store, run, candidate.name, manifest)
         except (DamagedSet, ColdObject) as error:
-            if one.named:
+            if candidate.named:
                 raise
             passed_over.append(str(error))
             get_run_logger().warning("passed over: %s", error)
         else:
-            return Staged(staged, tuple(passed_over), _why_aside(store, staged) if one.named else "")
+            return Staged(staged, tuple(passed_over), _why_aside(store, staged) if candidate.named else "")
     raise DamagedSet(f'no backup set of context "{run.context}" in {store.url} can be restored now: {"; ".join(passed_over)}')
 
 
 def _why_aside(store: StoreAddress, staged: StagedSet) -> str:
-    """Say why a set that was named is set aside, if it is: it can be restored, but nobody may take it for the newest."""
+    """Return why a named set is set aside, if it is: it can be restored, but must not be taken for the newest."""
     may_be_latest = staged.manifest.number is not None and RULES[staged.manifest.kind].may_be_latest
     return (why_aside(store, staged.name) or "") if may_be_latest else ""
 
 
 def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> StagedSet:
-    """Download a set, and of the full that it is a differential against the rows that it inherits."""
+    """Download a set, and the rows that it inherits from its full."""
     base_name, needed = None, list[StoredObject]()
     # Before hours are spent on what nobody could restore.
     require_list(address, name, manifest)
@@ -192,15 +188,15 @@ def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -
     require_space(run, manifest.bytes + sum(stored.bytes for stored in needed))
     folder = run.folder / manifest.id
     folder.mkdir(mode=0o700, exist_ok=True)
-    wanted = [(name, stored, folder / stored.path.replace("/", "-")) for stored in manifest.objects]
-    wanted += [(base_name, stored, folder / f"base-{stored.path.replace('/', '-')}") for stored in needed if base_name]
-    sizes = {str(file): stored.bytes for _, stored, file in wanted}
+    downloads = [(name, stored, folder / stored.path.replace("/", "-")) for stored in manifest.objects]
+    downloads += [(base_name, stored, folder / f"base-{stored.path.replace('/', '-')}") for stored in needed if base_name]
+    sizes = {str(file): stored.bytes for _, stored, file in downloads}
     try:
         with (
             hold(address, run, filter(None, (name, base_name))),
             progress.of(run, f"downloading {manifest.id}", sizes, manifest.zone) as items,
         ):
-            calls = [(address, *one, items[str(one[-1])].at) for one in wanted]
+            calls = [(address, *download, items[str(download[-1])].at) for download in downloads]
             paths = spread(run, fetch, calls, sizes.values())
     except BaseException:
         shutil.rmtree(folder)
@@ -224,7 +220,7 @@ def context_text(staged: StagedSet, path: str) -> str:
     """Return a file of the context folder as the set has it.
 
     Raises:
-        DamagedSet: it is not in the set, or is no text that such a file can be.
+        DamagedSet: it is not in the set, is too large, or is not UTF-8.
     """
     where, file = f"{staged.manifest.id}/{path}", staged.files.get(path)
     if file is None:
@@ -234,4 +230,4 @@ def context_text(staged: StagedSet, path: str) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DamagedSet(f"{where} is no text in UTF-8; restore another set") from error
+        raise DamagedSet(f"{where} is not UTF-8 text; restore another set") from error

@@ -17,52 +17,63 @@ from tasks.sets.listing import ExpiredSet, LegacyFile, ListedSet, Listing, Unfin
 
 
 def listing_rows(listing: Listing, instant: datetime, zone: ZoneInfo) -> list[dict[str, object]]:
-    """Return one row a set, then the unfinished and the expired ones and the legacy files, as plain values."""
-    sets = [_set_row(one, instant, zone) for one in listing.sets]
+    """Return one row per set, then the unfinished and the expired ones and the legacy files, as plain values."""
+    sets = [_set_row(entry, instant, zone) for entry in listing.sets]
     unfinished: list[dict[str, object]] = [
-        {"id": one.name.id, "kind": str(one.name.kind), "state": "unfinished", "note": _unfinished_note(one, zone)}
-        for one in listing.unfinished
+        {
+            "id": unfinished_set.name.id,
+            "kind": str(unfinished_set.name.kind),
+            "state": "unfinished",
+            "note": _unfinished_note(unfinished_set, zone),
+        }
+        for unfinished_set in listing.unfinished
     ]
-    expired = [_expired_row(one, zone) for one in listing.expired]
-    return [*sets, *unfinished, *expired, *(_legacy_row(one, instant, zone) for one in listing.legacy)]
+    expired = [_expired_row(expired_set, zone) for expired_set in listing.expired]
+    return [*sets, *unfinished, *expired, *(_legacy_row(file, instant, zone) for file in listing.legacy)]
 
 
-def _set_row(one: ListedSet, instant: datetime, zone: ZoneInfo) -> dict[str, object]:
-    row: dict[str, object] = {"id": one.name.id, "kind": str(one.name.kind), "state": one.state, "class": one.storage_class}
-    if one.manifest:
-        taken = one.manifest.snapshot.instant
+def _set_row(entry: ListedSet, instant: datetime, zone: ZoneInfo) -> dict[str, object]:
+    row: dict[str, object] = {"id": entry.name.id, "kind": str(entry.name.kind), "state": entry.state, "class": entry.storage_class}
+    if entry.manifest:
+        taken = entry.manifest.snapshot.instant
         row |= {
-            "instant": markdown.local_time(taken, zone), "age": _age(taken, instant), "rows": one.manifest.rows,
-            "bytes": one.manifest.bytes, "base": one.manifest.base or "-",
+            "instant": markdown.local_time(taken, zone), "age": _age(taken, instant), "rows": entry.manifest.rows,
+            "bytes": entry.manifest.bytes, "base": entry.manifest.base or "-",
         }  # fmt: skip
-    return row | {"note": one.damage or one.aside or _warned(one)}
+    return row | {"note": entry.damage or entry.aside or _warned(entry)}
 
 
-def _warned(one: ListedSet) -> str:
-    if one.manifest is None:
+def _warned(entry: ListedSet) -> str:
+    if entry.manifest is None:
         return ""
-    kept = f"keep until {markdown.local_time(one.manifest.keep_until, one.manifest.zone)}" if one.manifest.keep_until else ""
-    lost = f"lost since the last good full: {'; '.join(one.manifest.losses)}" if one.manifest.losses else ""
-    warned = f"{len(one.manifest.warnings)} warnings, see its report" if one.manifest.warnings else ""
-    return ", ".join(filter(None, (one.manifest.label, one.manifest.instead, kept, lost, warned)))
+    keep_until = (
+        f"keep until {markdown.local_time(entry.manifest.keep_until, entry.manifest.zone)}" if entry.manifest.keep_until else ""
+    )
+    losses = f"lost since the last good full: {'; '.join(entry.manifest.losses)}" if entry.manifest.losses else ""
+    warnings = f"{len(entry.manifest.warnings)} warnings, see its report" if entry.manifest.warnings else ""
+    return ", ".join(filter(None, (entry.manifest.label, entry.manifest.instead, keep_until, losses, warnings)))
 
 
-def _unfinished_note(one: UnfinishedSet, zone: ZoneInfo) -> str:
-    return f"no manifest; swept after {markdown.local_time(one.since + GRACE, zone)}" if one.since else "no manifest"
+def _unfinished_note(unfinished: UnfinishedSet, zone: ZoneInfo) -> str:
+    return f"no manifest; swept after {markdown.local_time(unfinished.since + GRACE, zone)}" if unfinished.since else "no manifest"
 
 
-def _expired_row(one: ExpiredSet, zone: ZoneInfo) -> dict[str, object]:
-    until = markdown.local_time(one.since + GRACE, zone)
+def _expired_row(expired: ExpiredSet, zone: ZoneInfo) -> dict[str, object]:
+    until = markdown.local_time(expired.since + GRACE, zone)
     return {
-        "id": one.name.id, "kind": str(one.name.kind), "state": "expired", "class": one.storage_class, "bytes": one.bytes,
-        "note": f"its data are deleted after {until}; to have it back, rename its {EXPIRED_FILE} to {MANIFEST_FILE}",
-    }  # fmt: skip
+        "id": expired.name.id,
+        "kind": str(expired.name.kind),
+        "state": "expired",
+        "class": expired.storage_class,
+        "bytes": expired.bytes,
+        "note": f"its data are deleted after {until}; to put it back, rename its {EXPIRED_FILE} to {MANIFEST_FILE}",
+    }
 
 
-def _legacy_row(one: LegacyFile, instant: datetime, zone: ZoneInfo) -> dict[str, object]:
+def _legacy_row(file: LegacyFile, instant: datetime, zone: ZoneInfo) -> dict[str, object]:
     return {
-        "id": one.key, "kind": "legacy", "state": "legacy", "class": one.storage_class, "bytes": one.bytes,
-        "instant": markdown.local_time(one.modified, zone), "age": _age(one.modified, instant),
+        "id": file.key, "kind": "legacy", "state": "legacy", "class": file.storage_class, "bytes": file.bytes,
+        "instant": markdown.local_time(file.modified, zone), "age": _age(file.modified, instant),
         "note": "a file of the old scripts; never touched",
     }  # fmt: skip
 
@@ -79,15 +90,15 @@ WIDE = Console(width=1000)
 
 
 def print_listing(context: str, rows: list[dict[str, object]]) -> None:
-    """Print the table, and below it what has to be said about single sets."""
-    shown = Table(title=f"Backups of {context}, newest first")
+    """Print the table, and below it the notes on single sets."""
+    table = Table(title=f"Backups of {context}, newest first")
     for name, justify in COLUMNS.items():
-        shown.add_column(name, justify=justify, no_wrap=True, overflow="fold")
+        table.add_column(name, justify=justify, no_wrap=True, overflow="fold")
     for row in rows:
-        shown.add_row(*_cells(row))
+        table.add_row(*_cells(row))
     # Ids are for copying: a narrow terminal may wrap the line, but never breaks an id into pieces.
-    console = Console(highlight=False, width=Measurement.get(WIDE, WIDE.options, shown).maximum)
-    console.print(shown)
+    console = Console(highlight=False, width=Measurement.get(WIDE, WIDE.options, table).maximum)
+    console.print(table)
     for row in rows:
         if row["note"]:
             console.print(f"{row['id']}: {row['note']}")

@@ -1,7 +1,7 @@
-"""Texts that a set brings: read by PostgreSQL as what they should be before they are used, and refused if they are more.
+"""SQL texts of a set: parsed by PostgreSQL as what they should be before they are used, and refused if they are more.
 
-A condition, a check or a key of a table is data. It may name columns, and call functions that do nothing; it can hold no second
-statement, no other query, and nothing that acts, as pg_terminate_backend does.
+A condition, a check or a key of a table may name columns and call functions without side effects; it must not contain a second
+statement, another query, or a function with side effects such as pg_terminate_backend.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,10 +24,10 @@ CHECK_SECONDS = 60
 
 @contextmanager
 def _reading(connection: Connection, where: str) -> Iterator[None]:
-    """Undo what the block makes, and say which text was refused.
+    """Roll back what the block does, and name the text that was refused.
 
     Raises:
-        DamagedSet: PostgreSQL does not take it.
+        DamagedSet: PostgreSQL refuses it.
     """
     try:
         with connection.transaction(force_rollback=True):
@@ -39,13 +39,13 @@ def _reading(connection: Connection, where: str) -> Iterator[None]:
 
 
 def _owner_of(connection: Connection, relation: tuple[str, str]) -> int:
-    found: int = connection.execute(sql.set_texts.OWNER_OF, {"name": sql.names.quoted_name(*relation)}).fetchall()[0][0]
-    return found
+    oid: int = connection.execute(sql.set_texts.OWNER_OF, {"name": sql.names.quoted_name(*relation)}).fetchall()[0][0]
+    return oid
 
 
 def _oid_of(connection: Connection, relation: tuple[str, str]) -> int:
-    found: int = connection.execute(sql.set_texts.OID_OF, {"name": sql.names.quoted_name(*relation)}).fetchall()[0][0]
-    return found
+    oid: int = connection.execute(sql.set_texts.OID_OF, {"name": sql.names.quoted_name(*relation)}).fetchall()[0][0]
+    return oid
 
 
 def _make(connection: Connection, statement: Composed) -> None:
@@ -53,20 +53,18 @@ def _make(connection: Connection, statement: Composed) -> None:
     connection.execute(statement, prepare=True)
 
 
-def require_condition(
-    connection: Connection, where: str, condition: str, child: tuple[str, str], root: tuple[str, str]
-) -> None:  # fmt: skip
-    """Make sure that a text is a condition that joins the rows of two tables, each called by its name, and no more.
+def require_condition(connection: Connection, where: str, condition: str, child: tuple[str, str], root: tuple[str, str]) -> None:
+    """Make sure that a text is only a condition that joins the rows of two tables, each referred to by its name.
 
     Raises:
-        DamagedSet: it is not; `where` it stands is named.
+        DamagedSet: it is not; the message says `where` it comes from.
     """
     with _reading(connection, where):
         path = read_source_path(connection, root[0])
         execute_written(connection, sql.set_texts.join_by(condition, child, root), path, prepare=True)
         owner = _owner_of(connection, root)
         relations, queries, acting = connection.execute(sql.set_texts.VIEW_SAID, {"owner": owner}).fetchall()[0]
-        both = {_oid_of(connection, one) for one in (child, root)}
+        both = {_oid_of(connection, relation) for relation in (child, root)}
     if acting:
         raise DamagedSet(f"{where}: it calls {', '.join(acting)}, which a condition must not; nothing was done")
     if queries != 1 or not {*relations} <= both:
@@ -74,44 +72,46 @@ def require_condition(
 
 
 def understood_check(connection: Connection, where: str, relation: tuple[str, str], definition: str) -> str:
-    """Return a check constraint of a table that is there as PostgreSQL spells it.
+    """Return a check constraint of an existing table as PostgreSQL spells it.
 
     Raises:
-        DamagedSet: the text is none, or calls what acts.
+        DamagedSet: the text is not one, or calls functions with side effects.
     """
     with _reading(connection, where):
         connection.execute(sql.set_texts.empty_like(*relation))
         _make(connection, sql.set_texts.add_said_check(relation[1], definition))
-        asked = {"oid": _oid_of(connection, ("pg_temp", relation[1])), "owner": _owner_of(connection, relation)}
-        found = connection.execute(sql.set_texts.CHECK_SAID, asked).fetchall()
-    if len(found) != 1:
-        raise DamagedSet(f"{where}: it is no check of rows; nothing was done")
-    text, acting = found[0]
+        parameters = {"oid": _oid_of(connection, ("pg_temp", relation[1])), "owner": _owner_of(connection, relation)}
+        rows = connection.execute(sql.set_texts.CHECK_SAID, parameters).fetchall()
+    if len(rows) != 1:
+        raise DamagedSet(f"{where}: it is not a check constraint; nothing was done")
+    text, acting = rows[0]
     if acting:
-        raise DamagedSet(f"{where}: it calls {', '.join(acting)}, which belongs to somebody else and may act; make it by hand")
+        raise DamagedSet(
+            f"{where}: it calls {', '.join(acting)}, which belongs to another role and may have side effects; create it by hand"
+        )
     return str(text)
 
 
 def understood_default(connection: Connection, where: str, relation: tuple[str, str], column: str, text: str) -> None:
-    """Make sure that a text is the default of a column of a table that is there, as PostgreSQL spells it.
+    """Make sure that a text is the default of a column of an existing table, as PostgreSQL spells it.
 
     Raises:
-        DamagedSet: it is none, or more than that.
+        DamagedSet: it is not, or more than that.
     """
     with _reading(connection, where):
         connection.execute(sql.set_texts.empty_like(*relation))
         _make(connection, sql.set_texts.set_said_default(relation[1], column, text))
-        asked = {"oid": _oid_of(connection, ("pg_temp", relation[1])), "column": column}
-        found = connection.execute(sql.set_texts.DEFAULT_SAID, asked).fetchall()
-    if found != [(text,)]:
-        raise DamagedSet(f"{where}: it is no default of a column; nothing was done")
+        parameters = {"oid": _oid_of(connection, ("pg_temp", relation[1])), "column": column}
+        rows = connection.execute(sql.set_texts.DEFAULT_SAID, parameters).fetchall()
+    if rows != [(text,)]:
+        raise DamagedSet(f"{where}: it is not a column default; nothing was done")
 
 
 def understood_partition_key(connection: Connection, where: str, parent: tuple[str, str], key: str) -> str:
-    """Return by what a table with the columns of one that is there is to be partitioned, as PostgreSQL spells it.
+    """Return a partition key, valid for the columns of an existing table, as PostgreSQL spells it.
 
     Raises:
-        DamagedSet: the text is no such key.
+        DamagedSet: the text is not such a key.
     """
     with _reading(connection, where):
         _make(connection, sql.set_texts.divide_by(*parent, key))
@@ -119,10 +119,10 @@ def understood_partition_key(connection: Connection, where: str, parent: tuple[s
 
 
 def unfit_checks(server: Server, database: str, run: Run, context: Context, checks: Iterable[Check]) -> Mapping[str, str]:
-    """Return by its name why a check that a set brings is not run: it is no query, or calls what acts."""
+    """Return by name why a check of a set is not run: it is not a query, or calls functions with side effects."""
     with connect(server, database, run.title) as connection:
-        found = {check.name: _unfit(connection, context, check) for check in checks}
-    return {name: why for name, why in found.items() if why}
+        problems = {check.name: _unfit(connection, context, check) for check in checks}
+    return {name: problem for name, problem in problems.items() if problem}
 
 
 def _unfit(connection: Connection, context: Context, check: Check) -> str:

@@ -1,7 +1,7 @@
-"""Cold sets: asked for, waited for, and read when they can be.
+"""Thawing cold sets: requested, waited for, and read when they are readable.
 
-A run that a worker started waits without the worker: it schedules itself for when the thaw should be done, and begins again.
-A run that was started by hand waits where it is.
+A run that a worker started does not keep the worker waiting: it reschedules itself for when the thaw should be done. A run that was
+started by hand waits.
 """
 
 import json
@@ -37,12 +37,12 @@ from tasks.sets.manifest import fetch_manifest, inherited_parts, name_of, read_b
 from tasks.sets.marks import WARM_CLASS
 from tasks.store.address import StoreAddress
 
-FIRST_LOOK, LAST_LOOK = timedelta(seconds=2), timedelta(minutes=15)
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=2), timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
 class Thaw:
-    """A thaw that was asked for: when, how fast, and by which flow run."""
+    """A requested thaw: when, with which tier, and by which flow run."""
 
     asked: datetime
     tier: Tier
@@ -51,7 +51,7 @@ class Thaw:
 
 @dataclass(frozen=True)
 class Cold:
-    """Objects of a set that cannot be read yet, their storage classes, and the zone in which people are told of it."""
+    """Objects of a set that cannot be read yet, their storage classes, and the time zone for messages."""
 
     name: SetName
     keys: list[str]
@@ -60,9 +60,9 @@ class Cold:
 
 
 def thaw_in_time(store: StoreAddress, run: Run, backup: str) -> datetime | None:
-    """Return when the set can be read that a recovery is about to read: in half of its objective's time, if that is known.
+    """Thaw the set that a recovery is about to read, within half of its RTO, if that is known.
 
-    Returns when the thaw was asked for that this run had to wait for; None if there was nothing to wait for.
+    Returns when the thaw was requested that this run had to wait for; None if there was nothing to wait for.
 
     Raises:
         ColdObject: the store cannot thaw it, or it took far longer than usual.
@@ -77,10 +77,10 @@ def thaw_in_time(store: StoreAddress, run: Run, backup: str) -> datetime | None:
 
 def require_warm(
     store: StoreAddress, run: Run, backup: str, tier: Tier | None = None, objective: timedelta | None = None
-) -> datetime | None:  # fmt: skip
-    """Return when every object that a restore of a set reads can be read; without a tier, in half of an objective's time.
+) -> datetime | None:
+    """Thaw every object that a restore of a set reads; without a tier, within half of an objective.
 
-    Returns when the thaw was asked for that this run had to wait for; None if there was nothing to wait for.
+    Returns when the thaw was requested that this run had to wait for; None if there was nothing to wait for.
 
     Raises:
         ColdObject: the store cannot thaw it, or it took far longer than usual.
@@ -91,20 +91,24 @@ def require_warm(
     name, keys = name_of(manifest), _cold_keys(store, manifest)
     waiting = _unreadable(store, keys)
     if not waiting:
-        return _asked_before(store, name) if keys else None
+        return _requested_before(store, name) if keys else None
     cold = Cold(name, waiting, sorted({keys[key] for key in waiting}), manifest.zone)
     limit = objective / 2 if objective is not None else timedelta(hours=2)
-    thaw = _ask(store, cold, tier or fitting_tier(cold.classes, limit))
-    _tell(run, cold, thaw, objective)
+    thaw = _request(store, cold, tier or fitting_tier(cold.classes, limit))
+    _log_thaw(run, cold, thaw, objective)
     _wait(store, cold, thaw)
     return thaw.asked
 
 
 def _set_to_read(store: StoreAddress, run: Run, backup: str) -> Manifest | None:
-    """Return the manifest of the set that is about to be read: the named one, or the newest, where all that fit are cold."""
+    """Return the manifest of the set that will be read: the named one, or the newest if all that fit are cold."""
     try:
-        fitting = [one for one in candidates(store, run.context, backup, run.started) if not (one.damage or one.aside)]
-        is_read = bool(fitting) and (fitting[0].named or all(is_cold(one.storage_class) for one in fitting))
+        fitting = [
+            candidate
+            for candidate in candidates(store, run.context, backup, run.started)
+            if not (candidate.damage or candidate.aside)
+        ]
+        is_read = bool(fitting) and (fitting[0].named or all(is_cold(candidate.storage_class) for candidate in fitting))
         return fetch_manifest(store, fitting[0].name) if is_read else None
     except (BadInput, DamagedSet, ColdObject):
         # What is wrong with it, the restore says.
@@ -114,53 +118,53 @@ def _set_to_read(store: StoreAddress, run: Run, backup: str) -> Manifest | None:
 def _cold_keys(store: StoreAddress, manifest: Manifest) -> dict[str, str]:
     """Return the cold objects that a restore of a set reads, with their storage classes."""
     folders = [name_of(manifest).folder]
-    wanted = {f"{folders[0]}/{stored.path}" for stored in manifest.objects}
+    needed = {f"{folders[0]}/{stored.path}" for stored in manifest.objects}
     with suppress(DamagedSet):
         if base := read_base(store, manifest):
             folders.append(name_of(base).folder)
-            wanted |= {f"{folders[1]}/{stored.path}" for stored in inherited_parts(manifest, base)}
-    found = [one for folder in folders for one in store.opened.list(f"{folder}/")]
-    return {one.key: one.storage_class for one in found if one.key in wanted and one.storage_class in COLD_CLASSES}
+            needed |= {f"{folders[1]}/{stored.path}" for stored in inherited_parts(manifest, base)}
+    infos = [info for folder in folders for info in store.opened.list(f"{folder}/")]
+    return {info.key: info.storage_class for info in infos if info.key in needed and info.storage_class in COLD_CLASSES}
 
 
 @persistent
 def _unreadable(store: StoreAddress, keys: Iterable[str]) -> list[str]:
-    """Return the objects that cannot be read yet; a store that lets cold objects be read has none."""
-    found = list[str]()
+    """Return the objects that cannot be read yet."""
+    unreadable = list[str]()
     for key in keys:
         try:
             store.opened.require_readable(key)
         except ColdObject:
-            found.append(key)
-    return found
+            unreadable.append(key)
+    return unreadable
 
 
 @persistent
-def _ask(store: StoreAddress, cold: Cold, tier: Tier) -> Thaw:
-    """Ask for every object; where a tier is not to be had, with the next slower one."""
-    wanted, is_new, name = possible_tier(cold.classes, tier), False, cold.name
+def _request(store: StoreAddress, cold: Cold, tier: Tier) -> Thaw:
+    """Request every object; if a tier is unavailable, with the next slower one."""
+    usable_tier, is_new, name = possible_tier(cold.classes, tier), False, cold.name
     for key in cold.keys:
         while True:
             try:
-                is_new |= store.opened.thaw(key, DAYS, wanted)
+                is_new |= store.opened.thaw(key, DAYS, usable_tier)
             except TierUnavailable as error:
-                slower = slower_tier(wanted)
+                slower = slower_tier(usable_tier)
                 if slower is None:
                     raise
-                get_run_logger().warning("%s; asked for with tier %s", error, slower)
-                wanted = slower
+                get_run_logger().warning("%s; requested with tier %s", error, slower)
+                usable_tier = slower
             else:
                 break
-    known = _read_mark(store, name)
+    mark = _read_mark(store, name)
     # One of another day says nothing of what somebody asked for since.
-    if known and not is_new and (known.flow_run == _this_run() or now() < deadline(known.asked, cold.classes, known.tier)):
-        return known
-    thaw = Thaw(now(), wanted, _this_run())
-    said = {"asked": thaw.asked.isoformat(), "tier": wanted, "flow_run": thaw.flow_run}
+    if mark and not is_new and (mark.flow_run == _this_run() or now() < deadline(mark.asked, cold.classes, mark.tier)):
+        return mark
+    thaw = Thaw(now(), usable_tier, _this_run())
+    content = {"asked": thaw.asked.isoformat(), "tier": usable_tier, "flow_run": thaw.flow_run}
     try:
-        store.opened.replace(f"{name.folder}/{THAW_FILE}", (json.dumps(said) + "\n").encode(), WARM_CLASS)
+        store.opened.replace(f"{name.folder}/{THAW_FILE}", (json.dumps(content) + "\n").encode(), WARM_CLASS)
     except (BadInput, StoreUnavailable) as error:
-        get_run_logger().warning("when %s was asked for could not be recorded: %s", name.id, error)
+        get_run_logger().warning("when %s was requested could not be recorded: %s", name.id, error)
     return thaw
 
 
@@ -173,59 +177,59 @@ def _read_mark(store: StoreAddress, name: SetName) -> Thaw | None:
     if store.opened.head(key) is None:
         return None
     # It only says since when; what is readable, the store says.
-    said = parse_mark(ThawMark, store.opened.read(key))
-    return Thaw(said.asked, said.tier, said.flow_run) if said else None
+    mark = parse_mark(ThawMark, store.opened.read(key))
+    return Thaw(mark.asked, mark.tier, mark.flow_run) if mark else None
 
 
-def _asked_before(store: StoreAddress, name: SetName) -> datetime | None:
-    """Return when this very run asked for the set, before it was scheduled again."""
+def _requested_before(store: StoreAddress, name: SetName) -> datetime | None:
+    """Return when this run requested the set, before it was rescheduled."""
     mark = _read_mark(store, name)
     return mark.asked if mark and mark.flow_run and mark.flow_run == _this_run() else None
 
 
-def _tell(run: Run, cold: Cold, thaw: Thaw, objective: timedelta | None) -> None:
+def _log_thaw(run: Run, cold: Cold, thaw: Thaw, objective: timedelta | None) -> None:
     ready = thaw.asked + usual_time(cold.classes, thaw.tier)
-    left = "" if objective is None or not objective else (
-        f"; {markdown.clock((run.started + objective - ready).total_seconds())} of the recovery time objective are left then"
+    remaining = "" if objective is None or not objective else (
+        f"; {markdown.clock((run.started + objective - ready).total_seconds())} of the recovery time objective remain then"
         if ready < run.started + objective else "; by then the recovery time objective is missed"
     )  # fmt: skip
     get_run_logger().warning(
-        "%s is cold (%d objects in %s): asked for with tier %s, usually there by %s%s",
-        cold.name.id, len(cold.keys), ", ".join(cold.classes), thaw.tier, markdown.local_time(ready, cold.zone), left,
+        "%s is cold (%d objects in %s): requested with tier %s, usually readable by %s%s",
+        cold.name.id, len(cold.keys), ", ".join(cold.classes), thaw.tier, markdown.local_time(ready, cold.zone), remaining,
     )  # fmt: skip
 
 
 def _wait(store: StoreAddress, cold: Cold, thaw: Thaw) -> None:
-    """Wait until the objects can be read: without this process where a worker can start it again.
+    """Wait until the objects can be read; a run that a worker started ends, and is rescheduled.
 
     Raises:
-        ColdObject: they could not be read when the deadline was over.
+        ColdObject: they could not be read before the deadline.
     """
     usual = usual_time(cold.classes, thaw.tier)
-    waiting, pause, last = cold.keys, FIRST_LOOK, deadline(thaw.asked, cold.classes, thaw.tier)
+    waiting, pause, last = cold.keys, FIRST_PAUSE, deadline(thaw.asked, cold.classes, thaw.tier)
     while waiting := _unreadable(store, waiting):
         if now() >= last:
             raise ColdObject(
-                f"{cold.name.id}: {len(waiting)} objects cannot be read although they were asked for with tier {thaw.tier} at "
+                f"{cold.name.id}: {len(waiting)} objects cannot be read although they were requested with tier {thaw.tier} at "
                 f"{markdown.local_time(thaw.asked, cold.zone)}, {store.path(waiting[0])} among them; "
                 "ask the store's operator, then run again"
             )
         if deployment.id:
             soon = max(thaw.asked + usual, now() + usual / 10)
-            _begin_again(
-                soon, f"{cold.name.id} is being thawed ({thaw.tier}); looks again at {markdown.local_time(soon, cold.zone)}"
+            _reschedule(
+                soon, f"{cold.name.id} is being thawed ({thaw.tier}); checks again at {markdown.local_time(soon, cold.zone)}"
             )
         time.sleep(pause.total_seconds())
-        pause = min(pause * 2, LAST_LOOK, last - now() if last > now() else FIRST_LOOK)
+        pause = min(pause * 2, LONGEST_PAUSE, last - now() if last > now() else FIRST_PAUSE)
 
 
-def _begin_again(at: datetime, why: str) -> None:
-    """End this process, and have the run begin again at an instant.
+def _reschedule(at: datetime, reason: str) -> None:
+    """End this process, and reschedule the run for an instant.
 
     Raises:
-        Pause: what tells Prefect's engine that the run goes on later.
+        Pause: tells Prefect's engine that the run continues later.
     """
-    state: State[Any] = Scheduled(name="AwaitingThaw", scheduled_time=at, message=why)
+    state: State[Any] = Scheduled(name="AwaitingThaw", scheduled_time=at, message=reason)
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(UUID(_this_run()), state, force=True)
     raise Pause(state=state)

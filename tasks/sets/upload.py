@@ -19,13 +19,18 @@ from tasks.store.interface import Store
 
 @persistent
 def upload(
-    address: StoreAddress, run: Run, name: SetName, stored: StoredObject, file: Path, storage_class: str,
+    address: StoreAddress,
+    run: Run,
+    name: SetName,
+    stored: StoredObject,
+    file: Path,
+    storage_class: str,
     moved: Moved = unmeasured,
-) -> StoredObject:  # fmt: skip
+) -> StoredObject:
     """Upload one object of a set, read it back and remove the staged file; each byte moves twice, there and back.
 
     Raises:
-        StoreUnavailable: the store did not take it, or gives other bytes back.
+        StoreUnavailable: the store did not accept it, or returns other bytes.
     """
     store, key = address.opened, f"{name.folder}/{stored.path}"
     store.put(key, file, storage_class, {"sha256": stored.sha256, "run": run.id, "set": name.id}, moved)
@@ -38,35 +43,35 @@ def upload(
 def read_back(store: Store, key: str, stored: StoredObject, moved: Moved) -> None:
     """Read an object whole and compare it with what was sent."""
     with Path("/dev/null").open("wb") as nowhere:
-        found = store.fetch(key, nowhere, moved)
-    if found != stored.sha256:
-        raise StoreUnavailable(f"{key}: the store gives back other bytes than were sent (sha256 {found}); try again")
+        sha256 = store.fetch(key, nowhere, moved)
+    if sha256 != stored.sha256:
+        raise StoreUnavailable(f"{key}: the store returns other bytes than were sent (sha256 {sha256}); try again")
 
 
 @step(name="cool {name.id}")
 @persistent
 def cool(address: StoreAddress, name: SetName, manifest: Manifest, storage_class: str) -> None:
-    """Give the data of a set that was read back its class, where the store has it; what chooses and lists sets stays warm."""
-    classes = {address.opened.set_class(f"{name.folder}/{one.path}", storage_class) for one in manifest.data}
-    get_run_logger().info("%s: %d objects lie in class %s", name.id, len(manifest.data), "/".join(sorted(classes)))
+    """Move the data of a set that was read back to its storage class, if the store has it; manifest and list stay warm."""
+    classes = {address.opened.set_class(f"{name.folder}/{stored.path}", storage_class) for stored in manifest.data}
+    get_run_logger().info("%s: %d objects are in class %s", name.id, len(manifest.data), "/".join(sorted(classes)))
 
 
 def missing_class(address: StoreAddress, classes: StorageClasses, kind: Kind) -> list[str]:
-    """Return a warning if the store was found to lack the class of a kind of set."""
-    wanted = classes.of(kind)
-    if wanted not in address.opened.lacking:
+    """Return a warning if the store lacks the storage class of a kind of set."""
+    storage_class = classes.of(kind)
+    if storage_class not in address.opened.lacking:
         return []
     return [
-        f"the store has no storage class {wanted}: the data lie in STANDARD; have the class set up there, or write "
+        f"the store has no storage class {storage_class}: the data are in STANDARD; have the class set up there, or write "
         f"storage_classes: {{{class_key(kind)}: STANDARD}} into the context's context.yaml and register it"
     ]
 
 
 @persistent
 def publish(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> str:
-    """Commit a set: write its manifest, signed if there is a key, create-only, and read it back; return the set's path."""
+    """Commit a set: write its manifest, create-only and signed if there is a key, and read it back; return the set's path."""
     store, key = address.opened, f"{name.folder}/{MANIFEST_FILE}"
     store.create(key, render_manifest(manifest, address.signer), WARM_CLASS, {"run": run.id, "set": name.id})
     if parse_manifest(store.read(key), address.path(key), address.trust) != manifest:
-        raise StoreUnavailable(f"{address.path(key)}: the manifest read back is another; try again")
+        raise StoreUnavailable(f"{address.path(key)}: manifest read-back mismatch; try again")
     return address.path(name.folder)

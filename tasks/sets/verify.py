@@ -1,4 +1,4 @@
-"""Verifying stored sets without restoring them: every byte downloaded, every row decoded and counted."""
+"""Verifies stored sets without restoring them: every byte is downloaded, every row decoded and counted."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -27,16 +27,16 @@ def verify_set(store: StoreAddress, run: Run, backup: str) -> str:
     """Verify the newest or the named set and record that it is good; return the verdict.
 
     Raises:
-        DamagedSet: it is not what its manifest says, or newer ones had to be passed over.
+        DamagedSet: it differs from its manifest, or newer ones were passed over.
     """
     return decode_set(store, run, backup).verdict
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A set that was found good: what was said of it, and the manifest that every row was compared with.
+    """A verified set: the verdict, and the manifest that every row was compared with.
 
-    `unmarked` says why that could not be recorded, if so.
+    `unmarked` is why that could not be recorded, if so.
     """
 
     verdict: str
@@ -45,7 +45,7 @@ class Decoded:
 
 
 def decode_set(store: StoreAddress, run: Run, backup: str) -> Decoded:
-    """Verify a set like that; return what was found.
+    """Verify a set as verify_set does; return the result.
 
     Raises:
         DamagedSet: as verify_set.
@@ -71,40 +71,40 @@ def decode_set(store: StoreAddress, run: Run, backup: str) -> Decoded:
 
 
 def verify_share(store: StoreAddress, run: Run, backups: Iterable[str], count: int) -> str:
-    """Verify sets one after the other until so many were not damaged; return the verdict.
+    """Verify sets one after the other until `count` were good; return the verdict.
 
-    Damaged ones do not count: they come first each time, and would keep the others from ever being looked at.
+    Damaged sets do not count: they come first each time, and the others would never be verified.
 
     Raises:
-        DamagedSet: some are not what their manifests say; each is named.
+        DamagedSet: some differ from their manifests; each is named.
     """
-    good, unmarked, cold, damaged = 0, list[str](), list[str](), list[str]()
+    verified, unmarked, cold, damaged = 0, list[str](), list[str](), list[str]()
     for backup in backups:
-        if good + len(cold) == count:
+        if verified + len(cold) == count:
             break
         try:
             decoded = decode_set(store, run, backup)
         except ColdObject as error:
             # A listing compared its sizes; more takes a thaw.
             cold.append(str(error))
-            get_run_logger().info("looked at from outside only: %s", error)
+            get_run_logger().info("sizes checked only (cold storage): %s", error)
         except DamagedSet as error:
             damaged.append(str(error))
             get_run_logger().error("%s", error)
         else:
-            good += 1
+            verified += 1
             unmarked += [decoded.unmarked] if decoded.unmarked else []
-    said = f"{good} sets decoded" + (f", {len(cold)} cold ones looked at from outside" if cold else "")
+    summary = f"{verified} sets decoded" + (f", {len(cold)} cold ones: sizes checked only" if cold else "")
     if unmarked:
-        said += f", but {len(unmarked)} could not be marked, so that the next run begins with them again"
+        summary += f", but {len(unmarked)} could not be marked, so that the next run verifies them again"
     if damaged:
-        raise DamagedSet(f"FAIL: {said}, {len(damaged)} damaged: {'; '.join(damaged)}")
-    return f"PASS: {said}"
+        raise DamagedSet(f"FAIL: {summary}, {len(damaged)} damaged: {'; '.join(damaged)}")
+    return f"PASS: {summary}"
 
 
 @step
 def decode(staged: StagedSet, items: Mapping[str, Item]) -> list[str]:
-    """Recompute rows and digest of every relation of a staged set, and of large objects; return what differs from its manifest."""
+    """Recompute rows and digests of a staged set's relations and large objects; return how they differ from the manifest."""
     relations = staged.manifest.relations
     rows = [problem for relation in relations for problem in _decoded(staged, relation, items[relation.qualified].at)]
     return [*rows, *decode_large_objects(staged)]

@@ -191,7 +191,7 @@ def test_a_set_of_another_cluster_is_not_taken_for_the_same(old: World, monkeypa
 def test_numbers_that_are_none(old: World) -> None:
     with pytest.raises(ParameterTypeError, match="ahead"):
         old.run(create_partitions, "backup_restorer", ahead=-1)
-    with pytest.raises(BadInput, match='"0000" is no year'):
+    with pytest.raises(BadInput, match='"0000" is not a year'):
         reattach(old, year="0000")
     with pytest.raises(BadInput, match="name a year, such as 2023, or an archive set"):
         reattach(old)

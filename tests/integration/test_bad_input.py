@@ -116,12 +116,12 @@ def test_unknown_context(filled: World) -> None:
 @pytest.mark.parametrize("flow", BOTH)
 @pytest.mark.parametrize("context", ["../bc-004", "bc-004/daily", "", "BC-004", "x" * 300, "bc\n004"])
 def test_what_can_be_no_contexts_name(filled: World, flow: str, context: str) -> None:
-    with untouched(filled), pytest.raises(BadInput, match=r"is no name of one .*; correct it"):
+    with untouched(filled), pytest.raises(BadInput, match=r"invalid context name .*; use"):
         filled.run(FLOWS[flow], "backup_restorer", context=context)
 
 
 def test_listing_an_impossible_context(filled: World) -> None:
-    with untouched(filled), pytest.raises(BadInput, match="is no name of one"):
+    with untouched(filled), pytest.raises(BadInput, match="invalid context name"):
         filled.run(list_backups, "backup_reader", context="../..")
 
 
@@ -134,7 +134,7 @@ def test_unknown_set(filled: World) -> None:
 @pytest.mark.parametrize(
     ("reference", "fact"),
     [
-        ("yesterday", 'backup "yesterday" is neither "latest", nor an instant (such as 2025-11-03 14:00), nor the id of a set'),
+        ("yesterday", 'backup "yesterday" is neither "latest", nor a timestamp (such as 2025-11-03 14:00), nor the id of a set'),
         ("", 'backup "" is neither'),
         ("/elsewhere/bc-004/daily/bc-004_full_20251103_020000_3f9c", "nor the path of one below"),
         ("{store}/../store/bc-004/daily/{id}", "nor the path of one below"),
@@ -443,9 +443,9 @@ def test_no_credentials_at_all(world: World, s3: LocalS3) -> None:
     ("content", "fact"),
     [
         ('{"system_identifier": "42"}', "are written by the cluster with system identifier 42, this one is "),
-        ("not JSON", "does not say which cluster writes here"),
-        ("[]", "does not say which cluster writes here"),
-        ("", "does not say which cluster writes here"),
+        ("not JSON", "does not name the cluster that writes here"),
+        ("[]", "does not name the cluster that writes here"),
+        ("", "does not name the cluster that writes here"),
     ],
 )
 def test_the_store_of_another_cluster(world: World, content: str, fact: str) -> None:
@@ -580,7 +580,7 @@ def test_a_context_file_that_is_no_yaml(world: World, context_file: Path) -> Non
 
 def test_a_context_folder_without_its_file(world: World, context_file: Path) -> None:
     context_file.unlink()
-    assert f"{context_file.parent}: no context.yaml there" in refused(world, "daily_backup")
+    assert f"{context_file.parent} has no context.yaml" in refused(world, "daily_backup")
 
 
 @pytest.mark.parametrize(("key", "name"), [("tables", "no_such_table"), ("views", "mv_no_such_view")])

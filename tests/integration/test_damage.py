@@ -250,7 +250,7 @@ def test_a_path_that_leads_out_of_the_set_is_refused(world: World, two_sets: Two
     stored = json.loads(manifest.read_bytes())["manifest"]["schema_list"]
     rewrite(manifest, schema_list=stored | {"path": "../../../owner.json"})
 
-    with pytest.raises(DamagedSet, match=f"{two_sets.newer}: the manifest does not hold what it must"):
+    with pytest.raises(DamagedSet, match=f"{two_sets.newer}: the manifest is not valid"):
         verify(world, two_sets.newer)
 
 

@@ -372,7 +372,7 @@ def test_chance_chooses_among_the_whole_sets_of_the_last_thirty_days(stored: Wor
     age(set_folder(stored, rehearsed.newer), timedelta(days=30, minutes=1))
     assert {random_recent(address, CONTEXT, instant) for _ in range(8)} == {rehearsed.older}
     (set_folder(stored, rehearsed.older) / TEAMS).unlink()
-    with pytest.raises(BadInput, match="no whole backup set of context"):
+    with pytest.raises(BadInput, match="no complete backup set of context"):
         random_recent(address, CONTEXT, instant)
 
 

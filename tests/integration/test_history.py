@@ -440,7 +440,9 @@ def test_the_memory_of_a_machine_put_back_is_seen_by_its_log(lab: World, machine
             # What a machine would have stored that was further on.
             told(patch, "instant", "'F0/0'")
             lab.backup()
-        with pytest.raises(OperationError, match=r"SET ASIDE: .* is behind .*, which it took itself .* its state was put back"):
+        with pytest.raises(
+            OperationError, match=r"SET ASIDE: .* is behind .*, which it took itself .* it was restored to an older state"
+        ):
             lab.backup()
         assert states(lab) == ["full set aside", "full set aside", "full stored"]
         assert "none of them counts; now take a full" in adopt(lab)

@@ -204,7 +204,7 @@ def test_every_version_reads_texts_alike(any_version: World) -> None:
         own = "CHECK ((name)::text <> ''::text) NOT VALID"
         assert texts.understood_check(connection, "x", teams, own).startswith("CHECK (")
         execute(any_version, "CREATE FUNCTION public.is_fine(text) RETURNS boolean LANGUAGE sql AS 'SELECT true'")
-        with pytest.raises(DamagedSet, match=r"^x: it calls public\.is_fine\(text\), which belongs to somebody else"):
+        with pytest.raises(DamagedSet, match=r"^x: it calls public\.is_fine\(text\), which belongs to another role"):
             texts.understood_check(connection, "x", teams, "CHECK (public.is_fine(name))")
         execute(any_version, "ALTER FUNCTION public.is_fine(text) OWNER TO consulting_owner")
         assert "is_fine" in texts.understood_check(connection, "x", teams, "CHECK (public.is_fine(name))")

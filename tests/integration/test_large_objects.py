@@ -319,7 +319,9 @@ def test_a_clean_up_leaves_them_and_says_so(world: World, monkeypatch: pytest.Mo
     documents(world, monkeypatch, *more, clean_up=[RULE])
     before = seen(world)
     assert str(world.run(clean_up_old_data, "backup_restorer", **SURE)).startswith("CLEANED UP: 1 rows of odd.d")
-    assert "the set has the 4 large objects that its rows name; in the database they stay" in report(world, f"{CONTEXT}-clean-up")
+    assert "the set has the 4 large objects that its rows reference; in the database they stay" in report(
+        world, f"{CONTEXT}-clean-up"
+    )
     assert seen(world) == before
     execute(world, "SELECT lo_unlink(71002)")
     (folder,) = world.set_folders("clean-up", CONTEXT)
@@ -338,7 +340,7 @@ def test_an_archived_partition_comes_back_with_them(world: World, monkeypatch: p
     documents(world, monkeypatch, *statements, tables=["t", "d", "p", "y"], partitions=[rule])
     before = seen(world)
     world.run(archive_partitions, "backup_restorer", **SURE)
-    assert "large object that its rows name; in the database" in report(world, f"{CONTEXT}-archive")
+    assert "large object that its rows reference; in the database" in report(world, f"{CONTEXT}-archive")
     assert ask(world, "SELECT count(*) FROM odd.y") == [(0,)] and seen(world) == before
     execute(world, "SELECT lo_unlink(71060)")
     said = str(world.run(reattach_partition, "backup_restorer", context=CONTEXT, year="2020"))

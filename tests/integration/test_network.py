@@ -442,7 +442,7 @@ def test_a_server_that_gives_other_bytes_back(
     file = run.folder / "small"
     file.write_bytes(b"the rows")
 
-    with pytest.raises(StoreUnavailable, match=r"data/small: the store gives back other bytes than were sent"):
+    with pytest.raises(StoreUnavailable, match=r"data/small: the store returns other bytes than were sent"):
         upload(StoreAddress(bucket, credentials(s3, front.url)), run, describe_file("data/small", file), file)
 
 

@@ -304,7 +304,7 @@ def test_a_backup_into_a_store_without_the_class(odd: World, front: Front, s3: L
 
     assert verdict.startswith("STORED: ") and "1 warnings" in verdict
     said = report(odd, f"{CONTEXT}-backup")
-    assert "the store has no storage class STANDARD_IA: the data lie in STANDARD" in said
+    assert "the store has no storage class STANDARD_IA: the data are in STANDARD" in said
     assert "storage_classes: {daily: STANDARD}" in said
     assert len(front.refused) == 1, "it was asked more than once"
     assert classes(s3, folder, "daily") == {"STANDARD"}
@@ -397,9 +397,9 @@ def test_a_set_is_verified_where_it_cannot_be_marked(readable: World, two_sets: 
     assert verdict.startswith(f"PASS: {two_sets.newer} decoded in ") and verdict.endswith(", not marked")
     said = report(readable, f"{CONTEXT}-verification")
     assert f"that {two_sets.newer} was decoded could not be recorded in the store" in said and "AccessDenied" in said
-    assert "a hold may stay" not in caplog.text
+    assert "a hold may remain" not in caplog.text
     verdict = str(readable.run(verify_backups, "backup_reader", fraction=1))
-    assert verdict == "PASS: 2 sets decoded, but 2 could not be marked, so that the next run begins with them again"
+    assert verdict == "PASS: 2 sets decoded, but 2 could not be marked, so that the next run verifies them again"
 
 
 @pytest.mark.long

@@ -260,7 +260,7 @@ def swapped(world: World, manifest: Path, others: Keys) -> None:
 
 FAULTS = {
     unsigned: "is not signed, and BACKUP_VERIFY_KEY is set", foreign: "is signed with key .*, BACKUP_VERIFY_KEY has",
-    altered: "its signature does not fit", redated: "its signature does not fit", replayed: "its signature does not fit",
+    altered: "its signature does not match", redated: "its signature does not match", replayed: "its signature does not match",
     swapped: "its manifest is that of set",
 }  # fmt: skip
 
@@ -304,7 +304,7 @@ def test_signed_sets_are_accepted(signed: World, keys: Keys, taken: Path) -> Non
     assert signed.run(watch_recovery_point, "backup_reader", refresh=False).startswith("PASS")
     signed.extra = keys.verifying
     assert {*states(signed).values()} == {"untrusted"}
-    with pytest.raises(DamagedSet, match=f"was signed for store {taken}, which is another; .*export BACKUP_SIGNED_FOR={taken}"):
+    with pytest.raises(DamagedSet, match=f"was signed for store {taken}, not for this one; .*export BACKUP_SIGNED_FOR={taken}"):
         verify(signed)
     signed.extra = {}
     assert verify(signed).startswith("PASS")

@@ -138,7 +138,7 @@ def test_a_thaw_that_never_ends_is_said_so(archived: World, glacier: Glacier, mo
     glacier.seconds = 3600
     monkeypatch.setattr(sets_thaw, "deadline", lambda asked, *_: asked + timedelta(seconds=3))
     with pytest.raises(
-        ColdObject, match=r"1 objects cannot be read although they were asked for with tier Bulk at .*ask the store's"
+        ColdObject, match=r"1 objects cannot be read although they were requested with tier Bulk at .*ask the store's"
     ):
         archived.run(reattach_partition, "backup_restorer", year="2022", tier="Bulk")
     # Asked for once; the next run waits for the same thaw.

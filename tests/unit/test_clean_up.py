@@ -100,7 +100,7 @@ def test_what_was_done_is_told_by_rule_and_reason() -> None:
 
 def test_tables_of_rules_are_the_contexts_own() -> None:
     text = (FOLDER / CONTEXT_FILE).read_text(encoding="utf-8").replace("      - team_members\n", "      - team_mates\n")
-    with pytest.raises(BadInput, match=r"x: clean_up names team_mates, which `tables` does not"):
+    with pytest.raises(BadInput, match=r"x: clean_up names team_mates, which are not in `tables`"):
         parse_context(text, "x")
 
 
@@ -117,7 +117,7 @@ def test_the_documents_say_what_the_context_keeps() -> None:
     ]
     said = {table: (period, since, archived) for table, period, since, archived in rows if table != "table"}
     assert {table: period.partition(",")[0] for table, (period, _, _) in said.items()} == kept(SHIPPED)
-    clocks = {one.table: one.clock.said for one in SHIPPED.clean_up}
+    clocks = {one.table: one.clock.spelled for one in SHIPPED.clean_up}
     assert {table: since.partition(",")[0] for table, (_, since, _) in said.items() if table in clocks} == clocks
     gone = {table for one in SHIPPED.clean_up for table in one.tables} | {one.table for one in SHIPPED.partitions}
     assert {table for table, (_, _, archived) in said.items() if archived == "yes"} == gone

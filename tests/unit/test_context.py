@@ -55,7 +55,10 @@ def test_the_strictest_objective_rules() -> None:
     assert (found.objectives.rto, found.objectives.rpo) == (timedelta(hours=2), timedelta(hours=1))
     laxer = parse_context(yaml.safe_dump(MINIMAL | {"objectives": GROUPED | {"groups": groups[:1]}}), "x").objectives
     assert (laxer.rto, laxer.rpo) == (timedelta(hours=4), timedelta(hours=1))
-    assert promises(found.objectives.told).splitlines()[2:] == ["- a: RTO 8:00:00, RPO 1:00:00", "- b: RTO 2:00:00, RPO 24:00:00"]
+    assert promises(found.objectives.group_promises).splitlines()[2:] == [
+        "- a: RTO 8:00:00, RPO 1:00:00",
+        "- b: RTO 2:00:00, RPO 24:00:00",
+    ]
 
 
 def test_storage_classes() -> None:
@@ -99,10 +102,10 @@ def test_a_missing_key(key: str) -> None:
     [
         ({"tabels": []}, "unknown key 'tabels'; remove it or correct its spelling (top-level keys: name, title, database, schema"),
         ({"retention": {"dialy": "1 day"}}, "unknown key 'retention.dialy'"),
-        ({"retention": {"daily": "a while"}}, "key 'retention.daily': 'a while' is no period; write for example \"30 days\""),
-        ({"time_zone": "Asia/Tokio"}, "key 'time_zone': 'Asia/Tokio' is no time zone; write one such as Asia/Tokyo"),
-        ({"timestamps": "../etc"}, "key 'timestamps': '../etc' is no time zone"),
-        ({"time_zone": ""}, "key 'time_zone': '' is no time zone"),
+        ({"retention": {"daily": "a while"}}, "key 'retention.daily': 'a while' is not a valid period; write for"),
+        ({"time_zone": "Asia/Tokio"}, "key 'time_zone': 'Asia/Tokio' is not a time zone; write one such as Asia/Tokyo"),
+        ({"timestamps": "../etc"}, "key 'timestamps': '../etc' is not a time zone"),
+        ({"time_zone": ""}, "key 'time_zone': '' is not a time zone"),
         ({"include": [{"kind": "table", "name": "a"}]}, "key 'include.0.kind': "),
         ({"include": [{"kind": "view"}]}, "key 'include.0.name' is missing; add it"),
         ({"name": "BC 004"}, "key 'name': "),
@@ -112,7 +115,7 @@ def test_a_missing_key(key: str) -> None:
         ({"objectives": {"rto": "soon", "rpo": "4 hours"}}, "key 'objectives.rto': "),
         ({"objectives": {"rto": "4 hours"}}, "key 'objectives.rpo' is missing; add it"),
         ({"objectives": GROUPED | {"groups": [{"tables": ["b"], "rto": "1 hour", "rpo": "1 hour"}]}},
-         "objectives.groups names b, which `tables` does not; correct the value"),
+         "objectives.groups names b, which are not in `tables`; correct the value"),
         ({"objectives": GROUPED | {"groups": [{"tables": ["a"], "rto": "1 hour", "rpo": "1 hour"}] * 2}},
          "objectives.groups names a twice"),
         (
@@ -125,10 +128,10 @@ def test_a_missing_key(key: str) -> None:
         ({"clean_up": [{"table": "a", "clock": {"each": ["x", "x"]}, "keep": "1 year"}]}, "x and x names a column twice"),
         ({"clean_up": [{"table": "a", "clock": ["x"], "keep": "1 year"}]}, "key 'clean_up.0.clock': "),
         ({"partitions": [PARTITIONS | {"period": "week"}]}, "key 'partitions.0.period': "),
-        ({"partitions": [PARTITIONS | {"name": "v"}]}, "key 'partitions.0': 'v' names several partitions of a year alike"),
-        ({"partitions": [PARTITIONS | {"name": "v_{Year}"}]}, "'v_{Year}' has other places than {year}, {month:02} and {quarter}"),
-        ({"long_term": {"daily": {"tables": ["teams"], "keep": "7 years"}}}, "'daily' is no name of a long-term job"),
-        ({"long_term": {"Books": {"tables": ["teams"], "keep": "7 years"}}}, "'Books' is no name of a long-term job"),
+        ({"partitions": [PARTITIONS | {"name": "v"}]}, "key 'partitions.0': 'v' gives partitions of different years the same name"),
+        ({"partitions": [PARTITIONS | {"name": "v_{Year}"}]}, "'v_{Year}' has other placeholders than {year}, {month:02}"),
+        ({"long_term": {"daily": {"tables": ["teams"], "keep": "7 years"}}}, "'daily' is no valid long-term job name"),
+        ({"long_term": {"Books": {"tables": ["teams"], "keep": "7 years"}}}, "'Books' is no valid long-term job name"),
     ],
 )  # fmt: skip
 def test_a_wrong_key(changes: dict[str, Any], said: str) -> None:
@@ -143,11 +146,11 @@ def test_every_mistake_is_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("tables: [a, b\nname: x\n", "f: not YAML: .*line 2.*mend the line it names"),
+        ("tables: [a, b\nname: x\n", "f: not YAML: .*line 2.*correct the line it names"),
         ("a: b: c", "f: not YAML: .*line 1"),
         ("\tx: 1", "f: not YAML"),
-        ("", "f: holds no keys; write name, title"),
-        ("- a", "f: holds no keys"),
+        ("", "f: has no keys; write name, title"),
+        ("- a", "f: has no keys"),
         ("!!python/object/apply:os.system [echo]", "f: not YAML"),
     ],
 )
@@ -157,7 +160,7 @@ def test_no_yaml(text: str, said: str) -> None:
 
 
 def test_a_folder_without_the_file(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=rf"{tmp_path}: no context.yaml there"):
+    with pytest.raises(BadInput, match=rf"{tmp_path} has no context.yaml"):
         read_context_folder(tmp_path)
 
 
@@ -176,5 +179,5 @@ def test_what_the_documents_show_is_taken_and_both_languages_show_the_same() -> 
     tables = ["policy_violations", "sales", "teams", "team_members"]
     found = parse_context(yaml.safe_dump(MINIMAL | keys | {"tables": tables, "clean_up": rules}), "x")
     assert [one.values for one in found.partitions] == [None, "{year}-{month:02}"]
-    assert [one.clock.said for one in found.clean_up] == ["left_at", "left_at or deleted_at", "ended_on and last_used_at"]
+    assert [one.clock.spelled for one in found.clean_up] == ["left_at", "left_at or deleted_at", "ended_on and last_used_at"]
     assert (found.objectives.rto, found.objectives.rpo) == (timedelta(hours=2), timedelta(hours=1))

@@ -141,7 +141,7 @@ def test_what_is_found_is_told() -> None:
     found = find_dispute([P1, S2], [], here("P", 3), 3)
     assert found
     assert found.why == (
-        "two servers write here: S2 is of the one at 10.0.0.2:5432, started start of S, and the one at 10.0.0.1:5432, "
+        "two servers write here: S2 is from the one at 10.0.0.2:5432, started start of S, and the one at 10.0.0.1:5432, "
         "started start of P, which took P1 before, is back; "
         "find out which server is right, and run there: python -m deployments.register --adopt"
     )
@@ -229,7 +229,7 @@ def test_a_fork_sets_the_full_and_its_differentials_aside() -> None:
     found = forked(["public.teams", "public.scopes"], P1, 5)
     assert found
     assert (found.since, found.before) == (1, 5)
-    assert "no row of public.teams, public.scopes counts as written since P1, and yet they are others" in found.why
+    assert "no row of public.teams, public.scopes counts as written since P1, but the rows differ" in found.why
 
 
 def test_numbers_go_on_after_what_was_deleted() -> None:
@@ -244,7 +244,7 @@ def test_owner_json_is_what_it_was_where_nothing_was_decided() -> None:
     decided = Owner(system_identifier="7", adopted=[BY_P, Adoption(since=4, number=5)])
     assert parse_owner(render_owner(decided), "owner.json") == decided
     for spoilt in (b"", b"{}", b"[]", b'{"system_identifier": "7", "adopted": 5}'):
-        with pytest.raises(BadInput, match=r"owner\.json does not say which cluster writes here"):
+        with pytest.raises(BadInput, match=r"owner\.json does not name the cluster that writes here"):
             parse_owner(spoilt, "owner.json")
 
 
@@ -298,7 +298,7 @@ def test_nothing_is_pruned_while_it_is_disputed_which_sets_count() -> None:
         for day in (3, 2, 1)
     ]
     decided = plan(sets, samples.INSTANT, ZONE, {Kind.FULL: "30 days"})
-    said = "whose history bc-004_full_20250102_020000_0000 is of is not decided: nothing is pruned"
+    said = "the history of bc-004_full_20250102_020000_0000 is not decided: nothing is pruned"
     assert [(one.expires, one.why) for one in decided] == [(False, said)] * 3
     decided = plan([replace(one, disputed=False) for one in sets], samples.INSTANT, ZONE, {Kind.FULL: "30 days"})
     assert [one.expires for one in decided] == [False, True, True]

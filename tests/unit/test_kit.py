@@ -13,7 +13,7 @@ KIT = Kit(context="bc-004", made=samples.INSTANT, version="1.0", set="bc-004_ful
 @pytest.mark.parametrize(
     ("kit", "days", "said"),
     [
-        (None, 0, "no kit was ever made: `python -m deployments.kit FOLDER`"),
+        (None, 0, "no kit exists: `python -m deployments.kit FOLDER`"),
         (KIT, 0, "0 days ago, with bc-004_full_20251103_020000_3f9c"),
         (
             KIT,

@@ -26,7 +26,7 @@ def test_what_is_left_out_is_told_with_its_statements() -> None:
 def test_older_sets_tell_names_alone() -> None:
     older = manifest(left_out=["rule r on table app.t"], forgotten_tables=["app.f"])
     assert chores(older) == [
-        "table app.f is in no backup, neither are its rows: no context looks after it",
+        "table app.f and its rows are in no backup: no context has it",
         "rule r on table app.t is not in the backup: it needs another context's table; its statements are not in the manifest",
     ]
     assert in_short(older) == "2 objects not in it (rule r on table app.t, app.f)"
@@ -37,7 +37,7 @@ def test_older_sets_say_which_columns_may_name_large_objects() -> None:
     types = {"id": "integer", "a": "oid", "b": "app.lo", "c": "app._lo", "d": "oid[]", "e": "lib.lo", "f": "regclass"}
     table = relation().model_copy(update={"columns": [*types], "types": [*types.values()]})
     older = manifest(relations=[table], inventory=[lo], extensions=["lo"])
-    name = f"what {table.qualified}(a, b, c, d, e) names of large objects"
+    name = f"the large objects that {table.qualified}(a, b, c, d, e) references"
     assert in_short(older) == f"1 object not in it ({name})"
     assert chores(older)[0].startswith(f"{name} is not in the backup: the release that took it stored none")
     none = LargeObjects(columns={table.qualified: ["a"]}, objects=0, plain_bytes=0, digest="0" * 32, seconds=0)

@@ -87,7 +87,7 @@ def test_another_version_is_refused_with_the_remedy() -> None:
 
 @pytest.mark.parametrize("changes", [{"unknown": 1}, {"relations": None}, {"kind": "weekly"}, {"transforms": ["gzip"]}])
 def test_the_right_checksum_is_not_enough(changes: dict[str, Any]) -> None:
-    with pytest.raises(DamagedSet, match="does not hold what it must"):
+    with pytest.raises(DamagedSet, match="the manifest is not valid"):
         parse(rewritten(**changes))
 
 

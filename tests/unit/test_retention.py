@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.core.calendar import before
 from tasks.core.sets.name import RULES, Kind
-from tasks.core.sets.retention import Decision, StoredSet, drought, is_ours, is_written_by_a_backup, plan
+from tasks.core.sets.retention import Decision, StoredSet, is_ours, is_written_by_a_backup, missing_full, plan
 
 ZONE = ZoneInfo("Asia/Tokyo")
 NOW = datetime(2025, 12, 31, 2, 0, tzinfo=UTC)
@@ -49,7 +49,7 @@ def test_a_period_ends_on_the_calendar() -> None:
         ([one("b", 1, suspect=True), one("a", 90)], "the newest set b is suspect: nothing is pruned"),
         ([one("b", 1, proven=True), one("a", 90, held=True)], "it is being read"),
         ([one("b", 1, proven=True), one("a", 90, keep_until=NOW + timedelta(days=1))], "to be kept until 2026-01-01 02:00 UTC"),
-        ([one("b", 1, proven=True), StoredSet("a", Kind.FULL, None)], "its manifest cannot be read: nobody knows what it is"),
+        ([one("b", 1, proven=True), StoredSet("a", Kind.FULL, None)], "its manifest cannot be read, so that its age is not known"),
     ],
 )
 def test_what_speaks_for_a_set(sets: list[StoredSet], why: str) -> None:
@@ -134,13 +134,13 @@ def test_long_term_sets_are_kept_as_long_as_their_job_says() -> None:
 def test_while_no_full_comes(days: list[float], rpo: float, age: float | None) -> None:
     def said(passed: float) -> str | None:
         fulls = [one(f"full {since}", since) for since in days] + [one("broken", 0, restorable=False), one("safe", 0, Kind.SAFETY)]
-        return drought(fulls, NOW + timedelta(days=passed), timedelta(hours=rpo))
+        return missing_full(fulls, NOW + timedelta(days=passed), timedelta(hours=rpo))
 
     if age is None:
         assert said(0) == "no full can be restored: nothing is pruned"
     else:
         assert said(age - days[0] - 0.01) is None
-        assert f"of {age:.1f} days that may lie between two" in str(said(age - days[0] + 0.01))
+        assert f"of {age:.1f} days allowed between two" in str(said(age - days[0] + 0.01))
 
 
 def test_kinds_without_a_period_are_kept() -> None:

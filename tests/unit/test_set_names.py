@@ -89,7 +89,7 @@ def test_names_of_contexts(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a/b", "..", "a\n", "x" * 42, "組"])
 def test_what_is_no_name_of_a_context(name: str) -> None:
-    with pytest.raises(BadInput, match="correct it"):
+    with pytest.raises(BadInput, match="use lowercase letters"):
         require_context_name(name)
 
 

@@ -97,7 +97,7 @@ class CleanUp:
     @property
     def too_old(self) -> str:
         """Which rows are too old."""
-        return f"{self.rule.clock.said} before {self.cutoff.removesuffix(MIDNIGHT)}" if self.cutoff else self.rule.keep
+        return f"{self.rule.clock.spelled} before {self.cutoff.removesuffix(MIDNIGHT)}" if self.cutoff else self.rule.keep
 
     @property
     def not_known(self) -> int:

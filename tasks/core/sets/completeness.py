@@ -1,9 +1,9 @@
 """Whether the -L list of a set restores everything that its manifest names.
 
-Not looked for, because no entry of the list is theirs alone: CHECK and NOT NULL constraints, which are made with their table;
+Not checked, for lack of an entry of their own: CHECK and NOT NULL constraints, which are created with their table;
 indexes of constraints; triggers, which a partition gets from its table; the rule of a view, which is an entry only where views
-and what they need go in a circle; the schema `public`, and what PostgreSQL or an extension brings with it; defaults, privileges
-and comments; foreign keys to other contexts, which are made from the manifest; and what the manifest says is left out.
+depend on each other; the schema `public`, and what PostgreSQL or an extension creates; defaults, privileges
+and comments; foreign keys to other contexts, which are created from the manifest; and what the manifest lists as left out.
 """
 
 import re
@@ -33,52 +33,52 @@ KINDS_OF_ENTRIES = [*(kind for kinds in NAMES_OF_KINDS.values() for kind in kind
 
 @dataclass(frozen=True)
 class Needed:
-    """An object that the list must have an entry of, and how that may begin."""
+    """An object that must have an entry in the list, and how the entry may begin."""
 
     name: str
     titles: Sequence[str]
 
 
 def describe_lack(manifest: Manifest, listing: str) -> str | None:
-    """Return what is wrong with the text of a set's list, in a sentence; None if nothing is."""
-    lacking = unlisted_objects(manifest, listing)
-    more = [f"and {len(lacking) - SAID} more"] if len(lacking) > SAID else []
-    return f"{manifest.schema_list.path} does not restore {', '.join([*lacking[:SAID], *more])}" if lacking else None
+    """Return in a sentence what is wrong with the text of a set's list; None if nothing is."""
+    missing = unlisted_objects(manifest, listing)
+    and_more = [f"and {len(missing) - SAID} more"] if len(missing) > SAID else []
+    return f"{manifest.schema_list.path} does not restore {', '.join([*missing[:SAID], *and_more])}" if missing else None
 
 
 def unlisted_objects(manifest: Manifest, listing: str) -> list[str]:
-    """Return the objects that a manifest names and the text of its list has no entry of."""
+    """Return the objects in a manifest that have no entry in the text of its list."""
     entries, is_readable = parse_list(listing), "\ufffd" not in listing
-    there = {entry.object_id for entry in entries}
-    relations = [f"table {one.qualified}" for one in manifest.relations if (PG_CLASS, one.oid) not in there]
+    listed = {entry.object_id for entry in entries}
+    relations = [f"table {relation.qualified}" for relation in manifest.relations if (PG_CLASS, relation.oid) not in listed]
     needed = [*_extensions(manifest.extensions), *_Inventory(manifest.inventory, manifest.left_out).needed()]
     # Names in another encoding than the list's are known to be there, but not which is whose.
-    wanted = [one if is_readable else Needed(one.name, _kinds(one.titles)) for one in needed]
-    return [*dict.fromkeys([*relations, *_without_entry(wanted, entries)])]
+    expected = [relation if is_readable else Needed(relation.name, _kinds(relation.titles)) for relation in needed]
+    return [*dict.fromkeys([*relations, *_without_entry(expected, entries)])]
 
 
 def _kinds(titles: Iterable[str]) -> list[str]:
-    """Return the longest kinds that entries may be of which begin so."""
+    """Return the longest kind of entry that each title begins with."""
     return [max((f"{kind} " for kind in KINDS_OF_ENTRIES if text.startswith(f"{kind} ")), key=len) for text in titles]
 
 
 def _without_entry(needed: Iterable[Needed], entries: Iterable[Entry]) -> Iterator[str]:
-    """Yield the objects for which no entry is left; each entry is of one object.
+    """Yield the objects for which no entry is left; each entry is for one object.
 
-    Owners follow names without a sign, so that of titles which one entry begins with the longest comes first.
+    The owner follows the name without a separator, so an entry may begin with several titles: the longest comes first.
     """
     texts = sorted(comparable(entry.rest) for entry in entries)
-    taken = set[int]()
-    for one in sorted(needed, key=lambda one: max(map(len, one.titles)), reverse=True):
-        place = next((place for text in one.titles for place in _beginning(texts, _first_line(text)) if place not in taken), None)
+    used = set[int]()
+    for item in sorted(needed, key=lambda item: max(map(len, item.titles)), reverse=True):
+        place = next((place for text in item.titles for place in _beginning(texts, _first_line(text)) if place not in used), None)
         if place is None:
-            yield one.name
+            yield item.name
         else:
-            taken.add(place)
+            used.add(place)
 
 
 def _beginning(texts: Sequence[str], start: str) -> Iterator[int]:
-    """Yield the places of the texts, which are in order, that begin so."""
+    """Yield the positions of the sorted texts that begin with `start`."""
     place = bisect_left(texts, start)
     while place < len(texts) and texts[place].startswith(start):
         yield place
@@ -86,7 +86,7 @@ def _beginning(texts: Sequence[str], start: str) -> Iterator[int]:
 
 
 def _first_line(text: str) -> str:
-    """Return what older sets have of a name that holds a separator of lines or paragraphs."""
+    """Return what older sets store of a name with a line or paragraph separator."""
     return text.splitlines()[0]
 
 
@@ -96,13 +96,13 @@ def _extensions(names: Iterable[str]) -> Iterator[Needed]:
 
 @dataclass(frozen=True)
 class _Inventory:
-    """The objects of a context, with what decides whether one has an entry of its own."""
+    """The objects of a context, with what decides whether each has an entry of its own."""
 
     items: Sequence[InventoryItem]
     left_out: Collection[str]
 
     def needed(self) -> Iterator[Needed]:
-        """Yield what must be in the list: the objects, and what attaches partitions and their indexes."""
+        """Yield what must be in the list: the objects, and the attachment of partitions and their indexes."""
         for item in self.items:
             if self._has_entry(item):
                 yield Needed(named(item), titles_of(item))
@@ -120,27 +120,29 @@ class _Inventory:
 
     @cached_property
     def keys(self) -> frozenset[tuple[str, str]]:
-        """Table and name of each constraint that has an index, which is called like it."""
+        """Table and name of each constraint with an index, which has the same name."""
         return frozenset((i.parent, i.name) for i in self.items if i.kind == "constraint" and i.state.startswith(KEYS_WITH_INDEX))
 
     @cached_property
     def row_triggers(self) -> frozenset[tuple[str, str]]:
-        """Table and name of each trigger that partitions get too."""
+        """Table and name of each row trigger, which partitions inherit."""
         return frozenset((i.parent, i.name) for i in self.items if i.kind == "trigger" and " FOR EACH ROW " in i.state)
 
     @cached_property
-    def brought(self) -> frozenset[str]:
-        """The relations that an extension brings."""
+    def of_extensions(self) -> frozenset[str]:
+        """The relations that belong to an extension."""
         relations = (item for item in self.items if item.kind in TABLES | VIEWS)
-        return frozenset(one.name for one in relations if " | extension " in one.state.partition(" | persistence ")[0])
+        return frozenset(
+            relation.name for relation in relations if " | extension " in relation.state.partition(" | persistence ")[0]
+        )
 
     @cached_property
     def absent(self) -> frozenset[tuple[str, str, str]]:
-        """The objects that are left out, as the manifest says."""
+        """The objects that the manifest lists as left out."""
         return absent(self.items, self.left_out)
 
     def _attached_to(self, indexes: Set[str]) -> Iterator[InventoryItem]:
-        """Yield the indexes of partitions that belong to some of their tables."""
+        """Yield the indexes of partitions that are attached to some indexes."""
         of_partitions = (item for item in self.items if item.kind == "index" and item.parent in self.partitions)
         for item in of_partitions:
             if not indexes.isdisjoint(text.removeprefix("attached to ") for text in item.state.split(" | ")[1:]):
@@ -154,7 +156,7 @@ class _Inventory:
         return item.kind in NAMES_OF_KINDS and not (
             self._is_of_the_system(item)
             or item.identity in self.absent
-            or (item.name if item.kind in TABLES | VIEWS else item.parent) in self.brought
+            or (item.name if item.kind in TABLES | VIEWS else item.parent) in self.of_extensions
             or self._comes_with_another(item)
         )
 
@@ -164,7 +166,7 @@ class _Inventory:
         return bool(OF_THE_SYSTEM.fullmatch(split_name(item.parent if item.kind in OF_A_TABLE else item.name)[0]))
 
     def _comes_with_another(self, item: InventoryItem) -> bool:
-        """Say whether it is made with a constraint, a table or the table that its own is a partition of."""
+        """Return whether an object is created with a constraint, with its table, or with the parent of its table."""
         if item.kind == "index":
             return (item.parent, split_name(item.name)[1]) in self.keys
         if item.kind == "constraint":

@@ -1,4 +1,4 @@
-"""What a report says of a set, and what pruning records of one that expired."""
+"""The facts of a set for reports, and for the record of expired sets."""
 
 from datetime import datetime, timedelta
 from typing import ClassVar
@@ -11,7 +11,7 @@ from tasks.core.values import Instant, Sum
 
 
 class SetFacts(BaseModel):
-    """A set in a few figures; without instants its manifest cannot be read. `verified` is when it was last decoded or drilled."""
+    """A set in a few figures; instants are None if its manifest cannot be read. `verified` is the last decoding or drill."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -37,14 +37,14 @@ class SetFacts(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """What a person has to know of it first."""
+        """The state in one word."""
         if self.expired:
             return "expired"
         return self.state if self.state in ("suspect", "damaged", "untrusted", "set aside") else "ok"
 
     @property
     def recovery_state(self) -> tuple[datetime, datetime] | None:
-        """The state that it can bring back as `latest`, and when that was stored."""
+        """When the state was taken that it restores as `latest`, and when it was stored."""
         if self.instant is None or self.finished is None or not RULES[self.kind].may_be_latest:
             return None
         if self.is_damaged or self.state == "set aside":
@@ -54,7 +54,7 @@ class SetFacts(BaseModel):
 
 
 class ExpiryRecord(Record):
-    """The sets that one pruning let expire, as they were."""
+    """The sets that expired in one pruning."""
 
     folder: ClassVar[str] = "expired"
 

@@ -1,4 +1,4 @@
-"""The fingerprint of all that a restore makes but for rows: two sets with one fingerprint are restored by the same statements."""
+"""The fingerprint of what a restore creates besides rows: sets with the same one are restored by the same statements."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ NOT_MADE = {"oid", "role_settings"}
 
 
 def fingerprint_of(manifest: Manifest, statements: str, extensions: Mapping[str, str]) -> str | None:
-    """Return the SHA-256 of what a restore of a whole context makes, None for a part of one.
+    """Return the SHA-256 of what a restore of a whole context creates, None for a part of one.
 
     That is the digest of the `statements` of the set's part of the schema (columns, bounds of partitions, indexes, keys, code,
     owners, grants, comments …), `extensions` with their versions, the names of roles, the database's own properties, keys to other

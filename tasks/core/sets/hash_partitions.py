@@ -1,8 +1,8 @@
-"""Tables that are divided by hash: which of its partitions a row belongs to, is not the same everywhere.
+"""Hash-partitioned tables: a row may belong to another partition in another database.
 
-The hash of an enum's label is that of its oid, which is another one in another database; that of a text may depend on the processor
-and on the collation's version. So a set's rows are told by the table that is divided, and loaded through it where a partition
-refuses them (https://www.postgresql.org/docs/current/app-pgdump.html, --load-via-partition-root).
+The hash of an enum's label is that of its oid, which differs between databases; that of a text may depend on the processor and on
+the collation's version. So rows are compared by the partitioned table, and loaded through it if a partition refuses
+them (https://www.postgresql.org/docs/current/app-pgdump.html, --load-via-partition-root).
 """
 
 import re
@@ -19,7 +19,7 @@ BY_HASH = re.compile(r"(?:^| \| )key HASH \(")
 
 @dataclass(frozen=True)
 class Family:
-    """A table that is divided by hash, as (schema, name), and the partitions that hold its rows."""
+    """A hash-partitioned table, as (schema, name), and the partitions with its rows."""
 
     table: tuple[str, str]
     relations: tuple[Relation, ...]
@@ -31,61 +31,69 @@ class Family:
 
 
 def hash_tables(inventory: Iterable[InventoryItem], parents: Mapping[str, str | None]) -> dict[str, tuple[str, str]]:
-    """Return the topmost table that is divided by hash, as (schema, name), of each relation that has one; all by schema.name."""
+    """Return the topmost hash-partitioned table, as (schema, name), of each relation that has one, by schema.name."""
     divided = {plain_name(item.name): item for item in inventory if item.kind == "partitioned table"}
-    found = dict[str, tuple[str, str]]()
+    tables = dict[str, tuple[str, str]]()
     for relation, parent in parents.items():
-        above = divided.get(parent or "")
-        while above:
-            if BY_HASH.search(above.state):
-                found[relation] = split_name(above.name)
-            above = divided.get(plain_name(above.parent)) if above.parent else None
-    return found
+        ancestor = divided.get(parent or "")
+        while ancestor:
+            if BY_HASH.search(ancestor.state):
+                tables[relation] = split_name(ancestor.name)
+            ancestor = divided.get(plain_name(ancestor.parent)) if ancestor.parent else None
+    return tables
 
 
 def families(manifest: Manifest) -> list[Family]:
-    """Return the tables of a set that are divided by hash, the topmost of each."""
-    tables = hash_tables(manifest.inventory, {one.qualified: one.parent for one in manifest.relations})
+    """Return the topmost hash-partitioned tables of a set, with their partitions."""
+    tables = hash_tables(manifest.inventory, {relation.qualified: relation.parent for relation in manifest.relations})
     return [
-        Family(table, tuple(one for one in manifest.relations if tables.get(one.qualified) == table))
+        Family(table, tuple(relation for relation in manifest.relations if tables.get(relation.qualified) == table))
         for table in dict.fromkeys(tables.values())
     ]
 
 
 def differences(relation: Relation, rows: int, digest: str) -> list[str]:
-    """Return how what was read of a relation differs from the manifest."""
+    """Return how the rows read of a relation differ from the manifest."""
     if (rows, digest) == (relation.rows, relation.digest):
         return []
     return [f"{relation.qualified}: {rows} rows with digest {digest}, the backup has {relation.rows} with {relation.digest}"]
 
 
-def unlike(manifest: Manifest, found: Mapping[str, RowDigest]) -> list[str]:
+def unlike(manifest: Manifest, digests: Mapping[str, RowDigest]) -> list[str]:
     """Return how the relations that were read (by schema.name) differ from the manifest.
 
-    Partitions by hash are compared together: PostgreSQL itself keeps every row in the one that it belongs to. Of those that are not
-    among the found, the rows are known to be as the manifest has them.
+    Hash partitions are compared together: PostgreSQL itself keeps every row in the one that it belongs to. The rows of relations
+    that are not in `digests` are known to be as in the manifest.
     """
-    together = dict[str, Family]()
+    families_by_relation = dict[str, Family]()
     for family in families(manifest):
-        read = tuple(one for one in family.relations if one.qualified in found)
+        read = tuple(relation for relation in family.relations if relation.qualified in digests)
         # Texts of rows whose columns stand in another order cannot be added up.
-        if len({tuple(one.columns) for one in read}) == 1:
-            together |= {one.qualified: Family(family.table, read) for one in read}
-    alone = [one for one in manifest.relations if one.qualified in found and one.qualified not in together]
-    said = [line for one in alone for line in differences(one, found[one.qualified].rows, found[one.qualified].hex)]
-    for family in {one.table: one for one in together.values()}.values():
-        said += _unlike_together(family, [found[one.qualified] for one in family.relations])
-    return said
+        if len({tuple(relation.columns) for relation in read}) == 1:
+            families_by_relation |= {relation.qualified: Family(family.table, read) for relation in read}
+    single = [
+        relation
+        for relation in manifest.relations
+        if relation.qualified in digests and relation.qualified not in families_by_relation
+    ]
+    problems = [
+        line
+        for relation in single
+        for line in differences(relation, digests[relation.qualified].rows, digests[relation.qualified].hex)
+    ]
+    for family in {family.table: family for family in families_by_relation.values()}.values():
+        problems += _unlike_together(family, [digests[relation.qualified] for relation in family.relations])
+    return problems
 
 
-def _unlike_together(family: Family, found: Iterable[RowDigest]) -> list[str]:
-    then, now = RowDigest(), RowDigest()
-    for relation, digest in zip(family.relations, found, strict=True):
-        then.include(RowDigest(relation.rows, int(relation.digest, 16)))
-        now.include(digest)
-    if (then.rows, then.hex) == (now.rows, now.hex):
+def _unlike_together(family: Family, digests: Iterable[RowDigest]) -> list[str]:
+    expected, actual = RowDigest(), RowDigest()
+    for relation, digest in zip(family.relations, digests, strict=True):
+        expected.include(RowDigest(relation.rows, int(relation.digest, 16)))
+        actual.include(digest)
+    if (expected.rows, expected.hex) == (actual.rows, actual.hex):
         return []
     return [
-        f"{family.qualified}: {now.rows} rows with digest {now.hex}, the backup has {then.rows} with {then.hex}, "
+        f"{family.qualified}: {actual.rows} rows with digest {actual.hex}, the backup has {expected.rows} with {expected.hex}, "
         "all partitions together"
     ]

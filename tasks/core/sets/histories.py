@@ -1,8 +1,8 @@
-"""Whether the sets of a store tell one history, or two servers write there; which sets are set aside, and who said so.
+"""Whether the sets of a store have one history, or two servers write there; which sets are set aside, and who decided so.
 
-A server that is restarted, recovered elsewhere or promoted looks new, and is believed. Proof of two histories is what cannot be
-otherwise: a server is back although another has written since, or one is behind a set that it took itself. Sets are compared by
-their numbers: one with a higher number was begun when the others were stored.
+A server that was restarted, recovered elsewhere or promoted looks like a new one, and is accepted. There are two histories for
+certain if a server is back although another has written since, or if it is behind a set that it took itself. Sets are compared by
+their numbers: a set with a higher number was started when the others were stored.
 """
 
 import json
@@ -19,9 +19,9 @@ ADOPT = "find out which server is right, and run there: python -m deployments.re
 
 
 class Adoption(BaseModel):
-    """What an operator decided: of the sets from `since` to `number` those of the server that started then count, and no other.
+    """An operator's decision: of the sets from `since` to `number` only those of the server started at `started` count.
 
-    Without `started` none counts. Servers that were `rejected` write in vain, until they are adopted.
+    Without `started` none counts. Sets of `rejected` servers do not count, until these are adopted.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -33,7 +33,7 @@ class Adoption(BaseModel):
 
 
 class Owner(BaseModel):
-    """What owner.json says: which cluster writes a context's sets, and what was decided where two did."""
+    """The content of owner.json: which cluster writes a context's sets, and what was decided where two did."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
 
@@ -42,12 +42,12 @@ class Owner(BaseModel):
 
 
 def render_owner(owner: Owner) -> bytes:
-    """Return what owner.json says as the bytes that are stored."""
+    """Return owner.json as it is stored."""
     return (json.dumps(owner.model_dump(exclude_defaults=True)) + "\n").encode()
 
 
 def parse_owner(data: bytes, where: str) -> Owner:
-    """Return what owner.json says.
+    """Return the content of owner.json.
 
     Raises:
         BadInput: it names no cluster.
@@ -56,89 +56,108 @@ def parse_owner(data: bytes, where: str) -> Owner:
         return Owner.model_validate_json(data)
     except ValidationError as error:
         raise BadInput(
-            f"{where} does not say which cluster writes here; write it anew: python -m deployments.register --adopt"
+            f"{where} does not name the cluster that writes here; write it again: python -m deployments.register --adopt"
         ) from error
 
 
 def next_number(manifests: Iterable[Manifest], adopted: Iterable[Adoption]) -> int:
-    """Return the number of a set that is taken now."""
-    return 1 + max((0, *(one.number or 0 for one in manifests), *(one.number for one in adopted)))
+    """Return the number of the next set."""
+    return 1 + max((0, *(each.number or 0 for each in manifests), *(each.number for each in adopted)))
 
 
 def sets_aside(manifests: Sequence[Manifest], adopted: Sequence[Adoption]) -> dict[str, str]:
     """Return the ids of the sets that must be neither `latest` nor a base, each with the reason."""
-    ranges = [*open_disputes(manifests, adopted), *(one.aside for one in manifests if one.aside and one.aside.before is not None)]
-    found = dict[str, str]()
-    for one in manifests:
-        if one.number is None or not RULES[one.kind].may_be_latest:
+    ranges = [
+        *open_disputes(manifests, adopted),
+        *(manifest.aside for manifest in manifests if manifest.aside and manifest.aside.before is not None),
+    ]
+    reasons = dict[str, str]()
+    for manifest in manifests:
+        if manifest.number is None or not RULES[manifest.kind].may_be_latest:
             continue
-        number = one.number
-        why = _ruled_out(one, adopted) or next((aside.why for aside in ranges if aside.holds(number)), None)
-        if why:
-            found[one.id] = why
-    return found
+        number = manifest.number
+        reason = _ruled_out(manifest, adopted) or next((aside.why for aside in ranges if aside.holds(number)), None)
+        if reason:
+            reasons[manifest.id] = reason
+    return reasons
 
 
 def open_disputes(manifests: Iterable[Manifest], adopted: Sequence[Adoption]) -> list[SetAside]:
-    """Return what backups found and no operator has decided since."""
-    decided = max((one.number for one in adopted), default=0)
-    return [one.aside for one in manifests if one.aside and one.aside.before is None and (one.number or 0) > decided]
+    """Return the disputes that no operator has decided since."""
+    decided = max((decision.number for decision in adopted), default=0)
+    return [
+        manifest.aside
+        for manifest in manifests
+        if manifest.aside and manifest.aside.before is None and (manifest.number or 0) > decided
+    ]
 
 
-def find_dispute(
-    manifests: Sequence[Manifest], adopted: Sequence[Adoption], here: Snapshot, number: int
-) -> SetAside | None:  # fmt: skip
-    """Return which sets a set that is taken here and now, with this number, finds to be of another history; None if it finds none.
+def find_dispute(manifests: Sequence[Manifest], adopted: Sequence[Adoption], snapshot: Snapshot, number: int) -> SetAside | None:
+    """Return which sets are of another history than a snapshot for a set with this number; None if there are none.
 
     The sets were listed before the snapshot was taken.
     """
-    if there := open_disputes(manifests, adopted):
-        return SetAside(why=there[0].why, since=min(one.since for one in there), by_start=all(one.by_start for one in there))
-    start = _start(here)
+    if disputes := open_disputes(manifests, adopted):
+        return SetAside(
+            why=disputes[0].why,
+            since=min(dispute.since for dispute in disputes),
+            by_start=all(dispute.by_start for dispute in disputes),
+        )
+    start = _start(snapshot)
     if start is None:
         return None
     if _is_rejected(start, adopted):
-        why = f"another server was adopted, and this one, which started {start}, was not; {ADOPT}"
-        return SetAside(why=why, since=number, before=number + 1)
-    known = sorted((one for one in manifests if one.number and not _ruled_out(one, adopted)), key=lambda one: one.number or 0)
-    return _behind(known, here) or _returned(known, here)
+        reason = f"another server was adopted, and this one, which started {start}, was not; {ADOPT}"
+        return SetAside(why=reason, since=number, before=number + 1)
+    own_history = sorted(
+        (manifest for manifest in manifests if manifest.number and not _ruled_out(manifest, adopted)),
+        key=lambda manifest: manifest.number or 0,
+    )
+    return _behind(own_history, snapshot) or _returned(own_history, snapshot)
 
 
-def _returned(known: Iterable[Manifest], here: Snapshot) -> SetAside | None:
-    """Return the sets since another server wrote after this one, which lives still; a standby writes nothing of its own."""
-    writers = [] if here.standby else [one for one in known if not one.snapshot.standby and one.snapshot.incarnation]
-    own = next((one for one in writers if _is_of_start(one, here)), None)
-    if own is None:
+def _returned(own_history: Iterable[Manifest], snapshot: Snapshot) -> SetAside | None:
+    """Return the sets since another server wrote after this one, which still runs; a standby has no writes of its own."""
+    writers = (
+        []
+        if snapshot.standby
+        else [manifest for manifest in own_history if not manifest.snapshot.standby and manifest.snapshot.incarnation]
+    )
+    last_own = next((manifest for manifest in writers if _is_of_start(manifest, snapshot)), None)
+    if last_own is None:
         return None
-    for one in writers:
-        if (one.number or 0) > (own.number or 0) and not _is_of_start(one, here):
-            why = (
-                f"two servers write here: {one.id} is of the one {_spelled(one.snapshot.incarnation)}, and the one "
-                f"{_spelled(here.incarnation)}, which took {own.id} before, is back; {ADOPT}"
+    for manifest in writers:
+        if (manifest.number or 0) > (last_own.number or 0) and not _is_of_start(manifest, snapshot):
+            reason = (
+                f"two servers write here: {manifest.id} is from the one {_spelled(manifest.snapshot.incarnation)}, and the one "
+                f"{_spelled(snapshot.incarnation)}, which took {last_own.id} before, is back; {ADOPT}"
             )
-            return SetAside(why=why, since=one.number or 0)
+            return SetAside(why=reason, since=manifest.number or 0)
     return None
 
 
-def _behind(known: Iterable[Manifest], here: Snapshot) -> SetAside | None:
-    """Return the sets since one that this very server took, and that it is behind now."""
-    for one in known:
-        if _is_of_start(one, here) and one.snapshot.timeline == here.timeline and _is_after(one, here):
-            why = (
-                f"the server {_spelled(here.incarnation)} is behind {one.id}, which it took itself (it is at {here.lsn}, the set "
-                f"is of {one.snapshot.lsn}): its state was put back, or a copy of it writes too; {ADOPT}"
+def _behind(own_history: Iterable[Manifest], snapshot: Snapshot) -> SetAside | None:
+    """Return the sets since one that this server took itself, and that it is behind now."""
+    for manifest in own_history:
+        if _is_of_start(manifest, snapshot) and manifest.snapshot.timeline == snapshot.timeline and _is_after(manifest, snapshot):
+            reason = (
+                f"the server {_spelled(snapshot.incarnation)} is behind {manifest.id}, which it took itself (it is at "
+                f"{snapshot.lsn}, the set is at {manifest.snapshot.lsn}): it was restored to an older state, or a copy of it "
+                f"writes too; {ADOPT}"
             )
-            return SetAside(why=why, since=one.number or 0, by_start=False)
+            return SetAside(why=reason, since=manifest.number or 0, by_start=False)
     return None
 
 
-def _is_after(one: Manifest, here: Snapshot) -> bool:
-    then = one.snapshot
-    return lsn_position(then.lsn) > lsn_position(here.lsn) or (not here.standby and not then.standby and then.xmin > here.xmin)
+def _is_after(manifest: Manifest, snapshot: Snapshot) -> bool:
+    taken = manifest.snapshot
+    return lsn_position(taken.lsn) > lsn_position(snapshot.lsn) or (
+        not snapshot.standby and not taken.standby and taken.xmin > snapshot.xmin
+    )
 
 
-def _is_of_start(one: Manifest, here: Snapshot) -> bool:
-    return (one.snapshot.system_identifier, _start(one.snapshot)) == (here.system_identifier, _start(here))
+def _is_of_start(manifest: Manifest, snapshot: Snapshot) -> bool:
+    return (manifest.snapshot.system_identifier, _start(manifest.snapshot)) == (snapshot.system_identifier, _start(snapshot))
 
 
 def _start(snapshot: Snapshot) -> str | None:
@@ -146,51 +165,51 @@ def _start(snapshot: Snapshot) -> str | None:
 
 
 def _spelled(incarnation: Incarnation | None) -> str:
-    return f"at {incarnation.address}, started {incarnation.started}" if incarnation else "that nobody knows"
+    return f"at {incarnation.address}, started {incarnation.started}" if incarnation else "with unknown start"
 
 
 def forked(differing: Sequence[str], base: Manifest, number: int) -> SetAside | None:
-    """Return the sets that a full and its differentials are, if relations of it that count as unchanged have other rows now."""
+    """Return a full and its differentials, if relations that count as unchanged since then have other rows now."""
     if not differing or base.number is None:
         return None
-    why = (
-        f"no row of {', '.join(differing)} counts as written since {base.id}, and yet they are others: the history forked, as "
-        "where the memory of a whole machine is put back; that set and its differentials are of the other one"
+    reason = (
+        f"no row of {', '.join(differing)} counts as written since {base.id}, but the rows differ: the history forked, as "
+        "when a virtual machine is set back to a snapshot; that set and its differentials are of the other history"
     )
-    return SetAside(why=why, since=base.number, before=number)
+    return SetAside(why=reason, since=base.number, before=number)
 
 
-def adoption(manifests: Sequence[Manifest], adopted: Sequence[Adoption], here: Snapshot) -> Adoption | None:
-    """Return what it means that an operator says this server is right; None if nothing speaks against it."""
+def adoption(manifests: Sequence[Manifest], adopted: Sequence[Adoption], snapshot: Snapshot) -> Adoption | None:
+    """Return the decision that this server is the right one; None if there is no dispute."""
     number = next_number(manifests, adopted)
-    dispute = find_dispute(manifests, adopted, here, number)
+    dispute = find_dispute(manifests, adopted, snapshot, number)
     if dispute is None:
         return None
     # A server that was rejected before: what was written since then is of the other.
-    since = dispute.since if dispute.before is None else max(one.number for one in adopted) + 1
-    started = _start(here) if dispute.by_start else None
-    there = {_start(one.snapshot) for one in manifests if (one.number or 0) >= since}
-    rejected = sorted(one for one in there if one and one != started) if started else []
+    since = dispute.since if dispute.before is None else max(earlier.number for earlier in adopted) + 1
+    started = _start(snapshot) if dispute.by_start else None
+    starts = {_start(manifest.snapshot) for manifest in manifests if (manifest.number or 0) >= since}
+    rejected = sorted(start for start in starts if start and start != started) if started else []
     return Adoption(since=since, number=number - 1, started=started, rejected=rejected)
 
 
 def _is_rejected(start: str, adopted: Iterable[Adoption]) -> bool:
-    said = [start != one.started for one in adopted if start in (one.started, *one.rejected)]
-    return bool(said) and said[-1]
+    adoptions = [start != decision.started for decision in adopted if start in (decision.started, *decision.rejected)]
+    return bool(adoptions) and adoptions[-1]
 
 
-def _ruled_out(one: Manifest, adopted: Sequence[Adoption]) -> str | None:
-    """Return why a set does not count after what was decided: the last word on it, or on its server, holds."""
-    number, start = one.number or 0, _start(one.snapshot)
-    for said in reversed(adopted):
-        within = said.since <= number <= said.number
-        if not within and (number < said.since or start not in (said.started, *said.rejected)):
+def _ruled_out(manifest: Manifest, adopted: Sequence[Adoption]) -> str | None:
+    """Return why a set does not count by the decisions: the last one on it, or on its server, holds."""
+    number, start = manifest.number or 0, _start(manifest.snapshot)
+    for decision in reversed(adopted):
+        within = decision.since <= number <= decision.number
+        if not within and (number < decision.since or start not in (decision.started, *decision.rejected)):
             continue
-        if start == said.started:
+        if start == decision.started:
             return None
         return (
-            f"the server that started {said.started} was adopted, and this is of another"
-            if said.started
-            else "it was set aside by register --adopt: whose history it is cannot be told"
+            f"the server that started {decision.started} was adopted, and this set is of another one"
+            if decision.started
+            else "it was set aside by register --adopt: its history is not known"
         )
     return None

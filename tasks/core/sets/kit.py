@@ -1,4 +1,4 @@
-"""Recovery kits: what is kept of one in the store, and what a drill says of its age."""
+"""Recovery kits: the mark of one in the store, and the notice of its age in drill reports."""
 
 from datetime import datetime, timedelta
 
@@ -25,12 +25,12 @@ class Kit(BaseModel):
 
 
 def render_kit(kit: Kit) -> bytes:
-    """Return what the mark of a kit says."""
+    """Return the mark of a kit."""
     return (kit.model_dump_json(indent=1) + "\n").encode()
 
 
 def parse_kit(data: bytes) -> Kit | None:
-    """Return the kit that a mark tells of, or None if it cannot be read."""
+    """Return the kit of a mark, or None if it cannot be read."""
     try:
         return Kit.model_validate_json(data)
     except ValidationError:
@@ -38,8 +38,8 @@ def parse_kit(data: bytes) -> Kit | None:
 
 
 def kit_notice(kit: Kit | None, instant: datetime) -> str:
-    """Say how old the kit is, and what to do where it is too old or there is none."""
+    """Return how old the kit is, and the remedy if it is too old or there is none."""
     if kit is None:
-        return f"no kit was ever made: `{MAKE}`"
+        return f"no kit exists: `{MAKE}`"
     age = f"made {kit.made:%Y-%m-%d}, {(instant - kit.made).days} days ago, with {kit.set}"
     return f"{age}; older than {OLD_AFTER.days} days: make it again, `{MAKE}`" if instant - kit.made > OLD_AFTER else age

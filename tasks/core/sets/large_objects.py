@@ -1,6 +1,6 @@
-"""Large objects of a set: those that rows of its relations name, with what they hold, whose they are, and who may use them.
+"""Large objects of a set: those that rows of its relations reference, with content, owner and privileges.
 
-The index has one line of JSON for each; their pages are lines of COPY text, so that a digest and stock tools know them as rows.
+The index has one line of JSON for each; their pages are lines of COPY text, so that digests and stock tools treat them as rows.
 """
 
 import json
@@ -22,7 +22,7 @@ SHOWN = 3
 
 
 class LargeObjects(StoredModel):
-    """What a set has of large objects, in figures; `columns` are those of each relation (schema.name) that name them."""
+    """A set's large objects in figures; `columns` are the columns of each relation (schema.name) that reference them."""
 
     columns: dict[Label, list[Name]]
     objects: Count
@@ -33,7 +33,7 @@ class LargeObjects(StoredModel):
 
 
 class Grant(StoredModel):
-    """A privilege on an object; without a role it is everybody's."""
+    """A privilege on an object; without a role it is PUBLIC's."""
 
     role: Name | None
     privilege: Literal["SELECT", "UPDATE"]
@@ -41,7 +41,7 @@ class Grant(StoredModel):
 
 
 class LargeObject(StoredModel):
-    """One large object; `grants` is None where none was ever made."""
+    """One large object; `grants` is None if none was ever made."""
 
     oid: Oid
     owner: Name
@@ -59,97 +59,99 @@ class LargeObject(StoredModel):
 
 
 def render_index(objects: Iterable[LargeObject]) -> bytes:
-    """Return the index as the bytes that are packed."""
-    return b"".join(json.dumps(one.model_dump(), ensure_ascii=False).encode() + b"\n" for one in objects)
+    """Return the index as bytes, not compressed."""
+    return b"".join(json.dumps(large_object.model_dump(), ensure_ascii=False).encode() + b"\n" for large_object in objects)
 
 
 def parse_index(data: bytes, summary: LargeObjects, where: str) -> list[LargeObject]:
     """Return the objects of an index.
 
     Raises:
-        DamagedSet: the bytes are none, or other ones than the manifest speaks of.
+        DamagedSet: the bytes are not an index, or do not match the manifest.
     """
     try:
-        found = [LargeObject.model_validate_json(line) for line in data.splitlines()]
+        objects = [LargeObject.model_validate_json(line) for line in data.splitlines()]
     except ValidationError as error:
         raise DamagedSet(f"{where} cannot be read: {complaint_about(error)}; restore another set") from error
-    if len({one.oid for one in found}) != summary.objects or total_of(found) != summary.digest:
-        raise DamagedSet(f"{where} has other objects than the manifest says; restore another set")
-    return found
+    if len({large_object.oid for large_object in objects}) != summary.objects or total_of(objects) != summary.digest:
+        raise DamagedSet(f"{where} has other objects than the manifest; restore another set")
+    return objects
 
 
 def total_of(objects: Iterable[LargeObject]) -> str:
     """Return the digest of the pages of all objects."""
-    return f"{sum(int(one.digest, 16) for one in objects) % MODULUS:032x}"
+    return f"{sum(int(large_object.digest, 16) for large_object in objects) % MODULUS:032x}"
 
 
 def by_object(lines: Sequence[bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield the oids that pages are of, each with its pages.
+    """Yield the oids of pages, each with its pages.
 
     Raises:
-        ValueError: a line is no page.
+        ValueError: a line is not a page.
     """
     for oid, pages in groupby(lines, key=lambda line: line.partition(b"\t")[0]):
         yield int(oid), list(pages)
 
 
 def digest_pages(batches: Iterable[list[bytes]]) -> dict[int, RowDigest]:
-    """Return pages and digest of each object of which pages come by.
+    """Return pages and digest of each object.
 
     Raises:
-        ValueError: a line is no page.
+        ValueError: a line is not a page.
     """
-    found = dict[int, RowDigest]()
+    digests = dict[int, RowDigest]()
     for batch in batches:
         for oid, pages in by_object(batch):
-            found.setdefault(oid, RowDigest()).add(pages, sum(map(len, pages)))
-    return found
+            digests.setdefault(oid, RowDigest()).add(pages, sum(map(len, pages)))
+    return digests
 
 
 def content_of(line: bytes) -> tuple[int, bytes]:
-    """Return the place of a page's first byte in its object, and the page.
+    """Return the offset of a page in its object, and the page.
 
     Raises:
-        ValueError: the line is no page.
+        ValueError: the line is not a page.
     """
     _, first, text = line.rstrip(b"\n").split(b"\t")
     if not text.startswith(b"\\\\x"):
-        raise ValueError("a page is not spelled in hexadecimal digits")
+        raise ValueError("a page is not in hexadecimal digits")
     return int(first), bytes.fromhex(text[3:].decode("ascii"))
 
 
 def other_contents(objects: Iterable[LargeObject], read: Mapping[int, RowDigest]) -> list[int]:
-    """Return the objects of which other pages were read than they have."""
+    """Return the objects whose pages differ from the index."""
     none = RowDigest()
     return [
-        one.oid for one in objects if (found := read.get(one.oid, none)) and (found.rows, found.hex) != (one.pages, one.digest)
-    ]  # fmt: skip
+        large_object.oid
+        for large_object in objects
+        if (digest := read.get(large_object.oid, none)) and (digest.rows, digest.hex) != (large_object.pages, large_object.digest)
+    ]
 
 
 def within_budget(objects: Sequence[LargeObject], set_id: str, most_bytes: int) -> list[LargeObject]:
-    """Return as many objects as fit, at least one, in a row that begins elsewhere with each set: in time all have their turn."""
+    """Return as many objects as fit, at least one, from a start that differs with each set, so that in time all are chosen."""
     first = int.from_bytes(sha256(set_id.encode()).digest()) % max(len(objects), 1)
     chosen, total = list[LargeObject](), 0
-    for one in (*objects[first:], *objects[:first]):
-        total += one.plain_bytes
+    for large_object in (*objects[first:], *objects[:first]):
+        total += large_object.plain_bytes
         if chosen and total > most_bytes:
             break
-        chosen.append(one)
+        chosen.append(large_object)
     return chosen
 
 
-def staying(large: LargeObjects | None) -> list[str]:
-    """Say what becomes of large objects whose rows left the database: nothing, unless a trigger removed them."""
-    if large is None or not large.objects:
+def staying(large_objects: LargeObjects | None) -> list[str]:
+    """Return a note on large objects whose rows were deleted: they stay, unless a trigger removed them."""
+    if large_objects is None or not large_objects.objects:
         return []
     return [
-        f"the set has the {several(large.objects, 'large object')} that its rows name; in the database they stay, unless a trigger "
-        "removed them: vacuumlo removes those that no row names any more"
+        f"the set has the {several(large_objects.objects, 'large object')} that its rows reference; in the database they stay, "
+        "unless a trigger removed them: vacuumlo removes those that no row references any more"
     ]
 
 
 def named(oids: Sequence[int]) -> str:
-    """Return what some objects are called, for people: of many, how many, and the first."""
+    """Return the oids of some objects for a message: of many their number and the first."""
     first = ", ".join(map(str, oids[:SHOWN]))
     if len(oids) == 1:
         return f"large object {first}"

@@ -1,4 +1,4 @@
-"""What a set does not have although its context needs it, or it needs the context: who restores it makes it by hand."""
+"""Objects around a context that a set does not have: whoever restores the set creates them by hand."""
 
 import re
 from collections.abc import Iterable, Iterator, Set
@@ -9,21 +9,19 @@ from tasks.core.report.markdown import several, sql_block
 from tasks.core.sets.manifest import Manifest
 
 SAID = 3
-OLDER = "the release that took it stored none; take a new backup, or have them from the source (lo_export) while that is there"
+OLDER = "the release that took it stored none; take a new backup, or export them from the source (lo_export) while it exists"
 DOMAIN_OVER_OID = re.compile(r" \| d \| oid(\[\])?( \||$)")
 
 
 def chores(manifest: Manifest) -> list[str]:
-    """Return, as Markdown, what of the surroundings is not in a set, each with the statements that make it."""
-    named = {one.name for one in manifest.by_hand}
+    """Return, as Markdown, the surrounding objects that are not in a set, each with the statements that create it."""
+    named = {left_out.name for left_out in manifest.by_hand}
     older = [
         LeftOut(name=name, why="it needs another context's table", statements="") for name in manifest.left_out if name not in named
     ]
-    forgotten = [
-        f"table {one} is in no backup, neither are its rows: no context looks after it" for one in manifest.forgotten_tables
-    ]
+    forgotten = [f"table {table} and its rows are in no backup: no context has it" for table in manifest.forgotten_tables]
     older += [LeftOut(name=name, why=OLDER, statements="") for name in _large_objects_of_older(manifest)]
-    left_out = [f"{one.name} is not in the backup: {one.why}{_quoted(one.statements)}" for one in (*older, *manifest.by_hand)]
+    left_out = [f"{item.name} is not in the backup: {item.why}{_quoted(item.statements)}" for item in (*older, *manifest.by_hand)]
     return [*forgotten, *left_out]
 
 
@@ -34,7 +32,7 @@ def _quoted(statements: str) -> str:
 
 
 def _large_objects_of_older(manifest: Manifest) -> list[str]:
-    """Return what columns may name that an older set does not have: it says nothing of large objects, but types of columns."""
+    """Return the columns of an older set that may reference large objects, by their types; such a set has no large objects."""
     if manifest.large_objects is not None:
         return []
     domains = {item.name for item in manifest.inventory if item.kind == "type" and DOMAIN_OVER_OID.search(item.state)}
@@ -45,39 +43,42 @@ def _large_objects_of_older(manifest: Manifest) -> list[str]:
         plain = kind.removesuffix("[]").replace("._", ".")
         return plain == "oid" or plain in domains or bool(brought and plain.endswith(brought))
 
-    found = (
-        (one, [name for name, kind in zip(one.columns, one.types, strict=False) if may_name(kind)]) for one in manifest.relations
+    candidates = (
+        (relation, [name for name, kind in zip(relation.columns, relation.types, strict=False) if may_name(kind)])
+        for relation in manifest.relations
     )
-    return [f"what {one.qualified}({', '.join(names)}) names of large objects" for one, names in found if names]
+    return [
+        f"the large objects that {relation.qualified}({', '.join(names)}) references" for relation, names in candidates if names
+    ]
 
 
 def in_short(manifest: Manifest) -> str:
-    """Return the same for a verdict; nothing if nothing is left out."""
-    by_hand, large = [one.name for one in manifest.by_hand], _large_objects_of_older(manifest)
-    names = [*dict.fromkeys([*by_hand, *manifest.left_out, *large, *manifest.forgotten_tables])]
-    more = [f"and {len(names) - SAID} more"] if len(names) > SAID else []
-    return f"{several(len(names), 'object')} not in it ({', '.join([*names[:SAID], *more])})" if names else ""
+    """Return the same in short for a verdict; an empty text if nothing is left out."""
+    by_hand, large_objects = [item.name for item in manifest.by_hand], _large_objects_of_older(manifest)
+    names = [*dict.fromkeys([*by_hand, *manifest.left_out, *large_objects, *manifest.forgotten_tables])]
+    and_more = [f"and {len(names) - SAID} more"] if len(names) > SAID else []
+    return f"{several(len(names), 'object')} not in it ({', '.join([*names[:SAID], *and_more])})" if names else ""
 
 
 def absent(items: Iterable[InventoryItem], left_out: Iterable[str]) -> frozenset[tuple[str, str, str]]:
-    """Return the identities of the objects of an inventory that are left out, with what partitions have because of them."""
+    """Return the identities of an inventory's objects that are left out, with those that partitions have because of them."""
     inventory, names = list(items), frozenset(left_out)
-    parents = {one.name: one.parent for one in inventory if one.kind in TABLES}
-    found = {one.identity for one in inventory if _is_named(one, names)}
-    while more := {one.identity for one in _because_of(found, inventory, parents)} - found:
-        found |= more
-    return frozenset(found)
+    parents = {item.name: item.parent for item in inventory if item.kind in TABLES}
+    identities = {item.identity for item in inventory if _is_named(item, names)}
+    while added := {item.identity for item in _because_of(identities, inventory, parents)} - identities:
+        identities |= added
+    return frozenset(identities)
 
 
 def without_absent(items: Iterable[InventoryItem], left_out: Iterable[str]) -> list[InventoryItem]:
-    """Return an inventory without what is left out."""
+    """Return an inventory without the objects that are left out."""
     inventory = list(items)
-    gone = absent(inventory, left_out)
-    return [one for one in inventory if one.identity not in gone]
+    absent_items = absent(inventory, left_out)
+    return [item for item in inventory if item.identity not in absent_items]
 
 
 def _is_named(item: InventoryItem, names: frozenset[str]) -> bool:
-    """Say whether it is named as pg_describe_object does."""
+    """Return whether an object is among names as pg_describe_object spells them."""
     words = f"{item.kind} {item.name}"
     if item.kind in OF_A_TABLE:
         return any(text.startswith(f"{words} on ") and text.endswith(f" {item.parent}") for text in names)
@@ -85,14 +86,14 @@ def _is_named(item: InventoryItem, names: frozenset[str]) -> bool:
 
 
 def _because_of(
-    found: Set[tuple[str, str, str]], inventory: Iterable[InventoryItem], parents: dict[str, str]
-) -> Iterator[InventoryItem]:  # fmt: skip
-    """Yield the indexes and triggers that partitions have because of their table's."""
-    indexes = {name for kind, _, name in found if kind == "index"}
+    identities: Set[tuple[str, str, str]], inventory: Iterable[InventoryItem], parents: dict[str, str]
+) -> Iterator[InventoryItem]:
+    """Yield the indexes and triggers that partitions have because of their parent's."""
+    indexes = {name for kind, _, name in identities if kind == "index"}
     for item in inventory:
         if item.kind == "index" and item.parent in parents:
             attached = (text.removeprefix("attached to ") for text in item.state.split(" | ")[1:])
             if not indexes.isdisjoint(attached):
                 yield item
-        if item.kind == "trigger" and ("trigger", parents.get(item.parent, ""), item.name) in found:
+        if item.kind == "trigger" and ("trigger", parents.get(item.parent, ""), item.name) in identities:
             yield item

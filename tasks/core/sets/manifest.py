@@ -1,6 +1,6 @@
-"""The manifest of a backup set: everything about it but the data; its presence commits the set.
+"""The manifest of a backup set: everything about it except the data; its presence commits the set.
 
-It is one module, and long, because it is one format.
+It is one long module because it is one format.
 """
 
 from typing import Literal, Self
@@ -54,12 +54,12 @@ class StoredObject(StoredModel):
 
     @property
     def staged_name(self) -> str:
-        """What it is called in a staging folder, which has no folders."""
+        """Its file name in a staging folder, which has no subfolders."""
         return self.path.replace("/", "-")
 
     @property
     def most_plain_bytes(self) -> int:
-        """How many bytes it may have unpacked; older sets do not say."""
+        """The largest size it may have unpacked; older manifests do not say it."""
         return MOST_TIMES_PACKED * self.bytes + MOST_MORE_BYTES if self.plain_bytes is None else self.plain_bytes
 
 
@@ -110,12 +110,12 @@ class Relation(StoredModel):
 
     @property
     def objects(self) -> list[StoredObject]:
-        """What is stored of it in this set."""
+        """Its objects in this set."""
         return [*self.parts, *([self.inherited.left_out] if self.inherited and self.inherited.left_out else [])]
 
 
 class Incarnation(StoredModel):
-    """One uninterrupted life of one server at one address, as the server itself says it."""
+    """One uninterrupted run of a server at one address, as the server reports it."""
 
     started: Label = Field(description="when its postmaster started: UTC, to the microsecond")
     address: Label = Field(description="where it was reached: its own address, or `local socket`, and its port")
@@ -150,7 +150,7 @@ class SetAside(StoredModel):
 
 
 class Versions(StoredModel):
-    """What took part."""
+    """The versions of the programs that took the set."""
 
     server: Label
     server_major: Major
@@ -160,7 +160,7 @@ class Versions(StoredModel):
 
 
 class Scope(StoredModel):
-    """Some tables of a context, and of a partitioned one not all partitions, if some are named (schema.name)."""
+    """Some tables of a context, and of a partitioned one only some partitions, if they are named (schema.name)."""
 
     namespace: Name = Field(alias="schema")
     tables: list[Name] = Field(min_length=1)
@@ -235,28 +235,28 @@ class Manifest(StoredModel):
     @classmethod
     def _is_an_id(cls, text: str) -> str:
         if not SET_ID.fullmatch(text):
-            raise ValueError(f"{text[:200]!r} is no id of a set")
+            raise ValueError(f"{text[:200]!r} is not the id of a set")
         return text
 
     @field_validator("base")
     @classmethod
     def _is_a_full(cls, text: str | None) -> str | None:
         # A folder is made of it.
-        if text is not None and not ((found := SET_ID.fullmatch(text)) and found["sort"] == Kind.FULL):
-            raise ValueError(f"{text[:200]!r} is no id of a full")
+        if text is not None and not ((match := SET_ID.fullmatch(text)) and match["sort"] == Kind.FULL):
+            raise ValueError(f"{text[:200]!r} is not the id of a full")
         return text
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         name = SetName(self.context, self.kind, self.id)
         if parse_set_folder(name.folder) != name:
-            raise ValueError(f"id {self.id} is no id of a {self.kind} set of {self.context}")
+            raise ValueError(f"id {self.id} is not the id of a {self.kind} set of {self.context}")
         if self.base is not None and (self.kind is not Kind.DIFFERENTIAL or not self.base.startswith(f"{self.context}_")):
-            raise ValueError(f"base {self.base} is none of a {self.kind} set of {self.context}")
+            raise ValueError(f"base {self.base} cannot be the base of a {self.kind} set of {self.context}")
         if max(self.rows, self.bytes, sum(self.plain_bytes.values())) > MOST:
             raise ValueError("rows, bytes or plain_bytes add up to more than any set has")
         if bool(self.large_objects and self.large_objects.objects) != bool(self.large_object_index):
-            raise ValueError("large objects and their index are not both there")
+            raise ValueError("large objects without their index, or the reverse")
         return self
 
     @model_validator(mode="after")
@@ -268,16 +268,16 @@ class Manifest(StoredModel):
 
     @model_validator(mode="after")
     def _objects_in_their_places(self) -> Self:
-        """No object may be staged where another is unpacked."""
+        """Make sure that no object is staged where another is unpacked."""
         fixed = [(SCHEMA_ARCHIVE, self.schema_archive), (SCHEMA_LIST, self.schema_list), (RESTORE_SCRIPT, self.restore_script)]
         large = [(INDEX, self.large_object_index), (PAGES, self.large_object_pages)]
         fixed_or_absent = [*fixed, (BLOCK_ROWS, self.block_rows), *large]
         data = [("data/", stored) for relation in self.relations for stored in relation.objects]
         below = [*data, *(("context/", stored) for stored in self.context_files)]
-        wrong = [stored.path for place, stored in fixed_or_absent if stored and stored.path != place]
-        wrong += [stored.path for place, stored in below if not stored.path.startswith(place)]
-        if wrong:
-            raise ValueError(f"{wrong[0]} is not where a backup puts it")
+        misplaced = [stored.path for place, stored in fixed_or_absent if stored and stored.path != place]
+        misplaced += [stored.path for place, stored in below if not stored.path.startswith(place)]
+        if misplaced:
+            raise ValueError(f"{misplaced[0]} is not where a backup puts it")
         return self
 
     @property
@@ -288,13 +288,13 @@ class Manifest(StoredModel):
 
     @property
     def data(self) -> list[StoredObject]:
-        """What is stored of rows and of large objects."""
+        """The objects with rows and large objects."""
         rows = [stored for relation in self.relations for stored in relation.objects]
         return [*rows, *([self.large_object_pages] if self.large_object_pages else [])]
 
     @property
     def cleaned_table(self) -> str | None:
-        """Of a clean-up set the table of its rule: it has some of its rows, and what hung on them, and says nothing of others."""
+        """The table of a clean-up set's rule; the set has some of its rows with their dependent rows, and no others."""
         return self.only.tables[0] if self.kind is Kind.CLEAN_UP and self.only else None
 
     @property

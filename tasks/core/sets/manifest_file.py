@@ -1,4 +1,4 @@
-"""The bytes of a manifest: canonical JSON with its own checksum, signed if there is a key, and read back as strictly."""
+"""The bytes of a manifest: canonical JSON with its own checksum, signed if there is a key, and parsed strictly."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def render_manifest(manifest: Manifest, signer: Signer | None = None) -> bytes:
 
 
 def sign_manifest(data: bytes, signer: Signer) -> bytes:
-    """Return the bytes of an intact manifest with a signature instead of what signature there was; what it says stays as it is."""
+    """Return the bytes of an intact manifest with a new signature in place of any old one; its content stays the same."""
     return _signed(_opened(data)[0], signer)
 
 
@@ -42,7 +42,7 @@ def _canonical(value: object) -> bytes:
 
 
 def _sealed(plain: bytes, seal: dict[str, Any]) -> bytes:
-    """Return the canonical JSON of a body and its seal, of which the body is spelled already: it is only moved in by one column."""
+    """Return the canonical JSON of a body and its seal; the body is in canonical JSON already, and is only indented."""
     body = plain.removesuffix(b"\n").replace(b"\n", b"\n ")
     return _canonical({"manifest": None, **seal}).replace(b": null", b": " + body, 1)
 
@@ -50,7 +50,7 @@ def _sealed(plain: bytes, seal: dict[str, Any]) -> bytes:
 def _opened(data: bytes) -> tuple[bytes, dict[str, Any]]:
     """Return the text of a body, and its seal, as `_sealed` put them together.
 
-    Spelling a manifest anew takes ten times as long as reading it, and a listing reads all of them.
+    Writing a manifest again takes ten times as long as reading it, and a listing reads all of them.
     """
     body, mark, seal = data.removeprefix(BEGIN).partition(END)
     if not (data.startswith(BEGIN) and mark):
@@ -61,11 +61,11 @@ def _opened(data: bytes) -> tuple[bytes, dict[str, Any]]:
 
 
 def parse_manifest(data: bytes, where: str, trust: Trust | None = None) -> Manifest:
-    """Return the manifest that these bytes are.
+    """Return the manifest in these bytes.
 
     Raises:
-        UntrustedSet: its signature, or that it has none, is not what is trusted.
-        DamagedSet: they are not what was written: cut short, altered in any bit, or of a newer version.
+        UntrustedSet: its signature is not trusted, or it has none and needs one.
+        DamagedSet: the bytes are truncated, altered, or of a newer version.
     """
     try:
         plain, seal = _opened(data)
@@ -74,7 +74,7 @@ def parse_manifest(data: bytes, where: str, trust: Trust | None = None) -> Manif
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedSet(f"{where}: the manifest cannot be read ({type(error).__name__}); restore another set") from error
     if not intact or not seal.keys() <= SEAL:
-        raise DamagedSet(f"{where}: the manifest is not as it was written (its checksum differs); restore another set")
+        raise DamagedSet(f"{where}: the manifest is altered (its checksum differs); restore another set")
     if trust and "signature" in seal:
         trust.require(seal["signature"], plain, where)
     elif trust:
@@ -87,6 +87,4 @@ def parse_manifest(data: bytes, where: str, trust: Trust | None = None) -> Manif
     try:
         return Manifest.model_validate(body)
     except ValidationError as error:
-        raise DamagedSet(
-            f"{where}: the manifest does not hold what it must: {complaint_about(error)}; restore another set"
-        ) from error
+        raise DamagedSet(f"{where}: the manifest is not valid: {complaint_about(error)}; restore another set") from error

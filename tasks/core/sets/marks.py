@@ -1,4 +1,4 @@
-"""Marks: small files beside a manifest that say what was found out, or done, since. Each is what it says, or it says nothing."""
+"""Marks: small files beside a manifest with what was found or done later. A mark that cannot be parsed is ignored."""
 
 from typing import TypeVar
 
@@ -9,25 +9,25 @@ from tasks.core.values import Count, Instant, Label
 
 
 class Mark(BaseModel):
-    """A mark; what a later release adds to it is passed over."""
+    """A mark; fields of later releases are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class CleanedMark(Mark):
-    """That the rows of a clean-up set were deleted: how many, by relation."""
+    """The number of deleted rows of a clean-up set, by relation."""
 
     deleted: dict[str, Count]
 
 
 class DamagedMark(Mark):
-    """What a look at the data of a set found to be wrong."""
+    """The damage that a verification found."""
 
     found: str = Field(max_length=10_000)
 
 
 class ThawMark(Mark):
-    """When a cold set was asked for, how fast, and by which flow run."""
+    """When the thaw of a cold set was requested, with which tier, and by which flow run."""
 
     asked: Instant
     tier: Tier
@@ -38,7 +38,7 @@ M = TypeVar("M", bound=Mark)
 
 
 def parse_mark(kind: type[M], data: bytes) -> M | None:
-    """Return what a mark says, or None if it cannot be read."""
+    """Return a mark, or None if it cannot be read."""
     try:
         return kind.model_validate_json(data)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Backup sets: their kinds, ids and places in the store."""
+"""Backup sets: their kinds, ids and folders in the store."""
 
 import re
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
 def is_cold(storage_class: str) -> bool:
-    """Say whether data in such classes, as a listing shows them, cannot all be read at once."""
+    """Return whether some of the data in these classes (as a listing shows them, joined by /) need a thaw."""
     return not COLD_CLASSES.isdisjoint(storage_class.split("/"))
 
 
 def upload_class(storage_class: str) -> str:
-    """Return the class that objects are written in: what is to be cold is read back first, and gets its class then."""
+    """Return the class that objects are uploaded in: data for a cold class are read back first, and moved there later."""
     return "STANDARD" if is_cold(storage_class) else storage_class
 
 
 def require_context_name(name: str) -> None:
-    """Refuse what can be no context's name, because folders and keys are made of it.
+    """Refuse an invalid context name: folders and keys are built from it.
 
     Raises:
-        BadInput: it is none.
+        BadInput: it is not valid.
     """
     if not CONTEXT_NAME.fullmatch(name):
-        raise BadInput(f'context "{name}" is no name of one (lowercase letters, digits and dashes, 41 at most); correct it')
+        raise BadInput(f'invalid context name "{name}"; use lowercase letters, digits and dashes, 41 at most')
 
 
 class Kind(StrEnum):
@@ -53,7 +53,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class KindRule:
-    """Where sets of a kind lie and what they may be used for."""
+    """The folder of a kind of sets, and what they may be used for."""
 
     folder: str
     may_be_latest: bool
@@ -81,13 +81,13 @@ def _kind(sort: str) -> Kind:
 
 
 def sort_of(set_id: str) -> str:
-    """Return the kind of a set as its id says it, which for long-term sets is the name of the job."""
+    """Return the kind in a set's id; for long-term sets it is the name of the job."""
     return set_id.split("_")[1]
 
 
 @dataclass(frozen=True)
 class SetName:
-    """What the folder of a set says about it."""
+    """Context, kind and id of a set, as in its folder."""
 
     context: str
     kind: Kind
@@ -95,7 +95,7 @@ class SetName:
 
     @property
     def folder(self) -> str:
-        """Its folder below the store's root; long-term sets lie by job and year."""
+        """Its folder below the store's root; long-term sets are by job and year."""
         if self.kind is Kind.LONG_TERM:
             return f"{self.context}/{sort_of(self.id)}/{self.id.split('_')[2][:4]}/{self.id}"
         return f"{self.context}/{RULES[self.kind].folder}/{self.id}"
@@ -107,16 +107,16 @@ class SetName:
 
 
 def parse_set_folder(folder: str) -> SetName | None:
-    """Return the set whose folder this is, or None if it is not a place where we put one."""
-    found = SET_ID.fullmatch(folder.rpartition("/")[2])
-    if not found:
+    """Return the set of a folder, or None if it is not a folder of a set."""
+    match = SET_ID.fullmatch(folder.rpartition("/")[2])
+    if not match:
         return None
-    name = SetName(found["context"], _kind(found["sort"]), found[0])
+    name = SetName(match["context"], _kind(match["sort"]), match[0])
     return name if name.folder == folder else None
 
 
 def split_key(key: str) -> tuple[SetName, str] | None:
-    """Return the set that an object is in, and its path there; None if it is in none."""
+    """Return the set of an object, and the path in it; None if it is in none."""
     parts = key.split("/")
     for depth in (3, 4):
         if len(parts) > depth and (name := parse_set_folder("/".join(parts[:depth]))):
@@ -130,13 +130,13 @@ def parse_set_reference(reference: str, context: str, root: str) -> SetName | No
     A set is named by its id, or by the s3:// or folder path of the set or of its manifest.
 
     Raises:
-        BadInput: it is none of these, lies elsewhere than in the store, or belongs to another context.
+        BadInput: it is none of these, is not in the store, or belongs to another context.
     """
     if reference == "latest":
         return None
     folder = reference.rstrip("/").removesuffix("/manifest.json")
-    if found := SET_ID.fullmatch(folder):
-        folder = SetName(found["context"], _kind(found["sort"]), folder).folder
+    if match := SET_ID.fullmatch(folder):
+        folder = SetName(match["context"], _kind(match["sort"]), folder).folder
     elif folder.startswith(f"{root.rstrip('/')}/"):
         folder = folder.removeprefix(f"{root.rstrip('/')}/")
     if LEGACY.search(folder):
@@ -147,7 +147,7 @@ def parse_set_reference(reference: str, context: str, root: str) -> SetName | No
     name = parse_set_folder(folder)
     if name is None:
         raise BadInput(
-            f'backup "{reference}" is neither "latest", nor an instant (such as 2025-11-03 14:00), nor the id of a set '
+            f'backup "{reference}" is neither "latest", nor a timestamp (such as 2025-11-03 14:00), nor the id of a set '
             f"(such as {context}_full_20251103_020000_3f9c), "
             f"nor the path of one below {root}; list them with: python -m flows.backup list_backups --context {context}"
         )

@@ -1,4 +1,4 @@
-"""Which backup set is newer: what the server's log says where it can be compared, else which was stored later; no clock."""
+"""Which backup set is newer: by LSN where that can be compared, else by which was stored later; never by a clock."""
 
 import heapq
 from collections import defaultdict
@@ -12,13 +12,15 @@ Key = tuple[float, ...]
 
 
 def newest_first(
-    items: Iterable[T], snapshot_of: Callable[[T], Snapshot], number_of: Callable[[T], int | None],
+    items: Iterable[T],
+    snapshot_of: Callable[[T], Snapshot],
+    number_of: Callable[[T], int | None],
     is_aside: Callable[[T], bool] = lambda _: False,
-) -> list[T]:  # fmt: skip
-    """Order by LSN within one life of one server (system identifier, timeline, incarnation), across lives by number.
+) -> list[T]:
+    """Order by LSN within one incarnation of a server (system identifier, timeline, incarnation), across incarnations by number.
 
-    Those that are set aside are of another life, whatever they say of themselves: a server that was put back is behind them.
-    Sets of older releases have no number: they come after all others, across clusters and timelines by their instants.
+    Sets that are set aside count as another incarnation, whatever their manifests say: a server that was restored to an older state
+    is behind them. Sets of older releases have no number: they come after all others, by their instants.
     """
     numbered, old = defaultdict[object, list[T]](list), defaultdict[object, list[T]](list)
     for item in items:

@@ -1,4 +1,4 @@
-"""What is kept of a run in the store, off-host like the sets: one small JSON object a run, in a folder for each kind of record."""
+"""Records of runs in the store, beside the sets: one small JSON object per run, in a folder per kind of record."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -10,7 +10,7 @@ from tasks.core.values import Instant, Label
 
 
 class Record(BaseModel):
-    """What is kept of one run; what a later release adds to it is passed over."""
+    """The record of one run; fields of later releases are ignored."""
 
     folder: ClassVar[str]
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
@@ -23,7 +23,7 @@ R = TypeVar("R", bound=Record)
 
 
 def record_path(context: str, record: Record) -> str:
-    """Return where a record lies below the store's root; names sort by instant."""
+    """Return the key of a record; keys sort by instant."""
     return f"{context}/{record.folder}/{_stamp(record.instant)}_{record.run}.json"
 
 
@@ -32,7 +32,7 @@ def _stamp(instant: datetime) -> str:
 
 
 def parse_record(kind: type[R], data: bytes) -> R | None:
-    """Return the record, or None if it cannot be read: one spoilt record must not spoil the next report."""
+    """Return the record, or None if it cannot be read: an unreadable record must not fail the next report."""
     try:
         return kind.model_validate_json(data)
     except ValidationError:
@@ -45,6 +45,6 @@ def history(records: Iterable[R], count: int | None = None) -> list[R]:
 
 
 def recorded_since(newest_first: list[str], since: datetime) -> list[str]:
-    """Return those keys of records that were made since an instant (UTC), and the last one before: what they are compared with."""
+    """Return the keys of records since an instant (UTC), and of the last one before, with which they are compared."""
     made = [key for key in newest_first if key.rpartition("/")[2] >= _stamp(since)]
     return newest_first[: len(made) + 1]

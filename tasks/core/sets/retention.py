@@ -1,4 +1,4 @@
-"""Which backup sets have had their time: a pure plan over what exists, made before anything is touched."""
+"""Which backup sets are past retention: a pure plan over the existing sets, made before anything is changed."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ SLACK = timedelta(days=1)
 
 @dataclass(frozen=True)
 class StoredSet:
-    """What the plan has to know of a set; without an instant its manifest cannot be read."""
+    """What the plan has to know about a set; without an instant its manifest cannot be read."""
 
     id: str
     kind: Kind
@@ -51,13 +51,13 @@ class StoredSet:
 
     @property
     def sort(self) -> str:
-        """What periods are given for: its kind, or the name of its long-term job."""
+        """The key of its retention period: its kind, or the name of its long-term job."""
         return sort_of(self.id) if self.kind is Kind.LONG_TERM else self.kind
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a set, and why."""
+    """Whether a set expires, and why."""
 
     set: StoredSet
     expires: bool
@@ -66,49 +66,51 @@ class Decision:
 
 def plan(
     newest_first: Sequence[StoredSet], now: datetime, zone: tzinfo, periods: Mapping[str, str], suspended: str | None = None
-) -> list[Decision]:  # fmt: skip
-    """Decide for every set, in the order given, whether it expires; kinds without a period never do.
+) -> list[Decision]:
+    """Decide for every set, in the given order, whether it expires; kinds without a period never do.
 
-    A set expires when its state is older than its kind's period, and nothing speaks for it: it is not the newest that can be
-    restored, nor the newest full, nor the newest full that was decoded or drilled, no differential that is kept needs it, and
-    nobody holds, pinned or labelled it. Nothing expires while the newest set is suspect, or pruning is `suspended`.
+    A set expires when its state is older than its kind's period, unless it is the newest that can be restored, the newest full, or
+    the newest full that was decoded or drilled, a kept differential needs it, or somebody reads, pinned or labelled it. Nothing
+    expires while the newest set is suspect, or pruning is `suspended`.
     """
     alarm = suspended or suspicion(newest_first)
     newest = _newest(newest_first)
-    unread = [one.id for one in newest_first if one.kind is Kind.DIFFERENTIAL and one.instant is None]
-    unreadable = max(unread, key=_stamp, default="")
-    decided = dict[str, Decision]()
+    unreadable_ids = [stored.id for stored in newest_first if stored.kind is Kind.DIFFERENTIAL and stored.instant is None]
+    unreadable = max(unreadable_ids, key=_stamp, default="")
+    decisions = dict[str, Decision]()
     # Differentials first: what they need follows from which of them are kept.
-    for one in sorted(newest_first, key=lambda one: one.kind is Kind.FULL):
-        needed = next((other.set.id for other in decided.values() if other.set.base == one.id and not other.expires), None)
-        young = _is_young(one, now, zone, periods)
-        why = alarm or young or _protection(one, now) or newest.get(one.id) or (f"{needed} needs it" if needed else None)
-        if one.kind is Kind.FULL and _stamp(one.id) < _stamp(unreadable):
-            why = why or f"{unreadable} may need it, and cannot be read: delete that by hand, or mend it"
-        decided[one.id] = Decision(one, why is None, why or f"older than {periods[one.sort]}")
-    return [decided[one.id] for one in newest_first]
+    for stored in sorted(newest_first, key=lambda stored: stored.kind is Kind.FULL):
+        needed = next(
+            (decision.set.id for decision in decisions.values() if decision.set.base == stored.id and not decision.expires), None
+        )
+        young = _is_young(stored, now, zone, periods)
+        reason = alarm or young or _protection(stored, now) or newest.get(stored.id) or (f"{needed} needs it" if needed else None)
+        if stored.kind is Kind.FULL and _stamp(stored.id) < _stamp(unreadable):
+            reason = reason or f"{unreadable} may need it, and cannot be read: delete or repair that set by hand"
+        decisions[stored.id] = Decision(stored, reason is None, reason or f"older than {periods[stored.sort]}")
+    return [decisions[stored.id] for stored in newest_first]
 
 
 def _stamp(set_id: str) -> str:
-    """Return date and time of an id, such that ids of all kinds compare."""
+    """Return date and time of an id, so that ids of all kinds can be compared."""
     return set_id[-20:]
 
 
 def suspicion(newest_first: Sequence[StoredSet]) -> str | None:
-    """Say why nothing is pruned while the newest set is suspect, or it is not decided which history sets are of."""
-    if disputed := next((one.id for one in newest_first if one.disputed), None):
-        return f"whose history {disputed} is of is not decided: nothing is pruned"
-    newest = next((one for one in newest_first if one.instant and RULES[one.kind].may_be_latest), None)
+    """Return why nothing is pruned: the newest set is suspect, or the history of sets is not decided; None otherwise."""
+    if disputed := next((stored.id for stored in newest_first if stored.disputed), None):
+        return f"the history of {disputed} is not decided: nothing is pruned"
+    newest = next((stored for stored in newest_first if stored.instant and RULES[stored.kind].may_be_latest), None)
     return f"the newest set {newest.id} is suspect: nothing is pruned" if newest and newest.suspect else None
 
 
-def drought(newest_first: Sequence[StoredSet], now: datetime, rpo: timedelta) -> str | None:
-    """Say why nothing is pruned while no new full came: old sets may be the last ones, or a clock is wrong.
+def missing_full(newest_first: Sequence[StoredSet], now: datetime, rpo: timedelta) -> str | None:
+    """Return why nothing is pruned: there is no new full, so that old sets may be the last ones, or a clock is wrong; or None.
 
-    The newest full that can be restored may be as old as fulls are apart, which is at least a day and else the median of those
-    that are there, and a day more, or the recovery point objective where that is longer.
+    The newest restorable full may be as old as the usual interval between fulls (their median, at least a day), plus a day or the
+    recovery point objective, whichever is longer.
     """
-    taken = sorted(one.instant for one in newest_first if one.kind is Kind.FULL and one.instant and one.restorable)
+    taken = sorted(stored.instant for stored in newest_first if stored.kind is Kind.FULL and stored.instant and stored.restorable)
     if not taken:
         return "no full can be restored: nothing is pruned"
     distances = [(later - earlier).total_seconds() for earlier, later in pairwise(taken)]
@@ -117,8 +119,8 @@ def drought(newest_first: Sequence[StoredSet], now: datetime, rpo: timedelta) ->
     if age <= allowed:
         return None
     return (
-        f"no new full came for {_days(age)}, of {_days(allowed)} that may lie between two: nothing is pruned; find out why the "
-        "backups fail, or what set the clock ahead, and take one: python -m flows.backup daily_backup"
+        f"no new full for {_days(age)}, of {_days(allowed)} allowed between two: nothing is pruned; find out why the "
+        "backups fail, or who set the clock ahead, and take one: python -m flows.backup daily_backup"
     )
 
 
@@ -127,38 +129,38 @@ def _days(span: timedelta) -> str:
 
 
 def _newest(newest_first: Sequence[StoredSet]) -> dict[str, str]:
-    """Return what is never pruned for being the newest of its sort."""
-    whole = [one for one in newest_first if one.restorable and RULES[one.kind].may_be_latest]
-    fulls = [one for one in whole if one.kind is Kind.FULL]
+    """Return the sets that are never pruned because they are the newest of their sort, by id with the reason."""
+    restorable = [stored for stored in newest_first if stored.restorable and RULES[stored.kind].may_be_latest]
+    fulls = [stored for stored in restorable if stored.kind is Kind.FULL]
     sorts = {
-        "the newest full that was decoded or drilled": [one for one in fulls if one.proven],
+        "the newest full that was decoded or drilled": [full for full in fulls if full.proven],
         "the newest full": fulls,
-        "the newest state that can be restored": whole,
+        "the newest state that can be restored": restorable,
     }
     return {sets[0].id: f"it is {sort}" for sort, sets in sorts.items() if sets}
 
 
-def _is_young(one: StoredSet, now: datetime, zone: tzinfo, periods: Mapping[str, str]) -> str | None:
-    if one.sort not in periods:
-        return f"sets of kind {one.sort} are kept for ever"
-    if one.instant is None:
-        return "its manifest cannot be read: nobody knows what it is"
-    return f"younger than {periods[one.sort]}" if one.instant >= before(now, periods[one.sort], zone) else None
+def _is_young(stored: StoredSet, now: datetime, zone: tzinfo, periods: Mapping[str, str]) -> str | None:
+    if stored.sort not in periods:
+        return f"sets of kind {stored.sort} are kept for ever"
+    if stored.instant is None:
+        return "its manifest cannot be read, so that its age is not known"
+    return f"younger than {periods[stored.sort]}" if stored.instant >= before(now, periods[stored.sort], zone) else None
 
 
-def _protection(one: StoredSet, now: datetime) -> str | None:
-    if one.keep_until and one.keep_until > now:
-        return f"to be kept until {one.keep_until:%Y-%m-%d %H:%M %Z}"
-    if one.pinned:
-        return f"{PINNED_FILE} lies in its folder"
-    return "it is being read" if one.held else None
+def _protection(stored: StoredSet, now: datetime) -> str | None:
+    if stored.keep_until and stored.keep_until > now:
+        return f"to be kept until {stored.keep_until:%Y-%m-%d %H:%M %Z}"
+    if stored.pinned:
+        return f"{PINNED_FILE} is in its folder"
+    return "it is being read" if stored.held else None
 
 
 def is_written_by_a_backup(path: str) -> bool:
-    """Say whether an object in the folder of a set is one that a backup, or a restore that read it, leaves there."""
+    """Return whether a path in the folder of a set is one that backups or restores write."""
     return HOLD.fullmatch(path) is not None or (WRITTEN.fullmatch(path) is not None and not LEGACY.search(path))
 
 
 def is_ours(path: str, stored: Iterable[str]) -> bool:
-    """Say whether an object of an expired set is the set's: its manifest names it, or it is one of the marks beside that."""
+    """Return whether an object of an expired set belongs to it: its manifest names it, or it is a mark."""
     return path in {*stored, *MARKS} or HOLD.fullmatch(path) is not None

@@ -1,8 +1,8 @@
-"""Schemas that a context uses and has its tables elsewhere: what others may do there, and whose they are, is theirs.
+"""Schemas that a context uses without having tables there: their owner and the privileges of others are not the context's.
 
-Such are `public`, and schemas of others that have only extensions of the context. An archive restores of `public` what is said
-about it only for a context whose tables are there. What the context's own roles may do in them comes back by itself, and nothing
-else of them is compared.
+These are `public`, and schemas of others that only have extensions of the context. An archive restores the properties of `public`
+only for a context with tables in it. The privileges of the context's own roles in them are restored separately, and nothing else of
+them is compared.
 """
 
 import re
@@ -19,13 +19,13 @@ MADE = RELATIONS | {
     "function", "type", "operator", "collation", "text search configuration", "text search dictionary",
 }  # fmt: skip
 PRIVILEGES = "CREATE", "USAGE"
-SAID_BEFORE = "privileges "
+PRIVILEGES_PREFIX = "privileges "
 TARGET = re.compile(r" \| statistics \d+\Z")
 
 
 @dataclass(frozen=True)
 class SchemaGrant:
-    """A privilege of a role on a schema, which it may grant to others if that is said."""
+    """A privilege of a role on a schema, with or without grant option."""
 
     schema: str
     role: str
@@ -39,24 +39,24 @@ class SchemaGrant:
 
 
 def schemas_with_objects(manifest: Manifest) -> list[str]:
-    """Return the schemas in which a restore makes something."""
-    made = {split_name(one.name)[0] for one in manifest.inventory if one.kind in MADE}
-    return sorted({one.namespace for one in manifest.relations} | made - {""})
+    """Return the schemas in which a restore creates objects."""
+    made = {split_name(item.name)[0] for item in manifest.inventory if item.kind in MADE}
+    return sorted({relation.namespace for relation in manifest.relations} | made - {""})
 
 
 def own_grants(manifest: Manifest) -> list[SchemaGrant]:
-    """Return what the context's own roles may do in schemas that are not the context's."""
+    """Return the privileges of the context's own roles on shared schemas."""
     return [grant for item in manifest.inventory if is_shared(manifest, item) for grant in _grants(item, owners(manifest))]
 
 
 def comparable(manifest: Manifest, items: Iterable[InventoryItem]) -> list[InventoryItem]:
-    """Return objects, of the set or of a database, as far as the set tells of such.
+    """Return objects of the set or of a database, with no more of them than the set's inventory can have.
 
-    That is of a shared schema no more than the context's own roles may do there, and what the version of its inventory has.
+    Of shared schemas these are only the privileges of the context's own roles; the rest depends on the inventory's version.
     """
     roles = owners(manifest)
-    told = items if manifest.inventory_version > 1 else (_as_in_version_1(item) for item in items if item.kind != "column")
-    return [_without_others(item, roles) if is_shared(manifest, item) else item for item in told]
+    recorded = items if manifest.inventory_version > 1 else (_as_in_version_1(item) for item in items if item.kind != "column")
+    return [_without_others(item, roles) if is_shared(manifest, item) else item for item in recorded]
 
 
 def _as_in_version_1(item: InventoryItem) -> InventoryItem:
@@ -64,25 +64,25 @@ def _as_in_version_1(item: InventoryItem) -> InventoryItem:
 
 
 def is_shared(manifest: Manifest, item: InventoryItem) -> bool:
-    """Say whether an object is a schema that the context uses and that is others'."""
+    """Return whether an object is a schema that the context uses, but does not own."""
     if item.kind != "schema":
         return False
     if item.name == PUBLIC:
-        return all(one.namespace != PUBLIC for one in manifest.relations)
+        return all(relation.namespace != PUBLIC for relation in manifest.relations)
     owner = item.state.removeprefix("owner ").partition(" | ")[0]
     return owner not in owners(manifest) and item.name not in schemas_with_objects(manifest)
 
 
 def _without_others(item: InventoryItem, roles: Iterable[str]) -> InventoryItem:
     own = " ".join(grant.words for grant in _grants(item, roles))
-    return item.model_copy(update={"state": f"{SAID_BEFORE}{own}"})
+    return item.model_copy(update={"state": f"{PRIVILEGES_PREFIX}{own}"})
 
 
 def _grants(item: InventoryItem, roles: Iterable[str]) -> Iterator[SchemaGrant]:
-    said = f" {item.state.rpartition(SAID_BEFORE)[2]} "
+    privileges = f" {item.state.rpartition(PRIVILEGES_PREFIX)[2]} "
     for role in sorted(roles):
         for privilege in PRIVILEGES:
             for grantable in (False, True):
                 grant = SchemaGrant(item.name, role, privilege, grantable)
-                if f" {grant.words} " in said:
+                if f" {grant.words} " in privileges:
                     yield grant

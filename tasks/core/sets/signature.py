@@ -33,7 +33,7 @@ SHORT = 16
 
 
 class Signature(BaseModel):
-    """What stands beside a signed manifest; `key` is the SHA-256 of the raw public key, `value` the signature, both hexadecimal."""
+    """The signature of a manifest; `key` is the SHA-256 of the raw public key, `value` the signature, both hexadecimal."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -44,7 +44,7 @@ class Signature(BaseModel):
 
 
 def _message(store: str, body: bytes) -> bytes:
-    """Return what is signed; no address of a store has a line break, so no two manifests and stores make one message."""
+    """Return the signed text; a store's address has no line break, so two manifests and stores never give the same text."""
     return f"{PURPOSE}\n{store}\n".encode() + body
 
 
@@ -75,10 +75,10 @@ class Signer:
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose sets are accepted; without keys everybody's.
+    """Whose sets are trusted; without keys all sets are.
 
     `stores` are the addresses that a set may have been signed for: the store's own, and those of which it is a copy.
-    `unsigned` accepts sets without a signature, and no wrong signature.
+    `unsigned` accepts sets without a signature, but no wrong signature.
     """
 
     keys: tuple[Ed25519PublicKey, ...] = ()
@@ -91,10 +91,10 @@ class Trust:
         return bool(self.keys) and not self.unsigned
 
     def require_signed(self, where: str) -> None:
-        """Refuse what bears no signature.
+        """Refuse a set without signature, if one is required.
 
         Raises:
-            UntrustedSet: this may be anybody's.
+            UntrustedSet: anybody may have written it.
         """
         if self.refuses_unsigned:
             raise UntrustedSet(
@@ -103,32 +103,34 @@ class Trust:
             )
 
     def require(self, signature: object, body: bytes, where: str) -> None:
-        """Make sure that the signature beside a manifest is one of the keys', and is of this manifest and this store.
+        """Make sure that a manifest's signature is by one of the keys, and for this manifest and this store.
 
         Raises:
-            UntrustedSet: it is not; nobody knows who wrote the set.
+            UntrustedSet: it is not; who wrote the set is not known.
         """
         if not self.keys:
             return
         try:
-            found = Signature.model_validate(signature)
+            parsed = Signature.model_validate(signature)
         except ValidationError as error:
-            raise UntrustedSet(f"{where}: its signature is none (or a newer release's); restore another set") from error
-        key = next((one for one in self.keys if key_id(one) == found.key), None)
+            raise UntrustedSet(f"{where}: its signature is not valid (or of a newer release); restore another set") from error
+        key = next((key for key in self.keys if key_id(key) == parsed.key), None)
         if key is None:
-            known = ", ".join(key_id(one)[:SHORT] for one in self.keys)
+            accepted = ", ".join(key_id(key)[:SHORT] for key in self.keys)
             raise UntrustedSet(
-                f"{where} is signed with key {found.key[:SHORT]}, BACKUP_VERIFY_KEY has {known}; restore another set, or, "
+                f"{where} is signed with key {parsed.key[:SHORT]}, BACKUP_VERIFY_KEY has {accepted}; restore another set, or, "
                 "if that key is one of yours, add its public key to the file"
             )
         try:
-            key.verify(bytes.fromhex(found.value), _message(found.store, body))
+            key.verify(bytes.fromhex(parsed.value), _message(parsed.store, body))
         except InvalidSignature as error:
-            raise UntrustedSet(f"{where}: its signature does not fit: it is not what was signed; restore another set") from error
-        if found.store not in self.stores:
             raise UntrustedSet(
-                f"{where} was signed for store {found.store}, which is another; restore another set, or, if this store is a copy "
-                f"of that one which you made, export {SIGNED_FOR}={found.store}"
+                f"{where}: its signature does not match: it was changed after it was signed; restore another set"
+            ) from error
+        if parsed.store not in self.stores:
+            raise UntrustedSet(
+                f"{where} was signed for store {parsed.store}, not for this one; restore another set, or, if this store is a copy "
+                f"of it that you made, export {SIGNED_FOR}={parsed.store}"
             )
 
 
@@ -136,14 +138,14 @@ def parse_signing_key(pem: bytes, where: str) -> Ed25519PrivateKey:
     """Return a private key.
 
     Raises:
-        BadInput: it is none, has a passphrase, or is of another kind.
+        BadInput: it is not a private key, has a passphrase, or is of another kind.
     """
     try:
         key = load_pem_private_key(pem, password=None)
     except TypeError:
         raise BadInput(
-            f"{where} is encrypted, and nobody is there at night to type a passphrase; "
-            "decrypt it into a file of its own, 0600: openssl pkey -in ENCRYPTED -out KEY"
+            f"{where} is encrypted, and scheduled runs cannot type a passphrase; "
+            "decrypt it into a separate file, 0600: openssl pkey -in ENCRYPTED -out KEY"
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise BadInput(f"{where} has no private key in PEM format (-----BEGIN PRIVATE KEY-----); {NEW_KEY}") from None
@@ -156,7 +158,7 @@ def parse_verify_keys(pem: bytes, where: str) -> tuple[Ed25519PublicKey, ...]:
     """Return the public keys of a file, one PEM block after the other.
 
     Raises:
-        BadInput: there is none, or one is no public key, or is of another kind.
+        BadInput: there is none, or one is not a public key, or is of another kind.
     """
     if keys := tuple(_verify_keys(pem.decode("ascii", "replace"), where)):
         return keys
@@ -164,13 +166,13 @@ def parse_verify_keys(pem: bytes, where: str) -> tuple[Ed25519PublicKey, ...]:
 
 
 def _verify_keys(pem: str, where: str) -> Iterator[Ed25519PublicKey]:
-    for found in PEM_BLOCK.finditer(pem):
-        if found[1] != "PUBLIC KEY":
+    for block in PEM_BLOCK.finditer(pem):
+        if block[1] != "PUBLIC KEY":
             raise BadInput(
-                f"{where} has a {found[1]}, where only public keys belong; write the public one: openssl pkey -in KEY -pubout"
+                f"{where} has a {block[1]}, only public keys are allowed; write the public one: openssl pkey -in KEY -pubout"
             )
         try:
-            key = load_pem_public_key(found[0].encode())
+            key = load_pem_public_key(block[0].encode())
         except (ValueError, UnsupportedAlgorithm):
             raise BadInput(f"{where} has a public key that cannot be read; {NEW_KEY}") from None
         if not isinstance(key, Ed25519PublicKey):

@@ -1,4 +1,4 @@
-"""Cold storage: how fast it can be thawed, and which way of thawing fits (AWS's figures, as upper ends of what is usual).
+"""Cold storage: how long a thaw takes, and which retrieval tier fits (AWS's figures, the upper ends of the usual times).
 
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects-retrieval-options.html
 """
@@ -19,18 +19,18 @@ DAYS = 7
 
 
 def usual_time(classes: Collection[str], tier: Tier) -> timedelta:
-    """Return how long objects of some classes usually take to be thawed; what a class does not have is the next slower tier."""
-    return max((_times(one)[_possible(one, tier)] for one in classes), default=timedelta())
+    """Return how long a thaw of some storage classes usually takes; a class without the tier uses the next slower one."""
+    return max((_times(storage_class)[_possible(storage_class, tier)] for storage_class in classes), default=timedelta())
 
 
 def possible_tier(classes: Collection[str], tier: Tier) -> Tier:
-    """Return the tier that all classes have, the wanted one or a slower one."""
-    return min((_possible(one, tier) for one in classes), key=TIERS.index, default=tier)
+    """Return the tier if all classes have it, else a slower one that they have."""
+    return min((_possible(storage_class, tier) for storage_class in classes), key=TIERS.index, default=tier)
 
 
 def fitting_tier(classes: Collection[str], limit: timedelta) -> Tier:
-    """Return the slowest tier, which is the cheapest, that usually is done within a limit; else the fastest there is."""
-    fitting = [one for one in TIERS if usual_time(classes, one) <= limit and possible_tier(classes, one) == one]
+    """Return the slowest (cheapest) tier that is usually done within a limit, else the fastest one."""
+    fitting = [tier for tier in TIERS if usual_time(classes, tier) <= limit and possible_tier(classes, tier) == tier]
     return fitting[0] if fitting else possible_tier(classes, "Expedited")
 
 
@@ -41,7 +41,7 @@ def slower_tier(tier: Tier) -> Tier | None:
 
 
 def deadline(asked: datetime, classes: Collection[str], tier: Tier) -> datetime:
-    """Return when a thaw has taken so long that nobody should wait on: twice the usual time, and an hour."""
+    """Return when to stop waiting for a thaw: after twice the usual time, and an hour."""
     return asked + 2 * usual_time(classes, tier) + timedelta(hours=1)
 
 

@@ -82,7 +82,7 @@ def _objectives(overview: Overview) -> str:
         ("longest recovery of a drill (RTO)", rto, clock(max(times)) if times else "-", several(len(times), "proven drill")),
         ("oldest state in a drill (RPO)", rpo, clock(max(points)) if points else "-", several(len(points), "drill")),
     ]  # fmt: skip
-    group_promises = promises(overview.objectives.told)
+    group_promises = promises(overview.objectives.group_promises)
     objectives = table(["what", "promised", "reached", ""], rows, right=(1, 2))
     return "\n".join(["## Objectives\n", f"{objectives}\n", *([group_promises] if group_promises else [])])
 
