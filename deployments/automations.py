@@ -1,4 +1,4 @@
-"""The automations of a context: what Prefect's server does by itself when a run fails or dies, nothing is heard, a schema changed.
+"""The automations of a context: what Prefect's server does when a run fails or dies, the watch is silent, or a schema changes.
 
 See https://docs.prefect.io/v3/concepts/automations
 """
@@ -34,35 +34,35 @@ RUNS = ResourceSpecification({"prefect.resource.id": ANYTHING})
 
 
 def automations(
-    context: Context, told: UUID | None, drill: UUID | None, silence: timedelta = SILENCE, dead_after: timedelta = DEAD_AFTER
+    context: Context, notified: UUID | None, drill: UUID | None, silence: timedelta = SILENCE, dead_after: timedelta = DEAD_AFTER
 ) -> list[AutomationCore]:
-    """Return the automations of a context; those that tell somebody only where there is a notification block, drills likewise."""
-    alarms = [run_failed(context, told), nothing_kept(context, told, silence)] if told else []
+    """Return the automations of a context; alarms need a notification block (`notified`), drills a deployment (`drill`)."""
+    alarms = [run_failed(context, notified), nothing_kept(context, notified, silence)] if notified else []
     return [run_died(context, dead_after), *([schema_changed(context, drill)] if drill else []), *alarms]
 
 
 def run_failed_name(context: Context) -> str:
-    """Return the name of the alarm of failures."""
+    """Return the name of the alarm for failed runs."""
     return f"{context.name}: run failed"
 
 
-def run_failed(context: Context, told: UUID) -> AutomationCore:
-    """Tell of each run that fails or crashes."""
+def run_failed(context: Context, block_id: UUID) -> AutomationCore:
+    """Notify of each run that fails or crashes."""
     return AutomationCore(
         name=run_failed_name(context),
         description="実行の失敗・異常終了を知らせます。Tells of each run that fails or crashes.",
         trigger=_trigger(context, {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}, Posture.Reactive, timedelta(0)),
         actions=[
             SendNotification(
-                block_document_id=told, subject="{{ flow_run.name }}: {{ flow_run.state.name }}",
+                block_document_id=block_id, subject="{{ flow_run.name }}: {{ flow_run.state.name }}",
                 body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
             )
         ],
     )  # fmt: skip
 
 
-def nothing_kept(context: Context, told: UUID, silence: timedelta) -> AutomationCore:
-    """Tell when the watch has not said for a while that the recovery point is kept: it failed, or nobody runs it."""
+def nothing_kept(context: Context, block_id: UUID, silence: timedelta) -> AutomationCore:
+    """Notify when the watch has not confirmed for a while that the RPO is kept: it failed, or it does not run."""
     minutes = round(silence.total_seconds() / 60)
     return AutomationCore(
         name=f"{context.name}: no recovery point",
@@ -70,21 +70,25 @@ def nothing_kept(context: Context, told: UUID, silence: timedelta) -> Automation
         # Without `after` it fires also if nothing was ever heard.
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": f"bounded-context.{context.name}"}),
-            expect={"recovery-point.kept"}, posture=Posture.Proactive, threshold=1, within=silence,
+            expect={"recovery-point.kept"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=silence,
         ),
         actions=[
             SendNotification(
-                block_document_id=told, subject=f"{context.name}: no restorable state confirmed for {minutes} minutes",
-                body=f"復旧可能な状態が{minutes}分間確認されていません。watch_recovery_point of {context.name} has not said for "
-                f"{minutes} minutes that the RPO of {context.objectives.rpo} is kept: see whether the worker runs, and what the "
-                "last run of the watch said.",
+                block_document_id=block_id,
+                subject=f"{context.name}: no restorable state confirmed for {minutes} minutes",
+                body=f"復旧可能な状態が{minutes}分間確認されていません。watch_recovery_point of {context.name} "
+                f"has not confirmed for {minutes} minutes that the RPO of {context.objectives.rpo} is kept: check whether "
+                "the worker runs, and what the last run of the watch reported.",
             )
         ],
-    )  # fmt: skip
+    )
 
 
 def run_died(context: Context, dead_after: timedelta) -> AutomationCore:
-    """Call a run crashed that was killed with its worker, also before it began: nobody else would, or free its place."""
+    """Set a run to crashed that was killed with its worker, also before it began, so that its concurrency slot is freed."""
     trigger = _trigger(context, {ANYTHING}, Posture.Proactive, dead_after)
     return AutomationCore(
         name=f"{context.name}: run died",
@@ -100,7 +104,7 @@ def run_died(context: Context, dead_after: timedelta) -> AutomationCore:
 
 
 def schema_changed(context: Context, drill: UUID) -> AutomationCore:
-    """Drill a set with a schema that no drill has proven: once for each schema, and again after a drill that failed."""
+    """Drill a set with a schema that no drill has restored yet: once for each schema, and again after a failed drill."""
     return AutomationCore(
         name=automation_of_drills(context.name),
         description="変更されたスキーマのバックアップで復旧訓練を行います。Drills a backup whose schema no drill has proven.",
@@ -125,30 +129,32 @@ def _trigger(context: Context, expect: Set[str], posture: Stance, within: timede
     )  # fmt: skip
 
 
-def told_before(client: SyncPrefectClient, context: Context) -> UUID | None:
-    """Return the notification block that the context's alarms tell, as an earlier registration has it."""
+def notification_block(client: SyncPrefectClient, context: Context) -> UUID | None:
+    """Return the notification block of the context's alarms, as registered before."""
     alarms = client.read_automations_by_name(run_failed_name(context))
     actions = (action for alarm in alarms for action in alarm.actions if isinstance(action, SendNotification))
     return next((action.block_document_id for action in actions), None)
 
 
-def stale(client: SyncPrefectClient, wanted: Iterable[AutomationCore]) -> list[tuple[AutomationCore, list[Automation]]]:
-    """Return the automations that the server does not have, or has otherwise or twice, with those to be replaced."""
-    found = [(one, list(client.read_automations_by_name(one.name))) for one in wanted]
-    return [(one, there) for one, there in found if len(there) != 1 or _said(there[0]) != _said(one)]
+def stale(client: SyncPrefectClient, expected: Iterable[AutomationCore]) -> list[tuple[AutomationCore, list[Automation]]]:
+    """Return the automations that are missing on the server, differ or are there twice, with those to replace."""
+    pairs = [(automation, list(client.read_automations_by_name(automation.name))) for automation in expected]
+    return [
+        (automation, saved) for automation, saved in pairs if len(saved) != 1 or _comparable(saved[0]) != _comparable(automation)
+    ]
 
 
-def save(client: SyncPrefectClient, wanted: Iterable[AutomationCore]) -> None:
-    """Make the server have each automation once, as wanted; names are no keys: saved twice there would be two."""
-    for one, there in stale(client, wanted):
-        client.create_automation(one)
-        for old in there:
+def save(client: SyncPrefectClient, expected: Iterable[AutomationCore]) -> None:
+    """Save each automation once; names are not unique, so saving again would make a second one."""
+    for automation, saved in stale(client, expected):
+        client.create_automation(automation)
+        for old in saved:
             client.delete_automation(old.id)
 
 
-def _said(automation: AutomationCore) -> str:
-    """Return all that was asked for, in one order: neither a set nor what a database makes of a mapping has one of its own."""
-    told = automation.model_dump(mode="json", include={"name", "description", "enabled", "actions"})
+def _comparable(automation: AutomationCore) -> str:
+    """Return an automation as text in a fixed order, for comparison: sets, and mappings from a database, have none."""
+    content = automation.model_dump(mode="json", include={"name", "description", "enabled", "actions"})
     trigger = automation.trigger.model_dump(mode="json", exclude={"id"})
     ordered = {key: sorted(value) if isinstance(value, list) else value for key, value in trigger.items()}
-    return json.dumps({**told, "trigger": ordered}, sort_keys=True)
+    return json.dumps({**content, "trigger": ordered}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""The main job as a story: back up a database, rehearse the disaster, lose it, bring it back elsewhere from the store, compare.
+"""The main job as a story: back up a database, rehearse the disaster, lose it, restore it elsewhere from the store, compare.
 
 `make demo`. Real servers on this machine, nothing else needed; exits 0 only if every comparison held. The reports that an
 operator would find in Prefect's UI are written to .local/.
@@ -43,19 +43,19 @@ Fingerprint = dict[str, tuple[int, str]]
 
 
 class Story:
-    """What is told on the terminal, with the time."""
+    """The story on the terminal, with the time."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self._begun = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Tell one thing."""
+        """Print a line."""
         self.console.print(f"[dim]{time.monotonic() - self._begun:6.1f} s[/dim]  {text}")
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
-        """Tell a step while it goes on, and how long it took."""
+        """Show a step while it runs, and how long it took."""
         started = time.monotonic()
         with self.console.status(text):
             yield
@@ -63,18 +63,18 @@ class Story:
 
 
 def main() -> None:
-    """Tell the story; exit 0 only if everything that was lost is back."""
+    """Run the story; exit 0 only if everything that was lost is restored."""
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--violations-per-year", type=int, default=30_000, help="rows in each of six yearly partitions")
     arguments = parser.parse_args()
     local.stop_on_terminate()
     try:
-        sys.exit(0 if tell(Story(), arguments.violations_per_year) else 1)
+        sys.exit(0 if run_story(Story(), arguments.violations_per_year) else 1)
     except KeyboardInterrupt:
         sys.exit("interrupted; every server was stopped and nothing is left behind")
 
 
-def tell(story: Story, violations_per_year: int) -> bool:
+def run_story(story: Story, violations_per_year: int) -> bool:
     """Run the whole story; return whether every comparison held."""
     with ExitStack() as stack:
         with story.step("starting two PostgreSQL 18 servers, an S3 endpoint and a Prefect server"):
@@ -87,17 +87,17 @@ def tell(story: Story, violations_per_year: int) -> bool:
         story.say(f"it holds {sum(rows for rows, _ in before.values()):,} rows in {len(before)} relations")
         run_flow(story, "flows.backup", "daily_backup", source, "backup_reader", store, api)
         story.say(f"in the store: {stored(store)}")
-        story.say("a backup that was never restored is a hope: the other server rehearses the disaster before it comes")
+        story.say("a backup that was never restored is only a hope: the other server rehearses the disaster first")
         run_flow(story, "flows.recovery", "recovery_drill", target, "backup_restorer", store, api)
         save_report(story, api, "bc-004-drill")
         with story.step("[red]the disaster[/red]: DROP DATABASE consulting_tool"), source.connect() as connection:
             connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(DATABASE)))
-        story.say("the other server is empty; the recovery is given its address and the store, nothing else")
+        story.say("the other server is empty; the recovery gets its address and the store, nothing else")
         run_flow(story, "flows.recovery", "disaster_recovery", target, "backup_restorer", store, api)
         same = compare(story, before, fingerprint(target), objects_before, count_objects(target))
         for key in ("bc-004-backup", "bc-004-recovery"):
             save_report(story, api, key)
-        story.say("left to a human: the four foreign keys to users, a table of another context; the report has their statements")
+        story.say("still to do: the four foreign keys to users, a table of another context; the report has their statements")
     return same
 
 
@@ -109,7 +109,7 @@ def make_source(server: LocalServer, violations_per_year: int) -> None:
 
 
 def make_logins(server: LocalServer) -> None:
-    """Make the least-privilege roles, and let those in that log in."""
+    """Create the least-privilege roles, and give the logins a password."""
     server.run_script(ROLES)
     server.allow_backup_logins()
 
@@ -118,10 +118,10 @@ def run_flow(story: Story, module: str, flow: str, server: LocalServer, user: st
     """Run a flow as an operator would, in a process that knows only its environment.
 
     Raises:
-        SystemExit: the flow failed; what it said is printed.
+        SystemExit: the flow failed; its output is printed.
     """
-    kept = local.bare_environment()
-    environment = kept | server.environment(user) | store.environment() | {"PREFECT_API_URL": api, "PG_BIN": str(server.bin)}
+    base = local.bare_environment()
+    environment = base | server.environment(user) | store.environment() | {"PREFECT_API_URL": api, "PG_BIN": str(server.bin)}
     with story.step(f"[bold]$ python -m {module} {flow}[/bold]  (as {user})"):
         done = subprocess.run(  # noqa: S603
             [sys.executable, "-m", module, flow], env=environment, cwd=PROJECT, capture_output=True, text=True, check=False
@@ -132,14 +132,14 @@ def run_flow(story: Story, module: str, flow: str, server: LocalServer, user: st
 
 
 def stored(store: LocalS3) -> str:
-    """Return how much lies in the bucket."""
+    """Return how much is in the bucket."""
     environment = store.environment()
     client = boto3.client(
         "s3", endpoint_url=store.endpoint, aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"], region_name=environment["AWS_DEFAULT_REGION"],
     )  # fmt: skip
-    found = client.list_objects_v2(Bucket=store.bucket)["Contents"]
-    return f"{len(found)} objects, {sum(one['Size'] for one in found):,} bytes"
+    objects = client.list_objects_v2(Bucket=store.bucket)["Contents"]
+    return f"{len(objects)} objects, {sum(info['Size'] for info in objects):,} bytes"
 
 
 def fingerprint(server: LocalServer) -> Fingerprint:
@@ -158,18 +158,18 @@ def count_objects(server: LocalServer) -> dict[str, int]:
 
 def compare(
     story: Story, before: Fingerprint, after: Fingerprint, objects_before: dict[str, int], objects_after: dict[str, int]
-) -> bool:  # fmt: skip
-    """Show lost and recovered side by side; return whether they are the same."""
-    shown = Table(title="lost and recovered, hashed row by row in SQL")
+) -> bool:
+    """Show lost and recovered rows side by side; return whether they are the same."""
+    table = Table(title="lost and recovered, hashed row by row in SQL")
     for name in ("relation", "rows lost", "rows back", "equal"):
-        shown.add_column(name, justify="left" if name == "relation" else "right")
+        table.add_column(name, justify="left" if name == "relation" else "right")
     for name in sorted(before.keys() | after.keys()):
         lost, back = before.get(name, (0, "absent")), after.get(name, (0, "absent"))
-        shown.add_row(name, f"{lost[0]:,}", f"{back[0]:,}", "yes" if lost == back else "[red]NO[/red]")
+        table.add_row(name, f"{lost[0]:,}", f"{back[0]:,}", "yes" if lost == back else "[red]NO[/red]")
     for name, count in objects_before.items():
-        back_again = objects_after.get(name)
-        shown.add_row(name, f"{count:,}", f"{back_again:,}", "yes" if count == back_again else "[red]NO[/red]")
-    story.console.print(shown)
+        restored = objects_after.get(name)
+        table.add_row(name, f"{count:,}", f"{restored:,}", "yes" if count == restored else "[red]NO[/red]")
+    story.console.print(table)
     same = before == after and objects_before == objects_after
     story.say(
         "[bold green]everything that was lost is back[/bold green]" if same else "[bold red]NOT everything is back[/bold red]"
@@ -178,7 +178,7 @@ def compare(
 
 
 def save_report(story: Story, api: str, key: str) -> None:
-    """Write a report that Prefect's UI shows as an artifact, and tell its verdict."""
+    """Write a report that Prefect's UI shows as an artifact, and print its verdict."""
     REPORTS.mkdir(exist_ok=True)
     artifact = httpx.get(f"{api}/artifacts/{key}/latest").raise_for_status().json()
     file = REPORTS / f"{key}.md"

@@ -1,4 +1,4 @@
-"""What a Prefect server has of a context besides its blocks: work pool, variables, the deployments of prefect.yaml.
+"""The objects of a context on a Prefect server besides its blocks: work pool, variables, the deployments of prefect.yaml.
 
 See https://docs.prefect.io/v3/how-to-guides/deployments/prefect-yaml
 """
@@ -33,25 +33,25 @@ def declared(context: str) -> list[dict[str, Any]]:
     """Return the deployments that prefect.yaml has for a context.
 
     Raises:
-        BadInput: none.
+        BadInput: there are none.
     """
     every: list[dict[str, Any]] = yaml.safe_load(DECLARED.read_text("utf-8"))["deployments"]
-    if found := [one for one in every if one["parameters"]["context"] == context]:
-        return found
+    if own := [deployment for deployment in every if deployment["parameters"]["context"] == context]:
+        return own
     raise BadInput(f"prefect.yaml has no deployment of {context}; copy those of another context there, with its name and tag")
 
 
 def drills(client: SyncPrefectClient, context: str) -> UUID | None:
-    """Return the deployment of a context's drills, None where prefect.yaml, or the server, has none."""
-    for one in declared(context):
-        if one["entrypoint"] == DRILL:
+    """Return the deployment of a context's drills, None if prefect.yaml or the server has none."""
+    for deployment in declared(context):
+        if deployment["entrypoint"] == DRILL:
             with suppress(ObjectNotFound):
-                return client.read_deployment_by_name(f"{_flow_of(one)}/{one['name']}").id
+                return client.read_deployment_by_name(f"{_flow_of(deployment)}/{deployment['name']}").id
     return None
 
 
 def require_pool(client: SyncPrefectClient, name: str) -> None:
-    """Make a work pool of processes, unless there is a pool of that name, of whatever type."""
+    """Create a process work pool, unless there is a pool of that name, of any type."""
     try:
         client.read_work_pool(name)
     except ObjectNotFound:
@@ -60,23 +60,23 @@ def require_pool(client: SyncPrefectClient, name: str) -> None:
 
 
 def save_variables(pool: str | None, home: str | None) -> str:
-    """Save what prefect.yaml reads; return the work pool."""
-    wanted = variables(pool, home)
-    for key, value in wanted.items():
+    """Save the variables of prefect.yaml; return the work pool."""
+    values = variables(pool, home)
+    for key, value in values.items():
         Variable.set(key, value, overwrite=True)
-    return wanted[POOL]
+    return values[POOL]
 
 
 def stale(client: SyncPrefectClient, context: str, pool: str) -> list[str]:
-    """Return the names of the deployments that the server does not have, or has otherwise than prefect.yaml."""
-    return [one["name"] for one in declared(context) if next(_differences_of(client, one, pool), None)]
+    """Return the names of the deployments that are missing on the server, or differ from prefect.yaml."""
+    return [deployment["name"] for deployment in declared(context) if next(_differences_of(client, deployment, pool), None)]
 
 
 def deploy(names: list[str]) -> None:
-    """Deploy what prefect.yaml has under some names.
+    """Deploy some deployments of prefect.yaml.
 
     Raises:
-        OperationError: Prefect could not.
+        OperationError: `prefect deploy` failed.
     """
     words = [word for name in names for word in ("--name", name)]
     done = subprocess.run(  # noqa: S603
@@ -88,81 +88,97 @@ def deploy(names: list[str]) -> None:
 
 
 def variables(pool: str | None, home: str | None) -> dict[str, str]:
-    """Return the Prefect variables that prefect.yaml reads: the work pool, and the folder of this project where runs are.
+    """Return the Prefect variables that prefect.yaml reads: the work pool, and the folder of this project on the workers.
 
-    What is not said stays as it is.
+    A value that is not given keeps its saved one.
     """
     return {POOL: pool or str(Variable.get(POOL, "backup")), HOME: home or str(Variable.get(HOME, str(PROJECT)))}
 
 
 def differences(client: SyncPrefectClient, context: str, pool: str | None, home: str | None) -> Iterator[str]:
-    """Say how work pool, variables and deployments on the server differ from what is wanted."""
-    wanted_variables = variables(pool, home)
-    pool = wanted_variables[POOL]
-    for key, value in wanted_variables.items():
-        if (found := Variable.get(key)) != value:
-            yield f'variable {key} is "{found}", not "{value}"' if found else f"variable {key} is missing"
+    """Yield how work pool, variables and deployments on the server differ from the expected ones."""
+    expected_variables = variables(pool, home)
+    pool = expected_variables[POOL]
+    for key, value in expected_variables.items():
+        if (current := Variable.get(key)) != value:
+            yield f'variable {key} is "{current}", not "{value}"' if current else f"variable {key} is missing"
     try:
         client.read_work_pool(pool)
     except ObjectNotFound:
         yield f"work pool {pool} is missing"
-    wanted = declared(context)
-    for one in wanted:
-        yield from _differences_of(client, one, pool)
-    known = {one["name"] for one in wanted}
+    expected = declared(context)
+    for deployment in expected:
+        yield from _differences_of(client, deployment, pool)
+    names = {deployment["name"] for deployment in expected}
     tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[context]))
-    for deployment in client.read_deployments(deployment_filter=tagged):
-        if deployment.name not in known:
-            yield f"deployment {deployment.name} is not in prefect.yaml; delete it in the UI, or add it there"
+    for registered in client.read_deployments(deployment_filter=tagged):
+        if registered.name not in names:
+            yield f"deployment {registered.name} is not in prefect.yaml; delete it in the UI, or add it there"
 
 
-def _differences_of(client: SyncPrefectClient, wanted: dict[str, Any], pool: str) -> Iterator[str]:
-    name = wanted["name"]
+def _differences_of(client: SyncPrefectClient, expected: dict[str, Any], pool: str) -> Iterator[str]:
+    name = expected["name"]
     try:
-        found = client.read_deployment_by_name(f"{_flow_of(wanted)}/{name}")
+        current = client.read_deployment_by_name(f"{_flow_of(expected)}/{name}")
     except ObjectNotFound:
         yield f"deployment {name} is missing"
         return
-    there, here = _facts(found), _wanted_facts(wanted, pool)
-    yield from (f"deployment {name}: {key} is {there[key]}, not {here[key]}" for key in here if there[key] != here[key])
-    form = parameter_schema_from_entrypoint(str(PROJECT / wanted["entrypoint"])).model_dump_for_openapi()
-    stored = found.parameter_openapi_schema or {}
+    current_facts, expected_facts = _facts(current), _expected_facts(expected, pool)
+    yield from (
+        f"deployment {name}: {key} is {current_facts[key]}, not {expected_facts[key]}"
+        for key in expected_facts
+        if current_facts[key] != expected_facts[key]
+    )
+    form = parameter_schema_from_entrypoint(str(PROJECT / expected["entrypoint"])).model_dump_for_openapi()
+    stored = current.parameter_openapi_schema or {}
     if any(stored.get(key) != form.get(key) for key in ("properties", "required")):
-        yield f"deployment {name}: its form is not that of the flow's parameters"
+        yield f"deployment {name}: its parameter form differs from the flow's parameters"
 
 
-def _flow_of(wanted: dict[str, Any]) -> str:
-    return str(wanted["entrypoint"].partition(":")[2].replace("_", "-"))
+def _flow_of(deployment: dict[str, Any]) -> str:
+    return str(deployment["entrypoint"].partition(":")[2].replace("_", "-"))
 
 
-def _wanted_facts(wanted: dict[str, Any], pool: str) -> dict[str, Any]:
-    limit = wanted.get("concurrency_limit", {})
+def _expected_facts(deployment: dict[str, Any], pool: str) -> dict[str, Any]:
+    limit = deployment.get("concurrency_limit", {})
     return {
-        "entrypoint": wanted["entrypoint"], "description": wanted["description"].strip(), "parameters": wanted["parameters"],
-        "tags": sorted(wanted["tags"]), "work pool": pool, "paused": False,
-        "job variables": wanted["work_pool"]["job_variables"], "schedules": _sorted(
-            (one["cron"], one["timezone"], one["slug"], True) for one in wanted.get("schedules", [])
+        "entrypoint": deployment["entrypoint"],
+        "description": deployment["description"].strip(),
+        "parameters": deployment["parameters"],
+        "tags": sorted(deployment["tags"]),
+        "work pool": pool,
+        "paused": False,
+        "job variables": deployment["work_pool"]["job_variables"],
+        "schedules": _sorted(
+            (schedule["cron"], schedule["timezone"], schedule["slug"], True) for schedule in deployment.get("schedules", [])
         ),
         "limit": tuple(limit.get(key) for key in ("limit", "collision_strategy", "grace_period_seconds")),
         "parameters enforced": True,
-    }  # fmt: skip
+    }
 
 
-def _facts(found: DeploymentResponse) -> dict[str, Any]:
-    limit, options = found.global_concurrency_limit, found.concurrency_options
-    schedules = ((one.schedule, one.slug, one.active) for one in found.schedules)
+def _facts(current: DeploymentResponse) -> dict[str, Any]:
+    limit, options = current.global_concurrency_limit, current.concurrency_options
+    schedules = ((schedule.schedule, schedule.slug, schedule.active) for schedule in current.schedules)
     return {
-        "entrypoint": found.entrypoint, "description": (found.description or "").strip(), "parameters": found.parameters,
-        "tags": sorted(found.tags), "work pool": found.work_pool_name, "paused": found.paused,
-        "job variables": found.job_variables, "schedules": _sorted(
-            (getattr(when, "cron", str(when)), getattr(when, "timezone", None), slug, active) for when, slug, active in schedules
+        "entrypoint": current.entrypoint,
+        "description": (current.description or "").strip(),
+        "parameters": current.parameters,
+        "tags": sorted(current.tags),
+        "work pool": current.work_pool_name,
+        "paused": current.paused,
+        "job variables": current.job_variables,
+        "schedules": _sorted(
+            (getattr(schedule, "cron", str(schedule)), getattr(schedule, "timezone", None), slug, active)
+            for schedule, slug, active in schedules
         ),
         "limit": (
-            limit.limit if limit else None, options.collision_strategy.value if options else None,
+            limit.limit if limit else None,
+            options.collision_strategy.value if options else None,
             options.grace_period_seconds if options else None,
         ),
-        "parameters enforced": found.enforce_parameter_schema,
-    }  # fmt: skip
+        "parameters enforced": current.enforce_parameter_schema,
+    }
 
 
 def _sorted(schedules: Iterator[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""What of a registration others could read, on its way or where it is kept: an API without a login, connections without TLS."""
+"""What others could read of a registration, in transit or at rest: an API without a login, connections without TLS."""
 
 import ipaddress
 import os
@@ -26,7 +26,7 @@ from tasks.core.errors import UnsafeTarget
 ANSWER_SECONDS = 10.0
 # What refuses those who show no login; any other error is none of these, and says nothing about logins.
 CLOSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-# https://www.postgresql.org/docs/current/libpq-ssl.html: with any other mode a server without TLS is talked to in clear.
+# https://www.postgresql.org/docs/current/libpq-ssl.html: any other mode allows a server without TLS.
 SAFE_SSL_MODES = ("require", "verify-ca", "verify-full")
 # Nothing is sent there; the kernel says from which address it would be.
 DOCUMENTATION_ADDRESS = ("192.0.2.1", 9)
@@ -36,11 +36,11 @@ LOGIN = (
 )
 
 
-def tell(*, allow_open_api: bool, only_look: bool) -> None:
+def check(*, allow_open_api: bool, only_look: bool) -> None:
     """Warn on stderr of what others could read of a registration.
 
     Raises:
-        UnsafeTarget: others than this machine could read the passwords that would be saved, and nobody allowed that.
+        UnsafeTarget: other machines could read the passwords that would be saved, and that was not allowed.
     """
     url = PREFECT_API_URL.value() or ""
     is_open = bool(url) and is_open_api(url)
@@ -50,16 +50,16 @@ def tell(*, allow_open_api: bool, only_look: bool) -> None:
             f"refusing to save passwords: Prefect's API at {place} answers without a login, and whoever reaches it could read "
             f"them; {LOGIN}, let it listen on 127.0.0.1 alone, or pass --allow-open-api"
         )
-    said = [_of_open_api(place or url, bool(place))] if is_open else [*_of_clear_login(url)]
-    for warning in [*said, *of_database(database_parameters()), *of_store(os.environ)]:
+    warnings = [_of_open_api(place or url, bool(place))] if is_open else [*_of_clear_login(url)]
+    for warning in [*warnings, *of_database(database_parameters()), *of_store(os.environ)]:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
 
 
 def is_open_api(url: str) -> bool:
-    """Say whether a Prefect API gives blocks, where passwords are, to those who show no login.
+    """Return whether a Prefect API returns blocks, which have passwords, without a login.
 
     Raises:
-        httpx.HTTPError: it cannot be asked.
+        httpx.HTTPError: the request failed.
     """
     # A server whose database is busy is asked again; where there may be none, it is not.
     retries = {} if url == PREFECT_API_URL.value() else {PREFECT_CLIENT_MAX_RETRIES: 0}
@@ -83,7 +83,7 @@ def is_open_api(url: str) -> bool:
 
 
 def _beyond_this_machine(url: str) -> str:
-    """Return where an API that is open answers others than this machine, or nothing."""
+    """Return the address at which other machines reach an open API, or an empty text."""
     if not is_loopback(_host(url)):
         return url
     elsewhere = _from_outside(url)
@@ -94,7 +94,7 @@ def _beyond_this_machine(url: str) -> str:
 
 
 def _from_outside(url: str) -> str:
-    """Return how another machine would call an address of this one, or nothing where there is no network."""
+    """Return this machine's address as another machine would reach it, or an empty text without a network."""
     parts = urlsplit(url)
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -106,37 +106,37 @@ def _from_outside(url: str) -> str:
 
 
 def _of_open_api(url: str, is_beyond: bool) -> str:
-    who = "whoever reaches it" if is_beyond else "every account of this machine"
-    return f"Prefect's API at {url} answers without a login: {who} can read the passwords that are saved there; {LOGIN}"
+    reader = "whoever reaches it" if is_beyond else "every account of this machine"
+    return f"Prefect's API at {url} answers without a login: {reader} can read the passwords that are saved there; {LOGIN}"
 
 
 def _of_clear_login(url: str) -> Iterator[str]:
     if _is_clear(url):
-        yield f"the login of Prefect's API travels in clear to {url}; put the server behind TLS, and https:// in PREFECT_API_URL"
+        yield f"the login of Prefect's API travels unencrypted to {url}; put the server behind TLS, and https:// in PREFECT_API_URL"
 
 
 def of_database(parameters: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is to be said of a connection, given as libpq's parameters."""
+    """Yield the warnings on a connection, given as libpq's parameters."""
     hosts = (parameters.get("hostaddr") or parameters.get("host") or "").split(",")
     beyond = [host for host in hosts if host and not host.startswith(("/", "@")) and not is_loopback(host)]
     mode = parameters.get("sslmode", "prefer")
     if beyond and mode not in SAFE_SSL_MODES:
         yield (
-            f"PostgreSQL on {', '.join(beyond)} may be talked to without TLS (sslmode={mode}), and nobody would notice; "
+            f"PostgreSQL on {', '.join(beyond)} may be connected to without TLS (sslmode={mode}) unnoticed; "
             "set PGSSLMODE=verify-full, and PGSSLROOTCERT"
         )
 
 
 def database_parameters() -> dict[str, str]:
-    """Return what libpq's environment says, and its service file."""
-    return {one.keyword.decode(): one.val.decode() for one in pq.Conninfo.get_defaults() if one.val}
+    """Return libpq's parameters from the environment and the service file."""
+    return {option.keyword.decode(): option.val.decode() for option in pq.Conninfo.get_defaults() if option.val}
 
 
 def of_store(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is to be said of the store."""
+    """Yield the warnings on the store."""
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or ""
     if environment.get("BACKUP_STORE", "").startswith("s3://") and _is_clear(endpoint):
-        yield f"backups travel in clear to {endpoint}; write https:// in AWS_ENDPOINT_URL (AWS_CA_BUNDLE names a certificate)"
+        yield f"backups travel unencrypted to {endpoint}; write https:// in AWS_ENDPOINT_URL (AWS_CA_BUNDLE names a certificate)"
 
 
 def _is_clear(url: str) -> bool:
@@ -148,7 +148,7 @@ def _host(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine's own loopback: 127.0.0.0/8, ::1, or localhost."""
+    """Return whether a host is the loopback of this machine: 127.0.0.0/8, ::1, or localhost."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

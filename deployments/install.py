@@ -1,7 +1,7 @@
 """Installs the project into the environment that runs this, by uv: the same packages as by pip, in a tenth of the time.
 
-uv reads no settings of pip's, so it is given those that say where packages come from. Where it cannot be had, or fails, pip does
-it. Needs nothing but Python and pip: python deployments/install.py
+uv does not read pip's settings, so it gets those that say where packages come from. If it is unavailable or fails, pip installs.
+Needs only Python and pip: python deployments/install.py
 """
 
 import os
@@ -16,7 +16,7 @@ CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 WHAT = ["--constraint", str(CONSTRAINTS), "--editable", ".[local,dev]"]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 SERVERS_AND_TOOLS = ["deployments.demo", "deployments.up", "prefect.cli", "prefect.server.api.server", "moto.server", "pytest"]
-# What pip calls it (https://pip.pypa.io/en/stable/topics/configuration/), and uv (https://docs.astral.sh/uv/reference/environment/).
+# What pip calls it (https://pip.pypa.io/en/stable/topics/configuration/), and uv's (https://docs.astral.sh/uv/reference/environment/).
 SETTINGS = {
     "index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS", "cert": "SSL_CERT_FILE",
     "trusted-host": "UV_INSECURE_HOST", "no-index": "UV_NO_INDEX",
@@ -24,24 +24,24 @@ SETTINGS = {
 
 
 def settings_for_uv(listed: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what pip's settings, as `pip config list` lists them, are in uv's environment; what is set there already stays.
+    """Return pip's settings, as `pip config list` lists them, as variables for uv, except those that are set already.
 
-    Settings of pip's environment (PIP_INDEX_URL) stand last there, and beat those of its files.
+    Settings of pip's environment (PIP_INDEX_URL) come last in the list, and override those of its files.
     """
-    found = dict[str, str]()
+    settings = dict[str, str]()
     for line in listed.splitlines():
         name, _, value = line.partition("=")
         _, _, key = name.partition(".")
-        if known := SETTINGS.get(key):
-            found[known] = " ".join(shlex.split(value)).replace("\n", " ")
-    if "UV_INDEX" in found:
+        if variable := SETTINGS.get(key):
+            settings[variable] = " ".join(shlex.split(value)).replace("\n", " ")
+    if "UV_INDEX" in settings:
         # As pip does: the best version of all indexes, and not of the first that has the package.
-        found["UV_INDEX_STRATEGY"] = "unsafe-best-match"
-    return {name: value for name, value in found.items() if name not in environment}
+        settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    return {name: value for name, value in settings.items() if name not in environment}
 
 
 def install_by_uv() -> bool:
-    """Install, and return True; or say on stderr why that could not be, and return False."""
+    """Install with uv; return False if that fails, with the reason on stderr."""
     (pin,) = [line for line in CONSTRAINTS.read_text("utf-8").splitlines() if line.startswith("uv==")]
     listed = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=False).stdout  # noqa: S603
     environment = {**os.environ, **settings_for_uv(listed, os.environ)}
@@ -50,16 +50,16 @@ def install_by_uv() -> bool:
         subprocess.run([*PIP, "install", "--quiet", pin], check=True)  # noqa: S603
         subprocess.run(uv, env=environment, check=True)  # noqa: S603
     except subprocess.CalledProcessError as error:
-        print(f"uv could not do it (exit code {error.returncode}): pip does, which takes some minutes", file=sys.stderr)  # noqa: T201
+        print(f"uv failed (exit code {error.returncode}): installing with pip, which takes some minutes", file=sys.stderr)  # noqa: T201
         return False
     return True
 
 
 def compile_used() -> None:
-    """Have Python compile what flows, servers and tests import, which neither uv does nor an account that may not write here.
+    """Compile what flows, servers and tests import, which neither uv does nor an account without write access here.
 
-    Without that, each process compiles it again, which doubles the time that it takes to begin. Not all of the 14,000 files are:
-    most are never imported.
+    Otherwise each process compiles it again, which doubles its start time. Most of the 14,000 files are never imported, and not
+    compiled.
     """
     used = [f"flows.{path.stem}" for path in sorted(Path("flows").glob("*.py"))] + SERVERS_AND_TOOLS
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

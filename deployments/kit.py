@@ -1,10 +1,10 @@
-"""Make a recovery kit: a folder with what a recovery needs when all but the store is gone. It holds no password.
+"""Make a recovery kit: a folder with what a recovery needs when only the store is left. It has no password.
 
 python -m deployments.kit FOLDER [--context bc-004]
 
-Reads the context's folder and the environment as `deployments.register` does; needs the store, neither the database nor a Prefect
-server. Keep the folder where neither of them is, such as a stick in a safe. Made again in the same place, its files are replaced.
-The store keeps the date (`<context>/kit.json`), and the report of each drill says how old the kit is.
+Reads the context's folder and the environment as `deployments.register` does; needs the store, but neither the database nor a
+Prefect server. Keep the folder apart from them, on a USB stick in a safe. Run again in the same place, it replaces the files.
+The store has the date (`<context>/kit.json`), and the report of each drill says how old the kit is.
 """
 
 import hashlib
@@ -52,14 +52,14 @@ COPIES = {
 
 
 class Text(Template):
-    """A text of a kit, whose places are written @{name}: in a shell's words dollars are taken."""
+    """A text of a kit with placeholders @{name}: $ is used by the shell."""
 
     delimiter = "@"
 
 
 def main() -> None:
     """Make the kit that the command line names."""
-    parser = ArgumentParser(description="Make a recovery kit, which holds no password.", allow_abbrev=False)
+    parser = ArgumentParser(description="Make a recovery kit, which has no password.", allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new or empty folder, or that of an earlier kit")
     parser.add_argument("--context", default="bc-004")
     arguments = parser.parse_args()
@@ -73,10 +73,10 @@ def main() -> None:
 
 
 def make_kit(folder: Path, context_name: str) -> tuple[Kit, str]:
-    """Make a kit in a folder; return what it is, and where the store keeps its date.
+    """Make a kit in a folder; return the kit, and where the store has its date.
 
     Raises:
-        BadInput: the folder is no kit's, the context or the store cannot be read, or the store has no set.
+        BadInput: the folder has other files, the context or the store cannot be read, or the store has no set.
         DamagedSet: every set is damaged.
     """
     context, _ = read_context(context_name)
@@ -104,37 +104,37 @@ def make_kit(folder: Path, context_name: str) -> tuple[Kit, str]:
 
 
 def require_kit_folder(folder: Path, context: str) -> None:
-    """Make sure that a folder is a kit's, or empty, or not there.
+    """Make sure that a folder has a kit, is empty or does not exist.
 
     Raises:
-        BadInput: other things are in it, or the kit of another context; or this is not the folder of this project.
+        BadInput: it has other files, or the kit of another context; or this is not the folder of this project.
     """
     if absent := [path for path in (*FILES, *COPIES.values()) if not (PROJECT / path).is_file()]:
         raise BadInput(f"{PROJECT} has no {', '.join(absent)}; make the kit in the folder of this project")
     mark = folder / KIT_FILE
-    found = parse_kit(mark.read_bytes()) if mark.is_file() else None
-    if found is None and folder.exists() and any(folder.iterdir()):
-        raise BadInput(f"folder {folder} is not empty, and no kit; name a new or empty one, or that of an earlier kit")
-    if found and found.context != context:
-        raise BadInput(f"folder {folder} has the kit of {found.context}; name another for that of {context}")
+    existing = parse_kit(mark.read_bytes()) if mark.is_file() else None
+    if existing is None and folder.exists() and any(folder.iterdir()):
+        raise BadInput(f"folder {folder} is not empty, and has no kit; name a new or empty one, or that of an earlier kit")
+    if existing and existing.context != context:
+        raise BadInput(f"folder {folder} has the kit of {existing.context}; name another for that of {context}")
 
 
 def restore_script_of(address: StoreAddress, manifest: Manifest) -> bytes:
-    """Return the script that restores a set with stock tools, compared with what the set's manifest says of it.
+    """Return the script that restores a set with stock tools, compared with the set's manifest.
 
     Raises:
-        DamagedSet: it is absent, or another.
+        DamagedSet: it is missing, or differs from the manifest.
     """
     key = f"{name_of(manifest).folder}/{RESTORE_SCRIPT}"
-    stored = next((one for one in manifest.objects if one.path == RESTORE_SCRIPT), None)
+    stored = next((candidate for candidate in manifest.objects if candidate.path == RESTORE_SCRIPT), None)
     script = address.opened.read(key) if stored and address.opened.head(key) else None
     if script is None or not stored or hashlib.sha256(script).hexdigest() != stored.sha256:
-        raise DamagedSet(f"{address.path(key)} is absent or not what the manifest says; take a backup: flows.backup daily_backup")
+        raise DamagedSet(f"{address.path(key)} is missing or differs from the manifest; take a backup: flows.backup daily_backup")
     return script
 
 
 def _place(name: SetName) -> str:
-    """Return where a set lies among fetched ones, so that a differential finds its full."""
+    """Return the folder of a set among fetched ones, so that a differential finds its full."""
     return f"{RULES[name.kind].folder}/{name.id}"
 
 
@@ -152,13 +152,13 @@ def fetch_commands(address: StoreAddress, manifest: Manifest) -> Iterator[str]:
 
 
 def database_addresses() -> dict[str, str]:
-    """Return libpq's variables that lead to the server, as the environment and its service file have them."""
+    """Return libpq's variables with the server's address, from the environment and the service file."""
     parameters = database_parameters()
     return {variable: parameters[key] for key, variable in DATABASE_VARIABLES.items() if key in parameters}
 
 
 def store_addresses(address: StoreAddress) -> dict[str, str]:
-    """Return the variables that lead to the store."""
+    """Return the variables with the store's address."""
     named = {name: _without_login(os.environ[name]) for name in STORE_VARIABLES if os.environ.get(name)}
     return {"BACKUP_STORE": address.url, **named}
 
@@ -169,7 +169,7 @@ def _without_login(url: str) -> str:
 
 
 def export_lines(variables: Mapping[str, str]) -> Iterator[str]:
-    """Yield the lines of a file that a shell reads."""
+    """Yield the lines of a file for a shell."""
     yield "# Where server and store were; no password is here. Change what is elsewhere now, add passwords by hand.\n"
     yield from (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     if key := os.environ.get(VERIFY_KEY):
@@ -209,7 +209,7 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 def write_kit(folder: Path, files: Mapping[str, bytes], kit: Kit) -> None:
     """Make the folder, 0700, and replace a kit's files one by one, the mark last.
 
-    In a new folder it is also written first, so that what is left half done is known as a kit.
+    In a new folder the mark is also written first, so that an unfinished kit is recognised as one.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -224,7 +224,7 @@ def write_kit(folder: Path, files: Mapping[str, bytes], kit: Kit) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put a file in the place of another at once, 0600, and onto the disk."""
+    """Replace a file atomically, 0600, and flush it to disk."""
     part = path.with_name(f".{path.name}.part")
     with open(part, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(data)

@@ -1,8 +1,8 @@
 """An embedded stack for the demo, the tests and a first look: PostgreSQL from a wheel, S3 in process, Prefect's server.
 
-Everything listens on free ports of the loopback address, keeps its files in a private temporary folder, runs as root and as
-an ordinary user alike, and is gone when the block ends, when it is interrupted, and when the process is killed. It is one module,
-and long, because the three servers share how they are started, waited for and stopped.
+All of it listens on free ports of the loopback address, keeps its files in a private temporary folder, runs as root and as an
+ordinary user, and is removed when the block ends, is interrupted, or the process is killed. It is one long module because the
+three servers are started, waited for and stopped in the same way.
 """
 
 import importlib.util
@@ -52,7 +52,7 @@ def wheel_bin(major: int = 18) -> Path:
 
 
 def prefect_bin() -> Path:
-    """Return the bin folder of a PostgreSQL 18 that can have Prefect's own database."""
+    """Return the bin folder of a PostgreSQL 18 that Prefect's own database can run on."""
     return _installed(*FOR_PREFECT)
 
 
@@ -64,20 +64,20 @@ def _installed(package: str, folder: str) -> Path:
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that nobody listens on now."""
+    """Return a free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def bare_environment() -> dict[str, str]:
-    """Return this process' environment without all that leads to a server, a store or Prefect."""
+    """Return this process's environment without the settings of servers, stores and Prefect."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "AWS_", "BACKUP_", "PREFECT_"))}
 
 
 @dataclass(frozen=True)
 class LocalServer:
-    """A running PostgreSQL server of one's own."""
+    """A running PostgreSQL server."""
 
     port: int
     bin: Path
@@ -89,7 +89,7 @@ class LocalServer:
         return make_conninfo(host=HOST, port=self.port, dbname=database, user=user, password=self.password)
 
     def environment(self, user: str = "postgres") -> dict[str, str]:
-        """Return libpq's variables that lead there."""
+        """Return libpq's variables for it."""
         return {"PGHOST": HOST, "PGPORT": str(self.port), "PGUSER": user, "PGPASSWORD": self.password}
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
@@ -97,7 +97,7 @@ class LocalServer:
         return psycopg.connect(self.conninfo(database), autocommit=True)
 
     def has_database(self, name: str) -> bool:
-        """Say whether a database is there."""
+        """Return whether a database exists."""
         with self.connect() as connection:
             return bool(connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall())
 
@@ -120,7 +120,7 @@ class LocalServer:
                 connection.execute(statement)
 
     def allow_backup_logins(self) -> None:
-        """Give the logins of roles.sql the server's password; before 16 there is none that makes roles."""
+        """Give the logins of roles.sql the server's password; before 16 there is none that creates roles."""
         with self.connect() as connection:
             logins = "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname ~ '^backup_' ORDER BY 1"
             users = [row[0] for row in connection.execute(logins)]
@@ -130,11 +130,11 @@ class LocalServer:
 @contextmanager
 def postgres(
     bin_folder: Path | None = None, copy_of: LocalServer | None = None, kept: Path | None = None, **settings: str
-) -> Iterator[LocalServer]:  # fmt: skip
-    """Run a PostgreSQL server on a free port for as long as the block lasts; passwords are asked for.
+) -> Iterator[LocalServer]:
+    """Run a PostgreSQL server on a free port for as long as the block lasts; passwords are required.
 
-    It is a new one, unless there is one in the folder where it is to be `kept`. A copy of another server is a standby that
-    follows nobody, until it is promoted.
+    It is a new one, unless the folder `kept` has one already. A copy of another server is a standby without a primary, until it is
+    promoted.
     """
     with nullcontext(_for_server(kept)) if kept else _private_folder() as folder:
         bin_folder = copy_of.bin if copy_of else _reachable(bin_folder or wheel_bin(), folder)
@@ -166,7 +166,7 @@ def _private_folder() -> Iterator[Path]:
 
 
 def _for_server(folder: Path) -> Path:
-    """Make a folder, where it is not there, that belongs to the server's account."""
+    """Create a folder, if it does not exist, that belongs to the server's account."""
     folder.mkdir(mode=0o700, exist_ok=True)
     if account := _account():
         shutil.chown(folder, account)
@@ -178,7 +178,7 @@ def _account() -> str:
 
 
 def _reachable(bin_folder: Path, folder: Path) -> Path:
-    """Return the programs where the server's account can run them: a virtual environment below /root is closed to it."""
+    """Return the programs in a place where the server's account can run them: it cannot access /root."""
     if not _account() or all(path.stat().st_mode & 0o001 for path in bin_folder.resolve().parents):
         return bin_folder
     installed, package = bin_folder.parent, bin_folder.parent.parent
@@ -192,7 +192,7 @@ def _reachable(bin_folder: Path, folder: Path) -> Path:
 
 
 def _password(folder: Path) -> str:
-    """Return the superuser's password, which is kept beside what it opens."""
+    """Return the superuser's password, which is kept beside the server's files."""
     file = folder / "password"
     if not file.exists() or not file.stat().st_size:
         file.touch(0o600)
@@ -222,7 +222,7 @@ def _copy(server: LocalServer, copy: LocalServer) -> None:
 
 
 def _make(argv: list[str], folder: Path, environment: dict[str, str]) -> None:
-    """Run a program that makes a server's files, as the account that the server will run as."""
+    """Run a program that creates a server's files, as the account that the server will run as."""
     account = _account()
     made = subprocess.run(  # noqa: S603
         argv, capture_output=True, text=True, cwd=folder, check=False, env={**os.environ, **environment},
@@ -242,7 +242,7 @@ def _accepts(server: LocalServer) -> bool:
 
 @contextmanager
 def _service(argv: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a supervised server; closing its stdin stops it in order, and so does our own death."""
+    """Run a supervised server; closing its stdin shuts it down, and so does the death of this process."""
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603
             argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment,
@@ -259,11 +259,11 @@ def _service(argv: list[str], log: Path, environment: dict[str, str]) -> Iterato
             kill(process)
 
 
-def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, what: str) -> None:
+def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, program: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"{what} did not start: {log.read_text(errors='replace')[-2000:]}")
+            raise RuntimeError(f"{program} did not start: {log.read_text(errors='replace')[-2000:]}")
         # A server that starts tells nobody when it is ready; it is asked until it answers, ends or is too late.
         time.sleep(0.1)
 
@@ -313,12 +313,12 @@ def s3(bucket: str = "consulting-tool-backups") -> Iterator[LocalS3]:
 @contextmanager
 def prefect_server(
     beside: LocalServer | None = None, port: int | None = None, kept: Path | None = None, **settings: str
-) -> Iterator[str]:  # fmt: skip
-    """Run a Prefect server; give the address of its API.
+) -> Iterator[str]:
+    """Run a Prefect server; yield the address of its API.
 
-    Its database is on the PostgreSQL server `beside` (of prefect_bin), made where it is not there, or on one of its own. In SQLite
-    runs would wait now and then. The places that runs hold are in a folder of its own, or in the one that is `kept`. `settings` are
-    more of its environment.
+    Its database is on the PostgreSQL server `beside` (of prefect_bin), created if missing, or on one of its own. With SQLite runs
+    would wait now and then. The concurrency slots of runs are stored in a folder of its own, or in `kept`. `settings` are more
+    variables of its environment.
     """
     with nullcontext(beside) if beside else postgres(prefect_bin()) as server, _home(kept) as folder:
         port = port or free_port()
@@ -345,7 +345,7 @@ def _home(kept: Path | None) -> Iterator[Path]:
 
 
 def _prefect_database(server: LocalServer) -> str:
-    """Make Prefect's database where it is not there; return its address, as SQLAlchemy takes it."""
+    """Create Prefect's database if it does not exist; return its address for SQLAlchemy."""
     if not server.has_database(PREFECT_DATABASE):
         server.create_database(PREFECT_DATABASE, "postgres")
     return f"postgresql+asyncpg://postgres:{server.password}@{HOST}:{server.port}/{PREFECT_DATABASE}"
@@ -353,10 +353,16 @@ def _prefect_database(server: LocalServer) -> str:
 
 @contextmanager
 def prefect_worker(api: str, pool: str, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker of processes, which has nothing of this process' environment that leads to a server or a store."""
-    given = {**bare_environment(), "PREFECT_API_URL": api, "PREFECT_WORKER_QUERY_SECONDS": "2", "DO_NOT_TRACK": "1", **environment}
+    """Run a process worker without this process's settings of servers and stores."""
+    worker_environment = {
+        **bare_environment(),
+        "PREFECT_API_URL": api,
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "DO_NOT_TRACK": "1",
+        **environment,
+    }
     argv = supervised([sys.executable, "-m", "prefect", "worker", "start", "--pool", pool])
-    with _service(argv, log, given) as process:
+    with _service(argv, log, worker_environment) as process:
         yield process
 
 
@@ -368,7 +374,7 @@ def _healthy(client: httpx.Client, url: str) -> bool:
 
 
 def stop_on_terminate() -> None:
-    """Let SIGTERM end the main thread as Ctrl-C does, so that every `with` gives back what it borrowed."""
+    """Let SIGTERM end the main thread as Ctrl-C does, so that every `with` block cleans up."""
 
     def interrupt(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt

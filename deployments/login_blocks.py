@@ -1,4 +1,4 @@
-"""Connector blocks of a login for each kind of work, beside the context's own: `<context>-reader`, -restorer, -loader, -roles."""
+"""Connector blocks with a login for each kind of work, beside the context's: `<context>-reader`, -restorer, -loader, -roles."""
 
 from collections.abc import Iterator
 
@@ -14,40 +14,40 @@ LOGINS = {"reader": "backup_reader", "restorer": "backup_restorer", "loader": "b
 
 
 def login_connectors(name: str, own: SqlAlchemyConnector) -> Iterator[tuple[str, SqlAlchemyConnector | str]]:
-    """Yield by name the block of each login that is let in, or why there is none: its work then takes the context's own login.
+    """Yield by name the block of each login that can connect, or why there is none: its work then uses the context's own login.
 
-    BACKUP_READER_USER and BACKUP_READER_PASSWORD name the reader, and so on; by default it is the login of roles.sql, with a
-    password of the passfile or the one of this environment.
+    BACKUP_READER_USER and BACKUP_READER_PASSWORD name the reader, and so on; the default is the login of roles.sql, with a
+    password from the passfile or from this environment.
 
     Raises:
-        BadInput: a login that was named is not let in.
+        BadInput: a login that was named cannot connect.
     """
     for kind, default in LOGINS.items():
         candidates, is_named = candidates_of(Server(), kind, default)
         block = f"{name}-{kind}"
         try:
-            yield block, _as_login(own, _first_let_in(candidates))
+            yield block, _as_login(own, _first_accepted(candidates))
         except BadInput:
             if is_named:
                 raise
-            yield block, f"no block {block}, its work takes the login of {name} till then: {_remedy(kind, default)}"
+            yield block, f"no block {block}, its work uses the login of {name} until then: {_remedy(kind, default)}"
 
 
 def _remedy(kind: str, login: str) -> str:
-    return f"login {login} is not let in; make it (roles.sql), \\password {login}, and say that: BACKUP_{kind.upper()}_PASSWORD"
+    return f"login {login} cannot connect; create it (roles.sql), \\password {login}, and export BACKUP_{kind.upper()}_PASSWORD"
 
 
-def _first_let_in(candidates: list[Server]) -> Server:
-    *others, last = candidates
-    for one in others:
+def _first_accepted(candidates: list[Server]) -> Server:
+    *preferred, last = candidates
+    for login in preferred:
         try:
-            return _let_in(one)
+            return _accepted(login)
         except BadInput:
             continue
-    return _let_in(last)
+    return _accepted(last)
 
 
-def _let_in(login: Server) -> Server:
+def _accepted(login: Server) -> Server:
     with connect(login, MAINTENANCE_DATABASE, "register"):
         return login
 

@@ -1,4 +1,4 @@
-"""Which cluster writes a context's sets: owner.json of its store, as it is and as this cluster would write it."""
+"""Which cluster writes a context's sets: owner.json in its store, and as this cluster would write it."""
 
 import os
 
@@ -14,59 +14,64 @@ from tasks.store.address import StoreAddress, open_store
 
 
 def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
-    """Write owner.json, or compare it: one cluster writes a context's sets.
+    """Write owner.json, or compare it: only one cluster writes a context's sets.
 
     Raises:
         BadInput: it names another cluster, and adopt is false.
     """
     opened, key = open_store(store), f"{context.name}/{OWNER_FILE}"
-    wanted, found = owners(context, store, adopt=adopt)
-    if found is None:
-        opened.create(key, wanted, WARM_CLASS, {})
-    elif found != wanted and not adopt:
+    expected, current = owners(context, store, adopt=adopt)
+    if current is None:
+        opened.create(key, expected, WARM_CLASS, {})
+    elif current != expected and not adopt:
         raise BadInput(
-            f"{other_owner(context, store, wanted, found)}; "
+            f"{other_owner(context, store, expected, current)}; "
             "if this cluster takes over, for example after a disaster recovery, run again with --adopt"
         )
-    elif found != wanted:
-        opened.replace(key, wanted, WARM_CLASS)
-    owner = parse_owner(wanted, key)
-    return f"{store.path(key)} names cluster {owner.system_identifier}{_decided(owner, found)}"
+    elif current != expected:
+        opened.replace(key, expected, WARM_CLASS)
+    owner = parse_owner(expected, key)
+    return f"{store.path(key)} names cluster {owner.system_identifier}{_decided(owner, current)}"
 
 
-def _decided(owner: Owner, found: bytes | None) -> str:
-    """Say what an adoption decided just now, where two servers had written."""
-    if found is None or not owner.adopted or render_owner(owner) == found:
+def _decided(owner: Owner, current: bytes | None) -> str:
+    """Return what an adoption decided now, where two servers had written."""
+    if current is None or not owner.adopted or render_owner(owner) == current:
         return ""
-    one = owner.adopted[-1]
-    counting = f"those of the server started {one.started} count again, no others" if one.started else "none of them counts"
-    return f"; of the sets numbered {one.since} to {one.number} {counting}; now take a full: python -m flows.backup daily_backup"
+    decision = owner.adopted[-1]
+    counting = f"only those of the server started {decision.started} count" if decision.started else "none of them counts"
+    numbers = f"of the sets numbered {decision.since} to {decision.number} {counting}"
+    return f"; {numbers}; now take a full: python -m flows.backup daily_backup"
 
 
 def owners(context: Context, store: StoreAddress, *, adopt: bool = False) -> tuple[bytes, bytes | None]:
     """Return owner.json as this cluster would write it, and as it is in the store.
 
-    An adoption decides as well whose sets count, where two servers wrote.
+    An adoption also decides which server's sets count, where two servers wrote.
     """
     opened, key = open_store(store), f"{context.name}/{OWNER_FILE}"
-    found = opened.read(key) if opened.head(key) else None
+    current = opened.read(key) if opened.head(key) else None
     database = os.environ.get("PGDATABASE") or context.database
     with connect(Server(), database, "register") as connection:
-        here = position(connection)[0]
+        snapshot = position(connection)[0]
     try:
-        decided = parse_owner(found, key).adopted if found else []
+        decided = parse_owner(current, key).adopted if current else []
     except BadInput:
         # It is written anew.
         decided = []
-    if adopt and (decision := adoption(list_sets(store, context.name).manifests, decided, here)):
+    if adopt and (decision := adoption(list_sets(store, context.name).manifests, decided, snapshot)):
         decided = [*decided, decision]
-    return render_owner(Owner(system_identifier=here.system_identifier, adopted=decided)), found
+    return render_owner(Owner(system_identifier=snapshot.system_identifier, adopted=decided)), current
 
 
-def other_owner(context: Context, store: StoreAddress, wanted: bytes, found: bytes | None) -> str:
-    """Say that the store belongs to nobody, or to another cluster."""
+def other_owner(context: Context, store: StoreAddress, expected: bytes, current: bytes | None) -> str:
+    """Return that owner.json is missing, or names another cluster."""
     path = store.path(f"{context.name}/{OWNER_FILE}")
-    return f"{path} names another cluster ({_one_line(found)}), this one is {_one_line(wanted)}" if found else f"{path} is missing"
+    return (
+        f"{path} names another cluster ({_one_line(current)}), this one is {_one_line(expected)}"
+        if current
+        else f"{path} is missing"
+    )
 
 
 def _one_line(text: bytes) -> str:

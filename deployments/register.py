@@ -1,10 +1,10 @@
-"""Register a context: save what its folder and the environment say as blocks, claim the store, deploy, set the alarms.
+"""Register a context: save its folder and the environment as blocks, claim the store, deploy, set the alarms.
 
 python -m deployments.register [--context bc-004] [--notify slack-webhook/operators] [--work-pool backup]
     [--adopt] [--check] [--allow-open-api]
 
 Reads deployments/contexts/<context>/, prefect.yaml and the environment: libpq's variables (PGHOST, PGPORT, PGUSER, PGPASSWORD,
-PGDATABASE, TLS, passfile), BACKUP_STORE and the usual AWS variables. Run again, it gives the same result.
+PGDATABASE, TLS, passfile), BACKUP_STORE and the usual AWS variables. It can be run again at any time.
 """
 
 import os
@@ -45,89 +45,89 @@ LOCAL_PARAMETERS = ("application_name", "client_encoding", "options")
 
 NO_SERVER = "no deployments and no alarms: PREFECT_API_URL names no Prefect server; export it and run again"
 NO_DRILLS = "a changed schema is not drilled: prefect.yaml has no deployment of recovery_drill for the context"
-NOBODY = "nobody is told of failures: make a notification block in Prefect's UI and name it, --notify type/name"
+NOBODY = "nobody is notified of failures: make a notification block in Prefect's UI and name it, --notify type/name"
 
 
 def main() -> None:
-    """Register the context that the command line names, or say what differs."""
+    """Register the context that the command line names, or print what differs."""
     parser = ArgumentParser(description="Register a context: blocks, store, deployments and alarms.", allow_abbrev=False)
     parser.add_argument("--context", default="bc-004")
     parser.add_argument("--adopt", action="store_true", help="let this cluster write the context's sets from now on")
     parser.add_argument("--allow-open-api", action="store_true", help="save passwords though Prefect's API asks for no login")
-    parser.add_argument("--notify", help="the notification block (type/name) that is told of failures, and of silence")
-    parser.add_argument("--work-pool", help="the pool whose workers run the flows; made (process) if missing")
+    parser.add_argument("--notify", help="the notification block (type/name) for failures, and for a silent watch")
+    parser.add_argument("--work-pool", help="the pool whose workers run the flows; created (process) if missing")
     parser.add_argument("--home", help="where this project is on the machines of the workers")
-    parser.epilog = "What is left out stays as it was registered before; at first the pool is `backup`, the folder this one."
-    parser.add_argument("--check", action="store_true", help="change nothing; say what differs, and exit with 1 if anything does")
+    parser.epilog = (
+        "Options that are omitted keep their registered values; the default pool is `backup`, the default folder this one."
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing; print what differs, and exit with 1 if anything does")
     arguments = vars(parser.parse_args())
     name, check, adopt = (arguments.pop(key) for key in ("context", "check", "adopt"))
     allow_open_api = arguments.pop("allow_open_api")
-    said = check_all(name, **arguments) if check else register_all(name, adopt=adopt, **arguments)
+    lines = check_all(name, **arguments) if check else register_all(name, adopt=adopt, **arguments)
     try:
-        exposure.tell(allow_open_api=allow_open_api, only_look=check)
-        lines = [_told(line) for line in said]
+        exposure.check(allow_open_api=allow_open_api, only_look=check)
+        printed = [_print_line(line) for line in lines]
     except OperationError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except (httpx.HTTPError, PrefectException) as error:
-        sys.exit(f"Prefect's server did not do it ({type(error).__name__}: {error}); what was said above is done, run again later")
-    if check and lines:
-        sys.exit(f"{len(lines)} differences; run again without --check")
+        sys.exit(f"Prefect's server failed ({type(error).__name__}: {error}); what is printed above is done, run again later")
+    if check and printed:
+        sys.exit(f"{len(printed)} differences; run again without --check")
     if check:
-        _told("nothing differs")
+        _print_line("nothing differs")
 
 
-def _told(line: str) -> str:
+def _print_line(line: str) -> str:
     print(line, flush=True)  # noqa: T201
     return line
 
 
-def register_all(
-    name: str, *, adopt: bool, notify: str | None, work_pool: str | None, home: str | None
-) -> Iterator[str]:  # fmt: skip
-    """Register a context, and deploy its flows where there is a Prefect server; say what was done, as it is done."""
-    told = require_block(notify) if notify else None
+def register_all(name: str, *, adopt: bool, notify: str | None, work_pool: str | None, home: str | None) -> Iterator[str]:
+    """Register a context, and deploy its flows if there is a Prefect server; yield what was done, as it is done."""
+    notified = require_block(notify) if notify else None
     yield from register(name, adopt=adopt)
     if not PREFECT_API_URL.value():
         yield NO_SERVER
         return
     context = read_context(name)[0]
     with get_client(sync_client=True) as client:
-        told = told or automations.told_before(client, context)
+        notified = notified or automations.notification_block(client, context)
         pool = deployed.save_variables(work_pool, home)
         deployed.require_pool(client, pool)
         yield f"work pool {pool}"
         if stale := deployed.stale(client, name, pool):
             deployed.deploy(stale)
-        yield from (f"deployment {one}" for one in stale)
-    saved = save_alarms(context, told)
-    yield from (f'automation "{one}"' for one in saved)
+        yield from (f"deployment {deployment}" for deployment in stale)
+    saved = save_alarms(context, notified)
+    yield from (f'automation "{automation}"' for automation in saved)
     if automation_of_drills(name) not in saved:
         yield NO_DRILLS
-    if told is None:
+    if notified is None:
         yield NOBODY
 
 
 def save_alarms(
-    context: Context, told: UUID | None, silence: timedelta = SILENCE, dead_after: timedelta = DEAD_AFTER
-) -> list[str]:  # fmt: skip
+    context: Context, notified: UUID | None, silence: timedelta = SILENCE, dead_after: timedelta = DEAD_AFTER
+) -> list[str]:
     """Save the context's automations; return their names."""
     with get_client(sync_client=True) as client:
-        wanted = automations.automations(context, told, deployed.drills(client, context.name), silence, dead_after)
-        automations.save(client, wanted)
-    return [one.name for one in wanted]
+        expected = automations.automations(context, notified, deployed.drills(client, context.name), silence, dead_after)
+        automations.save(client, expected)
+    return [automation.name for automation in expected]
 
 
 def check_all(name: str, *, notify: str | None, work_pool: str | None, home: str | None) -> Iterator[str]:
-    """Say how what is registered differs from what the folder, the environment and prefect.yaml say.
+    """Yield how the registration differs from the folder, the environment and prefect.yaml.
 
     Raises:
         BadInput: folder, server or store is not usable.
     """
     context, files = read_context(name)
     store = environment_store()
-    own, found = ownership.owners(context, store)
-    if found != own:
-        yield ownership.other_owner(context, store, own, found)
+    own, current = ownership.owners(context, store)
+    if current != own:
+        yield ownership.other_owner(context, store, own, current)
     for block in blocks_of(context, files, store):
         yield from _differences_of(name, block)
     for own_name, login in login_connectors(name, connector(context)):
@@ -138,34 +138,40 @@ def check_all(name: str, *, notify: str | None, work_pool: str | None, home: str
         return
     with get_client(sync_client=True) as client:
         yield from deployed.differences(client, name, work_pool, home)
-        told = require_block(notify) if notify else automations.told_before(client, context)
-        for one, there in automations.stale(client, automations.automations(context, told, deployed.drills(client, name))):
-            yield f'automation "{one.name}" {"differs" if there else "is missing"}'
-    if told is None:
+        notified = require_block(notify) if notify else automations.notification_block(client, context)
+        for automation, saved in automations.stale(
+            client, automations.automations(context, notified, deployed.drills(client, name))
+        ):
+            yield f'automation "{automation.name}" {"differs" if saved else "is missing"}'
+    if notified is None:
         yield NOBODY
 
 
-def _differences_of(name: str, wanted: Block) -> Iterator[str]:
-    found = load(type(wanted), name)
-    if found is None:
-        yield f"block {_reference(wanted, name)} is missing"
+def _differences_of(name: str, expected: Block) -> Iterator[str]:
+    current = load(type(expected), name)
+    if current is None:
+        yield f"block {_reference(expected, name)} is missing"
         return
-    there, here = _without_ids(found.model_dump()), _without_ids(wanted.model_dump())
+    current_fields, expected_fields = _without_ids(current.model_dump()), _without_ids(expected.model_dump())
     # Not their values: a password is among them.
-    yield from (f"block {_reference(wanted, name)}: {key} differs" for key in here if there[key] != here[key])
+    yield from (
+        f"block {_reference(expected, name)}: {key} differs"
+        for key in expected_fields
+        if current_fields[key] != expected_fields[key]
+    )
 
 
 def _without_ids(fields: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what a block, and those in it, have only once they are saved."""
-    kept = {key: value for key, value in fields.items() if not key.startswith("_")}
-    return {key: _without_ids(value) if isinstance(value, dict) else value for key, value in kept.items()}
+    """Return the fields of a block without those that it, and blocks in it, only have once they are saved."""
+    own_fields = {key: value for key, value in fields.items() if not key.startswith("_")}
+    return {key: _without_ids(value) if isinstance(value, dict) else value for key, value in own_fields.items()}
 
 
 def read_context(name: str) -> tuple[Context, dict[str, str]]:
-    """Return a context as its folder describes it, and the folder's files.
+    """Return a context as its folder defines it, and the folder's files.
 
     Raises:
-        BadInput: something of it is wrong; file, key and remedy are named.
+        BadInput: something in it is wrong; file, key and remedy are named.
     """
     folder = CONTEXTS / name
     files = read_context_folder(folder)
@@ -174,7 +180,7 @@ def read_context(name: str) -> tuple[Context, dict[str, str]]:
 
 
 def register(name: str, *, adopt: bool = False) -> Iterator[str]:
-    """Claim the store of a context and save its blocks; say what was done, as it is done.
+    """Claim the store of a context and save its blocks; yield what was done, as it is done.
 
     Raises:
         BadInput: folder, server or store is not usable, or the store belongs to another cluster and adopt is false.
@@ -212,7 +218,7 @@ def require_block(reference: str) -> UUID:
 
 
 def blocks_of(context: Context, files: dict[str, str], store: StoreAddress) -> list[Block]:
-    """Return the blocks of a context, each after those that it refers to."""
+    """Return the blocks of a context, each after those that it references."""
     places = store_blocks(store)
     block = BoundedContext(
         definition=context, files=files, database=context.name, store=_reference(places[-1], context.name)
@@ -221,13 +227,13 @@ def blocks_of(context: Context, files: dict[str, str], store: StoreAddress) -> l
 
 
 def connector(context: Context) -> SqlAlchemyConnector:
-    """Return libpq's environment as the context's connector block."""
+    """Return the context's connector block from libpq's environment."""
     values = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.envvar and o.val}
-    given = {key: value for key, value in values.items() if os.environ.get(_variable(key))}
-    query = {key: value for key, value in given.items() if key not in (*NAMED_PARAMETERS, *LOCAL_PARAMETERS)}
+    parameters = {key: value for key, value in values.items() if os.environ.get(_variable(key))}
+    query = {key: value for key, value in parameters.items() if key not in (*NAMED_PARAMETERS, *LOCAL_PARAMETERS)}
     components = ConnectionComponents(
-        driver="postgresql+psycopg", host=given.get("host"), port=int(given["port"]) if "port" in given else None,
-        username=given.get("user"), password=given.get("password"), database=given.get("dbname", context.database),
+        driver="postgresql+psycopg", host=parameters.get("host"), port=int(parameters["port"]) if "port" in parameters else None,
+        username=parameters.get("user"), password=parameters.get("password"), database=parameters.get("dbname", context.database),
         query=query or None,
     )  # fmt: skip
     return SqlAlchemyConnector(connection_info=components)
@@ -238,7 +244,7 @@ def _variable(keyword: str) -> str:
 
 
 def store_blocks(store: StoreAddress) -> list[Block]:
-    """Return the store's block, after the credentials' if the environment has any."""
+    """Return the store's block, after the credentials' block if there is one."""
     if not store.off_host:
         return [LocalFileSystem(basepath=str(Path(store.url)))]
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

@@ -1,4 +1,4 @@
-"""Check prefect.yaml against Prefect's own JSON schema, strictly: Prefect itself passes over a key that it does not know.
+"""Check prefect.yaml against Prefect's own JSON schema, strictly: Prefect itself ignores unknown keys.
 
 By hand: python -m deployments.schema
 See https://docs.prefect.io/v3/how-to-guides/deployments/prefect-yaml
@@ -15,7 +15,7 @@ from deployments.deployed import DECLARED
 
 
 def complaints(declared: object) -> list[str]:
-    """Return what is wrong in the data of a prefect.yaml, each with its place there."""
+    """Return what is wrong in the data of a prefect.yaml, each problem with its place."""
     schema = PrefectYamlModel.model_json_schema()
     for part in (schema, *schema["$defs"].values()):
         part.setdefault("additionalProperties", False)
@@ -27,4 +27,4 @@ def complaints(declared: object) -> list[str]:
 
 if __name__ == "__main__":
     if wrong := complaints(yaml.safe_load(DECLARED.read_text(encoding="utf-8"))):
-        sys.exit("\n".join(f"{DECLARED.name} {one}" for one in wrong))
+        sys.exit("\n".join(f"{DECLARED.name} {complaint}" for complaint in wrong))

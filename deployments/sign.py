@@ -1,11 +1,11 @@
-"""Keys that backup sets are signed with, and signatures of the sets that a store has already.
+"""Keys for signing backup sets, and signatures for the sets that are already in a store.
 
 python -m deployments.sign --new-key FOLDER
 python -m deployments.sign [--context bc-004] [SET …]
 
 The first makes a pair of keys. The second decodes each set and signs it with BACKUP_SIGNING_KEY; needs the store, and finds it as
-the flows do. Once BACKUP_VERIFY_KEY is set, a set without a signature is signed only if it is named: know where it comes from.
-After a change of keys, run without a name, it signs anew what the old key signed.
+the flows do. Once BACKUP_VERIFY_KEY is set, a set without a signature is signed only if it is named: make sure where it
+comes from. After a change of keys, run without a name, it signs again what the old key signed.
 """
 
 import os
@@ -26,7 +26,7 @@ PRIVATE_FILE, PUBLIC_FILE = "backup-signing.pem", "backup-verify.pem"
 
 @operation("sign-backups {context}")
 def sign_backups(context: str = "bc-004", sets: list[str] | None = None) -> str:
-    """Decode the sets of a context, in the store and in its local copy, and sign those that are what their manifests say.
+    """Decode the sets of a context, in the store and in its local copy, and sign those that match their manifests.
 
     Args:
         context: the bounded context.
@@ -36,8 +36,8 @@ def sign_backups(context: str = "bc-004", sets: list[str] | None = None) -> str:
         definition, store = site.find_context(context), sign.signing_store(site.find_store(context))
         named = sign.named_sets(store, context, sets or [])
         done = [sign.sign_sets(place, run, named) for _, place, _ in survey.places(definition, store)]
-        verdict = "; ".join(one.verdict for one in done)
-        if any(one.refused for one in done):
+        verdict = "; ".join(signing.verdict for signing in done)
+        if any(signing.refused for signing in done):
             raise DamagedSet(verdict)
         return verdict
 
@@ -59,7 +59,7 @@ def main() -> None:
     print(  # noqa: T201
         f"private key, for those who take backups: export {SIGNING_KEY}={private}\n"
         f"public key, for those who restore:       export {VERIFY_KEY}={public}\n"
-        "keep a copy of the public key where it outlives this machine and the store, and of the private key where nobody reads it"
+        "keep a copy of the public key where it outlives this machine and the store, and of the private key in a secret place"
     )
 
 
@@ -71,14 +71,14 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
     """
     private, public = (folder.absolute() / name for name in (PRIVATE_FILE, PUBLIC_FILE))
     if public.exists():
-        raise BadInput(f"{public} is there already; name another folder")
+        raise BadInput(f"{public} exists already; name another folder")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for file, pem, mode in zip((private, public), new_key_pair(), (0o600, 0o644), strict=True):
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as target:
                 target.write(pem)
     except FileExistsError as error:
-        raise BadInput(f"{error.filename} is there already; name another folder") from None
+        raise BadInput(f"{error.filename} exists already; name another folder") from None
     except OSError as error:
         raise BadInput(f"{folder}: {error.strerror}; name another folder") from None
     return private, public

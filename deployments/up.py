@@ -1,7 +1,7 @@
 """Everything on one machine for a look: PostgreSQL with the example database, a store, a Prefect server and a worker.
 
-`make up`. Nothing else is needed; what it made is kept in .local/up and goes on with the next `make up`. BACKUP_STORE and the AWS
-variables name another store than the folder in there. Ctrl-C stops all of it.
+`make up`. Nothing else is needed; the data are kept in .local/up for the next `make up`. BACKUP_STORE and the AWS variables may
+name another store than the folder in there. Ctrl-C stops all of it.
 """
 
 import fcntl
@@ -41,7 +41,7 @@ RUN_SECONDS = 1800
 
 
 def main() -> None:
-    """Bring everything up and stay until Ctrl-C."""
+    """Start everything and wait for Ctrl-C."""
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--violations-per-year", type=int, default=10_000, help="rows in each of six yearly partitions")
     parser.add_argument("--port", type=int, default=4200, help="where Prefect's UI is served")
@@ -53,15 +53,15 @@ def main() -> None:
         with up(story, arguments.folder or state_folder(), arguments.violations_per_year, arguments.port):
             threading.Event().wait()
     except KeyboardInterrupt:
-        story.say("everything was stopped; `make up` goes on where this was")
+        story.say("everything is stopped; `make up` continues from here")
 
 
 @contextmanager
 def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Iterator[str]:
-    """Run everything for as long as the block lasts; give the address of Prefect's UI.
+    """Run everything for as long as the block lasts; yield the address of Prefect's UI.
 
     Raises:
-        SystemExit: it is up already, or something of it does not start.
+        SystemExit: it is up already, or a part of it does not start.
     """
     folder = require_own(folder.resolve(), 0o711)
     with ExitStack() as stack:
@@ -78,8 +78,8 @@ def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Itera
             "PREFECT_API_URL": api, "BACKUP_STORE": os.environ.get("BACKUP_STORE") or str(require_own(folder / "store"))
         }  # fmt: skip
         register(story, environment)
-        told = aws | {"PG_BIN": str(server.bin), "BACKUP_STAGING": str(require_own(folder / "staging"))}
-        stack.enter_context(local.prefect_worker(api, POOL, told, folder / "worker.log"))
+        worker_environment = aws | {"PG_BIN": str(server.bin), "BACKUP_STAGING": str(require_own(folder / "staging"))}
+        stack.enter_context(local.prefect_worker(api, POOL, worker_environment, folder / "worker.log"))
         make_first(story)
         url = api.removesuffix("/api")
         story.say(
@@ -96,7 +96,7 @@ def psql(server: LocalServer) -> str:
 
 
 def state_folder() -> Path:
-    """Return where everything is kept: .local/up, or below /var/tmp where root's server could not reach that."""
+    """Return where everything is kept: .local/up, or below /var/tmp if the server's account cannot access that."""
     if os.geteuid() == 0 and not all(path.stat().st_mode & 0o001 for path in PROJECT.parents):
         return Path("/var/tmp") / "backup-local-up"  # noqa: S108
     return PROJECT / ".local" / "up"
@@ -104,17 +104,17 @@ def state_folder() -> Path:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Be the only one who has this up."""
+    """Make sure that this runs only once."""
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            sys.exit(f"it is up already (lock: {folder / 'lock'}); end that one first, with Ctrl-C")
+            sys.exit(f"it is up already (lock: {folder / 'lock'}); stop that one first, with Ctrl-C")
         yield
 
 
 def _usable(port: int) -> int:
-    """Return the port if nobody has it, else a free one."""
+    """Return the port if it is free, else another one."""
     try:
         httpx.get(f"http://{local.HOST}:{port}", timeout=2)
     except httpx.ConnectError:
@@ -125,7 +125,7 @@ def _usable(port: int) -> int:
 
 
 def make_example(server: LocalServer, mark: Path, violations_per_year: int) -> None:
-    """Make the example database, unless the mark says that it was made: half of one that was begun is dropped."""
+    """Create the example database, unless the mark says that it was created; an unfinished one is dropped."""
     if mark.exists():
         return
     with server.connect() as connection:
@@ -138,7 +138,7 @@ def register(story: Story, environment: dict[str, str]) -> None:
     """Register the context as an operator would.
 
     Raises:
-        SystemExit: it failed; what it said is printed.
+        SystemExit: it failed; its output is printed.
     """
     with story.step(f"[bold]$ python -m deployments.register --work-pool {POOL}[/bold]"):
         done = subprocess.run(  # noqa: S603
@@ -150,7 +150,7 @@ def register(story: Story, environment: dict[str, str]) -> None:
 
 
 def make_first(story: Story) -> None:
-    """Let the worker take a first backup, rehearse the recovery, and report on it, unless that was done.
+    """Let the worker take a first backup, drill the recovery, and report on it, unless that was done.
 
     Raises:
         SystemExit: one of them failed.
@@ -160,14 +160,14 @@ def make_first(story: Story) -> None:
             continue
         with story.step(f"[bold]$ prefect deployment run {name}[/bold]"):
             run = cast(FlowRun, run_deployment(name, timeout=RUN_SECONDS, poll_interval=1, as_subflow=False))
-        said = run.state.message if run.state else None
-        story.say(f"{run.name}: {said}")
+        message = run.state.message if run.state else None
+        story.say(f"{run.name}: {message}")
         if not (run.state and run.state.is_completed()):
             sys.exit(f"{name} did not complete")
 
 
 def was_done(name: str) -> bool:
-    """Say whether a deployment (flow/deployment) has ever completed a run."""
+    """Return whether a deployment (flow/deployment) has ever completed a run."""
     deployment = DeploymentFilter(name=DeploymentFilterName(any_=[name.partition("/")[2]]))
     completed = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED])))
     with get_client(sync_client=True) as client:

@@ -181,7 +181,7 @@ def test_a_set_of_another_cluster_is_not_taken_for_the_same(old: World, monkeypa
     archive(old)
     (first,) = archives(old)
     monkeypatch.setattr(partitions_due, "misfit", lambda *_: "it is of another timeline")
-    with pytest.raises(OperationError, match="cannot be said: it is of another timeline"):
+    with pytest.raises(OperationError, match="is not known: it is of another timeline"):
         archive(old)
     monkeypatch.undo()
     assert first in archives(old)
@@ -195,7 +195,7 @@ def test_numbers_that_are_none(old: World) -> None:
         reattach(old, year="0000")
     with pytest.raises(BadInput, match="name a year, such as 2023, or an archive set"):
         reattach(old)
-    with pytest.raises(BadInput, match="no archive set bc-004_archive_20270101_000000_0000 of bc-004 looks whole"):
+    with pytest.raises(BadInput, match="no archive set bc-004_archive_20270101_000000_0000 of bc-004 is complete"):
         reattach(old, backup="bc-004_archive_20270101_000000_0000")
 
 

@@ -185,7 +185,7 @@ def test_what_is_no_kit_stays_as_it_is(world: World) -> None:
     kit.mkdir()
     (kit / "diary.txt").write_text("mine")
     refused = make_kit(world, kit)
-    assert refused.returncode == 1 and "is not empty, and no kit" in refused.stderr
+    assert refused.returncode == 1 and "is not empty, and has no kit" in refused.stderr
     assert [path.name for path in kit.iterdir()] == ["diary.txt"]
     other = world.folder / "other"
     assert make_kit(world, other).returncode == 0

@@ -337,7 +337,7 @@ def test_a_login_in_clear_is_warned_of(closed: Closed) -> None:
     with Outside("127.0.0.1", port) as outside:
         looked = closed.run("deployments.register", "--check", PREFECT_API_URL=f"{outside.url}/api")
         assert looked.returncode == 0, looked.stdout + looked.stderr
-        assert f"the login of Prefect's API travels in clear to {outside.url}/api" in looked.stderr
+        assert f"the login of Prefect's API travels unencrypted to {outside.url}/api" in looked.stderr
 
 
 def test_nothing_of_the_login_is_shown(closed: Closed) -> None:

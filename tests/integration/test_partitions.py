@@ -163,7 +163,7 @@ def test_months_and_a_time_with_zone(world: World, folder: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("ALTER TABLE policy_violations RENAME TO gone", "public.policy_violations is not there"),
+        ("ALTER TABLE policy_violations RENAME TO gone", "public.policy_violations does not exist"),
         ("ALTER TABLE policy_violations OWNER TO postgres", 'belongs to "postgres", whom login "backup_loader" cannot act for'),
     ],
 )

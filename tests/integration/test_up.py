@@ -71,7 +71,7 @@ def test_it_comes_up_stops_and_goes_on(folder: Path) -> None:
         )
         assert again.returncode == 1 and "it is up already" in again.stderr
     assert at_work(folder) == []
-    assert "everything was stopped" in (folder / "first.log").read_text()
+    assert "everything is stopped" in (folder / "first.log").read_text()
     with up(state, folder / "second.log") as url:
         assert ids(url) >= done
         assert "deployment run daily-backup" not in (folder / "second.log").read_text()

@@ -263,7 +263,7 @@ def test_new_keys_fit_each_other_and_nothing_is_overwritten(tmp_path: Path, monk
     for lost in (private, verifying):
         kept = private.read_bytes(), verifying.read_bytes()
         lost.unlink()
-        with pytest.raises(BadInput, match="is there already; name another folder"):
+        with pytest.raises(BadInput, match="exists already; name another folder"):
             make_keys(tmp_path / "keys")
         assert not lost.exists()
         for file, pem in zip((private, verifying), kept, strict=True):
