@@ -18,16 +18,16 @@ from prefect.events.schemas.events import ResourceSpecification
 from tasks.core.context import Context
 from tasks.core.restore.drill import SCHEMA_CHANGED, automation_of_drills
 
-# Three looks of the watch, which comes each quarter of an hour, and some time to spare.
+# Three runs of the watch, which runs every 15 minutes, and some margin.
 SILENCE = timedelta(hours=1)
-# A backup that asks for the same drill comes again after a day, or is the same night's once more.
+# A backup with the same schema asks for a drill again after a day, or in the same night if it is repeated.
 ASKED_ONCE = timedelta(hours=20)
-# Ten heartbeats of those that prefect.yaml asks of each run: a server that is restarted must not look like a death.
+# Ten heartbeats, at the interval set in prefect.yaml: a restart of the server must not look like a dead run.
 DEAD_AFTER = timedelta(minutes=5)
 HEARTBEAT = "prefect.flow-run.heartbeat"
-# What a worker says of a run that it starts, and the run itself: each has to be followed by another sign of life.
+# Events of a worker that starts a run, and of the run itself: each has to be followed by another one.
 ALIVE = {HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ("Pending", "Submitting", "Running"))}
-# Whatever else is heard of a run (it ended, it waits for a thaw without a process) is no silence.
+# Any other event of a run (it ended, it waits for a thaw without a process) counts as a sign of life.
 ANYTHING = "prefect.flow-run.*"
 Stance = Literal[Posture.Reactive, Posture.Proactive]
 RUNS = ResourceSpecification({"prefect.resource.id": ANYTHING})
@@ -67,7 +67,7 @@ def nothing_kept(context: Context, block_id: UUID, silence: timedelta) -> Automa
     return AutomationCore(
         name=f"{context.name}: no recovery point",
         description="復旧時点の確認が途絶えたことを知らせます。Tells when the recovery point is no longer confirmed.",
-        # Without `after` it fires also if nothing was ever heard.
+        # Without `after` it also fires if there never was an event.
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": f"bounded-context.{context.name}"}),
             expect={"recovery-point.kept"},

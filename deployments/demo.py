@@ -26,7 +26,7 @@ PROJECT = Path(__file__).parents[1]
 REPORTS = PROJECT / ".local"
 DATABASE = "consulting_tool"
 ROLES = PROJECT / "deployments" / "roles.sql"
-# This story is told by comparing anew, in SQL, and not by believing the flows.
+# The demo compares independently in SQL, without trusting the flows.
 RELATIONS = SQL(
     """SELECT c.relname FROM pg_class c WHERE c.relkind IN ('r', 'm') AND c.relnamespace = 'public'::regnamespace
        AND c.relname <> 'users' ORDER BY 1"""

@@ -24,11 +24,11 @@ from psycopg import pq
 from tasks.core.errors import UnsafeTarget
 
 ANSWER_SECONDS = 10.0
-# What refuses those who show no login; any other error is none of these, and says nothing about logins.
+# The answers to a request without a login; any other error is not about logins.
 CLOSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 # https://www.postgresql.org/docs/current/libpq-ssl.html: any other mode allows a server without TLS.
 SAFE_SSL_MODES = ("require", "verify-ca", "verify-full")
-# Nothing is sent there; the kernel says from which address it would be.
+# Nothing is sent there; the kernel returns the source address it would use.
 DOCUMENTATION_ADDRESS = ("192.0.2.1", 9)
 LOGIN = (
     "give the server a login (PREFECT_SERVER_API_AUTH_STRING='name:password' where it runs, the same as PREFECT_API_AUTH_STRING "
@@ -61,7 +61,7 @@ def is_open_api(url: str) -> bool:
     Raises:
         httpx.HTTPError: the request failed.
     """
-    # A server whose database is busy is asked again; where there may be none, it is not.
+    # Retry a server whose database is busy, but not an address that may have no server.
     retries = {} if url == PREFECT_API_URL.value() else {PREFECT_CLIENT_MAX_RETRIES: 0}
     bare: dict[Any, Any] = {
         **retries,
@@ -78,7 +78,7 @@ def is_open_api(url: str) -> bool:
             if error.response.status_code in CLOSED:
                 return False
             raise
-    # A page that asks for a login is no JSON.
+    # A login page is not JSON.
     return str(answer.headers.get("content-type")).startswith("application/json")
 
 

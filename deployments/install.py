@@ -16,7 +16,7 @@ CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 WHAT = ["--constraint", str(CONSTRAINTS), "--editable", ".[local,dev]"]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 SERVERS_AND_TOOLS = ["deployments.demo", "deployments.up", "prefect.cli", "prefect.server.api.server", "moto.server", "pytest"]
-# What pip calls it (https://pip.pypa.io/en/stable/topics/configuration/), and uv's (https://docs.astral.sh/uv/reference/environment/).
+# pip's names (https://pip.pypa.io/en/stable/topics/configuration/), and uv's (https://docs.astral.sh/uv/reference/environment/).
 SETTINGS = {
     "index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS", "cert": "SSL_CERT_FILE",
     "trusted-host": "UV_INSECURE_HOST", "no-index": "UV_NO_INDEX",
@@ -35,7 +35,7 @@ def settings_for_uv(listed: str, environment: Mapping[str, str]) -> dict[str, st
         if variable := SETTINGS.get(key):
             settings[variable] = " ".join(shlex.split(value)).replace("\n", " ")
     if "UV_INDEX" in settings:
-        # As pip does: the best version of all indexes, and not of the first that has the package.
+        # As pip does: the best version of all indexes, not of the first that has the package.
         settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"
     return {name: value for name, value in settings.items() if name not in environment}
 

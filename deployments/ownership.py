@@ -57,7 +57,7 @@ def owners(context: Context, store: StoreAddress, *, adopt: bool = False) -> tup
     try:
         decided = parse_owner(current, key).adopted if current else []
     except BadInput:
-        # It is written anew.
+        # It is written again.
         decided = []
     if adopt and (decision := adoption(list_sets(store, context.name).manifests, decided, snapshot)):
         decided = [*decided, decision]

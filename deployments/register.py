@@ -38,7 +38,7 @@ from tasks.core.restore.drill import automation_of_drills
 from tasks.run.site import CONTEXTS, environment_store, load
 from tasks.store.address import StoreAddress
 
-# What the connector block has fields for; libpq's other parameters travel in its query.
+# The fields of the connector block; libpq's other parameters go into its query.
 NAMED_PARAMETERS = ("host", "port", "user", "password", "dbname")
 LOCAL_PARAMETERS = ("application_name", "client_encoding", "options")
 
@@ -153,7 +153,7 @@ def _differences_of(name: str, expected: Block) -> Iterator[str]:
         yield f"block {_reference(expected, name)} is missing"
         return
     current_fields, expected_fields = _without_ids(current.model_dump()), _without_ids(expected.model_dump())
-    # Not their values: a password is among them.
+    # Without their values: a password is among them.
     yield from (
         f"block {_reference(expected, name)}: {key} differs"
         for key in expected_fields
@@ -248,7 +248,7 @@ def store_blocks(store: StoreAddress) -> list[Block]:
     if not store.off_host:
         return [LocalFileSystem(basepath=str(Path(store.url)))]
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    # Keys with a session token expire, and the block would show the token: then the worker's own environment or role serves.
+    # Keys with a session token expire, and the block would show the token: workers then use their own environment or role.
     lasting = not os.environ.get("AWS_SESSION_TOKEN")
     secret = os.environ.get("AWS_SECRET_ACCESS_KEY") if lasting else None
     credentials = AwsCredentials(

@@ -19,7 +19,7 @@ def complaints(declared: object) -> list[str]:
     schema = PrefectYamlModel.model_json_schema()
     for part in (schema, *schema["$defs"].values()):
         part.setdefault("additionalProperties", False)
-    # What the file says once, for several deployments.
+    # The file's YAML anchors, shared by several deployments.
     schema["properties"]["definitions"] = {}
     nearest = (best_match([error]) for error in Draft202012Validator(schema).iter_errors(declared))
     return sorted(f"{error.json_path}: {error.message}" for error in nearest)

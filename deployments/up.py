@@ -72,7 +72,7 @@ def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Itera
         with story.step("starting Prefect's server, on a database of its own in there"):
             api = stack.enter_context(local.prefect_server(server, _usable(port), folder / "prefect"))
             stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
-        # Keys that expire, and roles, are in no block.
+        # Keys that expire, and roles, are not in blocks.
         aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         environment = aws | server.environment("backup_restorer") | {
             "PREFECT_API_URL": api, "BACKUP_STORE": os.environ.get("BACKUP_STORE") or str(require_own(folder / "store"))

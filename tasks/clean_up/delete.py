@@ -20,11 +20,11 @@ from tasks.core.sql.clean_up import Table
 from tasks.core.sql.staging import Link
 from tasks.database.locks import ContextLock
 
-# Rows of a rule's table that go in one transaction: as long as that takes, others may wait for one.
+# Rows of a rule's table that are deleted in one transaction: other sessions may wait for one of them that long.
 BATCH_ROWS = 200
-# Less than PostgreSQL's deadlock_timeout of 1 s: in a deadlock it is us who give way, unless the others wait for long already.
+# Less than PostgreSQL's deadlock_timeout of 1 s: in a deadlock we give way, unless the other session waited long before.
 LOCK_SECONDS = 0.5
-# After so many times in which others were in the way, what they need is passed over without a closer look.
+# After so many lock timeouts, batches with locked rows are no longer divided: all of their rows stay.
 PATIENCE = 40
 BLOCKED_BY_OTHERS = f"lock timeout after {LOCK_SECONDS:g} s: other sessions use it, or rows that its triggers write"
 CHANGED = "changed since it was archived, by another session or a deleted row's trigger, or a dependent row was"
@@ -184,9 +184,9 @@ def _referenced(removal: Removal) -> dict[str, list[int]]:
         if key["readable"]:
             reason = f"{key['table']} references it, or a dependent row ({key['name']})"
             statement = sql.clean_up.roots_referred_to(key["table"], child, parent, Link.of(key))
-            # What is not marked of a table whose rows go with it, others work on.
+            # An unmarked row of a dependent table is locked by another session.
             note(reason, removal.connection.execute(statement).fetchall(), passing=bool(child and child.name in children))
-            # It may go with the next ones.
+            # It may be deleted with the next ones.
             removal.done.may_go |= bool(child) and reason in reasons
         elif (needed := _referenced_from_outside(removal, key, parent)) is not None:
             reasons |= {f"{key['table']} references it, or a dependent row ({key['name']})": needed} if needed else {}
@@ -196,7 +196,7 @@ def _referenced(removal: Removal) -> dict[str, list[int]]:
                 f'read them; GRANT SELECT ON {key["table"]} TO "{subject.login}"'
             )
             note(reason, removal.connection.execute(sql.clean_up.roots_of(parent)).fetchall())
-        # Else the database will refuse what is referred to.
+        # Otherwise the database refuses to delete referenced rows.
     for table, condition in subject.belonging:
         reason = f"rows of {table.name} that belong to it are locked by other sessions, or were just inserted"
         note(reason, removal.written(sql.clean_up.roots_not_alone(table, subject.root, condition)).fetchall(), passing=True)

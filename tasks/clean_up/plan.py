@@ -75,7 +75,7 @@ class Trial:
         """Remember the keys of deleted rows; return the new ones by relation: it may have been deleted before."""
         tables = {leaf.qualified: subject.tables[subject.tops[oid]] for oid, leaf in subject.leaves.items()}
         new_keys = dict[str, list[Key]]()
-        for name, keys in removed.gone.items():
+        for name, keys in removed.deleted.items():
             table = tables[name]
             known_keys = self.keys.setdefault(table.name, set())
             if new := [key for key in dict.fromkeys(keys) if key not in known_keys]:
@@ -113,7 +113,7 @@ def _try_rule(trial: Trial, clean_up: CleanUp) -> None:
         clean_up.forget_reasons()
         for removed in sweep(trial.connection, subject):
             new_keys = trial.note(subject, removed)
-            clean_up.record(Removed(gone=new_keys, stays=removed.stays, unsure=removed.unsure))
+            clean_up.record(Removed(deleted=new_keys, stays=removed.stays, unsure=removed.unsure))
             went, may_go = went or counted(new_keys) > 0, may_go or removed.may_go
             if trial.renew():
                 get_run_logger().info(

@@ -38,7 +38,7 @@ def publish_cleaned(site: Site, clean_ups: Sequence[CleanUp]) -> str:
     context, verdict_line = site.context, verdict(clean_ups, planned=False)
     commands = [
         f"python -m flows.restore restore_cleaned_up --context {context.name} --backup {name}  # {clean_up.rule.table}"
-        # What others refer to comes back first, so it went last.
+        # Referenced rows are restored first; they were deleted last.
         for clean_up in reversed(clean_ups)
         for name in reversed(clean_up.sets)
     ]
@@ -56,7 +56,7 @@ def publish_cleaned(site: Site, clean_ups: Sequence[CleanUp]) -> str:
 
 
 def _or_fail(verdict_line: str, clean_ups: Sequence[CleanUp]) -> str:
-    # Where there is no server, the log is the report.
+    # Without a Prefect server the log is the report.
     for line in (line for clean_up in clean_ups for line in (*clean_up.reason_counts, *clean_up.doubt_counts, *clean_up.notes)):
         get_run_logger().warning("%s", line)
     if any(clean_up.problem for clean_up in clean_ups):

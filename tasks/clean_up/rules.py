@@ -44,7 +44,7 @@ from tasks.sets.manifest import name_of
 from tasks.sets.marks import finish_clean_up
 from tasks.sets.stage import StagedSet
 
-# Rows that are archived at once; and how long rows are tried in one transaction, while which others may wait for one of them.
+# Rows that are archived at once; and how long rows are tried in one transaction, in which others may wait for one of them.
 FOUND_ROWS = 20_000
 TRIAL_SECONDS = 3.0
 
@@ -116,17 +116,17 @@ def clean_up(site: Site, run: Run, outcome: CleanUp) -> None:
 def _follow(site: Site, run: Run, clean_up: CleanUp, written: set[tuple[str, str]]) -> bool:
     """Find, archive and delete all old rows; return whether rows that stay may be deleted the next time."""
     last, has_more, any_gone, may_go = None, True, False, False
-    # What stayed before is looked at again.
+    # Rows that stayed before are tried again.
     clean_up.stays = {}
     while has_more:
         subject, result, has_more = find_rows(site, run, clean_up, last)
         clean_up.record(Removed(stays=result.stays))
         last, may_go = result.last, may_go or result.may_go
-        if counted(result.gone):
-            manifest = archive_rows(site, run, subject, result.gone)
+        if counted(result.deleted):
+            manifest = archive_rows(site, run, subject, result.deleted)
             removed = delete_archived(site, run, clean_up, manifest, written)
             clean_up.record(Removed(stays=removed.stays))
-            any_gone, may_go = any_gone or counted(removed.gone) > 0, may_go or removed.may_go
+            any_gone, may_go = any_gone or counted(removed.deleted) > 0, may_go or removed.may_go
     return any_gone and may_go
 
 
@@ -147,24 +147,24 @@ def find_rows(site: Site, run: Run, clean_up: CleanUp, last: Sequence[str] | Non
         clean_up.cutoff = subject.cutoff
         for removed in sweep(connection, subject, last=last):
             result.add(removed)
-            if time.monotonic() > deadline or counted(result.gone) > FOUND_ROWS:
+            if time.monotonic() > deadline or counted(result.deleted) > FOUND_ROWS:
                 break
         else:
             has_more = False
-    get_run_logger().info("%s: %d rows are old, %d would be deleted", clean_up.rule.table, result.examined, counted(result.gone))
+    get_run_logger().info("%s: %d rows are old, %d would be deleted", clean_up.rule.table, result.examined, counted(result.deleted))
     return subject, result, has_more
 
 
-def archive_rows(site: Site, run: Run, subject: Subject, gone: Mapping[str, Sequence[Key]]) -> Manifest:
+def archive_rows(site: Site, run: Run, subject: Subject, deleted: Mapping[str, Sequence[Key]]) -> Manifest:
     """Take a set of exactly the rows that would be deleted."""
-    occasion = Occasion(label=f"clean-up of {subject.rule.table}", sort=Kind.CLEAN_UP, only=_keys(subject, gone))
+    occasion = Occasion(label=f"clean-up of {subject.rule.table}", sort=Kind.CLEAN_UP, only=_keys(subject, deleted))
     return take_part(site.narrowed(subject.scope), run, occasion, read_others=False)
 
 
-def _keys(subject: Subject, gone: Mapping[str, Sequence[Key]]) -> dict[str, RowKeys]:
+def _keys(subject: Subject, deleted: Mapping[str, Sequence[Key]]) -> dict[str, RowKeys]:
     keys_by_relation = dict[str, RowKeys]()
     for oid, leaf in subject.leaves.items():
-        if keys := gone.get(leaf.qualified):
+        if keys := deleted.get(leaf.qualified):
             table = subject.tables[subject.tops[oid]]
             columns = list(table.key)
             types = dict(zip(leaf.columns, leaf.types, strict=True))
@@ -184,7 +184,7 @@ def delete_archived(site: Site, run: Run, clean_up: CleanUp, manifest: Manifest,
         DamagedSet: the set read back differs from what was stored; nothing was deleted.
         LostLock: the lock was lost; rows deleted before stay deleted, and the next run continues.
     """
-    removed, gone = Removed(), dict[str, int]()
+    removed, deleted = Removed(), dict[str, int]()
     clean_up.sets.append(manifest.id)
     clean_up.notes += staying(manifest.large_objects)
     try:
@@ -199,15 +199,15 @@ def delete_archived(site: Site, run: Run, clean_up: CleanUp, manifest: Manifest,
             chosen = [sql.deletion.is_staged(subject.root, own)]
             for batch in sweep(connection, subject, chosen, archived=archived, lock=lock) if own else ():
                 removed.add(batch)
-                # Told at once: it is done, whatever comes.
-                clean_up.record(Removed(gone=batch.gone))
-                written |= {(leaf.schema, leaf.name) for leaf in subject.leaves.values() if leaf.qualified in batch.gone}
-            gone = _count_deleted(connection, subject, archived)
+                # Recorded at once: the rows are deleted, whatever fails later.
+                clean_up.record(Removed(deleted=batch.deleted))
+                written |= {(leaf.schema, leaf.name) for leaf in subject.leaves.values() if leaf.qualified in batch.deleted}
+            deleted = _count_deleted(connection, subject, archived)
             lock.require_held(f"{manifest.id} was marked as done")
     finally:
         shutil.rmtree(run.folder / manifest.id, ignore_errors=True)
-    finish_clean_up(site.store, name_of(manifest), {"instant": run.started, "run": run.id, "deleted": gone})
-    get_run_logger().info("%d rows of %s deleted, of %d that it has", counted(removed.gone), manifest.id, manifest.rows)
+    finish_clean_up(site.store, name_of(manifest), {"instant": run.started, "run": run.id, "deleted": deleted})
+    get_run_logger().info("%d rows of %s deleted, of %d that it has", counted(removed.deleted), manifest.id, manifest.rows)
     return removed
 
 

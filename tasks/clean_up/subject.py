@@ -148,7 +148,7 @@ def read_subject(
     cutoffs = {clock: outcome.cutoff(rule, instant, kind, *zones) for clock, kind in kinds.items()}
     leaves = {leaf.oid: leaf for leaf in members.holding_rows}
     path = read_source_path(connection, context.namespace)
-    # Not a copy: a plan keeps what would go there while it follows the rule.
+    # Not a copy: a plan adds to it while it follows the rule.
     going_by_table = {} if going is None else going
     return Subject(rule, context, cutoffs, tables, leaves, tops, keys, login, path, neighbours, going_by_table, going is not None)
 

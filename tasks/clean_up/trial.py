@@ -16,12 +16,12 @@ from tasks.core.postgres.source_path import source_path
 from tasks.core.sql.staging import Link
 
 LOCK_ERRORS = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-# Errors that say nothing of the rows: no disk, no memory, cancelled, broken.
+# Errors that are not about the rows: no disk, no memory, cancelled, broken connection.
 NOT_OF_ROWS = ("53", "54", "57", "58", "F0", "XX")
 SUPPRESSED = "a BEFORE DELETE trigger suppresses its deletion, or that of a dependent row"
 TRIED_BESIDE = "tried while rows still existed that would be deleted first"
 RAISED_BY = re.compile(r"PL/pgSQL function ([^\s(]+\([^)]*\))")
-# What differs from row to row in what a trigger says.
+# What differs from row to row in the message of a trigger.
 VALUES = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\d+")
 
 
@@ -37,7 +37,7 @@ def delete_marked(removal: Removal) -> None:
                 going = bool(removal.subject.going)
                 removal.stay(roots, f"{reason}; {TRIED_BESIDE}" if going else reason, unsure=going)
             return
-        # What went may have been in the way of what was refused.
+        # Refused rows may be deletable now that others are deleted.
         pending = list(refused)
 
 
@@ -66,17 +66,17 @@ def _try_to_delete(removal: Removal, roots: list[int]) -> str:
             _require_no_effects(removal, roots)
             expected = sum(connection.execute(sql.clean_up.count_marked(table, roots)).fetchall()[0][0] for table in subject.tables)
             before = _deleted_by_table(connection)
-            # What fires triggers, and nothing else.
+            # Only this fires triggers.
             with source_path(connection, subject.path):
-                gone = [
+                deleted = [
                     (leaf, tuple(key))
                     for group in subject.groups
                     for leaf, key in connection.execute(sql.deletion.delete_marked(group, roots)).fetchall()
                 ]
                 connection.execute(sql.in_place.END_DEFERRED)
-            if len(gone) != expected:
+            if len(deleted) != expected:
                 raise _Refused(SUPPRESSED)
-            _require_no_other_deletions(_deleted_by_table(connection), before, gone)
+            _require_no_other_deletions(_deleted_by_table(connection), before, deleted)
             if altered := [row[0] for row in connection.execute(sql.deletion.TAKEN).fetchall()]:
                 raise _Refused(f"a trigger truncates or alters {', '.join(altered)}")
     except psycopg.Error as error:
@@ -87,8 +87,8 @@ def _try_to_delete(removal: Removal, roots: list[int]) -> str:
         return str(error)
     for table in subject.tables:
         connection.execute(sql.clean_up.unmark_gone(table, roots))
-    for leaf, key in gone:
-        removal.done.gone.setdefault(subject.leaves[leaf].qualified, []).append(key)
+    for leaf, key in deleted:
+        removal.done.deleted.setdefault(subject.leaves[leaf].qualified, []).append(key)
     return ""
 
 
@@ -107,10 +107,10 @@ def _deleted_by_table(connection: Connection) -> dict[int, tuple[str, int]]:
 
 
 def _require_no_other_deletions(
-    after: Mapping[int, tuple[str, int]], before: Mapping[int, tuple[str, int]], gone: Iterable[tuple[int, Key]]
+    after: Mapping[int, tuple[str, int]], before: Mapping[int, tuple[str, int]], deleted: Iterable[tuple[int, Key]]
 ) -> None:
     """Refuse a deletion by which a foreign key or a trigger deleted other rows too: those are not archived."""
-    expected = Counter(leaf for leaf, _ in gone)
+    expected = Counter(leaf for leaf, _ in deleted)
     for oid, (name, rows) in after.items():
         if extra := rows - before.get(oid, ("", 0))[1] - expected[oid]:
             raise _Refused(
@@ -123,5 +123,5 @@ def _reason(error: psycopg.Error) -> str:
     function, message = RAISED_BY.search(error.diag.context or ""), message_of(error)
     if function is None:
         return message
-    # The kind of an error alone is the same for every row.
+    # A message without the error's own text is the same for every row.
     return f"refused by {function[1]}: {VALUES.sub('…', message) if message == error.diag.message_primary else message}"

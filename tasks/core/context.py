@@ -28,7 +28,7 @@ from tasks.core.values import Zone
 
 CONTEXT_FILE = "context.yaml"
 
-# More than any context says.
+# More than any context needs.
 MOST_NODES = 200_000
 
 

@@ -9,10 +9,10 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, C
 from tasks.core.calendar import PERIOD, name_of_period, starts_between
 from tasks.core.sets.name import JOB_NAME, RESERVED, Kind, is_cold
 
-# What str.format would do besides, such as to fill up to a width, is no name's business.
+# Other features of str.format, such as padding, are not allowed in names.
 PARTITION_NAME = re.compile(r"(?:[^{}]|\{\{|\}\}|\{(?:year|month|quarter)(?::0?[1-9]d?)?\})+")
 
-# How a column spells periods: text, which stands in bounds between quotes.
+# How a column spells periods: text that is quoted in bounds.
 PERIOD_VALUES = re.compile(r"(?:[A-Za-z0-9_./ -]|\{(?:year|month|quarter)(?::0?[1-9]d?)?\})+")
 
 Name = Annotated[str, Field(min_length=1, max_length=63, description="a name in PostgreSQL, spelled as in the catalogue")]
@@ -222,7 +222,7 @@ class StorageClasses(Part):
     differential: WarmClass = Field(default="STANDARD", description="of differentials")
     safety: WarmClass = Field(default="STANDARD_IA", description="of sets that undo a restore into a live database")
     archive: StorageClass = Field(default="GLACIER", description="of archived partitions")
-    # Warm: a few rows, which somebody may miss tomorrow.
+    # Warm: a few rows, which may be needed again tomorrow.
     clean_up: WarmClass = Field(
         default="STANDARD_IA", validation_alias=AliasChoices("clean_up", "clean-up"), description="of old rows that were deleted"
     )

@@ -6,7 +6,7 @@ ruleutils.c prints these in one form only, so that anything else was not written
 
 import re
 
-# A name in quotes is one name, whatever is in it; quantifiers that give nothing back keep long texts from taking long.
+# A quoted name may contain anything; possessive quantifiers keep long texts from taking long.
 _NAME = r'(?:[^\W\d][\w$]*+|"(?:[^"\x00]|"")++")'
 IDENTIFIER = re.compile(_NAME)
 QUALIFIED = re.compile(rf"{_NAME}(?:\.{_NAME})?+")
@@ -25,7 +25,7 @@ FOREIGN_KEY = re.compile(
 )
 ANY_NAME = re.compile(r'"(?:[^"]|"")++"|[^", ()]++')
 PRIMARY_KEY = re.compile(rf"PRIMARY KEY \((?P<columns>(?:{ANY_NAME.pattern}|, )++)\)")
-# Facts of an object's state follow each other so.
+# Separates the facts of an object's state.
 NEXT_FACT = " | "
 
 

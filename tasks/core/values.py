@@ -12,7 +12,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from tasks.core.spelling import IDENTIFIER, TYPE, is_qualified
 
-# Room on both sides, so that a zone's offset and a period of retention stay within what a datetime can say.
+# With margins, so that a zone's offset and a retention period stay within the range of datetime.
 FIRST_INSTANT, LAST_INSTANT = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
@@ -46,7 +46,7 @@ def _spelled(fits: Callable[[str], object], noun: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-# Within what JSON's readers, and a database, take for a number.
+# Within the range of JSON parsers and of a database's bigint.
 MOST = 1 << 62
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Sum = Annotated[int, Field(ge=0, le=2 * MOST - 1)]
@@ -76,7 +76,7 @@ class StoredModel(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _without_nul(cls, value: object) -> object:
-        # No text of PostgreSQL's has one, and what takes a text from here would stumble over it.
+        # No text of PostgreSQL has one, and libraries fail on it.
         if any(isinstance(text, str) and "\0" in text for text in (value if isinstance(value, list) else [value])):
             raise ValueError("it has a NUL character")
         return value

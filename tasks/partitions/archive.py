@@ -192,7 +192,7 @@ def drop_partition(site: Site, run: Run, archiving: Archiving, manifest: Manifes
 
         def change() -> None:
             connection.execute(sql.partitions.lock_alone([table.place]))
-            # A partition that is divided with all that it is divided into, in the order in which PostgreSQL locks them too.
+            # A partition that is partitioned itself with all its partitions, in the order in which PostgreSQL locks them too.
             connection.execute(sql.partitions.lock_whole([(partition.schema, partition.name), *default]))
             if not connection.execute(sql.partitions.IS_PARTITION, {"parent": table.oid, "oid": partition.oid}).fetchall():
                 raise OperationError(f"it is no longer a partition of {table.qualified}")

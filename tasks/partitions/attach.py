@@ -27,7 +27,7 @@ def attach(connection: Connection, table: PartitionedTable, place: tuple[str, st
     """
     default = table.default
     if default:
-        # What ATTACH would look at with the tables locked that its keys lead to, is looked at before that.
+        # With this check ATTACH does not scan the DEFAULT partition while the referenced tables are locked.
         condition = sql.partitions.negated(table.within(*table.parse(bound)))
         connection.execute(sql.partitions.add_check(default.schema, default.name, OTHERS, condition))
     connection.execute(sql.partitions.attach(table.place, place, bound))
@@ -126,7 +126,7 @@ def detach_partition(
         def change() -> None:
             connection.execute(sql.partitions.detach(table.place, place, finalize=partition.detach_pending))
             if attach_again:
-                # Its keys were proven, and a check says what its bound says: ATTACH looks at no row.
+                # Its foreign keys are valid, and a check has the condition of its bound: ATTACH scans no row.
                 attach(connection, table, place, partition.bound)
                 for (check,) in connection.execute(sql.partitions.CHECKS_OF_BOUND, {"oid": partition.oid}).fetchall():
                     connection.execute(sql.partitions.drop_check(*place, check))

@@ -110,7 +110,7 @@ def _create(
         attach(connection, table, (table.schema, partition.name), table.bound(partition.lower, partition.upper))
 
     failure = f"{table.schema}.{partition.name} could not be attached"
-    # Rows that move have their keys looked at, which takes as long as it takes.
+    # The foreign keys of rows that move are checked, so there is no time limit then.
     at_once(connection, lock, failure, concerned(connection, table), create, may_last=stray > 0)
     get_run_logger().info(
         "%s.%s created, from %s to %s", table.schema, partition.name, table.end(partition.lower), table.end(partition.upper)

@@ -69,7 +69,7 @@ def _archiving(
             archive_set = archive_of(connection, table, partition, leaves, archives)
             archiving = replace(archiving, backup=archive_set.id if archive_set else None)
     except psycopg.Error as error:
-        # It holds up no other one.
+        # It does not stop the others.
         archiving = replace(archiving, problem=message_of(error))
     return archiving
 

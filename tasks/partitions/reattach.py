@@ -98,7 +98,7 @@ def _partitions(manifest: Manifest, table: PartitionedTable, start: datetime | N
         if item.kind in TABLES and name in named and plain_name(item.parent) == table.qualified:
             bound = BOUND.search(item.state)
             with suppress(ValueError):
-                # What is no range of instants gets no further: it stands in a statement as it is.
+                # Only a range of timestamps is accepted: the bound goes into a statement as it is.
                 lower, _ = table.parse(bound["bound"] if bound else "")
                 if bound and start in (None, lower):
                     yield Archived(name, manifest.id, bound["bound"], table)
@@ -126,7 +126,7 @@ def reattach(site: Site, run: Run, lock: ContextLock, archived: Archived) -> tup
         attach_partition(site, run, lock, archived.table, archived.place, archived.bound, trigger_states(manifest.inventory))
     except (OperationError, psycopg.Error):
         with suppress(OperationError, psycopg.Error):
-            # If not now, the next run drops it.
+            # If this fails, the next run drops it.
             _drop_unfinished(site, run, lock, archived)
         raise
     return rows, [*_differences(site, run, archived, manifest, same_major=same_major), *large.unlike, *large.unread, *notes]
@@ -171,7 +171,7 @@ def _drop_unfinished(site: Site, run: Run, lock: ContextLock, archived: Archived
     with session(site, run) as connection:
         occupant = connection.execute(sql.partitions.OCCUPANT, {"schema": schema, "name": name, "mark": MARK}).fetchone()
         if occupant == ("a table", True):
-            # Its keys lead to tables that are locked when it goes.
+            # Dropping it locks the tables that its foreign keys reference.
             oids = concerned(connection, archived.table)
             failure = f"{archived.partition}, which is not attached yet, could not be dropped"
             at_once(connection, lock, failure, oids, lambda: connection.execute(sql.partitions.drop_table(schema, name)))
@@ -192,7 +192,7 @@ def _make(merge: Merge, lock: ContextLock, archived: Archived) -> int:
         create(connection, before, made, attach=False)
         unproven = connection.execute(sql.partitions.UNPROVEN_CHECKS, {"oid": table.oid}).fetchall()
         for check, _ in unproven:
-            # Old rows may break what only new ones were asked for.
+            # Old rows may violate a check that is NOT VALID.
             connection.execute(sql.partitions.drop_check(*archived.place, sql.names.unquoted(check)))
         condition = table.within(*table.parse(archived.bound))
         connection.execute(sql.partitions.add_check(*archived.place, MARK, condition))

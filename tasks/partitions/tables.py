@@ -17,10 +17,10 @@ from tasks.core.partitions.timeline import Partition, parse_bound, spell_end
 from tasks.core.postgres.connection import Connection
 from tasks.core.sets.manifest import Scope
 
-# Bears a table that is being filled and is to become a partition: it spares ATTACH its look at the rows, and says whose it is.
+# The name of a check on a table that will become a partition: with it ATTACH does not scan rows, and it shows that we created it.
 MARK = "not attached yet: being restored"
 TIME_TYPES = frozenset({"date", "timestamp without time zone", "timestamp with time zone"})
-# What may spell periods, as the rule's `values` says.
+# Types of columns that spell periods, by the rule's `values`.
 VALUE_TYPES = frozenset({"text", "character varying", "smallint", "integer", "bigint"})
 
 

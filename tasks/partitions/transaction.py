@@ -23,7 +23,7 @@ from tasks.run.run import Run
 from tasks.run.site import Site
 
 T = TypeVar("T")
-# So long, at most, anybody waits because of us: for our waiting for a lock, half of it, and for what is done under it.
+# The longest time that we block anybody: half of it while we wait for a lock, and then what is done under it.
 LOCK_SECONDS = 5.0
 LOCK_TRIES = 4
 TIMED_OUT = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled)

@@ -23,7 +23,7 @@ from tasks.sets.marks import STATES
 from tasks.store.address import StoreAddress
 from tasks.store.interface import ObjectInfo, Store
 
-# What is stored last before the manifest may be there for so long, and no manifest: its run is about to write it.
+# So long the last object may exist without a manifest: its run is about to write it.
 ABOUT_TO_COMMIT = timedelta(hours=1)
 
 
@@ -174,7 +174,7 @@ def _adopted(store: Store, key: str) -> list[Adoption]:
     try:
         return parse_owner(store.read(key), key).adopted
     except BadInput as error:
-        # Sets can be listed and restored all the same.
+        # Sets can be listed and restored without it.
         get_run_logger().warning("%s", error)
         return []
 
@@ -217,7 +217,7 @@ def _cleaned(store: Store, name: SetName, manifest: Manifest) -> dict[str, int]:
         mark = parse_mark(CleanedMark, store.read(f"{name.folder}/{CLEANED_FILE}"))
     except OperationError:
         return {}
-    # No more can be gone than it has: a mark must hide no other loss.
+    # No more rows can be deleted than the set has: a mark must not hide another loss.
     archived_rows = {relation.qualified: relation.rows for relation in manifest.relations}
     return {relation: min(rows, archived_rows.get(relation, 0)) for relation, rows in mark.deleted.items()} if mark else {}
 

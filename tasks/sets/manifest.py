@@ -71,9 +71,9 @@ def require_list(address: StoreAddress, name: SetName, manifest: Manifest) -> No
         DamagedSet: it does not.
         ColdObject: it has to be thawed first.
     """
-    if lack := find_lack(address, name, manifest):
-        remember_damage(address, name, lack)
-        raise DamagedSet(f"{address.path(name.folder)} is damaged: {lack}; restore another set")
+    if problem := find_lack(address, name, manifest):
+        remember_damage(address, name, problem)
+        raise DamagedSet(f"{address.path(name.folder)} is damaged: {problem}; restore another set")
 
 
 def name_of(manifest: Manifest) -> SetName:

@@ -15,7 +15,7 @@ from tasks.run.retries import persistent
 from tasks.run.run import Run
 from tasks.store.address import StoreAddress
 
-# Manifests and lists are never colder than this: choosing a set must not need a thaw.
+# The storage class of manifests and lists: choosing a set must not need a thaw.
 WARM_CLASS = "STANDARD"
 STATES = ("drilled", "decoded")
 
@@ -42,7 +42,7 @@ def hold(address: StoreAddress, run: Run, names: Iterable[SetName]) -> Iterator[
             held.append(f"{name.folder}/hold-{run.id}.json")
             address.opened.replace(held[-1], content.encode(), WARM_CLASS)
     except BadInput as error:
-        # What was refused is not there.
+        # The refused hold was not written.
         held.pop()
         get_run_logger().warning("read without protection from pruning: %s", error)
     except OperationError as error:

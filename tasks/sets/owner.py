@@ -34,5 +34,5 @@ def require_owner(address: StoreAddress, context: str, system_identifier: str) -
 @persistent
 def require_store(address: StoreAddress, context: str) -> None:
     """Make sure that the store is available before anything else is done."""
-    # A list, because a HEAD says of a bucket that is missing what it says of an object that is.
+    # A list: a HEAD has the same answer for a missing bucket as for a missing object.
     list(address.opened.list(f"{context}/{OWNER_FILE}"))

@@ -97,7 +97,7 @@ def sign_set(store: StoreAddress, run: Run, name: SetName, *, named: bool) -> bo
         parse_manifest(data, where, own)
     reading = replace(store, trust=replace(own, unsigned=True))
     manifest = decode_set(reading, run, name.id).manifest
-    # It was another that was decoded, if somebody wrote it meanwhile.
+    # If somebody wrote the manifest meanwhile, another set was decoded.
     if parse_manifest(data, where, reading.trust) != manifest or store.opened.read(key) != data:
         raise OperationError(f"{where}: its manifest changed while it was decoded; find out who writes there")
     _replace(store, key, sign_manifest(data, signer))

@@ -25,7 +25,7 @@ from tasks.sets.manifest import fetch_manifest, inherited_parts, read_base, requ
 from tasks.sets.marks import hold, remember_damage
 from tasks.store.address import StoreAddress
 
-# More than any file of a context has.
+# More than any file of a context needs.
 MOST_CONTEXT_BYTES = 4 << 20
 
 
@@ -180,7 +180,7 @@ def _why_aside(store: StoreAddress, staged: StagedSet) -> str:
 def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> StagedSet:
     """Download a set, and the rows that it inherits from its full."""
     base_name, needed = None, list[StoredObject]()
-    # Before hours are spent on what nobody could restore.
+    # First, so that no hours are spent on a set that cannot be restored.
     require_list(address, name, manifest)
     if base := read_base(address, manifest):
         base_name = SetName(name.context, Kind.FULL, base.id)

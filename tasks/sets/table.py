@@ -96,7 +96,7 @@ def print_listing(context: str, rows: list[dict[str, object]]) -> None:
         table.add_column(name, justify=justify, no_wrap=True, overflow="fold")
     for row in rows:
         table.add_row(*_cells(row))
-    # Ids are for copying: a narrow terminal may wrap the line, but never breaks an id into pieces.
+    # Ids are copied: a narrow terminal may wrap the line, but must not break an id.
     console = Console(highlight=False, width=Measurement.get(WIDE, WIDE.options, table).maximum)
     console.print(table)
     for row in rows:

@@ -49,7 +49,7 @@ def _oid_of(connection: Connection, relation: tuple[str, str]) -> int:
 
 
 def _make(connection: Connection, statement: Composed) -> None:
-    # Prepared, because PostgreSQL then takes one statement only.
+    # Prepared: PostgreSQL then accepts one statement only.
     connection.execute(statement, prepare=True)
 
 
@@ -131,7 +131,7 @@ def _unfit(connection: Connection, context: Context, check: Check) -> str:
             path = read_source_path(connection, context.namespace)
             connection.execute(sql.session.check_settings(context.timestamps, CHECK_SECONDS))
             execute_written(connection, sql.set_texts.count_of(check.query), path, prepare=True)
-            # The functions of a database that the set made are what its own triggers call as well.
+            # Functions that the set created in this database are allowed: its own triggers call them too.
             _, _, acting = connection.execute(sql.set_texts.VIEW_SAID, {"owner": None}).fetchall()[0]
     except DamagedSet as error:
         return str(error)

@@ -44,7 +44,7 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=2), timedelta(minutes=15)
 class Thaw:
     """A requested thaw: when, with which tier, and by which flow run."""
 
-    asked: datetime
+    requested: datetime
     tier: Tier
     flow_run: str
 
@@ -70,7 +70,7 @@ def thaw_in_time(store: StoreAddress, run: Run, backup: str) -> datetime | None:
     try:
         objective = site.find_context(run.context).objectives.rto
     except BadInput:
-        # On the worst day there may be neither block nor folder: as fast as can be.
+        # After a disaster there may be neither block nor folder: as fast as possible.
         objective = timedelta()
     return require_warm(store, run, backup, objective=objective)
 
@@ -97,7 +97,7 @@ def require_warm(
     thaw = _request(store, cold, tier or fitting_tier(cold.classes, limit))
     _log_thaw(run, cold, thaw, objective)
     _wait(store, cold, thaw)
-    return thaw.asked
+    return thaw.requested
 
 
 def _set_to_read(store: StoreAddress, run: Run, backup: str) -> Manifest | None:
@@ -111,7 +111,7 @@ def _set_to_read(store: StoreAddress, run: Run, backup: str) -> Manifest | None:
         is_read = bool(fitting) and (fitting[0].named or all(is_cold(candidate.storage_class) for candidate in fitting))
         return fetch_manifest(store, fitting[0].name) if is_read else None
     except (BadInput, DamagedSet, ColdObject):
-        # What is wrong with it, the restore says.
+        # The restore reports what is wrong with it.
         return None
 
 
@@ -156,11 +156,11 @@ def _request(store: StoreAddress, cold: Cold, tier: Tier) -> Thaw:
             else:
                 break
     mark = _read_mark(store, name)
-    # One of another day says nothing of what somebody asked for since.
-    if mark and not is_new and (mark.flow_run == _this_run() or now() < deadline(mark.asked, cold.classes, mark.tier)):
+    # An old mark does not describe a later request.
+    if mark and not is_new and (mark.flow_run == _this_run() or now() < deadline(mark.requested, cold.classes, mark.tier)):
         return mark
     thaw = Thaw(now(), usable_tier, _this_run())
-    content = {"asked": thaw.asked.isoformat(), "tier": usable_tier, "flow_run": thaw.flow_run}
+    content = {"asked": thaw.requested.isoformat(), "tier": usable_tier, "flow_run": thaw.flow_run}
     try:
         store.opened.replace(f"{name.folder}/{THAW_FILE}", (json.dumps(content) + "\n").encode(), WARM_CLASS)
     except (BadInput, StoreUnavailable) as error:
@@ -176,7 +176,7 @@ def _read_mark(store: StoreAddress, name: SetName) -> Thaw | None:
     key = f"{name.folder}/{THAW_FILE}"
     if store.opened.head(key) is None:
         return None
-    # It only says since when; what is readable, the store says.
+    # The mark only says since when; the store says what is readable.
     mark = parse_mark(ThawMark, store.opened.read(key))
     return Thaw(mark.asked, mark.tier, mark.flow_run) if mark else None
 
@@ -184,11 +184,11 @@ def _read_mark(store: StoreAddress, name: SetName) -> Thaw | None:
 def _requested_before(store: StoreAddress, name: SetName) -> datetime | None:
     """Return when this run requested the set, before it was rescheduled."""
     mark = _read_mark(store, name)
-    return mark.asked if mark and mark.flow_run and mark.flow_run == _this_run() else None
+    return mark.requested if mark and mark.flow_run and mark.flow_run == _this_run() else None
 
 
 def _log_thaw(run: Run, cold: Cold, thaw: Thaw, objective: timedelta | None) -> None:
-    ready = thaw.asked + usual_time(cold.classes, thaw.tier)
+    ready = thaw.requested + usual_time(cold.classes, thaw.tier)
     remaining = "" if objective is None or not objective else (
         f"; {markdown.clock((run.started + objective - ready).total_seconds())} of the recovery time objective remain then"
         if ready < run.started + objective else "; by then the recovery time objective is missed"
@@ -206,16 +206,16 @@ def _wait(store: StoreAddress, cold: Cold, thaw: Thaw) -> None:
         ColdObject: they could not be read before the deadline.
     """
     usual = usual_time(cold.classes, thaw.tier)
-    waiting, pause, last = cold.keys, FIRST_PAUSE, deadline(thaw.asked, cold.classes, thaw.tier)
+    waiting, pause, last = cold.keys, FIRST_PAUSE, deadline(thaw.requested, cold.classes, thaw.tier)
     while waiting := _unreadable(store, waiting):
         if now() >= last:
             raise ColdObject(
                 f"{cold.name.id}: {len(waiting)} objects cannot be read although they were requested with tier {thaw.tier} at "
-                f"{markdown.local_time(thaw.asked, cold.zone)}, {store.path(waiting[0])} among them; "
+                f"{markdown.local_time(thaw.requested, cold.zone)}, {store.path(waiting[0])} among them; "
                 "ask the store's operator, then run again"
             )
         if deployment.id:
-            soon = max(thaw.asked + usual, now() + usual / 10)
+            soon = max(thaw.requested + usual, now() + usual / 10)
             _reschedule(
                 soon, f"{cold.name.id} is being thawed ({thaw.tier}); checks again at {markdown.local_time(soon, cold.zone)}"
             )

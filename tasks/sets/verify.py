@@ -85,7 +85,7 @@ def verify_share(store: StoreAddress, run: Run, backups: Iterable[str], count: i
         try:
             decoded = decode_set(store, run, backup)
         except ColdObject as error:
-            # A listing compared its sizes; more takes a thaw.
+            # The listing compared its sizes; more needs a thaw.
             cold.append(str(error))
             get_run_logger().info("sizes checked only (cold storage): %s", error)
         except DamagedSet as error:

@@ -44,9 +44,9 @@ def measure(store: StoreAddress, context: Context, instant: datetime, every: tim
         point = replace(point, damaged=[*(entry.damage for entry in listed if entry.damage), *problems])
         return _with_asides(point, listed, disputed=disputed)
     newest, manifest = usable[0]
-    # Nobody knows of what instant those are that cannot be read; they come last in a listing.
+    # The instant of an unreadable set is not known; such sets come last in a listing.
     newer = [entry for entry in listed if entry.manifest is None] + listed[: listed.index(newest)]
-    # What was stored by a clock that is ahead says nothing of how long others were the newest.
+    # A set stored by a clock that is ahead does not show how long another one was the newest.
     stored = [(min(each.snapshot.instant, each.finished), each.finished) for _, each in usable if each.finished <= instant]
     return replace(
         _with_asides(point, newer, disputed=disputed),

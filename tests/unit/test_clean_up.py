@@ -77,7 +77,7 @@ def test_any_order_has_each_table_once_and_children_first(pairs: list[tuple[int,
 
 def test_what_was_done_is_told_by_rule_and_reason() -> None:
     done = CleanUp(rule(), "2023-12-01 00:00:00", sets=["bc-004_clean-up_20261201_030000_0000"])
-    done.record(Removed(gone={"public.teams": [("a",), ("b",)], "public.team_members": [("c",)]}))
+    done.record(Removed(deleted={"public.teams": [("a",), ("b",)], "public.team_members": [("c",)]}))
     done.record(Removed(stays={"held: true": [(str(number),) for number in range(7)]}))
     said = verdict([done], planned=False)
     assert said == "CLEANED UP: 2 rows of public.teams, 1 rows of public.team_members archived and deleted; 7 old rows stay"

@@ -34,7 +34,7 @@ def groups(tables: Iterable[int], references: Iterable[tuple[int, int]]) -> list
             for table in reach:
                 if child in reach[table]:
                     reach[table] |= reach[parent]
-    # Whoever reaches more refers, in the end, to those that reach less.
+    # A table that reaches more tables references, directly or not, those that reach fewer.
     ordered = sorted(reach, key=lambda table: (-len(reach[table]), table))
     ordered_groups = list[list[int]]()
     for table in ordered:
@@ -45,7 +45,7 @@ def groups(tables: Iterable[int], references: Iterable[tuple[int, int]]) -> list
 
 @dataclass
 class Removed:
-    """The result of a removal: keys of deleted rows by relation (`gone`), and of rows of the rule's table that stay, by reason.
+    """The result of a removal: keys of deleted rows by relation (`deleted`), and of rows of the rule's table that stay, by reason.
 
     `unsure` are rows that a plan could not delete while rows existed that would be deleted first. `examined` is how many rows were
     tried, `last` clock and key of the last one. With `may_go` rows stay only because of rows of the rule's own tables, which may be
@@ -53,7 +53,7 @@ class Removed:
     """
 
     examined: int = 0
-    gone: dict[str, list[Key]] = field(default_factory=dict)
+    deleted: dict[str, list[Key]] = field(default_factory=dict)
     stays: dict[str, list[Key]] = field(default_factory=dict)
     unsure: dict[str, list[Key]] = field(default_factory=dict)
     last: Sequence[str] | None = None
@@ -64,7 +64,7 @@ class Removed:
         self.examined += other.examined
         self.last = other.last or self.last
         self.may_go |= other.may_go
-        for ours, theirs in ((self.gone, other.gone), (self.stays, other.stays), (self.unsure, other.unsure)):
+        for ours, theirs in ((self.deleted, other.deleted), (self.stays, other.stays), (self.unsure, other.unsure)):
             for name, keys in theirs.items():
                 ours.setdefault(name, []).extend(keys)
 
@@ -85,7 +85,7 @@ class CleanUp:
 
     def record(self, removed: Removed) -> None:
         """Add the result of a removal."""
-        self.rows.update({name: len(keys) for name, keys in removed.gone.items()})
+        self.rows.update({name: len(keys) for name, keys in removed.deleted.items()})
         for ours, theirs in ((self.stays, removed.stays), (self.unsure, removed.unsure)):
             for reason, keys in theirs.items():
                 ours.setdefault(reason, []).extend(keys)
@@ -218,6 +218,6 @@ def clean_up_rows(clean_ups: Iterable[CleanUp]) -> list[dict[str, object]]:
     ]
 
 
-def counted(gone: Mapping[str, Sequence[Key]]) -> int:
+def counted(deleted: Mapping[str, Sequence[Key]]) -> int:
     """Return how many rows were deleted."""
-    return sum(map(len, gone.values()))
+    return sum(map(len, deleted.values()))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Text stays text, in the reader's own fonts: Japanese names need no font here.
+# Text stays text, in the reader's fonts: Japanese names need no font here.
 STYLE: Any = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "report"}
 GOOD, BAD, LIMIT, OTHER, GREY = "#2f6f9f", "#b3372f", "#b3372f", "#c58b1f", "#808080"
 Points = Sequence[tuple[datetime, float]]
@@ -78,7 +78,7 @@ def over_time(alternative: str, series: Mapping[str, Points], unit: str, limit: 
 
 
 def _figure(**options: Any) -> "Figure":
-    # Imported where something is drawn: that takes longer than most flows take to their report.
+    # Imported only where a chart is drawn: the import takes longer than most flows take to get to their report.
     from matplotlib.figure import Figure
 
     return Figure(**options)
@@ -93,7 +93,7 @@ def _markdown(figure: "Figure", alternative: str) -> str:
     from matplotlib import rc_context
 
     with rc_context(STYLE), catch_warnings():
-        # Only the width of a name is guessed without its glyphs.
+        # Without the glyphs only the width of a name is a guess.
         filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(drawn, format="svg", metadata={"Date": None})
     return f"![{alternative}](data:image/svg+xml;base64,{base64.b64encode(drawn.getvalue()).decode()})"

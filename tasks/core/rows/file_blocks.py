@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-# Counts of one relation never take more memory than this many numbers: blocks of larger ones are counted in groups.
+# At most this many counts are kept of a relation: the blocks of a larger one are counted in groups.
 MOST_COUNTS = 1 << 16
 # A relation has at most 2**32 blocks.
 MOST_SHIFT = 32
 ENDLESS = 1 << 62
-# Two numbers of 64 bits, and what is between them.
+# Two 64-bit numbers and a space.
 MOST_LINE_CHARACTERS = 41
 Lines = tuple[int, int]
 

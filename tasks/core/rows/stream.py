@@ -35,7 +35,7 @@ from tasks.core.run.progress import Moved, unmeasured
 BLOCK_BYTES = 1 << 16
 MORE_SPACE = "free some space, or set BACKUP_STAGING to a larger disk"
 COMMAND = [sys.executable, "-m", "tasks.core.rows.stream"]
-# How often a process says how far it is.
+# How often a process reports its progress.
 MOVED_SECONDS = 0.25
 
 
@@ -170,7 +170,7 @@ def copied_blocks(connection: Connection, query: Composed) -> Iterator[tuple[lis
         else:
             break
     _expect(pgconn.get_result(), pq.ExecStatus.COMMAND_OK, connection)
-    # libpq takes the next command only after it has said that there is no further result.
+    # libpq takes the next command only after it has reported the last result.
     while pgconn.get_result() is not None:
         pass
     yield rows, size
@@ -195,7 +195,7 @@ def _expect(result: pq.abc.PGresult | None, status: pq.ExecStatus, connection: C
     if result is None or not result.error_message:
         raise psycopg.OperationalError(connection.pgconn.get_error_message("utf-8"))
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-    # Not its details and contexts: those quote rows, and so do messages about data.
+    # Without details and contexts: they quote rows, as messages about data do.
     message = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message).decode("utf-8", "replace").strip()
     if state.startswith(QUOTING_CLASSES):
         message = f"{psycopg.errors.lookup(state).__name__} ({state})"
@@ -204,7 +204,7 @@ def _expect(result: pq.abc.PGresult | None, status: pq.ExecStatus, connection: C
 
 def describe_fault(error: Exception) -> StreamFault:
     """Return why a stream ended early."""
-    # Lock not to be had, snapshot gone, table gone meanwhile: the schema moved, and another snapshot may do.
+    # No lock, no snapshot or no table any more: the schema changed, and another snapshot may succeed.
     forget_rows(error)
     schema_changes = psycopg.errors.LockNotAvailable, psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable
     message = f"the staged file cannot be written: {error}; {MORE_SPACE}" if isinstance(error, OSError) else str(error)

@@ -9,7 +9,7 @@ from typing import Any
 import zstandard
 
 BLOCK_BYTES = 1 << 18
-# PostgreSQL sends no longer row; it would have to be kept in memory whole.
+# PostgreSQL sends no longer row; a row is kept in memory whole.
 MOST_LINE_BYTES = 1 << 30
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 RUN_ID = re.compile(r"[0-9a-f]{4}")
 
-# Clocks of the database's server and of this machine may differ by as much.
+# By how much the clocks of the database server and of this machine may differ.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
 

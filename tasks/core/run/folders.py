@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tasks.core.errors import BadInput
 
-# In each folder: the folder's name, under a lock as long as its owner lives.
+# In each folder: the folder's name, locked as long as its process lives.
 MARKER = ".owner"
 
 
@@ -45,7 +45,7 @@ def private_folder(base: Path, name: str, names: re.Pattern[str]) -> Iterator[Pa
     folder.mkdir(mode=0o700)
     descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        # A sweep that comes between looks into the file, and leaves alone what has no name in it yet.
+        # A sweep at this moment leaves the folder alone: the file does not name it yet.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.write(descriptor, name.encode())
         yield folder
@@ -65,7 +65,7 @@ def _swept(folder: Path) -> bool:
     try:
         descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
-        # It has none, or another account's.
+        # There is no marker, or it belongs to another account.
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

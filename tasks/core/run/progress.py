@@ -6,11 +6,11 @@ from datetime import datetime, timedelta, tzinfo
 
 from tasks.core.report.markdown import duration, local_time, size
 
-# Says how many bytes of one thing are moved by now, counted from its beginning.
+# Reports how many bytes of an item are moved so far.
 Moved = Callable[[float], None]
-# 100 % is said when the phase has ended, and not before.
+# 100 % is reported only when the phase has ended.
 ALMOST = 0.999
-# From less than this nobody can tell when the end will be.
+# Below this share the end cannot be estimated.
 ENOUGH = 0.02
 
 

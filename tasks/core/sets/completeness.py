@@ -19,11 +19,11 @@ from tasks.core.sets.left_out import absent
 from tasks.core.sets.manifest import Manifest
 from tasks.core.sql.names import split_name
 
-# What the oids of relations are of: the one class whose oid the list shows and a manifest has (catalog/pg_class.dat).
+# The class of relations: the only one whose oids both the list and the manifest have (catalog/pg_class.dat).
 PG_CLASS = 1259
-# Made with every database, so that pg_dump may have no entry for them.
+# Part of every database, so that pg_dump may have no entry for them.
 BUILT_IN = frozenset({"plpgsql", "public"})
-# pg_dump never dumps what is in these.
+# pg_dump never dumps these schemas.
 OF_THE_SYSTEM = re.compile(r"|pg_.*|information_schema")
 KEYS_WITH_INDEX = ("PRIMARY KEY", "UNIQUE", "EXCLUDE")
 WITHOUT_ENTRY = ("CHECK", "NOT NULL")
@@ -52,7 +52,7 @@ def unlisted_objects(manifest: Manifest, listing: str) -> list[str]:
     listed = {entry.object_id for entry in entries}
     relations = [f"table {relation.qualified}" for relation in manifest.relations if (PG_CLASS, relation.oid) not in listed]
     needed = [*_extensions(manifest.extensions), *_Inventory(manifest.inventory, manifest.left_out).needed()]
-    # Names in another encoding than the list's are known to be there, but not which is whose.
+    # If the list is in an unknown encoding, entries are compared by kind: names cannot be.
     expected = [relation if is_readable else Needed(relation.name, _kinds(relation.titles)) for relation in needed]
     return [*dict.fromkeys([*relations, *_without_entry(expected, entries)])]
 

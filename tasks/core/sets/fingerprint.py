@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from tasks.core.sets.manifest import Manifest
 
-# Of a database's properties what a restore only tells, and what is another one each time.
+# Properties of a database that a restore only reports, or that differ each time.
 NOT_MADE = {"oid", "role_settings"}
 
 

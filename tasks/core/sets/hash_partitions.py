@@ -68,7 +68,7 @@ def unlike(manifest: Manifest, digests: Mapping[str, RowDigest]) -> list[str]:
     families_by_relation = dict[str, Family]()
     for family in families(manifest):
         read = tuple(relation for relation in family.relations if relation.qualified in digests)
-        # Texts of rows whose columns stand in another order cannot be added up.
+        # Digests of rows with their columns in another order cannot be added up.
         if len({tuple(relation.columns) for relation in read}) == 1:
             families_by_relation |= {relation.qualified: Family(family.table, read) for relation in read}
     single = [

@@ -185,7 +185,7 @@ def adoption(manifests: Sequence[Manifest], adopted: Sequence[Adoption], snapsho
     dispute = find_dispute(manifests, adopted, snapshot, number)
     if dispute is None:
         return None
-    # A server that was rejected before: what was written since then is of the other.
+    # A server that was rejected before: the sets since then are of the other one.
     since = dispute.since if dispute.before is None else max(earlier.number for earlier in adopted) + 1
     started = _start(snapshot) if dispute.by_start else None
     starts = {_start(manifest.snapshot) for manifest in manifests if (manifest.number or 0) >= since}

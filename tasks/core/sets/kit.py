@@ -6,7 +6,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from tasks.core.sets.name import SET_ID
 
-# In the kit's folder, and in the store below the context's name.
+# The file's name in the kit's folder, and in the store below the context's name.
 KIT_FILE = "kit.json"
 # Addresses, logins and the newest set change; a kit is made again four times a year.
 OLD_AFTER = timedelta(days=90)

@@ -39,7 +39,7 @@ def _large_objects_of_older(manifest: Manifest) -> list[str]:
     brought = ".lo" if "lo" in manifest.extensions else None
 
     def may_name(kind: str) -> bool:
-        # The type of an array of a domain is called like that, with a line before it.
+        # The array type of a domain has its name with an underscore before it.
         plain = kind.removesuffix("[]").replace("._", ".")
         return plain == "oid" or plain in domains or bool(brought and plain.endswith(brought))
 

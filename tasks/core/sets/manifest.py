@@ -35,10 +35,10 @@ SCHEMA_ARCHIVE, SCHEMA_LIST, RESTORE_SCRIPT, BLOCK_ROWS = "schema.dump.zst", "sc
 
 # PostgreSQL's limit is 1,600 (https://www.postgresql.org/docs/current/limits.html).
 MOST_COLUMNS = 1600
-# What an object of which the manifest does not say how long it is unpacked, may be at most: rows and catalogues shrink less.
+# The largest unpacked size of an object if the manifest does not say it: rows and catalogs compress less than this.
 MOST_TIMES_PACKED, MOST_MORE_BYTES = 1000, 64 << 20
 
-# No character in it is one that moves a cursor, or ends a line of a report.
+# Without control characters, which would move a terminal's cursor or end a line of a report.
 _NAME_IN_SET = r"[^/\\.\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*"
 
 
@@ -241,7 +241,7 @@ class Manifest(StoredModel):
     @field_validator("base")
     @classmethod
     def _is_a_full(cls, text: str | None) -> str | None:
-        # A folder is made of it.
+        # A folder is built from it.
         if text is not None and not ((match := SET_ID.fullmatch(text)) and match["sort"] == Kind.FULL):
             raise ValueError(f"{text[:200]!r} is not the id of a full")
         return text

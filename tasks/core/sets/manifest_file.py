@@ -14,7 +14,7 @@ from tasks.core.values import complaint_about
 MANIFEST_FILE = "manifest.json"
 VERSION = 1
 SEAL = frozenset({"sha256", "signature"})
-# What stands before the body, and between it and its seal.
+# Before the body, and between the body and its seal.
 BEGIN, END = b'{\n "manifest": ', b',\n "sha256": '
 
 
@@ -54,7 +54,7 @@ def _opened(data: bytes) -> tuple[bytes, dict[str, Any]]:
     """
     body, mark, seal = data.removeprefix(BEGIN).partition(END)
     if not (data.startswith(BEGIN) and mark):
-        # Not ours, if it is JSON at all.
+        # Not one of ours, even if it is JSON.
         json.loads(data)
         return _canonical(None), {}
     return body.replace(b"\n ", b"\n") + b"\n", json.loads(b"{" + mark[1:] + seal)

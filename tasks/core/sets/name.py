@@ -41,13 +41,13 @@ class Kind(StrEnum):
 
     FULL = "full"
     DIFFERENTIAL = "differential"
-    # Taken before a live database is changed, of whatever is there, damaged or not: what undoes the change.
+    # Taken before a live database is changed, even if its rows are damaged: it undoes the change.
     SAFETY = "safety"
     # Of one partition, taken before it is dropped.
     ARCHIVE = "archive"
-    # Of old rows, with what hangs on them, taken before they are deleted.
+    # Of old rows with their dependent rows, taken before they are deleted.
     CLEAN_UP = "clean-up"
-    # Of the tables of one of the context's long-term jobs; its ids and its folder have the job's name.
+    # Of the tables of a long-term job of the context; ids and folder have the job's name.
     LONG_TERM = "long-term"
 
 
@@ -67,7 +67,7 @@ RULES = {
     Kind.CLEAN_UP: KindRule("clean-up", may_be_latest=False),
     Kind.LONG_TERM: KindRule("", may_be_latest=False),
 }
-# What no long-term job may be called: folders and ids of other sets, and other folders of a context.
+# Names that a long-term job must not have: folders and ids of other sets, and other folders of a context.
 RESERVED = frozenset({*Kind, *(rule.folder for rule in RULES.values()), "drills", "checks", "expired"})
 
 

@@ -12,23 +12,23 @@ from tasks.core.sets.manifest_file import MANIFEST_FILE
 from tasks.core.sets.name import LEGACY, RULES, Kind, sort_of
 
 EXPIRED_FILE = "expired.json"
-# Beside a manifest: what a look at the data found, and what people say of a set.
+# Beside a manifest: damage that a verification found, and that an operator keeps the set.
 DAMAGED_FILE = "damaged.json"
 PINNED_FILE = "pinned.json"
-# Beside it too: when a cold set was asked for; that the rows of a clean-up set were deleted.
+# Also beside it: when a thaw was requested; that the rows of a clean-up set were deleted.
 THAW_FILE = "thaw.json"
 CLEANED_FILE = "cleaned-up.json"
-# In a folder without manifest: that it was found unfinished and dead, and goes when nothing speaks for it until then.
+# In a folder without manifest: that it was found unfinished, and is swept later.
 SWEPT_FILE = "unfinished.json"
 MARKS = frozenset({EXPIRED_FILE, MANIFEST_FILE, DAMAGED_FILE, "decoded.json", "drilled.json", THAW_FILE, CLEANED_FILE, SWEPT_FILE})
 HOLD = re.compile(r"hold-[0-9a-f]{4}\.json")
-# What a backup writes into the folder of its set; anything else there is somebody else's.
+# What a backup writes into the folder of its set; other objects there are not ours.
 WRITTEN = re.compile(r"(data|context)/[^/]+|schema\.dump\.zst|schema\.list|restore\.sh|block-rows\.json\.zst")
-# An expired set is a set no more, but for so long it can be made one again.
+# So long an expired set can be put back.
 GRACE = timedelta(hours=24)
-# What lies unfinished for so long is dead: no backup and no restore takes a week.
+# What is unfinished for so long is dead: no backup and no restore takes a week.
 DEAD = timedelta(days=7)
-# Fulls come every day, or as seldom as those that are there did; one may fail, and is taken again by the next.
+# Fulls are taken daily, or as rarely as the existing ones were; one may fail, and the next run makes up for it.
 FULL_EVERY = timedelta(days=1)
 SLACK = timedelta(days=1)
 
@@ -78,7 +78,7 @@ def plan(
     unreadable_ids = [stored.id for stored in newest_first if stored.kind is Kind.DIFFERENTIAL and stored.instant is None]
     unreadable = max(unreadable_ids, key=_stamp, default="")
     decisions = dict[str, Decision]()
-    # Differentials first: what they need follows from which of them are kept.
+    # Differentials first: fulls that kept ones need are kept.
     for stored in sorted(newest_first, key=lambda stored: stored.kind is Kind.FULL):
         needed = next(
             (decision.set.id for decision in decisions.values() if decision.set.base == stored.id and not decision.expires), None

@@ -26,7 +26,7 @@ from tasks.core.errors import BadInput, UntrustedSet
 
 NEW_KEY = "make a pair of keys: python -m deployments.sign --new-key FOLDER"
 SIGNED_FOR = "BACKUP_SIGNED_FOR"
-# So that nothing else that a key may ever sign can be taken for the signature of a manifest.
+# Part of the signed text, so that no other signature of a key can pass for that of a manifest.
 PURPOSE = "signature of a backup set's manifest, version 1"
 PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 SHORT = 16

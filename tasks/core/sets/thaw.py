@@ -9,7 +9,7 @@ from typing import Literal
 
 Tier = Literal["Expedited", "Standard", "Bulk"]
 TIERS: tuple[Tier, ...] = ("Bulk", "Standard", "Expedited")
-# By storage class: within which time a tier usually is done; DEEP_ARCHIVE has none that is fast.
+# By storage class: the usual time of each tier; DEEP_ARCHIVE has no fast one.
 USUAL = {
     "GLACIER": {"Bulk": timedelta(hours=12), "Standard": timedelta(hours=5), "Expedited": timedelta(minutes=5)},
     "DEEP_ARCHIVE": {"Bulk": timedelta(hours=48), "Standard": timedelta(hours=12)},
@@ -40,9 +40,9 @@ def slower_tier(tier: Tier) -> Tier | None:
     return TIERS[place - 1] if place else None
 
 
-def deadline(asked: datetime, classes: Collection[str], tier: Tier) -> datetime:
+def deadline(requested: datetime, classes: Collection[str], tier: Tier) -> datetime:
     """Return when to stop waiting for a thaw: after twice the usual time, and an hour."""
-    return asked + 2 * usual_time(classes, tier) + timedelta(hours=1)
+    return requested + 2 * usual_time(classes, tier) + timedelta(hours=1)
 
 
 def _times(storage_class: str) -> dict[Tier, timedelta]:

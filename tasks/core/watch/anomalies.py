@@ -13,11 +13,11 @@ from tasks.core.sets.name import Kind
 from tasks.core.watch.history import Overview
 from tasks.core.watch.recovery_point import LEAST_DURATION, Gap
 
-# A day, and what a run may begin or end later than the one before.
+# A day, and by how much a run may begin or end later than the previous one.
 FULL_EVERY = timedelta(hours=26)
-# A month, a week: what is scheduled so often, and may begin or end later.
+# Scheduled monthly and weekly, with some tolerance.
 DRILL_EVERY, DECODE_EVERY = timedelta(days=35), timedelta(days=8)
-# What is unusual is measured by the median of so many sets before; of fewer than the least nobody knows what is usual.
+# A value is unusual compared with the median of up to COMPARED sets before it; with fewer than LEAST_COMPARED nothing is.
 COMPARED, LEAST_COMPARED = 14, 3
 MUCH_LARGER, MUCH_SLOWER = 1.5, 3.0
 SHOWN = 5
@@ -73,7 +73,7 @@ def _gaps(overview: Overview, gaps: Iterable[Gap]) -> list[str]:
 
 
 def _sets(overview: Overview) -> Iterator[Anomaly]:
-    # A full first: what builds on it is damaged because it is.
+    # Fulls first: a differential is damaged if its full is.
     if damaged := sorted((facts for facts in overview.listed if facts.is_damaged), key=lambda facts: facts.kind is not Kind.FULL):
         yield Anomaly(f"damaged: {several(len(damaged), 'set')}", [facts.note for facts in damaged])
     if suspect := [facts for facts in overview.listed if facts.state == "suspect" and overview.is_recent(facts)]:

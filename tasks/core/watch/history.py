@@ -154,9 +154,9 @@ class Overview:
         return [Day(start, taken[start.date()], self._worst_between(start, end)) for start, end in spans]
 
     def _worst_between(self, midnight: datetime, next_midnight: datetime) -> Gap | None:
-        # In UTC, in which instants are compared as they passed, also where a clock was put back.
+        # In UTC, so that instants compare correctly when a zone's clock is put back.
         start, end = midnight.astimezone(UTC), next_midnight.astimezone(UTC)
-        # Of thousands of gaps those of a day lie side by side.
+        # Gaps are in order of time: those of one day follow each other.
         first = bisect_right(self.gaps, max(start, self.states_since, self.since), key=lambda gap: gap.until)
         overlapping = takewhile(lambda gap: gap.stored < end, self.gaps[first:])
         cut = [Gap(gap.taken, gap.stored, min(gap.until, end)) for gap in overlapping]

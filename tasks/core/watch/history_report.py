@@ -194,8 +194,8 @@ def _day_row(overview: Overview, day: Day) -> tuple[object, ...]:
         return *counts, "-", "", ""
     until = day.worst.until.astimezone(overview.zone)
     at = f"{until:%H:%M}" if until.date() == day.start.date() else "24:00"
-    kept = "kept" if day.worst.age <= overview.objectives.rpo else "**MISSED**"
-    return *counts, clock(day.worst.age.total_seconds()), at, kept
+    result = "kept" if day.worst.age <= overview.objectives.rpo else "**MISSED**"
+    return *counts, clock(day.worst.age.total_seconds()), at, result
 
 
 def set_rows(overview: Overview) -> list[dict[str, object]]:

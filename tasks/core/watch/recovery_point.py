@@ -11,7 +11,7 @@ from tasks.core.report.markdown import clock, headline, local_time, section, tab
 from tasks.core.restore.drill import recovery_point_age
 from tasks.core.run.clock import CLOCK_TOLERANCE
 
-# A differential that the watch takes may fail once before it would be too late.
+# The watch takes a differential early enough to try again once if it fails.
 RUNS_AHEAD = 2
 LEAST_DURATION = timedelta(minutes=1)
 
@@ -54,7 +54,7 @@ class RecoveryPoint:
     @property
     def is_due(self) -> bool:
         """Whether a differential has to be taken now, because the next one could come too late."""
-        # While nobody decides which server is right, more sets of the same state would only fill the store.
+        # While it is not decided which server is right, more sets of the same state would only fill the store.
         ages = [recovery_point_age(instant, self.instant) for instant in (self.taken, self.disputed) if instant]
         return not ages or min(ages) + RUNS_AHEAD * self.every + self.longest > self.rpo
 
