@@ -18,7 +18,7 @@ from tasks.core.sql.staging import Link
 LOCK_ERRORS = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 # Errors that are not about the rows: no disk, no memory, cancelled, broken connection.
 NOT_OF_ROWS = ("53", "54", "57", "58", "F0", "XX")
-SUPPRESSED = "a BEFORE DELETE trigger suppresses its deletion, or that of a dependent row"
+SUPPRESSED = "suppressed by a BEFORE DELETE trigger, on it or on a dependent row"
 TRIED_BESIDE = "tried while rows still existed that would be deleted first"
 RAISED_BY = re.compile(r"PL/pgSQL function ([^\s(]+\([^)]*\))")
 # What differs from row to row in the message of a trigger.

@@ -152,7 +152,7 @@ SILENT = (
 @long
 @pytest.mark.parametrize(
     ("triggers", "said"),
-    [(SILENT, "a BEFORE DELETE trigger suppresses its deletion, or that of a dependent row"),
+    [(SILENT, "suppressed by a BEFORE DELETE trigger, on it or on a dependent row"),
      (GREEDY, "1 rows of public.policy_scopes would be deleted with it, which the rule does not name; add it to its children")],
     ids=["keeps", "takes more"],
 )  # fmt: skip
