@@ -97,20 +97,20 @@ def explained(clean_up: CleanUp) -> Iterator[None]:
         get_run_logger().error("clean-up of %s: %s", clean_up.rule.table, clean_up.problem)
 
 
-def clean_up(site: Site, run: Run, outcome: CleanUp) -> None:
+def clean_up(site: Site, run: Run, followed: CleanUp) -> None:
     """Follow a rule: finish what an earlier run left, then find, archive and delete; a failure is reported, and loses no row."""
     written = set[tuple[str, str]]()
-    with explained(outcome):
-        unfinished, damaged = unfinished_clean_ups(site.store, site.context.name, outcome.rule.table)
-        outcome.notes += [
+    with explained(followed):
+        unfinished, damaged = unfinished_clean_ups(site.store, site.context.name, followed.rule.table)
+        followed.notes += [
             f"{name} is damaged, and the only set with the rows that were deleted before its run died" for name in damaged
         ]
         for manifest in unfinished:
-            outcome.notes.append(f"{manifest.id} was archived by a run that did not finish")
-            delete_archived(site, run, outcome, manifest, written)
-        while _follow(site, run, outcome, written):
-            get_run_logger().info("%s: rows were deleted that referenced rows that stayed; trying those again", outcome.rule.table)
-    vacuum(site, run, outcome, sorted(written))
+            followed.notes.append(f"{manifest.id} was archived by a run that did not finish")
+            delete_archived(site, run, followed, manifest, written)
+        while _follow(site, run, followed, written):
+            get_run_logger().info("%s: rows were deleted that referenced rows that stayed; trying those again", followed.rule.table)
+    vacuum(site, run, followed, sorted(written))
 
 
 def _follow(site: Site, run: Run, clean_up: CleanUp, written: set[tuple[str, str]]) -> bool:

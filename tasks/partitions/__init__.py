@@ -1,1 +1,1 @@
-"""Partitions of live tables: made, archived and brought back."""
+"""Partitions of live tables: created, archived and attached again."""

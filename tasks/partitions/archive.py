@@ -49,7 +49,7 @@ def archive(site: Site, run: Run, archiving: Archiving) -> Archiving:
     try:
         if archiving.partition.detach_pending:
             _attach_again(site, run, archiving)
-            outcome = replace(outcome, notes=["somebody's DETACH … CONCURRENTLY was finished first"])
+            outcome = replace(outcome, notes=["an interrupted DETACH … CONCURRENTLY was finished first"])
         manifest, was_read_back = take_proven_archive(site, run, archiving)
         outcome = replace(outcome, backup=manifest.id)
         rows, held = compare_with_archive(site, run, archiving, manifest)

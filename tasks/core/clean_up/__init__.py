@@ -1,1 +1,1 @@
-"""Rows past retention: what a clean-up did, and how that is told."""
+"""Rows past retention: the outcome of a clean-up, and its report."""

@@ -1,1 +1,1 @@
-"""Partitions by time: what their bounds say, and what becomes of old ones."""
+"""Partitions by time: their bounds, those to create, and the archiving of old ones."""

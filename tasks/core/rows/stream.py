@@ -90,7 +90,7 @@ def seeing(
 
 
 def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
-    """Say whether a relation has exactly the rows of the base: as many, and none of them younger.
+    """Return whether a relation has exactly the rows of the base: as many, and none of them younger.
 
     Raises:
         psycopg.Error: as stream_relation.
@@ -101,7 +101,7 @@ def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
 
 
 def runs_code(server: Server, job: StreamJob) -> bool:
-    """Say whether a query on a relation would run its owner's code; reading it whole would not."""
+    """Return whether a query on a relation would run its owner's code; a COPY of all rows would not."""
     with reading(server, job) as connection:
         name = {"name": sql.names.quoted_name(job.schema, job.name)}
         return bool(connection.execute(sql.logins.CODE_WHEN_PLANNED, name).fetchall()[0][0])

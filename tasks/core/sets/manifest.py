@@ -80,7 +80,7 @@ class Relation(StoredModel):
     relfilenode: Oid
     columns: list[Name] = Field(max_length=MOST_COLUMNS)
     types: list[TypeName] = Field(
-        default=[], max_length=MOST_COLUMNS, description="the type of each column, qualified; older sets do not say"
+        default=[], max_length=MOST_COLUMNS, description="the type of each column, qualified; older sets: none"
     )
     layout: Label = Field(default="", description="what turns stored bytes into rows; empty if that is not the relation's alone")
     rows: Count
@@ -195,7 +195,7 @@ class Manifest(StoredModel):
     database: DatabaseProperties
     fingerprint: str
     schema_fingerprint: Digest | None = Field(
-        default=None, description="SHA-256 of all that a restore makes but for rows; partial and older sets do not say"
+        default=None, description="SHA-256 of all that a restore creates besides rows; partial and older sets: none"
     )
     relations: list[Relation]
     views: list[View]
@@ -211,9 +211,9 @@ class Manifest(StoredModel):
         default=[], description="table.key of each foreign key with a trigger that is off, which no restore keeps; older sets: none"
     )
     left_out: list[str]
-    by_hand: list[LeftOut] = Field(default=[], description="what is not in it and has to be made by hand; older sets do not say")
+    by_hand: list[LeftOut] = Field(default=[], description="what is not in it and has to be created by hand; older sets: none")
     only_superusers: dict[str, str] = Field(
-        default={}, description="what of it only a superuser can make, with the statements that do; older sets do not say"
+        default={}, description="what of it only a superuser can create, with the statements; older sets: none"
     )
     forgotten_tables: list[str]
     inventory: list[InventoryItem]
