@@ -381,7 +381,7 @@ def test_without_any_set_there_is_one_clear_error(stored: World, backup: str) ->
     shutil.rmtree(stored.store_folder / CONTEXT)
     failed = drill(stored, backup=backup)
     assert isinstance(failed.error, BadInput)
-    assert re.search(f'no (whole )?backup set of context "{CONTEXT}"', str(failed.error))
+    assert re.search(f'no (complete )?backup set of context "{CONTEXT}"', str(failed.error))
     assert failed.report.section("What failed").strip() == f"- {failed.error}"
     assert (failed.record["set"], failed.record["proven"], failed.record["passed"]) == (None, False, False)
     assert databases(stored.target) == set()

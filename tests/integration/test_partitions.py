@@ -94,7 +94,7 @@ def test_rows_in_a_default_partition_are_told_and_moved(world: World) -> None:
                                "SELECT count(*) FROM policy_violations")  # fmt: skip
     digest = "SELECT md5(string_agg(v::text, '' ORDER BY v.id)) FROM policy_violations v"
     before, text = hierarchy(world), ask(world, digest)
-    with pytest.raises(OperationError, match=rf"_rest holds {rows[0]:,} rows of that period; say move_default_rows"):
+    with pytest.raises(OperationError, match=rf"_rest has {rows[0]:,} rows of that period; pass move_default_rows"):
         create(world)
     assert hierarchy(world) == before
     with traffic(world.connect, USERS[:1]) as seen:
