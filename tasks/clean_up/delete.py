@@ -31,10 +31,10 @@ CHANGED = "changed since it was archived, by another session or a deleted row's 
 
 
 class Blocked(Exception):
-    """Other sessions lock rows that a removal needs; it is rolled back, and `tried_keys` has its rows."""
+    """Other sessions lock rows that a removal needs; it is rolled back, and `tried` has its rows."""
 
-    def __init__(self, tried_keys: Removed) -> None:
-        self.tried_keys = tried_keys
+    def __init__(self, tried: Removed) -> None:
+        self.tried = tried
 
 
 def sweep(
@@ -66,7 +66,7 @@ def sweep(
             if size > 1 and failures < PATIENCE:
                 size = max(1, size // 10)
                 continue
-            removed = blocked.tried_keys
+            removed = blocked.tried
         yield removed
         if removed.examined < size:
             return
@@ -120,9 +120,9 @@ def remove(
     except LOCK_ERRORS as error:
         if not removal.done.examined:
             raise
-        blocked = Removed(removal.done.examined, last=removal.done.last)
-        (blocked.unsure if subject.planned else blocked.stays)[BLOCKED_BY_OTHERS] = removal.tried_keys
-        raise Blocked(blocked) from error
+        tried = Removed(removal.done.examined, last=removal.done.last)
+        (tried.unsure if subject.planned else tried.stays)[BLOCKED_BY_OTHERS] = removal.tried_keys
+        raise Blocked(tried) from error
     return removal.done
 
 

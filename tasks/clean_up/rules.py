@@ -115,7 +115,7 @@ def clean_up(site: Site, run: Run, followed: CleanUp) -> None:
 
 def _follow(site: Site, run: Run, clean_up: CleanUp, written: set[tuple[str, str]]) -> bool:
     """Find, archive and delete all old rows; return whether rows that stay may be deleted the next time."""
-    last, has_more, any_gone, may_go = None, True, False, False
+    last, has_more, any_deleted, may_go = None, True, False, False
     # Rows that stayed before are tried again.
     clean_up.stays = {}
     while has_more:
@@ -126,8 +126,8 @@ def _follow(site: Site, run: Run, clean_up: CleanUp, written: set[tuple[str, str
             manifest = archive_rows(site, run, subject, result.deleted)
             removed = delete_archived(site, run, clean_up, manifest, written)
             clean_up.record(Removed(stays=removed.stays))
-            any_gone, may_go = any_gone or counted(removed.deleted) > 0, may_go or removed.may_go
-    return any_gone and may_go
+            any_deleted, may_go = any_deleted or counted(removed.deleted) > 0, may_go or removed.may_go
+    return any_deleted and may_go
 
 
 @step(name="find old rows of {clean_up.rule.table}")
