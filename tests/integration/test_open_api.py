@@ -193,7 +193,7 @@ def test_no_password_goes_to_an_api_that_everybody_reads(bare: World) -> None:
         assert allowed.returncode == 0, allowed.stderr
         assert f"warning: Prefect's API at {beyond} answers without a login: whoever reaches it" in allowed.stderr
         looked = register(bare, beyond, "--check")
-        assert looked.stdout.strip().splitlines()[-1] == "nothing differs" or "nobody is told" in looked.stdout
+        assert looked.stdout.strip().splitlines()[-1] == "nothing differs" or "nobody is notified" in looked.stdout
         assert "warning: Prefect's API" in looked.stderr
 
 

@@ -484,7 +484,7 @@ def test_keys_are_changed(world: World, keys: Keys, others: Keys) -> None:
     moved = world.store_folder.rename(world.folder / "moved")
     there, world.store = world.store["BACKUP_STORE"], {"BACKUP_STORE": str(moved)}
     code, said = sign(world)
-    assert code == 1 and said.count(f"was signed for store {there}, which is another") >= 2
+    assert code == 1 and said.count(f"was signed for store {there}, not for this one") >= 2
     world.extra = others.both | {"BACKUP_SIGNED_FOR": there}
     code, said = sign(world)
     assert code == 0 and "SIGNED: 2 sets signed, 0 were signed already" in said
