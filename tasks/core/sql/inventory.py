@@ -57,12 +57,15 @@ SELECT kind, name, parent, columns, state FROM (
          concat_ws(' | ', CASE WHEN a.attstorage <> t.typstorage THEN
                      format('storage %%s instead of %%s', {_storage("a.attstorage")}, {_storage("t.typstorage")}) END,
                    'compression ' || CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' END,
-                   'statistics ' || nullif(a.attstattarget, -1), 'options ' || a.attoptions::text)
+                   'statistics ' || nullif(a.attstattarget, -1), 'options ' || o.known::text)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
   JOIN pg_type t ON t.oid = a.atttypid
+  -- An extension may keep others here, which differ wherever it keeps them.
+  CROSS JOIN LATERAL (SELECT array_agg(option ORDER BY option) FROM unnest(a.attoptions) AS option
+                      WHERE option LIKE 'n_distinct%%') AS o (known)
   WHERE c.oid = ANY (%(relations)s::oid[]) AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
     AND (a.attstorage <> t.typstorage OR a.attcompression <> '' OR nullif(a.attstattarget, -1) IS NOT NULL
-         OR a.attoptions IS NOT NULL)
+         OR o.known IS NOT NULL)
   UNION ALL
   SELECT 'sequence', format('%%I.%%I', n.nspname, c.relname),
          coalesce((SELECT format('%%s.%%I', d.refobjid::regclass, a.attname) FROM pg_depend d
