@@ -83,7 +83,7 @@ def _refresh(context: str) -> str:
     """Take a differential; return what came of it: whatever it was, the watch has to tell it."""
     try:
         return f"a differential was due: {differential_backup(context)}"
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - whatever failed, the watch goes on and reports it
         get_run_logger().error("a differential was due: %s", error)
         return f"a differential was due, and failed: {' '.join(str(error).split())}"
 

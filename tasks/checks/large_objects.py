@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 
 from tasks.checks.integrity import SAMPLE_ROWS, missing_relations, without_missing
 from tasks.core import sql
-from tasks.core.checks.definition import Check, Finding, Severity, judge
+from tasks.core.checks.definition import Check, Finding, Severity, Verdict, judge
 from tasks.core.context import Context
 from tasks.core.postgres.connection import Connection, Server, encoding_of
 from tasks.core.report.markdown import size
@@ -18,6 +18,7 @@ from tasks.sets.large_objects import fetch_index
 from tasks.store.address import StoreAddress
 
 LARGE_OBJECTS = "large objects of the newest backup"
+CONTENT = "content of large objects"
 # So much one check reads of what they hold, as text, and at least one object; which ones these are, turns with the set.
 MOST_BYTES = 256 << 20
 
@@ -40,15 +41,18 @@ def compare_large_objects(
         connection.execute(sql.session.limit_statements(timeout_seconds))
         there = {int(one["oid"]) for one in large_objects.read_facts(connection, known)}
         chosen = within_budget([known[oid] for oid in sorted(there)], manifest.id, MOST_BYTES)
-        if not large_objects.may_read(connection):
-            chosen = []
+        unread = list[Finding]()
+        if chosen and not large_objects.may_read(connection):
+            grant = sql.large_objects.let_read(connection.info.user).as_string()
+            note = f"not compared: this login may not read them ({grant})"
+            chosen, unread = [], [Finding(CONTENT, Severity.WARNING, Verdict.NOT_RUN, note=note)]
         now = {one.oid: one for one in large_objects.read_objects(connection, [one.oid for one in chosen])}
         lost = {*known} - there | {one.oid for one in chosen if now[one.oid].is_empty and not one.is_empty}
         changed = {one.oid for one in chosen if (one.pages, one.digest) != (now[one.oid].pages, now[one.oid].digest)} - lost
         if lost or changed:
             named = _named(connection, run, database, without_missing(context, missing_relations(connection, context)))
             lost, changed = lost & named, changed & named
-    return [_judge(manifest, [*known.values()], chosen, lost, changed)]
+    return [_judge(manifest, [*known.values()], chosen, lost, changed), *unread]
 
 
 def _named(connection: Connection, run: Run, database: str, context: Context) -> set[int]:
@@ -70,8 +74,8 @@ def _judge(
     read = [one.plain_bytes for one in chosen]
     of_all = size(sum(one.plain_bytes for one in known))
     note = f"{len(known):,} looked for, {len(read):,} of them read ({size(sum(read))} of {of_all})"
-    if len(read) < len(known) - len(lost):
-        note += f", at most {size(MOST_BYTES)} of what this login may read"
+    if 0 < len(read) < len(known) - len(lost):
+        note += f", at most {size(MOST_BYTES)} a check"
     said = [f"{oid} is gone or empty" for oid in sorted(lost)] + [f"{oid} holds something else" for oid in sorted(changed)]
     if said:
         counts = f"{len(lost):,} lost, {len(changed):,} changed"

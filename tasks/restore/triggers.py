@@ -35,6 +35,8 @@ REFUSALS = ("23", "P0001", "P0004")
 REFUSED_BY = {"ExecWithCheckOptions": "a policy", "find_option": "a setting that it wants"}
 # Too long, in the way of others, or more than this server has room for.
 UNKNOWN = ("57014", "55P03", "40", "53")
+# Policies that hold for the owner too: applications see the rows that these let them see, our sessions all or none.
+UNKNOWN_BY = {"check_enable_rls"}
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,21 @@ def _write(
 def _exercise(connection: Connection, table: _Table, event: str, path: str) -> Iterator[Exercise]:
     place = {"schema": table.schema, "name": table.name}
     holding = connection.execute(sql.triggers.WITH_ROWS, place).fetchall()
-    # Planning alone may run what an index is on.
-    with source_path(connection, path):
-        rows = [
-            (schema, name, *row)
-            for schema, name in holding
-            for row in connection.execute(sql.triggers.some_rows(schema, name, ROWS_TRIED)).fetchall()
-        ]
     triggers = table.triggers[event]
+    try:
+        # Planning alone may run what an index is on.
+        with source_path(connection, path):
+            rows = [
+                (schema, name, *row)
+                for schema, name in holding
+                for row in connection.execute(sql.triggers.some_rows(schema, name, ROWS_TRIED)).fetchall()
+            ]
+    except psycopg.Error as error:
+        if connection.broken:
+            raise
+        # As where policies hold for the owner too. The transaction ends here.
+        yield Exercise(table.qualified, event, triggers, Outcome.NOT_TRIED, f"its rows cannot be read: {message_of(error)}")
+        return
     ways = [way for row in rows for way in _ways(table, event, *row)]
     if event == "INSERT" and not rows:
         ways = [_Way([sql.triggers.insert_defaults(table.schema, table.name)])]
@@ -212,8 +221,9 @@ def _try_ways(connection: Connection, table: _Table, path: str, wanted: set[str]
 
 def _judge(tried: _Tried, error: psycopg.Error) -> None:
     """Note whether a rule refused the row, the try was given up, or what was to run cannot."""
-    state, by = error.sqlstate or "", REFUSED_BY.get(error.diag.source_function or "")
-    if state.startswith(UNKNOWN):
+    state, function = error.sqlstate or "", error.diag.source_function or ""
+    by = REFUSED_BY.get(function)
+    if state.startswith(UNKNOWN) or function in UNKNOWN_BY:
         tried.unknown = f"{message_of(error)} ({state})"
     elif state.startswith(REFUSALS) or by:
         tried.refusal = f"by {by or 'a rule of the database'} ({type(error).__name__})"

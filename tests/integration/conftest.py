@@ -145,12 +145,18 @@ def any_version(servers: Servers, prefect_api: str, folder: Path, request: pytes
 
 
 @pytest.fixture
-def old(world: World) -> Iterator[World]:
-    """A database whose years before 2023 have had their time, of which 2021 is gone, and none is held."""
+def resolved(world: World) -> World:
+    """A database without 2021, in which no open violation holds a year."""
     execute(world, "DROP TABLE policy_violations_2021", RESOLVED)
+    return world
+
+
+@pytest.fixture
+def old(resolved: World) -> Iterator[World]:
+    """The same, when of its years 2022 alone is past retention."""
     with pytest.MonkeyPatch.context() as patch:
         at(patch, ONE_YEAR_IS_DUE)
-        yield world
+        yield resolved
 
 
 @pytest.fixture(scope="module")

@@ -382,22 +382,22 @@ def test_bad_input_touches_nothing(old: World) -> None:
 
 
 @long
-def test_long_term_sets_are_no_base_never_latest_and_can_be_restored(old: World) -> None:
+def test_long_term_sets_are_no_base_never_latest_and_can_be_restored(resolved: World) -> None:
     for _ in range(2):
-        assert str(old.run(long_term_backup, "backup_reader")).startswith("STORED: bc-004_violations_")
-    sets_ = sorted(old.store_folder.glob(f"{CONTEXT}/violations/*/*/manifest.json"))
+        assert str(resolved.run(long_term_backup, "backup_reader")).startswith("STORED: bc-004_violations_")
+    sets_ = sorted(resolved.store_folder.glob(f"{CONTEXT}/violations/*/*/manifest.json"))
     assert len(sets_) == 2
     manifest = json.loads(sets_[0].read_bytes())["manifest"]
     assert {one["name"][:18] for one in manifest["relations"]} == {"policy_violations_"}
     with pytest.raises(OperationError, match="no backup set of context"):
-        old.recover()
-    assert "_full_" in old.differential()
-    rows = ask(old, ROWS)
-    execute(old, "DELETE FROM policy_violations WHERE detected_at < '2023-01-01'")
+        resolved.recover()
+    assert "_full_" in resolved.differential()
+    rows = ask(resolved, ROWS)
+    execute(resolved, "DELETE FROM policy_violations WHERE detected_at < '2023-01-01'")
     words = {"dry_run": False, "confirm_database": DATABASE}
-    old.run(table_restore, "backup_restorer", table="policy_violations_2022", backup=manifest["id"], mode="replace", **words)
-    assert ask(old, ROWS) == rows
-    listed = {str(row["kind"]) for row in old.run(list_backups, "backup_reader")}
+    resolved.run(table_restore, "backup_restorer", table="policy_violations_2022", backup=manifest["id"], mode="replace", **words)
+    assert ask(resolved, ROWS) == rows
+    listed = {str(row["kind"]) for row in resolved.run(list_backups, "backup_reader")}
     assert {"long-term", "full", "safety"} <= listed
 
 

@@ -66,8 +66,9 @@ def test_what_others_lost_is_told(world: World) -> None:
     assert "seen, not restored: bc005.notes, bc005.reviews of other contexts" in planned
     assert "bc005.reviews, which refers to public.teams, has no rows" in newest_report(world, "bc-004-restore-plan")
     verdict = restore(world)
-    assert verdict.startswith("RESTORED: ")
-    assert "bc005.notes, bc005.reviews" in verdict
+    assert verdict.startswith("RESTORED, BUT OBJECTS DIFFER: ")
+    assert "1 object (1 of them grave: table of another context bc005.reviews: rows) differ" in verdict
+    assert "seen, not restored: bc005.notes, bc005.reviews of other contexts" in verdict
     assert unlike(before, world.state()) == []
 
 

@@ -261,17 +261,22 @@ def test_a_collation_that_the_server_lacks(world: World, monkeypatch: pytest.Mon
     assert world.recover(context=CONTEXT).startswith("PASS")
 
 
-@long
-@pytest.mark.parametrize("any_version", [15, CONTRIB], ids=["15", "18"], indirect=True)
-def test_an_extension_of_a_database_that_is_recovered_into(any_version: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its schema, which has nothing else of the context, is missing, or is another's, or the extension is in another schema."""
-    world = any_version
+def lose_database_with_extension(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back up a context with an extension in a schema of its own; then its database is new and empty."""
     in_schema = 'CREATE SCHEMA "ex t"; CREATE EXTENSION citext SCHEMA "ex t"; GRANT USAGE ON SCHEMA "ex t" TO PUBLIC'
     surround(world, monkeypatch, AS_ADMINISTRATOR, in_schema, AS_OWNER, 'ALTER TABLE odd.t ADD COLUMN c "ex t".citext')
     backup(world)
     with world.source.connect() as connection:
         connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)".encode())
     world.source.create_database(DATABASE, "consulting_owner")
+
+
+@long
+@pytest.mark.parametrize("any_version", [15, CONTRIB], ids=["15", "18"], indirect=True)
+def test_an_extension_of_a_database_that_is_recovered_into(any_version: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its schema, which has nothing else of the context, is missing, or is another's, or the extension is in another schema."""
+    world = any_version
+    lose_database_with_extension(world, monkeypatch)
     execute(
         world, "CREATE SCHEMA odd AUTHORIZATION consulting_owner", f"REVOKE CREATE ON DATABASE {DATABASE} FROM consulting_owner"
     )
@@ -291,12 +296,7 @@ def test_an_extension_of_a_database_that_is_recovered_into(any_version: World, m
 @pytest.mark.parametrize("any_version", [15, CONTRIB], ids=["15", "18"], indirect=True)
 def test_a_schema_of_an_extension_that_the_loading_login_makes(any_version: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world = any_version
-    in_schema = 'CREATE SCHEMA "ex t"; CREATE EXTENSION citext SCHEMA "ex t"; GRANT USAGE ON SCHEMA "ex t" TO PUBLIC'
-    surround(world, monkeypatch, AS_ADMINISTRATOR, in_schema, AS_OWNER, 'ALTER TABLE odd.t ADD COLUMN c "ex t".citext')
-    backup(world)
-    with world.source.connect() as connection:
-        connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)".encode())
-    world.source.create_database(DATABASE, "consulting_owner")
+    lose_database_with_extension(world, monkeypatch)
     assert world.recover(context=CONTEXT).startswith("PASS")
 
 

@@ -52,7 +52,7 @@ OPEN_INDEX = "DROP INDEX policy_violations_open_idx"
 
 def damages(kind: str, *some: tuple[str, ...]) -> tuple[Damage, ...]:
     """Return damages of a kind: each is its name and its statements."""
-    return tuple(Damage(kind, name, statements) for name, *statements in some)  # type: ignore[misc]
+    return tuple(Damage(kind, damage[0], damage[1:]) for damage in some)
 
 
 DAMAGES = (

@@ -95,6 +95,20 @@ def test_how_grave_and_how_it_is_set_back(
     assert (severity(fact), remedy(fact, ["public.t"], []).how) == (grave, how)
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "how", "statement"),
+    [
+        ("privileges o=CREATE", "privileges ", How.NOT, 'GRANT CREATE ON SCHEMA "s" TO "o";'),
+        ("owner o | comment a | privileges b=CREATE", "owner o | comment a", How.ALTER, 'GRANT CREATE ON SCHEMA "s" TO "b";'),
+        ("owner o | comment privileges x", "owner o", How.ALTER, "COMMENT ON SCHEMA \"s\" IS 'privileges x';"),
+    ],
+)
+def test_what_is_granted_on_a_schema_that_others_use_is_left_to_its_owner(then: str, now: str, how: How, statement: str) -> None:
+    (difference,) = find_differences([item("schema", then, name="s")], [item("schema", now, name="s")], same_major=True)
+    said = remedy(difference, [], [])
+    assert (said.how, said.statement) == (how, statement)
+
+
 def test_a_bound_is_set_back_in_two_statements_whatever_the_table_is_called() -> None:
     state = "owner o | persistence p | bound FOR VALUES FROM ('{}') TO ('9') | replica identity d"
     then, now = (item("table", state.format(one), name='public."p; q"', parent='public."a; b"') for one in ("1", "2"))

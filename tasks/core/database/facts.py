@@ -45,7 +45,8 @@ _PATTERNS = {
     "trigger": rf"(?P<definition>.*?) \| {ENABLED} (?P<enabled>[ODRA]){_END}",
     "rule": rf"(?P<definition>.*) \| {ENABLED} (?P<enabled>[ODRA])",
     "function": rf"{_OWN}( \| (?P<definition>.*?\n.*\n))?{_END}{_GRANTED}",
-    "schema": rf"{_OWN}{_END}{_GRANTED}",
+    # Of a schema that others share, nothing is told but what the context's own roles may do there.
+    "schema": rf"({_OWN}{_END})?((\A| \| ){PRIVILEGES} (?P<privileges>.*))?",
     "sequence": rf"{_OWN} \| (?P<definition>.*?)( \| {OWNED_BY} (?P<owned_by>.*?))?{_GRANTED}",
     "type": rf"{_OWN} \| d \| (?P<definition>.*?)(?P<NOT_NULL> \| {NOT_NULL})?( \| {DEFAULT} (?P<DEFAULT>.*?))?"
     rf"( \| (?P<constraints>\S+ CHECK .*))?",

@@ -23,6 +23,7 @@ ONLY_SUPERUSER = "only a superuser may switch off the triggers of a key"
 
 HOLD_NO_ROWS = frozenset({"constraint", "trigger", "policy", "rule", "index", "view", "statistics"})
 OF_OTHERS = "it is another context's"
+SHARED_SCHEMA = "others use the schema too: its owner decides"
 
 
 def remedy(difference: Difference, own: Collection[str], constraints: Collection[tuple[str, str]]) -> Remedy:
@@ -242,7 +243,9 @@ _GRANT = re.compile(r"(?P<role>.+?)=(?P<privilege>[A-Z]+)(?P<star>\*?)(?: |\Z)",
 
 
 def _of_privileges(difference: Difference, now: InventoryItem) -> Remedy:
-    return _granted(difference, now)
+    granted = _granted(difference, now)
+    is_shared = now.kind == "schema" and facts.OWNER not in facts.facts(now)
+    return Remedy(How.NOT, granted.statement, SHARED_SCHEMA) if is_shared else granted
 
 
 def _granted(difference: Difference, now: InventoryItem, column: str = "") -> Remedy:
