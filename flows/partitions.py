@@ -57,6 +57,7 @@ def archive_partitions(context: str = "bc-004", dry_run: bool = True, confirm_da
         with explained(site.context):
             logins.require_all_rows(site, run)
             due = find_due(site, run, run.started)
+            archive.require_archivable(site, run, due)
             if dry_run:
                 return publish_plan(site, due)
             if due and approval.required_unscheduled(site.context):

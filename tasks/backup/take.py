@@ -1,6 +1,6 @@
 """Taking a backup set: one snapshot, everything stored, and the manifest that commits it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ from tasks.backup.source import Source, check_source, snapshot_facts
 from tasks.core.backup.differential import Base, misfit, parse_block_rows
 from tasks.core.backup.row_loss import archived_since, cleaned_since, losses_between
 from tasks.core.calendar import parse_instant
+from tasks.core.database.objects import InventoryItem
 from tasks.core.errors import BadInput, MovedSnapshot
 from tasks.core.postgres.connection import encoding_of
 from tasks.core.rows.file_blocks import BlockRows
@@ -46,7 +47,8 @@ SNAPSHOT_TRIES = 4
 class Occasion:
     """Why a set is taken: what it is called, until when it must be kept, and whether rows that are gone are meant to be.
 
-    `sort` is the kind, or the name of the long-term job; `only` has the rows to take of each relation, where that is not all.
+    `sort` is the kind, or the name of the long-term job; `only` has the rows to take of each relation, where that is not all;
+    `made` is what a restore makes that the set is taken for.
     """
 
     label: str | None = None
@@ -54,6 +56,7 @@ class Occasion:
     accept_losses: bool = False
     sort: str = Kind.FULL
     only: Mapping[str, RowKeys] | None = None
+    made: Sequence[InventoryItem] = ()
 
 
 def occasion(site: Site, run: Run, label: str | None, keep_until: str | None, *, accept_losses: bool) -> Occasion:
@@ -152,7 +155,9 @@ def _take(
         snapshot.require_held()
     losses = _losses(site, trusted, relations) if trusted else []
     instead = f"{base.manifest.id} is no base: {unfit}" if base and unfit else None
-    said = {"label": why.label, "keep_until": why.keep_until, "losses": losses, "instead": instead, "finished": now()}
+    said = {"label": why.label, "keep_until": why.keep_until, "losses": losses, "instead": instead, "finished": now()} | {
+        "made": list(why.made)
+    }
     manifest = manifest.model_copy(update=said | place)
     # It may have expired before it was held.
     read_base(site.store, manifest)

@@ -170,7 +170,6 @@ def _write(merge: Merge, before: Section, after: Section) -> tuple[int, int, int
     with phases.phase("writing"), triggers_off(merge):
         notes = create(connection, before, made, attach=False)
         loaded, (deleted, updated, inserted) = write_rows(merge)
-        connection.execute(sql.in_place.END_DEFERRED)
     with phases.phase("comparing again"):
         compare_written(merge, loaded)
     with phases.phase("indexes, keys, triggers of what was missing"):

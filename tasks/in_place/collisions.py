@@ -51,13 +51,17 @@ def doubles(merge: Merge, table: Table) -> Iterator[str]:
     """Yield which unique indexes that the set does not have forbid rows of it: those that have the same values."""
     known = {item.name for item in merge.manifest.inventory if item.kind == "index"}
     for index in _indexes(merge, table) if table.is_replaced and table.staged else ():
-        if index.name in known:
+        if index.name in known or _is_dropped(merge, index):
             continue
         if count := sum(row[0] for row in _ask(merge, sql.collisions.count_doubles(table.number, index))):
             yield (
                 f"{count:,} values of {table.name} are in several rows of {merge.manifest.id}, but unique by {index.constraint}, "
                 f"which the set does not have: {_dropped(table, index)}"
             )
+
+
+def _is_dropped(merge: Merge, index: UniqueIndex) -> bool:
+    return any(one.item.kind == "index" and one.item.name == index.name for one in merge.drops)
 
 
 def _dropped(table: Table, index: UniqueIndex) -> str:

@@ -8,7 +8,7 @@ from tasks.core.database.comparison import Difference, with_moved_sequences
 from tasks.core.database.facts import owner_of
 from tasks.core.database.objects import TABLES, InventoryItem
 from tasks.core.in_place.objects import Found, How, ObjectChange, Remedy
-from tasks.core.in_place.remedies import remedy
+from tasks.core.in_place.remedies import drops_made, is_lasting, remedy
 from tasks.core.in_place.request import Mode, Objects
 from tasks.core.postgres.archive_toc import NAMES_OF_KINDS
 from tasks.core.postgres.connection import Connection
@@ -18,6 +18,7 @@ from tasks.database import catalog
 from tasks.database.catalog import Members
 from tasks.database.neighbours import Neighbours
 from tasks.database.views import count_stale
+from tasks.in_place import rights
 from tasks.in_place.session import Merge
 from tasks.sets.differences import Comparison
 
@@ -29,11 +30,15 @@ def find(merge: Merge, members: Members, inventory: Iterable[InventoryItem]) -> 
         merge.connection, merge.manifest, members, [*inventory], merge.path, names, Neighbours.of(merge.site, merge.run)
     )
     new = {one.item.name for one in compared.differences if one.then is None and one.item.kind in TABLES}
-    # What belongs to a new table goes with it.
-    found = [one for one in compared.differences if one.then is not None or one.item.parent not in new]
-    constraints = {(item.parent, item.name) for item in inventory if item.kind == "constraint"}
-    remedies = [(one, _as_rights_allow(merge, one, remedy(one, compared.own, constraints))) for one in found]
-    return [Found(one, how, _is_done(merge, one, how)) for one, how in remedies]
+    made = {item.identity for item in merge.manifest.made}
+    # What belongs to a new table goes with it; keys that a restore made are dropped before it.
+    found = [one for one in compared.differences if one.then is not None or one.item.parent not in new or one.item.identity in made]
+    own, constraints = compared.own, {(item.parent, item.name) for item in inventory if item.kind == "constraint"}
+    hows = [drops_made(one) if one.then is None and one.item.identity in made else remedy(one, own, constraints) for one in found]
+    allowed = [(one, _as_rights_allow(merge, one, how)) for one, how in zip(found, hows, strict=True)]
+    return [
+        Found(one, how, done := _is_done(merge, one, how), done and is_lasting(one, how, own, constraints)) for one, how in allowed
+    ]
 
 
 def find_now(merge: Merge) -> list[Found]:
@@ -48,8 +53,10 @@ def inventory_as_told(connection: Connection, members: Members, manifest: Manife
 
 
 def _as_rights_allow(merge: Merge, difference: Difference, how: Remedy) -> Remedy:
-    """Return how an object is set back; only listed where it belongs to a role that this login is none of."""
-    owner = owner_of(difference.now) if difference.now else ""
+    """Return how an object is set back; only listed where that takes the rights of others."""
+    key, owner = difference.item, owner_of(difference.now) if difference.now else ""
+    if how.how is How.CREATE and key.kind == "constraint" and (grant := rights.references(merge, key)):
+        return Remedy(How.NOT, f"{grant} {how.by_hand}", "the tables' owner may not refer to that table; run as its owner")
     if how.how is How.NOT or not owner:
         return how
     mine = merge.connection.execute(sql.databases.MAY_BECOME, {"names": [owner]}).fetchall()
@@ -86,7 +93,7 @@ def _is_done(merge: Merge, difference: Difference, how: Remedy) -> bool:
             return is_key or (item.kind in NAMES_OF_KINDS and item in merge.missing)
         case How.SWITCH:
             return request.table is None
-        case How.REFRESH | How.ADVANCE:
+        case How.REFRESH | How.ADVANCE | How.DROP:
             return True
         case How.REBUILD:
             return whole

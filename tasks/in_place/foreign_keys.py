@@ -5,6 +5,7 @@ from typing import Any
 
 from tasks.core import sql
 from tasks.core.in_place.plan import Change, Effect, Need
+from tasks.core.sql.names import unquoted
 from tasks.core.sql.staging import Link
 from tasks.database.neighbours import Neighbours
 from tasks.in_place.session import Merge, Table, dicts, lineage
@@ -15,6 +16,8 @@ def find_needs(merge: Merge) -> list[Need]:
     oids = sorted({oid for one in merge.tables for oid in lineage(merge.members, one.member).values()})
     found = list[Need]()
     for key in dicts(merge.connection, sql.key_values.OUTBOUND_KEYS_OF, {"oids": oids}):
+        if merge.is_dropped("constraint", key["table"], unquoted(key["name"])):
+            continue
         merged = [one for one in merge.tables if key["parent"] in lineage(merge.members, one.member).values()]
         if merge.request.table is None and merged and not merge.is_undo:
             # All rows of the set come, and they refer to each other.
@@ -40,7 +43,12 @@ def find_effects(merge: Merge) -> list[Effect]:
     for key in dicts(merge.connection, sql.in_place.INBOUND_KEYS, {"oids": sorted(oids)}):
         # What refers from a table that is written too, is as in the set afterwards, or else the database refuses it, unless the
         # key acts.
-        if key["child"] in whole or (key["child"] in oids and not key["acts_on_delete"] and not key["acts_on_update"]):
+        is_dropped = merge.is_dropped("constraint", key["table"], unquoted(key["name"]))
+        if (
+            is_dropped
+            or key["child"] in whole
+            or (key["child"] in oids and not key["acts_on_delete"] and not key["acts_on_update"])
+        ):
             continue
         hit = [one for one in merge.tables if not one.unchanged and key["parent"] in lineage(merge.members, one.member).values()]
         counts = [_count_referring(merge, key, one) for one in hit]

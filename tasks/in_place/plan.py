@@ -21,13 +21,14 @@ from tasks.core.sql.names import plain_name
 from tasks.database import catalog
 from tasks.database.locks import LOCK_WAIT_SECONDS, patient
 from tasks.database.logins import require_temporary
-from tasks.in_place import collisions, differences, prerequisites
+from tasks.in_place import collisions, differences, prerequisites, rights
 from tasks.in_place.foreign_keys import empty_neighbours, find_effects, find_needs, refused
 from tasks.in_place.large_objects import look_at_large_objects
 from tasks.in_place.objects import said_by_the_set
 from tasks.in_place.selection import choose_children, chosen_rows, names, unknown_keys
 from tasks.in_place.session import Merge, Table, dicts, lineage
 from tasks.in_place.stage import stage, stage_table
+from tasks.in_place.undo import not_undone
 from tasks.run.run import Run
 from tasks.run.site import Site
 from tasks.sets.choose import newest_manifest
@@ -88,6 +89,8 @@ def begin(site: Site, run: Run, staged: StagedSet, request: Request) -> Iterator
             raise BadInput(f"{request.table} is not in {staged.manifest.id}; name another table, or an older or newer set")
         merge.refusals += prerequisites.refusals(merge)
         if not merge.refusals:
+            merge.refusals += map(str, rights.to_read(merge))
+        if not merge.refusals:
             merge.refusals += map(str, prerequisites.obstacles(merge))
         if not merge.refusals:
             with merge.phases.phase("staging"):
@@ -131,14 +134,18 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
     """Compare the live relations with the set; nothing but TEMP tables is written."""
     found, effects = dict[str, Change](), list[Effect]()
     with merge.phases.phase("plan"):
+        merge.found = differences.find(merge, merge.members, merge.inventory)
         if not merge.refusals:
             found |= {table.name: compare(merge, table) for table in merge.tables}
             found |= {one.qualified: Change(one.qualified, 0, one.rows, insert=one.rows) for one in merge.absent}
             # A row that another of the same table refers to, is a change of that one.
             found |= {one.relation: one for one in _include_parents(merge)}
             effects += find_effects(merge)
-            merge.refusals += map(str, prerequisites.row_obstacles(merge, found))
-        merge.found = differences.find(merge, merge.members, merge.inventory)
+            merge.refusals += map(str, prerequisites.held_by_others(merge))
+            if any(one.rows for one in found.values()) or any(one.is_done for one in merge.found):
+                merge.refusals += map(str, rights.to_write(merge))
+            if not merge.refusals:
+                merge.refusals += map(str, prerequisites.row_obstacles(merge, found))
         large = look_at_large_objects(merge).changes
     changes = list(found.values())
     manifest, request = merge.manifest, merge.request
@@ -158,7 +165,9 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
         waiting_seconds=_waiting_seconds(merge, changes), staged_bytes=_staged_bytes(merge), about=merge.about, aside=staged.aside,
         said=[*merge.said, *said_by_the_set(merge)], notes=list(prerequisites.notes(merge)),
         collisions=merge.collisions, skipped=merge.skipped,
-        seen=empty_neighbours(merge, changes),
+        seen=empty_neighbours(merge, changes), not_undone=[] if refusals else [
+            *not_undone(merge), *(f"{one.what}; what is made of it stays" for one in large if one.is_done),
+        ],
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import psycopg
 
 from tasks.core import sql
 from tasks.core.database.facts import BOUND, facts, owner_of
-from tasks.core.database.objects import RELATIONS, TABLES, VIEWS, InventoryItem
+from tasks.core.database.objects import TABLES, VIEWS, InventoryItem
 from tasks.core.in_place.plan import Change, drift
 from tasks.core.in_place.request import Drift, Mode
 from tasks.core.postgres.archive_script import Chunk
@@ -20,13 +20,12 @@ from tasks.core.sql.names import plain_name, quoted, quoted_name, split_name
 from tasks.database import catalog
 from tasks.database.catalog import Member
 from tasks.in_place.objects import missing_chunks
-from tasks.in_place.session import Merge, Section, Table, dicts
+from tasks.in_place.session import Merge, Section, Table, dicts, lineage
 from tasks.restore.grants import may_grant_as
 from tasks.restore.prerequisites import (
     STAGING,
     TABLES_MADE,
     barred_tablespaces,
-    closed_schemas,
     event_triggers,
     few_locks,
     missing_here,
@@ -35,7 +34,6 @@ from tasks.restore.prerequisites import (
 )
 from tasks.restore.unproven import without_unproven_checks
 
-MADE_IN_SCHEMA = RELATIONS | {"function", "type", "statistics"}
 # A row that differs is kept in a TEMP table with what differs and where it is.
 MOST_COLUMNS = 1600 - 2
 
@@ -57,7 +55,6 @@ def refusals(merge: Merge) -> Iterator[str]:
                 f"{table.name} has no primary key, so that mode {table.mode} would bring the old version of a changed row beside "
                 "the new one; restore it with mode replace, or side by side"
             )
-    yield from _rights_to_make(merge, login)
     for item in merge.missing:
         if item.kind in TABLES | VIEWS and catalog.is_there(merge.connection, item.name):
             yield (
@@ -96,16 +93,6 @@ def _taken_names(merge: Merge) -> Iterator[str]:
             )
 
 
-def _rights_to_make(merge: Merge, login: str) -> Iterator[str]:
-    """Yield which schemas nobody may make the missing objects in, neither the login nor who owns them then."""
-    wanted = {(split_name(item.name)[0], owner_of(item) or login) for item in merge.missing if item.kind in MADE_IN_SCHEMA}
-    wanted |= {(schema, login) for schema, _ in wanted}
-    asked = {"schemas": [schema for schema, _ in wanted], "roles": [role for _, role in wanted]}
-    for schema, role in merge.connection.execute(sql.catalog.MAY_NOT_CREATE, asked):
-        remedy = f'GRANT CREATE ON SCHEMA {schema} TO "{role}"'
-        yield f'"{role}" may make nothing in schema {schema}, where objects are missing; run: {remedy}'
-
-
 def drifts(merge: Merge, table: Table) -> Iterator[str]:
     """Yield how a live relation has other columns than the set's, where that is to be refused."""
     if table.relation and merge.request.on_drift is Drift.REFUSE:
@@ -141,8 +128,6 @@ def _of_objects(merge: Merge) -> Iterator[Obstacle]:
     yield from barred_tablespaces(connection, wanted, manifest, merge.site.database)
     yield from missing_here(connection, manifest, extensions)
     yield from uncreatable(connection, manifest.model_copy(update={"extensions": []}), schemas - {""})
-    roles = {one.state.removeprefix("owner ").partition(" | ")[0] for one in merge.missing if one.state.startswith("owner ")}
-    yield from closed_schemas(connection, roles, sorted(schemas - {""}))
 
 
 def _tried(merge: Merge) -> list[psycopg.sql.SQL | psycopg.sql.Composed]:
@@ -164,6 +149,15 @@ def _commands(merge: Merge) -> set[str]:
     found = {*STAGING, *made, *(TABLES_MADE | {"COMMENT", "GRANT", "REVOKE"} if made else ())}
     found |= {"ALTER TABLE"} if _switched(merge) else set()
     return found | ({"REFRESH MATERIALIZED VIEW"} if any(one.materialized for one in merge.manifest.views) else set())
+
+
+def held_by_others(merge: Merge) -> Iterator[Obstacle]:
+    """Yield what needs the tables and views that an undo would drop, and was not made with them."""
+    names = [one.item.name for one in merge.drops if one.item.kind in TABLES | VIEWS]
+    keys = [f"{one.item.parent}.{one.item.name}" for one in merge.drops if one.item.kind == "constraint"]
+    asked = {"names": names, "keys": keys}
+    for name, holder in merge.connection.execute(sql.in_place.HELD_BY, asked).fetchall() if names else ():
+        yield Obstacle(name, f"was made by what is undone and would be dropped, but {holder} needs it", "drop that first")
 
 
 def row_obstacles(merge: Merge, changes: Mapping[str, Change]) -> Iterator[object]:
@@ -227,7 +221,21 @@ def _refused_rows(merge: Merge, table: Table) -> Iterator[Obstacle]:
         for (column,) in defaults:
             if column not in table.columns:
                 connection.execute(sql.prerequisites.allow_null(column))
+        for name in _lifted_checks(merge, table):
+            connection.execute(sql.prerequisites.forget_check(name))
         yield from _breaches(merge, table)
+
+
+def _lifted_checks(merge: Merge, table: Table) -> set[str]:
+    """Return the checks of a table that an undo drops, or takes away for as long as it writes."""
+    tables = lineage(merge.members, table.member)
+    asked = {"oids": [*tables.values()] if merge.is_undo else []}
+    unproven = merge.connection.execute(sql.prerequisites.UNPROVEN_OF_TABLES, asked).fetchall()
+    dropped = [
+        one.item.name for one in merge.drops
+        if one.item.kind == "constraint" and table_of(one.item) in tables and one.item.state.startswith("CHECK")
+    ]  # fmt: skip
+    return {*dropped, *(name for *_, name, definition, _ in unproven if definition.startswith("CHECK"))}
 
 
 def _breaches(merge: Merge, table: Table) -> Iterator[Obstacle]:

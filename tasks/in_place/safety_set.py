@@ -8,6 +8,7 @@ from prefect import get_run_logger
 from tasks.backup.take import Occasion, take_set
 from tasks.core.context import Context
 from tasks.core.errors import OperationError
+from tasks.core.sets.manifest import Scope
 from tasks.core.sets.name import Kind
 from tasks.database.snapshot import position
 from tasks.in_place.repairs import concerned_checks
@@ -23,7 +24,8 @@ def take_safety_set(merge: Merge) -> None:
     with merge.phases.phase("safety set"):
         run = merge.run.another() if merge.safety else merge.run
         site = replace(merge.site, context=_what_is_written(merge))
-        merge.safety = take_set(site, run, merge.source, Occasion(label=f"before {merge.run.title}", sort=Kind.SAFETY))
+        why = Occasion(label=f"before {merge.run.title}", sort=Kind.SAFETY, made=merge.makes)
+        merge.safety = take_set(site, run, merge.source, why)
         if merge.safety.snapshot.incarnation != (here := position(merge.connection)[0].incarnation):
             raise OperationError(
                 f"safety set {merge.safety.id} is of another server than the one that was to be changed ({here}); nothing was "
@@ -45,4 +47,4 @@ def _what_is_written(merge: Merge) -> Context:
         name for name in context.tables
         if f"{context.namespace}.{name}" in written or re.search(rf"\b{re.escape(name)}\b", repairs)
     ]  # fmt: skip
-    return context.model_copy(update={"tables": tables, "views": []})
+    return context.narrowed(Scope(schema=context.namespace, tables=tables))

@@ -159,6 +159,20 @@ class Merge:
         return self.staged.manifest
 
     @property
+    def makes(self) -> list[InventoryItem]:
+        """The objects that are not there and that the restore makes."""
+        return [one.item for one in self.found if one.is_done and one.remedy.how is How.CREATE]
+
+    @property
+    def drops(self) -> list[Found]:
+        """The objects that go because the restore made them that is undone."""
+        return [one for one in self.found if one.remedy.how is How.DROP]
+
+    def is_dropped(self, kind: str, parent: str, name: str) -> bool:
+        """Say whether an object goes by that."""
+        return any(one.item.identity == (kind, parent, name) for one in self.drops)
+
+    @property
     def missing(self) -> list[InventoryItem]:
         """What the set has and the database does not, or will not have because it is dropped to be made again."""
         there = {item.identity for item in self.inventory} - self.made_again

@@ -7,6 +7,7 @@ import psycopg
 from tasks.core import sql
 from tasks.core.database import facts
 from tasks.core.database.comparison import named
+from tasks.core.database.objects import TABLES
 from tasks.core.errors import OperationError, RestoreDiffers
 from tasks.core.in_place.objects import Found, How, ObjectChange
 from tasks.core.in_place.remedies import drops
@@ -18,11 +19,16 @@ from tasks.in_place.objects import dropped_last
 from tasks.in_place.session import Merge
 from tasks.sets.texts import understood_default
 
+# What goes when an undo has written its rows, with all that is of it.
+HOLDERS = TABLES | {"function", "type", "sequence", "schema"}
+
 
 def make_way(merge: Merge) -> None:
     """Drop what is made again, and lift what would refuse rows of the set: a NOT NULL that it does not have, a wrong bound."""
     for item in _dropped(merge):
         _execute(merge, item, drops(item.item))
+    # What forbids rows, or reads them, goes before these come back; what goes with its table is left to that.
+    _settle(merge, [one for one in merge.drops if one.item.kind not in HOLDERS])
     for one in _altered(merge):
         if one.remedy.before:
             _execute(merge, one, one.remedy.before)
@@ -58,13 +64,18 @@ def set_back(merge: Merge) -> None:
     Raises:
         OperationError: an object cannot be set back.
     """
-    left = list(_altered(merge))
+    for one, error in _settle(merge, [*merge.drops, *_altered(merge)]):
+        raise _refused(merge, one, error)
+
+
+def _settle(merge: Merge, left: list[Found]) -> list[tuple[Found, psycopg.Error]]:
+    """Run statements, each again after others as long as that helps; return those that are refused, and why."""
     while left:
         refused = [(one, error) for one in left if (error := _try(merge, one))]
         if len(refused) == len(left):
-            one, error = refused[0]
-            raise _refused(merge, one, error)
+            return refused
         left = [one for one, _ in refused]
+    return []
 
 
 def _try(merge: Merge, one: Found) -> psycopg.Error | None:
@@ -107,6 +118,8 @@ def left_over(merge: Merge) -> list[ObjectChange]:
     """
     missing = {item.identity for item in merge.missing}
     found = differences.find_now(merge)
+    if kept := [named(one.item) for one in found if one.remedy.how is How.DROP]:
+        raise RestoreDiffers(f'database "{merge.site.database}" is as it was: {"; ".join(kept[:10])} could not be dropped')
     if gone := [named(one.item) for one in found if one.difference.now is None and one.item.identity in missing]:
         raise RestoreDiffers(f'database "{merge.site.database}" is as it was: {"; ".join(gone[:10])} could not be made')
     return [_left(one) for one in found if one.remedy.how is not How.REFRESH]

@@ -15,7 +15,7 @@ from tasks.core.rows.digest import RowDigest
 from tasks.core.rows.stream import digest_relation
 from tasks.core.sets.hash_partitions import unlike
 from tasks.core.sets.manifest import Relation
-from tasks.core.sql.names import quoted_name
+from tasks.core.sql.names import plain_name, quoted_name
 from tasks.database.rows import load_rows, reading_job
 from tasks.in_place.plan import compare
 from tasks.in_place.session import Merge, Table, is_unchanged, lineage
@@ -43,8 +43,13 @@ def write_rows(merge: Merge) -> tuple[list[Relation], tuple[int, int, int]]:
     new = [{"name": quoted_name(one.namespace, one.name)} for one in merge.absent]
     oids = [one.member.oid for one in merge.tables if not one.unchanged]
     oids += [merge.connection.execute(sql.partitions.OID_OF, place).fetchall()[0][0] for place in new]
-    with without_unproven_checks(merge.connection, oids, merge.path, of_tables=False):
-        return load_new_relations(merge), write_differences(merge)
+    # What undoes a restore may bring back rows that a table's own checks were never proven of.
+    oids += [oid for one in merge.tables for oid in lineage(merge.members, one.member).values() if merge.is_undo]
+    with without_unproven_checks(merge.connection, oids, merge.path, of_tables=merge.is_undo):
+        written = load_new_relations(merge), write_differences(merge)
+        # No check comes back while keys are still to be looked at.
+        merge.connection.execute(sql.in_place.END_DEFERRED)
+    return written
 
 
 def write_differences(merge: Merge) -> tuple[int, int, int]:
@@ -133,6 +138,7 @@ def compare_written(merge: Merge, loaded: Iterable[Relation]) -> None:
 
 
 def written_relations(merge: Merge) -> list[tuple[str, str]]:
-    """Return the relations whose statistics are old now."""
-    merged = [(one.member.schema, one.member.name) for one in merge.tables if not one.unchanged]
+    """Return the relations whose statistics are old now, but for those that an undo dropped."""
+    dropped = {plain_name(one.item.name) for one in merge.drops}
+    merged = [(one.member.schema, one.member.name) for one in merge.tables if not one.unchanged and one.name not in dropped]
     return merged + [(one.namespace, one.name) for one in merge.absent]

@@ -5,29 +5,32 @@ was read back, and the set was restored once. If a run dies in between, the next
 """
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 
 import psycopg
 from prefect import get_run_logger
 
-from tasks.backup.take import Occasion, take_part
+from tasks.backup.source import require_readable
+from tasks.backup.take import Occasion, require_writable, take_part
 from tasks.core import sql
 from tasks.core.errors import ColdObject, DamagedSet, OperationError, RestoreDiffers
 from tasks.core.partitions.archive import Archiving
-from tasks.core.postgres.connection import Connection
+from tasks.core.postgres.connection import Connection, connect
 from tasks.core.postgres.messages import message_of
 from tasks.core.restore.report import Purpose
 from tasks.core.sets.hash_partitions import differences
 from tasks.core.sets.large_objects import staying
 from tasks.core.sets.manifest import Manifest
 from tasks.core.sets.name import Kind
-from tasks.database.locks import context_lock
+from tasks.database.locks import MAINTENANCE_DATABASE, context_lock
 from tasks.database.rows import reading_job, run_stream
 from tasks.partitions.attach import detach_partition
 from tasks.partitions.due import archive_of, count_rows, find_changes, leaves_of
 from tasks.partitions.tables import PartitionedTable, read_table
 from tasks.partitions.transaction import at_once, session
 from tasks.restore.new_database import Recovery
+from tasks.restore.target import require_right_to_create
 from tasks.run import progress
 from tasks.run.run import Run, step
 from tasks.run.site import Site, find_drill_server
@@ -36,6 +39,20 @@ from tasks.sets.listing import list_sets
 from tasks.sets.manifest import name_of
 from tasks.sets.marks import mark, remember_damage
 from tasks.sets.upload import cool, missing_class
+
+
+def require_archivable(site: Site, run: Run, due: Iterable[Archiving]) -> None:
+    """Find out before a plan promises it whether partitions could be copied, and the copies be restored and compared.
+
+    Raises:
+        BadInput: this login may not read what that needs, or make a database; or the store takes no set.
+    """
+    if all(one.problem for one in due):
+        return
+    require_readable(site, run, read_others=False)
+    require_writable(site, run, Kind.ARCHIVE)
+    with connect(find_drill_server(run.context), MAINTENANCE_DATABASE, run.title) as connection:
+        require_right_to_create(connection)
 
 
 def archive(site: Site, run: Run, archiving: Archiving) -> Archiving:

@@ -86,7 +86,7 @@ def check_target(
         with gathered(found):
             _require_large_objects(connection, manifest)
         with gathered(found):
-            _require_right_to_create(connection, creating=not exists)
+            require_right_to_create(connection, creating=not exists)
         with gathered(found):
             loader = find_loader(server, run, owners(manifest), only_superusers=manifest.only_superusers)
         with gathered(found):
@@ -207,7 +207,12 @@ def _require_large_objects(connection: Connection, manifest: Manifest) -> None:
         )
 
 
-def _require_right_to_create(connection: Connection, *, creating: bool) -> None:
+def require_right_to_create(connection: Connection, *, creating: bool = True) -> None:
+    """Refuse a login that may make no databases, where some are to be made.
+
+    Raises:
+        BadInput: it may not.
+    """
     superuser, createdb, *_ = connection.execute(sql.databases.MY_RIGHTS).fetchall()[0]
     if not creating or superuser or createdb:
         return

@@ -107,7 +107,7 @@ class Comparison:
         if self.manifest.only is None:
             return now
         tables = {plain_name(item.name) for item in self.manifest.inventory if item.kind in TABLES}
-        known = {item.identity for item in then}
+        known = {item.identity for item in [*then, *self.manifest.made]}
         return [item for item in now if item.identity in known or (table_of(item) in tables and not foreign_key_of(item.state))]
 
     def _sequences_behind(self, then: Iterable[InventoryItem]) -> Iterator[Difference]:

@@ -8,10 +8,10 @@ from flows.restore import full_restore, table_restore
 from flows.retention import clean_up_old_data
 from tasks.core.errors import BadInput, OperationError
 from tests.support.damages import OTHERS
-from tests.support.database import ask, count, execute, unlike
+from tests.support.database import ask, execute, unlike
 from tests.support.example import DATABASE
 from tests.support.reports import newest_report
-from tests.support.restores import plan, restore, safety_sets, undo
+from tests.support.restores import plan, restore, undo
 from tests.support.world import World
 
 long = pytest.mark.long
@@ -51,7 +51,9 @@ def test_nothing_is_planned_where_what_is_missing_cannot_be_made(world: World) -
     world.backup()
     execute(world, "DROP TABLE policy_scopes", "REVOKE CREATE ON SCHEMA public FROM consulting_owner, PUBLIC",
             "ALTER SCHEMA public OWNER TO postgres")  # fmt: skip
-    with pytest.raises(OperationError, match=r"may make nothing in schema public.*GRANT CREATE ON SCHEMA public TO"):
+    with pytest.raises(
+        OperationError, match=r"schema public gives .* no CREATE.*GRANT CREATE ON SCHEMA public TO consulting_owner"
+    ):
         plan(world)
 
 
@@ -70,27 +72,6 @@ def test_what_others_lost_is_told(world: World) -> None:
     assert "1 object (1 of them grave: table of another context bc005.reviews: rows) differ" in verdict
     assert "seen, not restored: bc005.notes, bc005.reviews of other contexts" in verdict
     assert unlike(before, world.state()) == []
-
-
-@long
-def test_what_undoes_a_restore_that_removed_orphans(world: World) -> None:
-    world.backup()
-    execute(
-        world, "ALTER TABLE policy_scopes DROP CONSTRAINT policy_scopes_policy_fkey",
-        "INSERT INTO policy_scopes (policy_id, target_type, target_id, status) "
-        "SELECT gen_random_uuid(), 'team', gen_random_uuid(), 'active' FROM generate_series(1, 7)",
-    )  # fmt: skip
-    damaged = count(world, "policy_scopes")
-    assert restore(world).startswith("RESTORED: ")
-    back = count(world, "policy_scopes")
-    assert back == damaged - 7
-    with pytest.raises(OperationError, match=r"policy_scopes needs 7 rows .*DROP CONSTRAINT policy_scopes_policy_fkey"):
-        undo(world)
-    assert count(world, "policy_scopes") == back
-    execute(world, "ALTER TABLE policy_scopes DROP CONSTRAINT policy_scopes_policy_fkey")
-    (safety,) = safety_sets(world)
-    assert "7 inserted" in restore(world, backup=safety)
-    assert count(world, "policy_scopes") == damaged
 
 
 @long

@@ -67,7 +67,12 @@ def undo(world: World, context: str = CONTEXT) -> list[str]:
     text = newest_report(world, f"{context}-restore").partition("## To undo it")[2].split("```")[1]
     about = list[str]()
     for line in text.replace("\\\n", " ").strip().splitlines():
-        program, _, module, name, *words = shlex.split(line)
+        program, *words = shlex.split(line)
+        if program == "psql":
+            with world.connect() as connection:
+                connection.execute(words[words.index("-c") + 1].encode())
+            continue
+        _, module, name, *words = words
         assert (program, module) == ("python", "flows.restore")
         said = {key[2:].replace("-", "_"): value for key, value in zip(words[::2], words[1::2], strict=True)}
         world.run({"table_restore": table_restore, "full_restore": full_restore}[name], "backup_restorer", **said)

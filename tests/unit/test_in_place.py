@@ -103,7 +103,12 @@ def test_nothing_differs_only_where_nothing_does() -> None:
 
 def test_reports() -> None:
     made = ObjectChange("index public.i is missing", Severity.WARNING, Remedy(How.CREATE), is_done=True)
-    planned = plan(Change("public.t", 4, 3, 1, 2, 2), objects=[made], effects=[Effect("k", "x", "CASCADE", 1)])
+    gone = ObjectChange("index public.j was not in the source", Severity.WARNING, Remedy(How.DROP), is_done=True)
+    lasts = "index public.k: INVALID was [], is [yes]; it stays built again"
+    change, effect = Change("public.t", 4, 3, 1, 2, 2), Effect("k", "x", "CASCADE", 1)
+    planned = plan(change, objects=[made, gone], effects=[effect], not_undone=[lasts])
+    assert "1 object to create, 1 object to drop: " in plan_verdict(planned)
+    assert plan_verdict(planned).endswith("; an undo would not bring back 1 of the things it changes, see the report")
     text = plan_report(planned, ZONE, "the command")
     assert "the command" in text
     assert "- index public.i" in text
@@ -112,6 +117,8 @@ def test_reports() -> None:
     done = merged_report(planned, Merged(1, 2, 2, [made], 0.5, {"writing": 0.4}, "the undo", planned.changes, ["a view"]))
     assert done.startswith("# RESTORED\n")
     assert "the undo" in done
+    assert lasts in done
+    assert lasts in text
     assert "- a view" in done
 
 

@@ -9,7 +9,7 @@ from tasks.core.database.facts import facts
 from tasks.core.database.objects import InventoryItem
 from tasks.core.database.settings import SETTING
 from tasks.core.in_place.objects import How, severity
-from tasks.core.in_place.remedies import remedy
+from tasks.core.in_place.remedies import drops_made, is_lasting, remedy
 
 TABLE = (
     "owner o | persistence p | bound FOR VALUES FROM ('a') TO ('b') | replica identity d | comment it's | x | privileges o=SELECT"
@@ -107,6 +107,35 @@ def test_what_is_granted_on_a_schema_that_others_use_is_left_to_its_owner(then: 
     (difference,) = find_differences([item("schema", then, name="s")], [item("schema", now, name="s")], same_major=True)
     said = remedy(difference, [], [])
     assert (said.how, said.statement) == (how, statement)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "lasting"),
+    [
+        (item("index", "CREATE INDEX i"), item("index", "CREATE INDEX i | INVALID"), True),
+        (item("function", "owner o | CREATE x\ny\n"), item("function", "owner o | CREATE x\nz\n"), False),
+        (item("trigger", "CREATE x | enabled O", parent="public.t"), None, False),
+    ],
+)  # fmt: skip
+def test_what_no_undo_sets_back(then: InventoryItem, now: InventoryItem | None, lasting: bool) -> None:
+    fact = find_differences([then], [now], same_major=True)[0] if now else Difference(then, now)
+    assert is_lasting(fact, remedy(fact, ["public.t"], []), ["public.t"], []) is lasting
+
+
+@pytest.mark.parametrize(
+    ("made", "statement"),
+    [
+        (
+            item("constraint", "CHECK (true)", name="c d", parent="public.t"),
+            'ALTER TABLE IF EXISTS public.t DROP CONSTRAINT IF EXISTS "c d";',
+        ),
+        (item("trigger", "CREATE x | enabled O", name="x", parent="public.t"), 'DROP TRIGGER IF EXISTS "x" ON public.t;'),
+        (item("partitioned table", TABLE, name="public.t"), "DROP TABLE IF EXISTS public.t;"),
+        (item("function", "owner o", name="public.f(integer)"), "DROP ROUTINE IF EXISTS public.f(integer);"),
+    ],
+)
+def test_what_a_restore_made_is_dropped(made: InventoryItem, statement: str) -> None:
+    assert drops_made(Difference(None, made)).statement == statement
 
 
 def test_a_bound_is_set_back_in_two_statements_whatever_the_table_is_called() -> None:

@@ -104,6 +104,7 @@ SAMPLES: dict[Callable[..., Composable], list[tuple[tuple[Any, ...], dict[str, A
     sql.key_values.create_key_table: [(("s", "t", ["a"]), {})],
     sql.key_values.absent_values: [(("s", "t", 0, KEY, ("1", "2")), {})],
     sql.key_values.needed_values: [((0, ("s", "t"), LINK, ("s", "u"), [1]), {})],
+    sql.key_values.orphans_to_go: [((0, ("s", "t"), LINK, ("s", "u")), {})],
     sql.rows.copy_rows_in: [(("s", "t", ["a"], "UTF8"), {})],
     sql.checks.offending_rows: [((QUERY, 5), {})],
     sql.views.refresh_view: [(("s", "v"), {"concurrently": True})],

@@ -23,6 +23,7 @@ class How(StrEnum):
     CREATE = "created"
     REBUILD = "built again"
     ADVANCE = "advanced"
+    DROP = "dropped"
     NOT = "left"
 
 
@@ -66,6 +67,8 @@ class Found:
     difference: Difference
     remedy: Remedy
     is_done: bool
+    # Set back for good: an undo does not make it again what it is now.
+    is_lasting: bool = False
 
     @property
     def item(self) -> InventoryItem:

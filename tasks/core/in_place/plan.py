@@ -136,6 +136,8 @@ class MergePlan:
     not_compared: str = ""
     # What of others' tables was seen and is not restored.
     seen: Sequence[str] = ()
+    # What would stay as it is made, and rows that would come back only after something else, if it were undone.
+    not_undone: Sequence[str] = ()
 
     @property
     def rows(self) -> tuple[int, int, int]:

@@ -38,9 +38,9 @@ def remedy(difference: Difference, own: Collection[str], constraints: Collection
     if difference.item.kind in OF_KINDS:
         return OF_KINDS[difference.item.kind](difference)
     if difference.item.kind == "constraint" and difference.item.parent not in own:
-        return Remedy(How.NOT, _made(then) if then else "", OF_OTHERS)
+        return Remedy(How.NOT, made(then) if then else "", OF_OTHERS)
     if now is None:
-        return Remedy(How.CREATE, _made(difference.item))
+        return Remedy(How.CREATE, made(difference.item))
     if then is None:
         return Remedy(How.NOT, _gone_by_hand(difference.item), NEVER_DROPPED)
     if difference.fact.startswith("column "):
@@ -66,11 +66,13 @@ def word_of(item: InventoryItem) -> SQL:
     return SQL(words.get(item.kind, item.kind.upper()))
 
 
-def drops(item: InventoryItem) -> str:
-    """Return the statement that drops what is made again."""
+def drops(item: InventoryItem, *, if_exists: bool = False) -> str:
+    """Return the statement that drops an object; what may go with another is dropped if it exists."""
+    exists = SQL("IF EXISTS " if if_exists else "")
     if item.kind == "constraint":
-        return spelled("ALTER TABLE {} DROP CONSTRAINT {}", SQL(item.parent), Identifier(item.name))
-    return spelled("DROP {} {}", word_of(item), name_of(item))
+        statement = "ALTER TABLE {2}{0} DROP CONSTRAINT {2}{1}"
+        return spelled(statement, SQL(item.parent), Identifier(item.name), exists)
+    return spelled("DROP {} {}{}", word_of(item), exists, name_of(item))
 
 
 def _gone_by_hand(item: InventoryItem) -> str:
@@ -84,7 +86,20 @@ def _gone_by_hand(item: InventoryItem) -> str:
     return drops(item) if item.kind in HOLD_NO_ROWS else ""
 
 
-def _made(item: InventoryItem) -> str:
+def drops_made(difference: Difference) -> Remedy:
+    """Return how an object goes that a restore made, when that restore is undone."""
+    return Remedy(How.DROP, drops(difference.item, if_exists=True))
+
+
+def is_lasting(difference: Difference, how: Remedy, own: Collection[str], constraints: Collection[tuple[str, str]]) -> bool:
+    """Say whether what is done about a difference is there for good: nothing would set the object back to what it is now."""
+    if how.how in {How.CREATE, How.NOT, How.DROP, How.ADVANCE}:
+        return how.how is How.ADVANCE
+    back = Difference(difference.now, difference.then, difference.fact, difference.becomes, difference.was)
+    return remedy(back, own, constraints).how is How.NOT
+
+
+def made(item: InventoryItem) -> str:
     """Return the statement that makes an object, as its definition says; nothing where that does not stand in an inventory."""
     definition = facts.facts(item).get(facts.DEFINITION, "").strip()
     if item.kind == "constraint":
@@ -98,14 +113,14 @@ def _of_definition(then: InventoryItem, now: InventoryItem, constraints: Collect
     if now.kind == "sequence":
         return of_sequence(then, now)
     if now.kind in {"function", "view"}:
-        return Remedy(How.REPLACE, _made(then).replace("CREATE VIEW ", "CREATE OR REPLACE VIEW ", 1))
+        return Remedy(How.REPLACE, made(then).replace("CREATE VIEW ", "CREATE OR REPLACE VIEW ", 1))
     of_key = now.kind == "index" and (now.parent, split_name(now.name)[1]) in constraints
     if of_key or facts.facts(now).get(facts.ATTACHED):
         return Remedy(How.NOT, "", "it goes with the constraint, or with the index of the whole table, that it is of")
     if now.kind == "constraint" and now.state.startswith(("PRIMARY KEY", "UNIQUE")) and (now.parent, now.name) in constraints:
-        return Remedy(How.NOT, f"{drops(now)} {_made(then)}", "keys of other tables may refer to it")
+        return Remedy(How.NOT, f"{drops(now)} {made(then)}", "keys of other tables may refer to it")
     if now.kind in {"index", "constraint", "trigger", "rule", "policy", "statistics", "materialized view"}:
-        return Remedy(How.ANEW, f"{drops(now)} {_made(then)}".strip())
+        return Remedy(How.ANEW, f"{drops(now)} {made(then)}".strip())
     return Remedy(How.NOT, "", "what it is made of is migrated, not restored")
 
 

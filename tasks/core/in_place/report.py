@@ -21,19 +21,27 @@ def plan_verdict(plan: MergePlan) -> str:
     touched = sum(bool(change.rows) for change in plan.changes)
     what = (
         f"{inserts:,} rows to insert, {updates:,} to update, {deletes:,} to delete in {touched} relations"
-        f"{_done(plan.done, 'to create', 'to set back')}: {plan.aim}"
+        f"{_done(plan.done, 'to create', 'to set back', 'to drop')}: {plan.aim}"
     )
     if plan.refusals:
         return f"REFUSED, nothing touched: {'; '.join(plan.refusals[:5])}"
     nothing = "nothing is to be done" if plan.left or plan.skipped else NOTHING[bool(plan.not_compared)]
     left = f"; {objects_left(plan.left)} and would be left" if plan.left else ""
     left += f"; skipped: {', '.join(collisions_told(plan.skipped))}" if plan.skipped else ""
-    return f"PLANNED, nothing touched: {nothing if plan.is_empty else what}{left}{_seen_told(plan)}{plan.caution}"
+    return f"PLANNED, nothing touched: {nothing if plan.is_empty else what}{left}{_seen_told(plan)}{_lasting(plan)}{plan.caution}"
 
 
-def _done(done: Sequence[ObjectChange], made: str, altered: str) -> str:
-    new = sum(one.remedy.how is How.CREATE for one in done)
-    counts = (new, made), (len(done) - new, altered)
+def _lasting(plan: MergePlan) -> str:
+    return (
+        f"; an undo would not bring back {len(plan.not_undone):,} of the things it changes, see the report"
+        if plan.not_undone
+        else ""
+    )
+
+
+def _done(done: Sequence[ObjectChange], made: str, altered: str, dropped: str) -> str:
+    new, gone = (sum(one.remedy.how is how for one in done) for how in (How.CREATE, How.DROP))
+    counts = (new, made), (gone, dropped), (len(done) - new - gone, altered)
     return "".join(f", {several(count, OBJECT)} {word}" for count, word in counts if count)
 
 
@@ -91,6 +99,7 @@ def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
     parts = [
         headline(plan_verdict(plan)), section("Why not", plan.refusals), table(["what", "value"], facts) + "\n",
         _changes(plan.changes), section("Objects to create or set back", [one.line for one in plan.done]),
+        section("What an undo would not bring back", plan.not_undone),
         section("Triggers to switch", plan.triggers),
         section("Objects that differ and are left as they are", [one.line for one in plan.left]),
         section("Rows in the way", [one.line for one in plan.collisions]),
@@ -130,7 +139,7 @@ def change_rows(changes: Iterable[Change]) -> list[dict[str, object]]:
 
 def merged_verdict(plan: MergePlan, merged: Merged) -> str:
     """Return the one line that says what was done."""
-    created = _done(merged.created, "created", "set back")
+    created = _done(merged.created, "created", "set back", "dropped")
     left = f", {objects_left(merged.left)} and were left" if merged.left else ""
     rows = plan.about or f'the rows of database "{plan.database}" are those of {plan.backup}'
     skipped = f", skipped: {', '.join(collisions_told(merged.skipped))}" if merged.skipped else ""
@@ -149,6 +158,7 @@ def merged_report(plan: MergePlan, merged: Merged) -> str:
         headline(merged_verdict(plan, merged)), f"## To undo it\n\n```\n{merged.undo}\n```\n",
         "It makes the tables that were written, or the rows of them that it names, what they were before: rows that came since go. "
         "Without its last line it only plans.\n",
+        section("What that does not bring back", plan.not_undone),
         _changes(merged.changes),
         section("Created or set back", [one.line for one in merged.created]),
         section("Mended afterwards, to agree with it", merged.repaired),

@@ -221,6 +221,9 @@ class Manifest(StoredModel):
         default=1, description="2 tells what columns have of their own (storage, targets of statistics …), too; older sets: 1"
     )
     extension_versions: dict[Name, Label] = Field(default={}, description="older sets do not say")
+    made: list[InventoryItem] = Field(
+        default=[], description="of a safety set, what the restore made that it was taken for: what undoes that drops these"
+    )
     schema_archive: StoredObject
     schema_list: StoredObject
     context_files: list[StoredObject]
@@ -253,6 +256,8 @@ class Manifest(StoredModel):
             raise ValueError(f"id {self.id} is not the id of a {self.kind} set of {self.context}")
         if self.base is not None and (self.kind is not Kind.DIFFERENTIAL or not self.base.startswith(f"{self.context}_")):
             raise ValueError(f"base {self.base} cannot be the base of a {self.kind} set of {self.context}")
+        if self.made and self.kind is not Kind.SAFETY:
+            raise ValueError(f"a {self.kind} set names what a restore made")
         if max(self.rows, self.bytes, sum(self.plain_bytes.values())) > MOST:
             raise ValueError("rows, bytes or plain_bytes add up to more than any set has")
         if bool(self.large_objects and self.large_objects.objects) != bool(self.large_object_index):

@@ -173,10 +173,5 @@ MISSING_RELATIONS = SQL(
        WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                          WHERE n.nspname = %(schema)s AND c.relname = name AND c.relkind IN ('r', 'p', 'm', 'v')) ORDER BY 1"""
 )
-MAY_NOT_CREATE = SQL(
-    """SELECT DISTINCT quote_ident(n.nspname), r.rolname FROM unnest(%(schemas)s::text[], %(roles)s::text[]) AS asked (schema, role)
-       JOIN pg_namespace n ON n.nspname = asked.schema JOIN pg_roles r ON r.rolname = asked.role
-       WHERE NOT has_schema_privilege(r.oid, n.oid, 'CREATE') ORDER BY 1, 2"""
-)
 TYPE_IS_THERE = SQL("SELECT to_regtype(%(name)s) IS NOT NULL")
 RELATION_IS_THERE = SQL("SELECT pg_catalog.to_regclass(%(name)s) IS NOT NULL")

@@ -178,6 +178,16 @@ REFERRING_TABLES = SQL(
        SELECT r.oid::regclass::text, string_agg(DISTINCT r.referred::regclass::text, ', ') FROM referring r
        JOIN pg_class c ON c.oid = r.oid AND NOT c.relispartition GROUP BY 1 ORDER BY 1"""
 )
+# What needs some tables and views and is none of them, nor one of some keys, given as table.name.
+HELD_BY = SQL(
+    """SELECT DISTINCT c.oid::regclass::text, pg_describe_object(d.classid, d.objid, 0)
+       FROM pg_class c JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.deptype = 'n'
+       LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+       LEFT JOIN pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
+       CROSS JOIN LATERAL (SELECT coalesce(r.ev_class, nullif(k.conrelid, 0))::regclass::text AS name) AS holder
+       WHERE c.oid::regclass::text = ANY (%(names)s::text[]) AND holder.name <> ALL (%(names)s::text[])
+         AND format('%%s.%%s', holder.name, k.conname) <> ALL (%(keys)s::text[]) ORDER BY 1, 2"""
+)
 # By name: this login may not be allowed to look into the other context's schema.
 TABLES_THERE = SQL("SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND oid::regclass::text = ANY (%(names)s)")
 # Indexes that no dump has; one of a partitioned table becomes valid with those of its partitions.

@@ -6,7 +6,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from tasks.core.sql.names import column_list
 from tasks.core.sql.source_path import under_source_path
-from tasks.core.sql.staging import DIFFERENCE, EQUAL, PLACE, STAGED, WHAT, Link, any_of, as_written, temp
+from tasks.core.sql.staging import DIFFERENCE, EQUAL, PLACE, STAGED, UNEQUAL, WHAT, Link, any_of, as_written, temp
 
 # Of a foreign key k: its columns, those that they refer to, and by what operators the two are equal.
 ENDS = """(SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
@@ -142,6 +142,21 @@ def needed_values(
     ).format(
         SQL(", ").join(SQL("d.{}::pg_catalog.text").format(Identifier(one)) for one in columns), temp(DIFFERENCE, number),
         _is_written("d"), present, Identifier(*parent), same, coming, WHAT, SQL(EQUAL), stays,
+    )  # fmt: skip
+
+
+@under_source_path
+def orphans_to_go(number: int, table: tuple[str, str], key: Link, parent: tuple[str, str]) -> Composed:
+    """Count the rows to delete, or to let refer to another row, that refer to none."""
+    present = SQL(" AND ").join(SQL("t.{} IS NOT NULL").format(Identifier(one)) for one in key.columns)
+    now, then = (SQL(", ").join(SQL("{}.{}").format(SQL(alias), Identifier(one)) for one in key.columns) for alias in ("t", "d"))
+    return SQL(
+        "SELECT pg_catalog.count(*) FROM ONLY {table} AS t JOIN {difference} AS d ON d.{place} {equal} t.ctid WHERE {present} AND "
+        "(d.{what} {equal} 'D' OR ROW({now})::pg_catalog.text {unequal} ROW({then})::pg_catalog.text) "
+        "AND NOT EXISTS (SELECT FROM {parent} AS p WHERE {same})"
+    ).format(
+        table=Identifier(*table), difference=temp(DIFFERENCE, number), place=PLACE, present=present, what=WHAT, now=now, then=then,
+        parent=Identifier(*parent), same=key.refers(Identifier("t"), Identifier("p")), equal=SQL(EQUAL), unequal=SQL(UNEQUAL),
     )  # fmt: skip
 
 
