@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from tasks.core import sql
 from tasks.core.checks.definition import Severity
 from tasks.core.database.comparison import Difference, with_moved_sequences
-from tasks.core.database.facts import owner_of
+from tasks.core.database.facts import NOT_NULL, NOT_VALID, owner_of
 from tasks.core.database.objects import TABLES, InventoryItem
 from tasks.core.in_place.objects import Found, How, ObjectChange, Remedy
 from tasks.core.in_place.remedies import drops_made, is_lasting, remedy
 from tasks.core.in_place.request import Mode, Objects
-from tasks.core.postgres.archive_toc import NAMES_OF_KINDS
+from tasks.core.postgres.archive_toc import NAMES_OF_KINDS, table_of
 from tasks.core.postgres.connection import Connection
 from tasks.core.sets.manifest import Manifest
 from tasks.core.sql.names import unquoted
@@ -52,11 +52,30 @@ def inventory_as_told(connection: Connection, members: Members, manifest: Manife
     return with_moved_sequences(manifest.inventory, catalog.read_inventory(connection, members, manifest.inventory))
 
 
+def _asks_rows(merge: Merge, difference: Difference, how: Remedy) -> bool:
+    """Say whether rows that the restore leaves may break what it would create or set back.
+
+    Keys to other contexts are tried at last, and stay to be done where rows do.
+    """
+    item, fact = difference.item, difference.fact
+    if table_of(item) in {one.qualified for one in merge.absent} or (item.parent, item.name) in _to_others(merge):
+        return False
+    if fact.endswith(NOT_NULL):
+        return merge.leaves_rows and bool(difference.was)
+    return merge.may_break(item) and (how.how in {How.CREATE, How.ANEW} or fact == NOT_VALID)
+
+
+def _to_others(merge: Merge) -> set[tuple[str, str]]:
+    return {(key.table, unquoted(key.name)) for key in merge.manifest.outbound_keys}
+
+
 def _as_rights_allow(merge: Merge, difference: Difference, how: Remedy) -> Remedy:
     """Return how an object is set back; only listed where that takes the rights of others."""
     key, owner = difference.item, owner_of(difference.now) if difference.now else ""
     if how.how is How.CREATE and key.kind == "constraint" and (grant := rights.references(merge, key)):
         return Remedy(How.NOT, f"{grant} {how.by_hand}", "the tables' owner may not refer to that table; run as its owner")
+    if how.how is not How.NOT and _asks_rows(merge, difference, how):
+        return Remedy(How.NOT, how.by_hand, "rows that this leaves may break it: restore with mode replace, or run")
     if how.how is How.NOT or not owner:
         return how
     mine = merge.connection.execute(sql.databases.MAY_BECOME, {"names": [owner]}).fetchall()
@@ -84,12 +103,11 @@ def _is_done(merge: Merge, difference: Difference, how: Remedy) -> bool:
     """Say whether this restore sets an object back."""
     item, request = difference.item, merge.request
     whole = request.table is None or (request.mode is Mode.REPLACE and request.keys is None)
-    to_others = {(key.table, unquoted(key.name)) for key in merge.manifest.outbound_keys}
     match how.how:
         case How.NOT:
             return False
         case How.CREATE:
-            is_key = item.kind == "constraint" and (item.parent, item.name) in to_others
+            is_key = item.kind == "constraint" and (item.parent, item.name) in _to_others(merge)
             return is_key or (item.kind in NAMES_OF_KINDS and item in merge.missing)
         case How.SWITCH:
             return request.table is None

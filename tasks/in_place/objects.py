@@ -182,7 +182,7 @@ def said_by_the_set(merge: Merge) -> Iterator[str]:
     for item, definition in _missing_checks(merge):
         yield f"check {item.name} of {item.parent}: {definition}"
     there = {(key.table, key.name) for key in catalog.read_outbound_keys(merge.connection, merge.members)}
-    for key in _keys_to_make(merge):
+    for key in keys_to_make(merge):
         if (key.table, key.name) not in there:
             yield f"foreign key {key.name} of {key.table}: {key.definition}"
 
@@ -193,7 +193,7 @@ def finish(merge: Merge) -> list[str]:
     Raises:
         OperationError: a key was dropped to be made again, and cannot be.
     """
-    keys = _keys_to_make(merge)
+    keys = keys_to_make(merge)
     again = {item.identity: item for item in dropped_last(merge)}
     for item in again.values():
         merge.connection.execute(sql.staging.as_written(drops(item)))
@@ -217,7 +217,7 @@ def dropped_last(merge: Merge) -> list[InventoryItem]:
     ]  # fmt: skip
 
 
-def _keys_to_make(merge: Merge) -> list[ForeignKey]:
+def keys_to_make(merge: Merge) -> list[ForeignKey]:
     """Return the keys to other contexts, and of one table that was dropped those of our other tables that went with it."""
     keys = [key for key in merge.manifest.outbound_keys if plain_name(key.table) in merge.names]
     if merge.request.table is None or not merge.absent:

@@ -161,7 +161,9 @@ class Merge:
     @property
     def makes(self) -> list[InventoryItem]:
         """The objects that are not there and that the restore makes."""
-        return [one.item for one in self.found if one.is_done and one.remedy.how is How.CREATE]
+        told = [one.item for one in self.found if one.is_done and one.remedy.how is How.CREATE]
+        again, known = self.made_again, {item.identity for item in told}
+        return [*told, *(one for one in self.missing if one.identity not in known | again)]
 
     @property
     def drops(self) -> list[Found]:
@@ -182,7 +184,9 @@ class Merge:
             return gone
         # Of one table: what belongs to a table or partition that was dropped; what else is gone is told.
         if self.request.objects is Objects.RESTORE and not self.absent:
-            return [item for item in gone if self.is_about(item) or item.identity in self.made_again]
+            about = [one for one in gone if one.identity in self.made_again or (self.is_about(one) and not self.may_break(one))]
+            called = " ".join(item.state for item in about if item.kind == "trigger")
+            return [*about, *(one for one in gone if one.kind == "function" and f" {one.name.partition('(')[0]}(" in called)]
         tables = {plain_name(item.name) for item in gone if item.kind in TABLES} & self.names
         if not tables or self.request.keys is not None:
             return []
@@ -204,6 +208,15 @@ class Merge:
             if item.kind == "index" and (item.parent in dropped or facts(item).get(ATTACHED) in dropped)
         ]  # fmt: skip
         return {item.identity for item in (*chosen, *with_them)}
+
+    @property
+    def leaves_rows(self) -> bool:
+        """Whether rows of the tables that are asked for may stay although the set has others."""
+        return self.request.table is not None and (self.request.mode is not Mode.REPLACE or self.request.keys is not None)
+
+    def may_break(self, item: InventoryItem) -> bool:
+        """Say whether rows that stay may break what an object asks of rows."""
+        return self.leaves_rows and (item.kind == "constraint" or item.state.startswith("CREATE UNIQUE INDEX"))
 
     def _reads_absent(self, view: InventoryItem) -> bool:
         tables = {name.partition(".")[2] for one in self.absent for name in (one.qualified, one.parent or "")} - {""}

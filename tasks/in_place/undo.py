@@ -9,6 +9,7 @@ from tasks.core.database.objects import TABLES, VIEWS
 from tasks.core.in_place.remedies import drops
 from tasks.core.in_place.request import Drift, KeyValue, Mode, Request
 from tasks.core.sql.staging import Link
+from tasks.in_place.objects import keys_to_make
 from tasks.in_place.session import Merge, Table, dicts, lineage
 
 
@@ -41,7 +42,7 @@ def without_keys(merge: Merge, undo: str) -> str:
 def _drops(merge: Merge) -> Iterator[str]:
     """Yield what drops tables that are made as a whole: first the keys of other tables to them, and their views."""
     made = {item.name: item.parent for item in merge.missing if item.kind in TABLES}
-    yield from (drops(item) for item in merge.makes if item.kind == "constraint" and item.parent not in made)
+    yield from (sql.staging.drop_constraint(key.table, key.name) for key in keys_to_make(merge) if key.table not in made)
     yield from reversed([drops(item) for item in merge.missing if item.kind in VIEWS])
     # Together, as they may refer to each other.
     yield f"DROP TABLE {', '.join(name for name, parent in made.items() if parent not in made)};"

@@ -73,7 +73,7 @@ class Comparison:
 
     def _is_told(self, item: InventoryItem) -> bool:
         is_inbound = item.kind == "constraint" and item.parent not in self.own
-        return self._is_about(table_of(item)) or is_inbound
+        return self._is_about(table_of(item)) or is_inbound or item.identity in {one.identity for one in self.manifest.made}
 
     def _with_what_no_dump_has(self, inventory: Iterable[InventoryItem]) -> list[InventoryItem]:
         connection, members = self.connection, self.members

@@ -58,6 +58,9 @@ def judge(world: World, damage: Before, mode: str, **more: Any) -> None:
         assert "REFUSED, nothing touched" in str(error)
         assert damaged.differences(world.state()) == []
         return
+    if "## To undo it" not in newest_report(world):
+        assert damaged.differences(world.state()) == []
+        return
     restored, report = world.state(), newest_report(world, "bc-004-restore-plan")
     said = report.partition("## What an undo would not bring back")[2].partition("##")[0]
     assert damage.left in said if said else (mode, more.get("objects")) != ("in place", "restore") or not damage.left

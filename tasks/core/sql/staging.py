@@ -227,6 +227,11 @@ def create_like(name: str, parent: str, owner: str, partition_key: str = "", *, 
     )
 
 
+def drop_constraint(table: str, name: str) -> str:
+    """Return what drops a constraint that may not be there, with names as SQL writes them."""
+    return f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name};"
+
+
 def add_constraint(table: str, name: str, definition: str) -> SQL:
     """Add a check, spelled as the catalogue or a manifest does."""
     return SQL(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
