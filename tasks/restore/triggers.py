@@ -48,6 +48,7 @@ class _Table:
     key_columns: list[str]
     defaults: list[str]
     triggers: dict[str, list[str]]
+    owners_lack_rights: bool
 
     @property
     def qualified(self) -> str:
@@ -98,7 +99,8 @@ def _tables(connection: Connection, oids: list[int]) -> list[_Table]:
         events[schema, name].setdefault("INSERT", [])
         for event in fires_on:
             events[schema, name].setdefault(event, []).append(trigger)
-    return [_Table(*key, *columns[key], triggers) for key, triggers in events.items()]
+    (owners_lack_rights,) = connection.execute(sql.triggers.OWNERS_LACK_RIGHTS, {"oids": oids}).fetchall()[0]
+    return [_Table(*key, *columns[key], triggers, owners_lack_rights) for key, triggers in events.items()]
 
 
 def _write(
@@ -206,7 +208,7 @@ def _try_ways(connection: Connection, table: _Table, path: str, wanted: set[str]
             if connection.broken:
                 raise
             if is_ready:
-                _judge(tried, error)
+                _judge(tried, error, table)
             else:
                 tried.obstacle = f"the row cannot be had: {message_of(error)}"
             if tried.failure or tried.unknown:
@@ -219,11 +221,13 @@ def _try_ways(connection: Connection, table: _Table, path: str, wanted: set[str]
     return tried
 
 
-def _judge(tried: _Tried, error: psycopg.Error) -> None:
+def _judge(tried: _Tried, error: psycopg.Error, table: _Table) -> None:
     """Note whether a rule refused the row, the try was given up, or what was to run cannot."""
     state, function = error.sqlstate or "", error.diag.source_function or ""
     by = REFUSED_BY.get(function)
-    if state.startswith(UNKNOWN) or function in UNKNOWN_BY:
+    # A right that an owner lacks, as in the backup, lacks whoever writes in his name, and the keys that act in it.
+    is_denied = function == "aclcheck_error" and table.owners_lack_rights
+    if state.startswith(UNKNOWN) or function in UNKNOWN_BY or is_denied:
         tried.unknown = f"{message_of(error)} ({state})"
     elif state.startswith(REFUSALS) or by:
         tried.refusal = f"by {by or 'a rule of the database'} ({type(error).__name__})"

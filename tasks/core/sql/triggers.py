@@ -43,6 +43,14 @@ WRITTEN_TABLES = SQL(
        ORDER BY n.nspname, c.relname, t.tgname"""
 )
 
+# Whether an owner took rights on a table from himself.
+OWNERS_LACK_RIGHTS = SQL(
+    """SELECT EXISTS (
+         SELECT FROM pg_class c CROSS JOIN unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS right_of (privilege)
+         WHERE c.oid = ANY (%(oids)s::oid[]) AND c.relkind IN ('r', 'p')
+           AND NOT has_table_privilege(c.relowner, c.oid, privilege))"""
+)
+
 # Extensions of which functions do what no transaction takes back.
 ACTING_OUTSIDE = [
     "adminpack", "amqp", "aws_lambda", "aws_s3", "dblink", "http", "jdbc_fdw", "kafka_fdw", "mysql_fdw", "oracle_fdw", "orafce",
