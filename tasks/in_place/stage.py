@@ -27,15 +27,17 @@ def _move_misplaced(merge: Merge) -> list[str]:
     found = list[str]()
     for table in {*merge.divided.values()}:
         partitions = [one for one in merge.tables if one.staged and merge.divided.get(one.name) == table]
-        bounds: dict[int, str] = dict(
-            merge.connection.execute(sql.staging.BOUNDS, {"oids": [one.member.oid for one in partitions]}).fetchall()
-        )
+        asked = {"oids": [partition.member.oid for partition in partitions]}
+        belongs = {
+            oid: sql.staging.belonging(bound, domains)
+            for oid, bound, domains in merge.connection.execute(sql.staging.BOUNDS, asked)
+        }
         for one in partitions:
-            merge.connection.execute(sql.staging.take_misplaced(one.number, bounds[one.member.oid]))
+            merge.connection.execute(sql.staging.take_misplaced(one.number, belongs[one.member.oid]))
             left = merge.connection.execute(sql.staging.COUNT_MISPLACED).fetchall()[0][0]
             columns = one.relation.columns if one.relation else list(one.member.columns)
             for other in partitions if left else []:
-                give = sql.staging.give_misplaced(other.number, columns, bounds[other.member.oid])
+                give = sql.staging.give_misplaced(other.number, columns, belongs[other.member.oid])
                 left -= merge.connection.execute(give).rowcount
             merge.connection.execute(sql.staging.DROP_MISPLACED)
             if left:

@@ -30,6 +30,11 @@ SCHEMAS = {
         "CREATE TABLE t_rest PARTITION OF t DEFAULT", *(one.format("t_v") for one in PARTITIONS), f"INSERT INTO t {ROWS}",
         "INSERT INTO t SELECT n, 'a', 'w' FROM generate_series(1, 7) AS n",
     ],
+    "by a domain too": [
+        "CREATE DOMAIN word AS text",
+        "CREATE TABLE t (id int, k kind, v word, PRIMARY KEY (id, k, v)) PARTITION BY HASH (k, v)",
+        *(one.format("t") for one in PARTITIONS), f"INSERT INTO t {ROWS}",
+    ],
     "without a key": ["CREATE TABLE t (id int, k kind[], v text) PARTITION BY HASH (k)", *(one.format("t") for one in PARTITIONS),
                       f"INSERT INTO t SELECT id, ARRAY[k], v FROM ({ROWS}) AS made (id, k, v)"],
 }  # fmt: skip

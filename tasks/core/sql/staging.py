@@ -112,26 +112,40 @@ def create_staging(
     )
 
 
-# By what condition rows belong to partitions.
-BOUNDS = SQL("SELECT oid::bigint, pg_get_partition_constraintdef(oid) FROM unnest(%(oids)s::oid[]) AS oid")
+# By what condition rows belong to partitions, and which columns of partition keys are of domains, with these.
+BOUNDS = SQL(
+    """SELECT oid::bigint, pg_get_partition_constraintdef(oid), (
+         SELECT coalesce(json_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)), '{}')
+         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid AND t.typtype = 'd'
+         WHERE a.attrelid = p.oid AND a.attname IN (
+           SELECT k.attname FROM pg_partition_ancestors(p.oid) o JOIN pg_partitioned_table d ON d.partrelid = o.relid
+           JOIN pg_attribute k ON k.attrelid = d.partrelid AND k.attnum = ANY (d.partattrs)))
+       FROM unnest(%(oids)s::oid[]) AS p (oid)"""
+)
 _MISPLACED = Identifier("pg_temp", "misplaced")
 COUNT_MISPLACED = SQL("SELECT count(*) FROM {}").format(_MISPLACED)
 DROP_MISPLACED = SQL("DROP TABLE {}").format(_MISPLACED)
 
 
-def take_misplaced(number: int, bound: str) -> Composed:
+def belonging(bound: str, domains: Mapping[str, str]) -> Composed:
+    """Return the condition by which a staged row belongs to a partition; staged are base types, and a hash is of its very type."""
+    if not domains:
+        return SQL("({})").format(as_written(bound))
+    typed = SQL(", ").join(SQL("{0}::{1} AS {0}").format(Identifier(name), as_written(kind)) for name, kind in domains.items())
+    return SQL("(SELECT {} FROM (SELECT {}) AS typed)").format(as_written(bound), typed)
+
+
+def take_misplaced(number: int, belongs: Composed) -> Composed:
     """Take the staged rows of a partition that do not belong to it into a table of their own."""
     return SQL(
-        "CREATE TEMP TABLE misplaced AS SELECT * FROM {0} WHERE ({1}) IS NOT TRUE; DELETE FROM {0} WHERE ({1}) IS NOT TRUE"
-    ).format(temp(STAGED, number), as_written(bound))
+        "CREATE TEMP TABLE misplaced AS SELECT * FROM {0} WHERE {1} IS NOT TRUE; DELETE FROM {0} WHERE {1} IS NOT TRUE"
+    ).format(temp(STAGED, number), belongs)
 
 
-def give_misplaced(number: int, columns: Sequence[str], bound: str) -> Composed:
+def give_misplaced(number: int, columns: Sequence[str], belongs: Composed) -> Composed:
     """Give those of them that belong to a partition to its staged rows."""
     chosen = SQL(", ").join(map(Identifier, columns))
-    return SQL("INSERT INTO {} ({}) SELECT {} FROM {} WHERE {}").format(
-        temp(STAGED, number), chosen, chosen, _MISPLACED, as_written(bound)
-    )
+    return SQL("INSERT INTO {} ({}) SELECT {} FROM {} WHERE {}").format(temp(STAGED, number), chosen, chosen, _MISPLACED, belongs)
 
 
 def staging_place(number: int) -> tuple[str, str]:
