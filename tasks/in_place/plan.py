@@ -12,10 +12,12 @@ from tasks.backup.source import check_source
 from tasks.backup.take import require_writable
 from tasks.core import sql
 from tasks.core.calendar import is_instant
+from tasks.core.database.objects import TABLES
 from tasks.core.errors import BadInput
 from tasks.core.in_place.plan import Change, Effect, MergePlan, Need, trigger_states
 from tasks.core.in_place.request import Mode, Request
 from tasks.core.postgres.connection import connect
+from tasks.core.sets.left_out import chores, in_short
 from tasks.core.sets.name import Kind
 from tasks.core.sql.names import plain_name
 from tasks.database import catalog
@@ -150,6 +152,7 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
     changes = list(found.values())
     manifest, request = merge.manifest, merge.request
     in_the_way = [*collisions.refused(merge), *(line for table in merge.tables for line in collisions.doubles(merge, table))]
+    makes_tables = any(item.kind in TABLES for item in merge.missing)
     refusals = [*merge.refusals, *refused(effects, accept_effects=request.accept_effects), *in_the_way]
     return MergePlan(
         manifest.id, manifest.snapshot.instant, merge.site.database, changes,
@@ -165,7 +168,8 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
         waiting_seconds=_waiting_seconds(merge, changes), staged_bytes=_staged_bytes(merge), about=merge.about, aside=staged.aside,
         said=[*merge.said, *said_by_the_set(merge)], notes=list(prerequisites.notes(merge)),
         collisions=merge.collisions, skipped=merge.skipped,
-        seen=empty_neighbours(merge, changes), not_undone=[] if refusals else [
+        seen=empty_neighbours(merge, changes), not_in_set=in_short(manifest) if makes_tables else "",
+        chores=chores(manifest) if makes_tables else [], not_undone=[] if refusals else [
             *not_undone(merge), *(f"{one.what}; what is made of it stays" for one in large if one.is_done),
         ],
     )  # fmt: skip

@@ -136,6 +136,9 @@ class MergePlan:
     not_compared: str = ""
     # What of others' tables was seen and is not restored.
     seen: Sequence[str] = ()
+    # Where a table is made again: what the set has not of what may have gone with it, in short and as tasks for a person.
+    not_in_set: str = ""
+    chores: Sequence[str] = ()
     # What would stay as it is made, and rows that would come back only after something else, if it were undone.
     not_undone: Sequence[str] = ()
 

@@ -28,7 +28,12 @@ def plan_verdict(plan: MergePlan) -> str:
     nothing = "nothing is to be done" if plan.left or plan.skipped else NOTHING[bool(plan.not_compared)]
     left = f"; {objects_left(plan.left)} and would be left" if plan.left else ""
     left += f"; skipped: {', '.join(collisions_told(plan.skipped))}" if plan.skipped else ""
-    return f"PLANNED, nothing touched: {nothing if plan.is_empty else what}{left}{_seen_told(plan)}{_lasting(plan)}{plan.caution}"
+    left += f"{_seen_told(plan)}{_not_in_set(plan)}{_lasting(plan)}"
+    return f"PLANNED, nothing touched: {nothing if plan.is_empty else what}{left}{plan.caution}"
+
+
+def _not_in_set(plan: MergePlan) -> str:
+    return f"; {plan.not_in_set}" if plan.not_in_set else ""
 
 
 def _lasting(plan: MergePlan) -> str:
@@ -107,6 +112,7 @@ def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
         section("Said by the set alone", plan.said),
         section("Worth knowing before", plan.notes),
         section("Keys of other contexts", [one.line for one in plan.effects]),
+        section("What is not in the set", plan.chores),
         _seen(plan), section("Who holds locks now", plan.holders), section("Passed over", plan.passed_over),
         "" if plan.refusals or plan.is_empty or not command else f"## To carry it out\n\n```\n{command}\n```\n",
     ]  # fmt: skip
@@ -147,7 +153,7 @@ def merged_verdict(plan: MergePlan, merged: Merged) -> str:
     return (
         f"{word}: {rows}: {merged.inserted:,} inserted, {merged.updated:,} updated, "
         f"{merged.deleted:,} deleted{skipped}{created}{left}; writers waited {duration(merged.locked_seconds)}"
-        f"{_seen_told(plan)}{plan.caution}"
+        f"{_seen_told(plan)}{_not_in_set(plan)}{plan.caution}"
     )
 
 
@@ -166,7 +172,10 @@ def merged_report(plan: MergePlan, merged: Merged) -> str:
         section("Keys of other contexts", [one.line for one in plan.effects]), _seen(plan),
         section("Passed over", plan.passed_over), "## Phases\n\n" + table(["phase", "time"], phases, (1,)) + "\n",
         section("Still to do: rows that were skipped", [one.line for one in merged.skipped]), _left(merged.left),
-        section("What a human still has to do", merged.notes, "" if merged.left or merged.skipped else "Nothing.\n"),
+        section("Still to do: what is not in the set, and may have gone with a table", plan.chores),
+        section(
+            "What a human still has to do", merged.notes, "" if merged.left or merged.skipped or plan.chores else "Nothing.\n"
+        ),
     ]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
