@@ -304,7 +304,7 @@ def test_a_copy_that_writes_into_the_same_store(lab: World, machine: Machine) ->
         assert f"{of_staging} is SET ASIDE: two servers write here" in said
 
         # Production is right.
-        assert "of the sets numbered 2 to 4 those of the server started" in adopt(lab)
+        assert "of the sets numbered 2 to 4 only those of the server started" in adopt(lab)
         assert states(lab) == ["differential stored", "full stored", "full set aside", "full decoded"]
         assert recovered(lab).startswith("production: ")
         purpose(lab, "production later")
@@ -345,7 +345,7 @@ def test_a_promoted_standby_and_its_former_primary(world: World) -> None:
             world.backup()
         assert states(world) == ["full set aside", "differential set aside", "full set aside", "full stored"]
         said = adopt(world, standby)
-        assert "of the sets numbered 2 to 4 those of the server started" in said
+        assert "of the sets numbered 2 to 4 only those of the server started" in said
         assert states(world) == ["full set aside", "differential stored", "full stored", "full stored"]
         assert recovered(world).startswith("promoted later: ")
 

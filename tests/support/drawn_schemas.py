@@ -25,6 +25,9 @@ from tests.support.variants import EVERY_VARIANT
 from tests.support.whole_database import Whole, whole
 from tests.support.world import World
 
+THERE_ALREADY = (
+    psycopg.errors.DuplicateObject, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateFunction, psycopg.errors.DuplicateSchema,
+)  # fmt: skip
 ROLE = 'Rolle "zufällig"'
 DATABASE = "zufällig"
 CONTEXT = "bc-902"
@@ -125,6 +128,13 @@ class Drawn:
                 connection.execute(statement.encode())
         if self.manifest().outbound_keys:
             assert self.world.recover(context=CONTEXT, resume="constraints").startswith("PASS")
+
+    def make_what_went(self) -> None:
+        """Make in the database what the set has by its statements only, as far as it went with what was dropped."""
+        with self.world.connect() as connection:
+            for left_out in self.manifest().by_hand:
+                with contextlib.suppress(*THERE_ALREADY):
+                    connection.execute(left_out.statements.encode())
 
 
 @contextlib.contextmanager

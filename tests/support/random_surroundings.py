@@ -441,8 +441,13 @@ def default_privileges(g: Ground) -> Piece:
 
 
 def publications(g: Ground) -> Piece:
-    name, table, schema = g.bare(), g.spelled(g.table().name), ident(g.schema.namespace)
-    what = g.one("FOR ALL TABLES", f"FOR TABLE {table}", f"FOR TABLES IN SCHEMA {schema}", f"FOR TABLE {table} WHERE (true)")
+    name, chosen, schema = g.bare(), g.table(), ident(g.schema.namespace)
+    table = g.spelled(chosen.name)
+    # Of a partitioned table rows are filtered by the root alone.
+    rooted = " WITH (publish_via_partition_root)" if chosen.by else ""
+    what = g.one(
+        "FOR ALL TABLES", f"FOR TABLE {table}", f"FOR TABLES IN SCHEMA {schema}", f"FOR TABLE {table} WHERE (true){rooted}"
+    )
     if any(one.unlogged for one in g.schema.tables):
         what = "FOR ALL TABLES"
     return Piece(last=(f"CREATE PUBLICATION {name} {what}", *g.comment(f"PUBLICATION {name}")))
