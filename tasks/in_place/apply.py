@@ -33,7 +33,8 @@ from tasks.in_place.session import Merge, Section, has_rows, is_as_compared, is_
 from tasks.in_place.set_back import left_over, make_way, set_back
 from tasks.in_place.stage import stage
 from tasks.in_place.undo import undo_all, undo_of, without_keys
-from tasks.in_place.write import compare_written, triggers_off, write_rows, written_relations
+from tasks.in_place.write import compare_written, made_tables, triggers_off, write_rows, written_relations
+from tasks.restore.database import unforced_tables
 from tasks.run.retries import again_on
 from tasks.run.run import Run, step
 from tasks.run.site import Site
@@ -167,23 +168,26 @@ def _write(merge: Merge, before: Section, after: Section) -> tuple[int, int, int
     """Write rows, and make what is missing before and after them; return rows deleted, updated and inserted, and what to tell."""
     connection, phases, made = merge.connection, merge.phases, set[int]()
     make_way(merge)
-    with phases.phase("writing"), triggers_off(merge):
+    with phases.phase("writing"):
         notes = create(connection, before, made, attach=False)
-        loaded, (deleted, updated, inserted) = write_rows(merge)
-    with phases.phase("comparing again"):
-        compare_written(merge, loaded)
-    with phases.phase("indexes, keys, triggers of what was missing"):
-        connection.execute(sql.session.SORT_IN_MEMORY)
-        notes += create(connection, after, made, attach=False)
-    with phases.phase("attaching, keys to other contexts, sequences"):
-        make_checks(merge)
-        # A partition that got another bound is attached before its indexes are.
-        set_back(merge)
-        for section in (before, after):
-            notes += create(connection, section, made, attach=True)
-        notes += finish(merge)
-        for one in own_sequences(merge):
-            connection.execute(sql.sequences.advance_sequence(one.namespace, one.name, one.last_value, called=one.is_called))
+    # Of tables made here alone: those that are there with policies that bind their owner are refused beforehand.
+    with unforced_tables(connection, made_tables(merge)):
+        with phases.phase("writing"), triggers_off(merge):
+            loaded, (deleted, updated, inserted) = write_rows(merge)
+        with phases.phase("comparing again"):
+            compare_written(merge, loaded)
+        with phases.phase("indexes, keys, triggers of what was missing"):
+            connection.execute(sql.session.SORT_IN_MEMORY)
+            notes += create(connection, after, made, attach=False)
+        with phases.phase("attaching, keys to other contexts, sequences"):
+            make_checks(merge)
+            # A partition that got another bound is attached before its indexes are.
+            set_back(merge)
+            for section in (before, after):
+                notes += create(connection, section, made, attach=True)
+            notes += finish(merge)
+            for one in own_sequences(merge):
+                connection.execute(sql.sequences.advance_sequence(one.namespace, one.name, one.last_value, called=one.is_called))
     return deleted, updated, inserted + sum(one.rows for one in loaded), notes
 
 

@@ -35,14 +35,19 @@ def triggers_off(merge: Merge) -> Iterator[None]:
         merge.connection.execute(sql.triggers.switch_trigger(schema, table, trigger, wanted.get((spelled, trigger)) or words))
 
 
+def made_tables(merge: Merge) -> list[int]:
+    """Return the OIDs of the tables that this restore has made."""
+    names = [{"name": quoted_name(relation.namespace, relation.name)} for relation in merge.absent]
+    return [merge.connection.execute(sql.partitions.OID_OF, name).fetchall()[0][0] for name in names]
+
+
 def write_rows(merge: Merge) -> tuple[list[Relation], tuple[int, int, int]]:
     """Load the relations that were missing, and write every difference; return those, and rows deleted, updated and inserted.
 
     Rows may be older than checks of domains that are NOT VALID.
     """
-    new = [{"name": quoted_name(one.namespace, one.name)} for one in merge.absent]
     oids = [one.member.oid for one in merge.tables if not one.unchanged]
-    oids += [merge.connection.execute(sql.partitions.OID_OF, place).fetchall()[0][0] for place in new]
+    oids += made_tables(merge)
     # What undoes a restore may bring back rows that a table's own checks were never proven of.
     oids += [oid for one in merge.tables for oid in lineage(merge.members, one.member).values() if merge.is_undo]
     with without_unproven_checks(merge.connection, oids, merge.path, of_tables=merge.is_undo):

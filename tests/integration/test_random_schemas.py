@@ -73,6 +73,7 @@ def is_restored_in_place(servers: TwoServers, schema: Schema, done: Changes) -> 
             connection.execute(sql.SQL("GRANT TEMPORARY ON DATABASE {} TO backup_restorer").format(sql.Identifier(DATABASE)))
         before = drawn.state(servers.source)
         drawn.world.backup(context=CONTEXT)
+        manifest = drawn.manifest()
         drawn.change(done)
         damaged = drawn.state(servers.source)
         try:
@@ -91,7 +92,7 @@ def is_restored_in_place(servers: TwoServers, schema: Schema, done: Changes) -> 
         else:
             event(f"in place: {said.split(':')[0]}")
             if "not in it" in said:
-                drawn.make_what_went()
+                drawn.make_what_went(manifest)
             before.assert_equal(drawn.state(servers.source))
 
 

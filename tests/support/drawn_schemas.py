@@ -129,10 +129,10 @@ class Drawn:
         if self.manifest().outbound_keys:
             assert self.world.recover(context=CONTEXT, resume="constraints").startswith("PASS")
 
-    def make_what_went(self) -> None:
-        """Make in the database what the set has by its statements only, as far as it went with what was dropped."""
+    def make_what_went(self, manifest: Manifest) -> None:
+        """Make in the database what a set has by its statements only, as far as it went with what was dropped."""
         with self.world.connect() as connection:
-            for left_out in self.manifest().by_hand:
+            for left_out in manifest.by_hand:
                 with contextlib.suppress(*THERE_ALREADY):
                     connection.execute(left_out.statements.encode())
 
