@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: install demo up test test-slice test-long test-random reliability check clean
+.PHONY: install demo up test test-slice test-long test-random coverage reliability check clean
 
 install: $(INSTALLED)
 
@@ -37,6 +37,12 @@ N ?= 300
 test-random: install
 	RANDOM_SCHEMAS=$(N) $(BIN)/python -m pytest -m long $(if $(SEED),--hypothesis-seed=$(SEED)) tests/integration/test_random_schemas.py
 
+# Branches that no test takes: of the quick tests, with LONG=1 of the long ones, with TESTS=… of these files alone.
+TESTS ?= tests
+coverage: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m $(if $(LONG),long,'not long') \
+	  --cov --cov-report=term --cov-report=html:.local/coverage $(TESTS)
+
 # Writes the table of docs/reliability.md anew; two at a time.
 reliability: install
 	WRITE_RELIABILITY=1 EVERY_VARIANT=1 $(BIN)/python -m pytest -n 2 --dist load tests/integration/test_damages.py
@@ -49,4 +55,4 @@ check: install
 	$(BIN)/python -m deployments.schema
 
 clean:
-	rm -rf .venv .local .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .local .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
