@@ -34,8 +34,9 @@ from tests.support.restores import DAMAGE
 from tests.support.servers import databases
 from tests.support.world import World
 
-README, RUNBOOK, JAPANESE, ARCHITECTURE, MIGRATION = DOCUMENTS = (
-    "README.md", "docs/runbook.md", "docs/runbook.ja.md", "docs/architecture.md", "docs/migration.md",
+README, PRODUCTION, FLOWS, TOOLS, RUNBOOK, JAPANESE, ARCHITECTURE, MIGRATION, CONTRIBUTING = DOCUMENTS = (
+    "README.md", "docs/production.md", "docs/flows.md", "docs/stock-tools.md", "docs/runbook.md", "docs/runbook.ja.md",
+    "docs/architecture.md", "docs/migration.md", "CONTRIBUTING.md",
 )  # fmt: skip
 BLOCK = re.compile(r"^ *```(?:sh|bash)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 FENCED = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
@@ -52,13 +53,22 @@ ELSEWHERE = {
     # They ask at a terminal, or are the operating system's own.
     r"psql -d postgres -c '\password backup_reader' -c '\password backup_restorer' -c '\password backup_loader'": (
         "tests/support/servers.py", "allow_backup_logins("),
-    "sudo systemctl enable --now prefect-server": (README, "/etc/systemd/system/prefect-server.service"),
-    "sudo systemctl enable --now backup-worker": (README, "/etc/systemd/system/backup-worker.service"),
+    **dict.fromkeys((
+        "sudo useradd --system --create-home --shell /bin/bash consulting-backup",
+        "sudo install -d -o consulting-backup -g consulting-backup /opt/consulting-tool-backup",
+        "sudo install -d -m 700 -o consulting-backup -g consulting-backup /etc/consulting-tool-backup",
+    ), (PRODUCTION, "User=consulting-backup\n")),
+    **dict.fromkeys((
+        'git clone "${REPOSITORY:?the address of this repository}" /opt/consulting-tool-backup', "cd /opt/consulting-tool-backup",
+    ), (PRODUCTION, "WorkingDirectory=/opt/consulting-tool-backup\n")),
+    "python3 -m venv .venv": ("Makefile", "-m venv .venv\n"),
+    "sudo systemctl enable --now prefect-server": (PRODUCTION, "/etc/systemd/system/prefect-server.service"),
+    "sudo systemctl enable --now backup-worker": (PRODUCTION, "/etc/systemd/system/backup-worker.service"),
     "python -m deployments.register --notify slack-webhook/operators": ("tests/integration/test_server.py", '"--notify"'),
     "python -m deployments.register --check": ("tests/integration/test_server.py", '"--check"'),
     'SET=${SET:?the downloaded folder of the set} NEW=${NEW:?the name of the database to make}': (
-        "tests/integration/test_main_job.py", "Restoring with stock tools alone"),
-    'bash "$SET/restore.sh" "$NEW"': ("tests/integration/test_main_job.py", "Restoring with stock tools alone"),
+        "tests/integration/test_main_job.py", "stock-tools.md"),
+    'bash "$SET/restore.sh" "$NEW"': ("tests/integration/test_main_job.py", "stock-tools.md"),
     'aws s3 mv "${SET:?the s3:// path of the set}/expired.json" "${SET:?the s3:// path of the set}/manifest.json"': (
         "tests/integration/test_retention.py", "manifest.json"),
     "echo '{}' | aws s3 cp - \"${SET:?the s3:// path of the set}/pinned.json\"": ("tests/integration/test_retention.py", "pinned"),
@@ -173,13 +183,13 @@ STORED, PASS, PLANNED, RESTORED = "STORED: ", "PASS: ", "PLANNED, nothing touche
 LISTED, DONE = "Backups of bc-004, newest first", ""
 STORIES: dict[str, list[Case]] = {
     "rows": [
-        Case(RUNBOOK, "Before the first command", [DONE, LISTED, PASS]),
+        Case(RUNBOOK, "Before the first command", [DONE, DONE, LISTED, PASS]),
         Case(RUNBOOK, "3. Rows were deleted by mistake", [f"{PLANNED}50 rows to insert", f"{RESTORED}.*: 50 inserted"],
              {"TABLE": "policy_violations"},
              statements("DELETE FROM policy_violations_2025 WHERE id IN (SELECT id FROM policy_violations_2025 LIMIT 50)")),
         Case(RUNBOOK, "4. A wrong UPDATE", ["nothing else was touched", PLANNED, f"{RESTORED}.* 0 inserted"], {"TABLE": "teams"},
              statements("UPDATE teams SET purpose = 'wrong'")),
-        Case(RUNBOOK, "5. A table was dropped, or much is half right",
+        Case(RUNBOOK, "5. A table was dropped, or much is damaged",
              [f"{PLANNED}.* objects to create", f"{RESTORED}.* objects created", PASS], {"COPY_NAME": "consulting_tool_copy"},
              statements(*DAMAGE["a table dropped that others refer to"])),
         Case(RUNBOOK, "6. One partition is gone", [PLANNED, f"{RESTORED}.*policy_violations_2024"],
@@ -188,9 +198,13 @@ STORIES: dict[str, list[Case]] = {
         Case(RUNBOOK, "12. An integrity check failed", [PASS], {}, forget_tables_beside),
     ],
     "backups": [
-        Case(README, "Production in ten steps", [DONE, DONE, STORED, LISTED, PASS, "kit of bc-004"], {"KIT": "{folder}/kit"}),
+        Case(PRODUCTION, "1. Account, project and programs", [DONE]),
+        Case(PRODUCTION, "2. Roles", [DONE]),
+        Case(PRODUCTION, "5. Environment", [DONE]),
+        Case(PRODUCTION, "9. First backup and first drill", [STORED, LISTED, PASS]),
+        Case(PRODUCTION, "10. Alarms, contacts, recovery kit", ["kit of bc-004"], {"KIT": "{folder}/kit"}),
         Case(RUNBOOK, "8. A backup failed", [STORED, STORED]),
-        Case(RUNBOOK, "9. The watch is red", [PASS, STORED]),
+        Case(RUNBOOK, "9. The watch failed", [PASS, STORED]),
         Case(RUNBOOK, "10. A run does not end", [r"daily_backup 2026-11-26 17:00Z 3f9c", r"\bt\b"], {}, hang_a_run),
         Case(RUNBOOK, "11. A drill failed", [PASS, r"PASS: .* decoded"], {"SET": "latest"}),
         Case(RUNBOOK, "14. Passwords or keys were changed",
@@ -198,7 +212,7 @@ STORIES: dict[str, list[Case]] = {
         Case(RUNBOOK, "15. The staging disk is full", ["Use%", STORED], {"LARGER": "{folder}/larger"}),
         Case(RUNBOOK, "16. The store cannot be reached", [Fails("no such folder"), LISTED], {}, copy_store,
              environment={"BACKUP_STORE": "{folder}/absent"}),
-        Case(RUNBOOK, "17. Prefect's server is dead", [r"no Prefect server at (?s:.*)STORED"], in_shell=True,
+        Case(RUNBOOK, "17. Prefect's server is down", [r"no Prefect server at (?s:.*)STORED"], in_shell=True,
              environment={"PREFECT_API_URL": "http://127.0.0.1:9/api"}),
         Case(RUNBOOK, "7. A backup is suspect", [STORED], {}, statements("TRUNCATE policy_scopes")),
     ],
@@ -213,7 +227,7 @@ STORIES: dict[str, list[Case]] = {
         Case(RUNBOOK, "18. Partitions", [f"{PLANNED}.* would be archived and dropped", "archived and dropped",
              Fails("pass move_default_rows"), "PASS: created policy_violations_2027"], {},
              lambda world: (execute(world, RESOLVED), with_default(world))[1]),
-        Case(RUNBOOK, "13. The rows lie in cold storage", [f"{RESTORED}1,000 rows", "ATTACHED: .*_2022 with 1,000 rows"],
+        Case(RUNBOOK, "13. The rows are in cold storage", [f"{RESTORED}1,000 rows", "ATTACHED: .*_2022 with 1,000 rows"],
              {"YEAR": "2022"}),
         Case(RUNBOOK, "19. Cleaned-up rows are needed again", [f"{PLANNED}.*rows to insert", RESTORED], {}, lose_old_rows),
         Case(RUNBOOK, "20. An expired set, or an old file, is needed", ["RESTORED, UNPROVEN: "],
@@ -226,7 +240,7 @@ STORIES: dict[str, list[Case]] = {
              {"COPY_NAME": "new_way", "OLD_NAME": "old_way"}, leave_old_file),
     ],
 }  # fmt: skip
-# What the flows of the README's table say on a database that is there and backed up, where that is not a good verdict.
+# What the flows of the table by hand say on a database that is there and backed up, where that is not a good verdict.
 FAILING = {
     "reattach_partition": "no archive", "disaster_recovery": "refusing", "restore_cleaned_up": "name the clean-up set",
 }  # fmt: skip
@@ -275,7 +289,10 @@ def anchors(document: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for _, title in headings(document)}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+LINKED = sorted(path.relative_to(PROJECT).as_posix() for folder in ("", "docs") for path in (PROJECT / folder).glob("*.md"))
+
+
+@pytest.mark.parametrize("document", LINKED)
 def test_links_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", FENCED.sub("", read(document))):
         path, _, anchor = target.partition("#")
@@ -441,10 +458,10 @@ def test_sections_do_what_they_say(world: World, story: str, capsys: pytest.Capt
 
 
 @pytest.mark.long
-def test_the_flows_of_the_readme(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_flows_by_hand(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.backup()
-    world.extra = environment_of(world, Case(README, "Flows", []), {})
-    for command in BY_HAND.findall(read(README).partition("## Flows")[2].partition("\n## ")[0]):
+    world.extra = environment_of(world, Case(FLOWS, "By hand", []), {})
+    for command in BY_HAND.findall(read(FLOWS).partition("## By hand")[2].partition("\n## ")[0]):
         filled = re.sub(r"\b(NAME|SET)\b", lambda one: FILLED_IN[one[1]], command)
         code, said = world.run(type_in, "backup_restorer", command=filled)
         failing = next((words for name, words in FAILING.items() if f" {name}" in command), None)

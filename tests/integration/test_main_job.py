@@ -121,9 +121,8 @@ def test_staging_is_private_compressed_and_gone(stored: Stored) -> None:
 
 
 def test_recovered_with_stock_tools_alone(stored: Stored, target: LocalServer, tmp_path: Path) -> None:
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
-    section = text.split("## Restoring with stock tools alone\n", 1)[1].split("\n## ", 1)[0]
-    (block,) = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    text = (PROJECT / "docs" / "stock-tools.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     downloaded = tmp_path / "a set"
     shutil.copytree(stored.sets[-1], downloaded)
     zstd = Path(shutil.which("zstd") or pytest.skip("the zstd program is not installed"))
