@@ -1,4 +1,4 @@
-"""The documents: short paragraphs, and commands that are written twice agree."""
+"""The documents: short paragraphs, files that exist, and commands that are written twice agree."""
 
 import re
 from pathlib import Path
@@ -16,6 +16,7 @@ LINK = re.compile(r"\]\([^)]*\)")
 # A Japanese word has about two characters.
 WORD = re.compile(r"[ぁ-んァ-ヶー一-龠々]{1,2}|[^\sぁ-んァ-ヶー一-龠々。、（）「」・:]+")
 MOST_WORDS = 80
+FILE = re.compile(r"`((?:tasks|flows|blocks|deployments|tests|docs)/[\w/.-]+\.\w+|test_\w+\.py)`")
 
 
 def paragraphs(text: str) -> list[str]:
@@ -36,6 +37,13 @@ def test_what_a_paragraph_is() -> None:
 def test_paragraphs_are_short(path: Path) -> None:
     found = [(len(WORD.findall(part)), part) for part in paragraphs(path.read_text(encoding="utf-8"))]
     assert [f"{words} words: {part[:70]}" for words, part in found if words > MOST_WORDS] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_files_that_are_named_exist(path: Path) -> None:
+    names = {*FILE.findall(path.read_text(encoding="utf-8"))}
+    tests = {file.name for file in (PROJECT / "tests").rglob("test_*.py")}
+    assert sorted(name for name in names if name not in tests and not (PROJECT / name).exists()) == []
 
 
 def test_hooks_before_a_commit_run_what_make_check_runs() -> None:
