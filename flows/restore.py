@@ -1,8 +1,9 @@
 """Restoring a backup set: into a new database, or into the live one.
 
-Into a new one: needs the store and a login that may create databases; leaves a database that was compared with the backup row
-by row, or nothing. Into the live one: needs a login that owns the context's tables; leaves them as the set has them, or
-untouched, and a safety set that undoes it. One table beside the live one: needs CREATE on the schema. By hand:
+Into a new one: needs the store and a login that may create databases; leaves a database that was
+compared with the backup row by row, or nothing. Into the live one: needs a login that owns the
+context's tables; leaves them as in the set, or untouched, and a safety set that undoes the restore.
+One table beside the live one: needs CREATE on the schema. By hand:
 python -m flows.restore full_restore --backup latest --target-database consulting_tool_copy
 python -m flows.restore full_restore --backup latest --in-place true
 python -m flows.restore table_restore --table invoices --backup latest --mode missing
@@ -24,7 +25,7 @@ from tasks.database import logins
 from tasks.database.locks import context_lock
 from tasks.in_place import apply, plan, safety_set, side_by_side
 from tasks.in_place.apply import Done
-from tasks.in_place.report import publish_archive, publish_beside, publish_merged, publish_plan, told
+from tasks.in_place.report import publish_archive, publish_beside, publish_merged, publish_plan, report_failure
 from tasks.restore import checks, compare, fill, legacy_dump, legacy_file, new_database, triggers
 from tasks.restore.database import finish_database, sweep_unfinished
 from tasks.restore.existing_database import restore_into_existing
@@ -50,27 +51,29 @@ def full_restore(
     require_approval: bool = False,
     trust_unsigned: bool = False,
 ) -> str:
-    """Restore a whole context, into a new database beside the live one or into the live one itself, and compare it.
+    """Restore a whole context, into a new database or into the live one, and compare it.
 
     Args:
         context: the bounded context to restore.
-        backup: `latest`, an instant (`2025-11-03 14:00`: the newest state by then), the id of a set, or its s3:// or folder
-            path.
+        backup: `latest`, a timestamp (`2025-11-03 14:00`: the newest state by then), the id of a
+            set, or its s3:// or folder path.
         target_database: the new database; it must not exist.
-        in_place: into the live database instead: in one transaction, with a safety set taken first.
-        dry_run: of a restore in place only publish the plan.
-        confirm_database: the name of the live database, to let rows of it be changed.
-        on_schema_drift: where live tables have other columns than the set's: refuse, or restore what both have.
-        accept_effects_on_others: let foreign keys of other contexts delete or empty what refers to rows that go.
-        objects: of a restore in place, what becomes of objects that differ from the set's: only listed with their statements, or
-            set back too (restore); what is missing is made, and what is not in the set is left, in either case.
-        require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
+        in_place: restore into the live database, in one transaction, with a safety set taken first.
+        dry_run: for a restore in place: only publish the plan.
+        confirm_database: the name of the live database, to confirm that its rows may be changed.
+        on_schema_drift: if live tables have other columns than the set's: refuse, or restore the
+            common ones.
+        accept_effects_on_others: let foreign keys of other contexts delete or change rows that
+            refer to deleted ones.
+        objects: for a restore in place: only list objects that differ, with their statements
+            (plan), or set them back too (restore); missing objects are always created, additional
+            ones left.
+        require_approval: pause with the plan until an operator approves it in Prefect's UI.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
+            wrong signature.
     """
     if in_place == (target_database is not None):
-        raise BadInput(
-            "name the new database with target_database, or restore into the live one with in_place=true: one of the two"
-        )
+        raise BadInput("pass either target_database, to name a new database, or in_place=true, to restore into the live one")
     with begin("full_restore", context) as run:
         if target_database is not None and legacy_file.is_archive(backup):
             return restore_legacy(find_site(context, trust_unsigned=trust_unsigned), run, backup, target_database)
@@ -106,23 +109,28 @@ def table_restore(
     Args:
         context: the bounded context that the table is of.
         table: the table, a partition, or the partitioned table with all its partitions.
-        backup: `latest`, an instant (`2025-11-03 14:00`: the newest state by then), the id of a set, or its s3:// or folder
-            path.
-        mode: a new table beside the live one (`invoices_restored_20251103_020000`), which touches nothing; or into the live one
-            the rows that are missing; or also those that are other now (merge); or all as in the set (replace), which deletes
-            rows that came since.
-        keys: only some rows: a list of values of the key (or of objects naming key columns), or a condition on key columns.
-        include_parents: bring the rows of other tables that the rows refer to, where they are gone.
-        dry_run: of a restore into the live table only publish the plan.
-        confirm_database: the name of the live database, to let rows of it be changed.
-        on_schema_drift: where the live table has other columns than the set's: refuse, or restore what both have.
-        accept_effects_on_others: let foreign keys of other tables delete or empty what refers to rows that go.
-        objects: of a restore into the live table, what becomes of objects of it that are gone or differ from the set's: only listed
-            with their statements, or made and set back too (restore); what is not in the set is left in either case.
-        on_conflict: where a live row that the restore leaves has a unique value of a row of the set: refuse, or skip that row and
-            report it.
-        require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
+        backup: `latest`, a timestamp (`2025-11-03 14:00`: the newest state by then), the id of a
+            set, or its s3:// or folder path.
+        mode: side-by-side: a new table beside the live one (`invoices_restored_20251103_020000`).
+            Into the live one: missing rows (missing), changed rows too (merge), or exactly the rows
+            of the set (replace), which deletes rows inserted since.
+        keys: only some rows: a list of key values (or of objects naming key columns), or a
+            condition on key columns.
+        include_parents: also restore missing rows of other tables that the rows refer to.
+        dry_run: for a restore into the live table: only publish the plan.
+        confirm_database: the name of the live database, to confirm that its rows may be changed.
+        on_schema_drift: if the live table has other columns than the set's: refuse, or restore the
+            common ones.
+        accept_effects_on_others: let foreign keys of other tables delete or change rows that refer
+            to deleted ones.
+        objects: for a restore into the live table: only list its objects that are missing or
+            differ, with their statements (plan), or create and set them back too (restore);
+            additional ones are left.
+        on_conflict: if a live row that the restore keeps has a unique value of a row of the set:
+            refuse, or skip that row and report it.
+        require_approval: pause with the plan until an operator approves it in Prefect's UI.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
+            wrong signature.
     """
     with begin("table_restore", context) as run:
         # Beside the live table nothing is done for its owner.
@@ -149,20 +157,22 @@ def restore_cleaned_up(
     require_approval: bool = False,
     trust_unsigned: bool = False,
 ) -> str:
-    """Bring rows that were cleaned up back into the live tables, with the rows of other tables that hung on them.
+    """Restore rows that a clean-up deleted into the live tables, with their dependent rows in other tables.
 
-    Rows that are there are left as they are.
+    Existing rows are not changed.
 
     Args:
         context: the bounded context.
         backup: the clean-up set that has the rows, by id or path.
-        keys: only some rows of the table whose rule it was: a list of values of the key (or of objects naming key columns), or a
-            condition on key columns; what hung on them comes with them.
-        on_conflict: where a live row has a unique value of a row of the set: refuse, or skip that row and report it.
+        keys: only some rows of the rule's table, with their dependent rows: a list of key values
+            (or of objects naming key columns), or a condition on key columns.
+        on_conflict: if a live row has a unique value of a row of the set: refuse, or skip that row
+            and report it.
         dry_run: only publish the plan.
-        confirm_database: the name of the live database, to let rows be inserted.
-        require_approval: pause with the plan until an operator says in Prefect's UI that it may be carried out.
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
+        confirm_database: the name of the live database, to confirm that rows may be inserted.
+        require_approval: pause with the plan until an operator approves it in Prefect's UI.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
+            wrong signature.
     """
     with begin("restore_cleaned_up", context) as run:
         site = logins.with_loader(find_site(context, trust_unsigned=trust_unsigned), run)
@@ -175,8 +185,8 @@ def restore_cleaned_up(
 
 
 def restore_legacy(site: Site, run: Run, path: str, target_database: str) -> str:
-    """Restore what can be restored of a file that the old scripts made, and say what it lacks."""
-    with told(site.context), context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
+    """Restore as much as possible of a file of older scripts, and report what it lacks."""
+    with report_failure(site.context), context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
         sweep_unfinished(lock, run.context)
         file = legacy_file.stage_archive(site.store, run, path)
         restored = legacy_dump.restore_archive(site, run, lock, file, path, target_database)
@@ -184,8 +194,8 @@ def restore_legacy(site: Site, run: Run, path: str, target_database: str) -> str
 
 
 def restore_beside(site: Site, run: Run, table: str, backup: str, keys: Keys | None) -> str:
-    """Restore a table under another name; nothing that is there is touched."""
-    with told(site.context):
+    """Restore a table under another name; existing tables are not touched."""
+    with report_failure(site.context):
         thaw.require_warm(site.store, run, backup, objective=site.context.objectives.rto)
         with context_lock(site.server, site.context.name, run.title):
             staged = stage.stage_newest_good(site.store, run, backup)
@@ -195,26 +205,26 @@ def restore_beside(site: Site, run: Run, table: str, backup: str, keys: Keys | N
 
 def restore_rows(
     site: Site, run: Run, request: Request, dry_run: bool, confirm_database: str | None, require_approval: bool
-) -> str:  # fmt: skip
-    """Plan what makes live rows those of a set; and do that, once it was confirmed or approved, after a safety set."""
+) -> str:
+    """Plan to make live rows those of a set; once confirmed or approved, take a safety set and do it."""
     logins.require_all_rows(site, run)
     thaw.require_warm(site.store, run, request.backup, objective=site.context.objectives.rto)
     if dry_run:
         with artifacts.explained():
             return plan_verdict(plan_rows(site, run, request))
-    with told(site.context):
+    with report_failure(site.context):
         if require_approval or approval.required(site.context):
             done = write_approved_rows(site, run, request)
         else:
             done = write_rows(site, run, request, confirm_database)
-    # From here on it is done, whatever becomes of the rest.
+    # The restore is committed, even if the rest fails.
     verdict = publish_merged(site.context, done)
     apply.refresh(site, run, done)
     return verdict
 
 
 def plan_rows(site: Site, run: Run, request: Request) -> MergePlan:
-    """Publish what would be done; nothing is touched."""
+    """Publish the plan; nothing is touched."""
     staged = stage.stage_newest_good(site.store, run, request.backup)
     with plan.begin(site, run, staged.set, request) as merge:
         planned = plan.plan(merge, staged)
@@ -223,7 +233,7 @@ def plan_rows(site: Site, run: Run, request: Request) -> MergePlan:
 
 
 def write_approved_rows(site: Site, run: Run, request: Request) -> Done:
-    """Ask an operator about the plan, with nothing locked meanwhile, and again if it is no longer true."""
+    """Ask an operator to approve the plan, without locks meanwhile; again if it changed."""
     approval.require_somebody_to_ask()
     while True:
         planned = plan_rows(site, run, request)
@@ -233,10 +243,8 @@ def write_approved_rows(site: Site, run: Run, request: Request) -> Done:
             return write_rows(site, run, request, typed, planned)
 
 
-def write_rows(
-    site: Site, run: Run, request: Request, confirm_database: str | None, approved: MergePlan | None = None
-) -> Done:  # fmt: skip
-    """Make live rows what a set has, after a safety set was taken; or leave them as they were."""
+def write_rows(site: Site, run: Run, request: Request, confirm_database: str | None, approved: MergePlan | None = None) -> Done:
+    """Make live rows those of a set, after taking a safety set; or leave them unchanged."""
     with context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
         staged = stage.stage_newest_good(site.store, run, request.backup)
         with plan.begin(site, run, staged.set, request) as merge:
@@ -250,7 +258,10 @@ def write_rows(
 
 
 def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: str, target_database: str | None) -> str:
-    """Restore the newest good or the named set, and compare it; publish the report, also when it fails."""
+    """Restore the newest good or the named set, and compare it.
+
+    Publish the report, also of a failure.
+    """
     describe(server, recovery.store)
     with reported(recovery, run):
         recovery.begin_at(thaw.thaw_in_time(recovery.store, run, backup))

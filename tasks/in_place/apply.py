@@ -1,9 +1,9 @@
-"""Merging a set into a live database: one transaction that makes its tables what the set has, or leaves them alone.
+"""Merging a set into a live database: one transaction that makes its tables equal to the set.
 
-No table is dropped, truncated or swapped: what others have over them, keys, views, grants, is not touched. Readers are never
-kept waiting, writers of the context's tables as long as the transaction lasts (SHARE ROW EXCLUSIVE,
-https://www.postgresql.org/docs/current/explicit-locking.html), writers of other tables only where a partition is attached or
-a key to them is made, which comes last.
+No table is dropped, truncated or swapped, so that others' keys, views and grants stay. Readers are
+never blocked. Writers of the context's tables are, as long as the transaction lasts (SHARE ROW
+EXCLUSIVE, https://www.postgresql.org/docs/current/explicit-locking.html), writers of other tables
+only when a partition is attached or a foreign key to their table is created, which is done last.
 """
 
 import time
@@ -39,13 +39,13 @@ from tasks.run.retries import again_on
 from tasks.run.run import Run, step
 from tasks.run.site import Site
 
-# The lock is asked for anew when it was waited for as long as writers may have to queue behind us.
+# A lock request is repeated after LOCK_SECONDS, so that writers do not queue behind it any longer.
 LOCK_TRIES = 4
 
 
 @dataclass(frozen=True)
 class Done:
-    """A restore into a live database that is committed, or had nothing to do; with what is to be refreshed after it."""
+    """A restore into a live database, committed or with nothing to do, and what to refresh after it."""
 
     planned: MergePlan
     merged: Merged | None = None
@@ -54,14 +54,14 @@ class Done:
 
 
 def require_confirmed(planned: MergePlan, confirm_database: str | None, approved: MergePlan | None = None) -> None:
-    """Refuse to change a live database that the operator did not name, or otherwise than he approved.
+    """Refuse to change a live database that was not named, or otherwise than approved.
 
     Raises:
         UnsafeTarget: confirm_database is not its name.
         PlanChanged: another plan was approved.
     """
     if approved and not planned.does_as(approved):
-        raise PlanChanged("what would be done is no longer what was approved")
+        raise PlanChanged("the plan changed since approval; review it again")
     if confirm_database != planned.database:
         raise UnsafeTarget(
             f'refusing to change rows of the live database "{planned.database}"; look at the plan, then pass '
@@ -70,27 +70,27 @@ def require_confirmed(planned: MergePlan, confirm_database: str | None, approved
 
 
 def carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: bool) -> Done:
-    """Make the live database what the set is, in one transaction; whatever fails leaves it as it was.
+    """Make the live database equal to the set, in one transaction; a failure leaves it unchanged.
 
     Raises:
-        RestoreDiffers: what came of it is not what the set has; nothing was kept.
-        PlanChanged: something else would be done than was approved; nothing was kept.
-        OperationError: the lock was not to be had, or the database refused a row or an object; nothing was kept.
+        RestoreDiffers: the result differs from the set; nothing was kept.
+        PlanChanged: the plan changed since approval; nothing was kept.
+        OperationError: lock timeout, or the database refused a row or an object; nothing was kept.
         LostLock: the context's lock was lost; nothing was kept.
     """
     unmoved = again_on(MovedSnapshot, tries=LOCK_TRIES, between=lambda: stage(merge))
     try:
         merged = unmoved(_carry_out)(merge, planned, lock, approved=approved)
-        # A set of a part of the context knows no views; its rows may be in them all the same.
+        # A set of a part of the context lists no views, though its rows may be in some.
         known = merge.members.views if merge.manifest.only else _own_views(merge)
     except MovedSnapshot as error:
         raise OperationError(f'database "{planned.database}" is as it was: {error}{_holders(merge)}') from error
     except psycopg.Error as error:
         if merge.connection.broken:
-            # Nobody knows whether a COMMIT that was under way came through.
+            # It is unknown whether a COMMIT in progress succeeded.
             raise OperationError(
-                f"the session was lost ({message_of(error)}); unless that was at its very end, the database is as it was: "
-                "look at the plan (dry_run=true), which says what differs"
+                f"the session was lost ({message_of(error)}); unless the COMMIT had begun, the database is as it was: "
+                "make a plan (dry_run=true), which shows what differs"
             ) from None
         raise OperationError(f'database "{planned.database}" is as it was: {message_of(error)}') from None
     views = tuple(view for view in known if view.materialized and view.populated)
@@ -98,23 +98,23 @@ def carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: 
 
 
 def _own_views(merge: Merge) -> list[View]:
-    """Return the views of the set that are this context's here."""
+    """Return the views of the set that belong to this context."""
     context = merge.context
     return [view for view in merge.manifest.views if view.namespace == context.namespace and view.name in context.views]
 
 
 def _holders(merge: Merge) -> str:
     holders = [row[0] for row in merge.connection.execute(sql.in_place.LOCK_HOLDERS_OF, {"oids": merge.members.oids})]
-    return f"; {'; '.join(holders)}; wait for them, or end them, and run again" if holders else "; run again"
+    return f"; {'; '.join(holders)}; wait for these sessions or end them, then run again" if holders else "; run again"
 
 
-TAKEN_AGAIN = "the next clean-up takes these rows again, unless they are changed by then, or the rule's `hold` keeps them"
+TAKEN_AGAIN = "the next clean-up deletes these rows again, unless they are changed by then or the rule's `hold` keeps them"
 
 
 def _carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: bool) -> Merged:
     phases = merge.phases
     with phases.phase("schema of the set"):
-        # With what is set back, which was not known when it was asked what missing objects need.
+        # Again, now including what is set back, which was not known when the plan was made.
         merge.sections = missing_chunks(merge)
     started, unchanged = time.monotonic(), f'so that database "{planned.database}" is as it was'
     with with_large_objects(merge) as large, merge.connection.transaction():
@@ -124,7 +124,8 @@ def _carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved:
         lock.require_held(f"rows were written, {unchanged}", merge.connection)
         _require_unmoved(merge)
         if not _is_safe(merge):
-            # Rows were written since: taken again under the lock, where none can be.
+            # Rows were written since it was taken: take it again under the lock, which admits no
+            # writes.
             take_safety_set(merge)
         with phases.phase("comparing"):
             changes = _compare_under_lock(merge, planned, approved=approved)
@@ -132,23 +133,25 @@ def _carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved:
         deleted, updated, inserted, notes = _write(merge, *merge.sections)
         with phases.phase("checks"):
             repaired = _repair(merge, watch)
-            notes += [*large, *(one.line for one in watch.broken()), *([TAKEN_AGAIN] if merge.request.with_children else [])]
-            # Repairs write other tables too, which the safety set has: all of them go back together.
+            notes += [*large, *(check.line for check in watch.broken()), *([TAKEN_AGAIN] if merge.request.with_children else [])]
+            # Repairs write other tables too, which the safety set has: all of them are undone
+            # together.
             left = [*left_over(merge), *large_objects_left(merge)]
             undo = undo_all(merge) if repaired or merge.request.with_children else undo
-        # Told before it is needed, as this process may end with the commit; without the keys of rows, which the report has.
-        get_run_logger().info("what undoes it, once it is committed:\n%s", without_keys(merge, undo))
+        # Logged before the commit, as this process may die right after it; without key values,
+        # which         # only the report has.
+        get_run_logger().info("to undo it after the commit:\n%s", without_keys(merge, undo))
         lock.require_held(f"the commit, {unchanged}", merge.connection)
     seconds = time.monotonic() - locked
     get_run_logger().info("committed after %.1f s, %.1f s of them locked", time.monotonic() - started, seconds)
     return Merged(
         inserted, updated, deleted, planned.done, seconds, phases.seconds, undo, changes, notes, repaired, left, merge.skipped
-    )  # fmt: skip
+    )
 
 
 def _compare_under_lock(merge: Merge, planned: MergePlan, *, approved: bool) -> list[Change]:
-    """Return what is to be changed now that nobody writes any more; what was compared and is as it was is not read again."""
-    changes = {one.relation: one for one in planned.changes}
+    """Compare again what changed since the plan, now that writers are locked out."""
+    changes = {change.relation: change for change in planned.changes}
     for table in merge.tables:
         if not is_as_compared(merge, table):
             changes[table.name] = compare(merge, table)
@@ -157,7 +160,7 @@ def _compare_under_lock(merge: Merge, planned: MergePlan, *, approved: bool) -> 
             merge.ask(leaving)
     if approved and list(changes.values()) != list(planned.changes):
         raise PlanChanged("rows were written since the plan was made")
-    # Rows may have come since the plan that others refer to already.
+    # Others may have inserted rows since the plan that refer to rows which go.
     effects = refused(find_effects(merge), accept_effects=merge.request.accept_effects)
     if forbidden := [*effects, *collisions.refused(merge)]:
         raise OperationError(f'database "{planned.database}" is as it was: {"; ".join(forbidden)}')
@@ -165,12 +168,12 @@ def _compare_under_lock(merge: Merge, planned: MergePlan, *, approved: bool) -> 
 
 
 def _write(merge: Merge, before: Section, after: Section) -> tuple[int, int, int, list[str]]:
-    """Write rows, and make what is missing before and after them; return rows deleted, updated and inserted, and what to tell."""
+    """Write rows and create missing objects; return rows deleted, updated, inserted, and notes."""
     connection, phases, made = merge.connection, merge.phases, set[int]()
     make_way(merge)
     with phases.phase("writing"):
         notes = create(connection, before, made, attach=False)
-    # Of tables made here alone: those that are there with policies that bind their owner are refused beforehand.
+    # Of tables created here alone: existing ones with forced policies are refused beforehand.
     with unforced_tables(connection, made_tables(merge)):
         with phases.phase("writing"), triggers_off(merge):
             loaded, (deleted, updated, inserted) = write_rows(merge)
@@ -181,23 +184,25 @@ def _write(merge: Merge, before: Section, after: Section) -> tuple[int, int, int
             notes += create(connection, after, made, attach=False)
         with phases.phase("attaching, keys to other contexts, sequences"):
             make_checks(merge)
-            # A partition that got another bound is attached before its indexes are.
+            # A partition whose bound changes is attached before its indexes are.
             set_back(merge)
             for section in (before, after):
                 notes += create(connection, section, made, attach=True)
             notes += finish(merge)
-            for one in own_sequences(merge):
-                connection.execute(sql.sequences.advance_sequence(one.namespace, one.name, one.last_value, called=one.is_called))
-    return deleted, updated, inserted + sum(one.rows for one in loaded), notes
+            for sequence in own_sequences(merge):
+                name = sequence.namespace, sequence.name
+                advance = sql.sequences.advance_sequence(*name, sequence.last_value, called=sequence.is_called)
+                connection.execute(advance)
+    return deleted, updated, inserted + sum(relation.rows for relation in loaded), notes
 
 
 def _repair(merge: Merge, watch: Watch) -> list[str]:
-    """Mend what does not agree with the restored rows any more; triggers would set times, and count again what is counted.
+    """Run the repairs of checks that the restored rows break; return what each repaired.
 
-    What undoes a restore is left as it was then.
+    Triggers are off, as they would change timestamps and counters. An undo repairs nothing.
     """
     broken = [] if merge.is_undo else watch.broken()
-    if not any(one.check.repair for one in broken):
+    if not any(check.check.repair for check in broken):
         return []
     with triggers_off(merge):
         repaired = watch.repair(broken)
@@ -206,9 +211,9 @@ def _repair(merge: Merge, watch: Watch) -> list[str]:
 
 
 def _lock(merge: Merge) -> None:
-    """Lock the context's tables, partitions with their parents; whoever writes there is waited for, but not for long."""
-    own = {one.qualified for one in merge.members.relations}
-    tops = [(one.schema, one.name) for one in merge.members.relations if one.parent not in own]
+    """Lock the context's tables, with all partitions; give up after LOCK_SECONDS."""
+    own = {relation.qualified for relation in merge.members.relations}
+    tops = [(relation.schema, relation.name) for relation in merge.members.relations if relation.parent not in own]
     merge.connection.execute(sql.session.set_lock_timeout(LOCK_SECONDS))
     try:
         if tops:
@@ -218,41 +223,46 @@ def _lock(merge: Merge) -> None:
 
 
 def _require_unmoved(merge: Merge) -> None:
-    """Make sure, under the lock, that what was found is still what is there.
+    """Make sure, under the lock, that the database is as it was when the plan was made.
 
     Raises:
-        MovedSnapshot: rows were written in a table that had none; once more, with that staged too.
-        OperationError: the tables are others by now.
+        MovedSnapshot: a table that was unchanged has new rows, and has to be staged too.
+        OperationError: tables or partitions were created, dropped or altered meanwhile.
     """
     members = catalog.read_members(merge.connection, merge.site.context)
     if members.relations != merge.members.relations:
         raise OperationError("tables or partitions changed since they were compared; nothing was touched; run again")
-    if moved := [one.name for one in merge.tables if one.unchanged and not is_unchanged(merge, one)]:
+    if moved := [table.name for table in merge.tables if table.unchanged and not is_unchanged(merge, table)]:
         raise MovedSnapshot(f"{', '.join(moved)} changed meanwhile")
 
 
 def _is_safe(merge: Merge) -> bool:
-    """Say whether the safety set has every row that the merge, and repairs after it, may touch, as it is now."""
+    """Return whether the safety set has the current rows of everything that the merge may write."""
     safety = merge.safety
     if safety is None:
         return not merge.tables
-    written = {one.name for one in merge.tables if not one.unchanged}
-    # Repairs may write whatever else it has; what is as in the set since before it was taken, needs no second look.
-    looked_at = [one for one in safety.relations if one.qualified not in {one.name for one in merge.tables if one.unchanged}]
-    now = {one.qualified: one for one in merge.members.holding_rows}
-    return written <= {one.qualified for one in looked_at} and all(
-        (member := now.get(then.qualified)) and (then.oid, then.relfilenode) == (member.oid, member.relfilenode)
+    written = {table.name for table in merge.tables if not table.unchanged}
+    # Repairs may write its other tables. What is unchanged since the set was taken needs no check.
+    looked_at = [
+        relation
+        for relation in safety.relations
+        if relation.qualified not in {table.name for table in merge.tables if table.unchanged}
+    ]
+    now = {member.qualified: member for member in merge.members.holding_rows}
+    return written <= {relation.qualified for relation in looked_at} and all(
+        (member := now.get(then.qualified))
+        and (then.oid, then.relfilenode) == (member.oid, member.relfilenode)
         and has_rows(merge, member, then.rows, safety.snapshot.xmin)
         for then in looked_at
-    )  # fmt: skip
+    )
 
 
 @step
 def refresh(site: Site, run: Run, done: Done) -> None:
-    """Gather statistics of relations that were written, and compute the set's views anew.
+    """Analyze the written relations, and refresh the set's materialized views.
 
     Raises:
-        OperationError: a view cannot be computed; the rows are restored all the same.
+        OperationError: a view cannot be refreshed; the rows are restored all the same.
     """
     with patient(), connect(site.owners_login, site.database, run.title) as connection:
         connection.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
@@ -261,5 +271,7 @@ def refresh(site: Site, run: Run, done: Done) -> None:
             execute_written(connection, sql.rows.analyze_relation(*name), path)
         views = [view for view in done.views if catalog.is_there(connection, sql.names.quoted_name(view.namespace, view.name))]
     refreshed = [refresh_view(site.owners_login, site.database, run, view) for view in views]
-    if problems := [f"view {one.view} cannot be computed: {one.problem}" for one in refreshed if one.problem]:
-        raise OperationError(f"the rows are restored, but {'; '.join(problems)}")
+    if problems := [
+        f"view {refreshment.view} cannot be refreshed: {refreshment.problem}" for refreshment in refreshed if refreshment.problem
+    ]:
+        raise OperationError(f"the rows are restored, but {'; '.join(problems)}; run refresh_views")

@@ -1,4 +1,4 @@
-"""Rows of a set whose unique values rows have that the restore leaves: seen before anything is written."""
+"""Rows of a set whose unique values are held by live rows that the restore keeps."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 
 from tasks.core import sql
-from tasks.core.in_place.plan import Collision, collisions_told
+from tasks.core.in_place.plan import Collision, collision_counts
 from tasks.core.in_place.request import OnConflict
 from tasks.core.sql.collisions import UniqueIndex
 from tasks.core.sql.names import unquoted
@@ -14,17 +14,17 @@ from tasks.in_place.session import Merge, Table
 
 
 def settle(merge: Merge, table: Table) -> None:
-    """Find the rows to write that collide with rows that stay; where they are to be skipped, they count as not in the set.
+    """Find rows to write that collide with rows that stay; skipped ones count as not in the set.
 
-    A row that keeps its old values because it is skipped may be in the way of another.
+    A skipped row keeps its old values, and may therefore collide with another row.
     """
     table.collisions = []
-    while found := list(_find(merge, table)):
+    while collisions := list(_find(merge, table)):
         if merge.request.on_conflict is OnConflict.REFUSE:
-            table.collisions = found
+            table.collisions = collisions
             return
-        table.skipped += found
-        condition = sql.key_values.has_values(table.primary_key, sorted({one.key for one in found}))
+        table.skipped += collisions
+        condition = sql.key_values.has_values(table.primary_key, sorted({collision.key for collision in collisions}))
         for statement in sql.collisions.forget_rows(table.number, condition):
             merge.connection.execute(statement)
 
@@ -39,29 +39,29 @@ def _find(merge: Merge, table: Table) -> Iterator[Collision]:
 
 
 def refused(merge: Merge) -> list[str]:
-    """Return which rows are in the way, without their values, and what to do about it."""
+    """Return how many rows collide, by constraint and without values, with the remedy."""
     return [
-        f"{one} have unique values of live rows that the restore leaves; the plan names both by key: change the live ones, "
-        "restore with mode replace, or say on_conflict=skip"
-        for one in collisions_told(merge.collisions)
+        f"{rows} have unique values of live rows that the restore keeps; the plan lists both by key: change the live rows, "
+        "restore with mode replace, or pass on_conflict=skip"
+        for rows in collision_counts(merge.collisions)
     ]
 
 
 def doubles(merge: Merge, table: Table) -> Iterator[str]:
-    """Yield which unique indexes that the set does not have forbid rows of it: those that have the same values."""
+    """Yield unique indexes missing from the set that rows of the set violate."""
     known = {item.name for item in merge.manifest.inventory if item.kind == "index"}
     for index in _indexes(merge, table) if table.is_replaced and table.staged else ():
         if index.name in known or _is_dropped(merge, index):
             continue
         if count := sum(row[0] for row in _ask(merge, sql.collisions.count_doubles(table.number, index))):
             yield (
-                f"{count:,} values of {table.name} are in several rows of {merge.manifest.id}, but unique by {index.constraint}, "
-                f"which the set does not have: {_dropped(table, index)}"
+                f"{count:,} values of {table.name} are duplicates in {merge.manifest.id}, but "
+                f"{index.constraint}, which the set does not have, requires unique ones: {_dropped(table, index)}"
             )
 
 
 def _is_dropped(merge: Merge, index: UniqueIndex) -> bool:
-    return any(one.item.kind == "index" and one.item.name == index.name for one in merge.drops)
+    return any(drop.item.kind == "index" and drop.item.name == index.name for drop in merge.drops)
 
 
 def _dropped(table: Table, index: UniqueIndex) -> str:
@@ -79,7 +79,10 @@ def _indexes(merge: Merge, table: Table) -> Iterator[UniqueIndex]:
 
 
 def _ask(merge: Merge, asked: psycopg.sql.Composed) -> list[tuple[Any, ...]]:
-    """Return what is found; nothing where the set has not all columns that an index needs: then the database says so itself."""
+    """Return the rows of a query.
+
+    There are none if the set lacks a column of an index, which the database then reports.
+    """
     try:
         with merge.connection.transaction():
             return merge.connection.execute(asked).fetchall()

@@ -1,4 +1,4 @@
-"""How a live context's objects are not as in the set that is restored, for the plan, for what is done, and for the verdict."""
+"""The differences between a live context's objects and the set's, for plan, restore and verdict."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from tasks.core.checks.definition import Severity
 from tasks.core.database.comparison import Difference, with_moved_sequences
 from tasks.core.database.facts import NOT_NULL, NOT_VALID, owner_of
 from tasks.core.database.objects import TABLES, InventoryItem
-from tasks.core.in_place.objects import Found, How, ObjectChange, Remedy
+from tasks.core.in_place.objects import Finding, How, ObjectChange, Remedy
 from tasks.core.in_place.remedies import drops_made, is_lasting, remedy
 from tasks.core.in_place.request import Mode, Objects
 from tasks.core.postgres.archive_toc import NAMES_OF_KINDS, table_of
@@ -23,42 +23,54 @@ from tasks.in_place.session import Merge
 from tasks.sets.differences import Comparison
 
 
-def find(merge: Merge, members: Members, inventory: Iterable[InventoryItem]) -> list[Found]:
-    """Return how the context's objects, read just now, are not as in the set, as far as they were asked for."""
+def find(merge: Merge, members: Members, inventory: Iterable[InventoryItem]) -> list[Finding]:
+    """Return how the context's objects, read just now, differ from the set, as far as requested."""
     names = None if merge.request.table is None else merge.names
     compared = Comparison(
         merge.connection, merge.manifest, members, [*inventory], merge.path, names, Neighbours.of(merge.site, merge.run)
     )
-    new = {one.item.name for one in compared.differences if one.then is None and one.item.kind in TABLES}
+    new = {
+        difference.item.name for difference in compared.differences if difference.then is None and difference.item.kind in TABLES
+    }
     made = {item.identity for item in merge.manifest.made}
-    # What belongs to a new table goes with it; keys that a restore made are dropped before it.
-    found = [one for one in compared.differences if one.then is not None or one.item.parent not in new or one.item.identity in made]
+    # Objects of a new table are left with it; keys that a restore created are dropped before it.
+    chosen = [
+        difference
+        for difference in compared.differences
+        if difference.then is not None or difference.item.parent not in new or difference.item.identity in made
+    ]
     own, constraints = compared.own, {(item.parent, item.name) for item in inventory if item.kind == "constraint"}
-    hows = [drops_made(one) if one.then is None and one.item.identity in made else remedy(one, own, constraints) for one in found]
-    allowed = [(one, _as_rights_allow(merge, one, how)) for one, how in zip(found, hows, strict=True)]
+    hows = [
+        drops_made(difference)
+        if difference.then is None and difference.item.identity in made
+        else remedy(difference, own, constraints)
+        for difference in chosen
+    ]
+    allowed = [(difference, _as_rights_allow(merge, difference, how)) for difference, how in zip(chosen, hows, strict=True)]
     return [
-        Found(one, how, done := _is_done(merge, one, how), done and is_lasting(one, how, own, constraints)) for one, how in allowed
+        Finding(difference, how, done := _is_done(merge, difference, how), done and is_lasting(difference, how, own, constraints))
+        for difference, how in allowed
     ]
 
 
-def find_now(merge: Merge) -> list[Found]:
-    """Return the same of the objects as they are by now, those that were made among them."""
+def find_now(merge: Merge) -> list[Finding]:
+    """Return the same for the current objects, including those just created."""
     members = catalog.read_members(merge.connection, catalog.present(merge.connection, merge.whole))
-    return find(merge, members, inventory_as_told(merge.connection, members, merge.manifest))
+    return find(merge, members, inventory_named_as_in_set(merge.connection, members, merge.manifest))
 
 
-def inventory_as_told(connection: Connection, members: Members, manifest: Manifest) -> list[InventoryItem]:
-    """Return the context's objects as they are, called as the set calls them."""
+def inventory_named_as_in_set(connection: Connection, members: Members, manifest: Manifest) -> list[InventoryItem]:
+    """Return the context's objects as they are, under the names that the set has."""
     return with_moved_sequences(manifest.inventory, catalog.read_inventory(connection, members, manifest.inventory))
 
 
 def _asks_rows(merge: Merge, difference: Difference, how: Remedy) -> bool:
-    """Say whether rows that the restore leaves may break what it would create or set back.
+    """Return whether rows that the restore keeps may violate what it would create or set back.
 
-    Keys to other contexts are tried at last, and stay to be done where rows do.
+    Keys to other contexts are tried last; if rows violate them, they are left to do.
     """
     item, fact = difference.item, difference.fact
-    if table_of(item) in {one.qualified for one in merge.absent} or (item.parent, item.name) in _to_others(merge):
+    if table_of(item) in {relation.qualified for relation in merge.absent} or (item.parent, item.name) in _to_others(merge):
         return False
     if fact.endswith(NOT_NULL):
         return merge.leaves_rows and bool(difference.was)
@@ -70,21 +82,24 @@ def _to_others(merge: Merge) -> set[tuple[str, str]]:
 
 
 def _as_rights_allow(merge: Merge, difference: Difference, how: Remedy) -> Remedy:
-    """Return how an object is set back; only listed where that takes the rights of others."""
+    """Return how an object is set back, or only the statement if others' rights are needed."""
     key, owner = difference.item, owner_of(difference.now) if difference.now else ""
     if how.how is How.CREATE and key.kind == "constraint" and (grant := rights.references(merge, key)):
-        return Remedy(How.NOT, f"{grant} {how.by_hand}", "the tables' owner may not refer to that table; run as its owner")
+        return Remedy(How.NOT, f"{grant} {how.by_hand}", "the tables' owner lacks REFERENCES on that table; run as its owner")
     if how.how is not How.NOT and _asks_rows(merge, difference, how):
-        return Remedy(How.NOT, how.by_hand, "rows that this leaves may break it: restore with mode replace, or run")
+        return Remedy(How.NOT, how.by_hand, "rows that are kept may violate it: restore with mode replace, or run")
     if how.how is How.NOT or not owner:
         return how
     mine = merge.connection.execute(sql.databases.MAY_BECOME, {"names": [owner]}).fetchall()
-    return how if mine else Remedy(How.NOT, how.by_hand, f'it belongs to "{owner}": only that role, or a superuser, may')
+    return how if mine else Remedy(How.NOT, how.by_hand, f'only its owner "{owner}", or a superuser, may do it; run')
 
 
 def stale_views(merge: Merge) -> list[ObjectChange]:
-    """Return which views of the set hold other rows than their queries have now; what is restored anyhow computes them."""
-    found, site = list[ObjectChange](), merge.site
+    """Return the set's materialized views that are stale.
+
+    A restore of rows refreshes them anyway.
+    """
+    changes, site = list[ObjectChange](), merge.site
     here = {(view.namespace, view.name) for view in merge.members.views if view.materialized and view.populated}
     for view in merge.manifest.views if merge.request.table is None else ():
         if not view.populated or (view.namespace, view.name) not in here:
@@ -92,15 +107,17 @@ def stale_views(merge: Merge) -> list[ObjectChange]:
         stale = count_stale(site.owners_login, site.database, merge.run, view)
         what = f"materialized view {view.qualified}"
         if stale.stale:
-            found.append(ObjectChange(f"{what}: {stale.stale:,} rows are stale", Severity.ERROR, Remedy(How.REFRESH), is_done=True))
+            changes.append(
+                ObjectChange(f"{what}: {stale.stale:,} rows are stale", Severity.ERROR, Remedy(How.REFRESH), is_done=True)
+            )
         if stale.stale is None:
-            unknown = Remedy(How.NOT, "", "refresh_views computes it")
-            found.append(ObjectChange(f"{what}: stale rows are {stale.why}", Severity.WARNING, unknown, is_done=False))
-    return found
+            unknown = Remedy(How.NOT, "", "run refresh_views")
+            changes.append(ObjectChange(f"{what}: stale rows are {stale.why}", Severity.WARNING, unknown, is_done=False))
+    return changes
 
 
 def _is_done(merge: Merge, difference: Difference, how: Remedy) -> bool:
-    """Say whether this restore sets an object back."""
+    """Return whether this restore sets an object back."""
     item, request = difference.item, merge.request
     whole = request.table is None or (request.mode is Mode.REPLACE and request.keys is None)
     match how.how:

@@ -1,7 +1,7 @@
-"""What a merge of a set into a live database would do, found out without writing a row.
+"""Planning a merge of a set into a live database, without writing a row.
 
-Rows are matched by primary key and compared as text. Nothing but TEMP tables is written, and nothing is locked but against
-changes of its definition.
+Rows are matched by primary key and compared as text. Only TEMP tables are written; live tables are
+locked only against changes of their definition.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,14 +21,15 @@ from tasks.core.sets.left_out import chores, in_short
 from tasks.core.sets.name import Kind
 from tasks.core.sql.names import plain_name
 from tasks.database import catalog
+from tasks.database.catalog import dicts
 from tasks.database.locks import LOCK_WAIT_SECONDS, patient
 from tasks.database.logins import require_temporary
 from tasks.in_place import collisions, differences, prerequisites, rights
 from tasks.in_place.foreign_keys import empty_neighbours, find_effects, find_needs, refused
 from tasks.in_place.large_objects import look_at_large_objects
-from tasks.in_place.objects import said_by_the_set
+from tasks.in_place.objects import definitions_taken
 from tasks.in_place.selection import choose_children, chosen_rows, names, unknown_keys
-from tasks.in_place.session import Merge, Table, dicts, lineage
+from tasks.in_place.session import Merge, Table, lineage
 from tasks.in_place.stage import stage, stage_table
 from tasks.in_place.undo import not_undone
 from tasks.run.run import Run
@@ -36,27 +37,28 @@ from tasks.run.site import Site
 from tasks.sets.choose import newest_manifest
 from tasks.sets.stage import Staged, StagedSet, staged_context
 
-# How much longer than to stage it, it takes to write a row with its indexes and keys, and to read it back (benchmarks/in_place.py).
+# Seconds to write a row with its indexes and keys, and to read it back, relative to staging it #
+# (benchmarks/in_place.py).
 WRITING, READING = 6.0, 0.6
-# So many of two tables that are joined are no more than a row may have (MaxTupleAttributeNumber, 1664).
+# Columns compared at once: two joined tables may have 1664 (MaxTupleAttributeNumber).
 SOME_COLUMNS = 800
 
 
 def cleaned_table(site: Site, run: Run, backup: str) -> str:
-    """Return the table whose old rows a clean-up set has.
+    """Return the table whose deleted rows a clean-up set holds.
 
     Raises:
         BadInput: there is no such set, or it is of another kind.
     """
     if backup == "latest" or is_instant(backup):
         raise BadInput(
-            f"backup {backup}: name the clean-up set that has the rows; the report of the clean-up does, and so does: "
+            f"backup {backup}: name the clean-up set that has the rows, as in the report of the clean-up, or in: "
             f"python -m flows.backup list_backups --context {site.context.name}"
         )
     manifest = newest_manifest(site.store, site.context.name, backup, run.started)
     if manifest.cleaned_table is None:
         raise BadInput(
-            f"{manifest.id} has no rows that were cleaned up; name a clean-up set, or restore with table_restore: "
+            f"{manifest.id} is not a clean-up set; name one, or restore with table_restore: "
             f"python -m flows.backup list_backups --context {site.context.name}"
         )
     return manifest.cleaned_table
@@ -64,12 +66,12 @@ def cleaned_table(site: Site, run: Run, backup: str) -> str:
 
 @contextmanager
 def begin(site: Site, run: Run, staged: StagedSet, request: Request) -> Iterator[Merge]:
-    """Open a session on the live database with everything that differs staged in TEMP tables; nothing else is touched.
+    """Open a session on the live database, and stage everything that differs in TEMP tables.
 
-    Nothing is staged where something stands in the way of the merge.
+    Nothing is staged if the plan has refusals already.
 
     Raises:
-        BadInput: a right is missing, there is no such table, or keys that were asked for are wrong.
+        BadInput: a privilege is missing, the table does not exist, or the keys are wrong.
     """
     with patient(), connect(site.owners_login, site.database, run.title) as connection:
         require_temporary(connection)
@@ -80,7 +82,7 @@ def begin(site: Site, run: Run, staged: StagedSet, request: Request) -> Iterator
         connection.execute(sql.session.FIXED_SETTINGS)
         connection.execute(sql.staging.JOIN_IN_MEMORY)
         members = catalog.read_members(connection, there.context)
-        inventory = differences.inventory_as_told(connection, members, staged.manifest)
+        inventory = differences.inventory_named_as_in_set(connection, members, staged.manifest)
         asked_for, keyed = names(request, site.context, members, staged.manifest)
         whole = staged_context(staged)
         merge = Merge(
@@ -110,21 +112,21 @@ def _tables(merge: Merge) -> Iterator[Table]:
 
 
 def _tables_of(merge: Merge, names: Iterable[str]) -> Iterator[Table]:
-    """Yield the live relations that hold rows and are among those named, with what the set has of each."""
+    """Yield the named live relations that hold rows, with their counterparts in the set."""
     members, manifest, wanted = merge.members, merge.manifest, set(names)
     facts = {row["oid"]: row for row in dicts(merge.connection, sql.staging.MERGE_FACTS, {"oids": members.oids})}
     relations = {relation.qualified: relation for relation in manifest.relations}
     divided = {relation.parent for relation in manifest.relations}
     divided |= {plain_name(item.name) for item in manifest.inventory if item.kind == "partitioned table"}
-    # A set of one partition says nothing of the others.
+    # A set of some partitions has nothing of the others.
     chosen = manifest.only.partitions if manifest.only else None
     for number, member in enumerate(members.holding_rows):
-        # A table that is newer than the set is left alone; a partition that is newer has rows that the set does not.
+        # A table newer than the set is left alone; of a newer partition, the set has no rows.
         if chosen is not None and not {*chosen} & {*lineage(members, member)}:
             continue
         if member.qualified not in wanted or (member.qualified not in relations and not divided & set(lineage(members, member))):
             continue
-        # An identity that is always generated cannot be set by an update: rows that differ in it are others.
+        # GENERATED ALWAYS identities cannot be updated: rows that differ in one are different rows.
         always = facts[member.oid]["always"]
         primary = facts[member.oid]["key"]
         key = list(dict.fromkeys([*primary, *always])) if primary else []
@@ -133,23 +135,25 @@ def _tables_of(merge: Merge, names: Iterable[str]) -> Iterator[Table]:
 
 
 def plan(merge: Merge, staged: Staged) -> MergePlan:
-    """Compare the live relations with the set; nothing but TEMP tables is written."""
-    found, effects = dict[str, Change](), list[Effect]()
+    """Compare the live relations with the set; only TEMP tables are written."""
+    compared, effects = dict[str, Change](), list[Effect]()
     with merge.phases.phase("plan"):
-        merge.found = differences.find(merge, merge.members, merge.inventory)
+        merge.findings = differences.find(merge, merge.members, merge.inventory)
         if not merge.refusals:
-            found |= {table.name: compare(merge, table) for table in merge.tables}
-            found |= {one.qualified: Change(one.qualified, 0, one.rows, insert=one.rows) for one in merge.absent}
-            # A row that another of the same table refers to, is a change of that one.
-            found |= {one.relation: one for one in _include_parents(merge)}
+            compared |= {table.name: compare(merge, table) for table in merge.tables}
+            compared |= {
+                relation.qualified: Change(relation.qualified, 0, relation.rows, insert=relation.rows) for relation in merge.absent
+            }
+            # Rows of the same table may refer to each other: such a change belongs to that table.
+            compared |= {change.relation: change for change in _include_parents(merge)}
             effects += find_effects(merge)
             merge.refusals += map(str, prerequisites.held_by_others(merge))
-            if any(one.rows for one in found.values()) or any(one.is_done for one in merge.found):
+            if any(change.rows for change in compared.values()) or any(finding.is_done for finding in merge.findings):
                 merge.refusals += map(str, rights.to_write(merge))
             if not merge.refusals:
-                merge.refusals += map(str, prerequisites.row_obstacles(merge, found))
+                merge.refusals += map(str, prerequisites.row_obstacles(merge, compared))
         large = look_at_large_objects(merge).changes
-    changes = list(found.values())
+    changes = list(compared.values())
     manifest, request = merge.manifest, merge.request
     in_the_way = [*collisions.refused(merge), *(line for table in merge.tables for line in collisions.doubles(merge, table))]
     makes_tables = any(item.kind in TABLES for item in merge.missing)
@@ -157,45 +161,45 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
     return MergePlan(
         manifest.id, manifest.snapshot.instant, merge.site.database, changes,
         objects=[
-            *(one.change for one in merge.found), *large,
+            *(finding.change for finding in merge.findings), *large,
             *([] if any(c.rows for c in changes) else differences.stale_views(merge)),
         ],
         not_compared=_not_compared(merge),
         triggers=[f"{trigger} of {table}: {was} becomes {words}" for table, trigger, was, words in _switches(merge)],
-        effects=[one for one in effects if one.rows != 0],
+        effects=[effect for effect in effects if effect.rows != 0],
         holders=[row[0] for row in merge.connection.execute(sql.in_place.LOCK_HOLDERS_OF, {"oids": merge.members.oids})],
         passed_over=staged.passed_over, refusals=refusals, comparing_seconds=merge.phases.seconds["plan"],
         waiting_seconds=_waiting_seconds(merge, changes), staged_bytes=_staged_bytes(merge), about=merge.about, aside=staged.aside,
-        said=[*merge.said, *said_by_the_set(merge)], notes=list(prerequisites.notes(merge)),
+        taken_from_set=[*merge.taken_from_set, *definitions_taken(merge)], notes=list(prerequisites.notes(merge)),
         collisions=merge.collisions, skipped=merge.skipped,
         seen=empty_neighbours(merge, changes), not_in_set=in_short(manifest) if makes_tables else "",
         chores=chores(manifest) if makes_tables else [], not_undone=[] if refusals else [
-            *not_undone(merge), *(f"{one.what}; what is made of it stays" for one in large if one.is_done),
+            *not_undone(merge), *(f"{change.what}; what is created of it stays" for change in large if change.is_done),
         ],
     )  # fmt: skip
 
 
 def _not_compared(merge: Merge) -> str:
     then, now = merge.manifest.versions.server_major, merge.source.major
-    return "" if then == now else f"definitions of objects were not compared: the set is of PostgreSQL {then}, the server {now}"
+    return "" if then == now else f"object definitions were not compared: the set is of PostgreSQL {then}, the server runs {now}"
 
 
 def _staged_bytes(merge: Merge) -> int:
-    """Return how much room the staged rows take, with what differs, on the server."""
+    """Return the bytes of staged rows and differences on the server."""
     return int(merge.connection.execute(sql.prerequisites.STAGED_BYTES).fetchall()[0][0])
 
 
 def _waiting_seconds(merge: Merge, changes: Iterable[Change]) -> float:
-    """Return about how long writers would wait, from how long it took to stage a row."""
-    staged = sum(one.relation.rows for one in merge.tables if one.staged and one.relation)
+    """Estimate how many seconds writers would wait, from how long it took to stage a row."""
+    staged = sum(table.relation.rows for table in merge.tables if table.staged and table.relation)
     if not staged:
         return 0.0
-    written = sum(one.rows for one in changes)
+    written = sum(change.rows for change in changes)
     return merge.phases.seconds["staging"] / staged * (WRITING * written + READING * staged)
 
 
 def compare(merge: Merge, table: Table) -> Change:
-    """Find out how a live relation differs from what is staged of it; the TEMP table with what is to be written stays."""
+    """Compare a live relation with its staged rows; the TEMP table of differences stays."""
     there = table.relation.rows if table.relation else 0
     if table.unchanged:
         return Change(table.name, there, there, unchanged=True)
@@ -212,56 +216,56 @@ def compare(merge: Merge, table: Table) -> Change:
     inserts, updates, deletes, staged = execute(counted).fetchall()[0]
     execute(sql.staging.analyze_temp(sql.staging.DIFFERENCE.format(table.number)))
     if updates:
-        found = list[bool]()
+        flags = list[bool]()
         for first in range(0, len(table.columns), SOME_COLUMNS):
             some = table.columns[first : first + SOME_COLUMNS]
-            found += merge.ask(sql.staging.changed_columns(table.number, member.schema, member.name, some))[0]
-        table.changed = [name for name, is_changed in zip(table.columns, found, strict=True) if is_changed]
+            flags += merge.ask(sql.staging.changed_columns(table.number, member.schema, member.name, some))[0]
+        table.changed = [name for name, is_changed in zip(table.columns, flags, strict=True) if is_changed]
     return Change(table.name, live, staged, inserts, updates, deletes, why=table.why)
 
 
 def _seen(merge: Merge, table: Table) -> tuple[int, int]:
-    """Return a transaction that no later change of a relation is older than, and how many rows it has."""
+    """Return an xmin older than any later change of a relation, and its row count."""
     xmin = int(dicts(merge.connection, sql.snapshot.SNAPSHOT_FACTS, {})[0]["xmin"])
     rows, _ = merge.ask(sql.rows.count_rows_and_old(table.member.schema, table.member.name, xmin))[0]
     return xmin, rows
 
 
 def _include_parents(merge: Merge) -> list[Change]:
-    """Add the rows that are gone and that restored rows refer to, where that was asked for; refuse what cannot be had.
+    """Add missing rows that restored rows refer to, if requested; refuse if the set lacks them.
 
-    Returns what differs in the relations that this added.
+    Returns the changes in the relations that this added.
     """
     tried, changes = set[Need](), dict[str, Change]()
     while needs := find_needs(merge):
-        if hopeless := [one for one in needs if one in tried or not _may_come(merge, one)]:
-            merge.refusals += [one.line(_remedy(merge, one)) for one in hopeless]
+        if hopeless := [need for need in needs if need in tried or not _may_come(merge, need)]:
+            merge.refusals += [need.line(_remedy(merge, need)) for need in hopeless]
             break
         for need in needs:
             tried.add(need)
-            changes |= {one.relation: one for one in _include(merge, need)}
+            changes |= {change.relation: change for change in _include(merge, need)}
     return list(changes.values())
 
 
 def _may_come(merge: Merge, need: Need) -> bool:
-    return merge.request.include_parents and any(one.qualified == need.parent for one in merge.members.relations)
+    return merge.request.include_parents and any(relation.qualified == need.parent for relation in merge.members.relations)
 
 
 def _remedy(merge: Merge, need: Need) -> str:
     if merge.is_undo:
         return (
-            f"they were not there when {merge.manifest.id} was taken either; rows that refer to nothing come back only without the "
+            f"they were missing when {merge.manifest.id} was taken, too; to restore rows that refer to missing ones, drop the "
             f"key: ALTER TABLE {need.table} DROP CONSTRAINT {need.key};"
         )
-    if all(one.qualified != need.parent for one in merge.members.relations):
-        return f"{need.parent} is another context's: bring them back there first"
-    return f"{merge.manifest.id} does not have them either" if merge.request.include_parents else "say include_parents=true"
+    if all(relation.qualified != need.parent for relation in merge.members.relations):
+        return f"{need.parent} belongs to another context: restore them there first"
+    return f"{merge.manifest.id} does not have them either" if merge.request.include_parents else "pass include_parents=true"
 
 
 def _include(merge: Merge, need: Need) -> list[Change]:
-    """Merge the needed rows of a parent too: what is missing of them is inserted."""
-    names = {one.qualified for one in merge.members.relations if need.parent in lineage(merge.members, one)}
-    known = {one.name for one in merge.tables}
+    """Merge the needed rows of a parent table too: missing ones are inserted."""
+    names = {relation.qualified for relation in merge.members.relations if need.parent in lineage(merge.members, relation)}
+    known = {table.name for table in merge.tables}
     for table in _tables_of(merge, names - known):
         table.mode, table.why = Mode.MISSING, f"{need.table} refers to it"
         merge.refusals += prerequisites.drifts(merge, table)
@@ -269,7 +273,7 @@ def _include(merge: Merge, need: Need) -> list[Change]:
         merge.tables.append(table)
     changes = list[Change]()
     for table in merge.tables:
-        # Of a relation that is merged whole every row comes anyhow.
+        # A relation that is restored as a whole includes every row already.
         if table.name in names and (table.chosen or table.name not in known):
             table.chosen.append(sql.key_values.has_values(dict(zip(need.columns, need.operators, strict=True)), need.values))
             changes.append(compare(merge, table))
@@ -277,8 +281,10 @@ def _include(merge: Merge, need: Need) -> list[Change]:
 
 
 def _switches(merge: Merge) -> list[tuple[str, str, str, str]]:
-    """Return the triggers that are not switched as in the set: table, name, how they are, how they were."""
+    """Return triggers whose state differs from the set: table, name, state here, state there."""
     if merge.request.table is not None:
         return []
     then, now = trigger_states(merge.manifest.inventory), trigger_states(merge.inventory)
-    return [(*one, now[one], then[one]) for one in sorted(then.keys() & now.keys()) if then[one] != now[one]]
+    return [
+        (*trigger, now[trigger], then[trigger]) for trigger in sorted(then.keys() & now.keys()) if then[trigger] != now[trigger]
+    ]

@@ -1,4 +1,4 @@
-"""What a merge needs of the live database: asked when it is planned, so that nothing of this kind stops it half-way."""
+"""Prerequisites of a merge in the live database, checked by the plan before anything is done."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,9 +18,9 @@ from tasks.core.restore.obstacle import Obstacle
 from tasks.core.sets.shared_schema import MADE
 from tasks.core.sql.names import plain_name, quoted, quoted_name, split_name
 from tasks.database import catalog
-from tasks.database.catalog import Member
+from tasks.database.catalog import Member, dicts
 from tasks.in_place.objects import missing_chunks
-from tasks.in_place.session import Merge, Section, Table, dicts, lineage
+from tasks.in_place.session import Merge, Section, Table, lineage
 from tasks.restore.grants import may_grant_as
 from tasks.restore.prerequisites import (
     STAGING,
@@ -34,76 +34,74 @@ from tasks.restore.prerequisites import (
 )
 from tasks.restore.unproven import without_unproven_checks
 
-# A row that differs is kept in a TEMP table with what differs and where it is.
+# Differing rows are kept in a TEMP table with two more columns: kind of difference and ctid.
 MOST_COLUMNS = 1600 - 2
 
 
 def refusals(merge: Merge) -> Iterator[str]:
-    """Yield why the set cannot be merged into what is there."""
+    """Yield why the set cannot be merged into the live database."""
     rows = dicts(merge.connection, sql.staging.MERGE_FACTS, {"oids": merge.members.oids})
-    told = {row["oid"]: row for row in rows}
+    facts_of = {row["oid"]: row for row in rows}
     login = merge.connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
     for member in merge.members.relations:
-        if not told[member.oid]["owned"]:
+        if not facts_of[member.oid]["owned"]:
             yield f'{member.qualified} does not belong to "{login}"; {_owner_remedy(merge, member, login)}'
-        if told[member.oid]["rules"]:
-            yield f"{member.qualified} has rules, which would write other rows than are meant; ALTER TABLE … DISABLE RULE first"
+        if facts_of[member.oid]["rules"]:
+            yield f"{member.qualified} has rules, which would redirect writes; run ALTER TABLE … DISABLE RULE first"
     for table in merge.tables:
         yield from drifts(merge, table)
         if not table.key and table.mode is not Mode.REPLACE:
             yield (
-                f"{table.name} has no primary key, so that mode {table.mode} would bring the old version of a changed row beside "
+                f"{table.name} has no primary key, so that mode {table.mode} would add the old version of a changed row beside "
                 "the new one; restore it with mode replace, or side by side"
             )
     for item in merge.missing:
         if item.kind in TABLES | VIEWS and catalog.is_there(merge.connection, item.name):
-            yield (
-                f"{item.name} is there, but not as {item.kind}{f' of {item.parent}' if item.parent else ''}; rename it"
-                f"{_attaching(item)}"
-            )
+            place = f" of {item.parent}" if item.parent else ""
+            yield f"{item.name} exists, but not as {item.kind}{place}; rename it{_attaching(item)}"
     yield from _taken_names(merge)
 
 
 def _owner_remedy(merge: Merge, member: Member, login: str) -> str:
-    """Return what makes a table this login's: its owner was another one, or is one that the login is no member of."""
-    then = {plain_name(one.name): owner_of(one) for one in merge.manifest.inventory if one.kind in TABLES}.get(member.qualified)
-    now = {plain_name(one.name): owner_of(one) for one in merge.inventory if one.kind in TABLES}.get(member.qualified)
+    """Return the statement that makes this login own the table: ALTER OWNER, or GRANT of the owner."""
+    then = {plain_name(item.name): owner_of(item) for item in merge.manifest.inventory if item.kind in TABLES}.get(member.qualified)
+    now = {plain_name(item.name): owner_of(item) for item in merge.inventory if item.kind in TABLES}.get(member.qualified)
     if then and then != now:
         return f'run as a superuser: ALTER TABLE {quoted_name(member.schema, member.name)} OWNER TO "{then}";'
     return f'GRANT its owner TO "{login}"'
 
 
 def _attaching(item: InventoryItem) -> str:
-    """Return what makes a table one of its parent again, where it is one that was detached."""
+    """Return the statement that attaches a table which may be the detached partition itself."""
     if not item.parent:
         return ""
     if bound := facts(item).get(BOUND):
-        return f", or, if it is that one, detached, run: ALTER TABLE {item.parent} ATTACH PARTITION {item.name} {bound};"
-    return f", or, if it is that one, run: ALTER TABLE {item.name} INHERIT {item.parent};"
+        return f", or, if it is the detached partition, run: ALTER TABLE {item.parent} ATTACH PARTITION {item.name} {bound};"
+    return f", or, if it is the same table, run: ALTER TABLE {item.name} INHERIT {item.parent};"
 
 
 def _taken_names(merge: Merge) -> Iterator[str]:
-    """Yield the indexes that are missing, and whose names those of other tables have: of a table that was renamed, say."""
+    """Yield missing indexes whose names other tables' indexes have, for example after a rename."""
     names = {item.name: item.parent for item in merge.missing if item.kind == "index"}
     for name, table in merge.connection.execute(sql.prerequisites.TABLES_OF_INDEXES, {"names": [*names]}):
         if table != names[name]:
             yield (
-                f"index {name} is there, but of {table}; if that is {names[name]}, renamed, run: "
+                f"index {name} exists, but on {table}; if that is {names[name]}, renamed, run: "
                 f"ALTER TABLE {table} RENAME TO {quoted(split_name(names[name])[1])}; else rename the index"
             )
 
 
 def drifts(merge: Merge, table: Table) -> Iterator[str]:
-    """Yield how a live relation has other columns than the set's, where that is to be refused."""
+    """Yield how a live relation's columns differ from the set's, if that is to be refused."""
     if table.relation and merge.request.on_drift is Drift.REFUSE:
-        for one in drift(table.relation, table.member.columns, table.member.types):
-            yield f'{one}; migrate, or say on_schema_drift="common-columns"'
+        for difference in drift(table.relation, table.member.columns, table.member.types):
+            yield f'{difference}; migrate, or pass on_schema_drift="common-columns"'
 
 
 def obstacles(merge: Merge) -> Iterator[object]:
-    """Yield what stands in the way before anything is staged."""
+    """Yield obstacles that are known before anything is staged."""
     yield from refusing_event_triggers(merge.connection, _tried(merge), _commands(merge))
-    # Whatever reads a table locks its indexes too.
+    # Reading a table locks its indexes too.
     indexes = merge.connection.execute(sql.prerequisites.INDEXES_OF, {"oids": merge.members.oids}).fetchall()[0][0]
     yield from few_locks(merge.connection, len(merge.members.relations) + indexes)
     for table in merge.tables:
@@ -118,13 +116,13 @@ def obstacles(merge: Merge) -> Iterator[object]:
 
 
 def _of_objects(merge: Merge) -> Iterator[Obstacle]:
-    """Yield what the objects that are missing need and that the database lacks or this login may not use."""
+    """Yield what missing objects need that the database lacks or this login may not use."""
     connection, manifest = merge.connection, merge.manifest
-    wanted = [chunk for one in merge.sections for chunk in one.chunks if chunk.dump_id in one.wanted]
+    wanted = [chunk for section in merge.sections for chunk in section.chunks if chunk.dump_id in section.wanted]
     entries = parse_list(merge.staged.files[manifest.schema_list.path].read_text(encoding="utf-8", errors="replace"))
     needs = {dump_id for chunk in wanted for dump_id in chunk.needs}
-    extensions = {one.rest.split(" ")[2] for one in entries if one.rest.startswith("EXTENSION - ") and one.dump_id in needs}
-    schemas = {split_name(one.name if one.kind in MADE | {"index"} else one.parent)[0] for one in merge.missing}
+    extensions = {entry.rest.split(" ")[2] for entry in entries if entry.rest.startswith("EXTENSION - ") and entry.dump_id in needs}
+    schemas = {split_name(item.name if item.kind in MADE | {"index"} else item.parent)[0] for item in merge.missing}
     yield from barred_tablespaces(connection, wanted, manifest, merge.site.database)
     yield from missing_here(connection, manifest, extensions)
     yield from uncreatable(connection, manifest.model_copy(update={"extensions": []}), schemas - {""})
@@ -133,35 +131,37 @@ def _of_objects(merge: Merge) -> Iterator[Obstacle]:
 def _tried(merge: Merge) -> list[psycopg.sql.SQL | psycopg.sql.Composed]:
     """Return harmless commands of the kinds that the merge runs, on the tables that it alters."""
     made = sql.prerequisites.TRY_TO_MAKE if merge.missing else sql.prerequisites.TRY_TO_STAGE
-    return [*made, *(sql.prerequisites.try_to_alter(one.schema, one.name) for one in _switched(merge))]
+    return [*made, *(sql.prerequisites.try_to_alter(member.schema, member.name) for member in _switched(merge))]
 
 
 def _switched(merge: Merge) -> list[Member]:
-    """Return the relations of which triggers are switched off."""
+    """Return the relations whose triggers are switched off."""
     states = merge.connection.execute(sql.triggers.TRIGGER_STATES, {"oids": merge.members.oids}).fetchall()
     enabled = {(schema, name) for schema, name, _, words, _ in states if words != "DISABLE"}
-    return [one for one in merge.members.holding_rows if (one.schema, one.name) in enabled]
+    return [member for member in merge.members.holding_rows if (member.schema, member.name) in enabled]
 
 
 def _commands(merge: Merge) -> set[str]:
-    """Return the commands that the merge runs, as event triggers call them."""
+    """Return the command tags of the merge, as event triggers name them."""
     made = {f"CREATE {item.kind.removeprefix('partitioned ').upper()}" for item in merge.missing}
-    found = {*STAGING, *made, *(TABLES_MADE | {"COMMENT", "GRANT", "REVOKE"} if made else ())}
-    found |= {"ALTER TABLE"} if _switched(merge) else set()
-    return found | ({"REFRESH MATERIALIZED VIEW"} if any(one.materialized for one in merge.manifest.views) else set())
+    commands = {*STAGING, *made, *(TABLES_MADE | {"COMMENT", "GRANT", "REVOKE"} if made else ())}
+    commands |= {"ALTER TABLE"} if _switched(merge) else set()
+    return commands | ({"REFRESH MATERIALIZED VIEW"} if any(view.materialized for view in merge.manifest.views) else set())
 
 
 def held_by_others(merge: Merge) -> Iterator[Obstacle]:
-    """Yield what needs the tables and views that an undo would drop, and was not made with them."""
-    names = [one.item.name for one in merge.drops if one.item.kind in TABLES | VIEWS]
-    keys = [f"{one.item.parent}.{one.item.name}" for one in merge.drops if one.item.kind == "constraint"]
+    """Yield what depends on tables and views that an undo would drop, but was not created with them."""
+    names = [drop.item.name for drop in merge.drops if drop.item.kind in TABLES | VIEWS]
+    keys = [f"{drop.item.parent}.{drop.item.name}" for drop in merge.drops if drop.item.kind == "constraint"]
     asked = {"names": names, "keys": keys}
     for name, holder in merge.connection.execute(sql.in_place.HELD_BY, asked).fetchall() if names else ():
-        yield Obstacle(name, f"was made by what is undone and would be dropped, but {holder} needs it", "drop that first")
+        yield Obstacle(
+            name, f"was created by the restore that is undone and would be dropped, but {holder} depends on it", "drop that first"
+        )
 
 
 def row_obstacles(merge: Merge, changes: Mapping[str, Change]) -> Iterator[object]:
-    """Yield why rows that differ could not be written."""
+    """Yield why differing rows could not be written."""
     for table in merge.tables:
         change = changes.get(table.name)
         if change and not table.unchanged:
@@ -171,7 +171,7 @@ def row_obstacles(merge: Merge, changes: Mapping[str, Change]) -> Iterator[objec
 
 
 def _unidentified(merge: Merge, table: Table, change: Change) -> Iterator[Obstacle]:
-    """Yield that a published table has nothing by which subscribers know rows: PostgreSQL lets none be updated or deleted."""
+    """Yield that a published table has no replica identity, so that UPDATE and DELETE are refused."""
     place = table.member.schema, table.member.name
     asked = [
         *([sql.prerequisites.explain_update(*place, table.columns[0])] if change.update else []),
@@ -184,39 +184,39 @@ def _unidentified(merge: Merge, table: Table, change: Change) -> Iterator[Obstac
         except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.InvalidColumnReference) as error:
             identity = f"ALTER TABLE {quoted_name(*place)} REPLICA IDENTITY"
             yield Obstacle(
-                table.name, f"is published: {message_of(error)}", f"run: {identity} FULL; (afterwards, if that is not to stay: "
+                table.name, f"is published: {message_of(error)}", f"run: {identity} FULL; (afterwards, to revert it: "
                 f"{identity} DEFAULT;), or take it out of the publication",
             )  # fmt: skip
             return
 
 
 def _is_proven(merge: Merge, table: Table) -> bool:
-    """Say whether the set's rows keep to what the live table asks of rows, because it asked the same when the set was taken."""
+    """Return whether the set's rows satisfy the live table's checks, as the set has the same ones."""
 
     def asked_for(inventory: list[InventoryItem]) -> list[str]:
-        told = [one for one in inventory if one.kind == "constraint" and one.state.startswith(("CHECK", "NOT NULL"))]
-        return sorted(f"{one.name} {one.state}" for one in told if table_of(one) == table.name)
+        rules = [item for item in inventory if item.kind == "constraint" and item.state.startswith(("CHECK", "NOT NULL"))]
+        return sorted(f"{item.name} {item.state}" for item in rules if table_of(item) == table.name)
 
     now = asked_for(merge.inventory)
     columns = [
-        [one.columns for one in inventory if one.kind == "table" and table_of(one) == table.name]
+        [item.columns for item in inventory if item.kind == "table" and table_of(item) == table.name]
         for inventory in (merge.inventory, merge.manifest.inventory)
     ]
     has_domains = merge.connection.execute(sql.staging.DOMAIN_COLUMNS, {"oids": [table.member.oid]}).fetchall()
     same = columns[0] == columns[1] and now == asked_for(merge.manifest.inventory)
-    return same and not has_domains and not any("NOT VALID" in one for one in now)
+    return same and not has_domains and not any("NOT VALID" in rule for rule in now)
 
 
 def _refused_rows(merge: Merge, table: Table) -> Iterator[Obstacle]:
-    """Yield the checks that would refuse rows of the set: the rows that differ are given to a TEMP table with the same checks."""
+    """Yield checks that refuse rows of the set, as tried in a TEMP table with the same checks."""
     connection, member = merge.connection, table.member
     defaults = connection.execute(sql.prerequisites.WITH_DEFAULT, {"oid": member.oid}).fetchall()
     with (
         connection.transaction(force_rollback=True),
         without_unproven_checks(connection, [member.oid], merge.path, of_tables=False),
     ):
-        if said := complaint_of(connection, sql.prerequisites.create_like_checked(member.schema, member.name)):
-            yield Obstacle(table.name, f"has checks that no row can be tried against: {said}", "let event triggers pass it")
+        if complaint := complaint_of(connection, sql.prerequisites.create_like_checked(member.schema, member.name)):
+            yield Obstacle(table.name, f"has checks that cannot be tried: {complaint}", "let event triggers allow it")
             return
         for (column,) in defaults:
             if column not in table.columns:
@@ -227,20 +227,20 @@ def _refused_rows(merge: Merge, table: Table) -> Iterator[Obstacle]:
 
 
 def _lifted_checks(merge: Merge, table: Table) -> set[str]:
-    """Return the checks of a table that an undo drops, or takes away for as long as it writes."""
+    """Return the checks of a table that an undo drops, or lifts while it writes."""
     tables = lineage(merge.members, table.member)
     asked = {"oids": [*tables.values()] if merge.is_undo else []}
     unproven = merge.connection.execute(sql.prerequisites.UNPROVEN_OF_TABLES, asked).fetchall()
     dropped = [
-        one.item.name for one in merge.drops
-        if one.item.kind == "constraint" and table_of(one.item) in tables and one.item.state.startswith("CHECK")
+        drop.item.name for drop in merge.drops
+        if drop.item.kind == "constraint" and table_of(drop.item) in tables and drop.item.state.startswith("CHECK")
     ]  # fmt: skip
     return {*dropped, *(name for *_, name, definition, _ in unproven if definition.startswith("CHECK"))}
 
 
 def _breaches(merge: Merge, table: Table) -> Iterator[Obstacle]:
-    """Yield which checks of that table rows break, one after the other."""
-    # Of a row that is updated in some columns only, nothing is known of the others.
+    """Yield the checks of that table that rows violate, one after the other."""
+    # If only some columns are updated, the row's other columns are unknown.
     whole = set(table.member.columns) == set(table.columns)
     tried = sql.prerequisites.try_rows(table.number, table.columns, "IU" if whole else "I")
     while True:
@@ -254,14 +254,14 @@ def _breaches(merge: Merge, table: Table) -> Iterator[Obstacle]:
         except psycopg.Error as error:
             if merge.connection.broken:
                 raise
-            yield Obstacle(table.name, f"takes no row of the set: {message_of(error)}", "restore it beside the live one")
+            yield Obstacle(table.name, f"accepts no row of the set: {message_of(error)}", "restore it beside the live one")
             return
         else:
             return
 
 
 def _forget(merge: Merge, table: Table, error: psycopg.Error) -> Obstacle:
-    """Let the TEMP table take rows that break one of its checks; return which, and what it takes that the live one does."""
+    """Lift a violated check of the TEMP table; return how to lift it on the live one."""
     name, column = error.diag.constraint_name or "", error.diag.column_name or ""
     if isinstance(error, psycopg.errors.NotNullViolation):
         what, change, forget = f'NOT NULL of column "{column}"', "ALTER COLUMN {} DROP NOT NULL", sql.prerequisites.allow_null
@@ -269,9 +269,9 @@ def _forget(merge: Merge, table: Table, error: psycopg.Error) -> Obstacle:
         what, change, forget, column = f'check constraint "{name}"', "DROP CONSTRAINT {}", sql.prerequisites.forget_check, name
     merge.connection.execute(forget(column))
     return Obstacle(
-        table.name, f"would refuse rows of the set, of which one violates {what}",
+        table.name, f"would refuse rows of the set, one of which violates {what}",
         f"run: ALTER TABLE {quoted_name(table.member.schema, table.member.name)} {change.format(quoted(column))}; "
-        "(afterwards it can be made again, a check as NOT VALID)",
+        "(afterwards it can be re-created, a check as NOT VALID)",
     )  # fmt: skip
 
 
@@ -279,20 +279,20 @@ def _of_domain(table: Table, error: psycopg.Error) -> Obstacle:
     domain, name = quoted_name(error.diag.schema_name or "", error.diag.datatype_name or ""), error.diag.constraint_name
     what, change = (f'check constraint "{name}"', f"DROP CONSTRAINT {quoted(name)}") if name else ("NOT NULL", "DROP NOT NULL")
     return Obstacle(
-        table.name, f"would refuse rows of the set, of which one violates {what} of domain {domain}",
-        f"run: ALTER DOMAIN {domain} {change}; (afterwards it can be made again, a check as NOT VALID)",
+        table.name, f"would refuse rows of the set, one of which violates {what} of domain {domain}",
+        f"run: ALTER DOMAIN {domain} {change}; (afterwards it can be re-created, a check as NOT VALID)",
     )  # fmt: skip
 
 
 def notes(merge: Merge) -> Iterator[str]:
-    """Yield what a person should know before it is done."""
+    """Yield notes for the operator, to be read before the restore."""
     for name, function in event_triggers(merge.connection, _commands(merge)):
-        yield f'event trigger "{name}" runs {function} for what this does to tables'
-    for one in merge.sections or ():
-        for chunk in one.chunks:
-            for grant in grants_by_others(chunk, merge.manifest.database.encoding) if _is_wanted(one, chunk) else ():
+        yield f'event trigger "{name}" will run {function} on commands of this restore'
+    for section in merge.sections or ():
+        for chunk in section.chunks:
+            for grant in grants_by_others(chunk, merge.manifest.database.encoding) if _is_wanted(section, chunk) else ():
                 if not may_grant_as(merge.connection, grant.grantor):
-                    yield f'a grant of "{grant.grantor}" would be made by the owner instead; as a superuser: {grant.by_hand}'
+                    yield f'a grant by "{grant.grantor}" would be made by the owner instead; as a superuser, run: {grant.by_hand}'
 
 
 def _is_wanted(section: Section, chunk: Chunk) -> bool:

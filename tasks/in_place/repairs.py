@@ -1,7 +1,7 @@
-"""What rows of one table no longer agree with when they are restored alone: counters, and rows that triggers derive.
+"""Checks broken by restoring one table alone, such as counters and derived rows, and their repair.
 
-The context's checks say what has to agree, and how it is mended: where a check finds rows that it did not find before, its
-repair is run on these. What nobody wrote a repair for is told.
+If a check of the context finds rows that it did not find before, its repair is run on these.
+Broken checks without a repair are reported.
 """
 
 import re
@@ -20,13 +20,13 @@ from tasks.core.postgres.source_path import execute_written, read_source_path
 from tasks.database.catalog import is_there
 from tasks.in_place.session import Merge, lineage
 
-# As long as a check may keep writers waiting.
+# How long a check may keep writers waiting.
 CHECK_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A check that finds rows which it did not find before, or that cannot be run any more."""
+    """A check that finds more rows than before, or can no longer be run."""
 
     number: int
     check: Check
@@ -38,13 +38,13 @@ class Broken:
         """What it is, as a sentence."""
         if self.why:
             return f"check {self.check.name} cannot be run: {self.why}"
-        return f"check {self.check.name} finds {self.rows:,} rows more than before: {self.check.about}"
+        return f"check {self.check.name} finds {self.rows:,} more rows than before: {self.check.about}"
 
 
 class Watch:
-    """The checks that read what a restore of one table writes; each remembers what it found before.
+    """The checks that read tables which a restore of one table writes, with their earlier results.
 
-    Of a restore of the whole context nothing is watched: it is to be what the set is.
+    A restore of the whole context needs none: it becomes equal to the set.
 
     Raises:
         BadInput: the file of checks is wrong.
@@ -59,28 +59,30 @@ class Watch:
             self._noted = {number for number, statement in noting.items() if not self._complaint(statement)}
 
     def broken(self) -> list[Broken]:
-        """Return the checks that find more than before."""
+        """Return the checks that find more rows than before, or fail."""
         with self._settings():
-            found = [self._find(number, check) for number, check in self._checks.items()]
-        return [one for one in found if one.rows or one.why]
+            results = [self._find(number, check) for number, check in self._checks.items()]
+        return [result for result in results if result.rows or result.why]
 
     def repair(self, broken: list[Broken]) -> list[str]:
-        """Run the repairs of checks; return what each was for.
+        """Run the repairs of checks; return what each repaired.
 
         Raises:
             OperationError: one failed.
         """
-        # Of what could not be noted, rows may be broken that this restore has nothing to do with.
-        mendable = [
-            one for one in broken if one.check.repair and one.rows and (one.number in self._noted or self._merge.absent)
-        ]  # fmt: skip
+        # Rows that could not be noted before may have been broken independently of this restore.
+        repairable = [
+            check for check in broken if check.check.repair and check.rows and (check.number in self._noted or self._merge.absent)
+        ]
         with self._settings():
-            for one in mendable:
-                self._find(one.number, one.check)
-                if said := self._complaint(sql.staging.as_written(one.check.repair)):
+            for failed in repairable:
+                self._find(failed.number, failed.check)
+                if complaint := self._complaint(sql.staging.as_written(failed.check.repair)):
                     database = self._merge.site.database
-                    raise OperationError(f'database "{database}" is as it was: the repair of check {one.check.name} failed: {said}')
-        return [f"{one.check.name}: {one.rows:,} rows" for one in mendable]
+                    raise OperationError(
+                        f'database "{database}" is as it was: the repair of check {failed.check.name} failed: {complaint}'
+                    )
+        return [f"{failed.check.name}: {failed.rows:,} rows" for failed in repairable]
 
     def _find(self, number: int, check: Check) -> Broken:
         self._merge.connection.execute(sql.in_place.DROP_BROKEN)
@@ -99,7 +101,7 @@ class Watch:
 
     @contextmanager
     def _settings(self) -> Iterator[None]:
-        """Let checks know the time as an application does, and take no longer than they may."""
+        """Run checks with the time zone of applications and a statement timeout."""
         connection, context = self._merge.connection, self._merge.site.context
         connection.execute(sql.session.check_settings(context.timestamps, CHECK_SECONDS))
         yield
@@ -108,14 +110,15 @@ class Watch:
 
 
 def concerned_checks(merge: Merge) -> list[Check]:
-    """Return the checks of the context's file that name a written table, and whose other contexts' tables are there."""
+    """Return the context's checks that name a written table, and whose required tables exist."""
     if merge.request.table is None:
         return []
-    written = merge.names | {name for one in merge.tables for name in lineage(merge.members, one.member)}
+    written = merge.names | {name for table in merge.tables for name in lineage(merge.members, table.member)}
     words = re.compile(rf"\b(?:{'|'.join(re.escape(name.partition('.')[2]) for name in written)})\b")
     checks = parse_checks(merge.site.files.get(CHECKS_FILE, ""), f"{merge.site.context.name}/{CHECKS_FILE}")
     path = read_source_path(merge.connection, merge.site.context.namespace)
     return [
-        one for one in checks
-        if words.search(one.query) and all(is_there(merge.connection, needed, path) for needed in one.needs)
-    ]  # fmt: skip
+        check
+        for check in checks
+        if words.search(check.query) and all(is_there(merge.connection, needed, path) for needed in check.needs)
+    ]

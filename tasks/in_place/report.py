@@ -1,4 +1,4 @@
-"""Reports of restores into a live database: the plan, what was done, and what happened when it was not."""
+"""Reports of restores into a live database: plans, results, failures."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ def publish_plan(context: Context, plan: MergePlan, request: Request) -> str:
     """Publish what a restore into a live database would do; return the verdict.
 
     Raises:
-        OperationError: the plan says why it cannot be done.
+        OperationError: the plan has refusals.
     """
     verdict = plan_verdict(plan)
     command = replace(request, backup=plan.backup).command(context.name, plan.database)
@@ -55,7 +55,7 @@ def publish_beside(context: Context, beside: Beside, passed_over: Sequence[str])
 
 @step
 def publish_merged(context: Context, done: Done) -> str:
-    """Publish what a restore into a live database did, and tell it as an event; return the verdict."""
+    """Publish what a restore into a live database did, and emit the event; return the verdict."""
     plan, merged = done.planned, done.merged
     if merged:
         verdict, undo = merged_verdict(plan, merged), merged.undo
@@ -64,14 +64,14 @@ def publish_merged(context: Context, done: Done) -> str:
         verdict, undo = unchanged_verdict(plan), ""
         text, rows = unchanged_report(plan), list[dict[str, object]]()
     publish(f"{context.name}-restore", verdict, text, rows)
-    told = f"see the report {context.name}-restore" if "--keys" in undo else undo
-    emit(context.name, "live-restore.done", {"verdict": verdict, "set": plan.backup, "undo": told})
+    undo_text = f"see the report {context.name}-restore" if "--keys" in undo else undo
+    emit(context.name, "live-restore.done", {"verdict": verdict, "set": plan.backup, "undo": undo_text})
     return verdict
 
 
 @step
 def publish_archive(context: Context, restore: ArchiveRestore) -> str:
-    """Publish what became of a legacy file; return the verdict.
+    """Publish the outcome of restoring a legacy file; return the verdict.
 
     Raises:
         OperationError: rows of it could not be loaded.
@@ -85,8 +85,8 @@ def publish_archive(context: Context, restore: ArchiveRestore) -> str:
 
 
 @contextmanager
-def told(context: Context) -> Iterator[None]:
-    """Tell a restore that was not done by event and artifact; the run fails after that."""
+def report_failure(context: Context) -> Iterator[None]:
+    """Report a failed restore by event and artifact, and let the failure pass."""
     try:
         with explained():
             yield

@@ -1,4 +1,4 @@
-"""The set that is taken of what a merge writes, before it does: what undoes it."""
+"""The safety set, taken of everything that a merge writes, before it does: it undoes the merge."""
 
 import re
 from dataclasses import replace
@@ -17,9 +17,9 @@ from tasks.sets.upload import missing_class
 
 
 def take_safety_set(merge: Merge) -> None:
-    """Take a set of what is there, damaged or not: what undoes the merge."""
+    """Take a set of the current state, damaged or not: it undoes the merge."""
     if not merge.tables:
-        # What was asked for is not there at all.
+        # None of the requested tables exists.
         return
     with merge.phases.phase("safety set"):
         run = merge.run.another() if merge.safety else merge.run
@@ -28,8 +28,8 @@ def take_safety_set(merge: Merge) -> None:
         merge.safety = take_set(site, run, merge.source, why)
         if merge.safety.snapshot.incarnation != (here := position(merge.connection)[0].incarnation):
             raise OperationError(
-                f"safety set {merge.safety.id} is of another server than the one that was to be changed ({here}); nothing was "
-                "touched; find out why its address moved, and run again"
+                f"safety set {merge.safety.id} is of another server than the one to be changed ({here}); nothing was touched; "
+                "find out why its address moved, and run again"
             )
     get_run_logger().info("safety set %s taken", merge.safety.id)
     for warning in missing_class(site.store, site.context.storage_classes, Kind.SAFETY):
@@ -37,12 +37,12 @@ def take_safety_set(merge: Merge) -> None:
 
 
 def _what_is_written(merge: Merge) -> Context:
-    """Return the context with those tables alone that rows are written in, by repairs too."""
+    """Return the context reduced to the tables that are written, by repairs too."""
     context = merge.site.context
     if merge.request.table is None:
         return context
-    written = {name for one in merge.tables for name in lineage(merge.members, one.member)}
-    repairs = " ".join(one.repair for one in concerned_checks(merge))
+    written = {name for table in merge.tables for name in lineage(merge.members, table.member)}
+    repairs = " ".join(check.repair for check in concerned_checks(merge))
     tables = [
         name for name in context.tables
         if f"{context.namespace}.{name}" in written or re.search(rf"\b{re.escape(name)}\b", repairs)

@@ -1,4 +1,4 @@
-"""Which table and which of its rows an operator means: names, and conditions on key columns."""
+"""Which table and which of its rows are requested: names, and conditions on key columns."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -15,26 +15,26 @@ from tasks.core.postgres.messages import message_of
 from tasks.core.postgres.source_path import execute_written, read_source_path
 from tasks.core.sets.manifest import Manifest
 from tasks.core.sql.names import plain_name
-from tasks.database.catalog import Members
-from tasks.in_place.session import Merge, Table, dicts, lineage
+from tasks.database.catalog import Members, dicts
+from tasks.in_place.session import Merge, Table, lineage
 from tasks.sets.texts import require_condition
 
 CHILD_AND_PARENT = "c", "p"
 
 
 def names(request: Request, context: Context, members: Members, manifest: Manifest) -> tuple[frozenset[str], frozenset[str]]:
-    """Return schema.name of all that is asked for, and of what keys are of, in the set and in the database.
+    """Return schema.name of all requested relations, and of those that keys select rows of.
 
-    That is everything, or a table with its partitions; of a clean-up set also the tables whose rows hung on its rows.
+    That is everything, or a table with its partitions; of a clean-up set also dependent tables.
 
     Raises:
-        BadInput: neither has such a table; or the set has only rows that were cleaned up, and all others would go.
+        BadInput: no such table; or a clean-up set would replace all other rows.
     """
-    parents = {plain_name(one.name): plain_name(one.parent) for one in manifest.inventory if one.kind in TABLES}
-    parents |= {one.qualified: one.parent or "" for one in members.relations}
+    parents = {plain_name(item.name): plain_name(item.parent) for item in manifest.inventory if item.kind in TABLES}
+    parents |= {relation.qualified: relation.parent or "" for relation in members.relations}
     if manifest.cleaned_table and request.mode is Mode.REPLACE:
         raise BadInput(
-            f"{manifest.id} has only the rows that were cleaned up: all others would be deleted; bring them back with "
+            f"{manifest.id} has only rows that a clean-up deleted: mode replace would delete all others; restore them with "
             f"restore_cleaned_up, or with table_restore and mode {Mode.MISSING}"
         )
     if request.table is None:
@@ -42,45 +42,47 @@ def names(request: Request, context: Context, members: Members, manifest: Manife
     where = f"in {manifest.id}, nor of context {context.name} now"
     keyed = tables_named(request.table, context.namespace, parents, where)
     children = manifest.only.tables if request.with_children and manifest.only else []
-    return keyed.union(*(tables_named(one, context.namespace, parents, where) for one in children)), keyed
+    return keyed.union(*(tables_named(child, context.namespace, parents, where) for child in children)), keyed
 
 
 def chosen_rows(merge: Merge) -> list[Composed]:
-    """Return the condition on key columns that was asked for.
+    """Return the requested condition on key columns; empty if there is none.
 
     Raises:
-        BadInput: it is none, or there are no such columns.
+        BadInput: it is not a condition, or there are no such columns.
     """
     if merge.request.keys is None:
         return []
-    wanted = [one for one in merge.members.holding_rows if one.qualified in merge.keyed]
+    wanted = [member for member in merge.members.holding_rows if member.qualified in merge.keyed]
     if not wanted:
-        raise BadInput(f"keys: {merge.request.table} is not there; restore all of it, without keys")
+        raise BadInput(f"keys: {merge.request.table} does not exist; restore all of it, without keys")
     key = dicts(merge.connection, sql.staging.MERGE_FACTS, {"oids": [wanted[0].oid]})[0]["key"]
     return [read_condition(merge.connection, merge.request.keys, (wanted[0].schema, wanted[0].name), key)]
 
 
 def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], key: list[str]) -> Composed:
-    """Return the condition on a table's key columns that an operator gave, as PostgreSQL understands it.
+    """Return an operator's condition on a table's key columns, as PostgreSQL parsed it.
 
     Raises:
-        BadInput: it is none, or the values are none of those columns.
+        BadInput: it is not a condition, or the values do not fit those columns.
     """
-    said = parse_keys(keys, key)
+    parsed = parse_keys(keys, key)
     try:
         with connection.transaction():
             path = read_source_path(connection, table[0])
             execute_written(connection, sql.key_values.create_key_table(*table, key), path)
-            if isinstance(said, str):
+            if isinstance(parsed, str):
                 # Prepared, because PostgreSQL then takes one statement only.
-                execute_written(connection, sql.key_values.add_condition(said), path, prepare=True)
-                found = connection.execute(sql.key_values.CONDITION).fetchall()
-                if len(found) != 1 or found[0][1]:
-                    raise BadInput(f"keys: a condition on {', '.join(key)} may only call functions that always give the same")
-                condition = sql.staging.as_written(found[0][0])
+                execute_written(connection, sql.key_values.add_condition(parsed), path, prepare=True)
+                conditions = connection.execute(sql.key_values.CONDITION).fetchall()
+                if len(conditions) != 1 or conditions[0][1]:
+                    raise BadInput(f"keys: a condition on {', '.join(key)} may only call IMMUTABLE functions")
+                condition = sql.staging.as_written(conditions[0][0])
             else:
                 equal: dict[str, str] = dict(connection.execute(sql.key_values.EQUAL_IN_KEY_TABLE).fetchall())
-                condition = sql.key_values.has_values({name: equal[name] for name in said[0]}, [list(row.values()) for row in said])
+                condition = sql.key_values.has_values(
+                    {name: equal[name] for name in parsed[0]}, [list(row.values()) for row in parsed]
+                )
             connection.execute(sql.key_values.try_condition(condition))
             connection.execute(sql.key_values.DROP_KEY_TABLE)
             return condition
@@ -94,57 +96,57 @@ def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], k
 
 
 def unknown_keys(merge: Merge) -> Iterator[str]:
-    """Yield which of the keys that were listed neither the set nor the database has."""
+    """Yield the listed keys that neither the set nor the database has."""
     wanted = [table for table in merge.tables if table.name in merge.keyed]
-    if merge.request.keys is None or not wanted or isinstance(said := parse_keys(merge.request.keys, wanted[0].primary), str):
+    if merge.request.keys is None or not wanted or isinstance(parsed := parse_keys(merge.request.keys, wanted[0].primary), str):
         return
-    for number, row in enumerate(said, 1):
+    for number, row in enumerate(parsed, 1):
         asked = [
             sql.key_values.absent_values(
-                one.member.schema, one.member.name, one.number, {name: one.equal[name] for name in row}, list(row.values())
+                table.member.schema, table.member.name, table.number, {name: table.equal[name] for name in row}, list(row.values())
             )
-            for one in wanted
-        ]  # fmt: skip
-        if all(merge.ask(one)[0][0] for one in asked):
-            place = f"number {number} of the {len(said):,} keys"
+            for table in wanted
+        ]
+        if all(merge.ask(statement)[0][0] for statement in asked):
+            place = f"number {number} of the {len(parsed):,} keys"
             yield f"{merge.request.table} has no row with {place}, neither in {merge.manifest.id} nor now; correct keys"
 
 
 def choose_children(merge: Merge) -> None:
-    """Choose of the other tables of a clean-up set the staged rows that hung, directly or not, on those that keys name."""
+    """Select, in other tables of a clean-up set, the rows that depended on the selected ones."""
     if merge.request.keys is None:
         return
-    children = [one for one in merge.tables if one.name not in merge.keyed]
+    children = [table for table in merge.tables if table.name not in merge.keyed]
     with merge.connection.transaction():
         merge.connection.execute(sql.session.set_zone(merge.site.context.timestamps))
         path = read_source_path(merge.connection, merge.site.context.namespace)
         conditions = _conditions(merge)
         links = [(child, *link) for child in children for link in _links(merge, child, conditions)]
-        found = {one.number: set[tuple[str, ...]]() for one in children}
+        hanging = {child.number: set[tuple[str, ...]]() for child in children}
         while True:
-            before = sum(map(len, found.values()))
+            before = sum(map(len, hanging.values()))
             for child, parent, names, on in links:
-                rows = _condition(parent, found)
+                rows = _condition(parent, hanging)
                 asked = sql.key_values.hanging_keys((child.number, parent.number), names, child.primary, rows, on)
-                found[child.number] |= set(execute_written(merge.connection, asked, path).fetchall())
-            if sum(map(len, found.values())) == before:
+                hanging[child.number] |= set(execute_written(merge.connection, asked, path).fetchall())
+            if sum(map(len, hanging.values())) == before:
                 break
     for child in children:
-        child.chosen = [_condition(child, found)]
+        child.chosen = [_condition(child, hanging)]
 
 
-def _condition(table: Table, found: Mapping[int, set[tuple[str, ...]]]) -> Composed:
-    """Return which rows of a table are chosen."""
-    if table.number not in found:
+def _condition(table: Table, hanging: Mapping[int, set[tuple[str, ...]]]) -> Composed:
+    """Return the condition that selects rows of a table."""
+    if table.number not in hanging:
         return table.chosen_rows
-    keys = sorted(found[table.number])
+    keys = sorted(hanging[table.number])
     return sql.key_values.has_values(table.primary_key, keys) if keys else sql.staging.as_written("false")
 
 
 def _links(merge: Merge, child: Table, conditions: Iterable[tuple[str, str]]) -> Iterator[tuple[Table, tuple[str, str], Composed]]:
-    """Yield on which tables the rows of one hung, and by what condition, which calls both by names.
+    """Yield the parent tables of a child's rows, the two names, and the condition that joins them.
 
-    These are foreign keys, and the conditions by which rows of other tables belong to those of the rule's.
+    Parents are found by foreign keys, and by the `where` of the rule's children.
     """
     own = lineage(merge.members, child.member)
     for key in dicts(merge.connection, sql.key_values.OUTBOUND_KEYS_OF, {"oids": [*own.values()]}):
@@ -159,34 +161,38 @@ def _links(merge: Merge, child: Table, conditions: Iterable[tuple[str, str]]) ->
 
 
 def _wheres(context: Context, table: str | None) -> list[tuple[str, str, str]]:
-    """Return which tables' rows belong to those of a rule's table by a condition, by which, and where that is written."""
+    """Return a rule's child tables with a `where`: table, condition, place in the file."""
     return [
         (child.table, child.where, f"clean_up.{number}.children.{place}.where")
-        for number, rule in enumerate(context.clean_up) if rule.table == table
-        for place, child in enumerate(rule.children) if child.where
-    ]  # fmt: skip
+        for number, rule in enumerate(context.clean_up)
+        if rule.table == table
+        for place, child in enumerate(rule.children)
+        if child.where
+    ]
 
 
 def _conditions(merge: Merge) -> list[tuple[str, str]]:
-    """Return the conditions by which rows of other tables belong to those of the rule's, as this context says them.
+    """Return the conditions that join child tables to the rule's table, as in this context's file.
 
-    Where it says none of a table, the set's is taken, once PostgreSQL has read it; it is told.
+    For tables without one, the set's is used once PostgreSQL has parsed it, and listed in the plan.
 
     Raises:
-        DamagedSet: what the set says is no condition.
+        DamagedSet: the set's text is not a condition.
     """
     root, namespace = str(merge.manifest.cleaned_table), merge.site.context.namespace
     here = [(table, where) for table, where, _ in _wheres(merge.site.context, root)]
-    there = {name for one in merge.tables for name in lineage(merge.members, one.member)}
+    there = {name for table in merge.tables for name in lineage(merge.members, table.member)}
     more = list[tuple[str, str]]()
     for table, where, place in _wheres(merge.whole, root):
         if (table, where) in here or f"{namespace}.{table}" not in there:
             continue
-        said = f"{merge.manifest.id}/context/{CONTEXT_FILE}: {place}"
-        require_condition(merge.connection, said, where, (namespace, table), (namespace, root))
+        source = f"{merge.manifest.id}/context/{CONTEXT_FILE}: {place}"
+        require_condition(merge.connection, source, where, (namespace, table), (namespace, root))
         if table in {name for name, _ in here}:
-            merge.said.append(f"{said} is {where}; what this context says is taken instead")
+            merge.taken_from_set.append(f"{source} is {where}; the condition of this context is used instead")
         else:
-            merge.said.append(f"rows of {table} hung on those of {root} where {where} ({said}); this context has no such rule")
+            merge.taken_from_set.append(
+                f"rows of {table} depend on those of {root} where {where} ({source}); this context has no such rule"
+            )
             more.append((table, where))
     return [*here, *more]

@@ -1,4 +1,4 @@
-"""One table of a set under another name beside the live one: nothing that is there is touched."""
+"""One table of a set restored under another name beside the live one, which is not touched."""
 
 import time
 from collections.abc import Iterator
@@ -34,13 +34,13 @@ from tasks.sets.stage import StagedSet
 
 @step(name="restore {table} beside")
 def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Keys | None) -> Beside:
-    """Make a new table with a set's rows of a table, of a partition, or of all partitions of a table, and compare them.
+    """Create a table with a set's rows of a table, with all or one of its partitions; compare them.
 
-    It has the columns and the primary key, no other index, key or trigger.
+    It has the columns and the primary key; no other indexes, keys or triggers.
 
     Raises:
-        BadInput: the set has no such table, the new name is taken, the login may not create it, or keys are wrong.
-        RestoreDiffers: other rows arrived than the set has; nothing was kept.
+        BadInput: no such table, the new name is taken, CREATE is not granted, or keys are wrong.
+        RestoreDiffers: the loaded rows differ from the set; nothing was kept.
     """
     manifest, started = staged.manifest, time.monotonic()
     named, relations = _choose(manifest, site.context.namespace, table)
@@ -58,10 +58,10 @@ def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Ke
             if key:
                 connection.execute(sql.in_place.add_primary_key(*place, key))
             _hand_over(connection, place, manifest, first)
-            connection.execute(sql.in_place.comment_on_table(*place, f"restored from {manifest.id}; drop it when it was looked at"))
+            connection.execute(sql.in_place.comment_on_table(*place, f"restored from {manifest.id}; drop it after use"))
             connection.execute(sql.rows.analyze_relation(*place))
         notes += _large_objects(site, run, staged, relations)
-    all_rows = sum(one.rows for one in relations)
+    all_rows = sum(relation.rows for relation in relations)
     get_run_logger().info("%s: %d of %d rows of %s", ".".join(place), rows, all_rows, ".".join(named))
     return Beside(
         sql.names.quoted_name(*place), sql.names.quoted_name(*named), manifest.id, manifest.snapshot.instant, site.database, rows,
@@ -70,57 +70,58 @@ def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Ke
 
 
 def _choose(manifest: Manifest, namespace: str, table: str) -> tuple[tuple[str, str], list[Relation]]:
-    """Return schema and name of the table that is meant, and the relations that have its rows.
+    """Return schema and name of the requested table, and the relations that have its rows.
 
     Raises:
-        BadInput: there is none, or partitions have other columns.
+        BadInput: there is none, or its partitions have different columns.
     """
-    parents = {plain_name(one.name): plain_name(one.parent) for one in manifest.inventory if one.kind in TABLES}
+    parents = {plain_name(item.name): plain_name(item.parent) for item in manifest.inventory if item.kind in TABLES}
     names = tables_named(table, namespace, parents, f"in {manifest.id}")
-    found = [one for one in manifest.relations if one.qualified in names]
-    if not found:
+    chosen = [relation for relation in manifest.relations if relation.qualified in names]
+    if not chosen:
         raise BadInput(f"{table} has no partition in {manifest.id}")
-    if odd := [one.qualified for one in found if one.columns != found[0].columns]:
+    if odd := [relation.qualified for relation in chosen if relation.columns != chosen[0].columns]:
         raise BadInput(
-            f"{', '.join(odd)} has other columns, or in another order, than {found[0].qualified}; restore partition by partition"
+            f"{', '.join(odd)} has other columns, or another column order, than {chosen[0].qualified}; restore each partition alone"
         )
-    top = next((one for one in names if parents[one] not in names), None)
+    top = next((name for name in names if parents[name] not in names), None)
     if top is None:
         raise DamagedSet(f"{manifest.id}: inventory: {table} is a partition of itself; restore another set")
     schema, _, name = top.partition(".")
-    return (schema, name), found
+    return (schema, name), chosen
 
 
 def _primary_key(manifest: Manifest, relation: Relation) -> list[str]:
     """Return the columns of a relation's primary key."""
     for item in manifest.inventory:
         if item.kind == "constraint" and plain_name(item.parent) == relation.qualified and (key := PRIMARY_KEY.match(item.state)):
-            columns = [sql.names.unquoted(one) for one in ANY_NAME.findall(key["columns"])]
-            # One that is computed is not among the set's rows.
+            columns = [sql.names.unquoted(name) for name in ANY_NAME.findall(key["columns"])]
+            # A generated column is not among the set's rows.
             return columns if set(columns) <= set(relation.columns) else []
     return []
 
 
 @contextmanager
 def _explained(database: str, place: tuple[str, str]) -> Iterator[None]:
-    """Say what to do when the table cannot be made."""
+    """Turn failures to create the table into BadInput with the remedy."""
     try:
         yield
     except psycopg.errors.DuplicateTable:
-        raise BadInput(f"{sql.names.quoted_name(*place)} is there already; look at it, then drop or rename it") from None
+        raise BadInput(f"{sql.names.quoted_name(*place)} exists already; check it, then drop or rename it") from None
     except psycopg.errors.InsufficientPrivilege as error:
         remedy = f"GRANT USAGE, CREATE ON SCHEMA {sql.names.quoted(place[0])} TO …"
         raise BadInput(f'{message_of(error)}; run in database "{database}": {remedy}') from None
 
 
 def _create(connection: Connection, place: tuple[str, str], relation: Relation) -> list[str]:
-    """Make the empty table; return which columns are text, because their type is not here."""
+    """Create the empty table; return notes on columns whose type was replaced."""
     types = relation.types or ["text"] * len(relation.columns)
-    # A type is what a manifest says, but only what PostgreSQL reads as the name of one gets into a statement.
-    known = [connection.execute(sql.catalog.TYPE_IS_THERE, {"name": one}).fetchall()[0][0] for one in types]
+    # Types come from the manifest: only what PostgreSQL parses as a type name gets into a
+    # statement.
+    known = [connection.execute(sql.catalog.TYPE_IS_THERE, {"name": kind}).fetchall()[0][0] for kind in types]
     loose = [
-        connection.execute(sql.prerequisites.BASE_OF_UNPROVEN, {"name": one if there else None}).fetchall()
-        for one, there in zip(types, known, strict=True)
+        connection.execute(sql.prerequisites.BASE_OF_UNPROVEN, {"name": kind if there else None}).fetchall()
+        for kind, there in zip(types, known, strict=True)
     ]
     bases = {kind: base[0][0] for kind, base in zip(types, loose, strict=True) if base}
     columns = [
@@ -129,16 +130,21 @@ def _create(connection: Connection, place: tuple[str, str], relation: Relation) 
     connection.execute(sql.in_place.create_beside(*place, columns))
     return [
         f"column {name} is text: type {kind} is not in this database"
-        for name, kind, there in zip(relation.columns, types, known, strict=True) if not there
+        for name, kind, there in zip(relation.columns, types, known, strict=True)
+        if not there
     ] + [
-        f"column {name} is {bases[kind]}: rows may break a check of domain {kind} that is NOT VALID"
-        for name, kind in zip(relation.columns, types, strict=True) if kind in bases
-    ]  # fmt: skip
+        f"column {name} is {bases[kind]}: rows may violate a NOT VALID check of domain {kind}"
+        for name, kind in zip(relation.columns, types, strict=True)
+        if kind in bases
+    ]
 
 
 def _hand_over(connection: Connection, place: tuple[str, str], manifest: Manifest, relation: Relation) -> None:
-    """Give the new table to the owner of the set's, where this login may; the login itself may be one of this run alone."""
-    item = next(one for one in manifest.inventory if one.kind in TABLES and plain_name(one.name) == relation.qualified)
+    """Give the new table to its owner in the set if allowed.
+
+    This login may exist for one run only.
+    """
+    item = next(item for item in manifest.inventory if item.kind in TABLES and plain_name(item.name) == relation.qualified)
     owner = item.state.removeprefix("owner ").partition(" | ")[0]
     question = sql.databases.MAY_BECOME_16 if major_of(connection) >= 16 else sql.databases.MAY_BECOME
     if connection.execute(question, {"names": [owner]}).fetchall():
@@ -146,44 +152,44 @@ def _hand_over(connection: Connection, place: tuple[str, str], manifest: Manifes
 
 
 def _left_out(manifest: Manifest, relation: Relation) -> list[str]:
-    """Return what the set's rows do not have, because it is computed from the other columns."""
+    """Return a note if the table has generated columns, which the set's rows do not have."""
     stated = next(
-        (one.columns for one in manifest.inventory if one.kind in TABLES and plain_name(one.name) == relation.qualified), ""
+        (item.columns for item in manifest.inventory if item.kind in TABLES and plain_name(item.name) == relation.qualified), ""
     )
-    return ["generated columns are not in it"] if " GENERATED " in stated else []
+    return ["generated columns are omitted"] if " GENERATED " in stated else []
 
 
 def _large_objects(site: Site, run: Run, staged: StagedSet, relations: list[Relation]) -> list[str]:
-    """Return what of the large objects that the rows name is not as in the set in the live database: none is made or changed."""
+    """Return how large objects that the rows name differ in the live database, where they are left."""
     columns = staged.manifest.large_objects.columns if staged.manifest.large_objects else {}
-    oids = {oid for one in relations for oid in references_in(staged, one, columns.get(one.qualified, []))}
-    found = compare_live(site, run, staged, oids)
+    oids = {oid for relation in relations for oid in references_in(staged, relation, columns.get(relation.qualified, []))}
+    compared = compare_live(site, run, staged, oids)
     gone = [
-        f"{one} that rows name is gone: full_restore into a new database has it"
-        for one in ([named(found.missing)] if found.missing else [])
+        f"{name} that rows name is missing: full_restore into a new database has it"
+        for name in ([named(compared.missing)] if compared.missing else [])
     ]
-    return [*gone, *(f"of the live database, {text}" for text in (*found.unlike, *found.unread))]
+    return [*gone, *(f"of the live database, {text}" for text in (*compared.unlike, *compared.unread))]
 
 
 def _load(
     connection: Connection, run: Run, database: str, staged: StagedSet, relations: list[Relation], place: tuple[str, str]
-) -> int:  # fmt: skip
+) -> int:
     """Load all rows and read them back.
 
     Raises:
-        RestoreDiffers: they are not the set's.
+        RestoreDiffers: they differ from the set's.
     """
     encoding = staged.manifest.database.encoding
     for relation in relations:
         load_rows(connection, relation, staged.sources(relation), encoding, into=place)
     # Digests are sums, so that of all partitions is the sum of theirs.
-    total = sum(int(one.digest, 16) for one in relations) % MODULUS
-    rows = sum(one.rows for one in relations)
+    total = sum(int(relation.digest, 16) for relation in relations) % MODULUS
+    rows = sum(relation.rows for relation in relations)
     expected = relations[0].model_copy(update={"rows": rows, "digest": f"{total:032x}"})
     job = replace(reading_job(database, run, expected, encoding), schema=place[0], name=place[1])
     digest = digest_relation(connection, job)
-    if found := differences(expected, digest.rows, digest.hex):
-        raise RestoreDiffers("; ".join(found))
+    if problems := differences(expected, digest.rows, digest.hex):
+        raise RestoreDiffers("; ".join(problems))
     return rows
 
 
@@ -191,7 +197,7 @@ def _load_some(
     connection: Connection, run: Run, database: str, staged: StagedSet, relations: list[Relation], place: tuple[str, str],
     keys: Keys, key: list[str],
 ) -> int:  # fmt: skip
-    """Load all rows into a TEMP table, which is read back, and the chosen ones from there."""
+    """Load and compare all rows in a TEMP table, and copy the selected ones from there."""
     condition = read_condition(connection, keys, place, key)
     connection.execute(sql.staging.create_staging(0, *place, relations[0].columns, relations[0].columns, {}))
     _load(connection, run, database, staged, relations, sql.staging.staging_place(0))

@@ -10,7 +10,7 @@ from tasks.run import progress
 
 
 def stage(merge: Merge) -> None:
-    """Stage the rows of every relation but of those in which no row was written since the set was taken."""
+    """Stage the rows of every relation, except those unchanged since the set was taken."""
     same_file = _same_line(merge)
     expected = {table.name: table.relation.plain_bytes if table.relation else 0 for table in merge.tables}
     with progress.of(merge.run, "staging", expected, merge.manifest.zone) as items:
@@ -23,44 +23,46 @@ def stage(merge: Merge) -> None:
 
 
 def _move_misplaced(merge: Merge) -> list[str]:
-    """Move staged rows of partitions by hash to those that they belong to here; return why that cannot be."""
-    found = list[str]()
-    for table in {*merge.divided.values()}:
-        partitions = [one for one in merge.tables if one.staged and merge.divided.get(one.name) == table]
+    """Move staged rows of hash partitions to where they belong here; return why that fails."""
+    problems = list[str]()
+    for divided in {*merge.divided.values()}:
+        partitions = [table for table in merge.tables if table.staged and merge.divided.get(table.name) == divided]
         asked = {"oids": [partition.member.oid for partition in partitions]}
         belongs = {
             oid: sql.staging.belonging(bound, domains)
             for oid, bound, domains in merge.connection.execute(sql.staging.BOUNDS, asked)
         }
-        for one in partitions:
-            merge.connection.execute(sql.staging.take_misplaced(one.number, belongs[one.member.oid]))
+        for partition in partitions:
+            merge.connection.execute(sql.staging.take_misplaced(partition.number, belongs[partition.member.oid]))
             left = merge.connection.execute(sql.staging.COUNT_MISPLACED).fetchall()[0][0]
-            columns = one.relation.columns if one.relation else list(one.member.columns)
+            columns = partition.relation.columns if partition.relation else list(partition.member.columns)
             for other in partitions if left else []:
                 give = sql.staging.give_misplaced(other.number, columns, belongs[other.member.oid])
                 left -= merge.connection.execute(give).rowcount
             merge.connection.execute(sql.staging.DROP_MISPLACED)
             if left:
-                found.append(
-                    f"{left:,} rows of {one.name} belong to partitions of {'.'.join(table)} here that are not restored with it; "
-                    "restore the whole table"
+                problems.append(
+                    f"{left:,} rows of {partition.name} belong here to partitions of {'.'.join(divided)} that are not "
+                    "restored with it; restore the whole table"
                 )
-    return found
+    return problems
 
 
 def _same_line(merge: Merge) -> set[str]:
-    """Return the relations whose rows can be told from the set's by the transactions that wrote them."""
+    """Return the relations whose changes since the set show by the transactions that wrote them."""
     with merge.connection.transaction():
         here, xmax, database = position(merge.connection)
-    # A clean-up set never had all rows of a relation.
+    # A clean-up set never has all rows of a relation.
     if merge.manifest.cleaned_table or misfit(merge.manifest, here, xmax, database, merge.inventory):
         return set()
     return {
-        one.name
-        for one in merge.tables
-        if (kept := one.relation) and kept.layout and (kept.oid, kept.relfilenode, kept.layout, kept.columns)
-        == (one.member.oid, one.member.relfilenode, one.member.layout, list(one.member.columns))
-    }  # fmt: skip
+        table.name
+        for table in merge.tables
+        if (kept := table.relation)
+        and kept.layout
+        and (kept.oid, kept.relfilenode, kept.layout, kept.columns)
+        == (table.member.oid, table.member.relfilenode, table.member.layout, list(table.member.columns))
+    }
 
 
 def stage_table(merge: Merge, table: Table, moved: Moved = unmeasured) -> None:

@@ -1,4 +1,4 @@
-"""What undoes a merge: the commands that restore its safety set, told in its report; and what they do not bring back."""
+"""The commands that undo a merge by restoring its safety set, and what they do not restore."""
 
 import shlex
 from collections.abc import Iterator
@@ -9,38 +9,39 @@ from tasks.core.database.objects import TABLES, VIEWS
 from tasks.core.in_place.remedies import drops
 from tasks.core.in_place.request import Drift, KeyValue, Mode, Request
 from tasks.core.sql.staging import Link
+from tasks.database.catalog import dicts
 from tasks.in_place.objects import keys_to_make
-from tasks.in_place.session import Merge, Table, dicts, lineage
+from tasks.in_place.session import Merge, Table, lineage
 
 
 def undo_of(merge: Merge) -> str:
-    """Return what an operator types to have back what was there before, rows that refer to others first."""
+    """Return the commands that restore the state before the merge, referring rows first."""
     context, database = merge.site.context.name, merge.site.database
     if merge.safety is None:
         dropped = shlex.quote(" ".join(_drops(merge)))
         return f"psql -v ON_ERROR_STOP=1 -d {shlex.quote(database)} -c {dropped}"
     back = replace(merge.request, backup=merge.safety.id, mode=Mode.REPLACE, include_parents=False, on_drift=Drift.REFUSE)
-    # Rows that others refer to were inserted as well, in other tables or in the same one.
-    included = [one for one in merge.tables if one.name not in merge.names or len(one.chosen) > 1]
-    keys = [(one.name, _inserted_keys(merge, one)) for one in included]
+    # Referenced rows were inserted as well, in other tables or in the same one.
+    included = [table for table in merge.tables if table.name not in merge.names or len(table.chosen) > 1]
+    keys = [(table.name, _inserted_keys(merge, table)) for table in included]
     requests = [back, *(replace(back, table=table, keys=some) for table, some in keys if some)]
-    return "\n".join(one.command(context, database) for one in requests)
+    return "\n".join(request.command(context, database) for request in requests)
 
 
 def undo_all(merge: Merge) -> str:
-    """Return what an operator types to have back every table that the safety set has."""
+    """Return the command that restores every table of the safety set."""
     assert merge.safety  # noqa: S101
     request = Request(merge.safety.id, accept_effects=merge.request.accept_effects, objects=merge.request.objects)
     return request.command(merge.site.context.name, merge.site.database)
 
 
 def without_keys(merge: Merge, undo: str) -> str:
-    """Return what undoes it whole, where the commands name rows by their keys."""
+    """Return the command that undoes everything, if the given ones list key values."""
     return undo_all(merge) if "--keys" in undo else undo
 
 
 def _drops(merge: Merge) -> Iterator[str]:
-    """Yield what drops tables that are made as a whole: first the keys of other tables to them, and their views."""
+    """Yield statements that drop re-created tables: first other tables' keys to them, and views."""
     made = {item.name: item.parent for item in merge.missing if item.kind in TABLES}
     yield from (sql.staging.drop_constraint(key.table, key.name) for key in keys_to_make(merge) if key.table not in made)
     yield from reversed([drops(item) for item in merge.missing if item.kind in VIEWS])
@@ -50,21 +51,21 @@ def _drops(merge: Merge) -> Iterator[str]:
 
 
 def not_undone(merge: Merge) -> list[str]:
-    """Return what the merge changes for good, and which rows that it deletes or changes come back only after something else."""
-    lasting = [f"{one.difference.line}; it stays {one.remedy.how}" for one in merge.found if one.is_lasting]
+    """Return the changes that an undo does not revert, or only after something else."""
+    lasting = [f"{finding.difference.line}; it stays {finding.remedy.how}" for finding in merge.findings if finding.is_lasting]
     return [*lasting, *_orphans(merge)]
 
 
 def _orphans(merge: Merge) -> Iterator[str]:
-    """Yield which rows to delete or to change refer to nothing, so that their keys would refuse them."""
+    """Yield how many rows to delete or change refer to missing rows: their keys would refuse them."""
     for table in merge.tables:
         oids = [*lineage(merge.members, table.member).values()]
         for key in () if table.unchanged else dicts(merge.connection, sql.key_values.OUTBOUND_KEYS_OF, {"oids": oids}):
             place, parent = (table.member.schema, table.member.name), (key["parent_schema"], key["parent_name"])
             if count := merge.ask(sql.key_values.orphans_to_go(table.number, place, Link.of(key), parent))[0][0]:
                 yield (
-                    f"{count:,} rows of {table.name} refer to rows of {'.'.join(parent)} that are not there: they come back only "
-                    f"without the key: ALTER TABLE {key['table']} DROP CONSTRAINT {key['name']};"
+                    f"{count:,} rows of {table.name} refer to missing rows of {'.'.join(parent)}: to restore them, drop the "
+                    f"key: ALTER TABLE {key['table']} DROP CONSTRAINT {key['name']};"
                 )
 
 

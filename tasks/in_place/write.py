@@ -1,4 +1,4 @@
-"""The rows of a merge: written with triggers off, and read back."""
+"""The rows of a merge, written with triggers off, and read back."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from tasks.restore.unproven import without_unproven_checks
 
 @contextmanager
 def triggers_off(merge: Merge) -> Iterator[None]:
-    """Switch user triggers off, one by one, and then to what they were in the set, or before where it does not know them."""
+    """Disable user triggers, then set them as in the set, or as before if it lacks them."""
     wanted = trigger_states(merge.manifest.inventory) if merge.request.table is None else {}
     triggers = merge.connection.execute(sql.triggers.TRIGGER_STATES, {"oids": merge.members.oids}).fetchall()
     for schema, table, trigger, words, _ in triggers:
@@ -42,17 +42,18 @@ def made_tables(merge: Merge) -> list[int]:
 
 
 def write_rows(merge: Merge) -> tuple[list[Relation], tuple[int, int, int]]:
-    """Load the relations that were missing, and write every difference; return those, and rows deleted, updated and inserted.
+    """Load missing relations, and write all differences.
 
-    Rows may be older than checks of domains that are NOT VALID.
+    Returns the relations, and how many rows were deleted, updated and inserted. Rows may predate
+    NOT VALID checks of domains.
     """
-    oids = [one.member.oid for one in merge.tables if not one.unchanged]
+    oids = [table.member.oid for table in merge.tables if not table.unchanged]
     oids += made_tables(merge)
-    # What undoes a restore may bring back rows that a table's own checks were never proven of.
-    oids += [oid for one in merge.tables for oid in lineage(merge.members, one.member).values() if merge.is_undo]
+    # An undo may restore rows that were never validated against NOT VALID checks of a table.
+    oids += [oid for table in merge.tables for oid in lineage(merge.members, table.member).values() if merge.is_undo]
     with without_unproven_checks(merge.connection, oids, merge.path, of_tables=merge.is_undo):
         written = load_new_relations(merge), write_differences(merge)
-        # No check comes back while keys are still to be looked at.
+        # Checks are re-created only after deferred keys were checked.
         merge.connection.execute(sql.in_place.END_DEFERRED)
     return written
 
@@ -60,35 +61,35 @@ def write_rows(merge: Merge) -> tuple[list[Relation], tuple[int, int, int]]:
 def write_differences(merge: Merge) -> tuple[int, int, int]:
     """Write every difference in one statement; return rows deleted, updated and inserted.
 
-    Where rows exchange unique values, those are parked first, or else the rows are deleted and inserted.
+    If rows swap unique values, these are parked first, or else the rows deleted and inserted.
     """
-    tables = [one for one in merge.tables if not one.unchanged]
+    tables = [table for table in merge.tables if not table.unchanged]
     path = read_source_path(merge.connection, merge.site.context.namespace)
     for prepare in (_leave, _park):
         try:
             return _write_at_once(merge, tables, path, prepare)
         except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
-            get_run_logger().info("%s: unique values are exchanged; once more, another way", message_of(error))
+            get_run_logger().info("%s: rows swap unique values; trying another way", message_of(error))
     return _write_at_once(merge, tables, path, _replace)
 
 
 def _write_at_once(
     merge: Merge, tables: Sequence[Table], path: str, prepare: Callable[[Merge, Table], list[str]]
-) -> tuple[int, int, int]:  # fmt: skip
+) -> tuple[int, int, int]:
     with merge.connection.transaction():
-        parts = [(one.number, one.member.schema, one.member.name, one.columns, prepare(merge, one)) for one in tables]
+        parts = [(table.number, table.member.schema, table.member.name, table.columns, prepare(merge, table)) for table in tables]
         with source_path(merge.connection, path):
-            found: tuple[int, int, int] = merge.connection.execute(sql.in_place.merge_rows(parts)).fetchall()[0]
-    return found
+            counts: tuple[int, int, int] = merge.connection.execute(sql.in_place.merge_rows(parts)).fetchall()[0]
+    return counts
 
 
 def _leave(_merge: Merge, table: Table) -> list[str]:
-    """Most rows can be written as they are; return the columns to write."""
+    """Return the columns to write; most rows can be updated directly."""
     return table.changed
 
 
 def _park(merge: Merge, table: Table) -> list[str]:
-    """Let the rows to update give their unique values free, for other ones that nothing has; return the columns to write."""
+    """Set unique columns of the rows to update to unused values; return the columns to write."""
     member, parked = table.member, list[str]()
     for column, kind, length in merge.connection.execute(sql.in_place.PARKING_COLUMNS, {"oid": member.oid}).fetchall():
         if not column:
@@ -101,14 +102,14 @@ def _park(merge: Merge, table: Table) -> list[str]:
 
 
 def _replace(merge: Merge, table: Table) -> list[str]:
-    """Let the rows to update be deleted and inserted, where no key would act on that; return the columns to write."""
+    """Turn updates into delete and insert, if no key acts on that; return the columns to write."""
     if not merge.connection.execute(sql.in_place.KEYS_THAT_ACT, {"oid": table.member.oid}).fetchall():
         merge.connection.execute(sql.in_place.replace_instead_of_update(table.number))
     return table.changed
 
 
 def load_new_relations(merge: Merge) -> list[Relation]:
-    """Load the relations that were missing and are there now; return them."""
+    """Load the relations that were created; return them."""
     for relation in merge.absent:
         load_rows(merge.connection, relation, merge.staged.sources(relation), merge.manifest.database.encoding)
     return merge.absent
@@ -118,32 +119,34 @@ def compare_written(merge: Merge, loaded: Iterable[Relation]) -> None:
     """Read back what was written, inside the transaction.
 
     Raises:
-        RestoreDiffers: it is not what the set has.
+        RestoreDiffers: it differs from the set.
     """
     read = dict[str, RowDigest]()
-    written = [one.relation for one in merge.tables if one.relation and not one.unchanged and one.becomes_whole]
+    written = [table.relation for table in merge.tables if table.relation and not table.unchanged and table.becomes_whole]
     for relation in [*written, *loaded]:
         job = reading_job(merge.site.database, merge.run, relation, merge.manifest.database.encoding)
         read[relation.qualified] = digest_relation(merge.connection, job)
-    found = unlike(merge.manifest, read)
+    problems = unlike(merge.manifest, read)
     acted_on = {row[0] for row in merge.connection.execute(sql.in_place.TABLES_ACTED_ON, {"oids": merge.members.oids})}
     for table in merge.tables:
-        # With triggers off, nothing but a foreign key of its own can have written it.
+        # With triggers off, only a foreign key of its own can have written it.
         acted = table.unchanged and acted_on & set(lineage(merge.members, table.member).values())
         if acted and not is_unchanged(merge, table):
-            found.append(f"{table.name}: a key of it acted on what was written")
+            problems.append(f"{table.name}: one of its keys acted on written rows")
         if not table.unchanged and not table.becomes_whole:
             left = compare(merge, table)
-            found += [f"{table.name}: {left.rows} rows differ still"] if left.rows else []
-    if found:
+            problems += [f"{table.name}: {left.rows} rows still differ"] if left.rows else []
+    if problems:
         raise RestoreDiffers(
             f'database "{merge.site.database}" is as it was: what was written differs from {merge.manifest.id}: '
-            f"{'; '.join(found[:10])}"
+            f"{'; '.join(problems[:10])}"
         )
 
 
 def written_relations(merge: Merge) -> list[tuple[str, str]]:
-    """Return the relations whose statistics are old now, but for those that an undo dropped."""
-    dropped = {plain_name(one.item.name) for one in merge.drops}
-    merged = [(one.member.schema, one.member.name) for one in merge.tables if not one.unchanged and one.name not in dropped]
-    return merged + [(one.namespace, one.name) for one in merge.absent]
+    """Return the relations to analyze, except those that an undo dropped."""
+    dropped = {plain_name(drop.item.name) for drop in merge.drops}
+    merged = [
+        (table.member.schema, table.member.name) for table in merge.tables if not table.unchanged and table.name not in dropped
+    ]
+    return merged + [(relation.namespace, relation.name) for relation in merge.absent]

@@ -1,1 +1,1 @@
-"""Restoring into a live database: what is asked for, what would be done, and what was."""
+"""Restoring into a live database: the request, the plan, the result."""

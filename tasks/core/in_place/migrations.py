@@ -1,6 +1,6 @@
-"""What is migrated and not restored, types and columns: why it is left, and the statement that a person may begin with.
+"""Types and columns, which are migrated and not restored: the reason, and a statement to begin with.
 
-These statements are never run: what a set says stands in them as it is.
+These statements are never run: they contain the set's texts as they are.
 """
 
 import re
@@ -15,7 +15,7 @@ TYPES_ARE_MIGRATED = "types are migrated, not restored"
 
 
 def begin_of_migration(difference: Difference, now: InventoryItem, where: str, column: str) -> str:
-    """Return the statement that a person may begin with, of columns that one side does not have, or has of another type."""
+    """Return a statement to begin a migration with, for columns that are missing or differ in type."""
     then, here = (facts.facts(item) if item else {} for item in (difference.then, now))
     had, has = then.get(f"{where}: {facts.TYPE}"), here.get(f"{where}: {facts.TYPE}")
     change = f"ALTER TABLE {now.name} {{}} COLUMN {column}{{}};"
@@ -31,12 +31,12 @@ def begin_of_migration(difference: Difference, now: InventoryItem, where: str, c
 
 
 def of_type(difference: Difference, now: InventoryItem) -> Remedy:
-    """Return why a type is left, with the statement that a person may begin with."""
+    """Return why a type is left as it is, with a statement to begin a migration with."""
     was, becomes, domain = difference.was, difference.becomes, f"ALTER DOMAIN {now.name}"
     match difference.fact:
         case facts.DEFAULT | facts.NOT_NULL:
-            said = f"SET {difference.fact}{f' {was}' if difference.fact == facts.DEFAULT else ''}"
-            return Remedy(How.NOT, f"{domain} {said if was else f'DROP {difference.fact}'};", TYPES_ARE_MIGRATED)
+            action = f"SET {difference.fact}{f' {was}' if difference.fact == facts.DEFAULT else ''}"
+            return Remedy(How.NOT, f"{domain} {action if was else f'DROP {difference.fact}'};", TYPES_ARE_MIGRATED)
         case facts.CONSTRAINTS:
             return Remedy(How.NOT, f"{domain} ADD CONSTRAINT {was};" if was and not becomes else "", TYPES_ARE_MIGRATED)
         case facts.COLUMNS:
@@ -47,7 +47,7 @@ def of_type(difference: Difference, now: InventoryItem) -> Remedy:
                     How.NOT, f"ALTER TYPE {now.name} RENAME VALUE {renamed[0][1]} TO {renamed[0][0]};", TYPES_ARE_MIGRATED
                 )
             if then and [label for label in here if label in then] == then:
-                return Remedy(How.NOT, "", "PostgreSQL drops no label of an enum")
+                return Remedy(How.NOT, "", "PostgreSQL cannot drop a label of an enum")
     return Remedy(How.NOT, "", TYPES_ARE_MIGRATED)
 
 

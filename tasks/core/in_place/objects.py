@@ -1,4 +1,4 @@
-"""What becomes of objects that are not as in a set: how each is set back, or what is left and why."""
+"""Objects that differ from a set: how each is set back, or why it is left."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,15 +13,15 @@ STATES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALW
 
 
 class How(StrEnum):
-    """By what an object is set back."""
+    """How an object is set back; the value completes "it is …"."""
 
     ALTER = "altered"
-    ANEW = "dropped and made again"
+    ANEW = "dropped and re-created"
     REPLACE = "replaced"
     SWITCH = "switched"
-    REFRESH = "computed again"
+    REFRESH = "refreshed"
     CREATE = "created"
-    REBUILD = "built again"
+    REBUILD = "rebuilt"
     ADVANCE = "advanced"
     DROP = "dropped"
     NOT = "left"
@@ -29,7 +29,7 @@ class How(StrEnum):
 
 @dataclass(frozen=True)
 class Remedy:
-    """How an object is set back, and by which statements, some of them `before` the rows are written; where it is not, why."""
+    """How an object is set back, by which statements (`before` runs before the rows), or why not."""
 
     how: How
     statement: str = ""
@@ -38,13 +38,13 @@ class Remedy:
 
     @property
     def by_hand(self) -> str:
-        """All the statements, for a person."""
+        """All statements, to be run by hand."""
         return f"{self.before} {self.statement}".strip()
 
 
 @dataclass(frozen=True)
 class ObjectChange:
-    """An object that is not as in the set: what is different, how grave that is, and what becomes of it."""
+    """An object that differs from the set: the difference, its severity, and its remedy."""
 
     what: str
     severity: Severity
@@ -53,31 +53,31 @@ class ObjectChange:
 
     @property
     def line(self) -> str:
-        """All of it as a sentence, for a report."""
+        """The change as a sentence, for reports."""
         if self.is_done:
             return f"{self.what}; {self.remedy.how}"
-        said = f":\n\n{sql_block(self.remedy.statement)}" if self.remedy.statement else ""
-        return f"{self.severity}: {self.what}; left: {self.remedy.why}{said}"
+        statement = f":\n\n{sql_block(self.remedy.statement)}" if self.remedy.statement else ""
+        return f"{self.severity}: {self.what}; left: {self.remedy.why}{statement}"
 
 
 @dataclass(frozen=True)
-class Found:
-    """How an object is not as in the set, how it is set back, and whether this restore does it."""
+class Finding:
+    """A difference of an object, its remedy, and whether this restore applies it."""
 
     difference: Difference
     remedy: Remedy
     is_done: bool
-    # Set back for good: an undo does not make it again what it is now.
+    # An undo does not revert it.
     is_lasting: bool = False
 
     @property
     def item(self) -> InventoryItem:
-        """The object, as the set has it if it does."""
+        """The object as in the set, or as it is now if the set lacks it."""
         return self.difference.item
 
     @property
     def change(self) -> ObjectChange:
-        """The same, told."""
-        why = self.remedy.why or "say objects=restore, or run"
-        told = Remedy(self.remedy.how, self.remedy.by_hand, why)
-        return ObjectChange(self.difference.line, severity(self.difference), told, self.is_done)
+        """The same for reports."""
+        why = self.remedy.why or "pass objects=restore, or run"
+        remedy = Remedy(self.remedy.how, self.remedy.by_hand, why)
+        return ObjectChange(self.difference.line, severity(self.difference), remedy, self.is_done)

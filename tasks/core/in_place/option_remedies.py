@@ -1,6 +1,6 @@
-"""How options of columns, sequences, settings and versions are set back: what is no object's definition.
+"""Remedies for options of columns, sequences, settings and extension versions.
 
-As in remedies, what a set says gets into a statement as a literal, or was read by a pattern.
+As in remedies, a set's texts get into statements as literals, or after matching a pattern.
 """
 
 import re
@@ -16,15 +16,15 @@ from tasks.core.in_place.migrations import COLUMNS_ARE_MIGRATED
 from tasks.core.in_place.objects import How, Remedy
 from tasks.core.sql.names import unquoted
 
-OF_ALL = "it is of the whole database, which others use as well"
-# Of these a database keeps lists of identifiers.
+OF_ALL = "it concerns the whole database, which others use as well"
+# Settings whose values are lists of identifiers.
 LISTS = frozenset({
     "search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries", "shared_preload_libraries",
 })  # fmt: skip
 
 
 def spelled(statement: str, *parts: Composable) -> str:
-    """Return a statement with its parts."""
+    """Return a statement with its parts filled in."""
     return f"{SQL(statement).format(*parts).as_string()};"
 
 
@@ -32,7 +32,7 @@ _OPTION = re.compile(r"(?P<name>[a-z_]+(?:\.[a-z_]+)?)=(?P<value>[\w.+-]*)")
 
 
 def option_words(difference: Difference) -> Iterator[str]:
-    """Yield what a statement says to set options back."""
+    """Yield the clauses that set options back."""
     was, becomes = (dict(_OPTION.findall(text)) for text in (difference.was, difference.becomes))
     if gone := ", ".join(name for name in becomes if name not in was):
         yield f"RESET ({gone})"
@@ -45,28 +45,30 @@ _IDENTIFIERS = re.compile(r'(?:[\w$]+|"(?:[^"]|"")*")(?:, ?(?:[\w$]+|"(?:[^"]|""
 
 def _of_setting(difference: Difference) -> Remedy:
     item, was = difference.item, difference.was
-    # As ALTER DATABASE keeps them, lists are in quotes already.
+    # In pg_db_role_setting, the elements of lists are quoted already.
     is_list = item.name in LISTS and _IDENTIFIERS.fullmatch(was)
     value = SQL("TO {}").format(SQL(was) if is_list else Literal(was)) if was else SQL("")
     change = SQL("ALTER DATABASE {} {} {} {}").format(
         Identifier(item.columns), SQL("SET" if was else "RESET"), Identifier(item.name), value
-    )  # fmt: skip
+    )
     return Remedy(How.NOT, f"{change.as_string().rstrip()};", OF_ALL)
 
 
 def _of_role_settings(difference: Difference) -> Remedy:
     parts = Identifier(difference.item.name), Identifier(difference.item.columns)
     reset = spelled("ALTER ROLE {} IN DATABASE {} RESET ALL", *parts)
-    return Remedy(How.NOT, reset, f"{OF_ALL}; then set again what it was: {difference.was or 'nothing'}")
+    return Remedy(How.NOT, reset, f"{OF_ALL}; then set what it was: {difference.was or 'nothing'}")
 
 
 def _of_extension(difference: Difference) -> Remedy:
     parts = Identifier(difference.item.name), Literal(difference.was)
-    return Remedy(How.NOT, spelled("ALTER EXTENSION {} UPDATE TO {}", *parts), "its versions are migrated, where it has a way back")
+    return Remedy(
+        How.NOT, spelled("ALTER EXTENSION {} UPDATE TO {}", *parts), "extension versions are migrated, if there is a downgrade path"
+    )
 
 
 def _of_own_column(difference: Difference) -> Remedy:
-    """Return how what a column has beside its table's facts is set back; each default has a word of its own."""
+    """Return the remedy for a column's options; each has its own word for the default."""
     item, fact, was, becomes = difference.item, difference.fact, difference.was, difference.becomes
     place = SQL("ALTER TABLE {} ALTER COLUMN {}").format(SQL(item.parent), Identifier(unquoted(item.name))).as_string()
     match fact:
@@ -88,20 +90,20 @@ _SEQUENCE = re.compile(
 
 
 def of_sequence(then: InventoryItem, now: InventoryItem) -> Remedy:
-    """Return how the settings of a sequence are set back."""
-    found = _SEQUENCE.fullmatch(facts.facts(then).get(facts.DEFINITION, ""))
-    if not found:
-        return Remedy(How.NOT, "", "the set has no settings of it that could be read")
-    cycle = "CYCLE" if found["cycle"] == "t" else "NO CYCLE"
-    said = (
-        f"AS {found['type']} INCREMENT {found['increment']} MINVALUE {found['least']} MAXVALUE {found['most']} "
-        f"START {found['start']} CACHE {found['cache']} {cycle}"
+    """Return the remedy for a sequence's settings."""
+    match = _SEQUENCE.fullmatch(facts.facts(then).get(facts.DEFINITION, ""))
+    if not match:
+        return Remedy(How.NOT, "", "its settings in the set could not be parsed")
+    cycle = "CYCLE" if match["cycle"] == "t" else "NO CYCLE"
+    settings = (
+        f"AS {match['type']} INCREMENT {match['increment']} MINVALUE {match['least']} MAXVALUE {match['most']} "
+        f"START {match['start']} CACHE {match['cache']} {cycle}"
     )
-    return Remedy(How.ALTER, spelled("ALTER SEQUENCE {} {}", SQL(now.name), SQL(said)))
+    return Remedy(How.ALTER, spelled("ALTER SEQUENCE {} {}", SQL(now.name), SQL(settings)))
 
 
 def _of_others_table(difference: Difference) -> Remedy:
-    return Remedy(How.NOT, "", "its rows come back from the backups of its own context")
+    return Remedy(How.NOT, "", "restore its rows from the backups of its own context")
 
 
 OF_KINDS = {

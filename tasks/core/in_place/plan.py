@@ -1,4 +1,4 @@
-"""What a restore into a live database would do, and what it did: changes, needs, effects on others."""
+"""The plan of a restore into a live database, and its result: changes, needs, effects on others."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +14,9 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Need:
-    """Rows that are gone and that restored rows refer to: of a table, by the values of the columns that a foreign key names.
+    """Missing rows of `parent` that restored rows refer to, by the values of a key's columns.
 
-    The operators are those by which the key compares them.
+    The operators are the key's equality operators.
     """
 
     key: str
@@ -27,16 +27,19 @@ class Need:
     values: tuple[tuple[str, ...], ...]
 
     def line(self, remedy: str) -> str:
-        """Say how many rows are gone, by which key, and what to do."""
+        """Return a sentence: how many rows are missing, by which key, and the remedy."""
         return (
-            f"{self.table} needs {len(self.values):,} rows of {self.parent} that are gone ({self.key}: {', '.join(self.columns)}); "
-            f"{remedy}"
+            f"{self.table} needs {len(self.values):,} rows of {self.parent} that are missing "
+            f"({self.key}: {', '.join(self.columns)}); {remedy}"
         )
 
 
 @dataclass(frozen=True)
 class Change:
-    """What differs between a live relation and the set's, in rows; `unchanged` if no row was written since the set was taken."""
+    """How many rows of a live relation differ.
+
+    `unchanged` if none was written since the set was taken.
+    """
 
     relation: str
     live_rows: int
@@ -49,13 +52,13 @@ class Change:
 
     @property
     def rows(self) -> int:
-        """Rows that would be written."""
+        """The number of rows to write."""
         return self.insert + self.update + self.delete
 
 
 @dataclass(frozen=True)
 class Collision:
-    """A row of the set whose unique value a live row has that the restore leaves; both by the values of their key."""
+    """A row of the set whose unique value a live row keeps; both given by their key's values."""
 
     table: str
     constraint: str
@@ -65,7 +68,7 @@ class Collision:
 
     @property
     def line(self) -> str:
-        """What it is, as a sentence, with the values: for reports, never for a log, a state or an error."""
+        """A sentence with the values: for reports, never for a log, a state or an error."""
         columns = ", ".join(self.columns)
         return (
             f"{self.table}: the row with {columns} = {', '.join(self.key)} has the value of {self.constraint} that the live row "
@@ -73,17 +76,21 @@ class Collision:
         )
 
 
-def collisions_told(collisions: Sequence[Collision]) -> list[str]:
-    """Return the same by constraint, without values."""
+def collision_counts(collisions: Sequence[Collision]) -> list[str]:
+    """Return how many rows collide, by table and constraint, without values."""
     counts = Counter(
-        (one.table, one.constraint) for one in {(one.table, one.constraint, one.key): one for one in collisions}.values()
+        (collision.table, collision.constraint)
+        for collision in {(collision.table, collision.constraint, collision.key): collision for collision in collisions}.values()
     )
     return [f"{count:,} rows of {table} ({constraint})" for (table, constraint), count in counts.items()]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A foreign key of another context, and how many of its rows refer to what would go; None if nobody here may look."""
+    """Another context's foreign key, and how many rows refer to affected ones.
+
+    The number is None if unreadable.
+    """
 
     key: str
     table: str
@@ -92,11 +99,11 @@ class Effect:
 
     @property
     def acts(self) -> bool:
-        """Whether it would delete or change the rows that refer."""
+        """Whether the key would delete or change the referring rows."""
         return self.on_delete in ACTING
 
     def is_refused(self, *, accepted: bool) -> bool:
-        """Say whether the merge must not be begun for it: the database would refuse, or rows of others would change."""
+        """Return whether it forbids the merge: the database would refuse, or others' rows would change."""
         if self.rows == 0:
             return False
         if self.acts:
@@ -105,9 +112,12 @@ class Effect:
 
     @property
     def line(self) -> str:
-        """What it is, as a sentence."""
-        count = "rows that this login may not count (it needs SELECT there)" if self.rows is None else f"{self.rows:,} rows"
-        return f"foreign key {self.key} of {self.table} (ON DELETE {self.on_delete}): {count} refer to rows that would go or change"
+        """The effect as a sentence."""
+        count = "rows that this login may not count (it lacks SELECT)" if self.rows is None else f"{self.rows:,} rows"
+        return (
+            f"foreign key {self.key} of {self.table} (ON DELETE {self.on_delete}): {count} refer to rows "
+            "that would be deleted or changed"
+        )
 
 
 @dataclass(frozen=True)
@@ -128,18 +138,19 @@ class MergePlan:
     waiting_seconds: float = 0
     staged_bytes: int = 0
     about: str = ""
-    said: Sequence[str] = ()
+    taken_from_set: Sequence[str] = ()
     notes: Sequence[str] = ()
     aside: str = ""
     collisions: Sequence[Collision] = ()
     skipped: Sequence[Collision] = ()
     not_compared: str = ""
-    # What of others' tables was seen and is not restored.
+    # Tables of other contexts that seem damaged, and are not restored.
     seen: Sequence[str] = ()
-    # Where a table is made again: what the set has not of what may have gone with it, in short and as tasks for a person.
+    # If a table is re-created: what may have gone with it that the set lacks, in short and as
+    # tasks.
     not_in_set: str = ""
     chores: Sequence[str] = ()
-    # What would stay as it is made, and rows that would come back only after something else, if it were undone.
+    # What an undo would not revert, or only after something else.
     not_undone: Sequence[str] = ()
 
     @property
@@ -149,32 +160,32 @@ class MergePlan:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing at all would be done."""
+        """Whether there is nothing to do."""
         return not (any(self.rows) or self.done or self.triggers)
 
     @property
     def done(self) -> list[ObjectChange]:
-        """The objects that are made or set back; triggers that are switched are told by themselves."""
-        return [one for one in self.objects if one.is_done and one.remedy.how is not How.SWITCH]
+        """The objects that are created or set back, without triggers, which are listed separately."""
+        return [change for change in self.objects if change.is_done and change.remedy.how is not How.SWITCH]
 
     @property
     def left(self) -> list[ObjectChange]:
-        """The objects that are not as in the set and stay so."""
-        return [one for one in self.objects if not one.is_done]
+        """The objects that differ from the set and are left."""
+        return [change for change in self.objects if not change.is_done]
 
     @property
     def caution(self) -> str:
-        """What has to be known of the set before anything else."""
+        """Warnings about the set, for the verdict."""
         aside = f"; {self.backup} is SET ASIDE: {self.aside}" if self.aside else ""
         return f"{f'; {self.not_compared}' if self.not_compared else ''}{aside}"
 
     @property
     def aim(self) -> str:
-        """What is to be: the whole database, or rows of one table, as the set has them."""
+        """The goal: the whole database, or rows of one table, as in the set."""
         return self.about or f'database "{self.database}" becomes {self.backup}'
 
     def does_as(self, other: "MergePlan") -> bool:
-        """Say whether it would do what another plan would; who holds locks now, and how long comparing took, may differ."""
+        """Return whether it would do the same; current lock holders, and durations, may differ."""
         same = (
             "backup",
             "database",
@@ -186,14 +197,14 @@ class MergePlan:
             "skipped",
             "refusals",
             "about",
-            "said",
+            "taken_from_set",
         )
         return all(getattr(self, name) == getattr(other, name) for name in same)
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge did: rows, seconds by phase, how long writers of the context were kept waiting, and what undoes it."""
+    """The result of a merge: rows, seconds by phase, how long writers waited, and how to undo it."""
 
     inserted: int
     updated: int
@@ -205,16 +216,16 @@ class Merged:
     changes: Sequence[Change]
     notes: Sequence[str] = field(default_factory=tuple)
     repaired: Sequence[str] = ()
-    # What is not as in the set now that all is done.
+    # What still differs from the set.
     left: Sequence[ObjectChange] = ()
     skipped: Sequence[Collision] = ()
 
 
 def drift(relation: Relation, columns: Sequence[str], types: Sequence[str]) -> list[str]:
-    """Say how a live table's columns differ from the set's: table, column, type."""
+    """Return how a live table's columns differ from the set's, as sentences."""
     then = dict(zip(relation.columns, relation.types or [""] * len(relation.columns), strict=True))
     now = dict(zip(columns, types, strict=True))
-    gone = [f"{relation.qualified} has no column {name} any more" for name in then.keys() - now.keys()]
+    gone = [f"{relation.qualified} no longer has column {name}" for name in then.keys() - now.keys()]
     new = [f"{relation.qualified} has a column {name} {now[name]} that the set does not have" for name in now.keys() - then.keys()]
     other = [
         f"{relation.qualified}.{name} was {then[name]}, is {now[name]}"
@@ -225,6 +236,8 @@ def drift(relation: Relation, columns: Sequence[str], types: Sequence[str]) -> l
 
 
 def trigger_states(inventory: Iterable[InventoryItem]) -> dict[tuple[str, str], str]:
-    """Return by table and name how each trigger was switched."""
-    found = ((item.parent, item.name, item.state.partition(" | enabled ")[2][:1]) for item in inventory if item.kind == "trigger")
-    return {(parent, name): STATES[state] for parent, name, state in found if state in STATES}
+    """Return the state of each trigger, by table and name."""
+    triggers = (
+        (item.parent, item.name, item.state.partition(" | enabled ")[2][:1]) for item in inventory if item.kind == "trigger"
+    )
+    return {(parent, name): STATES[state] for parent, name, state in triggers if state in STATES}

@@ -1,8 +1,8 @@
-"""By which statement an object that is not as in a set is set back, and why another one is left.
+"""Remedies: the statement that sets an object back, or why it is left.
 
-Statements hold names as the live catalogue spells them. What a set says gets into them as a literal or an identifier, or was
-read by a pattern; a default is read by PostgreSQL before it is used. Definitions are made from the set's archive, and not from
-these texts.
+Statements contain names as in the live catalog. A set's texts get into them as a literal or an
+identifier, or after matching a pattern; PostgreSQL parses a default before it is used. Definitions
+come from the set's archive, not from these texts.
 """
 
 import re
@@ -18,11 +18,11 @@ from tasks.core.in_place.objects import STATES, How, Remedy
 from tasks.core.in_place.option_remedies import OF_KINDS, of_sequence, option_words, spelled
 from tasks.core.sql.names import split_name
 
-NEVER_DROPPED = "it is not in the set, and what is not is never dropped"
-ONLY_SUPERUSER = "only a superuser may switch off the triggers of a key"
+NEVER_DROPPED = "it is not in the set; such objects are never dropped"
+ONLY_SUPERUSER = "only a superuser may disable the triggers of a foreign key"
 
 HOLD_NO_ROWS = frozenset({"constraint", "trigger", "policy", "rule", "index", "view", "statistics"})
-OF_OTHERS = "it is another context's"
+OF_OTHERS = "it belongs to another context"
 SHARED_SCHEMA = "others use the schema too: its owner decides"
 
 
@@ -30,9 +30,9 @@ def remedy(difference: Difference, own: Collection[str], constraints: Collection
     """Return how an object is set back.
 
     Args:
-        difference: what is different of it.
-        own: the context's tables and views, as SQL writes them; keys of other tables are others'.
-        constraints: parent and name of each constraint here.
+        difference: what differs.
+        own: the context's tables and views, as SQL writes them; others' keys are left.
+        constraints: parent and name of each live constraint.
     """
     then, now = difference.then, difference.now
     if difference.item.kind in OF_KINDS:
@@ -50,24 +50,24 @@ def remedy(difference: Difference, own: Collection[str], constraints: Collection
     chosen = _OF_FACTS.get(difference.fact)
     if difference.fact == facts.DEFINITION:
         return _of_definition(then, now, constraints)
-    return chosen(difference, now) if chosen else Remedy(How.NOT, "", "there is no way to set it back alone")
+    return chosen(difference, now) if chosen else Remedy(How.NOT, "", "it cannot be set back alone")
 
 
 def name_of(item: InventoryItem) -> Composable:
-    """Return how statements call an object of the live catalogue."""
+    """Return an object's name in statements."""
     if item.kind in {"constraint", "trigger", "policy", "rule"}:
         return SQL("{} ON {}").format(Identifier(item.name), SQL(item.parent))
     return Identifier(item.name) if item.kind == "schema" else SQL(item.name)
 
 
 def word_of(item: InventoryItem) -> SQL:
-    """Return what statements call its kind."""
+    """Return the keyword of an object's kind."""
     words = {"partitioned table": "TABLE", "function": "ROUTINE", "foreign table": "FOREIGN TABLE"}
     return SQL(words.get(item.kind, item.kind.upper()))
 
 
 def drops(item: InventoryItem, *, if_exists: bool = False) -> str:
-    """Return the statement that drops an object; what may go with another is dropped if it exists."""
+    """Return the statement that drops an object."""
     exists = SQL("IF EXISTS " if if_exists else "")
     if item.kind == "constraint":
         statement = "ALTER TABLE {2}{0} DROP CONSTRAINT {2}{1}"
@@ -76,7 +76,7 @@ def drops(item: InventoryItem, *, if_exists: bool = False) -> str:
 
 
 def _gone_by_hand(item: InventoryItem) -> str:
-    """Return the statement that drops what holds no rows, or detaches a partition, for a person who knows that it is not needed."""
+    """Return the statement that drops an object without rows, or detaches a partition, if not needed."""
     if item.kind in TABLES:
         return (
             spelled("ALTER TABLE {} DETACH PARTITION {}", SQL(item.parent), SQL(item.name))
@@ -87,12 +87,12 @@ def _gone_by_hand(item: InventoryItem) -> str:
 
 
 def drops_made(difference: Difference) -> Remedy:
-    """Return how an object goes that a restore made, when that restore is undone."""
+    """Return the remedy for an object that a restore created, when that is undone."""
     return Remedy(How.DROP, drops(difference.item, if_exists=True))
 
 
 def is_lasting(difference: Difference, how: Remedy, own: Collection[str], constraints: Collection[tuple[str, str]]) -> bool:
-    """Say whether what is done about a difference is there for good: nothing would set the object back to what it is now."""
+    """Return whether a remedy is irreversible: nothing could set the object back to what it is now."""
     if how.how in {How.CREATE, How.NOT, How.DROP, How.ADVANCE}:
         return how.how is How.ADVANCE
     back = Difference(difference.now, difference.then, difference.fact, difference.becomes, difference.was)
@@ -100,7 +100,10 @@ def is_lasting(difference: Difference, how: Remedy, own: Collection[str], constr
 
 
 def made(item: InventoryItem) -> str:
-    """Return the statement that makes an object, as its definition says; nothing where that does not stand in an inventory."""
+    """Return the statement that creates an object from its definition.
+
+    It is "" if the inventory lacks that.
+    """
     definition = facts.facts(item).get(facts.DEFINITION, "").strip()
     if item.kind == "constraint":
         return f"ALTER TABLE {item.parent} ADD CONSTRAINT {Identifier(item.name).as_string()} {definition};"
@@ -116,12 +119,12 @@ def _of_definition(then: InventoryItem, now: InventoryItem, constraints: Collect
         return Remedy(How.REPLACE, made(then).replace("CREATE VIEW ", "CREATE OR REPLACE VIEW ", 1))
     of_key = now.kind == "index" and (now.parent, split_name(now.name)[1]) in constraints
     if of_key or facts.facts(now).get(facts.ATTACHED):
-        return Remedy(How.NOT, "", "it goes with the constraint, or with the index of the whole table, that it is of")
+        return Remedy(How.NOT, "", "it belongs to a constraint, or to an index of the partitioned table")
     if now.kind == "constraint" and now.state.startswith(("PRIMARY KEY", "UNIQUE")) and (now.parent, now.name) in constraints:
         return Remedy(How.NOT, f"{drops(now)} {made(then)}", "keys of other tables may refer to it")
     if now.kind in {"index", "constraint", "trigger", "rule", "policy", "statistics", "materialized view"}:
         return Remedy(How.ANEW, f"{drops(now)} {made(then)}".strip())
-    return Remedy(How.NOT, "", "what it is made of is migrated, not restored")
+    return Remedy(How.NOT, "", "its definition is migrated, not restored")
 
 
 def _of_column(difference: Difference, now: InventoryItem) -> Remedy:
@@ -131,8 +134,8 @@ def _of_column(difference: Difference, now: InventoryItem) -> Remedy:
     if None in kinds:
         return Remedy(How.NOT, begin_of_migration(difference, now, where, column), COLUMNS_ARE_MIGRATED)
     if fact == facts.COMMENT:
-        said = SQL(difference.was) if _LITERAL.fullmatch(difference.was) else SQL("NULL")
-        return Remedy(How.ALTER, spelled("COMMENT ON COLUMN {}.{} IS {}", SQL(now.name), SQL(column), said))
+        comment = SQL(difference.was) if _LITERAL.fullmatch(difference.was) else SQL("NULL")
+        return Remedy(How.ALTER, spelled("COMMENT ON COLUMN {}.{} IS {}", SQL(now.name), SQL(column), comment))
     if fact == facts.GRANTS:
         return _granted(difference, now, column)
     if now.kind not in TABLES or fact not in {facts.DEFAULT, facts.NOT_NULL}:
@@ -152,8 +155,8 @@ def _of_owning_column(difference: Difference, now: InventoryItem) -> Remedy:
 
 
 def _of_comment(difference: Difference, now: InventoryItem) -> Remedy:
-    said = Literal(difference.was) if difference.was else SQL("NULL")
-    return Remedy(How.ALTER, spelled("COMMENT ON {} {} IS {}", word_of(now), name_of(now), said))
+    comment = Literal(difference.was) if difference.was else SQL("NULL")
+    return Remedy(How.ALTER, spelled("COMMENT ON {} {} IS {}", word_of(now), name_of(now), comment))
 
 
 def _of_owner(difference: Difference, now: InventoryItem) -> Remedy:
@@ -169,12 +172,12 @@ _VALUE = r"(?:E?'(?:[^'\\]|''|\\.)*'|-?[\d.]+|NULL|MINVALUE|MAXVALUE|true|false)
 _VALUES = rf"\({_VALUE}(?:, {_VALUE})*\)"
 _BOUND = re.compile(
     rf"DEFAULT|FOR VALUES (?:IN {_VALUES}|FROM {_VALUES} TO {_VALUES}|WITH \(modulus \d+, remainder \d+\))", re.DOTALL
-)  # fmt: skip
+)
 
 
 def _of_bound(difference: Difference, now: InventoryItem) -> Remedy:
     if not _BOUND.fullmatch(difference.was):
-        return Remedy(How.NOT, "", "the set has no bound of it that could be read")
+        return Remedy(How.NOT, "", "its bound in the set could not be parsed")
     table, part = SQL(now.parent), SQL(now.name)
     off = spelled("ALTER TABLE {} DETACH PARTITION {}", table, part)
     return Remedy(How.ALTER, spelled("ALTER TABLE {} ATTACH PARTITION {} {}", table, part, SQL(difference.was)), before=off)
@@ -182,7 +185,7 @@ def _of_bound(difference: Difference, now: InventoryItem) -> Remedy:
 
 def _of_validity(difference: Difference, now: InventoryItem) -> Remedy:
     if difference.was:
-        return Remedy(How.NOT, "", "it is proven here, which does no harm")
+        return Remedy(How.NOT, "", "it is validated here, which does no harm")
     return Remedy(How.ALTER, spelled("ALTER TABLE {} VALIDATE CONSTRAINT {}", SQL(now.parent), Identifier(now.name)))
 
 
@@ -197,19 +200,19 @@ DISABLED = re.compile(r'(?P<trigger>"[^"]+") of (?P<table>[^;]+)')
 def _of_key_triggers(difference: Difference, now: InventoryItem) -> Remedy:
     if difference.was:
         return Remedy(How.NOT, f"ALTER TABLE {now.parent} DISABLE TRIGGER ALL;", ONLY_SUPERUSER)
-    found = DISABLED.finditer(difference.becomes)
-    return Remedy(How.ANEW, " ".join(f"ALTER TABLE {one['table']} ENABLE TRIGGER {one['trigger']};" for one in found))
+    matches = DISABLED.finditer(difference.becomes)
+    return Remedy(How.ANEW, " ".join(f"ALTER TABLE {match['table']} ENABLE TRIGGER {match['trigger']};" for match in matches))
 
 
 def _of_population(difference: Difference, now: InventoryItem) -> Remedy:
     if difference.was:
-        return Remedy(How.NOT, "", "it is computed here, which does no harm")
+        return Remedy(How.NOT, "", "it is populated here, which does no harm")
     return Remedy(How.REFRESH, spelled("REFRESH MATERIALIZED VIEW {}", SQL(now.name)))
 
 
 def _of_index_validity(difference: Difference, now: InventoryItem) -> Remedy:
     if difference.was or " ON ONLY " in facts.facts(now)[facts.DEFINITION]:
-        return Remedy(How.NOT, "", "it becomes valid when every partition has one that is attached to it")
+        return Remedy(How.NOT, "", "it becomes valid once an index of every partition is attached")
     return Remedy(How.REBUILD, spelled("REINDEX INDEX {}", SQL(now.name)))
 
 
@@ -221,7 +224,7 @@ def _of_row_security(difference: Difference, now: InventoryItem) -> Remedy:
 
 def _of_attachment(difference: Difference, now: InventoryItem) -> Remedy:
     if not difference.was or not re.fullmatch(r'[\w$."]+', difference.was):
-        return Remedy(How.NOT, "", "an index that is attached stays so")
+        return Remedy(How.NOT, "", "an attached index cannot be detached")
     return Remedy(How.ALTER, spelled("ALTER INDEX {} ATTACH PARTITION {}", SQL(difference.was), SQL(now.name)))
 
 
@@ -236,12 +239,12 @@ def _of_replica_identity(difference: Difference, now: InventoryItem) -> Remedy:
         index = Identifier(split_name(now.name)[1])
         return Remedy(How.ALTER, spelled("ALTER TABLE {} REPLICA IDENTITY USING INDEX {}", SQL(now.parent), index))
     if words is None or now.kind == "index":
-        return Remedy(How.NOT, "", "it is set with the index that it names, or with its table")
+        return Remedy(How.NOT, "", "it is set with its index, or with its table")
     return Remedy(How.ALTER, spelled("ALTER TABLE {} REPLICA IDENTITY {}", SQL(now.name), SQL(words)))
 
 
 def _of_options(difference: Difference, now: InventoryItem) -> Remedy:
-    words = (spelled("ALTER {} {} {}", word_of(now), SQL(now.name), SQL(said)) for said in option_words(difference))
+    words = (spelled("ALTER {} {} {}", word_of(now), SQL(now.name), SQL(words)) for words in option_words(difference))
     return Remedy(How.ALTER, " ".join(words))
 
 
@@ -266,8 +269,8 @@ def _of_privileges(difference: Difference, now: InventoryItem) -> Remedy:
 def _granted(difference: Difference, now: InventoryItem, column: str = "") -> Remedy:
     was, becomes = (list(_GRANT.findall(text)) for text in (difference.was, difference.becomes))
     return Remedy(How.ALTER, " ".join([
-        *_grants(now, "REVOKE {} ON {} {} FROM {}", [one for one in becomes if one not in was], column),
-        *_grants(now, "GRANT {} ON {} {} TO {}", [one for one in was if one not in becomes], column),
+        *_grants(now, "REVOKE {} ON {} {} FROM {}", [grant for grant in becomes if grant not in was], column),
+        *_grants(now, "GRANT {} ON {} {} TO {}", [grant for grant in was if grant not in becomes], column),
     ]))  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The reports of restores into a live database: the plan, what was done, and a table put beside the live one."""
+"""Reports of restores into a live database: plans, results, tables restored side by side."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from datetime import datetime, tzinfo
 
 from tasks.core.checks.definition import Severity
 from tasks.core.in_place.objects import How, ObjectChange
-from tasks.core.in_place.plan import Change, Merged, MergePlan, collisions_told
+from tasks.core.in_place.plan import Change, Merged, MergePlan, collision_counts
 from tasks.core.report.markdown import duration, headline, local_time, section, several, size, table
 
 RESTORED, RESTORED_BUT, ROWS_SKIPPED = "RESTORED", "RESTORED, BUT OBJECTS DIFFER", "RESTORED, BUT ROWS WERE SKIPPED"
 OBJECT = "object"
 NOTHING = {False: "nothing differs", True: "no row differs, nothing is missing"}
-SAID = 3
+SHOWN = 3
 
 
 def plan_verdict(plan: MergePlan) -> str:
-    """Return the one line that says what would be done."""
+    """Return the plan's verdict in one line."""
     inserts, updates, deletes = plan.rows
     touched = sum(bool(change.rows) for change in plan.changes)
     what = (
@@ -25,10 +25,10 @@ def plan_verdict(plan: MergePlan) -> str:
     )
     if plan.refusals:
         return f"REFUSED, nothing touched: {'; '.join(plan.refusals[:5])}"
-    nothing = "nothing is to be done" if plan.left or plan.skipped else NOTHING[bool(plan.not_compared)]
+    nothing = "nothing to do" if plan.left or plan.skipped else NOTHING[bool(plan.not_compared)]
     left = f"; {objects_left(plan.left)} and would be left" if plan.left else ""
-    left += f"; skipped: {', '.join(collisions_told(plan.skipped))}" if plan.skipped else ""
-    left += f"{_seen_told(plan)}{_not_in_set(plan)}{_lasting(plan)}"
+    left += f"; skipped: {', '.join(collision_counts(plan.skipped))}" if plan.skipped else ""
+    left += f"{_neighbours_in_short(plan)}{_not_in_set(plan)}{_lasting(plan)}"
     return f"PLANNED, nothing touched: {nothing if plan.is_empty else what}{left}{plan.caution}"
 
 
@@ -37,83 +37,79 @@ def _not_in_set(plan: MergePlan) -> str:
 
 
 def _lasting(plan: MergePlan) -> str:
-    return (
-        f"; an undo would not bring back {len(plan.not_undone):,} of the things it changes, see the report"
-        if plan.not_undone
-        else ""
-    )
+    return f"; an undo would not revert {len(plan.not_undone):,} of its changes, see the report" if plan.not_undone else ""
 
 
 def _done(done: Sequence[ObjectChange], made: str, altered: str, dropped: str) -> str:
-    new, gone = (sum(one.remedy.how is how for one in done) for how in (How.CREATE, How.DROP))
+    new, gone = (sum(change.remedy.how is how for change in done) for how in (How.CREATE, How.DROP))
     counts = (new, made), (gone, dropped), (len(done) - new - gone, altered)
     return "".join(f", {several(count, OBJECT)} {word}" for count, word in counts if count)
 
 
 def objects_left(left: Sequence[ObjectChange]) -> str:
-    """Return how many objects are not as in the set, with the first ones by name, the grave ones before the others."""
-    ordered = sorted(left, key=lambda one: one.severity is not Severity.ERROR)
-    grave = sum(one.severity is Severity.ERROR for one in left)
-    names = "; ".join(one.what.partition(" was [")[0] for one in ordered[:SAID])
-    more = f"; and {len(left) - SAID} more" if len(left) > SAID else ""
-    return f"{several(len(left), OBJECT)} ({grave} of them grave: {names}{more}) differ"
+    """Return how many objects differ from the set, with the first names, errors first."""
+    ordered = sorted(left, key=lambda change: change.severity is not Severity.ERROR)
+    grave = sum(change.severity is Severity.ERROR for change in left)
+    names = "; ".join(change.what.partition(" was [")[0] for change in ordered[:SHOWN])
+    more = f"; and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
+    return f"{several(len(left), OBJECT)} ({grave} of them errors: {names}{more}) differ"
 
 
 def unchanged_verdict(plan: MergePlan) -> str:
-    """Return the one line that says that there was nothing to do; that nothing differs only where that is so."""
-    skipped = [f"skipped: {', '.join(collisions_told(plan.skipped))}"] if plan.skipped else []
+    """Return the verdict in one line if there was nothing to do."""
+    skipped = [f"skipped: {', '.join(collision_counts(plan.skipped))}"] if plan.skipped else []
     left = [f"{objects_left(plan.left)} and were left"] if plan.left else []
     nothing = f"{NOTHING[bool(plan.not_compared)]}, nothing was touched"
-    said = f"nothing was touched; {', '.join([*skipped, *left])}" if skipped or left else nothing
+    outcome = f"nothing was touched; {', '.join([*skipped, *left])}" if skipped or left else nothing
     word = ROWS_SKIPPED if skipped else RESTORED_BUT if left else RESTORED
-    return f"{word}: {said}: {plan.aim}{plan.caution}"
+    return f"{word}: {outcome}: {plan.aim}{plan.caution}"
 
 
 def unchanged_report(plan: MergePlan) -> str:
-    """Return the report of a restore that had nothing to do as markdown."""
-    skipped = section("Still to do: rows that were skipped", [one.line for one in plan.skipped])
+    """Return the markdown report of a restore that had nothing to do."""
+    skipped = section("Still to do: rows that were skipped", [collision.line for collision in plan.skipped])
     return "\n".join(part for part in (headline(unchanged_verdict(plan)), skipped, _left(plan.left)) if part)
 
 
 def _seen(plan: MergePlan) -> str:
-    return section("Seen at other contexts' tables, and not restored", plan.seen)
+    return section("Empty tables of other contexts, not restored", plan.seen)
 
 
-def _seen_told(plan: MergePlan) -> str:
+def _neighbours_in_short(plan: MergePlan) -> str:
     if not plan.seen:
         return ""
-    names = ", ".join(one.partition(", which")[0] for one in plan.seen[:SAID])
-    more = f" and {len(plan.seen) - SAID} more" if len(plan.seen) > SAID else ""
-    return f"; seen, not restored: {names}{more} of other contexts, which refer to rows that come back, may have lost theirs"
+    names = ", ".join(neighbour.partition(", which")[0] for neighbour in plan.seen[:SHOWN])
+    more = f" and {len(plan.seen) - SHOWN} more" if len(plan.seen) > SHOWN else ""
+    return f"; not restored: {names}{more} of other contexts, which refer to restored rows, may have lost their rows"
 
 
 def _left(left: Sequence[ObjectChange]) -> str:
-    ordered = sorted(left, key=lambda one: one.severity is not Severity.ERROR)
-    return section("Still to do: objects that are not as in the set", [one.line for one in ordered])
+    ordered = sorted(left, key=lambda change: change.severity is not Severity.ERROR)
+    return section("Still to do: objects that differ from the set", [change.line for change in ordered])
 
 
 def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
-    """Return the plan as markdown; `command` is what would carry it out, where nobody is asked."""
+    """Return the plan as markdown; `command` carries it out, if no approval is requested."""
     facts = [
         ("set", f"`{plan.backup}`"), ("state of", local_time(plan.state_of, zone)), ("database", f"`{plan.database}`"),
         ("comparing took", duration(plan.comparing_seconds)),
         ("writers of the context would wait about", duration(plan.waiting_seconds)),
-        ("room that staging takes on the server", f"{size(plan.staged_bytes)}; rows that are written take theirs in tables and "
-         "log; how much is free, SQL cannot ask"),
+        ("disk space for staging on the server", f"{size(plan.staged_bytes)}; written rows need more, in tables and WAL; SQL "
+         "cannot tell how much is free"),
     ]  # fmt: skip
     parts = [
-        headline(plan_verdict(plan)), section("Why not", plan.refusals), table(["what", "value"], facts) + "\n",
-        _changes(plan.changes), section("Objects to create or set back", [one.line for one in plan.done]),
-        section("What an undo would not bring back", plan.not_undone),
+        headline(plan_verdict(plan)), section("Why it is refused", plan.refusals), table(["what", "value"], facts) + "\n",
+        _changes(plan.changes), section("Objects to create or set back", [change.line for change in plan.done]),
+        section("What an undo would not revert", plan.not_undone),
         section("Triggers to switch", plan.triggers),
-        section("Objects that differ and are left as they are", [one.line for one in plan.left]),
-        section("Rows in the way", [one.line for one in plan.collisions]),
-        section("Rows that would be skipped", [one.line for one in plan.skipped]),
-        section("Said by the set alone", plan.said),
-        section("Worth knowing before", plan.notes),
-        section("Keys of other contexts", [one.line for one in plan.effects]),
+        section("Objects that differ and are left as they are", [change.line for change in plan.left]),
+        section("Rows in the way", [collision.line for collision in plan.collisions]),
+        section("Rows that would be skipped", [collision.line for collision in plan.skipped]),
+        section("Taken from the set alone", plan.taken_from_set),
+        section("Worth knowing", plan.notes),
+        section("Keys of other contexts", [effect.line for effect in plan.effects]),
         section("What is not in the set", plan.chores),
-        _seen(plan), section("Who holds locks now", plan.holders), section("Passed over", plan.passed_over),
+        _seen(plan), section("Who holds locks now", plan.holders), section("Sets passed over", plan.passed_over),
         "" if plan.refusals or plan.is_empty or not command else f"## To carry it out\n\n```\n{command}\n```\n",
     ]  # fmt: skip
     return "\n".join(part for part in parts if part)
@@ -121,39 +117,49 @@ def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
 
 def _changes(changes: Sequence[Change]) -> str:
     """Return the relations that change as a table; all of them are in the table artifact."""
-    changing = [one for one in changes if one.rows]
+    changing = [change for change in changes if change.rows]
     same = f"{len(changes) - len(changing)} of {len(changes)} relations are as in the set.\n"
     rows = [
-        (one.relation, f"{one.insert:,}", f"{one.update:,}", f"{one.delete:,}", f"{one.live_rows:,}", f"{one.set_rows:,}", one.why)
-        for one in changing
+        (
+            change.relation,
+            f"{change.insert:,}",
+            f"{change.update:,}",
+            f"{change.delete:,}",
+            f"{change.live_rows:,}",
+            f"{change.set_rows:,}",
+            change.why,
+        )
+        for change in changing
     ]
-    titles = ["relation", "insert", "update", "delete", "live", "set", "why"][: None if any(one.why for one in changing) else -1]
+    titles = ["relation", "insert", "update", "delete", "live", "set", "why"][
+        : None if any(change.why for change in changing) else -1
+    ]
     shown = table(titles, [row[: len(titles)] for row in rows], range(1, 6)) + "\n\n" if rows else ""
     return f"## Rows\n\n{shown}{same}"
 
 
 def change_rows(changes: Iterable[Change]) -> list[dict[str, object]]:
-    """Return one row a relation, for the table artifact."""
+    """Return one row per relation, for the table artifact."""
     return [
         {
-            "relation": one.relation, "live": one.live_rows, "in the set": one.set_rows, "insert": one.insert,
-            "update": one.update, "delete": one.delete, "unchanged since the set": one.unchanged,
+            "relation": change.relation, "live": change.live_rows, "in the set": change.set_rows, "insert": change.insert,
+            "update": change.update, "delete": change.delete, "unchanged since the set": change.unchanged,
         }
-        for one in changes
+        for change in changes
     ]  # fmt: skip
 
 
 def merged_verdict(plan: MergePlan, merged: Merged) -> str:
-    """Return the one line that says what was done."""
+    """Return the result's verdict in one line."""
     created = _done(merged.created, "created", "set back", "dropped")
     left = f", {objects_left(merged.left)} and were left" if merged.left else ""
     rows = plan.about or f'the rows of database "{plan.database}" are those of {plan.backup}'
-    skipped = f", skipped: {', '.join(collisions_told(merged.skipped))}" if merged.skipped else ""
+    skipped = f", skipped: {', '.join(collision_counts(merged.skipped))}" if merged.skipped else ""
     word = ROWS_SKIPPED if merged.skipped else RESTORED_BUT if merged.left else RESTORED
     return (
         f"{word}: {rows}: {merged.inserted:,} inserted, {merged.updated:,} updated, "
         f"{merged.deleted:,} deleted{skipped}{created}{left}; writers waited {duration(merged.locked_seconds)}"
-        f"{_seen_told(plan)}{_not_in_set(plan)}{plan.caution}"
+        f"{_neighbours_in_short(plan)}{_not_in_set(plan)}{plan.caution}"
     )
 
 
@@ -161,22 +167,24 @@ def merged_report(plan: MergePlan, merged: Merged) -> str:
     """Return the report of a merge as markdown."""
     phases = [(name, duration(seconds)) for name, seconds in merged.phases.items()]
     parts = [
-        headline(merged_verdict(plan, merged)), f"## To undo it\n\n```\n{merged.undo}\n```\n",
-        "It makes the tables that were written, or the rows of them that it names, what they were before: rows that came since go. "
-        "Without its last line it only plans.\n",
-        section("What that does not bring back", plan.not_undone),
+        headline(merged_verdict(plan, merged)),
+        f"## To undo it\n\n```\n{merged.undo}\n```\n",
+        "It restores the written tables, or the listed rows, to their state before: rows inserted since are deleted. "
+        "Without its last line it only makes a plan.\n",
+        section("What that does not revert", plan.not_undone),
         _changes(merged.changes),
-        section("Created or set back", [one.line for one in merged.created]),
-        section("Mended afterwards, to agree with it", merged.repaired),
+        section("Created or set back", [change.line for change in merged.created]),
+        section("Repaired by checks", merged.repaired),
         section("Triggers switched", plan.triggers),
-        section("Keys of other contexts", [one.line for one in plan.effects]), _seen(plan),
-        section("Passed over", plan.passed_over), "## Phases\n\n" + table(["phase", "time"], phases, (1,)) + "\n",
-        section("Still to do: rows that were skipped", [one.line for one in merged.skipped]), _left(merged.left),
-        section("Still to do: what is not in the set, and may have gone with a table", plan.chores),
-        section(
-            "What a human still has to do", merged.notes, "" if merged.left or merged.skipped or plan.chores else "Nothing.\n"
-        ),
-    ]  # fmt: skip
+        section("Keys of other contexts", [effect.line for effect in plan.effects]),
+        _seen(plan),
+        section("Sets passed over", plan.passed_over),
+        "## Phases\n\n" + table(["phase", "time"], phases, (1,)) + "\n",
+        section("Still to do: rows that were skipped", [collision.line for collision in merged.skipped]),
+        _left(merged.left),
+        section("Still to do: objects not in the set that may have gone with a table", plan.chores),
+        section("Still to do", merged.notes, "" if merged.left or merged.skipped or plan.chores else "Nothing.\n"),
+    ]
     return "\n".join(part for part in parts if part)
 
 
@@ -198,7 +206,7 @@ class Beside:
 
 
 def beside_verdict(beside: Beside) -> str:
-    """Return the one line that says what is there now."""
+    """Return the verdict in one line."""
     part = "" if beside.rows == beside.all_rows else f" of {beside.all_rows:,}"
     return (
         f"RESTORED: {beside.rows:,}{part} rows of {beside.table} as of {beside.backup} are in {beside.name} of database "
@@ -207,7 +215,7 @@ def beside_verdict(beside: Beside) -> str:
 
 
 def beside_report(beside: Beside, zone: tzinfo, passed_over: Sequence[str]) -> str:
-    """Return the report of a restore beside the live table as markdown, with what an operator does next."""
+    """Return the markdown report of a restore beside the live table, with what to do next."""
     facts = [
         ("set", f"`{beside.backup}`"), ("state of", local_time(beside.state_of, zone)), ("table", f"`{beside.name}`"),
         ("rows", f"{beside.rows:,} of {beside.all_rows:,}, read back and compared"), ("took", duration(beside.seconds)),
@@ -215,8 +223,10 @@ def beside_report(beside: Beside, zone: tzinfo, passed_over: Sequence[str]) -> s
     gone = " AND ".join(f"l.{name} = r.{name}" for name in beside.key)
     look = f"SELECT r.* FROM {beside.name} r WHERE NOT EXISTS (SELECT FROM {beside.table} l WHERE {gone});\n"  # noqa: S608
     parts = [
-        headline(beside_verdict(beside)), table(["what", "value"], facts) + "\n",
+        headline(beside_verdict(beside)),
+        table(["what", "value"], facts) + "\n",
         f"## What to do with it\n\n```sql\n{look if beside.key else ''}DROP TABLE {beside.name};\n```\n",
-        section("Worth knowing", beside.notes), section("Passed over", passed_over),
-    ]  # fmt: skip
+        section("Worth knowing", beside.notes),
+        section("Sets passed over", passed_over),
+    ]
     return "\n".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""What an operator asks of a restore into a live database: mode, tables, rows by key."""
+"""The request of a restore into a live database: mode, tables, rows by key."""
 
 import json
 import shlex
@@ -11,28 +11,31 @@ from tasks.core.sql.names import plain_name
 
 
 class Drift(StrEnum):
-    """What to do where the live tables have other columns than the set's."""
+    """What to do if the live tables have other columns than the set's."""
 
     REFUSE = "refuse"
     COMMON_COLUMNS = "common-columns"
 
 
 class Objects(StrEnum):
-    """What becomes of objects that differ from the set's: they are listed, or set back too; what is missing is made anyhow."""
+    """Whether objects that differ are only listed, or set back too.
+
+    Missing ones are always created.
+    """
 
     PLAN = "plan"
     RESTORE = "restore"
 
 
 class OnConflict(StrEnum):
-    """What becomes of rows whose unique values rows have that the restore leaves: it is refused, or they are skipped and told."""
+    """Whether rows whose unique values kept rows hold make it refuse, or are skipped and reported."""
 
     REFUSE = "refuse"
     SKIP = "skip"
 
 
 class Mode(StrEnum):
-    """Which differences a restore writes: rows that are missing, those that are other too, those that are not in the set too."""
+    """Which rows a restore writes: missing ones, also changed ones, or also those not in the set."""
 
     MISSING = "missing"
     MERGE = "merge"
@@ -51,7 +54,7 @@ Keys = str | Sequence[KeyValue | Mapping[str, KeyValue]]
 
 @dataclass(frozen=True)
 class Request:
-    """What an operator asked to be restored into a live database: the whole context, or one table of it."""
+    """The request: the whole context, or one table of it."""
 
     backup: str
     on_drift: Drift = Drift.REFUSE
@@ -60,45 +63,47 @@ class Request:
     mode: Mode = Mode.REPLACE
     keys: Keys | None = None
     include_parents: bool = False
-    # Of a clean-up set: with the rows of other tables that hung on the rows of this one.
+    # For a clean-up set: with the dependent rows of other tables.
     with_children: bool = False
     objects: Objects = Objects.PLAN
     on_conflict: OnConflict = OnConflict.REFUSE
 
     def command(self, context: str, database: str) -> str:
-        """Return what an operator types to have it done."""
+        """Return the command that carries it out."""
         flow, keys = "table_restore" if self.table else "full_restore --in-place true", self.keys
-        said = keys if keys is None or isinstance(keys, str) else json.dumps(keys, ensure_ascii=False)
+        keys_text = keys if keys is None or isinstance(keys, str) else json.dumps(keys, ensure_ascii=False)
         one_table = self.table if self.table and not self.with_children else None
         words = [
             f"python -m flows.restore {'restore_cleaned_up' if self.with_children else flow} --context {context} "
             f"--backup {shlex.quote(self.backup)}",
             *([f"--table {shlex.quote(one_table)} --mode {self.mode}"] if one_table else []),
-            *([f"--keys {shlex.quote(said)}"] if said else []),
+            *([f"--keys {shlex.quote(keys_text)}"] if keys_text else []),
             *(["--include-parents true"] if self.include_parents and one_table else []),
             *([f"--on-schema-drift {self.on_drift}"] if self.on_drift is not Drift.REFUSE else []),
             *(["--accept-effects-on-others true"] if self.accept_effects else []),
             *([f"--objects {self.objects}"] if self.objects is not Objects.PLAN else []),
             *([f"--on-conflict {self.on_conflict}"] if self.on_conflict is not OnConflict.REFUSE else []),
             f"--dry-run false --confirm-database {shlex.quote(database)}",
-        ]  # fmt: skip
+        ]
         return " \\\n    ".join(words)
 
 
-def tables_named(said: str, namespace: str, parents: Mapping[str, str], where: str) -> frozenset[str]:
-    """Return schema.name of the table that is meant, with its partitions; `parents` has the parent of every table, or nothing.
+def tables_named(table: str, namespace: str, parents: Mapping[str, str], where: str) -> frozenset[str]:
+    """Return schema.name of the named table and its partitions.
+
+    `parents` maps tables to parents, or "".
 
     Raises:
         BadInput: there is no such table.
     """
-    wanted = plain_name(said).removeprefix(".")
-    found = {name for name in (wanted, f"{namespace}.{wanted}") if name in parents}
-    if not found:
+    wanted = plain_name(table).removeprefix(".")
+    names = {name for name in (wanted, f"{namespace}.{wanted}") if name in parents}
+    if not names:
         tops = sorted(name for name, parent in parents.items() if parent not in parents)
-        raise BadInput(f'table "{said}" is not {where}; name one of {", ".join(tops)}, or a partition')
-    while more := {name for name, parent in parents.items() if parent in found} - found:
-        found |= more
-    return frozenset(found)
+        raise BadInput(f'table "{table}" is not {where}; name one of {", ".join(tops)}, or a partition')
+    while more := {name for name, parent in parents.items() if parent in names} - names:
+        names |= more
+    return frozenset(names)
 
 
 def name_beside(table: str, set_id: str) -> str:
@@ -108,33 +113,35 @@ def name_beside(table: str, set_id: str) -> str:
     return f"{kept}{suffix}"
 
 
-def parse_keys(said: Keys, key: Sequence[str]) -> str | list[dict[str, str]]:
-    """Return which rows are meant: those that a condition on key columns is true of, or those with listed values.
+def parse_keys(keys: Keys, key: Sequence[str]) -> str | list[dict[str, str]]:
+    """Return the condition on key columns, or the list of key values, as text by column.
 
-    A list has values of the first key column, or objects that name key columns: `["6f0c…"]`, `[{"id": "6f0c…", "issued_at":
-    "2025-11-03 01:02:03"}]`.
+    A list has values of the first key column, or objects that name key columns: `["6f0c…"]`,
+    `[{"id": "6f0c…", "issued_at": "2025-11-03 01:02:03"}]`.
 
     Raises:
-        BadInput: the table has no key, or it is neither.
+        BadInput: the table has no key, or the keys are neither.
     """
-    listed = _parse_list(said) if isinstance(said, str) and said.lstrip().startswith("[") else said
+    listed = _parse_list(keys) if isinstance(keys, str) and keys.lstrip().startswith("[") else keys
     if not key:
-        raise BadInput("keys: rows of a table without primary key cannot be named; leave keys away")
+        raise BadInput("keys: a table without primary key has none; omit keys")
     if isinstance(listed, str):
         if not listed.strip():
-            raise BadInput("keys is empty; leave it away, or name rows by their key")
+            raise BadInput("keys is empty; omit it, or name rows by their key")
         return listed
-    rows = [dict(one) if isinstance(one, Mapping) else {key[0]: one} for one in listed]
+    rows = [dict(value) if isinstance(value, Mapping) else {key[0]: value} for value in listed]
     if not rows or any(row.keys() != rows[0].keys() or not row or not row.keys() <= set(key) for row in rows):
-        raise BadInput(f"keys: name rows by values of {key[0]}, or by objects with the same of the key columns {', '.join(key)}")
+        raise BadInput(
+            f"keys: name rows by values of {key[0]}, or by objects that all name the same of the key columns {', '.join(key)}"
+        )
     return [{name: _as_text(value) for name, value in row.items()} for row in rows]
 
 
-def _parse_list(said: str) -> Sequence[KeyValue | Mapping[str, KeyValue]]:
+def _parse_list(text: str) -> Sequence[KeyValue | Mapping[str, KeyValue]]:
     try:
-        return list(json.loads(said))
+        return list(json.loads(text))
     except ValueError as error:
-        raise BadInput(f"keys: no JSON list ({error}); write for example {json.dumps(['a key', 'another'])}") from None
+        raise BadInput(f"keys: not a JSON list ({error}); write for example {json.dumps(['a key', 'another'])}") from None
 
 
 def _as_text(value: object) -> str:
@@ -142,4 +149,4 @@ def _as_text(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
-    raise BadInput(f"keys: a {type(value).__name__} is no value of a key column; write a text or a number")
+    raise BadInput(f"keys: a {type(value).__name__} is not a value of a key column; write a text or a number")
