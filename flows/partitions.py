@@ -1,4 +1,4 @@
-"""Partitions: made in time, archived when they have had it, brought back.
+"""Partitions: created in advance, archived after their retention, and restored.
 
 Needs the database (a role that acts as the owner of the tables), the store, and for the archive a server to restore copies to.
 By hand: python -m flows.partitions create_partitions --context bc-004, or archive_partitions, reattach_partition --year 2023
@@ -23,13 +23,15 @@ from tasks.sets import thaw
 
 @operation("create-partitions {context}")
 def create_partitions(context: str = "bc-004", ahead: Periods = 1, move_default_rows: bool = False) -> str:
-    """Make the partitions of now and of the next period, and any that was missed; show what becomes of all.
+    """Create the partitions of the current and next periods, and any missing ones.
+
+    Report the plan for all.
 
     Args:
         context: the bounded context.
-        ahead: for how many periods to come partitions are made.
-        move_default_rows: move rows out of a DEFAULT partition that stand in the way, in the same transaction; who reads that
-            partition waits meanwhile.
+        ahead: the number of future periods to create partitions for.
+        move_default_rows: move conflicting rows out of the DEFAULT partition, in the same
+            transaction, which blocks its readers.
     """
     with begin("create_partitions", context) as run:
         site = logins.with_loader(find_site(context), run)
@@ -43,14 +45,14 @@ def create_partitions(context: str = "bc-004", ahead: Periods = 1, move_default_
 
 @operation("archive-partitions {context}")
 def archive_partitions(context: str = "bc-004", dry_run: bool = True, confirm_database: str | None = None) -> str:
-    """Copy the partitions that are older than they are kept, restore and compare the copies, and drop what was copied.
+    """Copy partitions past retention, restore and compare the copies, and drop what was copied.
 
-    A partition with rows that hold it is copied and stays. A run that was interrupted is finished by the next one.
+    A partition with rows that hold it is copied and kept. The next run finishes an interrupted one.
 
     Args:
         context: the bounded context.
         dry_run: only show what would be done.
-        confirm_database: the name of the database whose partitions are to be dropped, to say that this is meant.
+        confirm_database: the name of the database, to confirm that its partitions may be dropped.
     """
     with begin("archive_partitions", context) as run:
         site = logins.with_loader(find_site(context), run)
@@ -78,32 +80,37 @@ def reattach_partition(
     tier: Tier = "Standard",
     trust_unsigned: bool = False,
 ) -> str:
-    """Bring an archived partition back as it was, or beside the live table for an audit.
+    """Restore an archived partition, or a copy of it beside the live table for an audit.
 
     Args:
         context: the bounded context.
-        year: the year that was archived, such as 2023; of monthly partitions 2023-05, of quarterly ones 2023-Q2.
-        table: the partitioned table; needed only where the context has several.
-        backup: the id of the archive set, instead of a year; by default the newest one that has that partition.
-        mode: `attach` makes it a partition again; `side-by-side` makes a table by itself and touches nothing that is there.
-        tier: how fast a cold set is thawed: Expedited (minutes), Standard (hours) or Bulk (half a day).
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
+        year: the archived year, such as 2023; for monthly partitions 2023-05, for quarterly ones
+            2023-Q2.
+        table: the partitioned table; needed only if the context has several.
+        backup: the id of the archive set, instead of a year; by default the newest one that has
+            that partition.
+        mode: `attach` makes it a partition again; `side-by-side` makes a separate table and changes
+            nothing else.
+        tier: how fast a cold set is thawed: Expedited (minutes), Standard (hours) or Bulk (half a
+            day).
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
+            wrong signature.
     """
     with begin("reattach_partition", context) as run:
         site = logins.with_loader(find_site(context, trust_unsigned=trust_unsigned), run)
         with explained(site.context):
             if mode == "attach":
                 logins.require_all_rows(site, run)
-            found = reattach.find_archive(site, run, year, table, backup)
-            thaw.require_warm(site.store, run, found.backup, tier)
+            copy = reattach.find_archive(site, run, year, table, backup)
+            thaw.require_warm(site.store, run, copy.backup, tier)
             if mode == "side-by-side":
-                return restore_beside(site, run, found.partition, found.backup, None)
+                return restore_beside(site, run, copy.partition, copy.backup, None)
             if approval.required(site.context):
-                typed = approval.ask(f"{found.partition} would be attached to {found.table.qualified}, as {found.backup} has it")
+                typed = approval.ask(f"{copy.partition} would be attached to {copy.table.qualified}, as {copy.backup} has it")
                 require_confirmed(site, typed, "attach a partition to a table")
             with context_lock(site.server, context, run.title, exclusive=True) as lock:
-                rows, unlike = reattach.reattach(site, run, lock, found)
-        return publish_reattached(site.context, found, rows, unlike)
+                rows, unlike = reattach.reattach(site, run, lock, copy)
+        return publish_reattached(site.context, copy, rows, unlike)
 
 
 if __name__ == "__main__":

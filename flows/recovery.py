@@ -1,7 +1,8 @@
-"""Disaster recovery: from the store alone onto an empty server; and the drill that rehearses it.
+"""Disaster recovery from the store alone onto an empty server, and the drill that rehearses it.
 
 Needs the store (BACKUP_STORE and the usual AWS variables, or blocks) and the address of a server (PGHOST … or a connector
-block); no context folder, no blocks, no Prefect server. Leaves the database under its old name, compared row by row.
+block); no context folder, no other blocks, no Prefect server. Leaves the database under its old name,
+compared row by row.
 By hand: python -m flows.recovery disaster_recovery --context bc-004, or recovery_drill
 """
 
@@ -34,20 +35,21 @@ def disaster_recovery(
     resume: Literal["constraints"] | None = None,
     trust_unsigned: bool = False,
 ) -> str:
-    """Bring a lost database back from the newest good backup, and prove that it is equal.
+    """Restore a lost database from the newest good backup, and prove that it is equal.
 
-    The database may be missing, or there without the context's tables, or have them empty. Foreign keys to other contexts'
-    tables that are not there yet are made later, by the same flow with resume="constraints".
+    The database may be missing, without the context's tables, or have them empty. Foreign keys to
+    missing tables of other contexts are created later, by the same flow with resume="constraints".
 
     Args:
-        context: the bounded context to bring back.
-        backup: `latest`, an instant (`2025-11-03 14:00`: the newest state by then), the id of a set, or its s3:// or folder
-            path.
+        context: the bounded context to recover.
+        backup: `latest`, a timestamp (`2025-11-03 14:00`: the newest state by then), the id of a
+            set, or its s3:// or folder path.
         target_database: the name of the database; by default the one it had.
-        server: name of the connector block of the server to restore to; by default the context's own, or libpq's
-            environment (PGHOST, PGPORT, PGUSER, …).
-        resume: `constraints` restores nothing, but makes the foreign keys that are still missing.
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
+        server: name of the connector block of the server to restore to; by default the context's
+            own, or libpq's environment (PGHOST, PGPORT, PGUSER, …).
+        resume: `constraints` restores nothing, but creates the missing foreign keys.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
+            wrong signature.
     """
     with begin("disaster_recovery", context) as run:
         store = site.find_store(context, trust_unsigned=trust_unsigned)
@@ -58,7 +60,10 @@ def disaster_recovery(
 
 
 def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: str, target_database: str | None) -> str:
-    """Make the foreign keys that a recovery had to leave out; those that cannot be made are named, with the rows in the way."""
+    """Create the foreign keys that a recovery left out.
+
+    Report those that fail, with the violating rows.
+    """
     manifest = set_with_keys(store, run, backup)
     with context_lock(server, run.context, run.title, exclusive=True) as lock:
         loader = logins.find_loader(server, run, owners(manifest), is_live=True)
@@ -68,14 +73,15 @@ def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: 
 
 @operation("recovery-drill {context}")
 def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool = False, trust_unsigned: bool = False) -> str:
-    """Rehearse a disaster recovery into a scratch database, compare, check, measure against the objectives, and report.
+    """Rehearse a disaster recovery into a scratch database: compare, check, measure against the objectives.
 
     Args:
         context: the bounded context.
-        backup: `latest`, `random` (one of the last 30 days), an instant (`2025-11-03 14:00`: the newest state by then), the id
-            of a set, or its s3:// or folder path.
-        keep: leave the scratch database there for a look; otherwise it is dropped in every outcome.
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
+        backup: `latest`, `random` (one of the last 30 days), a timestamp (`2025-11-03 14:00`: the
+            newest state by then), the id of a set, or its s3:// or folder path.
+        keep: keep the scratch database for inspection; otherwise it is always dropped.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
+            wrong signature.
     """
     with begin("recovery_drill", context) as run:
         store = site.find_store(context, trust_unsigned=trust_unsigned)

@@ -1,7 +1,7 @@
-"""The life of what is kept: backup sets that have had their time, and rows of the database that have had theirs.
+"""Retention: of backup sets in the store, and of rows in the database.
 
-Both need store and database: prune_backups asks the database for the time alone, with a role that may connect; clean_up_old_data
-needs a role that acts as the owner of the tables.
+Both need store and database. prune_backups only asks the database for the time, with a role that may
+connect; clean_up_old_data needs a role that acts as the owner of the tables.
 By hand: python -m flows.retention prune_backups --context bc-004 [--dry-run false], or clean_up_old_data
 """
 
@@ -21,14 +21,15 @@ from tasks.sets.report import publish_pruning
 
 @operation("prune-backups {context}")
 def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
-    """Let backup sets expire that are older than their retention, delete what expired a day ago, sweep what died unfinished.
+    """Expire backup sets past retention, delete what expired a day ago, and remove leftovers of dead runs.
 
-    Nothing that is needed goes: not the newest full, nor the newest proven one, nor a full that a differential needs; and
-    nothing at all while the newest set is suspect, while no new full comes, where clocks differ, or without the database.
+    Needed sets are kept: the newest full, the newest proven one, fulls that a differential needs.
+    Nothing is deleted while the newest set is suspect, no new full is taken, clocks differ, or the
+    database is down.
 
     Args:
         context: the bounded context.
-        dry_run: only plan, and publish the plan.
+        dry_run: only publish the plan.
     """
     with begin("prune_backups", context) as run:
         definition, store = find_context(context), find_store(context)
@@ -45,15 +46,15 @@ def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
 
 @operation("clean-up-old-data {context}")
 def clean_up_old_data(context: str = "bc-004", dry_run: bool = True, confirm_database: str | None = None) -> str:
-    """Archive and delete rows that have had their time by the context's rules, after the long-term backups of the month.
+    """Archive and delete rows past retention by the context's rules, after the month's long-term backups.
 
-    Rows that are still referred to, or that a trigger keeps, stay and are reported; they hold up nothing else. A run that was
-    interrupted is finished by the next one.
+    Rows that others refer to, or that a trigger keeps, stay and are reported, without blocking
+    others. The next run finishes an interrupted one.
 
     Args:
         context: the bounded context.
-        dry_run: only find out, in a transaction that is rolled back, and publish what would be done.
-        confirm_database: the name of the database whose rows are to be deleted, to say that this is meant.
+        dry_run: only try it, in a transaction that is rolled back, and publish the plan.
+        confirm_database: the name of the database, to confirm that its rows may be deleted.
     """
     with begin("clean_up_old_data", context) as run:
         site = logins.with_loader(find_site(context), run)

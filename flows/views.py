@@ -1,6 +1,7 @@
-"""Materialized views, computed anew.
+"""Refreshing materialized views.
 
-Needs the database (a role that acts as the owner of the views). By hand: python -m flows.views refresh_views --context bc-004
+Needs the database (a role that acts as the owner of the views).
+By hand: python -m flows.views refresh_views --context bc-004
 """
 
 from flows.command_line import run_from_command_line
@@ -20,15 +21,16 @@ def refresh_views(
     statement_timeout_seconds: Seconds = 1800,
     lock_timeout_seconds: Seconds = 30,
 ) -> str:
-    """Compute materialized views anew in the order in which they read each other, and say how stale they were.
+    """Refresh materialized views in the order of their dependencies, and report how stale they were.
 
-    Readers go on while a view that was computed before and has a unique index is computed. One that fails stops no other.
+    A populated view with a unique index is refreshed concurrently. A failed one does not stop the
+    others.
 
     Args:
         context: the bounded context.
         views: which of its views; by default all.
         statement_timeout_seconds: how long one view may take.
-        lock_timeout_seconds: how long one may wait for those who use it.
+        lock_timeout_seconds: how long to wait for a lock on one.
     """
     with begin("refresh_views", context) as run:
         site = logins.with_loader(find_site(context), run)

@@ -1,4 +1,4 @@
-"""The checks that a set carries, run in the database that was restored from it."""
+"""The checks of a set, run in the database that was restored from it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from tasks.sets.texts import unfit_checks
 
 @dataclass(frozen=True)
 class Checked:
-    """What the checks of a set found in the database that was restored from it, and its size on disk."""
+    """The findings of a set's checks in the restored database, and the database's size on disk."""
 
     findings: Sequence[Finding] = ()
     database_bytes: int | None = None
@@ -28,36 +28,36 @@ class Checked:
 
 def check_integrity(
     staged: StagedSet, target: Target, keys: Sequence[KeyOutcome], run: Run, phases: Phases, timeout_seconds: float = 600
-) -> Checked:  # fmt: skip
-    """Run the checks that the set carries: what offends now offended in the source, because both were found equal."""
+) -> Checked:
+    """Run the set's checks; what fails here failed in the source, as both were found equal."""
     manifest, size = staged.manifest, None
     if manifest.only:
-        # The checks are about the whole context.
+        # The checks concern the whole context.
         return Checked([*_broken_keys(keys), *_keys_not_here(manifest, set(), keys)])
     with phases.phase("integrity checks"):
         try:
-            files = {one.path.removeprefix("context/"): context_text(staged, one.path) for one in manifest.context_files}
+            files = {file.path.removeprefix("context/"): context_text(staged, file.path) for file in manifest.context_files}
             context = staged_context(staged)
             own = parse_checks(files.get(CHECKS_FILE, ""), f"{manifest.id}/context/{CHECKS_FILE}")
             unfit = unfit_checks(target.loader, target.name, run, context, own)
-            found = run_checks(
+            findings = run_checks(
                 target.loader, target.name, run, context, files, timeout_seconds, manifest.snapshot.instant, target.loader,
                 unfit=unfit,
             )  # fmt: skip
             size = database_bytes(target.loader, target.name, run)
         except OperationError as error:
-            # The database is there and equal to its backup, whatever can be said of it.
-            found = [Finding(CHECKS_FILE, Severity.ERROR, Verdict.BROKEN, note=str(error))]
-    not_here = _keys_not_here(manifest, {finding.check for finding in found}, keys)
-    return Checked([*found, *_broken_keys(keys), *not_here], size)
+            # The database is restored and equal to its backup even if checks fail.
+            findings = [Finding(CHECKS_FILE, Severity.ERROR, Verdict.BROKEN, note=str(error))]
+    not_here = _keys_not_here(manifest, {finding.check for finding in findings}, keys)
+    return Checked([*findings, *_broken_keys(keys), *not_here], size)
 
 
 def _broken_keys(outcomes: Iterable[KeyOutcome]) -> Iterator[Finding]:
-    """Yield what the checks cannot see: keys that are not there, because rows violate them."""
-    for one in outcomes:
-        if one.orphans:
-            check = Check(_name_of(one.key), Severity.ERROR, "", "Rows refer to nothing, so the key could not be made.")
-            yield judge(check, one.orphans, one.sample)
+    """Yield findings for keys that could not be created, because rows violate them."""
+    for outcome in outcomes:
+        if outcome.orphans:
+            check = Check(_name_of(outcome.key), Severity.ERROR, "", "Rows refer to missing rows, so the key could not be created.")
+            yield judge(check, outcome.orphans, outcome.sample)
 
 
 def _name_of(key: ForeignKey) -> str:
@@ -65,10 +65,10 @@ def _name_of(key: ForeignKey) -> str:
 
 
 def _keys_not_here(manifest: Manifest, checked: set[str], outcomes: Sequence[KeyOutcome]) -> Iterator[Finding]:
-    """Yield the keys to other contexts that the restored database does not have, because their tables are not in the set."""
+    """Yield findings for keys to other contexts' tables, which are not in the set."""
     for key in manifest.outbound_keys:
         name = _name_of(key)
-        if name not in checked and not any(one.orphans and one.key == key for one in outcomes):
+        if name not in checked and not any(outcome.orphans and outcome.key == key for outcome in outcomes):
             yield Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"{key.references} of another context is not in the set")
 
 

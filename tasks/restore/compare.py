@@ -1,4 +1,4 @@
-"""Whether a restored database has the rows, digests and objects of its set."""
+"""Comparing the rows, digests and objects of a restored database with its set."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from tasks.database.rows import read_back
 from tasks.database.spelling import spelled_here
 from tasks.restore.database import unforced
 from tasks.restore.fill import Filled
-from tasks.restore.foreign_keys import KeyOutcome, without
+from tasks.restore.foreign_keys import KeyOutcome, exclude_unmade_keys
 from tasks.restore.target import Target
 from tasks.run import progress
 from tasks.run.run import Run, spread, step
@@ -26,16 +26,16 @@ def compare_with_manifest(staged: StagedSet, target: Target, filled: Filled, run
     """Compare rows, digests and objects of the new database with the manifest.
 
     Raises:
-        RestoreDiffers: they are not the same; each difference is named.
+        RestoreDiffers: they differ; each difference is named.
     """
     manifest, differing = staged.manifest, [*filled.not_made]
     with phases.phase("comparison"):
-        relations = sorted(manifest.relations, key=lambda one: one.plain_bytes, reverse=True)
+        relations = sorted(manifest.relations, key=lambda relation: relation.plain_bytes, reverse=True)
         place, encoding = target.working_name, manifest.database.encoding
         with unforced(run, target), progress.of(run, "comparing", manifest.plain_bytes, manifest.zone) as items:
             calls = [(target.loader, place, run, relation, encoding, items[relation.qualified].at) for relation in relations]
             read = spread(run, read_back, calls, [relation.plain_bytes for relation in relations])
-        differing += unlike(manifest, {one.qualified: digest for one, digest in zip(relations, read, strict=True)})
+        differing += unlike(manifest, {relation.qualified: digest for relation, digest in zip(relations, read, strict=True)})
         differing += compare_objects(target.loader, target, run, staged, filled.keys)
     if differing:
         raise RestoreDiffers(
@@ -56,7 +56,7 @@ def compare_objects(server: Server, target: Target, run: Run, staged: StagedSet,
             members = catalog.read_members(connection, context)
             there = without_absent(catalog.read_inventory(connection, members, manifest.inventory), manifest.left_out)
             restored = comparable(manifest, there)
-            expected = comparable(manifest, without(without_absent(manifest.inventory, manifest.left_out), keys))
+            expected = comparable(manifest, exclude_unmade_keys(without_absent(manifest.inventory, manifest.left_out), keys))
             if same_major:
                 path = read_source_path(connection, context.namespace, manifest.database)
                 expected = spelled_here(connection, expected, restored, path)

@@ -1,7 +1,7 @@
-"""Databases that a restore makes: created under a working name, named when proven equal.
+"""Databases that a restore creates: under a working name, renamed when proven equal.
 
-Until everything was compared, the database carries a working name and a comment that marks it as ours; a run that dies
-leaves nothing under the final name, and the next run removes what carries the mark.
+Until everything was compared, the database has a working name and a comment that marks it as ours.
+A run that dies leaves nothing under the final name, and the next run drops what has the mark.
 """
 
 import re
@@ -25,56 +25,56 @@ from tasks.restore.roles import create_roles
 from tasks.restore.target import Target, mark_of
 from tasks.run.run import Run, step
 
-# Settings that have files of the server run in every session: a person says so, not a set.
+# Settings that load code into every session: an administrator sets them, not a set.
 LOADS_CODE = re.compile(r"\w*(preload_libraries|library_path|control_path)=", re.IGNORECASE)
 
 
 @step
 def sweep_unfinished(lock: ContextLock, context: str, *, scratch: bool = False) -> list[str]:
-    """Drop databases that a run which died left behind, and name them; the lock is held, so none is in use."""
-    lock.require_held("databases of runs that died were dropped")
+    """Drop databases left by dead runs, and name them; the held lock shows that none is in use."""
+    lock.require_held("databases of dead runs were dropped")
     left = lock.connection.execute(sql.databases.MARKED_DATABASES, {"mark": mark_of(context, scratch=scratch)}).fetchall()
     return [_swept(lock, name, comment) for name, comment in left]
 
 
 def _drop(connection: Connection, lock: ContextLock, name: str) -> None:
-    """Drop a database with the sessions in it that this login may end."""
+    """Drop a database, ending those of its sessions that this login may end."""
     lock.require_held(f'database "{name}" was dropped', connection)
     connection.execute(sql.databases.END_SESSIONS, {"name": name})
     connection.execute(sql.databases.drop_database(name))
 
 
 def _swept(lock: ContextLock, name: str, comment: str) -> str:
-    """Drop what a run which died left, and say so; what another login left is only named."""
+    """Drop a dead run's database, and return a note; another login's database is only named."""
     try:
         _drop(lock.connection, lock, name)
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectInUse) as error:
         swept = (
-            f'database "{name}" of a run that died ({comment}) cannot be dropped: {message_of(error)}; '
+            f'database "{name}" of a dead run ({comment}) cannot be dropped: {message_of(error)}; '
             f'run as its owner: DROP DATABASE "{name}"'
         )
     else:
-        swept = f'database "{name}" of a run that died was dropped ({comment})'
+        swept = f'database "{name}" of a dead run was dropped ({comment})'
     get_run_logger().warning("%s", swept)
     return swept
 
 
 @step
 def create_database(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
-    """Create the database under its working name, and the roles that are missing, NOLOGIN."""
+    """Create the database under its working name, and the missing roles, NOLOGIN."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         options = database_options(manifest.database, target.server_major)
         try:
             connection.execute(sql.databases.create_database(target.working_name, options))
         except psycopg.Error as error:
             raise BadInput(
-                f"the database cannot be created with encoding and locale of the source ({dict(options)}): {error}; "
+                f"the database cannot be created with the source's encoding and locale ({dict(options)}): {error}; "
                 "install that locale on the server"
             ) from error
         note = f"{target.mark} set {manifest.id}, run {run.id}, begun {run.started:%Y-%m-%d %H:%M:%S}Z"
         connection.execute(sql.databases.comment_on_database(target.working_name, note))
         create_roles(server, run, manifest, target)
-        # Code of the source expects it from the first row on; sessions of ours have another.
+        # The source's code needs it while rows are loaded; our own sessions set another.
         if path := path_setting(manifest.database.settings):
             connection.execute(sql.databases.set_for_database(target.working_name, "search_path", path))
         _hand_over(connection, manifest.database, target)
@@ -82,7 +82,10 @@ def create_database(server: Server, run: Run, manifest: Manifest, target: Target
 
 
 def _hand_over(connection: Connection, source: DatabaseProperties, target: Target) -> None:
-    """Give the database to its owner in the source, where this login may; its owner may create in schema public."""
+    """Give the database to its owner in the source if allowed.
+
+    Its owner may create in schema public.
+    """
     mine = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
     if source.owner == mine:
         return
@@ -97,9 +100,9 @@ def _hand_over(connection: Connection, source: DatabaseProperties, target: Targe
 
 @contextmanager
 def unforced(run: Run, target: Target) -> Iterator[None]:
-    """Let the owner see every row of a database that nobody uses yet, whatever the policies of its tables say.
+    """Lift FORCE ROW LEVEL SECURITY in a new database, so that owners see every row.
 
-    They are forced again also where the block fails: what is different is kept to be looked at, as it was restored.
+    It is set again even if the block fails: a differing database is kept as it was restored.
     """
     with connect(target.loader, target.working_name, run.title) as connection, unforced_tables(connection):
         yield
@@ -107,14 +110,14 @@ def unforced(run: Run, target: Target) -> Iterator[None]:
 
 @contextmanager
 def unforced_tables(connection: Connection, oids: list[int] | None = None) -> Iterator[None]:
-    """Let the owner see every row of these tables, or of all of the database, for the block."""
+    """Lift FORCE ROW LEVEL SECURITY on these tables, or all of the database, for the block."""
     tables = connection.execute(sql.logins.FORCED, {"oids": oids}).fetchall()
     for table in tables:
         connection.execute(sql.logins.force_row_security(*table, forced=False))
     try:
         yield
     finally:
-        # What an error undoes in a transaction, it undoes with the rest.
+        # After an error, the rollback of the transaction restores it.
         if connection.info.transaction_status != pq.TransactionStatus.INERROR:
             for table in tables:
                 connection.execute(sql.logins.force_row_security(*table, forced=True))
@@ -125,10 +128,10 @@ def drop_database(server: Server, run: Run, lock: ContextLock, target: Target) -
     """Drop the database under its working name.
 
     Raises:
-        LostLock: the lock was lost; whoever has it now drops what was left.
+        LostLock: the lock was lost; its new holder drops the database.
     """
     with suppress(BadInput), connect(target.loader, MAINTENANCE_DATABASE, run.title) as connection:
-        # Whoever makes a database may not end the sessions of the login that loads it.
+        # The login that creates databases may not end sessions of the one that loads them.
         lock.require_held(f'database "{target.working_name}" was dropped', connection)
         connection.execute(sql.logins.END_OWN_SESSIONS, {"name": target.working_name})
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
@@ -137,17 +140,17 @@ def drop_database(server: Server, run: Run, lock: ContextLock, target: Target) -
 
 
 @step
-def keep_database(server: Server, run: Run, lock: ContextLock, manifest: Manifest, target: Target, found: str) -> None:
-    """Keep a database under its working name, out of reach of the next run's sweep, with what was found as its comment."""
+def keep_database(server: Server, run: Run, lock: ContextLock, manifest: Manifest, target: Target, result: str) -> None:
+    """Keep a database under its working name, safe from the next sweep, with the result as its comment."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         lock.require_held(f'database "{target.working_name}" was kept', connection)
-        note = f"restored from {manifest.id} and {found}"
+        note = f"restored from {manifest.id} and {result}"
         connection.execute(sql.databases.comment_on_database(target.working_name, note))
 
 
 @step
 def finish_database(server: Server, run: Run, lock: ContextLock, manifest: Manifest, target: Target) -> None:
-    """Set what ALTER DATABASE had set in the source and give the database its final name."""
+    """Apply the source's ALTER DATABASE settings, and rename the database to its final name."""
     source, name = manifest.database, target.working_name
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         lock.require_held(f'database "{name}" got its settings', connection)
@@ -173,7 +176,7 @@ def finish_database(server: Server, run: Run, lock: ContextLock, manifest: Manif
 
 
 def _grant(connection: Connection, source: DatabaseProperties, target: Target) -> None:
-    """Grant on the database what was granted in the source, to the roles that are here."""
+    """Apply the source's grants on the database, to roles that exist here."""
     if not source.restricted:
         return
     connection.execute(sql.databases.revoke_public(target.working_name))
@@ -182,8 +185,8 @@ def _grant(connection: Connection, source: DatabaseProperties, target: Target) -
         _try(connection, statement, f'GRANT {grant.privilege} ON DATABASE "{target.name}" TO {grant.role or "PUBLIC"}', target)
 
 
-def _try(connection: Connection, statement: psycopg.sql.Composed, said: str, target: Target) -> None:
+def _try(connection: Connection, statement: psycopg.sql.Composed, command: str, target: Target) -> None:
     try:
         connection.execute(statement)
     except psycopg.errors.Error as error:
-        target.to_do.append(f"{said} (refused here: {error})")
+        target.to_do.append(f"{command} (refused here: {error})")

@@ -1,8 +1,8 @@
-"""Entries of a schema's archive, made one by one in a session: what is missing of them, or what pg_restore could not make.
+"""Entries of a schema archive, executed one by one: missing ones, or those that pg_restore failed on.
 
-An archive is restored with nothing on the path. What it cannot spell with a schema is not found then: names in bodies of functions
-that an entry runs, operators of IS DISTINCT FROM, NULLIF, JOIN … USING, CASE x WHEN. Such an entry, and no other, is made under the
-path of its source.
+pg_restore works with an empty search_path. What an archive cannot schema-qualify then fails: names
+in function bodies that an entry runs, operators of IS DISTINCT FROM, NULLIF, JOIN … USING, CASE x
+WHEN. Only such entries are executed with the source's search_path.
 """
 
 import re
@@ -21,7 +21,7 @@ from tasks.core.postgres.source_path import NOT_FOUND, execute_written
 from tasks.database.locks import LOCK_WAIT_SECONDS
 from tasks.restore.grants import make_grants
 
-# What CREATE and ADD say of an object that is there; a second primary key is an InvalidTableDefinition.
+# Errors of CREATE and ADD for existing objects; a second primary key is InvalidTableDefinition.
 IS_THERE = (
     psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject, psycopg.errors.DuplicateFunction,
     psycopg.errors.DuplicateSchema, psycopg.errors.InvalidTableDefinition,
@@ -32,9 +32,10 @@ OWNED = re.compile(rb"^ALTER SCHEMA .* OWNER TO .*;\n", re.MULTILINE)
 
 
 def create_frame_entry(connection: Connection, entry: Chunk) -> None:
-    """Make a schema or an extension; a schema of a role for which this login may not act stays the login's own.
+    """Create a schema or an extension.
 
-    Of a schema that has more than extensions of the context, the comparison tells that.
+    A schema keeps this login as owner if it may not give it away.
+    The comparison reports that, if the schema has more than extensions of the context.
     """
     try:
         with connection.transaction():
@@ -46,18 +47,18 @@ def create_frame_entry(connection: Connection, entry: Chunk) -> None:
 
 
 def _create_for_oneself(connection: Connection, schema: Chunk) -> None:
-    """Make a schema that is not there, of an owner for whom this session's login may not act."""
+    """Create a missing schema that this login may not give to its owner."""
     with suppress(*IS_THERE, psycopg.errors.InsufficientPrivilege), connection.transaction():
         connection.execute(OWNED.sub(b"", schema.statements))
 
 
 def create_all(connection: Connection, settings: bytes, chunks: Iterable[Chunk], path: str) -> None:
-    """Make every entry, or, where one fails, none of them.
+    """Execute every entry in one transaction.
 
-    What names by a text alone what comes later, as a dictionary may another one, is made after it.
+    Entries that fail for a missing object, such as a dictionary that names another, are retried.
 
     Raises:
-        psycopg.Error: one cannot be made.
+        psycopg.Error: an entry failed; nothing was created.
     """
     with connection.transaction():
         connection.execute(settings)
@@ -76,7 +77,7 @@ def create_all(connection: Connection, settings: bytes, chunks: Iterable[Chunk],
 
 
 def create_each(connection: Connection, settings: bytes, chunks: Sequence[Chunk], path: str) -> list[str]:
-    """Make each entry that can be made; return what is said of the others."""
+    """Execute each entry; return the error messages."""
     complaints = list[str]()
     connection.execute(settings)
     connection.execute(sql.session.SORT_IN_MEMORY)
@@ -95,9 +96,9 @@ def create_missing(
     connection: Connection, settings: bytes, chunks: Iterable[Chunk], made: set[int], path: str,
     wanted: Collection[int] | None = None,
 ) -> list[str]:  # fmt: skip
-    """Run the statements of each wanted entry whose object is not there; what is said about one that was, stays unsaid.
+    """Execute each wanted entry whose object is missing; entries about existing objects are skipped.
 
-    Returns what is still to do about grants that others than the owner made.
+    Returns notes about grants by roles other than the owner.
     """
     to_do = list[str]()
     connection.execute(settings)
@@ -109,13 +110,13 @@ def create_missing(
             execute_written(connection, without_grants_by_others(chunk).statements, path)
             to_do += make_grants(connection, grants_by_others(chunk, connection.info.encoding))
         except (*IS_THERE, psycopg.errors.ForeignKeyViolation) as error:
-            get_run_logger().info("not made: %s", message_of(error))
+            get_run_logger().info("not created: %s", message_of(error))
         except psycopg.errors.InsufficientPrivilege as error:
-            # An extension that is there may be another's; CREATE … IF NOT EXISTS does not say that it was. A schema that is missing
-            # and may not be made was told before anything was touched; what is there, a login without CREATE is not told.
+            # An existing extension may belong to others, which CREATE … IF NOT EXISTS does not
+            # reveal. Missing schemas that this login may not create were reported before.
             if not any(words in chunk.statements for words in (b"COMMENT ON EXTENSION", b"\nCREATE SCHEMA ")):
                 raise
-            get_run_logger().info("not made: %s", message_of(error))
+            get_run_logger().info("not created: %s", message_of(error))
             if OWNED.search(chunk.statements):
                 _create_for_oneself(connection, chunk)
         else:

@@ -1,7 +1,7 @@
-"""Restoring into a database that is there already, without our tables or with all of them empty.
+"""Restoring into an existing database, without our tables or with all of them empty.
 
-Others may live in it, so all of it is one transaction of one session: either everything is there and was compared, or
-nothing happened. Slower than a database of our own, which is filled by several sessions.
+It may hold others' data, so everything is one transaction: either all is restored and compared, or
+nothing changes. Slower than a new database, which several sessions fill.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -36,7 +36,7 @@ from tasks.database.spelling import spelled_here
 from tasks.restore.database import unforced_tables
 from tasks.restore.entries import create_missing
 from tasks.restore.fill import Filled
-from tasks.restore.foreign_keys import KeyOutcome, keys_of, make_keys, own_keys, without
+from tasks.restore.foreign_keys import KeyOutcome, exclude_unmade_keys, keys_of, make_keys, own_keys
 from tasks.restore.large_objects import large_objects_beside
 from tasks.restore.roles import create_roles
 from tasks.restore.target import Target, find_pg_restore
@@ -47,29 +47,35 @@ from tasks.sets.stage import StagedSet, staged_context, unpack
 
 
 def restore_into_existing(
-    staged: StagedSet, target: Target, server: Server, run: Run, lock: ContextLock, phases: Phases
-) -> Filled:  # fmt: skip
-    """Create what is missing, fill, compare and commit; whatever fails leaves the database as it was.
+    staged: StagedSet,
+    target: Target,
+    server: Server,
+    run: Run,
+    lock: ContextLock,
+    phases: Phases,
+) -> Filled:
+    """Create missing objects, load, compare and commit; a failure leaves the database as it was.
 
     Raises:
-        RestoreDiffers: rows or objects are not those of the backup.
+        RestoreDiffers: rows or objects differ from the backup.
         OperationError: an object cannot be created or rows cannot be loaded.
-        UnsafeTarget: the oid of a large object is another one's there.
+        UnsafeTarget: the oid of a large object is taken there.
     """
     create_roles(server, run, staged.manifest, target)
     with large_objects_beside(server, target.name, run, staged) as to_do:
         try:
             filled = _fill_whole(staged, target, run, lock, phases, with_outbound_keys=True)
         except BrokenKey as error:
-            # Dropping such a key locks the other context's table until the end, so only where its rows are not there anyway.
-            get_run_logger().warning("%s; once more without the keys to other contexts", error)
+            # Dropping such keys locks other contexts' tables to the end, so only after one was
+            # violated.
+            get_run_logger().warning("%s; retrying without the keys to other contexts", error)
             filled = _fill_whole(staged, target, run, lock, phases, with_outbound_keys=False)
         return replace(filled, to_do=[*filled.to_do, *to_do])
 
 
 def _fill_whole(
     staged: StagedSet, target: Target, run: Run, lock: ContextLock, phases: Phases, *, with_outbound_keys: bool
-) -> Filled:  # fmt: skip
+) -> Filled:
     name = target.name
     with connect(target.loader, name, run.title) as connection:
         try:
@@ -79,15 +85,15 @@ def _fill_whole(
             return filled
         except psycopg.Error as error:
             if connection.broken:
-                # Nobody knows whether a COMMIT that was under way came through.
+                # It is unknown whether a COMMIT in progress succeeded.
                 raise
-            said = f'database "{name}" is as it was: {message_of(error)}; mend that, or name another target_database'
-            raise OperationError(said) from None
+            message = f'database "{name}" is as it was: {message_of(error)}; fix that, or name another target_database'
+            raise OperationError(message) from None
 
 
 def _fill(
     connection: Connection, staged: StagedSet, target: Target, run: Run, phases: Phases, *, with_outbound_keys: bool
-) -> Filled:  # fmt: skip
+) -> Filled:
     manifest, context = staged.manifest, staged_context(staged)
     pg_restore = find_pg_restore(manifest, target.server_major)
     archive, listing = unpack(staged, manifest.schema_archive), staged.files[manifest.schema_list.path]
@@ -97,14 +103,14 @@ def _fill(
         connection.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
         had_tables = _lock_empty(connection, context)
         settings, chunks = read_chunks(run, pg_restore, "pre-data", archive, listing)
-        to_do = create_missing(connection, settings, (one for one in chunks if not takes_from_owner(one)), made, path)
-    # Views may still be missing: some are made after the data.
+        to_do = create_missing(connection, settings, (chunk for chunk in chunks if not takes_from_owner(chunk)), made, path)
+    # Views may still be missing: some are created after the data.
     members = catalog.read_members(connection, context.model_copy(update={"views": []}))
     with unforced_tables(connection, members.oids):
         with (
             phases.phase("data"),
             without_unproven_checks(connection, members.oids, path, of_tables=True),
-            _unguarded(connection, members, dropped, with_outbound_keys=with_outbound_keys),
+            _triggers_and_keys_disabled(connection, members, dropped, with_outbound_keys=with_outbound_keys),
         ):
             load_seconds = _load(connection, staged, run, path)
         with phases.phase("indexes, keys, triggers"), progress.of(run, "making indexes and keys", {}, manifest.zone):
@@ -119,13 +125,15 @@ def _fill(
         notes = _compare(connection, staged, target, keys, run, path, had_tables=had_tables)
     with phases.phase("keys to other contexts"), unforced_tables(connection, members.oids):
         keys += make_keys(connection, outbound, LOCK_WAIT_SECONDS)
-        for one in manifest.sequences:
-            connection.execute(sql.sequences.advance_sequence(one.namespace, one.name, one.last_value, called=one.is_called))
+        for sequence in manifest.sequences:
+            connection.execute(
+                sql.sequences.advance_sequence(sequence.namespace, sequence.name, sequence.last_value, called=sequence.is_called)
+            )
     return Filled(load_seconds, keys, to_do=[*to_do, *notes])
 
 
 def _keys_to_make(manifest: Manifest, dropped: list[ForeignKey]) -> tuple[list[ForeignKey], list[ForeignKey]]:
-    """Return the keys within the context and those to others: the set's, and what the database had besides."""
+    """Return the keys to create, within the context and to others: the set's, and those dropped."""
     known = {(key.table, sql.names.unquoted(key.name)) for key in keys_of(manifest)}
     more = [key for key in dropped if (key.table, sql.names.unquoted(key.name)) not in known]
     within = [*own_keys(manifest), *(key for key in more if not key.references)]
@@ -133,7 +141,10 @@ def _keys_to_make(manifest: Manifest, dropped: list[ForeignKey]) -> tuple[list[F
 
 
 def _lock_empty(connection: Connection, context: Context) -> bool:
-    """Lock the tables of ours that are there, and make sure under the lock that they are still empty; return if there are any."""
+    """Lock our existing tables, and check under the lock that they are empty.
+
+    Return if there are any.
+    """
     asked = {"schema": context.namespace, "names": context.tables}
     missing = {row[0] for row in connection.execute(sql.catalog.MISSING_RELATIONS, asked)}
     there = [name for name in context.tables if name not in missing]
@@ -142,19 +153,19 @@ def _lock_empty(connection: Connection, context: Context) -> bool:
     for name in there:
         if connection.execute(sql.rows.holds_rows(context.namespace, name)).fetchall():
             raise UnsafeTarget(
-                f'{context.namespace}.{name} of database "{connection.info.dbname}" holds rows that were not there a moment ago; '
+                f'{context.namespace}.{name} of database "{connection.info.dbname}" got rows since it was checked; '
                 "nothing was changed; find out who writes there before you run again"
             )
     return bool(there)
 
 
 @contextmanager
-def _unguarded(
+def _triggers_and_keys_disabled(
     connection: Connection, members: Members, dropped: list[ForeignKey], *, with_outbound_keys: bool
-) -> Iterator[None]:  # fmt: skip
-    """Load without triggers and without the keys among our own tables, whose circles no order satisfies.
+) -> Iterator[None]:
+    """Disable triggers, and drop the keys among our tables, whose cycles no load order satisfies.
 
-    Triggers are as they were afterwards; which keys were `dropped`, the caller makes again.
+    Triggers are restored afterwards; the caller re-creates the `dropped` keys.
     """
     triggers = connection.execute(sql.triggers.TRIGGER_STATES, {"oids": members.oids}).fetchall()
     for schema, table, trigger, _, _ in triggers:
@@ -171,25 +182,25 @@ def _unguarded(
 
 
 def _load(connection: Connection, staged: StagedSet, run: Run, path: str) -> dict[str, float]:
-    manifest, found = staged.manifest, dict[str, float]()
+    manifest, seconds = staged.manifest, dict[str, float]()
     divided = families(manifest)
-    known = {one.qualified for family in divided for one in family.relations}
-    alone = [one for one in manifest.relations if one.qualified not in known]
+    known = {relation.qualified for family in divided for relation in family.relations}
+    alone = [relation for relation in manifest.relations if relation.qualified not in known]
     with progress.of(run, "loading", manifest.plain_bytes, manifest.zone) as items:
 
         def load(relation: Relation) -> float:
             rows, moved = staged.sources(relation), items[relation.qualified].at
             return load_rows(connection, relation, rows, manifest.database.encoding, moved=moved, path=path)
 
-        found |= {one.qualified: load(one) for one in alone}
+        seconds |= {relation.qualified: load(relation) for relation in alone}
         for family in divided:
             try:
                 with connection.transaction():
-                    found |= {one.qualified: load(one) for one in family.relations}
+                    seconds |= {relation.qualified: load(relation) for relation in family.relations}
             except MisplacedRow as error:
-                get_run_logger().info("%s; once more through the table that is divided", error)
-                found |= load_through(connection, family, staged.sources_of(family.relations), manifest.database.encoding, path)
-    return found
+                get_run_logger().info("%s; loading it again through the partitioned table", error)
+                seconds |= load_through(connection, family, staged.sources_of(family.relations), manifest.database.encoding, path)
+    return seconds
 
 
 def _refresh(connection: Connection, manifest: Manifest, path: str) -> None:
@@ -204,7 +215,7 @@ def _refresh(connection: Connection, manifest: Manifest, path: str) -> None:
 
 
 def _compare_rows(connection: Connection, manifest: Manifest, members: Members, target: Target, run: Run) -> list[str]:
-    """Return the relations whose rows are not those of the set."""
+    """Return the relations whose rows differ from the set."""
     read = dict[str, RowDigest]()
     with (
         unforced_tables(connection, members.oids),
@@ -218,34 +229,34 @@ def _compare_rows(connection: Connection, manifest: Manifest, members: Members, 
 
 def _compare(
     connection: Connection, staged: StagedSet, target: Target, keys: Sequence[KeyOutcome], run: Run, path: str, *, had_tables: bool
-) -> list[str]:  # fmt: skip
-    """Compare rows, digests and objects inside the transaction; what the database had before is returned, not refused."""
+) -> list[str]:
+    """Compare rows, digests and objects in the transaction; earlier objects that differ are returned."""
     manifest = staged.manifest
     same_major = manifest.versions.server_major == target.server_major
     members = catalog.read_members(connection, staged_context(staged))
     differing = _compare_rows(connection, manifest, members, target, run)
     there = without_absent(catalog.read_inventory(connection, members, manifest.inventory), manifest.left_out)
     restored = comparable(manifest, there)
-    expected = comparable(manifest, without(without_absent(manifest.inventory, manifest.left_out), keys))
+    expected = comparable(manifest, exclude_unmade_keys(without_absent(manifest.inventory, manifest.left_out), keys))
     if same_major:
         expected = spelled_here(connection, expected, restored, path)
     if had_tables:
-        # What a migration made is the application's; but every table must be there.
+        # Objects may come from a migration, but every table must exist.
         differing += [f"{name} is missing" for name in missing_objects(_of(TABLES, expected), restored)]
-        told = expected, restored
+        compared = expected, restored
     else:
-        # A schema that was there, or what is needed by no relation of the context, may not be this context's alone.
+        # An existing schema, or an object that no relation needs, may be shared with others.
         own = {item.identity for item in catalog.read_inventory(connection, members, [])}
         shared = {item.identity for item in restored if item.kind == "schema" or item.identity not in own}
         differing += compare_inventories(_but(shared, expected), _but(shared, restored), same_major=same_major)
-        told = _only(shared, expected), _only(shared, restored)
+        compared = _only(shared, expected), _only(shared, restored)
     if differing:
         raise RestoreDiffers(
-            f'database "{target.name}" is as it was: what was restored from {manifest.id} differs from the backup: '
+            f'database "{target.name}" is as it was: the restored {manifest.id} differs from the backup: '
             f"{'; '.join(differing[:10])}",
             differing,
         )
-    return [f"it was there before, and {difference}" for difference in compare_inventories(*told, same_major=same_major)]
+    return [f"it existed before, and {difference}" for difference in compare_inventories(*compared, same_major=same_major)]
 
 
 def _of(kinds: Collection[str], items: list[InventoryItem]) -> list[InventoryItem]:

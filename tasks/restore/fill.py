@@ -28,7 +28,7 @@ from tasks.sets.stage import StagedSet, staged_context, unpack
 
 @dataclass(frozen=True)
 class Filled:
-    """What came of filling a database from a set: seconds by relation, keys that were tried, what could not be made, and notes."""
+    """The result of filling a database: load seconds by relation, tried keys, failures, and notes."""
 
     load_seconds: Mapping[str, float] = field(default_factory=dict)
     keys: Sequence[KeyOutcome] = ()
@@ -37,9 +37,10 @@ class Filled:
 
 
 def fill_database(staged: StagedSet, target: Target, server: Server, run: Run, phases: Phases) -> Filled:
-    """Schema before the data, data, sequences, schema after the data, statistics, views.
+    """Restore schema before data, rows, sequences, schema after data, statistics, views.
 
-    What is the source's is made and filled in sessions of the loading login; `server` makes schemas and extensions.
+    Objects with the source's code are created by the loading login; `server` creates schemas and
+    extensions.
     """
     manifest, loader, schema = staged.manifest, target.loader, staged_context(staged).namespace
     pg_restore, keys, not_made = find_pg_restore(manifest, target.server_major), list[KeyOutcome](), list[str]()
@@ -55,74 +56,82 @@ def fill_database(staged: StagedSet, target: Target, server: Server, run: Run, p
         large = make_large_objects(server, target.working_name, run, staged)
     with (
         phases.phase("indexes, keys, triggers"),
-        # A key is proven by a query, from which policies would keep rows that they keep even from the owner.
+        # A key is validated by a query, from which forced policies would hide rows.
         unforced(run, target),
         progress.of(run, "making indexes and keys", {}, manifest.zone),
     ):
         complaints = restore_section(target, run, pg_restore, "post-data", archive, parts.objects, schema, jobs())
         if complaints:
             keys += try_keys(loader, run, manifest, target.working_name)
-        not_made += [*large.differing, *but_for_broken_keys(complaints, keys)]
+        not_made += [*large.differing, *ignore_violated_foreign_keys(complaints, keys)]
         to_do += [*large.to_do, *restore_delegated_grants(server, target, run, parts.delegated, manifest.database.encoding)]
         take_back_rights(server, run, manifest, target)
     with phases.phase("statistics and views"):
         to_do += analyze(loader, target.working_name, run, schema)
         views = [view for view in manifest.views if view.materialized and view.populated]
         refreshed = [refresh_view(loader, target.working_name, run, view) for view in views]
-        not_made += [f"view {view.view} cannot be computed: {view.problem}" for view in refreshed if view.problem]
+        not_made += [f"view {view.view} cannot be refreshed: {view.problem}" for view in refreshed if view.problem]
     return Filled(load_seconds, keys, not_made, to_do)
 
 
-def but_for_broken_keys(complaints: Iterable[str], outcomes: Iterable[KeyOutcome]) -> list[str]:
-    """Return the complaints that are not about keys which rows violate, whatever language the server speaks.
+def ignore_violated_foreign_keys(complaints: Iterable[str], outcomes: Iterable[KeyOutcome]) -> list[str]:
+    """Return the error messages except those about keys that rows violate, in any server language.
 
     Rows are compared with the backup: what they violate here, they violated in the source.
     """
-    broken = [f'"{sql.names.unquoted(one.key.name)}"' for one in outcomes if one.orphans]
+    broken = [f'"{sql.names.unquoted(outcome.key.name)}"' for outcome in outcomes if outcome.orphans]
     return [complaint for complaint in complaints if not any(name in complaint for name in broken)]
 
 
 def load_tables(server: Server, run: Run, staged: StagedSet, target: Target) -> dict[str, float]:
-    """Load every relation, the largest first, several at a time; return seconds by relation."""
+    """Load every relation, the largest first, in parallel; return seconds by relation."""
     manifest = staged.manifest
-    relations = sorted(manifest.relations, key=lambda one: one.plain_bytes, reverse=True)
+    relations = sorted(manifest.relations, key=lambda relation: relation.plain_bytes, reverse=True)
     encoding, place = manifest.database.encoding, target.working_name
     sizes = [relation.plain_bytes for relation in relations]
     with progress.of(run, "loading", manifest.plain_bytes, manifest.zone) as items:
-        calls = [(server, place, run.title, one, staged.sources(one), encoding, items[one.qualified].at) for one in relations]
-        loaded = dict(zip((one.qualified for one in relations), spread(run, load_table, calls, sizes), strict=True))
+        calls = [
+            (server, place, run.title, relation, staged.sources(relation), encoding, items[relation.qualified].at)
+            for relation in relations
+        ]
+        loaded = dict(zip((relation.qualified for relation in relations), spread(run, load_table, calls, sizes), strict=True))
     for family in families(manifest):
-        if any(loaded[one.qualified] is None for one in family.relations):
+        if any(loaded[relation.qualified] is None for relation in family.relations):
             loaded |= load_family(server, place, run.title, family, staged.sources_of(family.relations), encoding)
     if refused := [name for name, seconds in loaded.items() if seconds is None]:
-        raise OperationError(f"{', '.join(refused)}: rows are not within the bounds of their partition; restore another set")
+        raise OperationError(f"{', '.join(refused)}: rows violate the bounds of their partition; restore another set")
     return {name: seconds for name, seconds in loaded.items() if seconds is not None}
 
 
 @step
 def set_sequences(server: Server, database: str, run: Run, manifest: Manifest) -> None:
-    """Set every sequence to the position that the manifest has, at or above every stored row."""
+    """Set every sequence to its position in the manifest, which is at or above every stored row."""
     with connect(server, database, run.title) as connection:
-        for one in manifest.sequences:
-            place = {"schema": one.namespace, "name": one.name, "value": one.last_value, "called": one.is_called}
+        for sequence in manifest.sequences:
+            place = {
+                "schema": sequence.namespace,
+                "name": sequence.name,
+                "value": sequence.last_value,
+                "called": sequence.is_called,
+            }
             connection.execute(sql.sequences.SET_SEQUENCE, place)
 
 
 @step
 def analyze(server: Server, database: str, run: Run, schema: str) -> list[str]:
-    """Gather planner statistics of the whole new database; return of which tables they cannot be had.
+    """Analyze the new database; return which tables failed.
 
-    Expressions of indexes and statistics are evaluated for that, which may call by bare names what code of the `schema` finds.
+    Expressions of indexes and statistics may need the search_path of the `schema`'s code.
     """
     with connect(server, database, run.title) as connection:
         if not complaint_of(connection, sql.rows.ANALYZE):
             return []
-        path, found = read_source_path(connection, schema), list[str]()
+        path, failed = read_source_path(connection, schema), list[str]()
         for table in connection.execute(sql.rows.ANALYZABLE).fetchall():
             try:
                 execute_written(connection, sql.rows.analyze_relation(*table), path)
             except psycopg.Error as error:
                 if connection.broken:
                     raise
-                found.append(f"ANALYZE {sql.names.quoted_name(*table)}, which fails: {message_of(error)}")
-    return found
+                failed.append(f"ANALYZE {sql.names.quoted_name(*table)}, which fails: {message_of(error)}")
+    return failed

@@ -1,4 +1,4 @@
-"""Grants that others than an object's owner made, by a privilege that they hold WITH GRANT OPTION."""
+"""Grants made by roles other than the owner, by a privilege that they hold WITH GRANT OPTION."""
 
 from collections.abc import Iterable
 
@@ -12,21 +12,21 @@ from tasks.core.postgres.messages import message_of
 
 
 def make_grants(connection: Connection, grants: Iterable[Grant]) -> list[str]:
-    """Make each grant as the role that made it, where this session's login may become that, else as the owner.
+    """Grant as the original grantor if this session's login may become it, else as the owner.
 
-    Returns what is still to do about the others, whose privilege is there, and is not lost with the grantor's own.
+    Returns notes about the latter: the privilege is there, but does not depend on the grantor's.
     """
     to_do = list[str]()
     for grant in grants:
         if not _made_as_grantor(connection, grant):
-            said = complaint_of(connection, sql.staging.as_written(grant.statement), prepare=True)
-            lacks = f"which could not be made ({said})" if said else "which the owner made here instead"
-            to_do.append(f'a grant of "{grant.grantor}", {lacks}; as a superuser: {grant.by_hand}')
+            complaint = complaint_of(connection, sql.staging.as_written(grant.statement), prepare=True)
+            lacks = f"which could not be repeated ({complaint})" if complaint else "which the owner granted here instead"
+            to_do.append(f'a grant by "{grant.grantor}", {lacks}; as a superuser, run: {grant.by_hand}')
     return to_do
 
 
 def may_grant_as(connection: Connection, grantor: str) -> bool:
-    """Say whether this session's login may become a role."""
+    """Return whether this session's login may become a role."""
     question = sql.databases.MAY_BECOME_16 if major_of(connection) >= 16 else sql.databases.MAY_BECOME
     return bool(connection.execute(question, {"names": [grantor]}).fetchall())
 

@@ -1,6 +1,6 @@
-"""Restoring an archive of pg_dump alone, as scripts left them beside the backup sets, entry by entry.
+"""Restoring a single pg_dump archive, as scripts left them beside the backup sets, entry by entry.
 
-Everything that can be made of it is made, entry by entry; what cannot, is told.
+Entries that fail are reported; all others are restored.
 """
 
 import time
@@ -43,9 +43,14 @@ FRAME = ("`CREATE SCHEMA ", "`CREATE EXTENSION ", "`COMMENT ON EXTENSION ", "`CO
 
 
 def restore_archive(
-    site: Site, run: Run, lock: ContextLock, file: Path, path: str, target_database: str
-) -> ArchiveRestore:  # fmt: skip
-    """Restore an archive into a new database; if it cannot be read to its end, nothing is left of it.
+    site: Site,
+    run: Run,
+    lock: ContextLock,
+    file: Path,
+    path: str,
+    target_database: str,
+) -> ArchiveRestore:
+    """Restore an archive into a new database, which is dropped if the archive cannot be read to its end.
 
     Raises:
         UnsafeTarget: the database exists.
@@ -60,7 +65,7 @@ def restore_archive(
         raise UnsafeTarget(f'refusing to restore into database "{target_database}": it exists; name another target_database')
     pg_restore, facts = _read_facts(run, file, path, major)
     if facts.server_major > major:
-        raise BadInput(f"the server is PostgreSQL {major}, {path} is of {facts.server_major}; name a newer server")
+        raise BadInput(f"the server is PostgreSQL {major}, {path} is from {facts.server_major}; name a newer server")
     restore = ArchiveRestore(facts, target_database)
     target = replace(new_target(run, target_database), loader=_find_loader(site, run, file, pg_restore))
     with _new_database(site, run, lock, target, facts):
@@ -68,27 +73,31 @@ def restore_archive(
         try:
             restore.lacks += _lacking(site, run, target)
             checked = target.loader, target.working_name, run, site.context, site.files, CHECK_SECONDS, run.started, target.loader
-            restore.violations += [f"{one.check}: {one.offending:,} rows. {one.note}" for one in failures(run_checks(*checked))]
+            restore.violations += [
+                f"{failure.check}: {failure.offending:,} rows. {failure.note}" for failure in failures(run_checks(*checked))
+            ]
         except BadInput as error:
-            restore.lacks.append(f"what the context's checks need: {error}")
+            restore.lacks.append(f"objects that the context's checks need: {error}")
     restore.seconds = time.monotonic() - started
     return restore
 
 
 def _read_facts(run: Run, file: Path, path: str, major: int) -> tuple[Program, ArchiveFacts]:
-    """Return a pg_restore that can read the archive, and what it says of it."""
-    program, said = find_program("pg_restore", major), ""
+    """Return a pg_restore that can read the archive, and the archive's facts."""
+    program, complaint = find_program("pg_restore", major), ""
     while True:
         try:
             listing = run.running.run(programs.list_command(program, file), {}).output.decode(errors="replace")
             settings, _ = _chunks(run, program, file, "pre-data")
             break
         except ProgramFailed as error:
-            said = str(error)
+            complaint = str(error)
             try:
                 program = find_program("pg_restore", program.major + 1)
             except BadInput:
-                raise DamagedSet(f"{path} cannot be read: {said}; restore another file, or install a newer pg_restore") from error
+                raise DamagedSet(
+                    f"{path} cannot be read: {complaint}; restore another file, or install a newer pg_restore"
+                ) from error
     encoding = settings.partition(b"SET client_encoding = '")[2].partition(b"'")[0].decode() or "UTF8"
     return program, parse_archive_facts(path, file.stat().st_size, listing, encoding)
 
@@ -100,8 +109,8 @@ def _chunks(run: Run, program: Program, file: Path, section: str) -> tuple[bytes
 
 @contextmanager
 def _new_database(site: Site, run: Run, lock: ContextLock, target: Target, facts: ArchiveFacts) -> Iterator[None]:
-    """Make the database under its working name, and give it its own when it is filled; or drop it."""
-    # The script says what encoding its rows are in, and the server converts them; of SQL_ASCII nobody knows.
+    """Create the database under its working name, rename it after the block, or drop it if that fails."""
+    # The archive names its encoding, and the server converts; SQL_ASCII has none to convert from.
     ascii_only = [("ENCODING", "SQL_ASCII"), ("LC_COLLATE", "C"), ("LC_CTYPE", "C")]
     options = ascii_only if facts.encoding == "SQL_ASCII" else [("ENCODING", "UTF8")]
     try:
@@ -120,28 +129,28 @@ def _new_database(site: Site, run: Run, lock: ContextLock, target: Target, facts
 
 
 def _owners_of(chunks: Iterable[Chunk]) -> set[str]:
-    return {sql.names.unquoted(name.decode()) for one in chunks for name in OWNER.findall(one.statements)}
+    return {sql.names.unquoted(name.decode()) for chunk in chunks for name in OWNER.findall(chunk.statements)}
 
 
 def _find_loader(site: Site, run: Run, file: Path, pg_restore: Program) -> Server:
-    """Return the login in whose sessions the archive's code runs; where it names no owner that is here, the newest set's count."""
+    """Return the login that runs the archive's code, by its owners, or else the newest set's."""
     full, (_, chunks) = _newest_full(site), _chunks(run, pg_restore, file, "pre-data")
     return find_loader(site.server, run, _owners_of(chunks) | (owners(full) if full else set()), is_live=True)
 
 
 def _fill(site: Site, run: Run, restore: ArchiveRestore, target: Target, file: Path, pg_restore: Program) -> None:
-    """Make and fill what the archive has: schemas and extensions as who made the database, all else as the loading login."""
+    """Restore the archive: schemas and extensions as the creating login, all else as the loading one."""
     full = _newest_full(site)
     settings, chunks = _chunks(run, pg_restore, file, "pre-data")
     with connect(site.server, target.working_name, run.title) as connection:
         for extension in full.extensions if full else []:
-            # An archive of single tables has none of the extensions that their defaults need.
+            # An archive of single tables lacks the extensions that their defaults need.
             with suppress(psycopg.Error):
                 connection.execute(sql.databases.create_extension(extension))
-        restore.complaints += _make(connection, settings, [one for one in chunks if _is_frame(one)])
+        restore.complaints += _make(connection, settings, [chunk for chunk in chunks if _is_frame(chunk)])
         lend_create(connection, target, PUBLIC, {*_owners_of(chunks), target.loader.user})
     with connect(target.loader, target.working_name, run.title) as connection:
-        restore.complaints += _make(connection, settings, [one for one in chunks if not _is_frame(one)])
+        restore.complaints += _make(connection, settings, [chunk for chunk in chunks if not _is_frame(chunk)])
         try:
             with run.running.lines(programs.data_command(pg_restore, file), {}) as lines:
                 _load(connection, lines, restore)
@@ -152,31 +161,34 @@ def _fill(site: Site, run: Run, restore: ArchiveRestore, target: Target, file: P
     with connect(site.server, target.working_name, run.title) as connection:
         for lent in target.lent:
             connection.execute(sql.databases.revoke_create(*lent))
-        # What has not its owner here stays with who made the database.
+        # Objects whose owner does not exist here stay with the login that created the database.
         if complaint := complaint_of(connection, sql.logins.take_over(target.loader.user)):
-            restore.complaints.append(f'objects of login "{target.loader.user}" stay with it: {complaint}')
+            restore.complaints.append(f'objects of login "{target.loader.user}" remain its own: {complaint}')
 
 
 def _is_frame(chunk: Chunk) -> bool:
-    """Say whether an entry is about a schema or an extension, which takes rights on the database and has no code of an owner."""
+    """Return whether an entry is about a schema or extension, which needs CREATE on the database."""
     return _title(chunk).startswith(FRAME)
 
 
 def _make(connection: Connection, settings: bytes, chunks: Iterable[Chunk]) -> list[str]:
-    """Make the objects of a section, one by one, and give them to their owners where that can be; return what could not be."""
+    """Create the objects of a section one by one, with their owners if possible.
+
+    Return the failures.
+    """
     connection.execute(settings)
-    found = list[str]()
+    complaints = list[str]()
     for chunk in chunks:
         complaint = complaint_of(connection, chunk.statements, but=(psycopg.errors.DuplicateSchema,))
         without_owner = OWNER.sub(b"", chunk.statements)
         if complaint and without_owner != chunk.statements and not complaint_of(connection, without_owner):
-            complaint = f"made, but without its owner: {complaint}"
-        found += [f"{_title(chunk)}: {complaint}"] if complaint else []
-    return list(dict.fromkeys(found))
+            complaint = f"created, but without its owner: {complaint}"
+        complaints += [f"{_title(chunk)}: {complaint}"] if complaint else []
+    return list(dict.fromkeys(complaints))
 
 
 def _title(chunk: Chunk) -> str:
-    """Return the first line of what an entry does."""
+    """Return the first line of an entry's statement."""
     lines = [
         line for line in without_place(chunk).decode(errors="replace").splitlines() if line.strip() and not line.startswith("--")
     ]
@@ -184,14 +196,14 @@ def _title(chunk: Chunk) -> str:
 
 
 def _load(connection: Connection, lines: Iterator[bytes], restore: ArchiveRestore) -> None:
-    """Load the rows; count what is there besides, large objects and INSERT statements, which nobody reads here."""
+    """Load the rows; count lines of large objects and INSERT statements, which are not loaded."""
     for line in lines:
-        if found := COPY.fullmatch(line):
+        if match := COPY.fullmatch(line):
             rows = takewhile(lambda row: row != END_OF_ROWS, lines)
-            restore.loaded.append(_copy(connection, found["table"].decode(errors="replace"), line, rows))
+            restore.loaded.append(_copy(connection, match["table"].decode(errors="replace"), line, rows))
         elif line.startswith((b"SET ", b"SELECT pg_catalog.set")):
             complaint = complaint_of(connection, line)
-            # What servers before 17 do not know.
+            # Servers before 17 lack this setting.
             if complaint and not line.startswith(b"SET transaction_timeout"):
                 restore.complaints.append(f"`{line.decode(errors='replace').strip()[:120]}`: {complaint}")
         elif line.strip() and not line.startswith((b"--", b"\\")):
@@ -216,21 +228,21 @@ def _copy(connection: Connection, table: str, statement: bytes, rows: Iterator[b
 
 
 def _newest_full(site: Site) -> Manifest | None:
-    """Return the newest full; a store that does not answer costs nothing but what it would tell."""
+    """Return the newest full; None if the store does not answer."""
     with suppress(OperationError):
         return newest_full(site.store, site.context.name)
     return None
 
 
 def _lacking(site: Site, run: Run, target: Target) -> list[str]:
-    """Return what is not there of what the context has, and of what the newest set has."""
+    """Return which objects of the context, and of the newest set, the database lacks."""
     full, context = _newest_full(site), site.context
     with connect(site.server, target.working_name, run.title) as connection:
         there = catalog.present(connection, context)
         gone = [f"table {name} of the context" for name in context.tables if name not in there.tables]
         gone += [f"view {name} of the context" for name in context.views if name not in there.views]
         empty = connection.execute(sql.databases.WITHOUT_PARTITIONS).fetchall()
-        gone += [f"every partition of {row[0]}: none of its rows are in the file" for row in empty]
+        gone += [f"all partitions of {row[0]}: the file has none of its rows" for row in empty]
         if full:
             inventory = catalog.read_inventory(connection, catalog.read_members(connection, there), full.inventory)
             missing = [name for name in missing_objects(full.inventory, inventory) if name not in gone]

@@ -15,24 +15,24 @@ GZIP, CUSTOM_FORMAT = b"\x1f\x8b", b"PGDMP"
 
 
 def is_archive(backup: str) -> bool:
-    """Say whether a backup is named by the path of a legacy file."""
+    """Return whether a backup is given as the path of a legacy file."""
     return LEGACY.search(backup) is not None and "/" in backup
 
 
 @step
 def stage_archive(store: StoreAddress, run: Run, path: str) -> Path:
-    """Fetch a legacy file from the store, from another bucket or from this machine, and unpack it, 0600.
+    """Download a legacy file from the store, another bucket or this machine, and unpack it, 0600.
 
     Raises:
-        BadInput: it is not there, or no archive in pg_dump's custom format.
+        BadInput: it does not exist, or is not in pg_dump's custom format.
         DamagedSet: it cannot be unpacked.
-        UntrustedSet: sets have to be signed, and it cannot be.
+        UntrustedSet: signatures are required, and it cannot have one.
     """
     store.trust.require_signed(path)
     address, key = _place(store, path)
-    if (found := address.opened.require_readable(key)) is None:
+    if (info := address.opened.require_readable(key)) is None:
         raise BadInput(f"there is no {path}; list_backups shows the legacy files of the store")
-    require_space(run, found.bytes * 2)
+    require_space(run, info.bytes * 2)
     packed, file = run.folder / "archive.packed", run.folder / "archive.dump"
     with staging(packed):
         packed.touch(mode=0o600)
@@ -44,7 +44,7 @@ def stage_archive(store: StoreAddress, run: Run, path: str) -> Path:
     else:
         packed.rename(file)
     if not _begins_with(file, CUSTOM_FORMAT):
-        raise BadInput(f"{path} is no archive in pg_dump's custom format (pg_dump -Fc); restore it with psql")
+        raise BadInput(f"{path} is not an archive in pg_dump's custom format (pg_dump -Fc); restore it with psql")
     return file
 
 

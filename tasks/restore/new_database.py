@@ -1,4 +1,4 @@
-"""Restoring a set into a new database: staged and verified first, filled, compared, and only then given its name."""
+"""Restoring a set into a new database: staged and verified, filled, compared, and then renamed."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,9 +25,10 @@ from tasks.store.address import StoreAddress
 
 @dataclass
 class Recovery:
-    """One restore of a whole set, and what is known of it so far: its report is made of it, also when it breaks off.
+    """A restore of a whole set, with its results so far.
 
-    What the steps return is written down here; none of them changes it.
+    Its report uses them, also after a failure. Each step's result is stored here; steps do not
+    change it.
     """
 
     store: StoreAddress
@@ -44,7 +45,7 @@ class Recovery:
     exercises: Sequence[Exercise] = ()
 
     def begin_at(self, asked: datetime | None) -> None:
-        """Count from when the thaw was asked for that had to be waited for, perhaps by a run that began again since."""
+        """Count from the request of the thaw, which may have been made by an earlier, interrupted run."""
         if asked:
             with self.phases.phase("thaw"):
                 earlier = max((self.started - asked).total_seconds(), 0.0)
@@ -53,7 +54,10 @@ class Recovery:
 
     @contextmanager
     def rehearse(self, server: Server, run: Run, backup: str, *, keep: bool = False) -> Iterator[tuple[StagedSet, Target]]:
-        """Restore a set into a scratch database and compare it; it is there for the block, and kept only for a look."""
+        """Restore a set into a scratch database for the block, and compare it.
+
+        `keep` keeps it afterwards.
+        """
         with context_lock(server, f"drill of {run.context}", run.title, exclusive=True) as lock:
             self.removed = sweep_unfinished(lock, run.context, scratch=True)
             self.staged, self.target = stage(self, server, run, backup, None)
@@ -66,7 +70,10 @@ class Recovery:
 
 
 def stage(recovery: Recovery, server: Server, run: Run, backup: str, target_database: str | None) -> tuple[Staged, Target]:
-    """Choose set and target such that one fits the other, and have the set here, verified; nothing else is touched."""
+    """Choose a set and a fitting target, then download and verify the set.
+
+    Nothing else is touched.
+    """
     fitting = dict[str, Target]()
 
     def check(manifest: Manifest) -> None:
@@ -82,21 +89,21 @@ def stage(recovery: Recovery, server: Server, run: Run, backup: str, target_data
 @contextmanager
 def unfinished_database(
     recovery: Recovery, manifest: Manifest, target: Target, server: Server, run: Run, lock: ContextLock
-) -> Iterator[None]:  # fmt: skip
-    """Make the database under its working name; drop it if the block fails, keep it if it differs or was already proven.
+) -> Iterator[None]:
+    """Create the database under its working name; on failure drop it, or keep it if it differs or is proven.
 
-    Whoever has the lock by then, if it was lost, drops it: it bears the mark of what is unfinished.
+    If the lock was lost, its new holder drops the database, which has the mark of unfinished ones.
     """
     try:
         create_database(server, run, manifest, target)
         yield
     except RestoreDiffers:
-        keep_database(server, run, lock, manifest, target, "found different from it; drop it when it was looked at")
+        keep_database(server, run, lock, manifest, target, "found different from it; drop it after use")
         raise
     except BaseException as error:
         run.running.stop(final=False)
-        # Who dropped it meanwhile ended the sessions in it, so that is what the error is about.
-        lock.require_held(f'database "{target.working_name}" was done')
+        # If another run dropped it, that ended our sessions: report the lost lock instead.
+        lock.require_held(f'database "{target.working_name}" was finished')
         if not recovery.proven:
             drop_database(server, run, lock, target)
             raise
@@ -110,16 +117,16 @@ def unfinished_database(
 @contextmanager
 def scratch_database(
     recovery: Recovery, manifest: Manifest, target: Target, server: Server, run: Run, lock: ContextLock, *, keep: bool = False
-) -> Iterator[None]:  # fmt: skip
-    """Make a drill's database; drop it in every outcome, unless it is to be kept for a look."""
+) -> Iterator[None]:
+    """Create a drill's database; drop it in every case, unless it is to be kept."""
     try:
         create_database(server, run, manifest, target)
         yield
     finally:
         run.running.stop(final=False)
         if keep:
-            found = "equal to it" if recovery.proven else "different from it, or not compared"
-            keep_database(server, run, lock, manifest, target, f"found {found} in a drill; drop it when it was looked at")
+            result = "equal to it" if recovery.proven else "different from it, or not compared"
+            keep_database(server, run, lock, manifest, target, f"found {result} in a drill; drop it after use")
         else:
             drop_database(server, run, lock, target)
             drop_roles(server, run, target)

@@ -1,7 +1,7 @@
-"""What a restore needs where it goes, asked before anything is made there, and told with what to run.
+"""Prerequisites of a restore at its target: checked before anything is created, with the remedies.
 
-What the manifest says is asked before anything is downloaded; what only the archive of the schema says (tablespaces), before
-anything is made.
+What the manifest tells is checked before the download; what only the schema archive tells
+(tablespaces, collations), before anything is created.
 """
 
 import re
@@ -21,39 +21,45 @@ from tasks.core.sets.shared_schema import PUBLIC, is_shared, schemas_with_object
 from tasks.core.sql.names import quoted, unquoted
 from tasks.database.properties import database_options
 
-# The commands, as event triggers call them, that stage rows in a database that is there, and that make tables in it.
+# Command tags that stage rows in an existing database, and that create tables in it.
 STAGING = frozenset({"CREATE TABLE AS", "DROP TABLE"})
 TABLES_MADE = STAGING | {"CREATE TABLE", "ALTER TABLE", "CREATE INDEX"}
 MADE_WITH_COLLATION = re.compile(rb"^CREATE (?:UNLOGGED )?(?:TABLE|TYPE|DOMAIN|(?:UNIQUE )?INDEX) ", re.MULTILINE)
 COLLATION = re.compile(rb'\bCOLLATE pg_catalog\.("(?:[^"]|"")+"|\w+)')
 EXTENSION = re.compile(
     rb'^CREATE EXTENSION IF NOT EXISTS ("(?:[^"]|"")+"|[^\s"]+) WITH SCHEMA ("(?:[^"]|"")+"|[^\s";]+);', re.MULTILINE
-)  # fmt: skip
-# More than these times the locks that a server promises, and these, it never had.
+)
+# A server never had more locks than it promises times this, and this many besides.
 MOST_LOCKS, MORE_LOCKS = 2.5, 1500
 
 
 def missing_extensions(
-    connection: Connection, manifest: Manifest, recovered: str | None, *, creating: bool
-) -> Iterator[Obstacle]:  # fmt: skip
-    """Yield the extensions that a server lacks, or that only a superuser installs in the database that is to be made.
+    connection: Connection,
+    manifest: Manifest,
+    recovered: str | None,
+    *,
+    creating: bool,
+) -> Iterator[Obstacle]:
+    """Yield extensions that the server lacks, or that only a superuser may install in the new database.
 
-    A database that is `recovered` by name may be made by a superuser before.
+    If it is a database `recovered` under its name, a superuser may create it in advance.
     """
     barred = list[str]()
     for name, is_available, is_allowed in connection.execute(sql.prerequisites.EXTENSIONS, {"names": manifest.extensions}):
         if not is_available:
             yield Obstacle(
-                f"the server lacks extension {name},", "which the backup needs",
-                "install its package there (postgresql-contrib, or that of its maker)",
-            )  # fmt: skip
+                f"the server lacks extension {name},",
+                "which the backup needs",
+                "install its package there (postgresql-contrib, or the vendor's)",
+            )
         elif creating and not is_allowed:
             barred.append(name)
     if barred:
         yield Obstacle(
-            f"extension {', '.join(barred)}", f'is not trusted: login "{connection.info.user}" may not install it',
+            f"extension {', '.join(barred)}",
+            f'is not trusted: login "{connection.info.user}" may not install it',
             _by_a_superuser(connection, manifest, barred, recovered),
-        )  # fmt: skip
+        )
 
 
 def _by_a_superuser(connection: Connection, manifest: Manifest, extensions: Iterable[str], recovered: str | None) -> str:
@@ -62,46 +68,49 @@ def _by_a_superuser(connection: Connection, manifest: Manifest, extensions: Iter
         return alone
     made = sql.databases.create_database(recovered, database_options(manifest.database, major_of(connection))).as_string()
     installed = " ".join(f"CREATE EXTENSION {quoted(name)};" for name in extensions)
-    return f"have a superuser run, in database postgres: {made}; and then in the new one: {installed} and recover again; or {alone}"
+    return f"have a superuser run in database postgres: {made}; then in the new one: {installed} and recover again; or {alone}"
 
 
 def uncreatable(connection: Connection, manifest: Manifest, schemas: Collection[str]) -> Iterator[Obstacle]:
-    """Yield the schemas and extensions that a database lacks and this login may not make there: it takes CREATE on it."""
+    """Yield missing schemas and extensions that this login may not create: it needs CREATE on the database."""
     asked = {"schemas": [*schemas], "extensions": manifest.extensions}
     remedies = {"schema": 'CREATE SCHEMA "{}" AUTHORIZATION …;', "extension": 'CREATE EXTENSION "{}";'}
     for kind, name in connection.execute(sql.logins.CANNOT_BE_MADE, asked).fetchall():
-        yield _in_this(connection, f'{kind} "{name}"', "is missing, and cannot be made by", remedies[kind].format(name))
+        yield _in_this(connection, f'{kind} "{name}"', "is missing, and cannot be created by", remedies[kind].format(name))
 
 
 def closed_schemas(connection: Connection, roles: Collection[str], schemas: Collection[str]) -> Iterator[Obstacle]:
-    """Yield the schemas that are there and in which this login, or one of the roles that are to own objects, may not create."""
+    """Yield existing schemas in which this login, or a role that will own objects, may not create."""
     for schema in schemas:
         if connection.execute(sql.databases.SCHEMA_EXISTS, {"schema": schema}).fetchall()[0][0]:
             asked = {"owners": sorted({*roles, connection.info.user}), "schema": schema}
             for (role,) in connection.execute(sql.databases.SCHEMA_CREATORS, asked).fetchall():
                 grant = f'GRANT CREATE ON SCHEMA "{schema}" TO "{role}";'
-                yield _in_this(connection, f'schema "{schema}"', f'takes no object of "{role}" from', grant)
+                yield _in_this(connection, f'schema "{schema}"', f'accepts no object of "{role}" from', grant)
 
 
 def displaced_extensions(connection: Connection, chunks: Iterable[Chunk], encoding: str) -> Iterator[Obstacle]:
-    """Yield the extensions that a database has in another schema than the one that an archive names them in."""
+    """Yield extensions that are in another schema than in the archive."""
     there: dict[str, str] = dict(connection.execute(sql.prerequisites.EXTENSIONS_HERE).fetchall())
-    named = (found.groups() for one in chunks for found in EXTENSION.finditer(one.statements))
+    named = (match.groups() for chunk in chunks for match in EXTENSION.finditer(chunk.statements))
     for words in named:
         name, schema = (unquoted(word.decode(codec_of(encoding), "replace")) for word in words)
         if there.get(name, schema) != schema:
-            fact = f"is in schema {quoted(there[name])}, and the backup has it in {quoted(schema)}: nothing of it is found by"
+            fact = f"is in schema {quoted(there[name])}, but in {quoted(schema)} in the backup: its objects are not found by"
             move = f"ALTER EXTENSION {quoted(name)} SET SCHEMA {quoted(schema)};"
             yield _in_this(connection, f'extension "{name}"', fact, move)
 
 
 def missing_here(connection: Connection, manifest: Manifest, needed: Collection[str]) -> Iterator[Obstacle]:
-    """Yield the extensions that are needed and that a database in use lacks: a restore in place makes none."""
+    """Yield needed extensions that a database in use lacks: a restore in place creates none."""
     there = {row[0] for row in connection.execute(sql.prerequisites.EXTENSIONS_HERE)}
     for name in manifest.extensions:
         if name in needed and name not in there:
             yield _in_this(
-                connection, f'extension "{name}"', "is needed by what is missing, and is not made by", f'CREATE EXTENSION "{name}";'
+                connection,
+                f'extension "{name}"',
+                "is needed by missing objects, and is not created by",
+                f'CREATE EXTENSION "{name}";',
             )
 
 
@@ -111,11 +120,13 @@ def _in_this(connection: Connection, subject: str, fact: str, statement: str) ->
 
 
 def schemas_of_others(
-    connection: Connection, manifest: Manifest, there_already: Collection[str] = ()
-) -> Iterator[Obstacle]:  # fmt: skip
-    """Yield the owners of schemas whom this login may not become: it could not give them those that it makes.
+    connection: Connection,
+    manifest: Manifest,
+    there_already: Collection[str] = (),
+) -> Iterator[Obstacle]:
+    """Yield owners of schemas that this login may not become, so that it cannot give them their schemas.
 
-    A schema of others that has only extensions of the context stays the login's.
+    Others' schemas that have only extensions of the context stay the login's.
     """
     own = (item for item in manifest.inventory if item.kind == "schema" and not is_shared(manifest, item))
     schemas = [item for item in own if item.name not in (PUBLIC, *there_already)]
@@ -126,15 +137,16 @@ def schemas_of_others(
     for role in sorted(there - {row[0] for row in connection.execute(question, wanted)}):
         login, named = connection.info.user, ", ".join(f'"{name}"' for name, owner in stated.items() if owner == role)
         yield Obstacle(
-            f'login "{login}"', f'may not give schema {named} to "{role}"',
+            f'login "{login}"',
+            f'may not give schema {named} to "{role}"',
             f'run as administrator: GRANT "{role}" TO "{login}";',
-        )  # fmt: skip
+        )
 
 
 def barred_schemas(connection: Connection, manifest: Manifest) -> Iterator[Obstacle]:
-    """Yield the schemas and extensions that are missing in a database and not to be made, or that take no object of the context.
+    """Yield missing schemas and extensions that cannot be created, and schemas that accept no objects.
 
-    Schemas that have nothing but extensions of the context are among them.
+    That includes schemas that have only extensions of the context.
     """
     schemas, there = schemas_with_objects(manifest), [row[0] for row in connection.execute(sql.prerequisites.SCHEMAS_HERE)]
     wanted = {*schemas, *(item.name for item in manifest.inventory if item.kind == "schema")}
@@ -144,17 +156,20 @@ def barred_schemas(connection: Connection, manifest: Manifest) -> Iterator[Obsta
 
 
 def tablespaces_of(chunks: Iterable[Chunk], encoding: str) -> list[str]:
-    """Return the tablespaces that entries of an archive make tables, indexes and views in."""
-    names = {unquoted(tablespace_of(one).decode(codec_of(encoding), "replace")) for one in chunks}
+    """Return the tablespaces of tables, indexes and views in an archive."""
+    names = {unquoted(tablespace_of(chunk).decode(codec_of(encoding), "replace")) for chunk in chunks}
     return sorted(names - {"''"})
 
 
 def barred_tablespaces(
-    connection: Connection, chunks: Iterable[Chunk], manifest: Manifest, database: str
-) -> Iterator[Obstacle]:  # fmt: skip
-    """Yield the tablespaces that the entries need and the server lacks, or in which this login may make nothing.
+    connection: Connection,
+    chunks: Iterable[Chunk],
+    manifest: Manifest,
+    database: str,
+) -> Iterator[Obstacle]:
+    """Yield tablespaces that the server lacks, or that this login may not use.
 
-    `database` is the one whose own tablespace everybody may use.
+    The own tablespace of `database` needs no privilege.
     """
     asked = {"names": tablespaces_of(chunks, manifest.database.encoding), "database": database}
     allowed = ", ".join(map(quoted, sorted(owners(manifest))))
@@ -162,45 +177,47 @@ def barred_tablespaces(
         grant = f"GRANT CREATE ON TABLESPACE {quoted(name)} TO {allowed};"
         if not is_there:
             made = f"CREATE TABLESPACE {quoted(name)} LOCATION '<an empty folder of the server>';"
-            yield Obstacle(f'tablespace "{name}"', "is not on the server", f"run as a superuser: {made} {grant}")
+            yield Obstacle(f'tablespace "{name}"', "does not exist on the server", f"run as a superuser: {made} {grant}")
         elif not is_allowed:
-            fact = f'takes no table of login "{connection.info.user}"'
+            fact = f'accepts no table of login "{connection.info.user}"'
             yield Obstacle(f'tablespace "{name}"', fact, f"run as a superuser: {grant}")
 
 
 def missing_collations(connection: Connection, chunks: Iterable[Chunk], encoding: str) -> Iterator[Obstacle]:
-    """Yield the collations of the operating system that tables, types and indexes of an archive need and the server lacks."""
-    used = (found for one in chunks if one.has_class and MADE_WITH_COLLATION.search(one.statements)
-            for found in COLLATION.findall(one.statements))  # fmt: skip
-    names = sorted({unquoted(one.decode(codec_of(encoding), "replace")) for one in used})
+    """Yield collations of the operating system that the archive needs and the server lacks."""
+    used = (collation for chunk in chunks if chunk.has_class and MADE_WITH_COLLATION.search(chunk.statements)
+            for collation in COLLATION.findall(chunk.statements))  # fmt: skip
+    names = sorted({unquoted(collation.decode(codec_of(encoding), "replace")) for collation in used})
     asked = {"names": names, "encoding": encoding}
     for (name,) in connection.execute(sql.prerequisites.MISSING_COLLATIONS, asked).fetchall():
         yield Obstacle(
-            f'collation pg_catalog."{name}"', f"is not on the server for {encoding}, and the backup needs it",
+            f'collation pg_catalog."{name}"',
+            f"does not exist on the server for {encoding}, and the backup needs it",
             "install that locale there and run as a superuser, in databases postgres and template0 (ALTER DATABASE template0 "
             "ALLOW_CONNECTIONS true;): SELECT pg_import_system_collations('pg_catalog');",
-        )  # fmt: skip
+        )
 
 
 def few_locks(connection: Connection, needed: int) -> Iterator[Obstacle]:
-    """Yield that a server has no room for as many locks as one transaction takes at the least.
+    """Yield that the server's lock table is too small for one transaction of the restore.
 
-    It finds room for more than it promises (https://www.postgresql.org/docs/current/runtime-config-locks.html): up to twice as many
-    and a thousand were measured on 16, up to 2.2 times and a thousand on 18.
+    A server has room for more locks than it promises
+    (https://www.postgresql.org/docs/current/runtime-config-locks.html): 2.0 times as many and a
+    thousand were measured on 16, 2.2 times and a thousand on 18.
     """
     each, promised = connection.execute(sql.prerequisites.LOCK_SLOTS).fetchall()[0]
     if needed > MOST_LOCKS * promised + MORE_LOCKS:
         yield Obstacle(
             "the server",
             f"has room for {promised:,} locks (max_locks_per_transaction {each}), and one transaction takes {needed:,}",
-            f"run: ALTER SYSTEM SET max_locks_per_transaction = {-(-each * needed // promised)}; and start the server anew",
-        )  # fmt: skip
+            f"run: ALTER SYSTEM SET max_locks_per_transaction = {-(-each * needed // promised)}; and restart the server",
+        )
 
 
 def refusing_event_triggers(
     connection: Connection, tried: Iterable[psycopg.sql.SQL | psycopg.sql.Composed], tags: Collection[str]
-) -> Iterator[Obstacle]:  # fmt: skip
-    """Yield the event triggers that do not let this login run what is tried, in a transaction that is rolled back."""
+) -> Iterator[Obstacle]:
+    """Yield event triggers that refuse this login's commands, as tried in a transaction rolled back."""
     there = event_triggers(connection, tags)
     if not there:
         return
@@ -209,7 +226,7 @@ def refusing_event_triggers(
             for statement in tried:
                 connection.execute(statement)
     except psycopg.errors.LockNotAvailable:
-        # Somebody changes the table just now.
+        # Another session is changing the table.
         raise
     except psycopg.Error as error:
         if connection.broken:
@@ -219,12 +236,12 @@ def refusing_event_triggers(
         login, named = connection.info.user, ", ".join(f"{name} ({function})" for name, function in there)
         yield Obstacle(
             f'database "{connection.info.dbname}"',
-            f'refuses to make or alter tables for login "{login}": {message_of(error)}, by event triggers {named}',
-            f'let their functions pass "{login}", or run as a superuser, until it is done: {disable} (afterwards: {enable})',
-        )  # fmt: skip
+            f'refuses to create or alter tables for login "{login}": {message_of(error)}, by event triggers {named}',
+            f'let their functions allow "{login}", or run as a superuser: {disable} (and afterwards: {enable})',
+        )
 
 
 def event_triggers(connection: Connection, tags: Collection[str]) -> list[tuple[str, str]]:
-    """Return the event triggers that fire on one of some commands, each with the function that it runs."""
-    found = connection.execute(sql.prerequisites.EVENT_TRIGGERS, {"tags": sorted(tags)}).fetchall()
-    return [(name, function) for name, _, function, _ in found]
+    """Return the event triggers that fire on some command tags, each with its function."""
+    triggers = connection.execute(sql.prerequisites.EVENT_TRIGGERS, {"tags": sorted(tags)}).fetchall()
+    return [(name, function) for name, _, function, _ in triggers]

@@ -1,4 +1,4 @@
-"""Reports of recoveries and drills, and of foreign keys that were made after one."""
+"""Reports of recoveries and drills, and of foreign keys created after one."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,10 +33,10 @@ DRILLS_IN_A_REPORT = 12
 
 @step
 def publish_recovery(recovery: Recovery, run: Run, failure: Exception | None = None) -> str:
-    """Publish the report of a recovery or a drill, and keep the record of a drill; return its verdict.
+    """Publish the report of a recovery or a drill, and record a drill; return its verdict.
 
     Raises:
-        OperationError: the drill ran to its end, but did not pass; or the database is back, and does not take every write.
+        OperationError: the drill did not pass; or the database is restored, but some writes fail.
     """
     unlike = failure.differences if isinstance(failure, RestoreDiffers) else ()
     facts = facts_of(recovery, " ".join(str(failure).split()) if failure else None, unlike)
@@ -52,7 +52,10 @@ def publish_recovery(recovery: Recovery, run: Run, failure: Exception | None = N
 
 
 def _remembered(recovery: Recovery, run: Run, facts: RecoveryFacts, verdict: str) -> dict[str, Any]:
-    """Record a drill in the store, and read what was recorded of the last ones; that it fails is told, and costs no report."""
+    """Record a drill, and read the records of the last ones.
+
+    A failure is only noted in the report.
+    """
     if recovery.purpose is Purpose.COPY:
         return {}
     to_do, known = [*facts.to_do], dict[str, Any]()
@@ -79,19 +82,22 @@ def _record(recovery: Recovery, run: Run, facts: RecoveryFacts, verdict: str) ->
 
 @step
 def publish_keys(run: Run, outcomes: list[KeyOutcome]) -> str:
-    """Publish which foreign keys are there and which cannot be made; return the verdict.
+    """Publish which foreign keys exist, and which cannot be created; return the verdict.
 
     Raises:
-        OperationError: some cannot be made.
+        OperationError: some cannot be created.
     """
-    unmade = [one for one in outcomes if not one.made]
-    missing = [f"{one.key.name} of {one.key.table}: {one.note}" for one in unmade]
-    to_do = [f"{one.key.name} of {one.key.table}: {one.with_rows}" for one in unmade]
-    made = sum(one.note == "made" for one in outcomes)
-    there = f"{len(outcomes) - len(missing)} of {len(outcomes)} foreign keys are there, {made} made now"
+    unmade = [outcome for outcome in outcomes if not outcome.made]
+    missing = [f"{outcome.key.name} of {outcome.key.table}: {outcome.note}" for outcome in unmade]
+    to_do = [f"{outcome.key.name} of {outcome.key.table}: {outcome.with_rows}" for outcome in unmade]
+    made = sum(outcome.note == "created" for outcome in outcomes)
+    there = f"{len(outcomes) - len(missing)} of {len(outcomes)} foreign keys exist, {made} created now"
     verdict = f"{'FAIL' if missing else 'PASS'}: {there}"
-    rows = [{"foreign key": one.key.name, "table": one.key.table, "made": one.made, "note": one.with_rows} for one in outcomes]
-    text = markdown.headline(verdict) + markdown.section("What a human still has to do", to_do, "Nothing.\n")
+    rows = [
+        {"foreign key": outcome.key.name, "table": outcome.key.table, "made": outcome.made, "note": outcome.with_rows}
+        for outcome in outcomes
+    ]
+    text = markdown.headline(verdict) + markdown.section("Still to do", to_do, "Nothing.\n")
     publish(f"{run.context}-foreign-keys", verdict, text, rows, "outcomes")
     if missing:
         raise OperationError(f"{verdict}; {'; '.join(missing)}")
@@ -100,7 +106,7 @@ def publish_keys(run: Run, outcomes: list[KeyOutcome]) -> str:
 
 @contextmanager
 def reported(recovery: Recovery, run: Run) -> Iterator[None]:
-    """Publish the report also of a recovery that failed, with as much as there was of it; the run fails after that."""
+    """Publish a report if the recovery fails, with the facts so far, and let the failure pass."""
     try:
         yield
     except psycopg.Error as error:
@@ -122,8 +128,8 @@ def _publish_failure(recovery: Recovery, run: Run, failure: Exception) -> None:
 
 def facts_of(
     recovery: Recovery, failure: str | None = None, differences: Sequence[str] = (), records: Sequence[DrillRecord] = ()
-) -> RecoveryFacts:  # fmt: skip
-    """Return all that a report tells."""
+) -> RecoveryFacts:
+    """Return the facts of a report."""
     known: dict[str, Any] = {}
     if staged := recovery.staged:
         known = facts_of_set(recovery.store, staged)
@@ -145,18 +151,19 @@ def facts_of(
 
 
 def keys_to_do(manifest: Manifest, outcomes: Sequence[KeyOutcome]) -> list[str]:
-    """Return what a human still has to do about foreign keys after a restore."""
+    """Return what is still to do about foreign keys after a restore."""
     made = {outcome.key: outcome for outcome in outcomes}
-    unmade = [key for key in manifest.outbound_keys if key not in made] + [one.key for one in outcomes if not one.made]
+    unmade = [key for key in manifest.outbound_keys if key not in made] + [outcome.key for outcome in outcomes if not outcome.made]
     keys = [
-        f"foreign key {key.name} of {key.table}" + (f" to {key.references} (another context)" if key.references else "")
+        f"foreign key {key.name} of {key.table}"
+        + (f" to {key.references} (another context)" if key.references else "")
         + (f": {made[key].with_rows}" if key in made else "")
-        + "; when its rows are right, run this recovery again with `resume=constraints`, or "
+        + "; once its rows are correct, run this recovery again with `resume=constraints`, or "
         f"`{sql.foreign_keys.add_key(key.table, key.name, key.definition).as_string()};`"
         for key in unmade
-    ]  # fmt: skip
+    ]
     inbound = [
-        f"foreign key {key.name} of {key.table} refers to {key.references}: it comes back with its own context"
+        f"foreign key {key.name} of {key.table} refers to {key.references}: it is restored with its own context"
         for key in manifest.inbound_keys
     ]
     return [*keys, *inbound]

@@ -1,4 +1,4 @@
-"""Roles that a restore makes, and rights that it lends and takes back."""
+"""Roles that a restore creates, and privileges that it grants temporarily."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ from tasks.run.run import Run, step
 
 
 def create_roles(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
-    """Create the roles that the objects need and that are missing, NOLOGIN; they are told as to do."""
+    """Create the missing roles that objects need, NOLOGIN, and note them as to do."""
     if target.roles is None:
         return
     with connect(target.roles, MAINTENANCE_DATABASE, run.title) as connection:
@@ -43,25 +43,25 @@ def _create_roles(connection: Connection, server: Server, manifest: Manifest, ta
 
 
 def allow_owners(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
-    """Let owners of objects create in the schemas that are there, as ALTER … OWNER TO demands of them."""
+    """Grant owners CREATE on existing schemas for the restore: ALTER … OWNER TO requires it."""
     with connect(server, target.working_name, run.title) as connection:
         for schema in schemas_with_objects(manifest):
             lend_create(connection, target, schema, owners(manifest))
 
 
 def lend_create(connection: Connection, target: Target, schema: str, roles: Iterable[str]) -> None:
-    """Let roles create in a schema, if it is there, and remember which could not before."""
+    """Grant roles CREATE on a schema, if it exists, and remember those that lacked it."""
     if connection.execute(sql.databases.SCHEMA_EXISTS, {"schema": schema}).fetchall()[0][0]:
         asked = {"owners": sorted(roles), "schema": schema}
         lent = [(schema, row[0]) for row in connection.execute(sql.databases.SCHEMA_CREATORS, asked)]
-        for one in lent:
-            connection.execute(sql.databases.grant_create(*one))
+        for privilege in lent:
+            connection.execute(sql.databases.grant_create(*privilege))
         target.lent.extend(lent)
 
 
 @step
 def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
-    """Take back what owners were lent for the restore and did not have in the source; give them what they had in `public`."""
+    """Revoke the temporary privileges that owners lack in the source; grant theirs in `public`."""
     privileges = {item.name: item.state for item in manifest.inventory if item.kind == "schema"}
     with connect(server, target.working_name, run.title) as connection:
         for schema, role in target.lent:
@@ -73,7 +73,7 @@ def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Targe
 
 @step
 def drop_roles(server: Server, run: Run, target: Target) -> None:
-    """Drop the roles that were created for a database which is gone again; one that is used meanwhile stays."""
+    """Drop the roles created for a database that was dropped; a role in use stays."""
     with connect(target.roles or server, MAINTENANCE_DATABASE, run.title) as connection:
         for role in target.created_roles:
             try:

@@ -1,4 +1,4 @@
-"""Sections of a dumped schema, restored in the context's part."""
+"""Sections of a dumped schema, of which the context's part is restored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ RESTORE_OPTIONS = {"maintenance_work_mem": sql.session.SORT_MEMORY, "synchronous
 
 @step(name="restore schemas and extensions")
 def restore_frame(server: Server, target: Target, run: Run, pg_restore: Program, archive: Path, listing: Path) -> list[str]:
-    """Make schemas and extensions, in which is no code of an owner, with what is said about them; all or nothing.
+    """Create schemas and extensions, which contain no owner's code; all or nothing.
 
-    Returns what is still to do about grants on schemas that others than their owners made.
+    Returns notes about grants on schemas by roles other than their owners.
 
     Raises:
-        ProgramFailed: one could not be made.
+        ProgramFailed: one could not be created.
     """
-    # Of which section privileges on `public` are, depends on what else an archive has: they come first, or last.
+    # The section of privileges on `public` depends on the archive: they come first, or last.
     settings, chunks = read_chunks(run, pg_restore, None, archive, listing)
     with connect(server, target.working_name, run.title) as connection:
         try:
@@ -48,35 +48,35 @@ def restore_frame(server: Server, target: Target, run: Run, pg_restore: Program,
         except psycopg.Error as error:
             if connection.broken:
                 raise
-            raise ProgramFailed(f"schemas and extensions cannot be made: {message_of(error)}") from None
+            raise ProgramFailed(f"schemas and extensions cannot be created: {message_of(error)}") from None
 
 
 @step(name="restore {section}")
 def restore_section(
     target: Target, run: Run, pg_restore: Program, section: str, archive: Path, listing: Path, schema: str, jobs: int
 ) -> list[str]:
-    """Restore one section (pre-data or post-data) of the context's part, as its owners' login; return what could not be made.
+    """Restore pre-data or post-data of the context's part, as the loading login.
 
-    pre-data is all or nothing; in post-data an object that cannot be made (a key that the rows violate, say) is
-    reported and the rest goes on. What pg_restore could not make is made entry by entry, where a name is not found under the path
-    that code of the `schema` has in its source.
+    Return the failures. pre-data is all or nothing; in post-data an object that fails (a key that
+    rows violate, say) is reported and the rest continues. What fails in pg_restore is executed
+    entry by entry with the search_path of the `schema`'s code in its source.
 
     Raises:
-        ProgramFailed: the program did not come to its end, or an entry of pre-data cannot be made.
+        ProgramFailed: pg_restore was killed or failed, or an entry of pre-data failed.
     """
     warn_of_unsafe(run, pg_restore)
     whole = section == "pre-data"
-    # A script of a newer program sets what an older server does not know (transaction_timeout, which came with 17).
-    told = None if pg_restore.major >= 17 > target.server_major else _run(target, run, pg_restore, section, archive, listing, jobs)
-    if told and not told.code:
+    # A newer pg_restore sets parameters that older servers lack (transaction_timeout, since 17).
+    ended = None if pg_restore.major >= 17 > target.server_major else _run(target, run, pg_restore, section, archive, listing, jobs)
+    if ended and not ended.code:
         return []
-    if told and told.code > 1:
-        raise _failure(told, section)
+    if ended and ended.code > 1:
+        raise _failure(ended, section)
     settings, chunks = read_chunks(run, pg_restore, section, archive, listing)
-    failed = failed_entries(told.errors, chunks) if told and not whole else {chunk.dump_id for chunk in chunks}
-    if told and not failed:
-        raise _failure(told, section)
-    # Those that worked side by side may also have been in each other's way, as in a deadlock.
+    failed = failed_entries(ended.errors, chunks) if ended and not whole else {chunk.dump_id for chunk in chunks}
+    if ended and not failed:
+        raise _failure(ended, section)
+    # Parallel jobs may also have blocked each other, as in a deadlock.
     again = [chunk for chunk in chunks if chunk.dump_id in failed]
     with connect(target.loader, target.working_name, run.title) as connection:
         path = read_source_path(connection, schema)
@@ -87,7 +87,7 @@ def restore_section(
 
 
 def _create_whole(connection: Connection, settings: bytes, entries: Sequence[Chunk], path: str) -> None:
-    """Make each entry of pre-data; raise `ProgramFailed` where one cannot be made."""
+    """Execute each entry of pre-data; raise `ProgramFailed` if one fails."""
     try:
         create_all(connection, settings, entries, path)
     except psycopg.Error as error:
@@ -96,9 +96,9 @@ def _create_whole(connection: Connection, settings: bytes, entries: Sequence[Chu
         raise ProgramFailed(f"pre-data cannot be restored: {message_of(error)}") from None
 
 
-def _failure(told: Ended, section: str) -> ProgramFailed:
-    said = without_rows(told.errors) or "it was killed; run again"
-    return ProgramFailed(f"{told.program} ended with exit code {told.code} in {section}: {said}")
+def _failure(ended: Ended, section: str) -> ProgramFailed:
+    errors = without_rows(ended.errors) or "it was killed; run again"
+    return ProgramFailed(f"{ended.program} ended with exit code {ended.code} in {section}: {errors}")
 
 
 def _run(target: Target, run: Run, pg_restore: Program, section: str, archive: Path, listing: Path, jobs: int) -> Ended:
@@ -111,10 +111,10 @@ def _run(target: Target, run: Run, pg_restore: Program, section: str, archive: P
 
 @dataclass(frozen=True)
 class Listing:
-    """Three parts of a -L list: schemas and extensions, which the login makes that makes the database; and all else.
+    """Three parts of a -L list: the frame (schemas and extensions), objects, and delegated entries.
 
-    Of that, entries are `delegated`, for when all else is made, that have grants by others than the owner, which pg_restore makes
-    for a superuser alone, or that take privileges from the owner.
+    Delegated entries come last: they have grants by others than the owner, which pg_restore repeats
+    only for a superuser, or revoke privileges of the owner.
     """
 
     frame: Path
@@ -128,8 +128,10 @@ def split_listing(run: Run, pg_restore: Program, archive: Path, listing: Path, e
     _, chunks = read_chunks(run, pg_restore, None, archive, listing)
     frame, objects = split_list(listing.read_text("utf-8"))
     within = {entry.dump_id for entry in parse_list(objects)}
-    delegated = [one for one in chunks if one.dump_id in within and (takes_from_owner(one) or grants_by_others(one, encoding))]
-    kept = within - {one.dump_id for one in delegated}
+    delegated = [
+        chunk for chunk in chunks if chunk.dump_id in within and (takes_from_owner(chunk) or grants_by_others(chunk, encoding))
+    ]
+    kept = within - {chunk.dump_id for chunk in delegated}
     for file, text in zip(files, (frame, some_of_list(objects, kept)), strict=True):
         file.touch(mode=0o600)
         file.write_text(text, "utf-8")
@@ -138,11 +140,14 @@ def split_listing(run: Run, pg_restore: Program, archive: Path, listing: Path, e
 
 @step
 def restore_delegated_grants(server: Server, target: Target, run: Run, delegated: Sequence[Chunk], encoding: str) -> list[str]:
-    """Make the owner's grants of such entries, and those that others made after them; return what is still to do about these."""
+    """Execute delegated entries: the owner's grants, then those of others.
+
+    Return notes about these.
+    """
     with connect(target.loader, target.working_name, run.title) as connection, connection.transaction():
         connection.execute(sql.session.encode_as(encoding))
         for chunk in delegated:
             connection.execute(without_grants_by_others(chunk).statements)
-    # Who makes the database may be more roles than who loads it; a grant runs nobody's code.
+    # The creating login may become more roles than the loading one; a grant runs no code.
     with connect(server, target.working_name, run.title) as connection:
         return make_grants(connection, [grant for chunk in delegated for grant in grants_by_others(chunk, encoding)])

@@ -1,4 +1,4 @@
-"""The database that a set is restored to: chosen, and everything that it lacks named before anything is touched."""
+"""The database that a set is restored to: chosen, with all that it lacks reported beforehand."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -32,15 +32,15 @@ from tasks.restore.prerequisites import (
 from tasks.run.run import Run, jobs, step
 from tasks.sets.stage import StagedSet, unpack
 
-# What a new database is made from.
+# The template of new databases.
 TEMPLATE = "template0"
 
 
 @dataclass(frozen=True)
 class Target:
-    """The database to make: its final name, the name it works under, and what a human still has to do.
+    """The database to create: its final and working name, and what is still to do.
 
-    `loader` is the login in whose sessions the source's code runs, `roles` the one that makes roles which are missing.
+    `loader` is the login that runs the source's code, `roles` the one that creates missing roles.
     """
 
     name: str
@@ -64,49 +64,49 @@ def mark_of(context: str, *, scratch: bool = False) -> str:
 def check_target(
     server: Server, run: Run, manifest: Manifest, target_database: str | None, *, scratch: bool = False, may_exist: bool = False
 ) -> Target:
-    """Find out, before anything is touched, all that keeps the set from being restored there.
+    """Check, before anything is touched, everything that prevents restoring the set there.
 
     A scratch database gets a name of its own.
 
-    A database that is there is taken only with may_exist, and only if it holds no row of ours.
+    An existing database is accepted only with may_exist, and only if it has no rows of ours.
 
     Raises:
-        UnsafeTarget: a database of that name exists and is not to be used.
-        BadInput: the server is older than the source, or lacks an extension, a right or a role.
+        UnsafeTarget: a database of that name exists and must not be used.
+        BadInput: the server is older than the source, or lacks an extension, a privilege or a role.
     """
     target = new_target(run, manifest.database.name if target_database is None else target_database, scratch=scratch)
-    name, found, loader, roles = target.name, list[str](), None, None
+    name, obstacles, loader, roles = target.name, list[str](), None, None
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         major = _require_new_enough(connection, manifest)
         exists = connection.execute(sql.databases.DATABASE_EXISTS, {"name": name}).fetchall()[0][0]
         if exists:
             _require_empty(server, run, manifest, name, may_exist=may_exist)
-        found += map(str, missing_extensions(connection, manifest, name if may_exist else None, creating=not exists))
-        found += map(str, schemas_of_others(connection, manifest) if not exists else ())
-        with gathered(found):
+        obstacles += map(str, missing_extensions(connection, manifest, name if may_exist else None, creating=not exists))
+        obstacles += map(str, schemas_of_others(connection, manifest) if not exists else ())
+        with gathered(obstacles):
             _require_large_objects(connection, manifest)
-        with gathered(found):
+        with gathered(obstacles):
             require_right_to_create(connection, creating=not exists)
-        with gathered(found):
+        with gathered(obstacles):
             loader = find_loader(server, run, owners(manifest), only_superusers=manifest.only_superusers)
-        with gathered(found):
+        with gathered(obstacles):
             roles = _require_roles(connection, server, run, manifest, loader or server)
     if loader:
-        found += _in_the_way_of(loader, run, manifest, name, exists=exists)
-    refuse(found)
+        obstacles += _in_the_way_of(loader, run, manifest, name, exists=exists)
+    refuse(obstacles)
     working_name = name if exists else target.working_name
     return replace(target, server_major=major, working_name=working_name, exists=exists, loader=loader or server, roles=roles)
 
 
 def _in_the_way_of(loader: Server, run: Run, manifest: Manifest, name: str, *, exists: bool) -> list[str]:
-    """Return what keeps the login that loads from filling the database."""
-    found = list[str]()
-    with gathered(found), connect(loader, MAINTENANCE_DATABASE, run.title) as connection:
-        # pg_restore and the loads open so many, in the new database.
+    """Return what prevents the loading login from filling the database."""
+    obstacles = list[str]()
+    with gathered(obstacles), connect(loader, MAINTENANCE_DATABASE, run.title) as connection:
+        # pg_restore and the loads open this many sessions in the new database.
         require_sessions(connection, jobs(), in_database=False)
-    with gathered(found):
+    with gathered(obstacles):
         _require_fillable(loader, run, manifest, name, exists=exists)
-    return found
+    return obstacles
 
 
 def _require_new_enough(connection: Connection, manifest: Manifest) -> int:
@@ -114,36 +114,36 @@ def _require_new_enough(connection: Connection, manifest: Manifest) -> int:
     major = major_of(connection)
     if major < manifest.versions.server_major:
         raise BadInput(
-            f"the server is PostgreSQL {major}, the backup is of {manifest.versions.server_major}; "
+            f"the server is PostgreSQL {major}, the backup is from {manifest.versions.server_major}; "
             "restore to the same or a newer major version"
         )
     return major
 
 
 def new_target(run: Run, name: str, *, scratch: bool = False) -> Target:
-    """Return the database to make, with the name that it has until it is done; a scratch database keeps that one.
+    """Return the database to create, with its working name, which is final for a scratch database.
 
     Raises:
-        BadInput: it is no name of a database.
+        BadInput: the name is invalid.
     """
     shortened = name.encode()[:40].decode(errors="ignore")
     working_name = f"{shortened}_{'drill' if scratch else 'restoring'}_{run.id}"
     name = working_name if scratch else name
     if not 0 < len(name.encode()) <= 63 or "\0" in name:
-        raise BadInput(f'target_database "{name}" is no name of 1 to 63 bytes; choose another')
+        raise BadInput(f'target_database "{name}" is not a name of 1 to 63 bytes; choose another')
     return Target(name, working_name, 0, mark_of(run.context, scratch=scratch))
 
 
 def _require_empty(server: Server, run: Run, manifest: Manifest, name: str, *, may_exist: bool) -> None:
-    """Refuse a database that is there, unless it may be and what it has of ours is empty and as expected."""
+    """Refuse an existing database, unless it may exist and our tables in it are empty and as expected."""
     own = [(relation.namespace, relation.name) for relation in manifest.relations]
     try:
         with connect(server, name, run.title) as connection:
             columns = {(row[0], row[1]): row[2] for row in connection.execute(sql.databases.OWN_COLUMNS, _place(manifest))}
-            holding = [one for one in columns if _may_hold_rows(connection, *one)]
+            holding = [relation for relation in columns if _may_hold_rows(connection, *relation)]
     except (psycopg.Error, BadInput) as error:
-        said = f"what it holds cannot be seen ({' '.join(str(error).split())})"
-        raise UnsafeTarget(_refusal(name, server, said)) from error
+        problem = f"its contents cannot be read ({' '.join(str(error).split())})"
+        raise UnsafeTarget(_refusal(name, server, problem)) from error
     has, number = ("holds rows in", len(set(holding) & set(own))) if holding else ("has", len(columns.keys() & set(own)))
     if holding or not may_exist:
         raise UnsafeTarget(_refusal(name, server, f"it {has} {number} of {len(own)} relations"))
@@ -152,7 +152,7 @@ def _require_empty(server: Server, run: Run, manifest: Manifest, name: str, *, m
 
 
 def _may_hold_rows(connection: Connection, schema: str, name: str) -> bool:
-    """Say whether a relation holds rows; where only its owner's code could tell, one that is not empty on disk counts."""
+    """Return whether a relation has rows; if only its owner's code could tell, by its size on disk."""
     place = {"name": sql.names.quoted_name(schema, name)}
     if connection.execute(sql.logins.IS_EMPTY_ON_DISK, place).fetchall()[0][0]:
         return False
@@ -161,14 +161,15 @@ def _may_hold_rows(connection: Connection, schema: str, name: str) -> bool:
 
 
 def _place(manifest: Manifest) -> dict[str, list[str]]:
-    """Return schemas and names of the set's relations and of the tables that they are partitions of."""
+    """Return schemas and names of the set's relations and of their partitioned parents."""
     own = [(relation.namespace, relation.name) for relation in manifest.relations]
-    parents = {(schema, table) for schema, _, table in (one.parent.partition(".") for one in manifest.relations if one.parent)}
+    named = [relation.parent.partition(".") for relation in manifest.relations if relation.parent]
+    parents = {(schema, table) for schema, _, table in named}
     return {"schemas": [schema for schema, _ in (*own, *parents)], "names": [table for _, table in (*own, *parents)]}
 
 
 def _require_fillable(loader: Server, run: Run, manifest: Manifest, name: str, *, exists: bool) -> None:
-    """Refuse a database whose empty tables the loading login may not fill, or in which it may not make what is missing."""
+    """Refuse a database whose empty tables the loading login may not fill, or lacks CREATE to complete."""
     if not exists:
         return
     with connect(loader, name, run.title) as connection:
@@ -189,15 +190,15 @@ def _unlike(manifest: Manifest, columns: dict[tuple[str, str], list[str]]) -> It
             yield f"{relation.qualified} lacks {', '.join(missing) or 'nothing'}, has more: {', '.join(more) or 'nothing'}"
 
 
-def _refusal(name: str, server: Server, said: str) -> str:
+def _refusal(name: str, server: Server, problem: str) -> str:
     return (
-        f'refusing to restore into database "{name}" on the server of {server.name}: it exists and {said}; '
+        f'refusing to restore into database "{name}" on the server of {server.name}: it exists and {problem}; '
         "name another target_database, or rename or drop that one first"
     )
 
 
 def _require_large_objects(connection: Connection, manifest: Manifest) -> None:
-    """Refuse a login that could not read back what large objects hold."""
+    """Refuse a login that may not read large objects."""
     large = manifest.large_objects
     if large and large.objects and not connection.execute(sql.large_objects.MAY_READ_ANYWHERE).fetchall()[0][0]:
         login = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
@@ -208,10 +209,10 @@ def _require_large_objects(connection: Connection, manifest: Manifest) -> None:
 
 
 def require_right_to_create(connection: Connection, *, creating: bool = True) -> None:
-    """Refuse a login that may make no databases, where some are to be made.
+    """Refuse a login without CREATEDB, if a database is to be created.
 
     Raises:
-        BadInput: it may not.
+        BadInput: it lacks CREATEDB.
     """
     superuser, createdb, *_ = connection.execute(sql.databases.MY_RIGHTS).fetchall()[0]
     if not creating or superuser or createdb:
@@ -219,18 +220,14 @@ def require_right_to_create(connection: Connection, *, creating: bool = True) ->
     login = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
     fit = connection.execute(sql.logins.MAY_CREATE_DATABASES, {"name": RESTORER}).fetchall()[0][0]
     remedy = (
-        f'restores are the work of login "{RESTORER}": use that one (PGUSER, or its connector block)' if fit
+        f'use login "{RESTORER}", which may (PGUSER, or its connector block)' if fit
         else f'run as administrator: ALTER ROLE "{login}" CREATEDB'
     )  # fmt: skip
     raise BadInput(f'login "{login}" may not create databases; {remedy}')
 
 
 def _require_roles(connection: Connection, server: Server, run: Run, manifest: Manifest, loader: Server) -> Server | None:
-    """Return the login that makes the roles which are missing, None where none are.
-
-    Raises:
-        BadInput: there is no such login; what has to be run is named.
-    """
+    """Return the login that creates the missing roles, None if none are missing."""
     needed = sorted(role.name for role in manifest.roles)
     existing = {row[0] for row in connection.execute(sql.databases.EXISTING_ROLES, {"names": needed})}
     missing = [role for role in needed if role not in existing]
@@ -243,59 +240,57 @@ def _require_roles(connection: Connection, server: Server, run: Run, manifest: M
         )
         raise BadInput(
             f'roles {", ".join(missing)} are missing, login "{server.user}" may not create them, and there is no login '
-            f'"{ROLES}" that does (BACKUP_ROLES_USER, BACKUP_ROLES_PASSWORD); run as administrator: {remedy}'
+            f'"{ROLES}" that may (BACKUP_ROLES_USER, BACKUP_ROLES_PASSWORD); run as administrator: {remedy}'
         )
     return roles
 
 
 def members_of(manifest: Manifest, role: str, server: Server, loader: Server) -> list[str]:
-    """Return the logins that are to be members of a role: those that load only of what owns something."""
+    """Return the logins to be members of a role; the loading one only of roles that own objects."""
     return [server.user, *([loader.user] if role in owners(manifest) else [])]
 
 
 def choose_target(purpose: Purpose, server: Server, run: Run, manifest: Manifest, name: str | None) -> Target:
-    """Return the database of a server to which a set can be restored.
+    """Return the database on a server to which a set can be restored.
 
     Raises:
         BadInput, UnsafeTarget: it cannot.
     """
     if manifest.only and purpose is Purpose.RECOVERY:
         raise BadInput(
-            f"{manifest.id} has only a part of the context ({', '.join(manifest.only.tables)}): it is no recovery; have it "
-            "beside with full_restore and a target_database"
+            f"{manifest.id} has only a part of the context ({', '.join(manifest.only.tables)}), which is not a recovery; "
+            "restore it beside with full_restore and a target_database"
         )
-    target = check_target(
-        server, run, manifest, name, scratch=purpose is Purpose.DRILL, may_exist=purpose is Purpose.RECOVERY
-    )  # fmt: skip
+    target = check_target(server, run, manifest, name, scratch=purpose is Purpose.DRILL, may_exist=purpose is Purpose.RECOVERY)
     find_pg_restore(manifest, target.server_major)
     return target
 
 
 @step
 def require_what_the_archive_needs(staged: StagedSet, target: Target, run: Run) -> None:
-    """Find out, before anything is made, what only the archive of the schema says that the target has to have.
+    """Check, before anything is created, what only the schema archive tells of prerequisites.
 
     Raises:
-        BadInput: the target lacks it, or the loading login may not use it.
+        BadInput: the target lacks one, or the loading login may not use it.
     """
-    manifest, found = staged.manifest, list[Obstacle]()
+    manifest, obstacles = staged.manifest, list[Obstacle]()
     pg_restore = find_pg_restore(manifest, target.server_major)
     archive, listing = unpack(staged, manifest.schema_archive), staged.files[manifest.schema_list.path]
     _, chunks = read_chunks(run, pg_restore, None, archive, listing)
     with connect(target.loader, target.name if target.exists else MAINTENANCE_DATABASE, run.title) as connection:
-        found += barred_tablespaces(connection, chunks, manifest, target.name if target.exists else TEMPLATE)
-        found += missing_collations(connection, chunks, manifest.database.encoding)
-        # Each is made, and locked, in one transaction.
+        obstacles += barred_tablespaces(connection, chunks, manifest, target.name if target.exists else TEMPLATE)
+        obstacles += missing_collations(connection, chunks, manifest.database.encoding)
+        # All are created, and locked, in one transaction.
         made = RELATIONS if target.exists else RELATIONS - {"index"}
-        found += few_locks(connection, sum(item.kind in made for item in manifest.inventory))
+        obstacles += few_locks(connection, sum(item.kind in made for item in manifest.inventory))
         if target.exists:
-            found += displaced_extensions(connection, chunks, manifest.database.encoding)
-            found += refusing_event_triggers(connection, sql.prerequisites.TRY_TO_MAKE, TABLES_MADE)
-    refuse(found)
+            obstacles += displaced_extensions(connection, chunks, manifest.database.encoding)
+            obstacles += refusing_event_triggers(connection, sql.prerequisites.TRY_TO_MAKE, TABLES_MADE)
+    refuse(obstacles)
 
 
 def find_pg_restore(manifest: Manifest, server_major: int) -> Program:
-    """Return a pg_restore that reads the archive and knows the server.
+    """Return a pg_restore that can read the archive and knows the server's version.
 
     Raises:
         BadInput: none is installed.

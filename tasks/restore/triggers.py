@@ -1,6 +1,6 @@
-"""Writes to a restored database, all rolled back: an insert into each table, and what else its triggers fire on.
+"""Test writes to a restored database, rolled back: an INSERT per table, and what triggers fire on.
 
-What a function calls is in no pg_depend, so nothing but running it shows that everything it needs came back.
+pg_depend does not record what functions call, so only running them shows that nothing is missing.
 """
 
 from collections import defaultdict
@@ -26,16 +26,16 @@ from tasks.restore.target import Target
 from tasks.run.run import Run, step
 from tasks.sets.stage import StagedSet, staged_context
 
-# A rule of the database that refuses one row may let the next one pass.
+# A constraint or trigger that refuses one row may accept the next one.
 ROWS_TRIED = 20
 STATEMENT_SECONDS = 120
-# Integrity constraint violations, and what RAISE and ASSERT of a trigger function say: it ran, and refused the row.
+# Integrity constraint violations, RAISE and ASSERT: the code ran, and refused the row.
 REFUSALS = ("23", "P0001", "P0004")
 # A policy of the table; a setting that applications make.
-REFUSED_BY = {"ExecWithCheckOptions": "a policy", "find_option": "a setting that it wants"}
-# Too long, in the way of others, or more than this server has room for.
+REFUSED_BY = {"ExecWithCheckOptions": "a policy", "find_option": "a missing setting"}
+# Timeout, lock conflict, or lack of resources.
 UNKNOWN = ("57014", "55P03", "40", "53")
-# Policies that hold for the owner too: applications see the rows that these let them see, our sessions all or none.
+# Policies forced on the owner: our sessions see all or no rows, not those that applications see.
 UNKNOWN_BY = {"check_enable_rls"}
 
 
@@ -57,7 +57,10 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Way:
-    """Statements of which the last one lets a row meet with an event; whether a row has to go for that."""
+    """Statements, the last of which causes an event for a row.
+
+    `removes` if a row must be deleted first.
+    """
 
     statements: list[Composed]
     removes: bool = False
@@ -65,10 +68,10 @@ class _Way:
 
 @step
 def exercise_triggers(server: Server, database: str, run: Run, context: Context) -> list[Exercise]:
-    """Write to each table once for each event that matters, and roll everything back; return what came of it.
+    """Write to each table once per relevant event, and roll back; return the results.
 
-    Where code would act outside of the database nothing is written. Values of sequences are not given back. Where a row has to go,
-    foreign keys are deferred meanwhile, which takes ownership and locks.
+    Tables whose code may act outside the database are not tried. Sequences keep their new values.
+    If a row must be deleted, foreign keys are deferred, which requires ownership and locks.
     """
     with connect(server, database, run.title) as connection:
         oids = catalog.read_members(connection, context).oids
@@ -79,15 +82,17 @@ def exercise_triggers(server: Server, database: str, run: Run, context: Context)
     for table in tables:
         for event, triggers in table.triggers.items():
             if called := outside.get((table.schema, table.name)):
-                why = f"its code may call {called}, which acts outside of the database"
+                why = f"its code may call {called}, which acts outside the database"
                 done.append(Exercise(table.qualified, event, triggers, Outcome.NOT_TRIED, why))
                 continue
             try:
                 done += _write(server, database, run, context, table, event, path)
             except OperationError as error:
                 done.append(Exercise(table.qualified, event, triggers, Outcome.FAILED, str(error)))
-    outcomes = [one.outcome for one in done]
-    get_run_logger().info("writes: %s", ", ".join(f"{outcomes.count(one)} {one}" for one in Outcome if one in outcomes) or "none")
+    outcomes = [exercise.outcome for exercise in done]
+    get_run_logger().info(
+        "writes: %s", ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in Outcome if outcome in outcomes) or "none"
+    )
     return done
 
 
@@ -104,9 +109,15 @@ def _tables(connection: Connection, oids: list[int]) -> list[_Table]:
 
 
 def _write(
-    server: Server, database: str, run: Run, context: Context, table: _Table, event: str, path: str
-) -> list[Exercise]:  # fmt: skip
-    """Try an event in a session of its own, which a function may end."""
+    server: Server,
+    database: str,
+    run: Run,
+    context: Context,
+    table: _Table,
+    event: str,
+    path: str,
+) -> list[Exercise]:
+    """Try an event in its own session, which a function may terminate."""
     with connect(server, database, run.title) as connection:
         connection.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
         connection.execute(sql.session.set_statement_timeout(STATEMENT_SECONDS))
@@ -123,7 +134,7 @@ def _exercise(connection: Connection, table: _Table, event: str, path: str) -> I
     holding = connection.execute(sql.triggers.WITH_ROWS, place).fetchall()
     triggers = table.triggers[event]
     try:
-        # Planning alone may run what an index is on.
+        # Planning may already run index expressions.
         with source_path(connection, path):
             rows = [
                 (schema, name, *row)
@@ -133,7 +144,7 @@ def _exercise(connection: Connection, table: _Table, event: str, path: str) -> I
     except psycopg.Error as error:
         if connection.broken:
             raise
-        # As where policies hold for the owner too. The transaction ends here.
+        # For example with forced policies. The transaction ends here.
         yield Exercise(table.qualified, event, triggers, Outcome.NOT_TRIED, f"its rows cannot be read: {message_of(error)}")
         return
     ways = [way for row in rows for way in _ways(table, event, *row)]
@@ -152,26 +163,26 @@ def _exercise(connection: Connection, table: _Table, event: str, path: str) -> I
         yield Exercise(table.qualified, event, rest, Outcome.REFUSED, tried.refusal)
         return
     if rest or not (triggers or tried.ran):
-        why = "its condition was not met" if rows else "the table holds no row to try it with"
+        why = "its condition was not met" if rows else "the table has no row to try it with"
         yield Exercise(table.qualified, event, rest, Outcome.NOT_FIRED, why)
 
 
 def _ways(table: _Table, event: str, schema: str, name: str, leaf: str, row: str) -> list[_Way]:
-    """Return the ways to let a row of the table, or of a partition of it, meet with an event, the easiest first."""
+    """Return the ways to cause an event for a row of the table or a partition, the easiest first."""
     place = (table.schema, table.name)
     delete, remember = sql.triggers.delete_row(*place, leaf, row), sql.triggers.remember_row(schema, name, leaf, row)
     if event == "DELETE":
         return [_Way([delete], removes=True)]
     if event == "UPDATE":
-        # An identity column that is GENERATED ALWAYS takes no value of ours.
+        # A GENERATED ALWAYS identity accepts no value.
         own = [name for name in table.columns if name not in table.always_generated]
         return [_Way([sql.triggers.touch_row(*place, own, leaf, row)])] if own else []
 
     def insert(columns: list[str], new: list[str]) -> Composed:
-        # A table may have no column, or only generated ones.
+        # A table may have no columns, or only generated ones.
         return sql.triggers.insert_remembered(*place, columns, new) if columns else sql.triggers.insert_defaults(*place)
 
-    # As an application would, which leaves to defaults what has any.
+    # Like an application, which leaves columns with defaults to these.
     usual = [name for name in table.columns if name not in table.defaults]
     ways = [_Way([remember, insert(usual, [])])] if table.defaults or not usual else []
     ways += [_Way([remember, insert(table.columns, table.key_columns)])] if table.key_columns else []
@@ -189,7 +200,7 @@ class _Tried:
 
 
 def _try_ways(connection: Connection, table: _Table, path: str, wanted: set[str], ways: Iterable[_Way]) -> _Tried:
-    """Try row after row until every trigger fired; a function that fails by itself ends the search at once."""
+    """Try rows until every trigger fired; a function that fails on its own ends the search."""
     tried, let_go = _Tried(), False
     for way in ways:
         if way.removes and not let_go:
@@ -199,10 +210,10 @@ def _try_ways(connection: Connection, table: _Table, path: str, wanted: set[str]
         is_ready = False
         try:
             with connection.transaction(force_rollback=True), source_path(connection, path):
-                for one in before:
-                    connection.execute(one)
+                for preparation in before:
+                    connection.execute(preparation)
                 is_ready = True
-                # EXPLAIN ANALYZE runs the statement and says which triggers were called.
+                # EXPLAIN ANALYZE executes the statement and shows which triggers fired.
                 plan = connection.execute(sql.triggers.explain_analyze(statement)).fetchall()[0][0]
         except psycopg.Error as error:
             if connection.broken:
@@ -210,42 +221,42 @@ def _try_ways(connection: Connection, table: _Table, path: str, wanted: set[str]
             if is_ready:
                 _judge(tried, error, table)
             else:
-                tried.obstacle = f"the row cannot be had: {message_of(error)}"
+                tried.obstacle = f"no row to try: {message_of(error)}"
             if tried.failure or tried.unknown:
                 return tried
         else:
             tried.ran = True
-            tried.fired |= {one["Trigger Name"] for part in plan for one in part.get("Triggers", []) if one["Calls"]}
+            tried.fired |= {trigger["Trigger Name"] for part in plan for trigger in part.get("Triggers", []) if trigger["Calls"]}
             if wanted <= tried.fired:
                 break
     return tried
 
 
 def _judge(tried: _Tried, error: psycopg.Error, table: _Table) -> None:
-    """Note whether a rule refused the row, the try was given up, or what was to run cannot."""
+    """Record whether the row was refused, the try was inconclusive, or the code is broken."""
     state, function = error.sqlstate or "", error.diag.source_function or ""
     by = REFUSED_BY.get(function)
-    # A right that an owner lacks, as in the backup, lacks whoever writes in his name, and the keys that act in it.
+    # A privilege that the owner lacks in the backup, too, is missing for all code run in its name.
     is_denied = function == "aclcheck_error" and table.owners_lack_rights
     if state.startswith(UNKNOWN) or function in UNKNOWN_BY or is_denied:
         tried.unknown = f"{message_of(error)} ({state})"
     elif state.startswith(REFUSALS) or by:
-        tried.refusal = f"by {by or 'a rule of the database'} ({type(error).__name__})"
+        tried.refusal = f"by {by or 'a constraint or trigger'} ({type(error).__name__})"
     else:
         tried.failure = f"{message_of(error)} ({state})"
 
 
 def _let_rows_go(connection: Connection, table: _Table) -> None:
-    """Let a row go and come back although others refer to it; a key that cannot be deferred may refuse that."""
+    """Defer the foreign keys around a table, so that a referenced row can be deleted and re-inserted."""
     place = {"schema": table.schema, "name": table.name}
     for owner_schema, owner, key in connection.execute(sql.triggers.KEYS_AROUND, place).fetchall():
         complaint_of(connection, sql.triggers.defer_key(owner_schema, owner, key))
 
 
 def try_triggers(staged: StagedSet, target: Target, run: Run, phases: Phases) -> list[Exercise]:
-    """Write to each table of a restored database, rolled back; where nobody uses it yet, its sequences are set once more.
+    """Test writes to each table of a restored database; reset the sequences if it is a new one.
 
-    Of a part of a context nothing is written: what its tables need is in the rest.
+    Skipped for a part of a context, whose tables need the rest.
     """
     if staged.manifest.only:
         return []

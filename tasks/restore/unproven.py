@@ -1,7 +1,7 @@
-"""Checks that are NOT VALID: rows that were there before them may break them, and so may the rows of a set.
+"""NOT VALID checks, which existing rows may violate, and so may the rows of a set.
 
-A dump makes such checks of tables and domains after the rows. Where they are there already, they are taken away for as long as rows
-are loaded, in the same transaction: whoever writes meanwhile is still asked by them
+A dump creates them after the rows. Existing ones are dropped and re-created around the load, in its
+transaction, so that they stay in force for other sessions
 (https://www.postgresql.org/docs/current/sql-alterdomain.html).
 """
 
@@ -15,18 +15,19 @@ from tasks.core.postgres.source_path import execute_written
 
 @contextmanager
 def without_unproven_checks(connection: Connection, oids: Sequence[int], path: str, *, of_tables: bool) -> Iterator[None]:
-    """Have no unproven check of the domains that relations use, and `of_tables` none of their own, for the block.
+    """Drop NOT VALID checks of the relations' domains, and `of_tables` their own, for the block.
 
-    Nobody waits for that of a domain; to take one from a table locks it.
+    This takes no lock for domains; for a table it locks the table.
     """
     questions = {"DOMAIN": sql.prerequisites.UNPROVEN_OF_DOMAINS}
     if of_tables:
         questions["TABLE"] = sql.prerequisites.UNPROVEN_OF_TABLES
-    found = [(kind, *row) for kind, asked in questions.items() for row in connection.execute(asked, {"oids": oids}).fetchall()]
-    for kind, schema, name, constraint, _, _ in found:
-        # In a savepoint: what ALTER DOMAIN … DROP CONSTRAINT leaves to be told to caches, PostgreSQL would begin no later one with.
+    unproven = [(kind, *row) for kind, asked in questions.items() for row in connection.execute(asked, {"oids": oids}).fetchall()]
+    for kind, schema, name, constraint, _, _ in unproven:
+        # In a savepoint: the cache invalidations of ALTER DOMAIN … DROP CONSTRAINT allow no later
+        # one.
         with connection.transaction():
             connection.execute(sql.prerequisites.drop_unproven(kind, schema, name, constraint))
     yield
-    for one in found:
-        execute_written(connection, sql.prerequisites.add_unproven(*one), path)
+    for check in unproven:
+        execute_written(connection, sql.prerequisites.add_unproven(*check), path)

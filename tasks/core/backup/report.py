@@ -103,7 +103,7 @@ def backup_report(
             table(["what", "value"], facts) + "\n", "## Relations\n", relation_table(manifest, None) + "\n",
             section("Keys to other contexts, made after a restore when their tables are there", keys),
             section("Not in the backup: to be made by hand after a recovery", chores(manifest)),
-            section("What a human still has to do", to_do, "Nothing.\n"),
+            section("Still to do", to_do, "Nothing.\n"),
         )
         if part
     )  # fmt: skip

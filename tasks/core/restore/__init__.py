@@ -1,1 +1,1 @@
-"""Restoring into a new or empty database: what came of it, of drills, and of their triggers."""
+"""Restoring into a new or empty database: results, drills, and tests of triggers."""

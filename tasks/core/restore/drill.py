@@ -1,4 +1,4 @@
-"""What is kept of each drill, and what follows from several: how the recovery time develops, and how far it carries."""
+"""Records of drills, and what several show: how the recovery time develops, and up to which size it fits."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, tzinfo
@@ -10,12 +10,15 @@ from tasks.core.report.markdown import local_time
 from tasks.core.sets.records import Record
 from tasks.core.values import Count, Digest, Duration, Sum
 
-# The event that asks for a drill of the set that it names.
+# The event that requests a drill of a set.
 SCHEMA_CHANGED = "schema.changed"
 
 
 class DrillRecord(Record):
-    """One drill: times in seconds, sizes in bytes; without a proven restore there is no recovery time."""
+    """A drill: times in seconds, sizes in bytes.
+
+    Without a proven restore there is no recovery time.
+    """
 
     folder: ClassVar[str] = "drills"
 
@@ -35,25 +38,25 @@ class DrillRecord(Record):
 
 
 def automation_of_drills(context: str) -> str:
-    """Return the name of the automation that lets a changed schema be drilled."""
+    """Return the name of the automation that starts a drill when the schema changed."""
     return f"{context}: schema changed"
 
 
 def last_proven(records: Iterable[DrillRecord]) -> DrillRecord | None:
-    """Return the last drill that passed of the newest set that one passed of and of which is known what its restore makes."""
-    passed = [one for one in records if one.passed and one.schema_fingerprint]
-    return max(passed, key=lambda one: (one.number or 0, one.instant), default=None)
+    """Return the last drill that passed, of the newest set with a recorded schema fingerprint."""
+    passed = [record for record in records if record.passed and record.schema_fingerprint]
+    return max(passed, key=lambda record: (record.number or 0, record.instant), default=None)
 
 
 def why_unproven(newest_first: Sequence[DrillRecord], proven: DrillRecord | None, zone: tzinfo) -> str:
-    """Say why what a restore makes is proven by none of these drills, of which the last that counts is given."""
+    """Return why no drill proves the schema; `proven` is the last drill that counts."""
     if proven:
         return f"schema changed since the last drill ({proven.set}, {local_time(proven.instant, zone)})"
     if not newest_first:
         return "schema not proven: no drill ever ran"
-    passed = any(one.passed for one in newest_first)
-    said = "those that passed did not record what they restored" if passed else f"none passed of {len(newest_first)} drills"
-    return f"schema not proven: {said}"
+    passed = any(record.passed for record in newest_first)
+    reason = "those that passed did not record what they restored" if passed else f"none passed of {len(newest_first)} drills"
+    return f"schema not proven: {reason}"
 
 
 def carries_to_bytes(record: DrillRecord) -> int | None:
@@ -64,5 +67,8 @@ def carries_to_bytes(record: DrillRecord) -> int | None:
 
 
 def recovery_point_age(snapshot: datetime, instant: datetime) -> timedelta:
-    """Return what would be lost if the disaster came at an instant and this snapshot were all there is; never below zero."""
+    """Return the data loss if the disaster came at an instant and only this snapshot were left.
+
+    >= 0.
+    """
     return max(instant - snapshot, timedelta(0))

@@ -1,4 +1,4 @@
-"""Archives of pg_dump alone, as scripts made them before there were backup sets: what they say of themselves, and lack."""
+"""Single pg_dump archives, from scripts older than backup sets: their facts, and what they lack."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,15 +10,15 @@ OWNER = re.compile(rb"^ALTER [A-Z ]+ .* OWNER TO (.*);\n", re.MULTILINE)
 COPY = re.compile(rb'COPY (?P<table>(?:"(?:[^"]|"")+"|[^ "])+) .*FROM stdin;\n', re.DOTALL)
 END_OF_ROWS = b"\\.\n"
 LACKS = (
-    "row counts and digests: what was loaded is what the file has, and nobody can say whether that is all there was",
-    "the instant, transaction and LSN of its snapshot, and so its place among backup sets",
+    "row counts and digests: the loaded rows are those of the file, but whether these were all is unknown",
+    "the time, transaction and LSN of its snapshot, and thus its order among backup sets",
     "roles, and settings of the database",
 )
 
 
 @dataclass(frozen=True)
 class ArchiveFacts:
-    """What an archive says of itself."""
+    """The facts in an archive's header."""
 
     path: str
     bytes: int
@@ -30,19 +30,19 @@ class ArchiveFacts:
 
 
 def parse_archive_facts(path: str, size: int, listing: str, encoding: str) -> ArchiveFacts:
-    """Return what the head of a `pg_restore --list` output says; what it does not say is empty or 0."""
-    said = {found["key"].strip(): found["value"].strip() for found in HEADER.finditer(listing)}
+    """Return the header facts of a `pg_restore --list` output; missing ones are empty or 0."""
+    header = {match["key"].strip(): match["value"].strip() for match in HEADER.finditer(listing)}
     created = re.search(r"^; Archive created at (.*)$", listing, re.MULTILINE)
-    major = re.match(r"\d+", said.get("Dumped from database version", ""))
+    major = re.match(r"\d+", header.get("Dumped from database version", ""))
     return ArchiveFacts(
-        path, size, said.get("dbname", ""), created[1] if created else "", int(major[0]) if major else 0,
-        said.get("Dumped by pg_dump version", ""), encoding,
+        path, size, header.get("dbname", ""), created[1] if created else "", int(major[0]) if major else 0,
+        header.get("Dumped by pg_dump version", ""), encoding,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """One relation's rows: as many as the file has, as many as arrived, and why others did not."""
+    """The rows of a relation: in the file, loaded, and why others were not."""
 
     table: str
     rows: int
@@ -52,7 +52,7 @@ class Loaded:
 
 @dataclass
 class ArchiveRestore:
-    """What became of an archive."""
+    """The result of restoring an archive."""
 
     facts: ArchiveFacts
     database: str
@@ -65,36 +65,40 @@ class ArchiveRestore:
 
     @property
     def lost(self) -> int:
-        """Rows of the file that are not in the database."""
-        return sum(one.rows - one.loaded for one in self.loaded)
+        """The number of rows of the file that are not in the database."""
+        return sum(relation.rows - relation.loaded for relation in self.loaded)
 
 
 def archive_verdict(restore: ArchiveRestore) -> str:
-    """Return the one line that says what is there now."""
-    rows = sum(one.loaded for one in restore.loaded)
+    """Return the verdict in one line."""
+    rows = sum(relation.loaded for relation in restore.loaded)
     word = "INCOMPLETE" if restore.lost or restore.unread else "RESTORED, UNPROVEN"
-    lost = f", {restore.lost:,} rows of the file are not" if restore.lost else ""
+    lost = f", {restore.lost:,} rows of the file are missing" if restore.lost else ""
     lost += (
-        f", {restore.unread:,} lines of INSERT statements or large objects are not read: use pg_restore" if restore.unread else ""
+        f", {restore.unread:,} lines of INSERT statements or large objects were not loaded: use pg_restore"
+        if restore.unread
+        else ""
     )
     return (
         f'{word}: {rows:,} rows of {len(restore.loaded)} relations are in database "{restore.database}"{lost}, '
-        f"{len(restore.complaints)} objects could not be made; a legacy file has nothing to compare with"
+        f"{len(restore.complaints)} objects could not be created; a legacy file has nothing to compare with"
     )
 
 
 def archive_report(restore: ArchiveRestore) -> str:
     """Return the report of a restored archive as markdown."""
     facts = [
-        ("file", f"`{restore.facts.path}`"), ("bytes", f"{restore.facts.bytes:,}"), ("made", restore.facts.created),
+        ("file", f"`{restore.facts.path}`"), ("bytes", f"{restore.facts.bytes:,}"), ("created", restore.facts.created),
         ("of", f"database {restore.facts.database}, PostgreSQL {restore.facts.server_major}, pg_dump {restore.facts.pg_dump}"),
         ("restored into", f"`{restore.database}`"), ("took", duration(restore.seconds)),
     ]  # fmt: skip
-    rows = [(one.table, f"{one.rows:,}", f"{one.loaded:,}", one.complaint) for one in restore.loaded]
+    rows = [(relation.table, f"{relation.rows:,}", f"{relation.loaded:,}", relation.complaint) for relation in restore.loaded]
     parts = [
-        headline(archive_verdict(restore)), table(["what", "value"], facts) + "\n",
+        headline(archive_verdict(restore)),
+        table(["what", "value"], facts) + "\n",
         section("What such a file lacks", [*LACKS, *restore.lacks]),
-        section("What could not be made", restore.complaints), section("Integrity checks that fail", restore.violations),
+        section("What could not be created", restore.complaints),
+        section("Integrity checks that fail", restore.violations),
         "## Rows\n\n" + table(["relation", "in the file", "loaded", "why not"], rows, (1, 2)) + "\n",
-    ]  # fmt: skip
+    ]
     return "\n".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""What stands in the way of a restore: found out before anything is made, and told all at once."""
+"""Obstacles to a restore, found before anything is created, and reported all at once."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,31 +9,31 @@ from tasks.core.errors import BadInput
 
 @dataclass(frozen=True)
 class Obstacle:
-    """An object of the target, what it is or lacks, and what to run or to say instead."""
+    """An object of the target, what is wrong with it, and the remedy."""
 
     subject: str
     fact: str
     remedy: str
 
     def __str__(self) -> str:
-        """Return it as one sentence."""
+        """Return the obstacle as a sentence."""
         return f"{self.subject} {self.fact}; {self.remedy}"
 
 
 @contextmanager
-def gathered(found: list[str]) -> Iterator[None]:
-    """Add what the block refuses to what was found already, and go on."""
+def gathered(refusals: list[str]) -> Iterator[None]:
+    """Collect a BadInput of the block, and continue."""
     try:
         yield
     except BadInput as error:
-        found.append(str(error))
+        refusals.append(str(error))
 
 
-def refuse(found: Iterable[object]) -> None:
-    """Refuse a restore for all that was found.
+def refuse(obstacles: Iterable[object]) -> None:
+    """Refuse a restore because of all obstacles.
 
     Raises:
-        BadInput: something was.
+        BadInput: there are obstacles.
     """
-    if said := list(dict.fromkeys(map(str, found))):
-        raise BadInput("; ".join(said))
+    if sentences := list(dict.fromkeys(map(str, obstacles))):
+        raise BadInput("; ".join(sentences))

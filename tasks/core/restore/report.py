@@ -1,6 +1,6 @@
-"""The report of a recovery, of a drill of one, or of as much of it as there was before it failed.
+"""The report of a recovery or a drill, or of as much of it as was done before it failed.
 
-It is one module, and long, because its facts, its verdict and its sections are read together.
+It is one long module because its facts, verdict and sections are read together.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +19,12 @@ from tasks.core.restore.trigger_result import Exercise, Outcome
 from tasks.core.sets.left_out import in_short
 from tasks.core.sets.manifest import Manifest
 
-# Of the writes that fail, in a verdict.
-TOLD = 3
+# How many failing writes a verdict lists.
+SHOWN = 3
 
 
 class Purpose(StrEnum):
-    """What a restore is for: only a drill fails when an objective is missed."""
+    """What a restore is for; only a drill fails if an objective is missed."""
 
     RECOVERY = "recovery"
     COPY = "copy"
@@ -33,7 +33,7 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True)
 class RecoveryFacts:
-    """What a restore did, found and left to do; times in seconds, without a set when it failed before one was chosen."""
+    """The facts of a restore; times in seconds. There is no set if it failed before one was chosen."""
 
     purpose: Purpose
     started: datetime
@@ -65,101 +65,101 @@ class RecoveryFacts:
 
     @property
     def rto_seconds(self) -> float:
-        """How long it took from the start of the run to the end of its last phase."""
+        """Seconds from the start of the run to the end of its last phase."""
         return sum(self.phases.values())
 
     @property
     def rpo_seconds(self) -> float | None:
-        """How much would be lost if the disaster came at the start; not to be said of a set that somebody chose."""
+        """Seconds of data loss if the disaster came at the start; None for a set chosen by name."""
         if self.manifest is None or not self.newest:
             return None
         return recovery_point_age(self.manifest.snapshot.instant, self.started).total_seconds()
 
     @property
     def missed(self) -> list[str]:
-        """The objectives that were not reached."""
+        """The objectives that were missed."""
         rpo = self.rpo_seconds
-        # To the second, as both are told.
+        # To the second, as both are shown.
         late = round(self.rto_seconds) > self.rto.total_seconds()
         lost = rpo is not None and round(rpo) > self.rpo.total_seconds()
         return [name for name, is_missed in (("RTO", late), ("RPO", lost)) if is_missed and self.purpose is not Purpose.COPY]
 
     @property
     def broken_writes(self) -> list[Exercise]:
-        """Writes that fail in the restored database, because what they let run does not run."""
-        return [one for one in self.exercises if one.outcome is Outcome.FAILED]
+        """Writes that fail in the restored database, because triggers or defaults do."""
+        return [exercise for exercise in self.exercises if exercise.outcome is Outcome.FAILED]
 
     @property
     def untried_writes(self) -> list[Exercise]:
-        """Writes of which nobody knows whether they would fail."""
-        return [one for one in self.exercises if one.outcome is Outcome.NOT_TRIED]
+        """Writes that could not be tried."""
+        return [exercise for exercise in self.exercises if exercise.outcome is Outcome.NOT_TRIED]
 
     @property
     def broken_rules(self) -> list[Finding]:
-        """Checks that found rows which offend."""
-        return [one for one in self.findings if one.fails and one.verdict is Verdict.FAILED]
+        """Important checks that found violations."""
+        return [finding for finding in self.findings if finding.fails and finding.verdict is Verdict.FAILED]
 
     @property
     def unrun(self) -> list[Finding]:
-        """Important checks that could not be run: nobody knows what they would have found."""
-        return [one for one in self.findings if one.fails and one.verdict is Verdict.BROKEN]
+        """Important checks that could not be run."""
+        return [finding for finding in self.findings if finding.fails and finding.verdict is Verdict.BROKEN]
 
     @property
     def problems(self) -> list[str]:
-        """Why it is a failure, shortest first; nothing if it is none."""
+        """Why it failed, or empty."""
         if self.failure:
             return [self.failure]
         if self.differences:
             return [f"{len(self.differences)} differences from the backup: {'; '.join(self.differences[:3])}"]
-        found = list[str]()
+        reasons = list[str]()
         if self.broken_writes:
-            words = "triggers do not run" if all(one.triggers for one in self.broken_writes) else "writes fail"
-            found.append(f"{len(self.broken_writes)} {words}")
+            words = "triggers do not run" if all(exercise.triggers for exercise in self.broken_writes) else "writes fail"
+            reasons.append(f"{len(self.broken_writes)} {words}")
         if self.purpose is Purpose.DRILL:
-            found += [f"{name} missed" for name in self.missed]
-            found += [f"{len(self.passed_over)} newer sets passed over"] if self.passed_over else []
-            found += ["the set is SUSPECT"] if self.manifest and self.manifest.losses else []
-            found += [f"{len(self.unrun)} checks could not be run"] if self.unrun else []
-        return found
+            reasons += [f"{name} missed" for name in self.missed]
+            reasons += [f"{len(self.passed_over)} newer sets passed over"] if self.passed_over else []
+            reasons += ["the set is SUSPECT"] if self.manifest and self.manifest.losses else []
+            reasons += [f"{len(self.unrun)} checks could not be run"] if self.unrun else []
+        return reasons
 
 
 def recovery_verdict(facts: RecoveryFacts) -> str:
-    """Return the one line that says whether the database is, or would have been, back, how fast and how fresh."""
+    """Return the verdict in one line: whether the database is restored, how fast, and how fresh."""
     is_back = facts.proven and facts.purpose is not Purpose.DRILL and not facts.failure and not facts.differences
     if is_back and facts.broken_writes:
-        said = [*_briefly(facts.broken_writes), _reached(facts)]
+        parts = [*_briefly(facts.broken_writes), _reached(facts)]
         word = "RECOVERED, WRITES FAIL"
     else:
-        said = [", ".join(filter(None, (*facts.problems, _reached(facts))))]
+        parts = [", ".join(filter(None, (*facts.problems, _reached(facts))))]
         word = "FAIL" if facts.problems else "PASS"
     if facts.manifest and facts.proven:
         drill = facts.purpose is Purpose.DRILL
-        said.append(f"set {facts.manifest.id}" if drill else f'database "{facts.database}" from {facts.manifest.id}')
-        said += [short] if (short := in_short(facts.manifest)) else []
+        parts.append(f"set {facts.manifest.id}" if drill else f'database "{facts.database}" from {facts.manifest.id}')
+        parts += [short] if (short := in_short(facts.manifest)) else []
     if facts.passed_over and facts.purpose is not Purpose.DRILL:
-        said.append(f"{len(facts.passed_over)} sets passed over")
+        parts.append(f"{len(facts.passed_over)} sets passed over")
     if facts.aside:
-        said.append(f"the set is SET ASIDE: {facts.aside}")
+        parts.append(f"the set is SET ASIDE: {facts.aside}")
     if facts.missed and facts.purpose is Purpose.RECOVERY:
-        said.append(f"{' and '.join(facts.missed)} missed")
+        parts.append(f"{' and '.join(facts.missed)} missed")
     if facts.purpose is not Purpose.DRILL:
-        said += ["the set is SUSPECT"] if facts.manifest and facts.manifest.losses else []
-        said += [f"{len(facts.unrun)} checks could not be run"] if facts.unrun else []
+        parts += ["the set is SUSPECT"] if facts.manifest and facts.manifest.losses else []
+        parts += [f"{len(facts.unrun)} checks could not be run"] if facts.unrun else []
     if facts.untried_writes:
-        said.append(f"{len(facts.untried_writes)} writes could not be tried")
+        parts.append(f"{len(facts.untried_writes)} writes could not be tried")
     if facts.broken_rules:
-        said.append(f"{_whose(facts)} ({len(facts.broken_rules)} checks)")
-    return f"{word}: {'; '.join(said)}"
+        parts.append(f"{_whose(facts)} ({len(facts.broken_rules)} checks)")
+    return f"{word}: {'; '.join(parts)}"
 
 
 def _briefly(broken: Iterable[Exercise]) -> list[str]:
-    """Return tables with what becomes of writes to them, the first of each kind."""
-    said = list(dict.fromkeys(f"{one.table}: {one.note}" for one in broken))
-    return [*said[:TOLD], *([f"and {len(said) - TOLD} more"] if len(said) > TOLD else [])]
+    """Return tables with the error of writes to them, the first of each kind."""
+    lines = list(dict.fromkeys(f"{exercise.table}: {exercise.note}" for exercise in broken))
+    return [*lines[:SHOWN], *([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])]
 
 
 def _whose(facts: RecoveryFacts) -> str:
-    """Say what failed checks are about: equal to its backup, a database breaks its rules only as its source did."""
+    """Return what failed checks mean: a database equal to its backup violates them as its source did."""
     return "integrity checks failed" if facts.schema_was_there else "the source was already inconsistent"
 
 
@@ -178,20 +178,20 @@ def _reached(facts: RecoveryFacts) -> str:
 
 
 def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
-    """Return the report as markdown: what failed and what is left to do first, then the evidence."""
+    """Return the report as markdown: failures and tasks first, then the evidence."""
     parts = [
         headline(verdict),
         "" if facts.off_host else "**Not off-host:** the store is a folder; if this machine is lost, so are the backups.\n",
         section("What failed", [facts.failure] if facts.failure else []),
         section("Differences from the backup", facts.differences),
-        section("Writes that fail", [one.line for one in facts.broken_writes]),
-        section("Writes that could not be tried", [one.line for one in facts.untried_writes]),
+        section("Writes that fail", [exercise.line for exercise in facts.broken_writes]),
+        section("Writes that could not be tried", [exercise.line for exercise in facts.untried_writes]),
         section("Sets that were passed over", facts.passed_over),
-        section("The set that was named is set aside", [facts.aside] if facts.aside else []),
-        section("Suspect: rows were gone when this set was taken", facts.manifest.losses if facts.manifest else []),
+        section("The named set is set aside", [facts.aside] if facts.aside else []),
+        section("Suspect: rows were missing when this set was taken", facts.manifest.losses if facts.manifest else []),
         section("Checks that could not be run", map(finding_line, facts.unrun)),
         section(f"{_whose(facts).capitalize()} (rows are those of the backup)", map(finding_line, facts.broken_rules)),
-        section("What a human still has to do", facts.to_do, "Nothing.\n"),
+        section("Still to do", facts.to_do, "Nothing.\n"),
         section("Recovery kit", [facts.kit] if facts.kit else []),
         _objectives(facts),
         _phases(facts),
@@ -201,7 +201,7 @@ def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
         past_drills("The last drills", facts.records, facts.rto, facts.zone),
         section("Left by earlier runs, and removed", facts.removed),
         section("Warnings of the backup", facts.manifest.warnings if facts.manifest else []),
-        section("Contacts", [f"{one.role}: {one.reach}" for one in facts.contacts]),
+        section("Contacts", [f"{contact.role}: {contact.reach}" for contact in facts.contacts]),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -230,29 +230,30 @@ def _objectives(facts: RecoveryFacts) -> str:
         *([promises(facts.groups)] if facts.groups else []),
     ]
     if facts.manifest:
-        one = facts.manifest
+        manifest = facts.manifest
         known = [
-            ("set", f"`{one.id}`"), ("path", f"`{facts.path}`"), ("state of", local_time(one.snapshot.instant, facts.zone)),
-            ("source", f"PostgreSQL {one.versions.server}, database {one.database.name}"),
+            ("set", f"`{manifest.id}`"), ("path", f"`{facts.path}`"),
+            ("state of", local_time(manifest.snapshot.instant, facts.zone)),
+            ("source", f"PostgreSQL {manifest.versions.server}, database {manifest.database.name}"),
         ]  # fmt: skip
         lines += [table(["what", "value"], known), ""]
     return "## Objectives\n\n" + "\n".join([*lines, _carries(facts)])
 
 
 def _carries(facts: RecoveryFacts) -> str:
-    """Say up to which database size the limit would hold."""
+    """Return up to which database size the RTO would hold."""
     limit = carries_to_bytes(record_of(facts, "", "")) if facts.purpose is not Purpose.COPY else None
     if not limit or not facts.database_bytes:
         return ""
     return (
         f"The restored database takes {size(facts.database_bytes)}. If the time grew in proportion, the RTO would be missed at "
         f"about **{size(limit)}**, {limit / facts.database_bytes:,.0f} times as much. This is extrapolated from this run alone, "
-        "not measured: indexes take a little more than in proportion, and a slower network or disk counts in full.\n"
+        "not measured: indexes take slightly more than in proportion, and a slower network or disk adds to it.\n"
     )
 
 
 def _phases(facts: RecoveryFacts) -> str:
-    timed = [*((name, duration(seconds)) for name, seconds in facts.phases.items()), ("**in all**", duration(facts.rto_seconds))]
+    timed = [*((name, duration(seconds)) for name, seconds in facts.phases.items()), ("**total**", duration(facts.rto_seconds))]
     picture = bars("seconds of each phase", facts.phases) if facts.phases else ""
     return f"## Phases\n\n{picture}\n\n" + table(["phase", "time"], timed, right=(1,)) + "\n"
 
@@ -260,45 +261,51 @@ def _phases(facts: RecoveryFacts) -> str:
 def _checks(facts: RecoveryFacts) -> str:
     if not facts.findings:
         return ""
-    others = [finding_line(one) for one in facts.findings if one.is_remarkable and not one.fails]
+    others = [finding_line(finding) for finding in facts.findings if finding.is_remarkable and not finding.fails]
     return f"## Integrity checks: {summary(facts.findings)}\n\n" + "".join(f"- {line}\n" for line in others)
 
 
 def _triggers(facts: RecoveryFacts) -> str:
     if not facts.exercises:
         return ""
-    rows = [(one.table, one.event, ", ".join(one.triggers), one.outcome, one.note) for one in facts.exercises]
-    back = f"Values that this took from sequences are {'left out' if facts.schema_was_there else 'given back'}."
-    told = table(["table", "event", "triggers", "outcome", "note"], rows)
-    return f"## Writes, with what they let run, rolled back\n\n{told}\n\n{back}\n"
+    rows = [
+        (exercise.table, exercise.event, ", ".join(exercise.triggers), exercise.outcome, exercise.note)
+        for exercise in facts.exercises
+    ]
+    back = f"Sequence values used for this are {'skipped' if facts.schema_was_there else 'reset'}."
+    outcomes = table(["table", "event", "triggers", "outcome", "note"], rows)
+    return f"## Test writes, with their triggers, rolled back\n\n{outcomes}\n\n{back}\n"
 
 
 def _relations(facts: RecoveryFacts) -> str:
     if facts.manifest is None:
         return ""
-    title = "each compared by rows and digest and found identical" if facts.proven else "as the backup has them; NOT proven equal"
+    title = "each compared by rows and digest and found identical" if facts.proven else "as in the backup; NOT proven equal"
     return f"## Relations, {title}\n\n" + relation_table(facts.manifest, facts.load_seconds) + "\n"
 
 
 def past_drills(title: str, newest_first: Sequence[DrillRecord], rto: timedelta, zone: tzinfo) -> str:
-    """Return what is kept of drills under a heading: a picture of those that were proven, and a table."""
+    """Return the section of past drills: a chart of the proven ones, and a table."""
     if not newest_first:
         return ""
-    points = [(one.instant.astimezone(zone), one.rto_seconds, one.passed) for one in reversed(newest_first) if one.proven]
+    points = [
+        (record.instant.astimezone(zone), record.rto_seconds, record.passed) for record in reversed(newest_first) if record.proven
+    ]
     picture = against_limit("recovery time of the last drills against the limit", points, rto.total_seconds()) if points else ""
     rows = [
         (
-            local_time(one.instant, zone), clock(one.rto_seconds) if one.proven else "-",
-            "-" if one.rpo_seconds is None else clock(one.rpo_seconds), size(one.database_bytes) if one.database_bytes else "-",
-            one.verdict.partition(":")[0],
+            local_time(record.instant, zone), clock(record.rto_seconds) if record.proven else "-",
+            "-" if record.rpo_seconds is None else clock(record.rpo_seconds),
+            size(record.database_bytes) if record.database_bytes else "-",
+            record.verdict.partition(":")[0],
         )
-        for one in newest_first
+        for record in newest_first
     ]  # fmt: skip
     return f"## {title}\n\n{picture}\n\n" + table(["when", "RTO", "RPO", "database", "verdict"], rows, right=(1, 2, 3)) + "\n"
 
 
 def record_of(facts: RecoveryFacts, run: str, verdict: str) -> DrillRecord:
-    """Return what is kept of a drill."""
+    """Return the record of a drill."""
     return DrillRecord(
         instant=facts.started, run=run, set=facts.manifest.id if facts.manifest else None, verdict=verdict,
         passed=not facts.problems, proven=facts.proven, rto_seconds=facts.rto_seconds, rto_limit_seconds=facts.rto.total_seconds(),

@@ -1,4 +1,4 @@
-"""What came of writing to a restored table, which lets its defaults, triggers and rules run."""
+"""Results of test writes to restored tables, which execute their defaults, triggers and rules."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from tasks.core.sets.manifest import Manifest
 
 
 class Outcome(StrEnum):
-    """Whether what a write lets run does run in the restored database."""
+    """Whether the code that a write executes works in the restored database."""
 
     RAN = "ran"
     REFUSED = "refused every row"
@@ -20,7 +20,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Exercise:
-    """One event on one table, and the triggers that it fires, if there are any."""
+    """An event on a table, and the triggers that it fires, if any."""
 
     table: str
     event: str
@@ -30,7 +30,7 @@ class Exercise:
 
     @property
     def line(self) -> str:
-        """What came of it, for people."""
+        """The result as a sentence."""
         fired = f" ({', '.join(self.triggers)})" if self.triggers else ""
         return f"{self.event} on {self.table}{fired}: {self.note}"
 
@@ -39,23 +39,23 @@ WORD = re.compile(r"\w[\w$]*")
 
 
 def writes_to_do(exercises: Iterable[Exercise], manifest: Manifest) -> list[str]:
-    """Return what a human still has to do so that tables take writes."""
-    return [f"{one.line}; {_remedy(one.note, manifest)}" for one in exercises if one.outcome is Outcome.FAILED]
+    """Return what is still to do so that writes succeed."""
+    return [f"{exercise.line}; {_remedy(exercise.note, manifest)}" for exercise in exercises if exercise.outcome is Outcome.FAILED]
 
 
 def _remedy(note: str, manifest: Manifest) -> str:
-    """Say what brings back what an error names: it is left out of the set, or another context's."""
+    """Return the remedy for a missing object: it was left out of the set, or belongs to another context."""
     words = {*WORD.findall(note)}
     others = {key.references for key in manifest.outbound_keys}
     theirs = sorted(name for name in others if name.rpartition(".")[2].strip('"') in words)
-    named = [one.name for one in manifest.by_hand if not words.isdisjoint(WORD.findall(one.name)[1:])]
-    # An error names a function, not the extension that brings it.
-    by_hand = named or [one.name for one in manifest.by_hand if one.why.startswith("the code of ")]
+    named = [entry.name for entry in manifest.by_hand if not words.isdisjoint(WORD.findall(entry.name)[1:])]
+    # An error names a function, not its extension.
+    by_hand = named or [entry.name for entry in manifest.by_hand if entry.why.startswith("the code of ")]
     if theirs:
-        return f"{', '.join(theirs)} of another context comes with that context's own recovery; until then such writes fail"
+        return f"{', '.join(theirs)} belongs to another context: recover that, too; until then such writes fail"
     if by_hand:
-        return f"make what is left out of the backup, see below: {', '.join(by_hand)}; until then such writes fail"
+        return f"create what is not in the backup, see below: {', '.join(by_hand)}; until then such writes fail"
     return (
-        "make, or grant, what it names: an extension, or another context's object that comes with that context's own recovery; "
+        "create or grant what it names: an extension, or an object of another context, which is to be recovered, too; "
         "until then such writes fail"
     )
