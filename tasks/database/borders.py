@@ -1,4 +1,4 @@
-"""What crosses a context's border, and what of it and around it a person should know: told in the manifest of a set."""
+"""What crosses a context's border, and warnings about it for the manifest of a set."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +15,7 @@ from tasks.database.surroundings import left_out
 
 @dataclass(frozen=True)
 class Borders:
-    """What crosses the context's border, and what nobody claims."""
+    """Keys that cross the context's border, tables that no context lists, and objects left out."""
 
     outbound: list[ForeignKey]
     inbound: list[ForeignKey]
@@ -24,7 +24,7 @@ class Borders:
 
 
 def read_borders(connection: Connection, members: Members, context: Context, claimed: frozenset[str]) -> Borders:
-    """Return keys in and out, and tables that no context looks after."""
+    """Return foreign keys to and from other contexts, and tables that no context lists."""
     oids = {"oids": members.oids}
     keys = dicts(connection, sql.catalog.FOREIGN_KEYS, oids)
     outbound = [key for key in keys if key["table_oid"] in set(members.oids)]
@@ -35,15 +35,15 @@ def read_borders(connection: Connection, members: Members, context: Context, cla
         for row in neighbours
         if f"{row['schema']}.{row['name']}" not in claimed
     ]
-    # Keys to other contexts are named as such.
+    # Keys to other contexts are listed separately.
     keys_out = frozenset((members.classes["pg_constraint"], key["oid"]) for key in outbound)
-    told = left_out(connection, members.choice, members.around, keys_out)
-    return Borders([key_of(k) for k in outbound], [key_of(k) for k in inbound], forgotten, told)
+    outside = left_out(connection, members.choice, members.around, keys_out)
+    return Borders([key_of(k) for k in outbound], [key_of(k) for k in inbound], forgotten, outside)
 
 
 @dataclass(frozen=True)
 class Owned:
-    """What a role owns of a context, who is a superuser, or for whom no login that loads may act."""
+    """Objects of a context whose owner is a superuser, or a role that no loading login may act for."""
 
     role: str
     is_superuser: bool
@@ -51,44 +51,45 @@ class Owned:
 
 
 def read_owned_by_others(connection: Connection, members: Members, loader: str) -> list[Owned]:
-    """Return what of the context a login that loads, of this name, may not make for its owner; what extensions bring is theirs."""
+    """Return objects that the named loading login may not create for their owners, without members of extensions."""
     asked = {**inventory_oids(members), "loader": loader}
     return [Owned(*row) for row in connection.execute(sql.surroundings.OWNED_BY_OTHERS, asked).fetchall()]
 
 
 def read_made_by_superusers(connection: Connection, members: Members) -> list[ObjectId]:
-    """Return what of the context only a superuser can make, whosever it is."""
+    """Return objects of the context that only a superuser can create, whoever owns them."""
     asked = {**_pairs(members), "oids": members.oids, "schemas": []}
     return sorted((row[0], row[1]) for row in connection.execute(sql.surroundings.MADE_BY_SUPERUSERS, asked).fetchall())
 
 
 def read_misplaced(connection: Connection, members: Members) -> list[str]:
-    """Return, as warnings, what the context needs of extensions that these do not bring, as somebody moved or added it."""
-    found = connection.execute(sql.surroundings.MISPLACED_MEMBERS, _pairs(members)).fetchall()
+    """Return warnings about members of extensions that these do not create, as they were moved or added."""
+    moved = connection.execute(sql.surroundings.MISPLACED_MEMBERS, _pairs(members)).fetchall()
     return [
-        f"{name} counts as part of extension {extension}, which makes nothing in that schema: a recovery will not find it; put it "
-        f"back (ALTER … SET SCHEMA), or let it be the context's own (ALTER EXTENSION {quoted(extension)} DROP …)"
-        for name, extension in found
+        f"{name} is a member of extension {extension}, which creates nothing in that schema: a recovery will not find it; move it "
+        f"back (ALTER … SET SCHEMA), or make it the context's own (ALTER EXTENSION {quoted(extension)} DROP …)"
+        for name, extension in moved
     ]
 
 
 def _pairs(members: Members) -> dict[str, list[int]]:
     chosen = sorted(members.objects)
-    return {"classes": [one[0] for one in chosen], "objects": [one[1] for one in chosen]}
+    return {"classes": [object_id[0] for object_id in chosen], "objects": [object_id[1] for object_id in chosen]}
 
 
 LONG = timedelta(hours=1)
 
 
 def read_lasting_transactions(connection: Connection) -> list[str]:
-    """Return, as warnings, the transactions that are open for long.
+    """Return warnings about long-running transactions.
 
-    Every row that was written since the oldest began looks unfinished to a backup, and differentials store it again.
+    Rows written since the oldest began look uncommitted to a backup, so that differentials store
+    them again.
     """
-    found = connection.execute(sql.server.LASTING_TRANSACTIONS, [LONG]).fetchall()
-    return [f"{who} is open since {since:%Y-%m-%d %H:%M %Z}: differentials grow until it ends" for who, since in found]
+    transactions = connection.execute(sql.server.LASTING_TRANSACTIONS, [LONG]).fetchall()
+    return [f"{who} has been open since {since:%Y-%m-%d %H:%M %Z}: differentials grow until it ends" for who, since in transactions]
 
 
 def read_unusable(connection: Connection, members: Members) -> list[str]:
-    """Return what is switched off or broken in the source, as warnings: triggers not enabled, invalid indexes."""
+    """Return warnings about disabled triggers and invalid indexes of the source."""
     return [row[0] for row in connection.execute(sql.inventory.UNUSABLE, {"oids": members.oids})]

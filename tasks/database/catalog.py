@@ -1,4 +1,4 @@
-"""What the catalogue says of a context: its members, its objects, its borders."""
+"""A context in the catalog: its members, its objects, its borders."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ CLASSES = [
     "pg_class", "pg_proc", "pg_type", "pg_namespace", "pg_extension", "pg_publication_rel", "pg_constraint",
     "pg_cast", "pg_operator", "pg_opclass", "pg_transform", "pg_collation", "pg_ts_config", "pg_ts_dict", "pg_subscription",
 ]  # fmt: skip
-# What is told of these in an inventory is what pg_identify_object() calls them.
+# Catalogs whose objects an inventory names as pg_identify_object() does.
 OTHER_CLASSES = ["pg_cast", "pg_operator", "pg_collation", "pg_ts_config", "pg_ts_dict"]
 FINGERPRINT_KINDS = frozenset({"table", "partitioned table", "type"})
 
@@ -50,12 +50,12 @@ class Member:
 
     @property
     def qualified(self) -> str:
-        """schema.name, for people."""
+        """schema.name, for messages."""
         return f"{self.schema}.{self.name}"
 
     @property
     def parent(self) -> str | None:
-        """schema.name of the table it is a partition or child of."""
+        """schema.name of the table that it is a partition or child of."""
         return f"{self.parent_schema}.{self.parent_name}" if self.parent_name else None
 
 
@@ -81,17 +81,17 @@ class Members:
 
     @property
     def identity(self) -> frozenset[tuple[int, int, str | None]]:
-        """What must not change between lock and snapshot: which relations, their storage, their place."""
+        """What must not change between lock and snapshot: relations, their files, their parents."""
         return frozenset((relation.oid, relation.relfilenode, relation.parent) for relation in self.relations)
 
     @property
     def objects(self) -> frozenset[ObjectId]:
-        """What the relations need, with what is taken along."""
+        """What the relations need, with the included surroundings."""
         return self.choice.objects | self.around.objects
 
     @cached_property
     def chosen_by_class(self) -> dict[str, list[int]]:
-        """The chosen oids of each class that is asked for by name."""
+        """The chosen oids, by the name of their catalog."""
         return {
             name: sorted(oid for class_id, oid in self.objects if class_id == of_class) for name, of_class in self.classes.items()
         }
@@ -99,13 +99,15 @@ class Members:
 
 def read_members(
     connection: Connection, context: Context, *, restorable: bool = True, claimed: frozenset[str] | None = None
-) -> Members:  # fmt: skip
-    """Return the context's relations as they are now, or under the session's snapshot.
+) -> Members:
+    """Return the context's relations as they are now, or in the session's snapshot.
 
-    With what contexts have `claimed` (schema.table), a whole context's surroundings are looked at, too.
+    With the relations that contexts have `claimed` (schema.table), also the surroundings of a whole
+    context.
 
     Raises:
-        BadInput: a table or view of the context file is not in the database; or, where they are to be `restorable`, one cannot be.
+        BadInput: a table or view of the context file is missing; or one is not `restorable`, if
+            required.
     """
     relations = read_relations(connection, context)
     views = read_views(connection, context)
@@ -123,7 +125,7 @@ def read_members(
 
 
 def read_relations(connection: Connection, context: Context) -> tuple[Member, ...]:
-    """Return the context's tables with their partitions and children, and nothing of what they need."""
+    """Return the context's tables with their partitions and children only."""
     cursor = connection.cursor(row_factory=dict_row)
     partitions = context.scope.partitions if context.scope else None
     asked = {"schema": context.namespace, "tables": context.tables, "partitions": partitions}
@@ -132,9 +134,9 @@ def read_relations(connection: Connection, context: Context) -> tuple[Member, ..
 
 
 def read_views(connection: Connection, context: Context) -> dict[int, tuple[View, frozenset[int]]]:
-    """Return by oid those of the context's views that are there, with the oids of those among them that each reads.
+    """Return the existing views of the context by oid, each with the oids of those that it reads.
 
-    Each comes after those that it reads.
+    They are ordered by dependency.
     """
     rows = connection.execute(sql.catalog.VIEWS, {"schema": context.namespace, "views": context.views}).fetchall()
     views = {row[0]: View(schema=row[1], name=row[2], populated=row[4], materialized=row[3] == "m") for row in rows}
@@ -145,13 +147,13 @@ def read_views(connection: Connection, context: Context) -> dict[int, tuple[View
 
 
 def is_there(connection: Connection, name: str, path: str | None = None) -> bool:
-    """Say whether there is a relation of this name, written as SQL writes it; what people wrote is looked up on another path."""
+    """Return whether a relation exists, named as in SQL; names in user-written texts need the source's path."""
     with source_path(connection, path) if path else nullcontext():
         return bool(connection.execute(sql.catalog.RELATION_IS_THERE, {"name": name}).fetchall()[0][0])
 
 
 def present(connection: Connection, context: Context) -> Context:
-    """Return the context as far as the database has it: of what somebody dropped, nothing can be read."""
+    """Return the context reduced to tables and views that exist."""
     asked = {"schema": context.namespace, "names": [*context.tables, *context.views]}
     gone = {row[0] for row in connection.execute(sql.catalog.MISSING_RELATIONS, asked)}
     there = {what: [name for name in getattr(context, what) if name not in gone] for what in ("tables", "views")}
@@ -163,16 +165,16 @@ def _require_whole(connection: Connection, context: Context, relations: Iterable
         raise BadInput(f"{', '.join(odd)}: foreign tables cannot be backed up; take them out of the context")
     if choice.torn:
         needs = describe(connection, [*choice.torn, *choice.torn.values()])
-        said = "; ".join(f"{needs[one]} needs {needs[other]}" for one, other in choice.torn.items())
+        problem = "; ".join(f"{needs[object_id]} needs {needs[other]}" for object_id, other in choice.torn.items())
         raise BadInput(
-            f"{said}: nothing of it can be restored without another context's tables; take it out of context {context.name}, "
-            "or those in; a default or check may call what reads them, if that is no function with a body of its own "
-            "(BEGIN ATOMIC)"
+            f"{problem}: it cannot be restored without another context's tables; remove it from context {context.name}, "
+            "or add those; a default or check may call a function that reads them, unless that has a BEGIN ATOMIC "
+            "body"
         )
 
 
-def _require_all(connection: Connection, context: Context, found: set[str]) -> None:
-    if missing := [name for name in (*context.tables, *context.views) if name not in found]:
+def _require_all(connection: Connection, context: Context, names: set[str]) -> None:
+    if missing := [name for name in (*context.tables, *context.views) if name not in names]:
         raise BadInput(
             f'database "{connection.info.dbname}", schema "{context.namespace}": {", ".join(missing)} not found; '
             f"correct tables and views of context {context.name}, or connect to the right database"
@@ -185,10 +187,10 @@ def _class_oids(connection: Connection) -> dict[str, int]:
 
 def read_inventory(
     connection: Connection, members: Members, expected: Iterable[InventoryItem] | None = None
-) -> list[InventoryItem]:  # fmt: skip
-    """Return every object of the context as text; the session must not depend on its search_path for names.
+) -> list[InventoryItem]:
+    """Return every object of the context as text; names must not depend on the session's search_path.
 
-    What a set has besides the relations' own is found by the names in its inventory, which is then what is `expected`.
+    Objects of a set besides those of relations are found by the names in its inventory, `expected`.
     """
     with connection.transaction():
         connection.execute(sql.session.FIXED_SETTINGS)
@@ -200,7 +202,7 @@ PLACES = {"relations": "pg_class", "functions": "pg_proc", "types": "pg_type", "
 
 
 def inventory_oids(members: Members) -> dict[str, list[int]]:
-    """Return the oids of what an inventory tells, by the names that its query has for them."""
+    """Return the oids of inventory objects, by the parameters of its query."""
     others = sorted((of_class, oid) for name in OTHER_CLASSES for of_class, oid in _of_class(members, name))
     return {name: members.chosen_by_class[of_class] for name, of_class in PLACES.items()} | _pairs(others)
 
@@ -211,46 +213,46 @@ def _of_class(members: Members, name: str) -> list[ObjectId]:
 
 def _pairs(objects: Iterable[ObjectId]) -> dict[str, list[int]]:
     chosen = [*objects]
-    return {"other_classes": [one[0] for one in chosen], "others": [one[1] for one in chosen]}
+    return {"other_classes": [object_id[0] for object_id in chosen], "others": [object_id[1] for object_id in chosen]}
 
 
 def _expected_oids(connection: Connection, members: Members, expected: list[InventoryItem]) -> dict[str, list[int]]:
-    asked = {"kinds": [one.kind for one in expected], "names": [one.name for one in expected]}
-    found = defaultdict[str, set[int]](set)
+    asked = {"kinds": [item.kind for item in expected], "names": [item.name for item in expected]}
+    oids = defaultdict[str, set[int]](set)
     others = list[ObjectId]()
     for place, of_class, oid in connection.execute(sql.inventory.EXPECTED, asked):
-        found[place].add(oid)
+        oids[place].add(oid)
         others += [(of_class, oid)] if place == "others" else []
-    return {
-        name: sorted({*members.chosen_by_class[of_class], *found[name]}) for name, of_class in PLACES.items()
-    } | _pairs(sorted(others))  # fmt: skip
+    return {name: sorted({*members.chosen_by_class[of_class], *oids[name]}) for name, of_class in PLACES.items()} | _pairs(
+        sorted(others)
+    )
 
 
 def fingerprint(inventory: Iterable[InventoryItem]) -> str:
-    """Return the SHA-256 of the columns and types: what decides whether two states can be merged."""
+    """Return the SHA-256 of columns and types, which decides whether two states can be merged."""
     lines = [f"{item.kind}\t{item.name}\t{item.columns}\n" for item in inventory if item.kind in FINGERPRINT_KINDS]
     return sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 def read_outbound_keys(connection: Connection, members: Members) -> list[ForeignKey]:
-    """Return the foreign keys to tables of other contexts; the session must not depend on its search_path for names."""
+    """Return the foreign keys to other contexts' tables; names must not depend on the session's search_path."""
     keys = dicts(connection, sql.catalog.FOREIGN_KEYS, {"oids": members.oids})
     return [key_of(key) for key in keys if key["table_oid"] in set(members.oids)]
 
 
 def read_disabled_keys(connection: Connection, members: Members) -> list[str]:
-    """Return table.key of each foreign key, from or to these tables, of which a trigger is switched off."""
-    found = connection.execute(sql.in_place.KEYS_SWITCHED_OFF, {"oids": members.oids}).fetchall()
-    return [f"{table}.{name}" for table, name, _ in found]
+    """Return table.key of each foreign key, from or to these tables, with a disabled trigger."""
+    disabled = connection.execute(sql.in_place.KEYS_SWITCHED_OFF, {"oids": members.oids}).fetchall()
+    return [f"{table}.{name}" for table, name, _ in disabled]
 
 
 def dicts(connection: Connection, query: SQL, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of a query, by the names of its columns."""
+    """Return the rows of a query as dictionaries."""
     return connection.cursor(row_factory=dict_row).execute(query, parameters).fetchall()
 
 
 def key_of(row: dict[str, Any]) -> ForeignKey:
-    """Return the foreign key that a row of `FOREIGN_KEYS` tells."""
+    """Return the foreign key in a row of `FOREIGN_KEYS`."""
     return ForeignKey(
         name=row["name"], table=row["table"], references=row["references"], definition=row["definition"],
         on_delete=row["on_delete"], comment=row["comment"],
@@ -258,19 +260,19 @@ def key_of(row: dict[str, Any]) -> ForeignKey:
 
 
 def read_roles(connection: Connection, members: Members) -> list[Role]:
-    """Return the roles that own, or are granted, something of the context."""
+    """Return the roles that own, or are granted, something in the context."""
     chosen = sorted(members.objects)
-    parameters = {"classes": [one[0] for one in chosen], "objects": [one[1] for one in chosen]}
+    parameters = {"classes": [object_id[0] for object_id in chosen], "objects": [object_id[1] for object_id in chosen]}
     return [Role(**row) for row in dicts(connection, sql.catalog.ROLES, parameters | inventory_oids(members))]
 
 
 def read_roles_named(connection: Connection, names: Iterable[str]) -> list[Role]:
-    """Return those of some roles that are not PostgreSQL's own."""
+    """Return the named roles, without PostgreSQL's own."""
     return [Role(**row) for row in dicts(connection, sql.catalog.ROLES_NAMED, {"names": sorted(names)})]
 
 
 def read_sequences(connection: Connection, members: Members) -> list[Sequence]:
-    """Return where the context's sequences are now; call it after the snapshot."""
+    """Return the positions of the context's sequences; call it after the snapshot."""
     names = connection.execute(sql.sequences.SEQUENCES, {"oids": members.chosen_by_class["pg_class"]}).fetchall()
     return [_sequence(connection, schema, name) for schema, name in names]
 
@@ -281,11 +283,11 @@ def _sequence(connection: Connection, schema: str, name: str) -> Sequence:
 
 
 def read_extensions(connection: Connection, members: Members) -> dict[str, str]:
-    """Return the extensions that the context's objects come from, with their versions."""
+    """Return the extensions of the context's objects, with their versions."""
     return dict(connection.execute(sql.catalog.EXTENSIONS, {"oids": members.chosen_by_class["pg_extension"]}).fetchall())
 
 
 def read_database(connection: Connection) -> DatabaseProperties:
-    """Return what a CREATE DATABASE would have to say."""
+    """Return the properties that CREATE DATABASE needs."""
     facts = dicts(connection, sql.databases.DATABASE_FACTS, {})[0]
     return DatabaseProperties(**facts | {"grants": facts["grants"] or []})

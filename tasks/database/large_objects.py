@@ -1,4 +1,4 @@
-"""Large objects in a database: which of them rows name, whose they are, and what they hold."""
+"""Large objects in a database: which of them rows name, their owners, and their content."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,49 +19,49 @@ from tasks.core.rows.job import StreamJob
 from tasks.core.sets.large_objects import LargeObject, digest_pages
 from tasks.database.catalog import Member
 
-# So many are asked about at once.
+# Large objects per query.
 BATCH = 1000
 NUMBER, BOUNDS = re.compile(rb"\d+"), re.compile(rb"(?:\[-?\d+:-?\d+\])+=")
 
 
 @dataclass(frozen=True)
 class References:
-    """The columns of each relation (schema.name) whose values name large objects, and those in which such a value is a part."""
+    """The columns of each relation (schema.name) that hold oids of large objects, whole or in a composite value."""
 
     columns: Mapping[str, list[str]]
     parts: Mapping[str, list[str]]
 
 
 def reference_columns(connection: Connection, members: Iterable[Member]) -> References:
-    """Return the columns of some relations that name large objects, as their types say."""
-    by_oid = {one.oid: one.qualified for one in members}
-    found = connection.execute(sql.large_objects.REFERENCE_COLUMNS, {"oids": [*by_oid]}).fetchall()
-    whole = {by_oid[oid]: columns for oid, columns, _ in found if columns}
-    return References(whole, {by_oid[oid]: parts for oid, _, parts in found if parts})
+    """Return the columns that name large objects, by their types."""
+    by_oid = {member.oid: member.qualified for member in members}
+    rows = connection.execute(sql.large_objects.REFERENCE_COLUMNS, {"oids": [*by_oid]}).fetchall()
+    whole = {by_oid[oid]: columns for oid, columns, _ in rows if columns}
+    return References(whole, {by_oid[oid]: parts for oid, _, parts in rows if parts})
 
 
 def read_references(connection: Connection, job: StreamJob, columns: Sequence[str]) -> set[int]:
-    """Return what the rows of a relation have in some columns; read by COPY, which runs no code of the table's owner."""
-    found = set[int]()
+    """Return the oids in some columns of a relation; read by COPY, which runs no owner's code."""
+    oids = set[int]()
     for rows, _ in stream.row_blocks(connection, replace(job, columns=[*columns])):
         for row in rows:
-            found.update(map(int, numbers_in(row)))
-    return found
+            oids.update(map(int, numbers_in(row)))
+    return oids
 
 
 def numbers_in(text: bytes) -> list[bytes]:
-    """Return the numbers of oids, or of arrays of them, in a line of COPY text."""
+    """Return the oids, or arrays of them, in a line of COPY text."""
     return NUMBER.findall(BOUNDS.sub(b"", text) if b"=" in text else text)
 
 
 def read_facts(connection: Connection, oids: Iterable[int]) -> Iterator[dict[str, Any]]:
-    """Yield those objects that are there, with owner, grants and comment."""
+    """Yield existing objects with owner, grants and comment."""
     for some in batched(sorted(oids)):
         yield from connection.cursor(row_factory=dict_row).execute(sql.large_objects.FACTS, {"oids": some}).fetchall()
 
 
 def read_pages(connection: Connection, oids: Iterable[int]) -> Iterator[list[bytes]]:
-    """Yield the pages of some objects as lines of COPY text, in memory that does not grow with them."""
+    """Yield the pages of some objects as lines of COPY text, in constant memory."""
     connection.execute(sql.large_objects.BY_INDEX)
     for some in batched(oids):
         for lines, _ in stream.copied_blocks(connection, sql.large_objects.copy_pages_out(some)):
@@ -69,49 +69,49 @@ def read_pages(connection: Connection, oids: Iterable[int]) -> Iterator[list[byt
 
 
 def read_objects(connection: Connection, oids: Iterable[int]) -> list[LargeObject]:
-    """Return those objects that are there, every page read."""
+    """Return existing objects, with digests of all their pages."""
     facts = [*read_facts(connection, oids)]
-    pages = digest_pages(read_pages(connection, (one["oid"] for one in facts)))
-    return [described(one, pages.get(one["oid"], RowDigest())) for one in facts]
+    pages = digest_pages(read_pages(connection, (fact["oid"] for fact in facts)))
+    return [described(fact, pages.get(fact["oid"], RowDigest())) for fact in facts]
 
 
 def described(facts: Mapping[str, Any], pages: RowDigest) -> LargeObject:
-    """Return an object of which pages were read."""
+    """Return an object from its facts and the digest of its pages."""
     return LargeObject(**facts, pages=pages.rows, plain_bytes=pages.plain_bytes, digest=pages.hex)
 
 
 def unchanged_since(connection: Connection, oids: Iterable[int], base: Mapping[int, LargeObject], xmin: int) -> set[int]:
-    """Return the objects that have the pages that a full saw, and no other: as many, none of them younger than its snapshot.
+    """Return the objects with exactly the pages of a full: the same count, none younger than its snapshot.
 
-    The proof is that of the blocks of a table (tasks.core.rows.file_blocks): a page that was written again, or is of an object
-    that was made again, is younger; where one went, there are fewer.
+    The proof is that of table blocks (tasks.core.rows.file_blocks): a rewritten page, or one of a
+    re-created object, is younger; a removed one changes the count.
     """
-    found = set[int]()
-    for some in batched(sorted(one for one in oids if one in base and base[one].pages)):
+    unchanged = set[int]()
+    for some in batched(sorted(oid for oid in oids if oid in base and base[oid].pages)):
         counted = connection.execute(sql.large_objects.count_pages(some, xmin)).fetchall()
-        found |= {oid for oid, pages, old in counted if pages == old == base[oid].pages}
-    return found
+        unchanged |= {oid for oid, pages, old in counted if pages == old == base[oid].pages}
+    return unchanged
 
 
 def batched(oids: Iterable[int], size: int = BATCH) -> Iterator[list[int]]:
-    """Yield some oids after the other."""
+    """Yield oids in batches."""
     left = iter(oids)
     while some := [*islice(left, size)]:
         yield some
 
 
 def may_read(connection: Connection) -> bool:
-    """Say whether the login may read what large objects hold, whatever their privileges."""
+    """Return whether the login may read all large objects, whatever their privileges."""
     return bool(connection.execute(sql.large_objects.MAY_READ).fetchall()[0][0])
 
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Say what was done when a session could not read large objects.
+    """Turn errors while reading large objects into ours, with the action that failed.
 
     Raises:
-        MovedSnapshot: the snapshot is gone, or a lock is asked for by others; another snapshot may do.
-        OperationError: the session broke, or a staged file could not be written.
+        MovedSnapshot: the snapshot is gone, or a lock conflicts; retry with another snapshot.
+        OperationError: the session was lost, or a staged file could not be written.
     """
     try:
         yield

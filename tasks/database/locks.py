@@ -1,12 +1,13 @@
-"""The context's advisory lock: shared by backups, exclusive for whatever changes or makes a database of the context.
+"""The context's advisory lock: shared for backups, exclusive for changes to a database of the context.
 
 It is held in the server's `postgres` database, because the context's own may be dropped meanwhile
-(https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS). It ends with the session that holds it, also
-where an administrator or the network ends that. So whoever holds it exclusively asks, right before each step that cannot be
-undone, whether it is held still: in the transaction that does the step, or else on the session that holds it.
+(https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS). It ends with its
+session, which an administrator or the network may end. An exclusive holder therefore checks, right
+before each step that cannot be undone, that it is still held: in the transaction of the step, or
+else in the lock's session.
 
-A shared lock is not asked about. What a backup stores is the state of its snapshot, which its own session keeps together with
-locks on every table, whoever else gets in; to throw such a set away would cost a backup and protect nothing.
+Shared locks are not checked: a backup stores the state of its snapshot, which its own session
+protects with locks on every table. Discarding such a set would cost a backup and protect nothing.
 """
 
 import time
@@ -26,16 +27,16 @@ from tasks.core.run.clock import now
 MAINTENANCE_DATABASE = "postgres"
 SPACE = zlib.crc32(b"bounded context backup") & 0x7FFFFFFF
 POLL_SECONDS = 0.5
-# What the lock's session is asked may go unanswered for so long: keepalives notice a dead network only where nothing was sent.
+# Limit on unacknowledged data of the lock's session: keepalives detect a dead network only if idle.
 UNANSWERED = {"tcp_user_timeout": "90000"}
 
-# Whoever waits for a lock that the snapshot holds, and all who queue behind him, may wait as long.
+# How long a lock request, and others queued behind it, may wait.
 LOCK_WAIT_SECONDS = 20
 
 
 @dataclass(frozen=True)
 class ContextLock:
-    """A lock while it is held: what it is of, the session that holds it, and how pg_locks shows it."""
+    """A held lock: its context, its session, and its entry in pg_locks."""
 
     context: str
     connection: Connection = field(repr=False, compare=False)
@@ -46,10 +47,10 @@ class ContextLock:
     mode: str
 
     def require_held(self, before: str, asking: Connection | None = None) -> None:
-        """Make sure that the lock is held still, right `before` a step; asked in the session that does it, if there is one.
+        """Make sure that the lock is still held right `before` a step, asked in the step's session if given.
 
         Raises:
-            LostLock: it is not; the step is named, and is not to be done.
+            LostLock: it is not; the step must not be done.
         """
         if not self.is_held(asking):
             raise LostLock(
@@ -59,7 +60,7 @@ class ContextLock:
             )
 
     def is_held(self, asking: Connection | None = None) -> bool:
-        """Say whether the lock is held still, as the server sees it; a session that is gone holds nothing."""
+        """Return whether the server still shows the lock as held; a lost session holds nothing."""
         asked = self.key | {"database": self.database, "mode": self.mode, "pid": self.pid, "began": self.began}
         try:
             return bool((asking or self.connection).execute(sql.locks.HOLDS_LOCK, asked).fetchall()[0][0])
@@ -80,8 +81,8 @@ def context_lock(
     """Hold the context's lock on a server.
 
     Raises:
-        BadInput: the connection goes through a pooler, which would lose the lock.
-        OperationError: others hold it for longer than wait_seconds; they are named.
+        BadInput: the connection uses a pooler, which would lose the lock.
+        OperationError: others held it for wait_seconds; they are named.
     """
     with connect(_noticing(server), MAINTENANCE_DATABASE, title) as connection:
         _refuse_pooler(connection, server)
@@ -95,14 +96,14 @@ def context_lock(
                     f'context "{context}" is locked by {holders or "a run that just ended"} for more than {wait_seconds:.0f} s; '
                     "wait for it to end, or end it, and run again"
                 )
-            # Not waited for in the server: a statement that waits holds a snapshot, which keeps vacuum from its work.
+            # Polled, because a waiting statement would hold a snapshot, which holds back vacuum.
             time.sleep(POLL_SECONDS)
         pid, began, database = connection.execute(sql.locks.LOCK_SESSION).fetchall()[0]
         yield ContextLock(context, connection, pid, began, database, key, "ExclusiveLock" if exclusive else "ShareLock")
 
 
 def _noticing(server: Server) -> Server:
-    """Return the server with a limit on how long a session waits for what it sent to arrive."""
+    """Return the server with a limit on unacknowledged data."""
     return replace(server, parameters=UNANSWERED | server.parameters)
 
 
@@ -117,10 +118,10 @@ def _refuse_pooler(connection: Connection, server: Server) -> None:
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """Make a lock that was not to be had in time a reason to start over.
+    """Turn a lock timeout into a reason to retry.
 
     Raises:
-        MovedSnapshot: it was not.
+        MovedSnapshot: lock timeout.
     """
     try:
         yield

@@ -1,8 +1,9 @@
-"""Which login does what: the source's code runs in sessions of one that may do what the owner of the objects may, and no more.
+"""Which login does what: the source's code runs as a login with the rights of its owner, and no others.
 
-Checks, triggers, defaults, generated columns, domains, casts, index expressions, views and repairs are code of whoever owns the
-tables. SET ROLE and SET SESSION AUTHORIZATION keep no code from what its session's login may do: one set_config undoes both. So
-the login itself is the border. Each run looks what that login may, and refuses one that may more.
+Checks, triggers, defaults, generated columns, domains, casts, index expressions, views and repairs
+are code of the tables' owner. SET ROLE and SET SESSION AUTHORIZATION do not confine code, as one
+set_config reverts them. So the login is the security boundary, and each run refuses a login with
+further rights.
 """
 
 import os
@@ -30,21 +31,21 @@ LET_IN = "give it a password (\\password {login}), and where that is not the one
 
 
 def with_loader(site: Site, run: Run, *, acting: bool = True) -> Site:
-    """Return the site with the login in whose sessions the code of its live database runs, until the run ends.
+    """Return the site with the login that runs the code of its live database, until the run ends.
 
-    One that is not to be `acting` for the owners, because nothing of theirs is touched, may also be no member of them.
+    If it is not `acting` for the owners, it need not be a member of them.
 
     Raises:
-        BadInput: there is no login that may do what the owners may and no more; or the database cannot be reached.
+        BadInput: no login has exactly the owners' rights; or the database cannot be reached.
     """
     return replace(site, loader=find_loader(site.server, run, live_owners(site, run), is_live=True, acting=acting))
 
 
 def require_all_rows(site: Site, run: Run) -> None:
-    """Make sure that the tables' owner, and so the login that acts for him, meets every row of the live database.
+    """Make sure that row-level security hides no rows of the live database from the tables' owner.
 
     Raises:
-        BadInput: row-level security is forced on tables: he would read, write and delete a part of their rows.
+        BadInput: it is forced on some tables, so that only part of their rows would be processed.
     """
     with connect(site.owners_login, site.database, run.title) as connection:
         members = catalog.read_members(connection, catalog.present(connection, site.context), restorable=False)
@@ -52,13 +53,13 @@ def require_all_rows(site: Site, run: Run) -> None:
     if hidden:
         remedy = " ".join(f"ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY;" for name in hidden)
         raise BadInput(
-            f"row-level security is forced on {', '.join(hidden)}: policies would keep rows even from the owner, for whom "
-            f"this acts; nothing was touched; run for as long as it takes: {remedy}"
+            f"row-level security is forced on {', '.join(hidden)}: policies would hide rows even from the owner, as whom "
+            f"this runs; nothing was touched; run, and revert afterwards: {remedy}"
         )
 
 
 def loader_or_reason(site: Site, run: Run) -> tuple[Server | None, str]:
-    """Return the login for the code of a live database's owners; or None, and why there is none."""
+    """Return the login for the code of a live database's owners, or None and the reason."""
     try:
         return with_loader(site, run).owners_login, ""
     except OperationError as error:
@@ -67,55 +68,56 @@ def loader_or_reason(site: Site, run: Run) -> tuple[Server | None, str]:
 
 
 def live_owners(site: Site, run: Run) -> list[str]:
-    """Return the roles that own something of the context in its live database; where nothing of it is left, its schema's owner."""
+    """Return the roles that own objects of the live context, or its schema's owner if no objects are left."""
     with connect(site.server, site.database, run.title) as connection:
         members = catalog.read_members(connection, catalog.present(connection, site.context), restorable=False)
         chosen = members.chosen_by_class
         named = {"relations": chosen["pg_class"], "functions": chosen["pg_proc"], "types": chosen["pg_type"]}
-        found = connection.execute(sql.logins.OWNERS, named).fetchall()
-        found = found or connection.execute(sql.logins.OWNER_OF_SCHEMA, {"schema": site.context.namespace}).fetchall()
-        return [row[0] for row in found]
+        rows = connection.execute(sql.logins.OWNERS, named).fetchall()
+        rows = rows or connection.execute(sql.logins.OWNER_OF_SCHEMA, {"schema": site.context.namespace}).fetchall()
+        return [row[0] for row in rows]
 
 
 def require_temporary(connection: Connection) -> None:
-    """Refuse to begin what needs TEMP tables where the login may make none.
+    """Refuse a login that may not create TEMP tables.
 
     Raises:
         BadInput: it may not.
     """
     if not _asked(connection, sql.logins.MAY_USE_TEMPORARY):
         name, login = connection.info.dbname, connection.info.user
-        raise BadInput(f'login "{login}" may make no TEMP tables; run: GRANT TEMPORARY ON DATABASE "{name}" TO "{login}";')
+        raise BadInput(f'login "{login}" may not create TEMP tables; run: GRANT TEMPORARY ON DATABASE "{name}" TO "{login}";')
 
 
 def find_loader(
     server: Server, run: Run, owners: Collection[str], *, is_live: bool = False, acting: bool = True,
     only_superusers: Collection[str] = (),
 ) -> Server:  # fmt: skip
-    """Return the address with the login in whose sessions code of these owners runs.
+    """Return the address with the login that runs these owners' code.
 
-    It is the login that is named for that, else this one if it may no more than an owner, else `backup_loader`, else one that is
-    made for the run where this login may make it. Owners that are no roles of the server are passed over.
+    It is the configured login, else this one if it has no more rights than an owner, else
+    `backup_loader`, else one created for the run if this login may. Owners that do not exist as
+    roles are skipped.
 
     Args:
         server: the server, with the run's own login.
-        run: the run, at whose end a login that was made for it is dropped.
+        run: the run, at whose end a login created for it is dropped.
         owners: the roles that own the objects.
-        is_live: owners who are superusers are left out where there are others: what is theirs will be refused by itself.
-        acting: it must be a member of each owner.
-        only_superusers: what is to be made that only a superuser can make.
+        is_live: skip superuser owners if there are others: their objects will be refused anyway.
+        acting: the login must be a member of each owner.
+        only_superusers: objects to create that only a superuser can.
 
     Raises:
-        BadInput: there is none; a login that was found may more, or may not act for an owner; or it takes a superuser.
+        BadInput: no login fits: it has more rights, lacks an owner's, or a superuser is required.
     """
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         there = dict(connection.execute(sql.logins.ROLES_THERE, {"names": sorted(owners)}).fetchall())
         named = [name for name, is_superuser in there.items() if not is_superuser]
         above = [name for name in there if name not in named]
         if above and (_is_trusted(connection) or not (is_live and named)):
-            return _as_superuser(connection, server, f"objects belong to {', '.join(above)}, a superuser", above)
+            return _as_superuser(connection, server, f"objects belong to superuser {', '.join(above)}", above)
         if only_superusers:
-            return _as_superuser(connection, server, f"only a superuser can make {', '.join(only_superusers)}")
+            return _as_superuser(connection, server, f"only a superuser can create {', '.join(only_superusers)}")
         loader = _choose(connection, server, run, named, acting=acting)
     get_run_logger().info('code of %s runs as login "%s"', ", ".join(named) or "the owners", loader.user)
     return loader
@@ -130,11 +132,12 @@ def _as_superuser(connection: Connection, server: Server, why: str, owners: Iter
     if not _is_trusted(connection):
         instead = (
             "give them to the tables' owner in the source (ALTER … OWNER TO, REASSIGN OWNED BY) and back up again; or, where "
-            if owners else "where "
-        )  # fmt: skip
+            if owners
+            else "where "
+        )
         raise BadInput(
-            f"{why}: code of owners could do anything to the server while that is loaded; {instead}whoever may change them is "
-            f"trusted like a superuser, run as a superuser and say so: {AS_SUPERUSER}=<that login>"
+            f"{why}: owners' code could do anything to the server while loading; {instead}everyone who may change them is "
+            f"trusted like a superuser, run as a superuser and confirm it: {AS_SUPERUSER}=<that login>"
         )
     get_run_logger().warning('%s: code of owners runs as "%s" (%s)', why, login, AS_SUPERUSER)
     return server
@@ -150,55 +153,56 @@ def _choose(connection: Connection, server: Server, run: Run, owners: list[str],
         sweep_logins(connection)
     why = f'there is no login "{LOADER}": run, as a superuser, {ROLES_FILE}; then {LET_IN.format(login=LOADER)}'
     if is_named or _asked(connection, sql.logins.HAS_ROLE, name=LOADER):
-        found = _fit(candidates, run, owners)
-        if isinstance(found, Server):
-            return found
-        why = found
+        fitting = _fit(candidates, run, owners)
+        if isinstance(fitting, Server):
+            return fitting
+        why = fitting
     if not is_named and may_make:
         return _make_login(server, run, owners)
     raise BadInput(
-        f'login "{connection.info.user}" may more ({", ".join(beyond) or "roles that others own"}) than those whose code it '
-        f"would run, and {why}"
+        f'login "{connection.info.user}" has more rights ({", ".join(beyond) or "roles that others own"}) '
+        f"than the owners of the code that it would run, and {why}"
     )
 
 
 def candidates_of(server: Server, kind: str, default: str) -> tuple[list[Server], bool]:
-    """Return the login for a kind of work with the passwords to try, and whether it was named for that.
+    """Return candidates of the login for a kind of work, by password, and whether it is configured.
 
-    BACKUP_<KIND>_USER and BACKUP_<KIND>_PASSWORD name it, or the block of its own beside the server's block.
+    BACKUP_<KIND>_USER and BACKUP_<KIND>_PASSWORD name it, or its own block beside the server's
+    block.
     """
     user, password = (os.environ.get(f"BACKUP_{kind.upper()}_{word}") for word in ("USER", "PASSWORD"))
     if not user and not password and (registered := login_blocks(server, kind)):
         return [registered], True
-    # A passfile has a password for each login; where there is none, all may have the same one.
+    # A passfile has passwords by login; without one, all logins may share a password.
     passwords = [password] if password else [None, server.password]
-    return [server.as_login(user or default, one) for one in dict.fromkeys(passwords)], bool(user or password)
+    return [server.as_login(user or default, password) for password in dict.fromkeys(passwords)], bool(user or password)
 
 
 def _fit(candidates: Iterable[Server], run: Run, owners: list[str]) -> Server | str:
-    """Return the first login that is let in, if it may act for all owners; else why not.
+    """Return the first login that can connect, if it may act for all owners; else the reason.
 
     Raises:
-        BadInput: it may more.
+        BadInput: it has further rights.
     """
-    said = ""
+    reason = ""
     for login in candidates:
         try:
             with connect(login, MAINTENANCE_DATABASE, run.title) as connection:
                 beyond, lacking = _beyond(connection, owners), _lacking(connection, owners)
         except BadInput as error:
-            said = said or (f"{error}; {LET_IN.format(login=login.user)} (the login is made by {ROLES_FILE})")
+            reason = reason or (f"{error}; {LET_IN.format(login=login.user)} (the login is created by {ROLES_FILE})")
             continue
         if beyond:
             raise BadInput(
-                f'login "{login.user}" may more than {", ".join(owners) or "the owners"}, whose code runs in its sessions: '
-                f"{', '.join(beyond)}; take that from it ({ROLES_FILE}), or name another login with BACKUP_LOADER_USER"
+                f'login "{login.user}" has more rights than {", ".join(owners) or "the owners"}, whose code it runs: '
+                f"{', '.join(beyond)}; revoke them ({ROLES_FILE}), or name another login with BACKUP_LOADER_USER"
             )
         if lacking:
             grants = " ".join(f'GRANT "{role}" TO "{login.user}";' for role in lacking)
-            return f'login "{login.user}" may not make objects for {", ".join(lacking)}; run as administrator: {grants}'
+            return f'login "{login.user}" may not create objects for {", ".join(lacking)}; run as administrator: {grants}'
         return login
-    return said
+    return reason
 
 
 def _beyond(connection: Connection, owners: list[str]) -> list[str]:
@@ -215,13 +219,13 @@ def _asked(connection: Connection, question: psycopg.sql.SQL, **values: str) -> 
 
 
 def _make_login(server: Server, run: Run, owners: Iterable[str]) -> Server:
-    """Make a login that is a member of the owners; it is dropped when the run ends, or by the next run if this one is killed."""
+    """Create a login that is a member of the owners; it is dropped when the run, or else the next run, ends."""
     name, password = f"{LOADER}_{run.id}_{secrets.token_hex(4)}", secrets.token_urlsafe(24)
-    # This session's lock says that the run lives.
+    # This session's lock shows that the run is alive.
     keeper = run.until_end.enter_context(connect(server, MAINTENANCE_DATABASE, run.title))
     keeper.execute(sql.logins.LOCK, _key(name))
     until = keeper.execute(sql.logins.VALID_UNTIL, {"hours": sql.logins.LIFETIME_HOURS}).fetchall()[0][0]
-    # As a verifier, so that no log of the server has the password.
+    # As a verifier, so that the password is in no log of the server.
     verifier = keeper.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
     keeper.execute(sql.logins.create_login(name, verifier, until))
     run.until_end.callback(_drop_login, server, run, name)
@@ -229,13 +233,13 @@ def _make_login(server: Server, run: Run, owners: Iterable[str]) -> Server:
     for owner in owners:
         keeper.execute(sql.logins.grant_role(owner, name, major))
     if not _asked(keeper, sql.logins.IS_SUPERUSER):
-        # Who makes it may end its sessions.
+        # Its creator must be able to terminate its sessions.
         keeper.execute(sql.logins.grant_role(name, keeper.info.user, major))
     try:
         with connect(login, MAINTENANCE_DATABASE, run.title):
-            get_run_logger().info('login "%s" made for this run', name)
+            get_run_logger().info('login "%s" created for this run', name)
     except BadInput as error:
-        raise BadInput(f"a login that was made for this run is not let in: {error}; or make {LOADER}: {ROLES_FILE}") from error
+        raise BadInput(f"a login created for this run cannot connect: {error}; or create {LOADER}: {ROLES_FILE}") from error
     return login
 
 
@@ -244,8 +248,8 @@ def _drop_login(server: Server, run: Run, name: str) -> None:
         with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
             _drop(connection, name)
     except (OperationError, psycopg.Error) as error:
-        said = message_of(error) if isinstance(error, psycopg.Error) else str(error)
-        get_run_logger().warning('login "%s", made for this run, stays: %s; run: DROP ROLE "%s"', name, said, name)
+        message = message_of(error) if isinstance(error, psycopg.Error) else str(error)
+        get_run_logger().warning('login "%s", created for this run, remains: %s; run: DROP ROLE "%s"', name, message, name)
 
 
 def _drop(connection: Connection, name: str) -> None:
@@ -254,17 +258,17 @@ def _drop(connection: Connection, name: str) -> None:
 
 
 def sweep_logins(connection: Connection) -> None:
-    """Drop the logins of runs that died: nobody holds their locks."""
+    """Drop the logins of dead runs, whose locks nobody holds."""
     for (name,) in connection.execute(sql.logins.OF_RUNS).fetchall():
         if not connection.execute(sql.logins.TRY_LOCK, _key(name)).fetchall()[0][0]:
             continue
         try:
             _drop(connection, name)
-            get_run_logger().warning('login "%s" of a run that died was dropped', name)
+            get_run_logger().warning('login "%s" of a dead run was dropped', name)
         except psycopg.Error as error:
             if connection.broken:
                 raise
-            get_run_logger().warning('login "%s" of a run that died stays: %s', name, message_of(error))
+            get_run_logger().warning('login "%s" of a dead run remains: %s', name, message_of(error))
         finally:
             connection.execute(sql.logins.UNLOCK, _key(name))
 
@@ -277,7 +281,7 @@ def find_roles_login(server: Server, run: Run) -> Server | None:
     """Return the address with a login that may create roles; None if there is none.
 
     Raises:
-        BadInput: the one that was named is not let in, or may not.
+        BadInput: the configured login cannot connect, or lacks CREATEROLE.
     """
     candidates, is_named = candidates_of(server, "roles", ROLES)
     refused = BadInput()

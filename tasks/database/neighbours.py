@@ -1,6 +1,7 @@
-"""Rows of other contexts' tables that refer to ours, where the login of our owner may not look: the run's own login counts them.
+"""Counting rows of other contexts' tables that refer to ours, with the run's own login.
 
-Values of ours go there as text, into a TEMP table of built-in types: nothing of an owner's is called.
+It may read where our owner's login may not. Values are passed as text in a TEMP table of built-in
+types, so that no owner's code is called.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +15,14 @@ from tasks.core.postgres.connection import Connection, Server, connect
 from tasks.run.run import Run
 from tasks.run.site import Site
 
-# What others have locked is not waited for.
+# Tables locked by others are not waited for.
 LOCK_SECONDS = 1
 Values = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Where the run's own login looks."""
+    """The address of the run's own login."""
 
     server: Server
     database: str
@@ -29,11 +30,14 @@ class Neighbours:
 
     @classmethod
     def of(cls, site: Site, run: Run) -> "Neighbours":
-        """Return where a run on a site looks."""
+        """Return the address for a run on a site."""
         return cls(site.server, site.database, run.title)
 
     def is_empty(self, table: str) -> bool | None:
-        """Say whether a table of another context, named as the catalogue does, has no rows; None if nobody here may look."""
+        """Return whether another context's table is empty, named as in the catalog.
+
+        None if unreadable.
+        """
         with connect(self.server, self.database, self.title) as connection:
             connection.execute(sql.session.FIXED_SETTINGS)
             connection.execute(sql.session.set_lock_timeout(LOCK_SECONDS))
@@ -45,11 +49,13 @@ class Neighbours:
                 return None
 
     def count_referring(self, key: Mapping[str, Any], values: Values) -> dict[int, int] | None:
-        """Count by value the rows that refer to it by a foreign key of another context's table; None if nobody here may look.
+        """Count the rows that refer to each value by another context's foreign key.
+
+        None if unreadable.
 
         Args:
             key: a row of sql.in_place.INBOUND_KEYS.
-            values: of each row referred to, what its referenced columns have, as text.
+            values: for each referenced row, its referenced columns as text.
         """
         if not values:
             return {}

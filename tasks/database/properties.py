@@ -1,4 +1,4 @@
-"""What CREATE DATABASE has to say for a database to be like its source."""
+"""Options of CREATE DATABASE for a database like its source."""
 
 from tasks.core.database.objects import DatabaseProperties
 
@@ -6,7 +6,7 @@ LOCALE_PROVIDERS = {"i": "icu", "c": "libc", "b": "builtin"}
 
 
 def database_options(source: DatabaseProperties, major: int) -> list[tuple[str, str]]:
-    """Return what CREATE DATABASE has to say so that text sorts and compares as in the source."""
+    """Return the options of CREATE DATABASE with which text sorts and compares as in the source."""
     options = [("ENCODING", source.encoding), ("LC_COLLATE", source.collate), ("LC_CTYPE", source.ctype)]
     provider = LOCALE_PROVIDERS.get(source.locale_provider or "c", "libc")
     if major >= 15:

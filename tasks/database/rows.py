@@ -1,4 +1,4 @@
-"""Tables and leaf partitions: rows out of the database and into it."""
+"""Rows of tables and leaf partitions, out of a database and into one."""
 
 import json
 import time
@@ -33,17 +33,17 @@ PROJECT = Path(stream.__file__).parents[3]
 
 @dataclass(frozen=True)
 class Dumped:
-    """A relation's rows in a staged file, and how long it took."""
+    """A relation's rows in a staged file, and the seconds it took."""
 
     facts: StreamFacts
     seconds: float
 
 
 def run_stream(server: Server, run: Run, job: StreamJob, size_bytes: int, moved: Moved = unmeasured) -> StreamFacts:
-    """Read a relation here if it is small, else in a process of its own; say how many bytes of rows have gone by.
+    """Read a relation here if it is small, else in a child process; report how many bytes are done.
 
     Raises:
-        MovedSnapshot: the snapshot is gone or a lock is asked for by others; another snapshot may do.
+        MovedSnapshot: the snapshot is gone, or a lock conflicts; retry with another snapshot.
         OperationError: the session broke, or the file could not be written.
     """
     facts = _run_process(server, run, job, moved) if size_bytes > SMALL_BYTES else _run_here(server, job, moved)
@@ -79,10 +79,10 @@ def _run_process(server: Server, run: Run, job: StreamJob, moved: Moved) -> Stre
 
 
 def _last_answer(lines: Iterable[bytes], moved: Moved) -> dict[str, Any]:
-    """Pass on how far a process is; return what it says at last, nothing if it was ended before."""
+    """Pass on a process's progress; return its last answer, empty if it was killed."""
     answer: dict[str, Any] = {}
     for line in lines:
-        # Of a process that is killed the last line may be cut.
+        # The last line of a killed process may be truncated.
         answer = json.loads(line) if line.endswith(b"\n") else {}
         if (position := answer.pop("moved", None)) is not None:
             moved(position)
@@ -95,7 +95,7 @@ def _error(job: StreamJob, fault: StreamFault) -> OperationError:
 
 
 def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int, moved: Moved = unmeasured) -> Dumped:
-    """Stream one relation's rows, hashed and compressed, into the staging folder."""
+    """Stream a relation's rows, hashed and compressed, into the staging folder."""
     started = time.monotonic()
     facts = run_stream(server, run, job, size_bytes, moved)
     dumped = Dumped(facts, time.monotonic() - started)
@@ -106,7 +106,7 @@ def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int, moved:
 
 
 def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
-    """Say whether a relation has the rows that the base saw, and no other.
+    """Return whether a relation has exactly the rows of the base.
 
     Raises:
         MovedSnapshot, OperationError: as run_stream.
@@ -118,7 +118,7 @@ def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
 
 
 def runs_code(server: Server, job: StreamJob) -> bool:
-    """Say whether a query of a relation, other than to read it whole, would run code of its owner.
+    """Return whether a query of a relation, other than reading all of it, would run its owner's code.
 
     Raises:
         MovedSnapshot, OperationError: as run_stream.
@@ -134,9 +134,9 @@ def load_table(
     server: Server, database: str, title: str, relation: Relation, sources: list[RowSource], encoding: str,
     moved: Moved = unmeasured,
 ) -> float | None:  # fmt: skip
-    """Load one relation's rows into a database that is being made; return the seconds it took.
+    """Load a relation's rows into a new database; return the seconds it took.
 
-    None, and it is empty, where a row belongs to another partition here.
+    None if a row belongs to another partition here; the relation is then empty.
 
     Raises:
         RestoreDiffers: another number of rows arrived than the manifest says.
@@ -148,15 +148,15 @@ def load_table(
                 connection.execute(sql.rows.empty_relation(relation.namespace, relation.name))
                 return load_rows(connection, relation, sources, encoding, freeze=True, moved=moved)
         except MisplacedRow as error:
-            get_run_logger().info("%s; once more through the table that is divided", error)
+            get_run_logger().info("%s; loading it again through the partitioned table", error)
             return None
 
 
 @step(name="load {family.qualified}")
 def load_family(
     server: Server, database: str, title: str, family: Family, sources: Mapping[str, list[RowSource]], encoding: str
-) -> dict[str, float]:  # fmt: skip
-    """Load the rows of a table that is divided by hash through that table, into partitions that are emptied before.
+) -> dict[str, float]:
+    """Load a hash-partitioned table's rows through that table, into emptied partitions.
 
     Returns seconds by relation.
 
@@ -172,23 +172,23 @@ def load_family(
 
 def load_through(
     connection: Connection, family: Family, sources: Mapping[str, list[RowSource]], encoding: str, path: str | None = None
-) -> dict[str, float]:  # fmt: skip
-    """Load the rows of a table that is divided by hash through that table; return seconds by relation."""
+) -> dict[str, float]:
+    """Load a hash-partitioned table's rows through that table; return seconds by relation."""
     return {
-        one.qualified: load_rows(connection, one, sources[one.qualified], encoding, into=family.table, path=path)
-        for one in family.relations
+        relation.qualified: load_rows(connection, relation, sources[relation.qualified], encoding, into=family.table, path=path)
+        for relation in family.relations
     }
 
 
 @contextmanager
 def _load_errors(connection: Connection, relation: Relation) -> Iterator[None]:
-    """Raise what goes wrong while rows are loaded as an error of ours that names the relation."""
+    """Turn load errors into ours, naming the relation."""
     try:
         yield
     except zstandard.ZstdError as error:
         raise DamagedSet(f"loading {relation.qualified}: {error}; restore another set") from error
     except psycopg.errors.CheckViolation as error:
-        # A check has a name, the bounds of a partition have none.
+        # Checks have a name, partition bounds have none.
         kind = OperationError if error.diag.constraint_name else MisplacedRow
         raise kind(f"loading {relation.qualified}: {message_of(error)}") from None
     except psycopg.errors.ForeignKeyViolation as error:
@@ -203,13 +203,13 @@ def load_rows(
     connection: Connection, relation: Relation, sources: list[RowSource], encoding: str, *,
     freeze: bool = False, into: tuple[str, str] | None = None, moved: Moved = unmeasured, path: str | None = None,
 ) -> float:  # fmt: skip
-    """Load one relation's rows in a session with the fixed settings, or into another table; return the seconds it took.
+    """Load a relation's rows in a session with fixed settings, or into another table; return the seconds.
 
-    Code that this runs finds names on the path of the source, by default that of this database.
+    Code that this runs has the source's search_path, by default this database's.
 
     Raises:
-        BrokenKey: a foreign key that is there does not take the rows.
-        MisplacedRow: it is a partition, and a row belongs to another one here.
+        BrokenKey: an existing foreign key refuses the rows.
+        MisplacedRow: a row belongs to another partition here.
         RestoreDiffers: another number of rows arrived than the manifest says.
     """
     started, written = time.monotonic(), 0
@@ -234,20 +234,18 @@ def load_rows(
 
 
 def bases_of_domains(connection: Connection, oid: int) -> dict[str, str]:
-    """Return the types under those columns of a relation that are of domains, by column."""
-    found = connection.execute(sql.staging.DOMAIN_COLUMNS, {"oids": [oid]}).fetchall()
-    return {name: base for _, name, base in found}
+    """Return the base types of a relation's domain columns, by column."""
+    domains = connection.execute(sql.staging.DOMAIN_COLUMNS, {"oids": [oid]}).fetchall()
+    return {name: base for _, name, base in domains}
 
 
 @step(name="compare {relation.name}")
-def read_back(
-    server: Server, database: str, run: Run, relation: Relation, encoding: str, moved: Moved = unmeasured
-) -> RowDigest:  # fmt: skip
+def read_back(server: Server, database: str, run: Run, relation: Relation, encoding: str, moved: Moved = unmeasured) -> RowDigest:
     """Read a restored relation; return count and digest of its rows."""
     facts = run_stream(server, run, reading_job(database, run, relation, encoding), relation.plain_bytes, moved)
     return RowDigest(facts.rows, int(facts.digest, 16))
 
 
 def reading_job(database: str, run: Run, relation: Relation, encoding: str) -> StreamJob:
-    """Return the job that reads a restored relation as it was read when it was backed up."""
+    """Return the job that reads a restored relation as the backup did."""
     return StreamJob(database, run.title, relation.namespace, relation.name, relation.columns, encoding)

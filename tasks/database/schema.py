@@ -1,4 +1,4 @@
-"""The schema, dumped whole, and the list of the context's part of it."""
+"""Dumping the whole schema, and listing the context's part of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ from tasks.run.site import Site
 @step
 def dump_schema(
     site: Site, run: Run, pg_dump: Program, archive: Path, encoding: str, unreadable: Sequence[tuple[str, str]]
-) -> None:  # fmt: skip
-    """Dump the schema of the whole database but for unreadable tables of others, 0600, in pg_dump's custom format.
+) -> None:
+    """Dump the schema of the whole database except unreadable tables of others, 0600, in custom format.
 
     Raises:
-        MovedSnapshot: pg_dump failed, as it does when a table is dropped while it looks; another try may do.
+        MovedSnapshot: pg_dump failed, as when a table is dropped meanwhile; a retry may succeed.
     """
     archive.touch(mode=0o600)
     spared = [sql.names.quoted_name(*name) for name in unreadable]
@@ -48,21 +48,21 @@ def dump_schema(
 
 @dataclass(frozen=True)
 class Wanted:
-    """What of an archive is restored: objects by (classid, oid), and what is said about schemas; and where it has to be from.
+    """The part of an archive to restore, by (classid, oid) and schemas, and the archive's origin.
 
-    Of objects that are `told` the statements are wanted, in the archive's encoding.
+    The statements of objects `outside` that part are returned too, in the archive's encoding.
     """
 
     origin: Origin
     schemas: frozenset[str]
     objects: frozenset[ObjectId]
-    told: frozenset[ObjectId]
+    outside: frozenset[ObjectId]
     encoding: str
 
 
 @dataclass(frozen=True)
 class ContextPart:
-    """The -L list of the context's part of an archive, a digest of what it makes, and statements of objects that are not in it."""
+    """The -L list of the context's part, a digest of what it creates, and statements of objects outside."""
 
     listing: str
     digest: str
@@ -80,24 +80,28 @@ def context_part(run: Run, pg_restore: Program, archive: Path, wanted: Wanted) -
     script = run.running.run(programs.script_command(pg_restore, archive, verbose=True), {}).output
     entries, dependencies = parse_list(listed), parse_dependencies(script.decode(errors="replace"))
     chosen = choose_entries(entries, dependencies, wanted.objects, wanted.schemas)
-    digest = digest_of(parse_chunks(script)[1], {one.dump_id for one in chosen})
-    return ContextPart(render_list(chosen), digest, statements_of(script, wanted.encoding, entries, wanted.told))
+    digest = digest_of(parse_chunks(script)[1], {entry.dump_id for entry in chosen})
+    return ContextPart(render_list(chosen), digest, statements_of(script, wanted.encoding, entries, wanted.outside))
 
 
-def _require_origin(found: Origin | None, expected: Origin) -> None:
-    if found != expected.listed:
-        said = f'database "{found.database}" of a server {found.server}' if found else "a database that it does not name"
+def _require_origin(actual: Origin | None, expected: Origin) -> None:
+    if actual != expected.listed:
+        source = f'database "{actual.database}" of a server {actual.server}' if actual else "a database that it does not name"
         raise OperationError(
-            f'pg_dump was to dump database "{expected.database}" of a server {expected.server}, and dumped {said}: nothing is '
+            f'pg_dump was to dump database "{expected.database}" of a server {expected.server}, and dumped {source}: nothing is '
             "published; see that no service file (PGSERVICE, PGSERVICEFILE) and no other setting leads programs elsewhere, and "
             "run again"
         )
 
 
 def read_chunks(
-    run: Run, pg_restore: Program, section: str | None, archive: Path, listing: Path
-) -> tuple[bytes, list[Chunk]]:  # fmt: skip
-    """Return the statements of one section of the context's part, or of all, entry by entry, and the settings before them."""
+    run: Run,
+    pg_restore: Program,
+    section: str | None,
+    archive: Path,
+    listing: Path,
+) -> tuple[bytes, list[Chunk]]:
+    """Return a section of the context's part, or all of it, entry by entry, and the settings before."""
     warn_of_unsafe(run, pg_restore)
     argv = programs.script_command(pg_restore, archive, verbose=True, options=programs.restore_options(section, listing))
     return parse_chunks(run.running.run(argv, {}).output)

@@ -1,8 +1,8 @@
-"""Taking the snapshot of a context: one instant at which its schema, its members and its rows belong together.
+"""Taking the snapshot of a context: a point in time at which schema, members and rows are consistent.
 
-The order is what keeps rows from being lost silently: lock, then dump the schema, then take the snapshot, then look whether
-what was locked is still what there is. LOCK takes no snapshot, so everything after it is current
-(https://www.postgresql.org/docs/current/sql-lock.html).
+The order prevents silent loss of rows: lock, dump the schema, take the snapshot, then check that
+the locked relations are still those of the snapshot. LOCK takes no snapshot, so everything after it
+is current (https://www.postgresql.org/docs/current/sql-lock.html).
 """
 
 import time
@@ -31,14 +31,14 @@ from tasks.database.schema import dump_schema
 from tasks.run.run import Run
 from tasks.run.site import Site
 
-# The WAL writer sleeps 10 s at most between two rounds, and may take three.
+# The WAL writer sleeps up to 10 s between rounds, and may take three.
 FLUSH_SECONDS = 120.0
 FLUSH_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An exported snapshot, held open by its coordinator, with what was found under it."""
+    """An exported snapshot, held open by its coordinator, with its facts."""
 
     name: str
     coordinator: Connection
@@ -63,10 +63,11 @@ class Snapshot:
             raise OperationError(f"the session that held the snapshot was lost: {error}; run again") from error
 
     def require_flushed(self, site: Site, run: Run, wait_seconds: float = FLUSH_SECONDS) -> None:
-        """Wait until a crash of the server cannot take back anything that the snapshot sees.
+        """Wait until a server crash cannot lose anything that the snapshot sees.
 
-        With asynchronous commit it sees transactions that are not on disk yet: were they lost, others would get their numbers, and
-        their rows' places (https://www.postgresql.org/docs/current/wal-async-commit.html).
+        With asynchronous commit it sees transactions that are not flushed: after a crash others
+        would reuse their numbers and row positions
+        (https://www.postgresql.org/docs/current/wal-async-commit.html).
 
         Raises:
             OperationError: it took too long.
@@ -79,9 +80,9 @@ class Snapshot:
         while not self._is_flushed():
             if time.monotonic() > deadline:
                 raise OperationError(
-                    f"the server did not flush its log up to {self.written}, where the snapshot is, within {wait_seconds:.0f} s "
-                    "(asynchronous commit, a slow disk): after a crash the set would have rows that the server has not; look at "
-                    "wal_writer_delay and at the server's disk, and run again"
+                    f"the server did not flush WAL up to {self.written}, the snapshot's position, within {wait_seconds:.0f} s "
+                    "(asynchronous commit, a slow disk): after a crash the set would have rows that the server lacks; check "
+                    "wal_writer_delay and the server's disk, and run again"
                 )
             time.sleep(FLUSH_LOOK_SECONDS)
 
@@ -91,14 +92,17 @@ class Snapshot:
 
 @contextmanager
 def take_snapshot(
-    site: Site, run: Run, pg_dump: Program, unreadable: Sequence[tuple[str, str]] = ()
-) -> Iterator[Snapshot]:  # fmt: skip
-    """Lock the context's relations, dump the schema and export a snapshot; both last as long as the block.
+    site: Site,
+    run: Run,
+    pg_dump: Program,
+    unreadable: Sequence[tuple[str, str]] = (),
+) -> Iterator[Snapshot]:
+    """Lock the context's relations, dump the schema and export a snapshot, for the block.
 
-    Of tables of others that are `unreadable` (schema, name) nothing is dumped.
+    Others' `unreadable` tables (schema, name) are not dumped.
 
     Raises:
-        MovedSnapshot: something changed in between; another try may do.
+        MovedSnapshot: something changed in between; a retry may succeed.
     """
     archive = run.folder / "schema.dump"
     archive.unlink(missing_ok=True)
@@ -108,11 +112,12 @@ def take_snapshot(
         coordinator.execute(sql.snapshot.START_SNAPSHOT)
         _lock(coordinator, planned)
         with connect(site.server, site.database, run.title) as looker:
-            # It may queue behind somebody who waits for the coordinator, which no deadlock check sees.
+            # It may queue behind a session waiting for the coordinator, which deadlock detection
+            # does not see.
             looker.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
             before = read_inventory(looker, read_members(looker, site.context, claimed=site.claimed_tables))
         dump_schema(site, run, pg_dump, archive, encoding_of(coordinator), unreadable)
-        # The first query of the transaction takes its snapshot: from here on it does not move.
+        # The transaction's first query takes its snapshot, which is fixed from here on.
         name = coordinator.execute(sql.snapshot.EXPORT_SNAPSHOT).fetchall()[0][0]
         facts = _facts(coordinator)
         written = coordinator.execute(sql.server.WRITTEN_LOG).fetchall()[0][0]
@@ -131,7 +136,7 @@ def _lock(coordinator: Connection, members: Members) -> None:
     try:
         coordinator.execute(sql.snapshot.lock_tables(names))
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-        raise MovedSnapshot(f"a relation went away before it was locked: {error}") from error
+        raise MovedSnapshot(f"a relation was dropped before it was locked: {error}") from error
 
 
 def _facts(coordinator: Connection) -> dict[str, Any]:
@@ -139,13 +144,16 @@ def _facts(coordinator: Connection) -> dict[str, Any]:
 
 
 def _require_unmoved(
-    planned: Members, found: Members, before: list[InventoryItem], after: list[InventoryItem]
-) -> None:  # fmt: skip
-    pending = [relation.qualified for relation in found.relations if relation.detach_pending]
+    planned: Members,
+    actual: Members,
+    before: list[InventoryItem],
+    after: list[InventoryItem],
+) -> None:
+    pending = [relation.qualified for relation in actual.relations if relation.detach_pending]
     if pending:
         raise MovedSnapshot(f"{', '.join(pending)}: a DETACH … CONCURRENTLY is pending; finish it: ALTER TABLE … DETACH … FINALIZE")
-    if planned.identity != found.identity:
-        changed = sorted({relation.qualified for relation in {*planned.relations} ^ {*found.relations}})
+    if planned.identity != actual.identity:
+        changed = sorted({relation.qualified for relation in {*planned.relations} ^ {*actual.relations}})
         raise MovedSnapshot(f"tables or partitions changed while the snapshot was being taken: {', '.join(changed)}")
     if before != after:
         changed = sorted({f"{item.kind} {item.name}" for item in {*before} ^ {*after}})
@@ -176,7 +184,7 @@ def position(connection: Connection) -> tuple[SnapshotFacts, int, int]:
 
 
 def placed_snapshot(connection: Connection, instant: datetime, xmin: int, lsn: str) -> SnapshotFacts:
-    """Return a snapshot with the place that it was taken at, as the session says."""
+    """Return a snapshot with the server, timeline and incarnation of the session."""
     system_identifier, timeline, _, _, standby = server_facts(connection)
     started, address = connection.execute(sql.server.INCARNATION).fetchall()[0]
     return SnapshotFacts(

@@ -1,8 +1,8 @@
-"""How this server spells texts of views and functions that were spelled when a set was taken.
+"""How this server spells view and function texts that a set has in an earlier spelling.
 
-Dumped and read again, a text may come back with other words (`NULL::integer AS int4`) and mean the same
-(https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-CATALOG). So the set's is read here once more, in a
-transaction that is rolled back; nothing of it is run.
+A dumped and restored text may use other words (`NULL::integer AS int4`) with the same meaning
+(https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-CATALOG). So the set's
+text is parsed here again, in a transaction that is rolled back; nothing is executed.
 """
 
 import re
@@ -24,15 +24,16 @@ DEFINES = re.compile(r"CREATE OR REPLACE (?:FUNCTION|PROCEDURE) ")
 def spelled_here(
     connection: Connection, then: Iterable[InventoryItem], now: Iterable[InventoryItem], path: str
 ) -> list[InventoryItem]:
-    """Return the objects of a set; those that mean what is here, as they are spelled here.
+    """Return a set's objects, in this server's spelling where they mean the same.
 
-    The session acts for their owners, and has nobody's schema on its path, so that names are spelled whole.
+    The session acts for their owners, and has no user schema in its search_path, so that names are
+    qualified.
     """
     there = {item.identity: item for item in now}
     return [
         item if (here := there.get(item.identity)) is None or here == item else _spelled_as(connection, item, here, path)
         for item in then
-    ]  # fmt: skip
+    ]
 
 
 def _spelled_as(connection: Connection, item: InventoryItem, here: InventoryItem, path: str) -> InventoryItem:
@@ -50,7 +51,7 @@ def _spelled_as(connection: Connection, item: InventoryItem, here: InventoryItem
 
 
 def _put_in_its_place(then: str, now: str, text: str) -> str | None:
-    """Return what stands in one state where this text stands in the other; None if more is different."""
+    """Return the part of one state in place of this text in the other; None if more differs."""
     before, _, after = now.partition(text)
     if not (then.startswith(before) and then.endswith(after)) or len(then) < len(before) + len(after):
         return None
@@ -62,22 +63,20 @@ def _view(connection: Connection, text: str, path: str) -> str | None:
 
 
 def _function(connection: Connection, text: str, name: str, path: str) -> str | None:
-    # To make it again runs nothing of it; whatever else the text might be, could.
+    # CREATE FUNCTION executes nothing of it; any other statement might.
     if not DEFINES.match(text):
         return None
     return _read(connection, as_written(text), sql.texts.FUNCTION_TEXT, {"name": name}, path)
 
 
-def _read(
-    connection: Connection, making: Composed, asking: psycopg.sql.SQL, asked: dict[str, str], path: str
-) -> str | None:  # fmt: skip
-    """Return how PostgreSQL spells what it made of a text; None if it takes none of it."""
+def _read(connection: Connection, making: Composed, asking: psycopg.sql.SQL, asked: dict[str, str], path: str) -> str | None:
+    """Return PostgreSQL's spelling of a text; None if it rejects it."""
     try:
         with connection.transaction(force_rollback=True):
-            # Prepared, because PostgreSQL then takes one statement only.
+            # Prepared: PostgreSQL then accepts one statement only.
             execute_written(connection, making, path, prepare=True)
-            found = connection.execute(asking, asked).fetchone()
-            return found[0] if found else None
+            row = connection.execute(asking, asked).fetchone()
+            return row[0] if row else None
     except psycopg.Error:
         if connection.broken:
             raise

@@ -1,4 +1,4 @@
-"""Reading what stands around a context: what objects need, what code names, and what is part of no relation."""
+"""Reading a context's surroundings: what objects need, what code names, and independent objects."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from tasks.core.postgres.connection import Connection
 
 @dataclass(frozen=True)
 class Database:
-    """What is known of the objects of a database: needs, and names of relations (schema, name)."""
+    """The objects of a database: dependencies, and names of relations (schema, name)."""
 
     catalogue: Catalogue
     relations: Mapping[ObjectId, tuple[str, str]]
 
 
 def read_database_objects(connection: Connection, classes: Mapping[str, int], own: Collection[int]) -> Database:
-    """Return what objects need and what the code of all functions names, and that of defaults and triggers of own relations."""
+    """Return dependencies, and names in the code of functions, and of own defaults and triggers."""
     rows = connection.execute(sql.catalog.DEPENDENCIES).fetchall()
     dependencies = [Dependency((row[0], row[1]), (row[2], row[3]), row[4]) for row in rows]
     relations = connection.execute(sql.catalog.RELATIONS).fetchall()
-    found = connection.execute(sql.surroundings.NAMED_OBJECTS, {"oids": [*own]})
-    named = [NamedObject((row[0], row[1]), *row[2:]) for row in found]
+    rows_named = connection.execute(sql.surroundings.NAMED_OBJECTS, {"oids": [*own]})
+    named = [NamedObject((row[0], row[1]), *row[2:]) for row in rows_named]
     inline = frozenset((row[0], row[1]) for row in connection.execute(sql.catalog.MADE_INLINE))
     kinds = {oid: kind for oid, _, _, kind in relations}
     names = {(classes["pg_class"], oid): (schema, name) for oid, schema, name, kind in relations if kind in "rpvmf"}
@@ -35,31 +35,36 @@ def read_database_objects(connection: Connection, classes: Mapping[str, int], ow
 
 def read_surroundings(
     connection: Connection, database: Database, choice: Choice, own: Collection[int], context: Context, claimed: Collection[str]
-) -> Surroundings:  # fmt: skip
-    """Return what of a context's surroundings comes along; `claimed` are the relations that some context looks after.
+) -> Surroundings:
+    """Return a context's included surroundings; `claimed` are the relations that contexts list.
 
     Raises:
-        BadInput: what the context file includes is not there, or cannot come along.
+        BadInput: an object in the context file's `include` does not exist, or cannot be included.
     """
     catalogue = database.catalogue
     unclaimed = [
-        one[1] for one, (schema, name) in database.relations.items()
-        if catalogue.relation_kinds[one[1]] == "v" and f"{schema}.{name}" not in claimed
-    ]  # fmt: skip
+        object_id[1]
+        for object_id, (schema, name) in database.relations.items()
+        if catalogue.relation_kinds[object_id[1]] == "v" and f"{schema}.{name}" not in claimed
+    ]
     places = connection.execute(sql.surroundings.OWN_PLACES, {"oids": [*own]}).fetchall()
     schemas = {row[0] for row in places}
     rows = connection.execute(sql.surroundings.BYSTANDERS, {"oids": [*own], "schemas": [*schemas]}).fetchall()
-    claimed_views = {one for one in database.relations if one[1] not in unclaimed}
+    claimed_views = {object_id for object_id in database.relations if object_id[1] not in unclaimed}
     bystanders = {(row[0], row[1]): Bystander((row[0], row[1]), *row[2:]) for row in rows}
     asked = _asked(connection, context.include)
     around = Around(
-        schemas, {row[1] for row in places}, database.relations, {one.id: one.source for one in catalogue.named if one.source},
-        {one: facts for one, facts in bystanders.items() if one not in claimed_views}, frozenset(asked.values()),
-    )  # fmt: skip
+        schemas,
+        {row[1] for row in places},
+        database.relations,
+        {entry.id: entry.source for entry in catalogue.named if entry.source},
+        {object_id: facts for object_id, facts in bystanders.items() if object_id not in claimed_views},
+        frozenset(asked.values()),
+    )
     graph = Graph(catalogue, own, unclaimed)
-    found = choose_surroundings(graph, choice, around)
-    _require_included(connection, asked, choice, found)
-    return found
+    surroundings = choose_surroundings(graph, choice, around)
+    _require_included(connection, asked, choice, surroundings)
+    return surroundings
 
 
 def _asked(connection: Connection, included: Iterable[Included]) -> dict[Included, ObjectId]:
@@ -67,35 +72,35 @@ def _asked(connection: Connection, included: Iterable[Included]) -> dict[Include
     wanted = [*included]
     if not wanted:
         return {}
-    rows = connection.execute(sql.surroundings.OBJECTS_BY_NAME, {"kinds": [one.kind for one in wanted]}).fetchall()
+    rows = connection.execute(sql.surroundings.OBJECTS_BY_NAME, {"kinds": [item.kind for item in wanted]}).fetchall()
     there = {(row[2], row[3]): (row[0], row[1]) for row in rows}
-    missing = [one for one in wanted if (one.kind, one.name) not in there]
+    missing = [item for item in wanted if (item.kind, item.name) not in there]
     if missing:
-        one = missing[0]
-        bare = one.name.partition("(")[0].rpartition(".")[2]
-        like = sorted(name for kind, name in there if kind == one.kind and name.partition("(")[0].rpartition(".")[2] == bare)
-        said = f" (there is {', '.join(like)})" if like else ""
+        unknown = missing[0]
+        bare = unknown.name.partition("(")[0].rpartition(".")[2]
+        like = sorted(name for kind, name in there if kind == unknown.kind and name.partition("(")[0].rpartition(".")[2] == bare)
+        hint = f" (there is {', '.join(like)})" if like else ""
         raise BadInput(
-            f'include: there is no {one.kind} "{one.name}" in database "{connection.info.dbname}"{said}; name it as '
-            "pg_identify_object() does: with its schema, functions with the types of their arguments; or take it out"
+            f'include: there is no {unknown.kind} "{unknown.name}" in database "{connection.info.dbname}"{hint}; name it as '
+            "pg_identify_object() does: with its schema, functions with the types of their arguments; or remove it"
         )
-    return {one: there[one.kind, one.name] for one in wanted}
+    return {item: there[item.kind, item.name] for item in wanted}
 
 
 def _require_included(
-    connection: Connection, asked: Mapping[Included, ObjectId], choice: Choice, found: Surroundings
-) -> None:  # fmt: skip
-    for one, object_id in asked.items():
-        if object_id not in choice.objects | found.objects:
-            why, other = found.named.get(object_id, ("it is left out, because of what it needs", None))
+    connection: Connection, asked: Mapping[Included, ObjectId], choice: Choice, surroundings: Surroundings
+) -> None:
+    for item, object_id in asked.items():
+        if object_id not in choice.objects | surroundings.objects:
+            why, other = surroundings.named.get(object_id, ("it is left out because of its dependencies", None))
             name = describe(connection, [other])[other] if other else ""
-            raise BadInput(f'include: {one.kind} "{one.name}" cannot be taken along: {why.format(name)}; take it out of `include`')
+            raise BadInput(f'include: {item.kind} "{item.name}" cannot be included: {why.format(name)}; remove it from `include`')
 
 
 def describe(connection: Connection, objects: Iterable[ObjectId]) -> dict[ObjectId, str]:
-    """Return what PostgreSQL calls objects, for people; what is gone has no name."""
+    """Return PostgreSQL's descriptions of objects; dropped ones have none."""
     chosen = sorted(objects)
-    parameters = {"classes": [one[0] for one in chosen], "objects": [one[1] for one in chosen]}
+    parameters = {"classes": [object_id[0] for object_id in chosen], "objects": [object_id[1] for object_id in chosen]}
     rows = connection.execute(sql.catalog.DESCRIBE_OBJECTS, parameters).fetchall()
     return {(row[0], row[1]): row[2] for row in rows if row[2]}
 
@@ -103,17 +108,26 @@ def describe(connection: Connection, objects: Iterable[ObjectId]) -> dict[Object
 def left_out(
     connection: Connection, choice: Choice, named: Surroundings, but: Collection[ObjectId]
 ) -> list[tuple[ObjectId, str, str]]:
-    """Return what is not in a set although it needs the context, or the context needs it: what it is called, and why."""
+    """Return objects left out of a set that need the context, or that it needs: name and reason."""
     reasons = {
-        **{one: ("only {} needs it, which is left out", other) for one, other in choice.with_them.items() if other not in but},
-        **{one: ("it needs {} of another context", other) for one, other in choice.left_out.items() if one not in but},
-        **{one: reason for one, reason in named.named.items() if one not in choice.left_out},
+        **{
+            object_id: ("only {} needs it, which is left out", other)
+            for object_id, other in choice.with_them.items()
+            if other not in but
+        },
+        **{
+            object_id: ("it needs {} of another context", other)
+            for object_id, other in choice.left_out.items()
+            if object_id not in but
+        },
+        **{object_id: reason for object_id, reason in named.named.items() if object_id not in choice.left_out},
     }
     names = describe(connection, [*reasons, *(other for _, other in reasons.values() if other)])
     return [
-        (one, names[one], why.format(names.get(other, "")) if other else why)
-        for one, (why, other) in reasons.items() if one in names
-    ]  # fmt: skip
+        (object_id, names[object_id], why.format(names.get(other, "")) if other else why)
+        for object_id, (why, other) in reasons.items()
+        if object_id in names
+    ]
 
 
 def choose(database: Database, own: Collection[int]) -> Choice:

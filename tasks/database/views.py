@@ -1,7 +1,8 @@
-"""Materialized views of a live or restored database, computed anew.
+"""Refreshing materialized views of a live or restored database.
 
-CONCURRENTLY, which lets readers go on, takes a view that was computed before and has a unique index over all its rows
-(https://www.postgresql.org/docs/current/sql-refreshmaterializedview.html); others are computed plainly.
+CONCURRENTLY, which does not block readers, requires a populated view with a unique index over all
+rows (https://www.postgresql.org/docs/current/sql-refreshmaterializedview.html); others are
+refreshed plainly.
 """
 
 import time
@@ -24,27 +25,30 @@ from tasks.run.artifacts import publish
 from tasks.run.run import Run, step
 from tasks.run.site import Site
 
-# To count stale rows costs about as much as to compute the view: it must not make a short job long.
+# Counting stale rows costs about as much as a refresh: it must not make a short job long.
 COUNTING_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a view may take, and how long it may wait for those who use it; its stale rows are counted before and after."""
+    """Limits on a view's refresh and its lock wait, in seconds.
+
+    Its stale rows are counted before and after.
+    """
 
     statement_seconds: float
     lock_seconds: float
 
 
 def chosen_views(context: Context, names: Sequence[str] | None) -> Context:
-    """Return the context with the views that were named, or with all that it has.
+    """Return the context with the named views, or with all.
 
     Raises:
         BadInput: it has no such view.
     """
     names = names and [name.removeprefix(f"{context.namespace}.") for name in names]
     if names is not None and not names:
-        raise BadInput("views is an empty list; leave it away for all, or name some")
+        raise BadInput("views is an empty list; omit it for all, or name some")
     if unknown := [name for name in names or [] if name not in context.views]:
         known = f"name some of {', '.join(context.views)}" if context.views else "it has none"
         raise BadInput(f"{', '.join(unknown)}: no materialized view of context {context.name}; {known}")
@@ -52,32 +56,38 @@ def chosen_views(context: Context, names: Sequence[str] | None) -> Context:
 
 
 def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> list[Refreshed]:
-    """Compute views in the order in which they read each other; what fails is told, and stops no other."""
+    """Refresh views in the order of their dependencies.
+
+    A failure is reported, and stops no other view.
+    """
     with connect(site.server, site.database, run.title) as connection:
         there = catalog.read_views(connection, context)
     absent = {*context.views} - {view.name for view, _ in there.values()}
-    found = [Refreshed(f"{context.namespace}.{name}", problem="it is not there") for name in sorted(absent)]
+    refreshed = [Refreshed(f"{context.namespace}.{name}", problem="it does not exist") for name in sorted(absent)]
     late = dict[int, str]()
     for oid, (view, reads) in there.items():
         if not view.materialized:
-            # It is computed whenever it is read.
+            # A plain view is computed when it is read.
             continue
         try:
-            one = refresh_view(site.owners_login, site.database, run, view, allowed)
+            outcome = refresh_view(site.owners_login, site.database, run, view, allowed)
         except OperationError as error:
             # The session was lost; the next view has its own.
-            one = Refreshed(view.qualified, problem=str(error))
+            outcome = Refreshed(view.qualified, problem=str(error))
         if old := sorted(late[other] for other in reads & late.keys()):
-            one = replace(one, note=f"from old rows: it reads {', '.join(old)}")
-        if one.problem or old:
-            late[oid] = one.view
-        found.append(one)
-    return found
+            outcome = replace(outcome, note=f"from old rows: it reads {', '.join(old)}")
+        if outcome.problem or old:
+            late[oid] = outcome.view
+        refreshed.append(outcome)
+    return refreshed
 
 
 @step(name="refresh {view.name}")
 def refresh_view(server: Server, database: str, run: Run, view: View, allowed: Limits | None = None) -> Refreshed:
-    """Compute one materialized view; return what came of it. Without limits nothing is counted."""
+    """Refresh a materialized view.
+
+    Return the outcome. Without limits stale rows are not counted.
+    """
     name, place = view.qualified, {"name": sql.names.quoted_name(view.namespace, view.name)}
     with connect(server, database, run.title) as connection:
         connection.execute(sql.catalog.SHOW_AS_OWNER)
@@ -88,7 +98,7 @@ def refresh_view(server: Server, database: str, run: Run, view: View, allowed: L
                 connection.execute(sql.session.set_lock_timeout(allowed.lock_seconds))
                 connection.execute(sql.session.set_statement_timeout(allowed.statement_seconds))
             plainly = connection.execute(sql.views.WHY_NOT_CONCURRENTLY, place).fetchall()[0][0]
-            # Functions in its query may name tables as they are called.
+            # Functions in its query may use bare names.
             with source_path(connection, read_source_path(connection, view.namespace)):
                 connection.execute(sql.views.refresh_view(view.namespace, view.name, concurrently=not plainly))
         except psycopg.Error as error:
@@ -96,16 +106,16 @@ def refresh_view(server: Server, database: str, run: Run, view: View, allowed: L
                 raise
             seconds = time.monotonic() - started
             problem = _problem(connection, view, error, allowed, seconds)
-            get_run_logger().error("%s could not be computed: %s", name, problem)
+            get_run_logger().error("%s could not be refreshed: %s", name, problem)
             return Refreshed(name, plainly, seconds, before, problem=problem)
         seconds = time.monotonic() - started
         after = _staleness(connection, view) if allowed else Staleness()
-    get_run_logger().info("%s computed in %.1f s%s", name, seconds, f", readers waited: {plainly}" if plainly else "")
+    get_run_logger().info("%s refreshed in %.1f s%s", name, seconds, f", readers waited: {plainly}" if plainly else "")
     return Refreshed(name, plainly, seconds, before, after)
 
 
 def count_stale(server: Server, database: str, run: Run, view: View) -> Staleness:
-    """Count the rows of a view, and those that are not as its query has them now; nothing is changed."""
+    """Count a view's rows, and the stale ones; nothing is changed."""
     with connect(server, database, run.title) as connection:
         connection.execute(sql.catalog.SHOW_AS_OWNER)
         return _staleness(connection, view)
@@ -116,7 +126,7 @@ def _problem(connection: Connection, view: View, error: psycopg.Error, allowed: 
         connection.execute(sql.session.NO_STATEMENT_TIMEOUT)
         oids = [row[0] for row in connection.execute(sql.views.VIEW_OIDS, {"schema": view.namespace, "views": [view.name]})]
         holders = "; ".join(row[0] for row in connection.execute(sql.partitions.BLOCKERS, {"oids": oids}))
-        return f"others use it for more than {allowed.lock_seconds:g} s ({holders or 'they are done by now'}); run again"
+        return f"lock timeout after {allowed.lock_seconds:g} s ({holders or 'the blocking sessions have ended'}); run again"
     if allowed and isinstance(error, psycopg.errors.QueryCanceled) and seconds >= allowed.statement_seconds:
         return f"it takes more than {allowed.statement_seconds:g} s; raise statement_timeout_seconds, or make its query faster"
     denied = isinstance(error, psycopg.errors.InsufficientPrivilege)
@@ -125,15 +135,15 @@ def _problem(connection: Connection, view: View, error: psycopg.Error, allowed: 
 
 
 def _staleness(connection: Connection, view: View) -> Staleness:
-    """Count the rows of a view, and those that are not as its query has them now, in limited time."""
+    """Count a view's rows, and the stale ones, in limited time."""
     asked = {"schema": view.namespace, "views": [view.name]}
     try:
-        # Its query may call whatever its owner wrote: nothing of that is to stay.
+        # Its query may call any code of its owner, which must not write anything.
         with read_only(connection):
             connection.execute(sql.session.limit_statements(COUNTING_SECONDS))
             queries = connection.execute(sql.views.STALE_VIEW_ROWS, asked).fetchall()
             if not queries:
-                return Staleness(why="never computed")
+                return Staleness(why="never populated")
             rows = connection.execute(sql.rows.count_rows(view.namespace, view.name)).fetchall()[0][0]
             stale = connection.execute(sql.checks.offending_rows(queries[0][1], 1)).fetchall()
             return Staleness(rows, stale[0][0] if stale else 0)
@@ -144,14 +154,14 @@ def _staleness(connection: Connection, view: View) -> Staleness:
 
 
 @step
-def publish_refreshed(context: Context, found: Sequence[Refreshed]) -> str:
-    """Publish which views were computed; return the verdict.
+def publish_refreshed(context: Context, refreshed: Sequence[Refreshed]) -> str:
+    """Publish which views were refreshed; return the verdict.
 
     Raises:
-        OperationError: one could not be.
+        OperationError: one could not be refreshed.
     """
-    said = verdict(found)
-    publish(f"{context.name}-views", said, refresh_report(said, found), refresh_rows(found), "refreshed")
-    if any(one.problem for one in found):
-        raise OperationError(said)
-    return said
+    line = verdict(refreshed)
+    publish(f"{context.name}-views", line, refresh_report(line, refreshed), refresh_rows(refreshed), "refreshed")
+    if any(outcome.problem for outcome in refreshed):
+        raise OperationError(line)
+    return line

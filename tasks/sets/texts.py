@@ -63,7 +63,7 @@ def require_condition(connection: Connection, where: str, condition: str, child:
         path = read_source_path(connection, root[0])
         execute_written(connection, sql.set_texts.join_by(condition, child, root), path, prepare=True)
         owner = _owner_of(connection, root)
-        relations, queries, acting = connection.execute(sql.set_texts.VIEW_SAID, {"owner": owner}).fetchall()[0]
+        relations, queries, acting = connection.execute(sql.set_texts.PARSED_VIEW, {"owner": owner}).fetchall()[0]
         both = {_oid_of(connection, relation) for relation in (child, root)}
     if acting:
         raise DamagedSet(f"{where}: it calls {', '.join(acting)}, which a condition must not; nothing was done")
@@ -79,9 +79,9 @@ def understood_check(connection: Connection, where: str, relation: tuple[str, st
     """
     with _reading(connection, where):
         connection.execute(sql.set_texts.empty_like(*relation))
-        _make(connection, sql.set_texts.add_said_check(relation[1], definition))
+        _make(connection, sql.set_texts.add_check_of_set(relation[1], definition))
         parameters = {"oid": _oid_of(connection, ("pg_temp", relation[1])), "owner": _owner_of(connection, relation)}
-        rows = connection.execute(sql.set_texts.CHECK_SAID, parameters).fetchall()
+        rows = connection.execute(sql.set_texts.PARSED_CHECK, parameters).fetchall()
     if len(rows) != 1:
         raise DamagedSet(f"{where}: it is not a check constraint; nothing was done")
     text, acting = rows[0]
@@ -100,9 +100,9 @@ def understood_default(connection: Connection, where: str, relation: tuple[str, 
     """
     with _reading(connection, where):
         connection.execute(sql.set_texts.empty_like(*relation))
-        _make(connection, sql.set_texts.set_said_default(relation[1], column, text))
+        _make(connection, sql.set_texts.set_default_of_set(relation[1], column, text))
         parameters = {"oid": _oid_of(connection, ("pg_temp", relation[1])), "column": column}
-        rows = connection.execute(sql.set_texts.DEFAULT_SAID, parameters).fetchall()
+        rows = connection.execute(sql.set_texts.PARSED_DEFAULT, parameters).fetchall()
     if rows != [(text,)]:
         raise DamagedSet(f"{where}: it is not a column default; nothing was done")
 
@@ -115,7 +115,7 @@ def understood_partition_key(connection: Connection, where: str, parent: tuple[s
     """
     with _reading(connection, where):
         _make(connection, sql.set_texts.divide_by(*parent, key))
-        return str(connection.execute(sql.set_texts.PARTITION_KEY_SAID).fetchall()[0][0])
+        return str(connection.execute(sql.set_texts.PARSED_PARTITION_KEY).fetchall()[0][0])
 
 
 def unfit_checks(server: Server, database: str, run: Run, context: Context, checks: Iterable[Check]) -> Mapping[str, str]:
@@ -132,7 +132,7 @@ def _unfit(connection: Connection, context: Context, check: Check) -> str:
             connection.execute(sql.session.check_settings(context.timestamps, CHECK_SECONDS))
             execute_written(connection, sql.set_texts.count_of(check.query), path, prepare=True)
             # Functions that the set created in this database are allowed: its own triggers call them too.
-            _, _, acting = connection.execute(sql.set_texts.VIEW_SAID, {"owner": None}).fetchall()[0]
+            _, _, acting = connection.execute(sql.set_texts.PARSED_VIEW, {"owner": None}).fetchall()[0]
     except DamagedSet as error:
         return str(error)
     return f"it calls {', '.join(acting)}, which a check must not" if acting else ""

@@ -1,4 +1,4 @@
-"""Whether what was restored is what was backed up, object by object."""
+"""Comparing the objects of a source, or a set, with those of another database."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from tasks.core.database.facts import DEFINITION, OWNED_BY, PRIVILEGES, changed_facts, facts
 from tasks.core.database.objects import InventoryItem
 
-# `status IN ('a', 'b')` on a varchar column is printed with the cast around the array; dumped and read again, PostgreSQL
-# prints the cast around each element instead.
+# `status IN ('a', 'b')` on a varchar column is printed with the cast around the array; dumped and
+# read again, PostgreSQL prints the cast around each element instead.
 CAST_ARRAY = re.compile(r"\(ARRAY\[(?P<elements>'(?:[^']|'')*'::[^\[\]]*?)\]\)::(?P<type>[\w ]+)\[\]")
 ELEMENT = re.compile(r"'(?:[^']|'')*'::[\w ]+?(?=, '|$)")
 
@@ -18,14 +18,14 @@ def spelled_stably(item: Mapping[str, str]) -> dict[str, str]:
     return {key: CAST_ARRAY.sub(_cast_each, text) for key, text in item.items()}
 
 
-def _cast_each(found: re.Match[str]) -> str:
-    elements = ELEMENT.sub(lambda element: f"({element[0]})::{found['type']}", found["elements"])
+def _cast_each(match: re.Match[str]) -> str:
+    elements = ELEMENT.sub(lambda element: f"({element[0]})::{match['type']}", match["elements"])
     return f"ARRAY[{elements}]"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How one object is not what it was; without `then` it was not there, without `now` it is gone, else a fact of it changed."""
+    """A difference of an object: `then` is None if it is new, `now` if it is gone, else a fact changed."""
 
     then: InventoryItem | None
     now: InventoryItem | None
@@ -35,14 +35,14 @@ class Difference:
 
     @property
     def item(self) -> InventoryItem:
-        """The object, as it was if it was there."""
-        found = self.then or self.now
-        assert found  # noqa: S101
-        return found
+        """The object as it was, or as it is if it is new."""
+        known = self.then or self.now
+        assert known  # noqa: S101
+        return known
 
     @property
     def line(self) -> str:
-        """What it is, as a sentence."""
+        """The difference as a sentence."""
         if self.now is None:
             return f"{named(self.item)} is missing"
         if self.then is None:
@@ -51,23 +51,26 @@ class Difference:
 
 
 def find_differences(
-    source: Iterable[InventoryItem], now: Iterable[InventoryItem], *, same_major: bool
-) -> list[Difference]:  # fmt: skip
-    """Return how objects are not what they were, fact by fact; facts are compared within one major version only."""
+    source: Iterable[InventoryItem],
+    now: Iterable[InventoryItem],
+    *,
+    same_major: bool,
+) -> list[Difference]:
+    """Return the differences of objects, fact by fact; facts only within one major version."""
     before, after = ({item.identity: item for item in items} for items in (source, now))
     gone = [Difference(item, None) for identity, item in before.items() if identity not in after]
     added = [Difference(None, item) for identity, item in after.items() if identity not in before]
     both = [(item, after[identity]) for identity, item in before.items() if identity in after] if same_major else []
-    return gone + added + [one for old, new in both if old != new for one in _changes(old, new)]
+    return gone + added + [difference for old, new in both if old != new for difference in _changes(old, new)]
 
 
 def with_moved_sequences(then: Iterable[InventoryItem], now: Iterable[InventoryItem]) -> list[InventoryItem]:
-    """Return what is there; sequences of another column than they were of, or of none, as of the same, with that as a fact."""
+    """Return `now`, with sequences owned by other columns than `then` under their old owner, as a fact."""
     parents = {item.name: item.parent for item in then if item.kind == "sequence"}
     return [
         _moved(item, parents[item.name]) if item.kind == "sequence" and parents.get(item.name, item.parent) != item.parent else item
         for item in now
-    ]  # fmt: skip
+    ]
 
 
 def _moved(sequence: InventoryItem, parent: str) -> InventoryItem:
@@ -77,14 +80,17 @@ def _moved(sequence: InventoryItem, parent: str) -> InventoryItem:
 
 
 def _changes(old: InventoryItem, new: InventoryItem) -> list[Difference]:
-    found = changed_facts(facts(old), facts(new)) or [(DEFINITION, f"{old.columns} | {old.state}", f"{new.columns} | {new.state}")]
-    return [Difference(old, new, *one) for one in found]
+    changes = changed_facts(facts(old), facts(new)) or [
+        (DEFINITION, f"{old.columns} | {old.state}", f"{new.columns} | {new.state}")
+    ]
+    return [Difference(old, new, *change) for change in changes]
 
 
 def compare_inventories(source: Iterable[InventoryItem], restored: Iterable[InventoryItem], *, same_major: bool) -> list[str]:
     """Return how the restored objects differ, as sentences.
 
-    Texts are compared within one major version only: between majors PostgreSQL spells the same object differently.
+    Texts are compared within one major version only: between majors PostgreSQL spells the same
+    object differently.
     """
     before, after = ({item.identity: item for item in items} for items in (source, restored))
     missing = [f"{name} is missing" for name in missing_objects(before.values(), after.values())]
@@ -95,13 +101,13 @@ def compare_inventories(source: Iterable[InventoryItem], restored: Iterable[Inve
 
 
 def missing_objects(before: Iterable[InventoryItem], after: Iterable[InventoryItem]) -> list[str]:
-    """Return the objects that are there no longer."""
+    """Return the names of objects that are missing afterwards."""
     there = {item.identity for item in after}
     return [named(item) for item in before if item.identity not in there]
 
 
 def named(item: InventoryItem) -> str:
-    """Return what an object is called, for people."""
+    """Return an object's name for messages."""
     return f"{item.kind} {item.name}" + (f" of {item.parent}" if item.parent else "")
 
 

@@ -1,8 +1,9 @@
-"""Which objects of a database are the context's: its relations, what belongs to them, and what they need.
+"""Which objects belong to a context: its relations, their parts, and what they need.
 
-Objects are (classid, oid) as in pg_depend (https://www.postgresql.org/docs/current/catalog-pg-depend.html); names decide
-nothing but one thing: functions, types and sequences named in the source of a chosen function, because PostgreSQL records
-no dependency for what plpgsql mentions.
+Objects are (classid, oid) as in pg_depend
+(https://www.postgresql.org/docs/current/catalog-pg-depend.html). Names matter only for functions,
+types and sequences named in the source of a chosen function, because PostgreSQL records no
+dependencies of plpgsql bodies.
 """
 
 import re
@@ -12,21 +13,21 @@ from dataclasses import dataclass, field
 
 ObjectId = tuple[int, int]
 WORD = re.compile(r"\w+")
-# What else a name may hold without quotes is the dollar sign, which elsewhere stands before a parameter's number.
+# Unquoted names may contain a dollar sign, which also begins parameter numbers.
 WORD_WITH_DOLLAR = re.compile(r"\w[\w$]*")
 
-# auto, internal, and the two ends of a partitioned object: what lives and dies with its owner.
+# auto, internal, and the two kinds of partition dependencies: parts dropped with their owner.
 BELONGING = frozenset("aiPS")
 OTHERS_RELATIONS = frozenset("rpvmf")
-# What has a lower number is made with every database.
+# Lower oids belong to objects that every database has.
 FIRST_OID = 16384
-# What texts in defaults and arguments of triggers may name: sequences, and what text is searched with.
+# What texts in defaults and trigger arguments may name: sequences, text search objects.
 BY_TEXT = ("pg_class", "pg_ts_config", "pg_ts_dict")
 
 
 @dataclass(frozen=True)
 class Dependency:
-    """One row of pg_depend: the object needs, or belongs to, the referenced one."""
+    """A row of pg_depend: the object needs, or belongs to, the referenced one."""
 
     dependent: ObjectId
     referenced: ObjectId
@@ -35,11 +36,11 @@ class Dependency:
 
 @dataclass(frozen=True)
 class NamedObject:
-    """What code names, with its own code if it has some; without a name, what only has code.
+    """An object that code may name, with its own code; without a name, it only has code.
 
-    What an extension brings counts as named only where it is `called`, or cast to, and by its schema if PostgreSQL has the like;
-    it is `beyond` owners if only a superuser can make the extension. Of a default or a trigger only texts are code: `literal`,
-    which name no functions.
+    Members of extensions count as named only if they are `called` or cast to, qualified if
+    PostgreSQL has the same name. `beyond` means that only a superuser can create the extension.
+    `literal` code (defaults, triggers) consists of texts, which name no functions.
     """
 
     id: ObjectId
@@ -54,9 +55,9 @@ class NamedObject:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What the choice is made from.
+    """The objects to choose from.
 
-    `inline` are defaults and checks that are made with the table, or the domain, that they are of.
+    `inline` are defaults and checks created with their table or domain.
     """
 
     dependencies: list[Dependency]
@@ -68,10 +69,11 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Choice:
-    """The context's objects; those left out, each with what of others it needs; and what only these need.
+    """The context's objects.
 
-    `torn` are relations of the context itself that cannot be made without another context's, or the defaults and checks for which
-    they cannot: with one of them nothing can be restored.
+    Also those left out, with the foreign object that they need, and what only those need.
+    `torn` are relations of the context that need another context's, or their defaults and checks
+    that do: with one of them nothing can be restored.
     """
 
     objects: frozenset[ObjectId]
@@ -83,22 +85,25 @@ class Choice:
 def choose_objects(graph: "Graph") -> Choice:
     """Return the closure over the context's relations.
 
-    What cannot be made without another context's relation is left out, and so is what nothing else of the context needs.
+    Objects that need another context's relation are left out, and so is what only they need.
     """
     chosen, met = graph.closure(graph.own, graph.lost.keys() - graph.own)
     left_out = graph.topmost(met, met)
-    # What an extension brings with it is the extension's.
-    brought = {one for one in chosen - graph.own if graph.is_brought(one)}
+    # Members of extensions come with these.
+    brought = {object_id for object_id in chosen - graph.own if graph.is_brought(object_id)}
     return Choice(
-        frozenset(chosen - brought), {one: graph.lost[one] for one in sorted(left_out)},
-        graph.only_for(left_out, chosen, met), graph.torn(),
-    )  # fmt: skip
+        frozenset(chosen - brought),
+        {object_id: graph.lost[object_id] for object_id in sorted(left_out)},
+        graph.only_for(left_out, chosen, met),
+        graph.torn(),
+    )
 
 
 class Graph:
-    """What the objects of a database need, and what belongs to them, seen from some relations.
+    """The dependency graph of a database's objects, seen from some relations.
 
-    Relations that are neither these nor `neutral` are other contexts'; what needs one of them is `lost`, with that one.
+    Relations neither given nor `neutral` are other contexts'; `lost` maps what needs one to that
+    one.
     """
 
     def __init__(self, catalogue: Catalogue, relations: Iterable[int], neutral: Iterable[int] = ()) -> None:
@@ -107,115 +112,122 @@ class Graph:
         self.classes = catalogue.classes
         self.above = defaultdict[ObjectId, list[Dependency]](list)
         self.below = defaultdict[ObjectId, list[Dependency]](list)
-        for one in catalogue.dependencies:
-            self.above[one.dependent].append(one)
-            self.below[one.referenced].append(one)
-        self._brought = self._parts_of({one.dependent for one in catalogue.dependencies if one.kind == "e"})
+        for dependency in catalogue.dependencies:
+            self.above[dependency.dependent].append(dependency)
+            self.below[dependency.referenced].append(dependency)
+        self._brought = self._parts_of({dependency.dependent for dependency in catalogue.dependencies if dependency.kind == "e"})
         known = self.own | {(pg_class, oid) for oid in neutral}
         others = {(pg_class, oid) for oid, kind in catalogue.relation_kinds.items() if kind in OTHERS_RELATIONS} - known
-        self.others = {one for one in others if not self.is_brought(one)}
+        self.others = {relation for relation in others if not self.is_brought(relation)}
         self.mentions = _mentions(catalogue.named, {catalogue.classes[name] for name in BY_TEXT if name in catalogue.classes})
         self.foreign = self._with_belongings(self.others)
-        self.beyond = {one.id for one in catalogue.named if one.beyond}
+        self.beyond = {entry.id for entry in catalogue.named if entry.beyond}
         self._inline = catalogue.inline
         self.lost = self._lost()
 
     def closure(
         self, start: Iterable[ObjectId], barred: Set[ObjectId], *, theirs: bool = False, named: bool = True
-    ) -> tuple[set[ObjectId], set[ObjectId]]:  # fmt: skip
-        """Return all that some objects need, with what belongs to it, up to what is barred; and what of this was met.
+    ) -> tuple[set[ObjectId], set[ObjectId]]:
+        """Return all that objects need, with its parts, up to barred objects; and which of these were met.
 
-        Other contexts' relations are not followed unless it is `theirs`; what code names, only if `named`.
+        Other contexts' relations are followed only with `theirs`, names in code only with `named`.
         """
         chosen, met, pending = set[ObjectId](), set[ObjectId](), list(start)
         while pending:
-            one = pending.pop()
-            if one not in chosen:
-                chosen.add(one)
-                # A function is made without a look at what it names, so what of this is another context's it can be made without.
-                found = {*self._needed(one, named=named), *self._belonging(one)}
+            object_id = pending.pop()
+            if object_id not in chosen:
+                chosen.add(object_id)
+                # Functions are created without checking names, so others' objects that they name
+                # are not needed.
+                needed = {*self._needed(object_id, named=named), *self._belonging(object_id)}
                 if not theirs:
-                    found = {other for other in found if other not in self.foreign}
-                met |= found & barred
-                pending += found - met
+                    needed = {other for other in needed if other not in self.foreign}
+                met |= needed & barred
+                pending += needed - met
         return chosen, met
 
     def only_for(self, left_out: Iterable[ObjectId], chosen: Set[ObjectId], met: Set[ObjectId]) -> dict[ObjectId, ObjectId]:
-        """Return what objects that are left out need besides the chosen ones, each with one of them."""
-        found = dict[ObjectId, ObjectId]()
-        for one in sorted(left_out):
-            needed = {other for other in self.closure({one}, chosen)[0] - met if other[1] >= FIRST_OID}
-            found |= dict.fromkeys(sorted(self.topmost(needed, needed | met)), one)
-        return found
+        """Return what left-out objects need besides the chosen ones, each with one of them."""
+        needs = dict[ObjectId, ObjectId]()
+        for object_id in sorted(left_out):
+            needed = {other for other in self.closure({object_id}, chosen)[0] - met if other[1] >= FIRST_OID}
+            needs |= dict.fromkeys(sorted(self.topmost(needed, needed | met)), object_id)
+        return needs
 
     def torn(self) -> dict[ObjectId, ObjectId]:
-        """Return own relations that are lost, or in their place the defaults and checks for which they are."""
+        """Return own relations that are lost, or the defaults and checks that cause it."""
         torn = dict[ObjectId, ObjectId]()
-        for one in sorted(self.own & self.lost.keys()):
-            reasons = [d.dependent for d in self.below[one] if d.dependent in self._inline and d.dependent in self.lost]
-            torn |= {reason: self.lost[reason] for reason in reasons or [one]}
+        for relation in sorted(self.own & self.lost.keys()):
+            reasons = [d.dependent for d in self.below[relation] if d.dependent in self._inline and d.dependent in self.lost]
+            torn |= {reason: self.lost[reason] for reason in reasons or [relation]}
         return torn
 
     def topmost(self, objects: Set[ObjectId], among: Set[ObjectId]) -> set[ObjectId]:
-        """Return the objects but for those that belong to others, and what extensions bring."""
-        part = {one for one in objects if any(d.kind in BELONGING and d.referenced in among for d in self.above[one])}
-        return {one for one in objects - part if not self.is_brought(one)}
+        """Return the objects without parts of others, and without members of extensions."""
+        part = {
+            object_id for object_id in objects if any(d.kind in BELONGING and d.referenced in among for d in self.above[object_id])
+        }
+        return {object_id for object_id in objects - part if not self.is_brought(object_id)}
 
-    def is_brought(self, one: ObjectId) -> bool:
-        """Say whether an extension brings it, or what it is part of."""
-        return one in self._brought
+    def is_brought(self, object_id: ObjectId) -> bool:
+        """Return whether an object is, or is part of, a member of an extension."""
+        return object_id in self._brought
 
-    def _needed(self, one: ObjectId, *, named: bool) -> Iterable[ObjectId]:
-        """Return what an object cannot be made without; a member of an extension comes with the extension."""
-        above = self.above[one]
+    def _needed(self, object_id: ObjectId, *, named: bool) -> Iterable[ObjectId]:
+        """Return what an object cannot be created without.
+
+        For a member of an extension, that is the extension.
+        """
+        above = self.above[object_id]
         extension = [dependency.referenced for dependency in above if dependency.kind == "e"]
-        mentions = self.mentions.get(one, set()) - self.beyond if named else set()
+        mentions = self.mentions.get(object_id, set()) - self.beyond if named else set()
         return extension or [*(dependency.referenced for dependency in above), *mentions]
 
-    def _belonging(self, one: ObjectId) -> Iterable[ObjectId]:
-        """Yield what lives and dies with an object: indexes, constraints, defaults, triggers, rules, owned sequences …"""
-        if one not in self.own and one[0] in (self.classes["pg_namespace"], self.classes["pg_extension"]):
+    def _belonging(self, object_id: ObjectId) -> Iterable[ObjectId]:
+        """Yield parts that are dropped with an object: indexes, constraints, defaults, triggers, rules …"""
+        if object_id not in self.own and object_id[0] in (self.classes["pg_namespace"], self.classes["pg_extension"]):
             return
-        # Membership in a publication belongs to the publication as well, which is not ours.
+        # Membership in a publication also belongs to the publication, which is not ours.
         publication = self.classes.get("pg_publication_rel")
-        for dependency in self.below[one]:
+        for dependency in self.below[object_id]:
             if dependency.kind in BELONGING and dependency.dependent[0] != publication:
                 yield dependency.dependent
 
     def _parts_of(self, objects: Iterable[ObjectId]) -> set[ObjectId]:
-        """Return objects with what is internal to them."""
-        found, pending = set[ObjectId](), list(objects)
+        """Return objects with their internal parts."""
+        parts, pending = set[ObjectId](), list(objects)
         while pending:
-            one = pending.pop()
-            if one not in found:
-                found.add(one)
-                pending += [d.dependent for d in self.below[one] if d.kind == "i"]
-        return found
+            object_id = pending.pop()
+            if object_id not in parts:
+                parts.add(object_id)
+                pending += [d.dependent for d in self.below[object_id] if d.kind == "i"]
+        return parts
 
     def _with_belongings(self, relations: set[ObjectId]) -> dict[ObjectId, ObjectId]:
-        """Return other contexts' relations with their indexes, keys, row types …, each with the relation that it belongs to."""
-        found, pending = dict[ObjectId, ObjectId](), [(one, one) for one in sorted(relations)]
+        """Return other contexts' relations with their parts, each with the relation that it belongs to."""
+        belongings, pending = dict[ObjectId, ObjectId](), [(owner, owner) for owner in sorted(relations)]
         while pending:
-            one, relation = pending.pop()
-            if one not in found and one not in self.own:
-                found[one] = one if one in relations else relation
-                pending += [(d.dependent, found[one]) for d in self.below[one] if d.kind in BELONGING]
-        return found
+            object_id, relation = pending.pop()
+            if object_id not in belongings and object_id not in self.own:
+                belongings[object_id] = object_id if object_id in relations else relation
+                pending += [(d.dependent, belongings[object_id]) for d in self.below[object_id] if d.kind in BELONGING]
+        return belongings
 
     def _lost(self) -> dict[ObjectId, ObjectId]:
-        """Return every object that cannot be made without another context's relation; own relations among them."""
+        """Return every object that needs another context's relation, own relations included."""
         lost = dict[ObjectId, ObjectId]()
-        pending = [(d.dependent, relation) for one, relation in self.foreign.items() for d in self.below[one]]
+        pending = [(d.dependent, relation) for object_id, relation in self.foreign.items() for d in self.below[object_id]]
         while pending:
-            one, relation = pending.pop()
-            if one in lost or one in self.foreign or self.is_brought(one):
+            object_id, relation = pending.pop()
+            if object_id in lost or object_id in self.foreign or self.is_brought(object_id):
                 continue
-            lost[one] = relation
-            if one not in self.own:
-                pending += [(d.dependent, relation) for d in self.below[one]]
-            # A view is its rule, an exclusion constraint its index, and a table is made with its defaults and checks.
-            made_with = BELONGING if one in self._inline else "i"
-            pending += [(d.referenced, relation) for d in self.above[one] if d.kind in made_with]
+            lost[object_id] = relation
+            if object_id not in self.own:
+                pending += [(d.dependent, relation) for d in self.below[object_id]]
+            # A view depends on its rule, an exclusion constraint on its index, a table on inline
+            # defaults.
+            made_with = BELONGING if object_id in self._inline else "i"
+            pending += [(d.referenced, relation) for d in self.above[object_id] if d.kind in made_with]
         return lost
 
 
@@ -225,39 +237,39 @@ CAST = re.compile(r"""::\s*(?:(?P<schema>"[^"]+"|[^\W\d][\w$]*)\s*\.\s*)?(?P<nam
 
 def _mentions(named: list[NamedObject], by_text: Set[int]) -> dict[ObjectId, set[ObjectId]]:
     by_name, called = defaultdict[str, set[ObjectId]](set), defaultdict[str, set[ObjectId]](set)
-    for one in named:
-        if one.called:
-            for name in (f"{one.schema}.{one.name}", *([] if one.shadowed else [one.name])):
-                called[name].add(one.id)
-        elif one.name:
-            by_name[one.name].add(one.id)
+    for entry in named:
+        if entry.called:
+            for name in (f"{entry.schema}.{entry.name}", *([] if entry.shadowed else [entry.name])):
+                called[name].add(entry.id)
+        elif entry.name:
+            by_name[entry.name].add(entry.id)
     quoted = {name: '"' + name.replace('"', '""') + '"' for name in by_name if not WORD.fullmatch(name)}
     mentions = dict[ObjectId, set[ObjectId]]()
-    for one in named:
-        found = {other for name in _names_in(one.source, quoted) for other in by_name.get(name, ())}
-        calls = {other for name in _calls_in(one.source) for other in called.get(name, ())} if called else set[ObjectId]()
-        mentions[one.id] = {other for other in found if other[0] in by_text} if one.literal else found | calls
+    for entry in named:
+        mentioned = {other for name in _names_in(entry.source, quoted) for other in by_name.get(name, ())}
+        calls = {other for name in _calls_in(entry.source) for other in called.get(name, ())} if called else set[ObjectId]()
+        mentions[entry.id] = {other for other in mentioned if other[0] in by_text} if entry.literal else mentioned | calls
     return mentions
 
 
 def _calls_in(source: str) -> Iterator[str]:
-    """Yield the names that are called or cast to, bare and with the schema that stands there."""
-    for found in (*CALL.finditer(source), *CAST.finditer(source)):
-        name = unfolded(found["name"])
-        yield f"{unfolded(found['schema'])}.{name}" if found["schema"] else name
+    """Yield names that are called or cast to, bare, or qualified if the source qualifies them."""
+    for match in (*CALL.finditer(source), *CAST.finditer(source)):
+        name = unfolded(match["name"])
+        yield f"{unfolded(match['schema'])}.{name}" if match["schema"] else name
 
 
 def unfolded(name: str) -> str:
-    """Return a name of code as the catalogue has it."""
+    """Return an identifier of code as the catalog has it."""
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
 def _names_in(source: str, quoted: Mapping[str, str]) -> set[str]:
-    """Return the words of a source, and of names that are no words those that stand there in quotes."""
+    """Return the words of a source, and quoted identifiers among the known names."""
     return _words(source) | {name for name, spelled in quoted.items() if spelled in source}
 
 
 def _words(source: str) -> set[str]:
-    """Return the words of a source as written and folded to lower case, as PostgreSQL folds names without quotes."""
+    """Return the words of a source as written, and folded to lower case as PostgreSQL does."""
     words = set(WORD.findall(source)) | set(WORD_WITH_DOLLAR.findall(source))
     return words | {word.lower() for word in words}

@@ -1,7 +1,7 @@
-"""What an inventory says of an object, fact by fact: its owner, definition, columns with their defaults, comment, grants.
+"""Facts of an inventory item: owner, definition, columns with defaults, comment, grants.
 
-Facts of a state are joined by ` | `, in an order of their own (tasks/core/sql/inventory.py); definitions and comments may hold
-anything, so each kind is read by a pattern that knows that order.
+Facts of a state are joined by ` | ` in a fixed order (tasks/core/sql/inventory.py); definitions and
+comments may contain anything, so each kind has a pattern for its order.
 """
 
 import re
@@ -39,13 +39,13 @@ _PATTERNS = {
     **dict.fromkeys([*TABLES, "foreign table"], rf"{_RELATION}{_END}{_GRANTED}"),
     **dict.fromkeys(VIEWS, rf"{_RELATION} \| (?P<definition>.*?;)(?P<not_populated> \| {NOT_POPULATED})?{_END}{_GRANTED}"),
     "index": rf"(?P<definition>.*?)(?P<INVALID> \| {INVALID})?(?P<clustered> \| {CLUSTERED})?"
-             rf"(?P<replica_identity> \| {REPLICA_IDENTITY})?( \| {ATTACHED} (?P<attached_to>.*?))?{_END}",
+    rf"(?P<replica_identity> \| {REPLICA_IDENTITY})?( \| {ATTACHED} (?P<attached_to>.*?))?{_END}",
     "constraint": rf"(?P<definition>.*?)( {NOT_VALID})?(?P<NOT_VALID> \| {NOT_VALID})?"
     rf"( \| {NOT_ENFORCED} (?P<triggers_of_the_key>.*?))?{_END}",
     "trigger": rf"(?P<definition>.*?) \| {ENABLED} (?P<enabled>[ODRA]){_END}",
     "rule": rf"(?P<definition>.*) \| {ENABLED} (?P<enabled>[ODRA])",
     "function": rf"{_OWN}( \| (?P<definition>.*?\n.*\n))?{_END}{_GRANTED}",
-    # Of a schema that others share, nothing is told but what the context's own roles may do there.
+    # For a schema that others share, only privileges of the context's roles are listed.
     "schema": rf"({_OWN}{_END})?((\A| \| ){PRIVILEGES} (?P<privileges>.*))?",
     "sequence": rf"{_OWN} \| (?P<definition>.*?)( \| {OWNED_BY} (?P<owned_by>.*?))?{_GRANTED}",
     "type": rf"{_OWN} \| d \| (?P<definition>.*?)(?P<NOT_NULL> \| {NOT_NULL})?( \| {DEFAULT} (?P<DEFAULT>.*?))?"
@@ -53,9 +53,9 @@ _PATTERNS = {
     "statistics": rf"(?P<definition>.*?)( \| {STATISTICS} (?P<statistics>\d+))?",
     "column": rf"({STORAGE} (?P<storage>[A-Z]+ instead of [A-Z]+)({_NEXT}))?({COMPRESSION} (?P<compression>\w+)({_NEXT}))?"
     rf"({STATISTICS} (?P<statistics>\d+)({_NEXT}))?({OPTIONS} (?P<options>.*))?",
-}  # fmt: skip
+}
 _READ = {kind: re.compile(pattern, re.DOTALL) for kind, pattern in _PATTERNS.items()}
-# What stands in quotes or brackets, brackets from within.
+# Quoted and bracketed text, innermost brackets first.
 _QUOTED = re.compile(r"'(?:[^'\\]|''|\\.)*'|\"(?:[^\"]|\"\")*\"", re.DOTALL)
 _BRACKETS = re.compile(r"[(\[][^()\[\]]*[)\]]")
 _COLUMN_FACTS = re.compile(
@@ -64,22 +64,22 @@ _COLUMN_FACTS = re.compile(
     rf"( {COMMENT.upper()} (?P<comment>E?\S+))?( {GRANTS} (?P<ACL>.*))?",
     re.DOTALL,
 )
-# Of these only what is not as it is by default is told.
+# Only non-default facts of these are listed.
 DEFAULTED = frozenset({"column", SETTING, ROLE_SETTINGS})
 
 
 def facts(item: InventoryItem) -> dict[str, str]:
-    """Return what is said of an object, by the names of the facts; of a column that is `column <name>: <fact>`."""
+    """Return the facts of an object by name; for columns, `column <name>: <fact>`."""
     pattern = _READ.get(item.kind)
-    found = pattern.fullmatch(item.state) if pattern else None
-    if found is None:
+    match = pattern.fullmatch(item.state) if pattern else None
+    if match is None:
         return {name: text for name, text in ((COLUMNS, item.columns), (DEFINITION, item.state)) if text}
-    said = {name.replace("_", " "): _said(text) for name, text in found.groupdict().items() if text is not None}
-    return said | dict(_columns(item))
+    stated = {name.replace("_", " "): _value(text) for name, text in match.groupdict().items() if text is not None}
+    return stated | dict(_columns(item))
 
 
 def columns_of(items: Iterable[InventoryItem]) -> set[tuple[str, str]]:
-    """Return the columns of tables, each by its table's name and its own, as SQL writes them."""
+    """Return (table, column) of all columns of tables, as SQL writes them."""
     return {
         (item.name, name.removeprefix("column ").removesuffix(f": {TYPE}"))
         for item in items if item.kind in TABLES for name, _ in _columns(item) if name.endswith(f": {TYPE}")
@@ -87,17 +87,17 @@ def columns_of(items: Iterable[InventoryItem]) -> set[tuple[str, str]]:
 
 
 def is_descending(sequence: InventoryItem) -> bool:
-    """Say whether a sequence counts down."""
+    """Return whether a sequence is descending."""
     _, _, increment, *_ = f"{facts(sequence).get(DEFINITION, '')} |  | ".split(" | ")
     return increment.startswith("-")
 
 
 def owner_of(item: InventoryItem) -> str:
-    """Return the role that an object belongs to; nothing where that is its table's."""
+    """Return the owner of an object; "" if it has none of its own."""
     return facts(item).get(OWNER, "")
 
 
-def _said(text: str) -> str:
+def _value(text: str) -> str:
     return YES if text.startswith(" | ") else text
 
 
@@ -110,10 +110,10 @@ def _columns(item: InventoryItem) -> Iterator[tuple[str, str]]:
         at = min((seen.find(word, start) for word in _WORDS if word in seen[start:]), default=len(seen))
         where = f"column {text[: max(start - 1, 0)]}"
         yield f"{where}: {TYPE}", text[start:at]
-        if found := _COLUMN_FACTS.fullmatch(seen, at):
-            for fact in found.groupdict():
-                if found[fact] is not None:
-                    yield f"{where}: {fact.replace('_', ' ')}", text[slice(*found.span(fact))] or YES
+        if match := _COLUMN_FACTS.fullmatch(seen, at):
+            for fact in match.groupdict():
+                if match[fact] is not None:
+                    yield f"{where}: {fact.replace('_', ' ')}", text[slice(*match.span(fact))] or YES
         elif at < len(text):
             yield f"{where}: {DEFINITION}", text[at:]
 
@@ -122,22 +122,22 @@ _WORDS = tuple(f" {word}" for word in (COLLATION, NOT_NULL, GENERATED, IDENTITY,
 
 
 def split_columns(columns: str) -> list[tuple[str, str]]:
-    """Return each column's text, and the same with what is in quotes and brackets covered, so that words are found."""
+    """Return each column's text, and the same with quoted and bracketed text masked."""
     covered = _QUOTED.sub(_cover, columns)
     while (more := _BRACKETS.sub(_cover, covered)) != covered:
         covered = more
-    found, start = list[tuple[str, str]](), 0
-    for end in [*(one.start() for one in re.finditer(", ", covered)), len(columns)]:
-        found.append((columns[start:end], covered[start:end]))
+    parts, start = list[tuple[str, str]](), 0
+    for end in [*(comma.start() for comma in re.finditer(", ", covered)), len(columns)]:
+        parts.append((columns[start:end], covered[start:end]))
         start = end + 2
-    return found
+    return parts
 
 
-def _cover(found: re.Match[str]) -> str:
-    return "_" * len(found[0])
+def _cover(match: re.Match[str]) -> str:
+    return "_" * len(match[0])
 
 
 def changed_facts(then: Mapping[str, str], now: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Return each fact that is not as it was, how it was and how it is; nothing where it was, or is, not said."""
+    """Return changed facts: name, old value, new value; "" where there is none."""
     names = [*then, *(name for name in now if name not in then)]
     return [(name, then.get(name, ""), now.get(name, "")) for name in names if then.get(name, "") != now.get(name, "")]

@@ -1,4 +1,4 @@
-"""What is kept of a database's objects: its inventory, views, sequences, roles, keys to others, and its own properties."""
+"""A database's objects in a manifest: inventory, views, sequences, roles, keys, and properties."""
 
 from typing import Annotated, Literal, Self
 
@@ -11,7 +11,7 @@ ACTING = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
 
 
 class View(StoredModel):
-    """A materialized or plain view; materialized ones are computed anew by a restore."""
+    """A materialized or plain view; a restore refreshes materialized ones."""
 
     namespace: Name = Field(alias="schema")
     name: Name
@@ -22,12 +22,12 @@ class View(StoredModel):
 
     @property
     def qualified(self) -> str:
-        """schema.name, for people."""
+        """schema.name, for messages."""
         return f"{self.namespace}.{self.name}"
 
 
 class Sequence(StoredModel):
-    """A sequence and a position at or above every stored row."""
+    """A sequence, with a position at or above every stored row."""
 
     namespace: Name = Field(alias="schema")
     name: Name
@@ -38,7 +38,7 @@ class Sequence(StoredModel):
 
 
 class Role(StoredModel):
-    """A role that the objects need; no password."""
+    """A role that objects need; no password."""
 
     name: Name
     superuser: bool
@@ -64,12 +64,12 @@ class ForeignKey(StoredModel):
     @classmethod
     def _nothing_else(cls, text: str) -> str:
         if foreign_key_of(text) != text:
-            raise ValueError(f"{text[:200]!r} is no foreign key as PostgreSQL spells one")
+            raise ValueError(f"{text[:200]!r} is not a foreign key as PostgreSQL spells it")
         return text
 
 
 class LeftOut(StoredModel):
-    """An object that is not in the set, why, and the statements that make it; without these where the dump has none."""
+    """An object that is not in the set, the reason, and its statements, if the dump has them."""
 
     name: str = Field(description="as pg_describe_object() calls it")
     why: str
@@ -77,7 +77,7 @@ class LeftOut(StoredModel):
 
 
 class DatabaseGrant(StoredModel):
-    """A privilege on the database; without a role it is everybody's."""
+    """A privilege on the database; PUBLIC's if it has no role."""
 
     privilege: Literal["CONNECT", "CREATE", "TEMPORARY"]
     role: Name | None
@@ -85,7 +85,10 @@ class DatabaseGrant(StoredModel):
 
 
 class DatabaseProperties(StoredModel):
-    """What CREATE DATABASE and ALTER DATABASE said; `locale` is ICU's or the builtin provider's."""
+    """Properties for CREATE DATABASE and ALTER DATABASE.
+
+    `locale` is of ICU or the builtin provider.
+    """
 
     oid: Oid
     name: Name
@@ -110,7 +113,7 @@ RELATIONS = TABLES | VIEWS | {"sequence", "index", "foreign table"}
 
 
 class InventoryItem(StoredModel):
-    """One object of the context, spelled so that a dump and restore does not change it."""
+    """An object of the context, spelled so that a dump and restore does not change it."""
 
     kind: Label
     name: str
@@ -120,16 +123,16 @@ class InventoryItem(StoredModel):
 
     @model_validator(mode="after")
     def _spelled_as_a_catalogue_does(self) -> Self:
-        """Of tables, constraints and what they are of, names and definitions get into statements."""
+        """Validate names and definitions that become parts of statements."""
         if self.kind in RELATIONS and not is_qualified(self.name):
-            raise ValueError(f"name {self.name[:200]!r} is no name of a relation as SQL writes it")
+            raise ValueError(f"name {self.name[:200]!r} is not a relation's name as SQL writes it")
         if self.parent and not (PARENTS.fullmatch(self.parent) or COLUMN.fullmatch(self.parent)):
-            raise ValueError(f"parent {self.parent[:200]!r} is no name of a relation as SQL writes it")
+            raise ValueError(f"parent {self.parent[:200]!r} is not a relation's name as SQL writes it")
         if self.kind == "constraint":
             foreign_key_of(self.state)
         return self
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What it is called."""
+        """The key of an object: kind, parent, name."""
         return (self.kind, self.parent, self.name)

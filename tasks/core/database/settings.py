@@ -1,16 +1,16 @@
-"""What ALTER DATABASE and ALTER ROLE … IN DATABASE have set, as objects that compare."""
+"""Settings of ALTER DATABASE and ALTER ROLE … IN DATABASE, as comparable objects."""
 
 from tasks.core.database.objects import DatabaseProperties, InventoryItem
 
 SETTING, ROLE_SETTINGS = "setting of the database", "settings of a role in the database"
-# With these set, triggers and keys do not act, names mean other objects, or nothing can be written.
+# Settings that disable triggers and keys, change the meaning of names, or forbid writes.
 GRAVE = frozenset({"search_path", "session_replication_role", "row_security", "default_transaction_read_only"})
 
 
 def settings_of(database: DatabaseProperties, name: str) -> list[InventoryItem]:
-    """Return the settings that a database gives to sessions, as if it were called `name`: each of its own, and all of each role."""
-    alone = [one.partition("=")[::2] for one in database.settings]
-    of_roles = [one.partition(": ")[::2] for one in database.role_settings]
+    """Return the settings of a database named `name`: its own, and those of each role."""
+    alone = [setting.partition("=")[::2] for setting in database.settings]
+    of_roles = [setting.partition(": ")[::2] for setting in database.role_settings]
     return [
         *(InventoryItem(kind=SETTING, name=setting, parent="", columns=name, state=value) for setting, value in alone),
         *(InventoryItem(kind=ROLE_SETTINGS, name=role, parent="", columns=name, state=values) for role, values in of_roles),

@@ -1,1 +1,1 @@
-"""PostgreSQL as it is reached: sessions, client programs, their messages, and the lists of their archives."""
+"""Access to PostgreSQL: sessions, client programs, their messages, and their archives."""

@@ -16,23 +16,25 @@ from tasks.core.errors import BadInput, OperationError
 from tasks.core.postgres.messages import forget_rows, message_of
 
 KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "6"}
-# With these every session of ours begins, programs' too. What a client asks for at its start beats what ALTER ROLE, ALTER DATABASE
-# and PGOPTIONS set. A schema of others on the path could give a better match than the built-in function that is meant
-# (https://wiki.postgresql.org/wiki/A_Guide_to_CVE-2018-1058); JIT takes longer than the queries of the catalogue do.
+# Every session begins with these, programs' too: options of the client override ALTER ROLE, ALTER
+# DATABASE and PGOPTIONS. Another schema in the search_path could have a better match than a
+# built-in function (https://wiki.postgresql.org/wiki/A_Guide_to_CVE-2018-1058); JIT is slower for
+# catalog queries.
 SESSION_OPTIONS = {
     "search_path": "pg_catalog,pg_temp", "jit": "off", "role": "none", "default_transaction_read_only": "off",
     "default_transaction_isolation": "read committed", "default_transaction_deferrable": "off", "statement_timeout": "0",
     "lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "idle_session_timeout": "0", "DateStyle": "ISO,YMD",
     "IntervalStyle": "postgres",
-    # Policies are code of whoever owns the table: an error instead.
+    # Policies are code of the table's owner: raise an error instead of running them.
     "row_security": "off", "bytea_output": "hex", "quote_all_identifiers": "off", "standard_conforming_strings": "on",
 }  # fmt: skip
-# Of libpq's parameters these are ours to say; what else the environment or a service file has of them is left behind.
+# Parameters that we set ourselves; values from the environment or a service file are dropped.
 OWN_PARAMETERS = frozenset({"options", "client_encoding", "application_name", "fallback_application_name"})
-# Where another server is given, none of the environment's address may fill what that does not say: empty is libpq's own default.
+# If another server is given, the environment must not complete its address: empty means libpq's
+# default.
 ADDRESS = {"host": "", "hostaddr": "", "port": ""}
 SERVICE = frozenset({"service", "servicefile"})
-# Variables that say where programs and their files are, and nothing of a session.
+# Variables for the location of programs and files, irrelevant to sessions.
 PROGRAMS_OWN = frozenset({"PG_BIN", "PGSYSCONFDIR", "PGLOCALEDIR", "PG_COLOR"})
 
 Connection = psycopg.Connection[TupleRow]
@@ -40,9 +42,10 @@ Connection = psycopg.Connection[TupleRow]
 
 @dataclass(frozen=True)
 class Server:
-    """A server as libpq's connection parameters; what is absent libpq takes from its environment.
+    """A server as libpq connection parameters; missing ones come from libpq's environment.
 
-    `parameters` never shows in a repr, because the password is one of them. `block` names the connector block that they are from.
+    `parameters` is not in the repr, as it has the password. `block` names the connector block it is
+    from.
     """
 
     parameters: dict[str, str] = field(default_factory=dict, repr=False)
@@ -51,32 +54,36 @@ class Server:
 
     @property
     def user(self) -> str:
-        """The login, as libpq understands it."""
+        """The login, as libpq resolves it."""
         chosen = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val} | self.parameters
         return chosen.get("user", "")
 
     @property
     def password(self) -> str | None:
-        """The password that is given, not one of a passfile."""
+        """The given password, not one of a passfile."""
         return self.conninfo("").get("password")
 
     def as_login(self, user: str, password: str | None) -> "Server":
-        """Return the same address for another login; without a password libpq looks into its passfile."""
+        """Return the same address for another login; without a password libpq uses its passfile."""
         environment = {key: value for key, value in self._environment.items() if key in ADDRESS}
-        # An empty password is none to libpq, and keeps PGPASSWORD out.
+        # To libpq an empty password means none, and overrides PGPASSWORD.
         return replace(
-            self, parameters=environment | self.parameters | {"user": user, "password": password or ""},
+            self,
+            parameters=environment | self.parameters | {"user": user, "password": password or ""},
             name=f'{self.name}, login "{user}"',
-        )  # fmt: skip
+        )
 
     @property
     def address(self) -> str:
-        """Host and port, for people."""
+        """Host and port, for messages."""
         chosen = self.conninfo("")
         return f"{chosen.get('host') or 'local socket'}:{chosen.get('port') or '5432'}"
 
     def conninfo(self, database: str, **options: str) -> dict[str, str]:
-        """Return the parameters of a connection to one database; options are settings that the session begins with besides ours."""
+        """Return the connection parameters for a database.
+
+        `options` are additional session settings.
+        """
         began = SESSION_OPTIONS | options
         return {
             "connect_timeout": "10", **self._environment, **self.parameters, **KEEPALIVE, "dbname": database,
@@ -84,11 +91,11 @@ class Server:
         }  # fmt: skip
 
     def environment(self, database: str, **options: str) -> dict[str, str | None]:
-        """Return the PG* variables that lead libpq's programs to the same session, the password among them (never argv).
+        """Return the PG* variables that make libpq programs open the same session, with the password (never argv).
 
-        Every other variable of libpq's is None: it is to be taken away, as a service file would beat PGDATABASE.
+        All other libpq variables are None, to be removed: a service file would override PGDATABASE.
         """
-        # A program would believe the service's `options` rather than those of its environment.
+        # The `options` of a service would override those of the environment.
         given = {name: value for name, value in self.conninfo(database, **options).items() if value and name not in SERVICE}
         variable = {o.envvar.decode(): o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
         others = {name: None for name in os.environ if name.startswith("PG") and name not in PROGRAMS_OWN}
@@ -96,28 +103,28 @@ class Server:
 
     @property
     def _environment(self) -> dict[str, str]:
-        """What the environment, and the service file that it names, say of the server; not the address, where it is given."""
-        said = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val and o.val != o.compiled}
-        others = {keyword: value for keyword, value in said.items() if keyword not in OWN_PARAMETERS}
+        """The server's parameters from the environment and its service file, without the address if that is given."""
+        defaults = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val and o.val != o.compiled}
+        others = {keyword: value for keyword, value in defaults.items() if keyword not in OWN_PARAMETERS}
         if self.parameters.keys().isdisjoint(ADDRESS):
             return others
-        # Empty, or libpq would look for the rest of the address itself.
+        # Empty, or libpq would complete the address from the environment.
         return {keyword: value for keyword, value in others.items() if keyword not in SERVICE} | ADDRESS
 
 
 def session_option(name: str, value: str) -> str:
-    """Return the word of libpq's `options` with which a session begins with a setting."""
+    """Return the libpq option that sets a parameter at the session's start."""
     escaped = value.replace("\\", "\\\\").replace(" ", "\\ ")
     return f"-c {name}={escaped}"
 
 
 @contextmanager
 def connect(server: Server, database: str, application_name: str) -> Iterator[Connection]:
-    """Open an autocommit session without time limits or formats of the server's, the database's or the role's making.
+    """Open an autocommit session with our settings instead of the server's, database's or role's.
 
     Raises:
         BadInput: the server cannot be reached, or refuses the login or the database.
-        OperationError: the session was lost while it was used.
+        OperationError: the session was lost during the block.
     """
     try:
         session = {"client_encoding": "UTF8", "application_name": application_name[:63]}
@@ -142,7 +149,7 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
 
 @contextmanager
 def read_only(connection: Connection) -> Iterator[None]:
-    """Open a transaction that can write nothing and is rolled back."""
+    """Open a read-only transaction that is rolled back."""
     connection.read_only = True
     try:
         with connection.transaction(force_rollback=True):
@@ -156,9 +163,10 @@ def complaint_of(
     connection: Connection, statement: SQL | Composed | bytes, *, prepare: bool | None = None,
     but: tuple[type[psycopg.Error], ...] = (),
 ) -> str:  # fmt: skip
-    """Execute what may be refused, in a transaction or savepoint of its own; return what PostgreSQL says against it, or nothing.
+    """Execute a statement in its own transaction or savepoint; return the error message, or "".
 
-    Prepared, PostgreSQL takes one statement only: nothing can end the transaction. The errors `but` are as good as done.
+    Prepared, only one statement is accepted: nothing can end the transaction. Errors in `but` are
+    ignored.
     """
     try:
         with connection.transaction():

@@ -1,8 +1,8 @@
-"""Grants of an archive that were made by others than the owner of the object: by a role that holds a privilege WITH GRANT OPTION.
+"""Grants in an archive by roles other than the owner, which hold a privilege WITH GRANT OPTION.
 
-pg_dump writes them between SET SESSION AUTHORIZATION and its RESET, which only a superuser may run
-(https://www.postgresql.org/docs/current/sql-set-session-authorization.html). They are taken out of their entries, and made with
-SET ROLE where a login may become the grantor.
+pg_dump writes them between SET and RESET SESSION AUTHORIZATION, which only a superuser may execute
+(https://www.postgresql.org/docs/current/sql-set-session-authorization.html). They are removed from
+their entries, and executed with SET ROLE if the login may become the grantor.
 """
 
 import re
@@ -17,10 +17,10 @@ OF_GRANTS = re.compile(rb"^-- Name: [^\n]*; Type: (?:DEFAULT )?ACL; Schema: ", r
 BY_ANOTHER = re.compile(
     rb"^SET SESSION AUTHORIZATION (?P<grantor>[^;\n\"]+|\"(?:[^\"]|\"\")+\");\n(?P<statements>.*?)^RESET SESSION AUTHORIZATION;\n",
     re.MULTILINE | re.DOTALL,
-)  # fmt: skip
-# pg_dump takes all that an owner has by itself, before it grants him again what he kept.
+)
+# pg_dump first revokes all privileges of an owner, then grants those that are left.
 FROM_OWNER = re.compile(rb"^REVOKE ALL ON .+? FROM (?!PUBLIC;)", re.MULTILINE | re.DOTALL)
-# One statement that grants privileges on an object, and no role; a name in quotes may hold anything.
+# A single GRANT of privileges on an object; a quoted name may contain anything.
 _WORD = r"(?:[^\"';]|\"(?:[^\"]|\"\")+\")"
 GRANT = re.compile(
     rf"GRANT (?:ALL|[A-Z]+(?: [A-Z]+)*(?:\({_WORD}+?\))?(?:,[A-Z]+(?: [A-Z]+)*(?:\({_WORD}+?\))?)*) ON {_WORD}+? "
@@ -30,36 +30,36 @@ GRANT = re.compile(
 
 @dataclass(frozen=True)
 class Grant:
-    """A grant, as one statement, and the role that made it."""
+    """A grant as one statement, and its grantor."""
 
     grantor: str
     statement: str
 
     @property
     def by_hand(self) -> str:
-        """What a superuser runs to make it as it was."""
+        """The statements with which a superuser repeats it."""
         return f"SET ROLE {quoted(self.grantor)}; {self.statement} RESET ROLE;"
 
 
 def grants_by_others(chunk: Chunk, encoding: str) -> list[Grant]:
-    """Return the grants of an entry that others than the owner made, up to what is no grant of privileges on an object."""
-    found, codec = list[Grant](), codec_of(encoding)
+    """Return the grants by others in an entry, up to the first statement that is something else."""
+    grants, codec = list[Grant](), codec_of(encoding)
     for block in BY_ANOTHER.finditer(chunk.statements) if _has_grants(chunk) else ():
         grantor, text = (block[part].decode(codec, "replace") for part in ("grantor", "statements"))
         position = 0
         while grant := GRANT.match(text, position):
-            found.append(Grant(unquoted(grantor), grant[0]))
+            grants.append(Grant(unquoted(grantor), grant[0]))
             position = grant.end() + 1
-    return found
+    return grants
 
 
 def without_grants_by_others(chunk: Chunk) -> Chunk:
-    """Return an entry without them."""
+    """Return an entry without grants by others."""
     return replace(chunk, statements=BY_ANOTHER.sub(b"", chunk.statements)) if _has_grants(chunk) else chunk
 
 
 def takes_from_owner(chunk: Chunk) -> bool:
-    """Say whether an entry takes privileges from the object's owner, which loading rows may need."""
+    """Return whether an entry revokes privileges of the owner, which loading rows may need."""
     return _has_grants(chunk) and FROM_OWNER.search(chunk.statements) is not None
 
 

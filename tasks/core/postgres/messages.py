@@ -1,21 +1,21 @@
-"""What PostgreSQL complains of, told without what the rows hold: messages, details and contexts may quote them."""
+"""PostgreSQL's error messages without row contents, which messages, details and contexts may quote."""
 
 import re
 from collections.abc import Iterator
 
 import psycopg
 
-# Data exceptions quote the value; RAISE and ASSERT say whatever a function's author wrote.
+# Data exceptions quote values; RAISE and ASSERT have texts of a function's author.
 QUOTING_CLASSES = ("22", "P0")
-# What programs say after the message itself, each up to the next line of their own.
-SAID = re.compile(r"^(?:(?:pg_restore|pg_dump|psql|zstd|createdb)\b.*?: |(?:ERROR|FATAL|WARNING|NOTICE): )")
+# Lines of programs after the message itself, up to their next message.
+MESSAGE = re.compile(r"^(?:(?:pg_restore|pg_dump|psql|zstd|createdb)\b.*?: |(?:ERROR|FATAL|WARNING|NOTICE): )")
 AFTERWARDS = re.compile(r"^(?:\S+: )*(?:DETAIL|CONTEXT|HINT|LINE \d+|STATEMENT|Command was)\b")
-# What of a data exception is a value: invalid input syntax for type integer: "…", value "…" is out of range.
+# Values in data exceptions: invalid input syntax for type integer: "…", value "…" is out of range.
 QUOTED_VALUE = re.compile(r"""(?P<before>: |\bvalue )"(?:[^"]|"")*"(?=$| is out of range)""")
 
 
 def message_of(error: psycopg.Error) -> str:
-    """Return the message of an error where it names objects only, else its kind and what it was about."""
+    """Return an error's message if it names only objects, else its type and what it concerns."""
     state, diag = error.sqlstate or "", error.diag
     if diag.message_primary and not state.startswith(QUOTING_CLASSES):
         return diag.message_primary
@@ -24,33 +24,33 @@ def message_of(error: psycopg.Error) -> str:
 
 
 def forget_rows(error: BaseException) -> None:
-    """Take what may quote rows out of the text of an error, and of those that it came of: Prefect records what they say."""
-    for one in _chain(error):
-        # What psycopg says without a server (a connection that broke) has no diagnostics, and quotes nothing.
-        if isinstance(one, psycopg.Error) and one.diag.message_primary:
-            one.args = (message_of(one),)
+    """Replace texts that may quote rows in an error and its causes: Prefect records them."""
+    for part in _chain(error):
+        # Errors of psycopg itself (a lost connection) have no diagnostics, and quote nothing.
+        if isinstance(part, psycopg.Error) and part.diag.message_primary:
+            part.args = (message_of(part),)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all that it came of or was part of, each once."""
+    """Yield an error with all its causes and parts, each once."""
     waiting, seen = [error], set[int]()
     while waiting:
-        one = waiting.pop()
-        if id(one) in seen:
+        part = waiting.pop()
+        if id(part) in seen:
             continue
-        seen.add(id(one))
-        yield one
-        waiting += [other for other in (one.__cause__, one.__context__) if other]
-        waiting += one.exceptions if isinstance(one, BaseExceptionGroup) else []
+        seen.add(id(part))
+        yield part
+        waiting += [other for other in (part.__cause__, part.__context__) if other]
+        waiting += part.exceptions if isinstance(part, BaseExceptionGroup) else []
 
 
 def without_rows(text: str) -> str:
-    """Return what a PostgreSQL program said without details, contexts and statements, which may quote rows."""
+    """Return a program's messages without details, contexts and statements, which may quote rows."""
     kept, is_kept = list[str](), True
     for line in text.splitlines():
         if AFTERWARDS.match(line):
             is_kept = False
-        elif SAID.match(line):
+        elif MESSAGE.match(line):
             is_kept = True
         if is_kept:
             kept.append(QUOTED_VALUE.sub(r'\g<before>"…"', line))

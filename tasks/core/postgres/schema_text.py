@@ -1,7 +1,7 @@
-"""What the statements of a dumped schema make, told by a digest that nothing else changes.
+"""A digest of what the statements of a dumped schema create.
 
-Neither ids, comments and settings of pg_dump, nor the order of the entries: a dump of the same objects by another minor version, or
-of another database that was restored from it, has the same digest.
+It ignores ids, comments and settings of pg_dump, and the order of entries: dumps by another minor
+version, or of a restored database, have the same digest.
 """
 
 import re
@@ -10,10 +10,10 @@ from hashlib import sha256
 
 from tasks.core.postgres.archive_script import Chunk, place_of, without_place
 
-# What stands around the statements of an entry: what it is called.
+# The header of an entry.
 TITLE = re.compile(rb"\A\s*-- Name: [^\n]*\n(?:-- [^\n]*\n)*--\n")
 END = re.compile(rb"^(?:-- Completed on [^\n]*\n+)?--\n-- PostgreSQL database dump complete\n--\s*\Z", re.MULTILINE)
-# What takes up room is made where these settings say; others are printed with whichever was said last.
+# Objects with storage use these settings; before others they vary.
 STANDARD = {b"default_tablespace": b"''", b"default_table_access_method": b"heap"}
 TAKES_ROOM = re.compile(
     rb"^(?:CREATE (?:UNLOGGED )?TABLE|CREATE MATERIALIZED VIEW|CREATE (?:UNIQUE )?INDEX|    ADD CONSTRAINT) ", re.MULTILINE
@@ -22,7 +22,10 @@ PRIVILEGE = re.compile(rb"(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES|SET SESSION A
 
 
 def digest_of(chunks: Iterable[Chunk], chosen: Collection[int]) -> str:
-    """Return the SHA-256 of what the chosen entries of a verbose script make; they are named by their dump ids."""
+    """Return the SHA-256 of what chosen entries of a verbose script create.
+
+    `chosen` has dump ids.
+    """
     whole = sha256()
     for text in sorted(_texts(chunks, chosen)):
         whole.update(sha256(text).digest())
@@ -38,7 +41,10 @@ def _texts(chunks: Iterable[Chunk], chosen: Collection[int]) -> Iterator[bytes]:
 
 
 def _statements(text: bytes) -> bytes:
-    """Return the statements alone; privileges in an order of their own, because the catalogue has them as they were granted."""
+    """Return only the statements.
+
+    Privileges sorted, as the catalog keeps them in the order granted.
+    """
     bare = END.sub(b"", TITLE.sub(b"", text)).strip()
     lines = [line for line in bare.split(b"\n") if line]
     return b"\n".join(sorted(lines)) if all(map(PRIVILEGE.match, lines)) else bare

@@ -1,4 +1,4 @@
-"""How many sessions a login may have: asked before anything is touched, for what works on several relations at once."""
+"""Connection limits, checked before a run that opens several sessions at once."""
 
 from tasks.core import sql
 from tasks.core.errors import BadInput
@@ -6,7 +6,9 @@ from tasks.core.postgres.connection import Connection
 
 
 def require_sessions(connection: Connection, needed: int, *, in_database: bool) -> None:
-    """Make sure that this login may open so many sessions besides those that are open; `in_database`, in this one's database.
+    """Make sure that this login may open `needed` more sessions.
+
+    `in_database`, in this database too.
 
     Raises:
         BadInput: a CONNECTION LIMIT forbids it.
@@ -21,11 +23,11 @@ def require_sessions(connection: Connection, needed: int, *, in_database: bool) 
         if 0 <= limit < used + needed:
             raise BadInput(
                 f"{place} has CONNECTION LIMIT {limit}, {used} are in use, and this run takes {needed} more; run: "
-                f"ALTER {place} CONNECTION LIMIT {used + needed} (or more), or let fewer work at once with BACKUP_JOBS"
+                f"ALTER {place} CONNECTION LIMIT {used + needed} (or more), or reduce parallelism with BACKUP_JOBS"
             )
     if of_server < taken_at_all + needed:
         raise BadInput(
             f"the server has {of_server} connections for logins like {login} (max_connections), {taken_at_all} are in use, and "
-            f"this run takes {needed} more; end sessions, or run: ALTER SYSTEM SET max_connections = … (then the server has to "
-            "be started anew), or let fewer work at once with BACKUP_JOBS"
+            f"this run takes {needed} more; end sessions, or run: ALTER SYSTEM SET max_connections = … (requires a "
+            "restart), or reduce parallelism with BACKUP_JOBS"
         )

@@ -1,4 +1,4 @@
-"""Transactions under the path that code of the source expects: trigger functions, checks and views use bare names."""
+"""Transactions with the search_path that the source's code expects, as it uses bare names."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from tasks.core.postgres.connection import Connection
 
 
-# Where no path is set, PostgreSQL looks into "$user", which is nobody's here, and into this one.
+# The default search_path of PostgreSQL is "$user", which no schema is named here, and this.
 COMMON = "public"
-# The context's schema first, then what an application's session in this database would have.
+# The context's schema first, then the search_path of an application's session in this database.
 SOURCE_PATH = SQL(
     """SELECT concat_ws(', ', quote_ident(%(schema)s), (
          SELECT substr(setting, 1 + length('search_path=')) FROM pg_db_role_setting s
@@ -27,31 +27,31 @@ SOURCE_PATH = SQL(
 )
 
 SETTING = "search_path="
-# What says that a name is not on our path.
+# Errors for a name that is not on our search_path.
 NOT_FOUND = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedObject)
 
 
 def read_source_path(connection: "Connection", schema: str, source: DatabaseProperties | None = None) -> str:
-    """Return the path that code of a context expects in this database; where that says none, as its `source` said it."""
+    """Return the search_path of a context's code in this database, or in `source` if this sets none."""
     asked = {"schema": schema, "common": (source and path_setting(source.settings)) or COMMON}
     return str(connection.execute(SOURCE_PATH, asked).fetchall()[0][0])
 
 
 def path_setting(settings: Iterable[str]) -> str:
-    """Return the path that a database gives its sessions, of its settings; nothing if it gives none."""
-    return next((one.removeprefix(SETTING) for one in settings if one.startswith(SETTING)), "")
+    """Return the search_path in a database's settings; "" if there is none."""
+    return next((setting.removeprefix(SETTING) for setting in settings if setting.startswith(SETTING)), "")
 
 
 def source_path_of(source: DatabaseProperties, schema: str) -> str:
-    """Return the path that code of a context expects in a database like its source."""
+    """Return the search_path of a context's code in a database like its source."""
     return f"{quoted(schema)}, {path_setting(source.settings) or COMMON}"
 
 
 @contextmanager
 def source_path(connection: "Connection", path: str) -> Iterator[None]:
-    """Let the statements of this block, and nothing else of the transaction, run under the path of the source.
+    """Execute the block, and nothing else of the transaction, with the source's search_path.
 
-    An error leaves it to whoever opened the transaction, or savepoint, to end that, and the path with it.
+    After an error, whoever opened the transaction or savepoint ends it, which restores the path.
     """
     is_idle = connection.info.transaction_status == TransactionStatus.IDLE
     with connection.transaction() if is_idle else nullcontext():
@@ -60,18 +60,16 @@ def source_path(connection: "Connection", path: str) -> Iterator[None]:
         connection.execute(OWN_PATH)
 
 
-def execute_written(
-    connection: "Connection", statement: SQL | Composed | bytes, path: str, *, prepare: bool | None = None
-) -> Any:  # fmt: skip
-    """Execute a statement that people wrote, or one with a condition or a query of theirs, in a transaction; return the cursor.
+def execute_written(connection: "Connection", statement: SQL | Composed | bytes, path: str, *, prepare: bool | None = None) -> Any:
+    """Execute a statement with user-written parts in a transaction; return the cursor.
 
-    Where it names everything with its schema it runs under our path, so that nothing of others can stand for what is built in;
-    else under the path of the source.
+    If it qualifies all names it runs with our search_path, so that no object of others can replace
+    a built-in one; else with the source's.
     """
     try:
         with connection.transaction():
             return connection.execute(statement, prepare=prepare)
     except NOT_FOUND:
-        # In a savepoint too: whoever asked may live with an error, and go on in the transaction.
+        # In a savepoint too: the caller may handle an error and continue its transaction.
         with connection.transaction(), source_path(connection, path):
             return connection.execute(statement, prepare=prepare)

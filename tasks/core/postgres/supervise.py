@@ -1,8 +1,8 @@
-"""Run a program that must not outlive whoever asked for it.
+"""Run a program that must not outlive its caller.
 
-Usage: python supervise.py SIGNAL USER PROGRAM [ARGUMENT ...], in a session of its own. Whoever starts it holds the other end
-of its stdin: when that end closes, for whatever reason (also SIGKILL), the program gets SIGNAL, has half a minute to
-end, and then the whole process group is killed. USER is empty or the account to run the program as.
+Usage: python supervise.py SIGNAL USER PROGRAM [ARGUMENT ...], in a session of its own. The caller holds
+the other end of its stdin: when that closes, for whatever reason (even SIGKILL), the program gets SIGNAL,
+and half a minute later the whole process group is killed. USER is empty or the account to use.
 """
 
 import os
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     threading.Thread(target=_stop_when_abandoned, args=(program, signal.Signals[stop], abandoned), daemon=True).start()
     code = program.wait()
     if abandoned.is_set():
-        # Nobody else is left to end what the program started.
+        # Nothing else is left to end the program's children.
         os.killpg(0, signal.SIGKILL)
     return code if code >= 0 else 128 - code
 

@@ -1,4 +1,4 @@
-"""Every statement that is sent to PostgreSQL, one module a noun: `sql.catalog.MEMBERS`, `sql.views.refresh_view(…)`."""
+"""Every statement sent to PostgreSQL, one module per noun: `sql.catalog.MEMBERS`, `sql.views.refresh_view(…)`."""
 
 from tasks.core.sql import (
     bare_names,

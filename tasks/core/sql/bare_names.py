@@ -1,13 +1,14 @@
-"""What calls by bare names that PostgreSQL 17 and later would not find, where they compute something under a path of their own.
+"""Objects that PostgreSQL 17 and later cannot compute, because code for them uses bare names.
 
-Indexes are built, statistics gathered and materialized views computed with `pg_catalog, pg_temp` as the path
-(https://www.postgresql.org/docs/17/release-17.html), in which a function finds what it names only if it names the schema too or has
-a path of its own. What a function's body names is in no pg_depend: it is read as text.
+Indexes are built, ANALYZE runs and materialized views are refreshed with the search_path
+`pg_catalog, pg_temp` (https://www.postgresql.org/docs/17/release-17.html), in which a function
+finds its names only if they are qualified or it sets its own search_path. Bodies are read as text:
+pg_depend does not have them.
 """
 
 from psycopg.sql import SQL
 
-# Words of a body that are no part of a longer name: called, read from or written to, cast to.
+# Unqualified words of a body: called, read from or written to, cast to.
 _CALLED = r"(?<![\w$.\"])([a-z_][\w$]*)\s*\("
 _READ = r"\m(?:from|join|into|update)\s+(?:only\s+)?([a-z_][\w$]*)(?![\w$.(\"])"
 _CAST = r"::\s*([a-z_][\w$]*)(?![\w$.\"])"
@@ -15,7 +16,7 @@ _ANY_CALL = r"([a-z_][\w$]*)\s*\("
 
 
 def _words(pattern: str) -> str:
-    return f"regexp_matches(lower(b.body), '{pattern}', 'g') AS found (words) CROSS JOIN LATERAL (SELECT words[1] AS name) AS w"
+    return f"regexp_matches(lower(b.body), '{pattern}', 'g') AS matched (words) CROSS JOIN LATERAL (SELECT words[1] AS name) AS w"
 
 
 _BARE = f"""
@@ -29,8 +30,9 @@ UNION SELECT b.class, b.oid, w.name FROM body b CROSS JOIN LATERAL {_words(_CAST
 WHERE EXISTS (SELECT FROM pg_type t WHERE t.typname = w.name AND t.oid >= 16384)
   AND NOT EXISTS (SELECT FROM pg_type t WHERE t.typname = w.name AND t.typnamespace = 'pg_catalog'::regnamespace)"""  # noqa: S608
 
-# Returns for each that has to be mended: kind, name, what it names without schema, what is computed of it. A function's path holds
-# for all that it calls, so it is the outermost ones that are told; a view itself where its text has a query in quotes.
+# Returns for each object to fix: kind, name, its bare name, what is computed of it. A function's
+# search_path also holds for what it calls, so only outermost functions are listed; a view itself if
+# its text has a quoted query.
 _CALLED_BARE = rf"""WITH RECURSIVE body (class, oid, body) AS MATERIALIZED (
            SELECT 'function', p.oid, regexp_replace(p.prosrc, '--[^\n]*|/\*.*?\*/', ' ', 'g') FROM pg_proc p
            JOIN pg_language l ON l.oid = p.prolang
@@ -42,7 +44,7 @@ _CALLED_BARE = rf"""WITH RECURSIVE body (class, oid, body) AS MATERIALIZED (
            WHERE c.oid = ANY (%(relations)s::oid[]) AND c.relkind = 'm'
              AND pg_get_viewdef(c.oid) ~ '\m(ts_stat|ts_rewrite|query_to_xml\w*|cursor_to_xml\w*)\('),
          bare AS MATERIALIZED ({_BARE}),
-         -- Views of which a materialized one is computed, with it.
+         -- Views below a materialized one are computed with it.
          reads (view, relation) AS (
            SELECT c.oid, c.oid FROM pg_class c WHERE c.oid = ANY (%(relations)s::oid[]) AND c.relkind = 'm'
            UNION SELECT s.view, d.refobjid FROM reads s JOIN pg_rewrite r ON r.ev_class = s.relation
@@ -65,8 +67,8 @@ _CALLED_BARE = rf"""WITH RECURSIVE body (class, oid, body) AS MATERIALIZED (
          reaches (top, function) AS (
            SELECT DISTINCT u.function, u.function FROM used u JOIN body b ON b.class = 'function' AND b.oid = u.function
            UNION SELECT r.top, p.oid FROM reaches r JOIN body b ON b.class = 'function' AND b.oid = r.function
-           CROSS JOIN LATERAL regexp_matches(lower(b.body), '{_ANY_CALL}', 'g') AS found (words)
-           JOIN pg_proc p ON p.proname = found.words[1] JOIN body below ON below.class = 'function' AND below.oid = p.oid)
+           CROSS JOIN LATERAL regexp_matches(lower(b.body), '{_ANY_CALL}', 'g') AS matched (words)
+           JOIN pg_proc p ON p.proname = matched.words[1] JOIN body below ON below.class = 'function' AND below.oid = p.oid)
          SELECT 'function', r.top::regprocedure::text,
                 (SELECT string_agg(DISTINCT b.name, ', ' ORDER BY b.name) FROM reaches also
                  JOIN bare b ON b.class = 'function' AND b.oid = also.function WHERE also.top = r.top),

@@ -1,11 +1,13 @@
-"""The catalog's answers about a context: its tables, views, and what they need and are needed by.
+"""Catalog queries about a context: its tables, views, and dependencies in both directions.
 
-Catalogue queries read pg_inherits and pg_class rather than pg_partition_tree(), which ignores the snapshot.
+Catalogue queries read pg_inherits and pg_class rather than pg_partition_tree(), which ignores the
+snapshot.
 """
 
 from psycopg.sql import SQL
 
-# A view has the rows that its owner may see; where policies bind him, a query of his fails without this.
+# A view shows the rows that its owner may see; under policies on him a query would fail without
+# this.
 SHOW_AS_OWNER = SQL("SET row_security = on")
 
 # Tables of the context with all their descendants: what is locked, dumped and compared.
@@ -63,7 +65,7 @@ VIEWS = SQL(
        WHERE n.nspname = %(schema)s AND c.relname = ANY (%(views)s) AND c.relkind IN ('m', 'v')"""
 )
 
-# pg_dump locks every table of the database, other contexts' too, and locking takes the right to read.
+# pg_dump locks every table of the database, other contexts' too, which requires SELECT.
 UNREADABLE = SQL(
     """SELECT format('%%I', n.nspname), has_schema_privilege(n.oid, 'USAGE'),
               format('%%I.%%I', n.nspname, c.relname), has_table_privilege(c.oid, 'SELECT'), c.oid::bigint, n.nspname, c.relname
@@ -74,7 +76,8 @@ UNREADABLE = SQL(
          AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')) ORDER BY 1, 3"""
 )
 
-# Row-level security makes COPY fail with row_security = off, unless the role bypasses it or owns the table unforced.
+# With row_security = off, COPY fails under policies unless the role bypasses them or owns the table
+# unforced.
 HIDDEN_BY_ROW_SECURITY = SQL(
     """SELECT format('%%I.%%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
        JOIN pg_roles me ON me.rolname = current_user
@@ -82,7 +85,7 @@ HIDDEN_BY_ROW_SECURITY = SQL(
          AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE')) ORDER BY 1"""
 )
 
-# Which views read which, through plain views of anybody's too.
+# Which views read which, also through plain views of others.
 VIEW_NEEDS = SQL(
     """WITH RECURSIVE reads (view, relation) AS (
          SELECT oid, oid FROM unnest(%(oids)s::oid[]) AS oid
@@ -102,7 +105,7 @@ RELATIONS = SQL(
        WHERE c.oid >= 16384 AND n.nspname !~ '^pg_(toast|temp)'"""
 )
 
-# Defaults and checks that a dump makes with the table, or the domain, that they are of.
+# Defaults and checks that a dump creates with their table or domain.
 MADE_INLINE = SQL(
     """SELECT 'pg_attrdef'::regclass::oid::bigint, d.oid::bigint FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid
        WHERE c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384
@@ -132,7 +135,7 @@ FOREIGN_KEYS = SQL(
        ORDER BY n.nspname, c.relname, k.conname"""
 )
 
-# Tables that share the context's schema or refer to its tables; nobody may look after them.
+# Tables that share the context's schema or refer to its tables; perhaps no context lists them.
 NEIGHBOURS = SQL(
     """SELECT n.nspname AS schema, c.relname AS name,
               EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.conrelid = c.oid
@@ -158,7 +161,7 @@ ROLES = SQL(
                          ON s.classid = o.classid::oid AND s.objid = o.objid::oid
                        JOIN pg_database d ON d.oid = s.dbid AND d.datname = current_database()
                        WHERE s.refclassid = 'pg_authid'::regclass
-                       -- The bootstrap superuser is pinned: what it owns is in no pg_shdepend.
+                       -- The bootstrap superuser is pinned: pg_shdepend does not have its objects.
                        UNION SELECT relowner FROM pg_class WHERE oid = ANY (%(relations)s::oid[])
                        UNION SELECT p.proowner FROM pg_proc p WHERE p.oid = ANY (%(functions)s::oid[]) AND NOT EXISTS (
                          SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'i')

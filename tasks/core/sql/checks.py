@@ -1,4 +1,4 @@
-"""The queries of integrity checks that are made from the catalog, and how any check is run."""
+"""Queries of integrity checks made from the catalog, and how any check is run."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from tasks.core.sql.source_path import under_source_path
 
 @under_source_path
 def offending_rows(query: str, limit: int) -> Composed:
-    """Count the rows of a check and return the first few of them; the query is the context's or made from the catalogue."""
+    """Count the rows of a check, and return the first few of them."""
     return SQL("SELECT pg_catalog.count(*) OVER () AS all_of_them, offending.* FROM (\n{}\n) AS offending LIMIT {}").format(
         SQL(query),
         Literal(limit),
     )
 
 
-# Whether a row of that instant has a partition of its own, by the partition's own constraint; a DEFAULT one is none. What it
-# is partitioned by further down is not asked.
+# Whether a row of that time has a partition of its own, by the partition's own constraint, except
+# DEFAULT. Sub-partitioning is not considered.
 LEAF_CONSTRAINTS = SQL(
     """SELECT pg_get_partition_constraintdef(c.oid), (
                 SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = %(column)s)
@@ -29,17 +29,15 @@ LEAF_CONSTRAINTS = SQL(
 
 
 def values_without_leaf(column: str, leaves: Sequence[tuple[str, str]], values: Sequence[str], *, instants: bool) -> Composed:
-    """Return those of the values that no leaf would take.
+    """Return the values that no leaf partition would accept.
 
-    What are `instants` have an offset; the session's zone is that of naive timestamps.
+    `instants` have an offset; the session's zone is that of naive timestamps.
     """
     kind = SQL(leaves[0][1] if leaves else "timestamptz" if instants else "text")
     taken = SQL(" OR ").join(SQL("({})").format(SQL(constraint)) for constraint, _ in leaves) if leaves else SQL("false")
     return SQL(
         "SELECT w.{} AS without_partition FROM (SELECT i{}::{} AS {} FROM unnest({}::text[]) AS i) AS w WHERE NOT ({})"
-    ).format(
-        Identifier(column), SQL("::timestamptz" if instants else ""), kind, Identifier(column), Literal(list(values)), taken
-    )  # fmt: skip
+    ).format(Identifier(column), SQL("::timestamptz" if instants else ""), kind, Identifier(column), Literal(list(values)), taken)
 
 
 TRIGGERS_OFF = """
@@ -48,7 +46,7 @@ SELECT t.tgrelid::regclass::text AS "table",
        CASE t.tgenabled WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'for replicas only' END AS state
 FROM pg_trigger t LEFT JOIN pg_constraint k ON k.oid = t.tgconstraint
 WHERE t.tgenabled IN ('D', 'R')
-  -- A key's triggers sit on both its tables, on those of other contexts too.
+  -- A foreign key's triggers are on both its tables, on other contexts' too.
   AND (t.tgrelid = ANY ({oids}) OR k.contype = 'f' AND k.conrelid = ANY ({oids}))"""
 INDEXES_INVALID = """
 SELECT i.indrelid::regclass::text AS "table", i.indexrelid::regclass::text AS "index" FROM pg_index i
@@ -65,5 +63,5 @@ WHERE c.oid = ANY ({oids}) AND c.relkind = 'm' AND NOT c.relispopulated"""
 
 
 def about(query: str, oids: Sequence[int]) -> str:
-    """Return one of the catalogue's checks for these relations."""
+    """Return a check made from the catalog, for these relations."""
     return query.format(oids=f"'{{{','.join(map(str, oids))}}}'::oid[]")

@@ -1,8 +1,8 @@
-"""Statements that mark old rows, with all that refers to them.
+"""Statements that mark old rows, with all rows that refer to them.
 
-Rows that are to go are marked in a TEMP table a table, by their primary key, because a row moves when a trigger writes it.
-`root` numbers the row of the rule's own table for whose sake a row is to go; a row may be marked for several. Conditions of the
-context's file name tables as they are called.
+Rows to delete are marked by primary key in one TEMP table per table, as a row moves when a trigger
+writes it. `root` is the number of the rule's row because of which a row is marked; there may be
+several. Conditions of the context's file use bare table names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from tasks.core.sql.staging import EQUAL, STAGED, Link
 
 @dataclass(frozen=True)
 class Table:
-    """A table of which rows are marked: its number, and its primary key, with the operators by which the key compares."""
+    """A table with marked rows: its number, and its primary key with the key's equality operators."""
 
     number: int
     schema: str
@@ -33,7 +33,7 @@ class Table:
 
     @property
     def bare(self) -> Identifier:
-        """Its name, as conditions have it."""
+        """Its bare name, as in conditions."""
         return Identifier(self.name)
 
     @property
@@ -43,71 +43,71 @@ class Table:
 
     @property
     def marked_key(self) -> list[Identifier]:
-        """The columns of the key there."""
+        """The key columns there."""
         return [Identifier(f"key {number}") for number in range(len(self.key))]
 
     def key_of(self, alias: Composable) -> Composed:
-        """Return the key's columns of a row, named as there."""
+        """Return a row's key columns, named as there."""
         named = zip(self.key, self.marked_key, strict=True)
         return SQL(", ").join(SQL("{}.{} AS {}").format(alias, Identifier(column), name) for column, name in named)
 
     def is_marked(self, alias: Composable, marks: str = "m: marked") -> Composed:
-        """Return the condition that a row is one that is marked."""
+        """Return the condition that a row is marked."""
         return self.is_same(alias, Identifier(marks), self.marked_key)
 
     def is_same(self, alias: Composable, other: Composable, names: Sequence[Identifier] | None = None) -> Composed:
-        """Return the condition that a row has the key of another one, whose columns may have other names."""
+        """Return the condition that a row has another's key, whose columns may have other names."""
         own = list(map(Identifier, self.key))
         pairs = zip(own, self.equal, names or own, strict=True)
         same = (SQL("{}.{} {} {}.{}").format(alias, column, SQL(equal), other, name) for column, equal, name in pairs)
         return SQL(" AND ").join(same)
 
 
-# No table of a context is called so, whatever its conditions name.
+# A name that no table of a context has.
 ROW, PARENT, GOING, MARKED = Identifier("t: row"), Identifier("p: row"), Identifier("g: going"), "m: marked"
 
 
 def as_texts(columns: Sequence[Composable]) -> Composed:
     """Return columns as text."""
-    return SQL(", ").join(SQL("{}::pg_catalog.text").format(one) for one in columns)
+    return SQL(", ").join(SQL("{}::pg_catalog.text").format(column) for column in columns)
 
 
 def create_marks(table: Table) -> Composed:
-    """Make the TEMP table for the marked rows of a table."""
+    """Create the TEMP table for a table's marked rows."""
     return SQL("CREATE TEMP TABLE {} AS SELECT 0::bigint AS root, {} FROM {} AS {} WITH NO DATA").format(
         Identifier(f"to go {table.number}"), table.key_of(ROW), table.place, ROW
     )
 
 
 def drop_marks(table: Table) -> Composed:
-    """Forget the marked rows of a table."""
+    """Unmark the rows of a table."""
     return SQL("DROP TABLE {}").format(table.marks)
 
 
 def index_marks(table: Table) -> Composed:
-    """Let them be found by their root, because what is refused is narrowed down row by row; and gather planner statistics."""
+    """Index marked rows by root, as refused rows are narrowed down one by one; and analyze."""
     return SQL("CREATE INDEX ON {marks} (root); ANALYZE {marks}").format(marks=table.marks)
 
 
 def analyze_marks(table: Table) -> Composed:
-    """Gather planner statistics of them."""
+    """Analyze the TEMP table."""
     return SQL("ANALYZE {}").format(table.marks)
 
 
 def is_old(cutoffs: Mapping[str, str], *, each: bool) -> Composed:
-    """Return the condition that a row's time was before another: by one of some columns, or by each."""
-    told = (SQL("{} OPERATOR(pg_catalog.<) {}").format(Identifier(clock), Literal(cutoff)) for clock, cutoff in cutoffs.items())
-    return SQL("({})").format(SQL(" AND " if each else " OR ").join(told))
+    """Return the condition that a row is older than a cutoff: by any of some columns, or by each."""
+    terms = (SQL("{} OPERATOR(pg_catalog.<) {}").format(Identifier(clock), Literal(cutoff)) for clock, cutoff in cutoffs.items())
+    return SQL("({})").format(SQL(" AND " if each else " OR ").join(terms))
 
 
 def clock_of(table: Table, columns: Sequence[str], *, each: bool) -> Composed:
-    """Return since when a row is old: by the first of some columns, or by the last."""
-    told = SQL(", ").join(SQL("{}.{}").format(table.bare, Identifier(column)) for column in columns)
-    return SQL("{}({})").format(SQL("GREATEST" if each else "LEAST"), told) if len(columns) > 1 else told
+    """Return the time of a row: the earliest of some columns, or the latest."""
+    clocks = SQL(", ").join(SQL("{}.{}").format(table.bare, Identifier(column)) for column in columns)
+    return SQL("{}({})").format(SQL("GREATEST" if each else "LEAST"), clocks) if len(columns) > 1 else clocks
 
 
 def is_after(clock: Composable, table: Table, last: Sequence[str]) -> Composed:
-    """Return the condition that a row comes after one whose clock and key are given as text, column by column."""
+    """Return the condition that a row follows one given by clock and key as text."""
     columns = [clock, *map(Identifier, table.key)]
     equal, greater = [EQUAL, *table.equal], ["OPERATOR(pg_catalog.>)", *table.greater]
     compared = [
@@ -122,36 +122,36 @@ def is_after(clock: Composable, table: Table, last: Sequence[str]) -> Composed:
 
 @under_source_path
 def mark_old(table: Table, clock: Composable, conditions: Sequence[Composed], hold: Composed, limit: int) -> Composed:
-    """Lock rows of which some conditions are true, the oldest first, but for those that others work on; mark those not held.
+    """Lock rows that satisfy conditions, oldest first, skipping locked ones; mark those not held.
 
-    Returns root, key as text, whether it is held, and clock and key as text.
+    Returns root, key as text, whether the row is held, and clock and key as text.
     """
-    found = SQL(
+    old = SQL(
         "SELECT {key}, {hold} IS TRUE AS held, {clock} AS clock FROM {place} WHERE {condition} "
         "ORDER BY {order} LIMIT {limit} FOR UPDATE OF {own} SKIP LOCKED"
     ).format(
         key=table.key_of(table.bare), hold=hold, own=table.bare, clock=clock, place=table.place,
         condition=SQL(" AND ").join(conditions), limit=Literal(limit),
-        order=SQL(", ").join([clock, *(SQL("{}.{}").format(table.bare, Identifier(one)) for one in table.key)]),
+        order=SQL(", ").join([clock, *(SQL("{}.{}").format(table.bare, Identifier(column)) for column in table.key)]),
     )  # fmt: skip
     return SQL(
-        "WITH found AS ({}), "
-        "numbered AS MATERIALIZED (SELECT pg_catalog.row_number() OVER (ORDER BY clock, {key}) AS root, * FROM found), "
+        "WITH old_rows AS ({}), "
+        "numbered AS MATERIALIZED (SELECT pg_catalog.row_number() OVER (ORDER BY clock, {key}) AS root, * FROM old_rows), "
         "marked AS (INSERT INTO {} SELECT root, {key} FROM numbered WHERE NOT held) "
         "SELECT root, ARRAY[{texts}], held, ARRAY[clock::pg_catalog.text, {texts}] FROM numbered ORDER BY root"
-    ).format(found, table.marks, key=SQL(", ").join(table.marked_key), texts=as_texts(table.marked_key))
+    ).format(old, table.marks, key=SQL(", ").join(table.marked_key), texts=as_texts(table.marked_key))
 
 
 @under_source_path
 def count_old(table: Table, conditions: Sequence[Composed]) -> Composed:
-    """Count rows of which some conditions are true."""
+    """Count rows that satisfy conditions."""
     return SQL("SELECT pg_catalog.count(*) FROM {} WHERE {}").format(table.place, SQL(" AND ").join(conditions))
 
 
 def _mark_more(table: Table, alias: Composable, joined: Composed) -> Composed:
     return SQL(
         "INSERT INTO {marks} SELECT DISTINCT root, {names} FROM (SELECT {mark}.root, {key} FROM {joined} FOR UPDATE OF {alias} "
-        "SKIP LOCKED) AS found EXCEPT SELECT root, {names} FROM {marks}"
+        "SKIP LOCKED) AS referring EXCEPT SELECT root, {names} FROM {marks}"
     ).format(
         marks=table.marks, names=SQL(", ").join(table.marked_key), key=table.key_of(alias), joined=joined, alias=alias,
         mark=Identifier(MARKED),
@@ -159,23 +159,23 @@ def _mark_more(table: Table, alias: Composable, joined: Composed) -> Composed:
 
 
 def create_going(going: Identifier, table: Table) -> Composed:
-    """Make the TEMP table for the keys, as text, of rows of a table that would go."""
+    """Create the TEMP table for the keys, as text, of rows that would be deleted."""
     columns = (SQL("{} pg_catalog.text").format(name) for name in table.marked_key)
     return SQL("CREATE TEMP TABLE {} ({})").format(going, SQL(", ").join(columns))
 
 
 def copy_going(going: Identifier) -> Composed:
-    """Say which rows would go."""
+    """Insert keys of rows that would be deleted."""
     return SQL("COPY {} FROM STDIN").format(going)
 
 
 def analyze_going(going: Identifier) -> Composed:
-    """Gather planner statistics of them."""
+    """Analyze the TEMP table."""
     return SQL("ANALYZE {}").format(going)
 
 
 def is_going(table: Table, alias: Composable, going: Identifier) -> Composed:
-    """Return the condition that a row is one of those that would go."""
+    """Return the condition that a row is one of these."""
     pairs = zip(table.key, table.marked_key, strict=True)
     same = (
         SQL("{}.{}::pg_catalog.text OPERATOR(pg_catalog.=) {}.{}").format(alias, Identifier(column), GOING, name)
@@ -185,7 +185,10 @@ def is_going(table: Table, alias: Composable, going: Identifier) -> Composed:
 
 
 def mark_referring(table: Table, parent: Table, key: Link, going: Identifier | None = None) -> Composed:
-    """Lock and mark rows that refer to marked ones by a foreign key, if they are not marked yet; or those that would go."""
+    """Lock and mark rows that refer to marked ones by a foreign key.
+
+    Or those that would be deleted.
+    """
     joined = SQL("{} AS {} JOIN {} AS {} ON {} JOIN {} AS {} ON {}").format(
         table.place, ROW, parent.place, PARENT, key.refers(ROW, PARENT), parent.marks, Identifier(MARKED), parent.is_marked(PARENT)
     )
@@ -200,28 +203,32 @@ def _belongs(table: Table, root: Table, condition: Composed) -> Composed:
 
 @under_source_path
 def mark_by_condition(table: Table, root: Table, condition: Composed) -> Composed:
-    """Lock and mark rows that belong to marked ones of the rule's table by a condition that names both tables."""
+    """Lock and mark rows joined to marked rows of the rule's table by a condition on both tables."""
     return _mark_more(table, table.bare, _belongs(table, root, condition))
 
 
 @under_source_path
 def roots_not_alone(table: Table, root: Table, condition: Composed) -> Composed:
-    """Return for whose sake rows of the rule's table are marked to which others belong that are not marked."""
+    """Return the roots of marked rows of the rule's table that have unmarked dependent rows."""
     return SQL("SELECT DISTINCT {}.root FROM {} WHERE NOT EXISTS (SELECT FROM {} AS o WHERE {})").format(
         Identifier(MARKED), _belongs(table, root, condition), table.marks, table.is_marked(table.bare, "o")
     )
 
 
 def roots_referred_to(
-    child: str, marked: Table | None, parent: Table, key: Link, roots: Sequence[int] | None = None
-) -> Composed:  # fmt: skip
-    """Return for whose sake rows are marked to which others refer that are not; the child is named as the catalogue does.
+    child: str,
+    marked: Table | None,
+    parent: Table,
+    key: Link,
+    roots: Sequence[int] | None = None,
+) -> Composed:
+    """Return the roots of marked rows that unmarked rows refer to; `child` is named as in the catalog.
 
-    With `roots` only these are asked about, and only what is marked for their sake is taken as going.
+    With `roots` only these are considered, and only rows marked for them count as going.
     """
     asked, going = SQL("true").format(), SQL("true").format()
     if roots is not None:
-        asked, going = (SQL("{}.root = ANY ({})").format(Identifier(one), Literal(list(roots))) for one in (MARKED, "o"))
+        asked, going = (SQL("{}.root = ANY ({})").format(Identifier(alias), Literal(list(roots))) for alias in (MARKED, "o"))
     stays: Composable = SQL("true")
     if marked:
         stays = SQL("NOT EXISTS (SELECT FROM {} AS o WHERE {} AND {})").format(marked.marks, marked.is_marked(ROW, "o"), going)
@@ -232,7 +239,7 @@ def roots_referred_to(
 
 
 def values_of(table: Table, columns: Sequence[str]) -> Composed:
-    """Return for whose sake rows of a table are marked, with what those rows have in some columns, as text."""
+    """Return the roots of a table's marked rows, with some columns of these as text."""
     known = SQL(" AND ").join(SQL("{}.{} IS NOT NULL").format(PARENT, Identifier(column)) for column in columns)
     return SQL("SELECT {marks}.root, {} FROM {} AS {} JOIN {} AS {marks} ON {} WHERE {}").format(
         texts(PARENT.as_string(), columns), table.place, PARENT, table.marks, table.is_marked(PARENT), known,
@@ -241,18 +248,18 @@ def values_of(table: Table, columns: Sequence[str]) -> Composed:
 
 
 def roots_of(table: Table) -> Composed:
-    """Return for whose sake rows of a table are marked."""
+    """Return the roots of a table's marked rows."""
     return SQL("SELECT DISTINCT root FROM {}").format(table.marks)
 
 
 def roots_changed(table: Table, leaf: tuple[str, str], staged: tuple[int, Sequence[str]] | None) -> Composed:
-    """Return for whose sake rows of a leaf are marked that are not as archived: number and columns of those that are staged."""
+    """Return the roots of a leaf's marked rows that differ from the archived ones in number or columns."""
     archived = SQL("false").format()
     if staged:
         number, columns = staged
         same = table.is_same(ROW, Identifier("s"))
         texts = (
-            SQL("ROW({})::text").format(SQL(", ").join(SQL("{}.{}").format(alias, Identifier(one)) for one in columns))
+            SQL("ROW({})::text").format(SQL(", ").join(SQL("{}.{}").format(alias, Identifier(column)) for column in columns))
             for alias in (ROW, Identifier("s"))
         )
         archived = SQL("EXISTS (SELECT FROM {} AS s WHERE {} AND {})").format(
@@ -264,22 +271,22 @@ def roots_changed(table: Table, leaf: tuple[str, str], staged: tuple[int, Sequen
 
 
 def unmark(table: Table, roots: Sequence[int]) -> Composed:
-    """Let rows stay that were marked for the sake of some roots."""
+    """Unmark rows of some roots."""
     return SQL("DELETE FROM {} WHERE root = ANY ({})").format(table.marks, Literal(list(roots)))
 
 
 def unmark_gone(table: Table, roots: Sequence[int]) -> Composed:
-    """Forget rows that are gone, for whosever sake they were marked."""
+    """Unmark deleted rows, for all roots."""
     names = zip(table.marked_key, table.equal, strict=True)
-    same = SQL(" AND ").join(SQL("m.{0} {1} g.{0}").format(one, SQL(equal)) for one, equal in names)
+    same = SQL(" AND ").join(SQL("m.{0} {1} g.{0}").format(name, SQL(equal)) for name, equal in names)
     return SQL("DELETE FROM {marks} AS m USING {marks} AS g WHERE g.root = ANY ({}) AND {}").format(
         Literal(list(roots)), same, marks=table.marks
     )
 
 
 def chosen(table: Table, roots: Sequence[int]) -> Composed:
-    # As text, it has no cast to a type that would be looked up.
-    """Say which rows are marked for the sake of some roots."""
+    # As text, without a cast whose type would be looked up.
+    """Return which rows are marked for some roots."""
     listed = Literal(f"{{{','.join(map(str, roots))}}}")
     return SQL("SELECT DISTINCT {} FROM {} WHERE root OPERATOR(pg_catalog.=) ANY ({})").format(
         SQL(", ").join(table.marked_key), table.marks, listed
@@ -287,5 +294,5 @@ def chosen(table: Table, roots: Sequence[int]) -> Composed:
 
 
 def count_marked(table: Table, roots: Sequence[int]) -> Composed:
-    """Count the rows that are marked for the sake of some roots."""
+    """Count the rows that are marked for some roots."""
     return SQL("SELECT count(*) FROM ({}) AS chosen").format(chosen(table, roots))

@@ -1,4 +1,4 @@
-"""Statements that find rows to write whose unique values other rows hold that stay."""
+"""Statements that find rows to write whose unique values kept rows hold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from psycopg.sql import SQL, Composed, Identifier
 
 from tasks.core.sql.staging import DIFFERENCE, PLACE, STAGED, WHAT, as_written, temp
 
-# Unique and excluding indexes that are looked at when a row is written: what each compares, by which operators, of which rows.
+# Unique and exclusion indexes checked per row: expressions, operators, predicate.
 UNIQUE_INDEXES = SQL(
     """SELECT i.indrelid::bigint, coalesce(quote_ident(k.conname), i.indexrelid::regclass::text), i.indexrelid::regclass::text,
               ARRAY(SELECT pg_get_indexdef(i.indexrelid, n::int, false) FROM generate_series(1, i.indnkeyatts) AS n ORDER BY n),
@@ -27,7 +27,7 @@ UNIQUE_INDEXES = SQL(
 
 @dataclass(frozen=True)
 class UniqueIndex:
-    """A unique or excluding index: its constraint, what it compares and by which operators, and of which rows."""
+    """A unique or exclusion index: its constraint, expressions, operators, and predicate."""
 
     relation: int
     constraint: str
@@ -54,11 +54,11 @@ def _same(index: UniqueIndex) -> Composed:
 
 
 def _keys(key: Sequence[str]) -> Composed:
-    return SQL("ARRAY[{}]::text[]").format(SQL(", ").join(SQL("{}::text").format(Identifier(one)) for one in key))
+    return SQL("ARRAY[{}]::text[]").format(SQL(", ").join(SQL("{}::text").format(Identifier(column)) for column in key))
 
 
 def find_collisions(number: int, schema: str, name: str, index: UniqueIndex, key: Sequence[str]) -> Composed:
-    """Return, by the values of their keys, rows to insert or update with the live rows that stay and have their unique values."""
+    """Return keys of rows to insert or update, with keys of kept live rows that hold their unique values."""
     coming = SQL("SELECT {} AS key, {} FROM {} WHERE {} IN ('I', 'U') AND ({})").format(
         _keys(key), _values(index), temp(DIFFERENCE, number), WHAT, as_written(index.condition)
     )
@@ -72,15 +72,15 @@ def find_collisions(number: int, schema: str, name: str, index: UniqueIndex, key
 
 
 def count_doubles(number: int, index: UniqueIndex) -> Composed:
-    """Count the values that several staged rows have and an index allows once."""
-    found = SQL("SELECT {} FROM {} WHERE ({})").format(_values(index), temp(STAGED, number), as_written(index.condition))
+    """Count values that several staged rows have although an index is unique."""
+    rows = SQL("SELECT {} FROM {} WHERE ({})").format(_values(index), temp(STAGED, number), as_written(index.condition))
     values = [_value(n) for n in range(len(index.expressions))]
-    present = SQL(" AND ").join(SQL("{} IS NOT NULL").format(one) for one in values)
+    present = SQL(" AND ").join(SQL("{} IS NOT NULL").format(value) for value in values)
     return SQL("SELECT count(*) FROM (SELECT FROM ({}) AS v WHERE {} GROUP BY {} HAVING count(*) > 1) AS doubles").format(
-        found, SQL("true") if index.nulls_equal else present, SQL(", ").join(values)
+        rows, SQL("true") if index.nulls_equal else present, SQL(", ").join(values)
     )
 
 
 def forget_rows(number: int, condition: Composed) -> list[Composed]:
-    """Return what takes rows from those that were staged and those that are to be written."""
+    """Return the statements that drop rows from those staged and those to write."""
     return [SQL("DELETE FROM {} WHERE {}").format(temp(name, number), condition) for name in (STAGED, DIFFERENCE)]

@@ -1,4 +1,4 @@
-"""Statements about databases, and about the roles that a restore makes for them."""
+"""Statements about databases, and about roles that a restore creates for them."""
 
 import re
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ DATABASE_FACTS = SQL(
        FROM pg_database d WHERE d.datname = current_database()"""
 )
 DATABASE_EXISTS = SQL("SELECT EXISTS (SELECT FROM pg_database WHERE datname = %(name)s)")
-# By name as well: a database that somebody renamed by hand may be in use, whatever its comment still says.
+# By name as well: a database renamed by hand may be in use, whatever its comment says.
 MARKED_DATABASES = SQL(
     """SELECT d.datname, shobj_description(d.oid, 'pg_database') FROM pg_database d
        WHERE starts_with(shobj_description(d.oid, 'pg_database'), %(mark)s)
          AND d.datname ~ '_(restoring|drill)_[0-9a-f]{4}$' ORDER BY 1"""
 )
 EXISTING_ROLES = SQL("SELECT rolname FROM pg_roles WHERE rolname = ANY (%(names)s)")
-# What this login may become; creating an object for a role needs SET ROLE to it.
+# Roles that this login may become; creating an object for a role needs SET ROLE to it.
 MAY_BECOME = SQL("SELECT rolname FROM pg_roles WHERE rolname = ANY (%(names)s) AND pg_has_role(oid, 'MEMBER')")
 MAY_BECOME_16 = SQL("SELECT rolname FROM pg_roles WHERE rolname = ANY (%(names)s) AND pg_has_role(oid, 'SET')")
 MY_RIGHTS = SQL("SELECT rolsuper, rolcreatedb, rolcreaterole, rolbypassrls FROM pg_roles WHERE rolname = current_user")
@@ -42,7 +42,7 @@ SCHEMA_EXISTS = SQL("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %(s
 
 
 def create_role(name: str) -> Composed:
-    """Create a role that owns or is granted things and that nobody can log in as."""
+    """Create a role that owns objects or has grants, NOLOGIN."""
     return SQL("CREATE ROLE {} NOLOGIN").format(Identifier(name))
 
 
@@ -57,8 +57,9 @@ def create_database(name: str, options: Sequence[tuple[str, str]]) -> Composed:
     return SQL("CREATE DATABASE {} TEMPLATE template0 {}").format(Identifier(name), chosen)
 
 
-# WITH (FORCE) also ends the workers of autovacuum, which only a superuser may, and so fails now and then for everyone
-# else; a plain DROP cancels those by itself and waits 5 s for whoever is leaving.
+# WITH (FORCE) also terminates autovacuum workers, which only a superuser may, and so fails
+# sometimes for others; a plain DROP cancels those itself, and waits 5 s for sessions that are
+# ending.
 END_SESSIONS = SQL("""
     SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
     JOIN pg_database d ON d.oid = a.datid
@@ -69,12 +70,12 @@ END_SESSIONS = SQL("""
 
 
 def create_extension(name: str) -> Composed:
-    """Install an extension, where a superuser would, if it is not there."""
+    """Create an extension if it is missing."""
     return SQL("CREATE EXTENSION IF NOT EXISTS {}").format(Identifier(name))
 
 
 def drop_database(name: str) -> Composed:
-    """Drop a database, in which no session may be left."""
+    """Drop a database without sessions."""
     return SQL("DROP DATABASE IF EXISTS {}").format(Identifier(name))
 
 
@@ -89,7 +90,7 @@ def set_database_owner(name: str, owner: str) -> Composed:
 
 
 def comment_on_database(name: str, comment: str | None) -> Composed:
-    """Write, or take away, the comment of a database."""
+    """Set or remove the comment of a database."""
     return SQL("COMMENT ON DATABASE {} IS {}").format(Identifier(name), Literal(comment))
 
 
@@ -98,47 +99,49 @@ LIST_ELEMENT = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
 
 
 def set_for_database(name: str, setting: str, value: str) -> Composed:
-    """Give a database its own default of a setting."""
-    # The catalogue has a list of names as it would be written; as one literal it would be one name.
-    listed = [(found[2] or found[1]).replace('""', '"') for found in LIST_ELEMENT.finditer(value)]
+    """Set a database's own default of a setting."""
+    # The catalog stores a list of names as written; as one literal it would be one name.
+    listed = [(match[2] or match[1]).replace('""', '"') for match in LIST_ELEMENT.finditer(value)]
     values = SQL(", ").join(map(Literal, listed if setting in LISTS_OF_NAMES else [value]))
     return SQL("ALTER DATABASE {} SET {} TO {}").format(Identifier(name), Identifier(*setting.split(".")), values)
 
 
 def revoke_public(name: str) -> Composed:
-    """Take away what everybody may do in a database by default."""
+    """Revoke PUBLIC's default privileges on a database."""
     return SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(Identifier(name))
 
 
 def grant_on_database(name: str, privilege: str, role: str | None, *, grantable: bool) -> Composed:
-    """Grant CONNECT, CREATE or TEMPORARY to a role, or to everybody."""
+    """Grant CONNECT, CREATE or TEMPORARY to a role or to PUBLIC."""
     if privilege not in ("CONNECT", "CREATE", "TEMPORARY"):
         raise ValueError(f"{privilege} is no privilege on a database")
     return SQL("GRANT {} ON DATABASE {} TO {}{}").format(
-        SQL(privilege), Identifier(name), Identifier(role) if role else SQL("PUBLIC"),
+        SQL(privilege),
+        Identifier(name),
+        Identifier(role) if role else SQL("PUBLIC"),
         SQL(" WITH GRANT OPTION") if grantable else SQL(""),
-    )  # fmt: skip
+    )
 
 
 def limit_connections(name: str, limit: int) -> Composed:
-    """Limit the sessions in a database."""
+    """Limit the connections to a database."""
     return SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(Identifier(name), Literal(limit))
 
 
 def grant_create(schema: str, role: str) -> Composed:
-    """Let a role create in a schema, for as long as the restore hands objects to it."""
+    """Grant a role CREATE on a schema, for the time of the restore."""
     return SQL("GRANT CREATE ON SCHEMA {} TO {}").format(Identifier(schema), Identifier(role))
 
 
 def grant_on_schema(schema: str, role: str, privilege: str, *, grantable: bool) -> Composed:
-    """Let a role do in a schema what it could do in the source."""
+    """Grant a role its privilege on a schema as in the source."""
     return SQL("GRANT {} ON SCHEMA {} TO {}{}").format(
         SQL(privilege), Identifier(schema), Identifier(role), SQL(" WITH GRANT OPTION" if grantable else "")
     )
 
 
 def revoke_create(schema: str, role: str) -> Composed:
-    """Take back what was granted for the restore."""
+    """Revoke what was granted for the restore."""
     return SQL("REVOKE CREATE ON SCHEMA {} FROM {}").format(Identifier(schema), Identifier(role))
 
 

@@ -1,4 +1,4 @@
-"""Statements that delete marked rows, and count what that did to others."""
+"""Statements that delete marked rows, and count the effects."""
 
 from collections.abc import Sequence
 
@@ -11,24 +11,24 @@ from tasks.core.sql.staging import STAGED
 
 @under_source_path
 def delete_marked(tables: Sequence[Table], roots: Sequence[int]) -> Composed:
-    """Delete the marked rows of some tables in one statement: keys are looked at when it ends.
+    """Delete the marked rows of some tables in one statement: keys are checked at its end.
 
     Returns for each deleted row the oid of its relation and its key as text.
     """
     part = "{} AS (DELETE FROM {} AS {row} USING ({}) AS {} WHERE {} RETURNING {row}.tableoid::bigint AS leaf, ARRAY[{}] AS key)"
     parts = [
         SQL(part).format(
-            Identifier(f"gone {one.number}"), one.place, chosen(one, roots), Identifier(MARKED), one.is_marked(ROW),
-            as_texts([SQL("{}.{}").format(ROW, Identifier(column)) for column in one.key]), row=ROW,
+            Identifier(f"gone {table.number}"), table.place, chosen(table, roots), Identifier(MARKED), table.is_marked(ROW),
+            as_texts([SQL("{}.{}").format(ROW, Identifier(column)) for column in table.key]), row=ROW,
         )
-        for one in tables
+        for table in tables
     ]  # fmt: skip
-    rows = (SQL("SELECT leaf, key FROM {}").format(Identifier(f"gone {one.number}")) for one in tables)
+    rows = (SQL("SELECT leaf, key FROM {}").format(Identifier(f"gone {table.number}")) for table in tables)
     return SQL("WITH {} {}").format(SQL(", ").join(parts), SQL(" UNION ALL ").join(rows))
 
 
-# Rows that this transaction deleted, by whatever did it, in other tables than TEMP ones; what was rolled back counts too.
-# The view pg_stat_xact_user_tables says the same more slowly: it is asked once for every row that is refused.
+# Rows deleted by this transaction in any but TEMP tables, by whatever cause; rolled back ones count
+# too. pg_stat_xact_user_tables is slower, and this is queried for every refused row.
 DELETED_BY_TABLE = SQL(
     """SELECT c.oid::bigint, format('%I.%I', n.nspname, c.relname), pg_stat_get_xact_tuples_deleted(c.oid)
        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -36,7 +36,7 @@ DELETED_BY_TABLE = SQL(
 )
 
 
-# Relations that this transaction alone may use by now, but for TEMP ones: emptied, or changed in their definition.
+# Relations that this transaction locked exclusively, except TEMP ones: truncated, or altered.
 TAKEN = SQL(
     """SELECT DISTINCT format('%I.%I', n.nspname, c.relname) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
        JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -48,15 +48,15 @@ DEFER = SQL("SET CONSTRAINTS ALL DEFERRED")
 
 
 def is_staged(table: Table, numbers: Sequence[int]) -> Composed:
-    """Return the condition that the key of a row, which is called by its table's name, is among those of staged rows."""
+    """Return the condition that a row's key, qualified by its table's name, is among those of staged rows."""
     columns, row = SQL(", ").join(map(Identifier, table.key)), Identifier("s: staged")
-    parts = (SQL("SELECT {} FROM {}").format(columns, Identifier("pg_temp", STAGED.format(one))) for one in numbers)
+    parts = (SQL("SELECT {} FROM {}").format(columns, Identifier("pg_temp", STAGED.format(number))) for number in numbers)
     staged, same = SQL(" UNION ALL ").join(parts), table.is_same(table.bare, row)
     return SQL("EXISTS (SELECT FROM ({}) AS {} WHERE {})").format(staged, row, same)
 
 
 def count_gone(table: Table, leaf: tuple[str, str], number: int) -> Composed:
-    """Count the staged rows of a leaf that it does not have any more."""
+    """Count the staged rows that a leaf no longer has."""
     same = table.is_same(ROW, Identifier("s"))
     return SQL("SELECT count(*) FROM {} AS s WHERE NOT EXISTS (SELECT FROM ONLY {} AS {} WHERE {})").format(
         Identifier("pg_temp", STAGED.format(number)), Identifier(*leaf), ROW, same
@@ -64,5 +64,5 @@ def count_gone(table: Table, leaf: tuple[str, str], number: int) -> Composed:
 
 
 def vacuum(schema: str, name: str) -> Composed:
-    """Make the room of deleted rows usable, and gather planner statistics."""
+    """Vacuum and analyze a table."""
     return SQL("VACUUM (ANALYZE) {}").format(Identifier(schema, name))

@@ -1,4 +1,4 @@
-"""Statements about foreign keys: which there are, whether rows violate them, and how they are made."""
+"""Statements about foreign keys: which exist, whether rows violate them, and creating them."""
 
 from collections.abc import Sequence
 
@@ -22,21 +22,21 @@ IS_VALIDATED = SQL(
 
 
 def lock_own(schema: str, tables: Sequence[str]) -> Composed:
-    """Keep everybody else away from tables, their partitions included, that are to be filled."""
+    """Lock tables that are to be filled, with their partitions, exclusively."""
     names = SQL(", ").join(Identifier(schema, table) for table in tables)
     return SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names)
 
 
 def comment_on_constraint(table: str, name: str, comment: str) -> Composed:
-    """Write the comment of a constraint; table and name are quoted where they must be."""
+    """Set the comment of a constraint; table and name are quoted as needed."""
     return SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(SQL(name), SQL(table), Literal(comment))
 
 
-# Keys are named and defined as the catalogue or a manifest spells them, quoted where they must be.
+# Keys are named and defined as in the catalog or a manifest, quoted as needed.
 
 
 def add_key(table: str, name: str, definition: str, *, proven: bool = True) -> SQL:
-    """Make a foreign key; unproven, it is made without a look at the rows that are there."""
+    """Create a foreign key; unproven, as NOT VALID."""
     return SQL(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}{'' if proven else ' NOT VALID'}")
 
 
@@ -46,11 +46,12 @@ def drop_key(table: str, name: str) -> SQL:
 
 
 def validate_key(table: str, name: str) -> SQL:
-    """Look whether every row obeys a foreign key that was made without a look."""
+    """Validate a NOT VALID foreign key."""
     return SQL(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
 
 
-# For each foreign key of the given relations, one without its parents: the anti-join that finds rows that it does not allow.
+# For each foreign key of the given relations, without inherited ones: the anti-join that finds
+# violating rows.
 _ORPHANS = """SELECT k.oid::bigint, c.relname, k.conname,
          format('SELECT %%s FROM %%s%%s AS c WHERE %%s AND NOT EXISTS (SELECT FROM %%s%%s AS r WHERE %%s)',
            (SELECT string_agg(format('c.%%I', a.attname), ', ' ORDER BY u.place) FROM (

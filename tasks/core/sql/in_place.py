@@ -1,4 +1,4 @@
-"""Statements that write a set's rows into live tables, and that find whom this concerns."""
+"""Statements that write a set's rows into live tables, and find out who is affected."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,8 +11,8 @@ from tasks.core.sql.staging import DIFFERENCE, EQUAL, PLACE, STAGED, UNEQUAL, WH
 
 DELETED, UPDATED, INSERTED, REPLACED = "D", "U", "I", "R"
 
-# For each unique index that is checked row by row, but for the primary key: a column whose values may be any for a moment, if
-# there is one, because it is of no foreign key at either end.
+# For each unique index checked per row, except the primary key: a column that can take temporary
+# values, if any, as no foreign key at either end uses it.
 PARKING_COLUMNS = SQL(
     """SELECT DISTINCT ON (i.indexrelid) a.attname::text, t.typname::text, a.atttypmod
        FROM pg_index i LEFT JOIN LATERAL unnest(i.indkey) AS u (attnum) ON true
@@ -26,7 +26,8 @@ PARKING_COLUMNS = SQL(
        WHERE i.indrelid = %(oid)s AND i.indisunique AND NOT i.indisprimary AND i.indimmediate
        ORDER BY i.indexrelid, t.typname = 'uuid' DESC NULLS LAST, a.attnum"""
 )
-# Foreign keys that would do something to rows elsewhere when a row is deleted, though it comes back in the same statement.
+# Foreign keys with an action on rows elsewhere when a row is deleted, even if it returns in the
+# statement.
 KEYS_THAT_ACT = SQL(
     """SELECT quote_ident(k.conname) || ' of ' || k.conrelid::regclass FROM pg_constraint k
        WHERE k.contype = 'f' AND k.confdeltype <> 'a' AND k.conparentid = 0
@@ -60,35 +61,39 @@ LOCK_HOLDERS_OF = SQL(
 
 
 def lock_for_merge(tables: Sequence[tuple[str, str]]) -> Composed:
-    """Keep writers away from tables, their partitions included; readers go on."""
+    """Lock tables, with their partitions, against writers; readers continue."""
     names = SQL(", ").join(Identifier(*table) for table in tables)
     return SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(names)
 
 
 def _is_one_of(kinds: Sequence[str]) -> Composed:
-    """Return the condition that a difference d is of one of some kinds, without a list, whose operator would have no name."""
+    """Return the condition that a difference is of some kinds.
+
+    Without IN, whose operator cannot be qualified.
+    """
     return any_of([SQL("d.{} {} {}").format(WHAT, SQL(EQUAL), Literal(kind)) for kind in kinds])
 
 
 @under_source_path
 def merge_rows(tables: Sequence[tuple[int, str, str, Sequence[str], Sequence[str]]]) -> Composed:
-    """Delete, update and insert what differs, in this order, in one statement: foreign keys are looked at when it ends.
+    """Delete, update and insert the differences, in this order, in one statement: keys are checked at its end.
 
-    Tables are given as number, schema, name, columns, and the columns that an update may set. Each part waits for the one before
-    it by asking for the number of its rows (https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING).
-    Returns the numbers of rows deleted, updated and inserted.
+    Tables are given as number, schema, name, columns, and columns to update. Each part waits for
+    the previous one by using its row count
+    (https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING). Returns the
+    numbers of rows deleted, updated and inserted.
     """
     steps: list[list[tuple[int, Composed]]] = [[], [], []]
     for number, schema, name, columns, settable in tables:
-        table, found, chosen = Identifier(schema, name), temp(DIFFERENCE, number), SQL(", ").join(map(Identifier, columns))
-        at = SQL("FROM {} AS d WHERE t.ctid {} d.{} AND ").format(found, SQL(EQUAL), PLACE)
-        using = SQL("USING {} AS d WHERE t.ctid {} d.{} AND ").format(found, SQL(EQUAL), PLACE)
-        values = SQL(", ").join(SQL("{0} = d.{0}").format(Identifier(one)) for one in settable)
+        table, difference, chosen = Identifier(schema, name), temp(DIFFERENCE, number), SQL(", ").join(map(Identifier, columns))
+        at = SQL("FROM {} AS d WHERE t.ctid {} d.{} AND ").format(difference, SQL(EQUAL), PLACE)
+        using = SQL("USING {} AS d WHERE t.ctid {} d.{} AND ").format(difference, SQL(EQUAL), PLACE)
+        values = SQL(", ").join(SQL("{0} = d.{0}").format(Identifier(column)) for column in settable)
         steps[0].append((number, SQL("DELETE FROM ONLY {} AS t {}").format(table, using)))
         if settable:
             steps[1].append((number, SQL("UPDATE ONLY {} AS t SET {} {}").format(table, values, at)))
         insert = SQL("INSERT INTO {}{} OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS d WHERE ")
-        steps[2].append((number, insert.format(table, column_list(columns), chosen, found)))
+        steps[2].append((number, insert.format(table, column_list(columns), chosen, difference)))
     parts, before = list[Composed](), SQL("true").format()
     for step, what in zip(steps, ([DELETED, REPLACED], [UPDATED], [INSERTED, REPLACED]), strict=True):
         word = what[0]
@@ -105,11 +110,13 @@ def merge_rows(tables: Sequence[tuple[int, str, str, Sequence[str], Sequence[str
 
 @under_source_path
 def park_rows(number: int, schema: str, name: str, column: str, kind: str, length: int) -> Composed:
-    """Give one column of the rows to update values that nothing else has, until they get theirs; rows move by that."""
+    """Set a column of the rows to update to temporary unique values; this moves the rows."""
     hashed = "pg_catalog.md5(pg_catalog.random()::pg_catalog.text OPERATOR(pg_catalog.||) t.ctid::pg_catalog.text)"
-    some = SQL("pg_catalog.gen_random_uuid()") if kind == "uuid" else SQL("pg_catalog.left({}, {})").format(
-        SQL(hashed), Literal(min(length - 4, 32) if length > 4 else 32)
-    )  # fmt: skip
+    some = (
+        SQL("pg_catalog.gen_random_uuid()")
+        if kind == "uuid"
+        else SQL("pg_catalog.left({}, {})").format(SQL(hashed), Literal(min(length - 4, 32) if length > 4 else 32))
+    )
     return SQL(
         """WITH parked AS (
              UPDATE ONLY {} AS t SET {} = {} FROM {} AS d WHERE t.ctid {equal} d.{place} AND d.{what} {equal} 'U'
@@ -128,23 +135,23 @@ def park_rows(number: int, schema: str, name: str, column: str, kind: str, lengt
 
 
 def replace_instead_of_update(number: int) -> Composed:
-    """Let rows be deleted and inserted in the same statement, where no column can be parked."""
+    """Turn updates into delete and insert in the same statement, if no column can be parked."""
     return SQL("UPDATE {} SET {} = 'R' WHERE {} = 'U'").format(temp(DIFFERENCE, number), WHAT, WHAT)
 
 
 def noticed_rows(
     number: int, schema: str, name: str, referenced: Mapping[str, str], *, acts_on_delete: bool, acts_on_update: bool
-) -> Composed:  # fmt: skip
-    """Return, as what follows SELECT …, the rows of a relation that a key which refers to these columns would notice.
+) -> Composed:
+    """Return, from after SELECT, the rows of a relation whose change a foreign key on these columns would notice.
 
-    A key that acts on a delete notices every row that is deleted, one that acts on an update every row in which one of the
-    columns changes; one that does not act, only values that are gone when the statement ends. Columns are given with the operators
-    by which the key compares them.
+    A key with ON DELETE actions notices every deleted row, one with ON UPDATE actions every row in
+    which one of the columns changes; one without actions only values that are gone at the
+    statement's end. Columns come with the key's equality operators.
     """
-    stays = SQL(" AND ").join(SQL("s.{0} {1} t.{0}").format(Identifier(one), SQL(equal)) for one, equal in referenced.items())
+    stays = SQL(" AND ").join(SQL("s.{0} {1} t.{0}").format(Identifier(column), SQL(equal)) for column, equal in referenced.items())
     gone = SQL("NOT EXISTS (SELECT FROM {} AS s WHERE {})").format(temp(STAGED, number), stays)
-    now = SQL(", ").join(SQL("t.{}").format(Identifier(one)) for one in referenced)
-    then = SQL(", ").join(SQL("d.{}").format(Identifier(one)) for one in referenced)
+    now = SQL(", ").join(SQL("t.{}").format(Identifier(column)) for column in referenced)
+    then = SQL(", ").join(SQL("d.{}").format(Identifier(column)) for column in referenced)
     deleted = SQL("{} AND {}").format(_is_one_of(DELETED), SQL("true") if acts_on_delete else gone)
     changed = SQL("ROW({})::pg_catalog.text {} ROW({})::pg_catalog.text").format(now, SQL(UNEQUAL), then)
     updated = SQL("{} AND {}").format(_is_one_of(UPDATED), changed if acts_on_update else gone)
@@ -162,13 +169,14 @@ def referring_rows(table: str, key: Link, noticed: Composed) -> Composed:
 
 @under_source_path
 def lock_leaving_rows(number: int, schema: str, name: str) -> Composed:
-    """Lock the rows that are to be deleted against new rows that refer to them."""
+    """Lock the rows to delete against new rows that refer to them."""
     return SQL("SELECT FROM ONLY {} AS t JOIN {} AS d ON d.{} {} t.ctid WHERE {} FOR UPDATE OF t").format(
         Identifier(schema, name), temp(DIFFERENCE, number), PLACE, SQL(EQUAL), _is_one_of(DELETED)
     )
 
 
-# Tables of others that refer to the context's, directly or through each other: what TRUNCATE … CASCADE empties with these.
+# Others' tables that refer to the context's, directly or not: those that TRUNCATE … CASCADE
+# empties.
 REFERRING_TABLES = SQL(
     """WITH RECURSIVE referring (oid, referred) AS (
          SELECT k.conrelid, k.confrelid FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = ANY (%(filled)s::oid[])
@@ -178,7 +186,7 @@ REFERRING_TABLES = SQL(
        SELECT r.oid::regclass::text, string_agg(DISTINCT r.referred::regclass::text, ', ') FROM referring r
        JOIN pg_class c ON c.oid = r.oid AND NOT c.relispartition GROUP BY 1 ORDER BY 1"""
 )
-# What needs some tables and views and is none of them, nor one of some keys, given as table.name.
+# Dependents of some tables and views, other than these, and than some keys given as table.name.
 HELD_BY = SQL(
     """SELECT DISTINCT c.oid::regclass::text, pg_describe_object(d.classid, d.objid, 0)
        FROM pg_class c JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.deptype = 'n'
@@ -188,15 +196,16 @@ HELD_BY = SQL(
        WHERE c.oid::regclass::text = ANY (%(names)s::text[]) AND holder.name <> ALL (%(names)s::text[])
          AND format('%%s.%%s', holder.name, k.conname) <> ALL (%(keys)s::text[]) ORDER BY 1, 2"""
 )
-# By name: this login may not be allowed to look into the other context's schema.
+# By name: this login may lack USAGE on the other context's schema.
 TABLES_THERE = SQL("SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND oid::regclass::text = ANY (%(names)s)")
-# Indexes that no dump has; one of a partitioned table becomes valid with those of its partitions.
+# Invalid indexes, which no dump has; that of a partitioned table becomes valid with its
+# partitions'.
 BROKEN_INDEXES = SQL(
     """SELECT i.indexrelid::regclass::text, i.indrelid::regclass::text, pg_get_indexdef(i.indexrelid)
        FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid AND c.relkind = 'i'
        WHERE i.indrelid = ANY (%(oids)s::oid[]) AND NOT (i.indisvalid AND i.indisready) ORDER BY 1"""
 )
-# Foreign keys of which a trigger of their own is off, each with these triggers; of partitions that of the whole table.
+# Foreign keys with disabled triggers, with these; for partitions those of the whole table.
 KEYS_SWITCHED_OFF = SQL(
     """WITH RECURSIVE up (oid, above, off) AS (
          SELECT k.oid, k.conparentid, format('"%%s" of %%s', t.tgname, t.tgrelid::regclass)
@@ -213,15 +222,17 @@ BROKEN = "broken"
 
 @under_source_path
 def note_broken(number: int, query: str) -> Composed:
-    """Remember the rows that a check finds."""
+    """Store the rows that a check finds."""
     return SQL("CREATE TEMP TABLE {} AS\n{}\n").format(Identifier(f"broken before {number}"), as_written(query))
 
 
 @under_source_path
 def find_broken(number: int, query: str, *, noted: bool) -> Composed:
-    """Find the rows that a check finds and did not find before, in a table that the check's repair calls `broken`."""
+    """Store the rows that a check finds now and did not before, in the table `broken` for its repair."""
     before = SQL(" EXCEPT ALL SELECT * FROM {}").format(temp("broken before {}", number)) if noted else SQL("")
-    return SQL("CREATE TEMP TABLE {} AS SELECT * FROM (\n{}\n) AS found{}").format(Identifier(BROKEN), as_written(query), before)
+    return SQL("CREATE TEMP TABLE {} AS SELECT * FROM (\n{}\n) AS offending{}").format(
+        Identifier(BROKEN), as_written(query), before
+    )
 
 
 COUNT_BROKEN = SQL("SELECT count(*) FROM {}").format(Identifier("pg_temp", BROKEN))
@@ -229,16 +240,16 @@ DROP_BROKEN = SQL("DROP TABLE IF EXISTS {}").format(Identifier("pg_temp", BROKEN
 
 
 def create_beside(schema: str, name: str, columns: Sequence[tuple[str, str]]) -> Composed:
-    """Make a table; columns are given with their types as PostgreSQL spells them."""
+    """Create a table; column types are spelled as in the catalog."""
     listed = SQL(", ").join(SQL("{} {}").format(Identifier(column), SQL(kind)) for column, kind in columns)
     return SQL("CREATE TABLE {} ({})").format(Identifier(schema, name), listed)
 
 
 def add_primary_key(schema: str, name: str, key: Sequence[str]) -> Composed:
-    """Give a table its primary key."""
+    """Add a primary key."""
     return SQL("ALTER TABLE {} ADD PRIMARY KEY{}").format(Identifier(schema, name), column_list(key))
 
 
 def comment_on_table(schema: str, name: str, text: str) -> Composed:
-    """Say what a table is."""
+    """Set the comment of a table."""
     return SQL("COMMENT ON TABLE {} IS {}").format(Identifier(schema, name), Literal(text))

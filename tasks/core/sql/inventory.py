@@ -31,13 +31,14 @@ SELECT kind, name, parent, columns, state FROM (
                    'DEFAULT ' || pg_get_expr(d.adbin, d.adrelid),
                    'COMMENT ' || quote_literal(col_description(c.oid, a.attnum)),
                    CASE WHEN a.attacl IS NOT NULL THEN 'ACL ' || {_privileges("a.attacl", "'c'", "c.relowner")} END),
-                 -- A dump puts what a child inherits first; where among it a later column of the parent came, it does not keep.
+                 -- A dump lists inherited columns first, and loses the place of columns added to
+                 -- the parent later.
                  ', ' ORDER BY CASE WHEN a.attinhcount > 0 AND NOT c.relispartition THEN a.attname END, a.attnum)
           FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
           LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '') AS columns,
          concat_ws(' | ', 'owner ' || pg_get_userbyid(c.relowner),
-                   -- A dump does not say how to make what CREATE EXTENSION makes.
+                   -- A dump does not contain the members of extensions.
                    'extension ' || (SELECT x.extname FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid
                      WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_extension'::regclass
                        AND d.deptype = 'e'),
@@ -52,7 +53,7 @@ SELECT kind, name, parent, columns, state FROM (
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.oid = ANY (%(relations)s::oid[]) AND c.relkind IN ('r', 'p', 'm', 'v', 'f')
   UNION ALL
-  -- What a column has of its own beside what its table tells of it.
+  -- Column facts that the table's item does not have.
   SELECT 'column', quote_ident(a.attname), format('%%I.%%I', n.nspname, c.relname), '',
          concat_ws(' | ', CASE WHEN a.attstorage <> t.typstorage THEN
                      format('storage %%s instead of %%s', {_storage("a.attstorage")}, {_storage("t.typstorage")}) END,
@@ -60,7 +61,7 @@ SELECT kind, name, parent, columns, state FROM (
                    'statistics ' || nullif(a.attstattarget, -1), 'options ' || o.known::text)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
   JOIN pg_type t ON t.oid = a.atttypid
-  -- An extension may keep others here, which differ wherever it keeps them.
+  -- An extension may set different ones, depending on the server.
   CROSS JOIN LATERAL (SELECT array_agg(option ORDER BY option) FROM unnest(a.attoptions) AS option
                       WHERE option LIKE 'n_distinct%%') AS o (known)
   WHERE c.oid = ANY (%(relations)s::oid[]) AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
@@ -88,7 +89,7 @@ SELECT kind, name, parent, columns, state FROM (
          concat_ws(' | ', pg_get_constraintdef(k.oid), CASE WHEN NOT k.convalidated THEN 'NOT VALID' END,
                    'comment ' || obj_description(k.oid, 'pg_constraint'))
   FROM pg_constraint k WHERE k.conrelid = ANY (%(relations)s::oid[])
-    -- NOT NULL is told with its column, but for one that is not proven.
+    -- NOT NULL belongs to its column's item, unless it is NOT VALID.
     AND (k.contype IN ('p', 'u', 'c', 'x', 'f') OR k.contype = 'n' AND NOT k.convalidated)
     AND NOT (k.contype = 'f' AND (k.conparentid <> 0 OR k.confrelid <> ALL (%(relations)s::oid[])))
   UNION ALL
@@ -116,7 +117,8 @@ SELECT kind, name, parent, columns, state FROM (
                    'comment ' || obj_description(p.oid, 'pg_proc'),
                    'privileges ' || {_privileges("p.proacl", "'f'", "p.proowner")})
   FROM pg_proc p WHERE p.oid = ANY (%(functions)s::oid[]) AND NOT EXISTS (
-    -- What a range type brings with it belongs to the bootstrap superuser, whoever made the type.
+    -- Objects created with a range type belong to the bootstrap superuser, whoever created the
+    -- type.
     SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'i')
   UNION ALL
   SELECT 'schema', n.nspname, '', '',
@@ -132,7 +134,8 @@ SELECT kind, name, parent, columns, state FROM (
          concat_ws(' | ', 'owner ' || pg_get_userbyid(t.typowner), t.typtype,
                    CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
                    CASE WHEN t.typnotnull THEN 'NOT NULL' END,
-                   -- The text of a domain's default stays as it was said, under whatever path.
+                   -- The text of a domain's default is stored as written, independent of
+                   -- search_path.
                    'DEFAULT ' || coalesce(pg_get_expr(t.typdefaultbin, 0), t.typdefault),
                    (SELECT string_agg(k.conname || ' ' || pg_get_constraintdef(k.oid), ', ' ORDER BY k.conname)
                     FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'))
@@ -158,7 +161,7 @@ SELECT kind, name, parent, columns, state FROM (
 ) AS item ORDER BY kind, parent, name"""  # noqa: S608
 INVENTORY = SQL(_INVENTORY)
 
-# Objects that an inventory names, as it names them.
+# Objects by the names that an inventory has.
 EXPECTED = SQL(
     """WITH asked AS (SELECT kind, name FROM unnest(%(kinds)s::text[], %(names)s::text[]) AS o (kind, name))
        SELECT 'functions', NULL::bigint, p.oid::bigint FROM pg_proc p
@@ -183,7 +186,7 @@ EXPECTED = SQL(
 UNUSABLE = SQL(
     """SELECT 'trigger ' || t.tgname || ' on ' || t.tgrelid::regclass || ' is ' ||
               CASE t.tgenabled WHEN 'D' THEN 'DISABLED' WHEN 'R' THEN 'enabled for replicas only' ELSE 'enabled ALWAYS' END
-              || '; it will come back as it is: ALTER TABLE … ENABLE TRIGGER … if that is not meant'
+              || '; a restore keeps that: run ALTER TABLE … ENABLE TRIGGER … if it is not intended'
        FROM pg_trigger t WHERE t.tgrelid = ANY (%(oids)s::oid[]) AND t.tgenabled <> 'O'
          AND (NOT t.tgisinternal OR t.tgenabled = 'D')
        UNION ALL

@@ -1,4 +1,4 @@
-"""Statements about values of keys: those that were chosen, and those that rows refer to and are not there."""
+"""Statements about key values: chosen ones, and missing ones that rows refer to."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from tasks.core.sql.names import column_list
 from tasks.core.sql.source_path import under_source_path
 from tasks.core.sql.staging import DIFFERENCE, EQUAL, PLACE, STAGED, UNEQUAL, WHAT, Link, any_of, as_written, temp
 
-# Of a foreign key k: its columns, those that they refer to, and by what operators the two are equal.
+# The columns of a foreign key k, the referenced ones, and its equality operators.
 ENDS = """(SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
                JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS columns,
               (SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, place)
@@ -17,10 +17,11 @@ ENDS = """(SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.conk
                FROM unnest(k.conpfeqop) WITH ORDINALITY AS u (oid, place) JOIN pg_operator o ON o.oid = u.oid
                JOIN pg_namespace n ON n.oid = o.oprnamespace) AS operators"""
 CHOSEN_KEYS = "chosen keys"
-# What a CHECK may say is just what a condition on rows may: columns of the one table, no subquery, no aggregate
-# (https://www.postgresql.org/docs/current/ddl-constraints.html); it is read back as PostgreSQL understood it. Functions that
-# act, as pg_terminate_backend does, are volatile; with others, such as now(), and with system columns, the condition would
-# mean other rows elsewhere or later.
+# A CHECK allows exactly what a condition on rows may use: columns of the table, no subquery, no
+# aggregate (https://www.postgresql.org/docs/current/ddl-constraints.html). It is read back as
+# PostgreSQL parsed it. Functions with side effects, such as pg_terminate_backend, are volatile;
+# with others, such as now(), and with system columns, the condition would select other rows
+# elsewhere or later.
 CONDITION = SQL(
     """SELECT pg_get_expr(k.conbin, k.conrelid),
               EXISTS (SELECT FROM regexp_matches(k.conbin::text, ':(?:op)?funcid (\\d+)', 'g') AS used
@@ -32,7 +33,7 @@ CONDITION = SQL(
 
 @under_source_path
 def create_key_table(schema: str, name: str, key: Sequence[str]) -> Composed:
-    """Make an empty TEMP table with the key columns of a relation."""
+    """Create an empty TEMP table with the key columns of a relation."""
     return SQL("CREATE TEMP TABLE {} AS SELECT {} FROM ONLY {} WITH NO DATA").format(
         Identifier(CHOSEN_KEYS), SQL(", ").join(map(Identifier, key)), Identifier(schema, name)
     )
@@ -40,16 +41,17 @@ def create_key_table(schema: str, name: str, key: Sequence[str]) -> Composed:
 
 @under_source_path
 def add_condition(condition: str) -> Composed:
-    """Let that table check a condition that an operator wrote."""
+    """Add an operator's condition to that table as a check."""
     return SQL("ALTER TABLE {} ADD CHECK (\n{}\n)").format(Identifier("pg_temp", CHOSEN_KEYS), as_written(condition))
 
 
 def try_condition(condition: Composed) -> Composed:
-    """Evaluate a condition, so that values that the columns cannot have are found."""
+    """Evaluate a condition, so that values that do not fit the columns are found."""
     return SQL("SELECT FROM {} WHERE {}").format(Identifier("pg_temp", CHOSEN_KEYS), condition)
 
 
-# By what operator two values of each of its columns are equal: that of its type, or below a domain, if it has one of its own.
+# The equality operator of each of its columns: of its type, or of a domain's base type, if it has
+# one of its own.
 EQUAL_IN_KEY_TABLE = SQL(
     """SELECT a.attname::text, coalesce((
          SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_opclass oc
@@ -70,10 +72,10 @@ DROP_KEY_TABLE = SQL("DROP TABLE IF EXISTS {}").format(Identifier("pg_temp", CHO
 def has_values(columns: Mapping[str, str], rows: Sequence[Sequence[str]]) -> Composed:
     """Return the condition that columns have the values of one of some rows, given as text.
 
-    Columns are given with the operators by which two of their values are equal.
+    Columns are given with their equality operators.
     """
     if len(columns) == 1:
-        # Hashed, where there are many.
+        # Hashed, if there are many.
         ((column, equal),) = columns.items()
         return SQL("{} {} ANY ({})").format(Identifier(column), SQL(equal), Literal([row[0] for row in rows]))
     return any_of([SQL(" AND ").join(map(_has_value, columns, columns.values(), row)) for row in rows])
@@ -84,20 +86,18 @@ def _has_value(column: str, equal: str, value: str) -> Composed:
 
 
 @under_source_path
-def hanging_keys(
-    numbers: tuple[int, int], names: tuple[str, str], key: Sequence[str], parents: Composed, on: Composed
-) -> Composed:  # fmt: skip
-    """Return the keys, as text, of staged rows that hang on some of the staged rows of another relation, or of the same one."""
+def hanging_keys(numbers: tuple[int, int], names: tuple[str, str], key: Sequence[str], parents: Composed, on: Composed) -> Composed:
+    """Return keys, as text, of staged rows joined to staged rows of the same or another relation."""
     own, other = map(Identifier, names)
+    keys = SQL(", ").join(SQL("{}.{}::pg_catalog.text").format(own, Identifier(column)) for column in key)
     return SQL("SELECT DISTINCT {} FROM {} AS {} JOIN (SELECT * FROM {} WHERE {}) AS {} ON {}").format(
-        SQL(", ").join(SQL("{}.{}::pg_catalog.text").format(own, Identifier(one)) for one in key), temp(STAGED, numbers[0]), own,
-        temp(STAGED, numbers[1]), parents, other, on,
-    )  # fmt: skip
+        keys, temp(STAGED, numbers[0]), own, temp(STAGED, numbers[1]), parents, other, on
+    )
 
 
 @under_source_path
 def absent_values(schema: str, name: str, number: int, columns: Mapping[str, str], row: Sequence[str]) -> Composed:
-    """Say whether neither a relation nor its staged rows have a row with these values."""
+    """Return whether neither a relation nor its staged rows have a row with these values."""
     wanted = has_values(columns, [row])
     return SQL("SELECT NOT EXISTS (SELECT FROM ONLY {} WHERE {}) AND NOT EXISTS (SELECT FROM {} WHERE {})").format(
         Identifier(schema, name), wanted, temp(STAGED, number), wanted
@@ -118,20 +118,24 @@ OUTBOUND_KEYS_OF = SQL(
 
 @under_source_path
 def needed_values(
-    number: int, table: tuple[str, str], key: Link, parent: tuple[str, str], also: Sequence[int]
-) -> Composed:  # fmt: skip
-    """Return, as text, the values that rows to write refer to anew, and that neither the parent nor rows to write in it have.
+    number: int,
+    table: tuple[str, str],
+    key: Link,
+    parent: tuple[str, str],
+    also: Sequence[int],
+) -> Composed:
+    """Return, as text, new references of rows to write that the parent, and rows to write there, lack.
 
     `also` are the numbers of the parent's relations, as far as they are merged too.
     """
     columns, same = key.columns, key.refers(Identifier("d"), Identifier("p"))
-    present = SQL(" AND ").join(SQL("d.{} IS NOT NULL").format(Identifier(one)) for one in columns)
+    present = SQL(" AND ").join(SQL("d.{} IS NOT NULL").format(Identifier(column)) for column in columns)
     coming = SQL("").join(
-        SQL(" AND NOT EXISTS (SELECT FROM {} AS p WHERE ({}) AND {})").format(temp(DIFFERENCE, one), _is_written("p"), same)
-        for one in also
+        SQL(" AND NOT EXISTS (SELECT FROM {} AS p WHERE ({}) AND {})").format(temp(DIFFERENCE, number), _is_written("p"), same)
+        for number in also
     )
-    now = SQL(", ").join(SQL("t.{}").format(Identifier(one)) for one in columns)
-    then = SQL(", ").join(SQL("d.{}").format(Identifier(one)) for one in columns)
+    now = SQL(", ").join(SQL("t.{}").format(Identifier(column)) for column in columns)
+    then = SQL(", ").join(SQL("d.{}").format(Identifier(column)) for column in columns)
     place = (
         "EXISTS (SELECT FROM ONLY {} AS t WHERE t.ctid {equal} d.{} AND ROW({})::pg_catalog.text {equal} ROW({})::pg_catalog.text)"
     )
@@ -140,16 +144,18 @@ def needed_values(
         "SELECT DISTINCT {} FROM {} AS d WHERE ({}) AND {} AND NOT EXISTS (SELECT FROM {} AS p WHERE {}){}"
         " AND NOT (d.{} {} 'U' AND {})"
     ).format(
-        SQL(", ").join(SQL("d.{}::pg_catalog.text").format(Identifier(one)) for one in columns), temp(DIFFERENCE, number),
+        SQL(", ").join(SQL("d.{}::pg_catalog.text").format(Identifier(column)) for column in columns), temp(DIFFERENCE, number),
         _is_written("d"), present, Identifier(*parent), same, coming, WHAT, SQL(EQUAL), stays,
     )  # fmt: skip
 
 
 @under_source_path
 def orphans_to_go(number: int, table: tuple[str, str], key: Link, parent: tuple[str, str]) -> Composed:
-    """Count the rows to delete, or to let refer to another row, that refer to none."""
-    present = SQL(" AND ").join(SQL("t.{} IS NOT NULL").format(Identifier(one)) for one in key.columns)
-    now, then = (SQL(", ").join(SQL("{}.{}").format(SQL(alias), Identifier(one)) for one in key.columns) for alias in ("t", "d"))
+    """Count rows to delete, or to change in their key columns, that refer to missing rows."""
+    present = SQL(" AND ").join(SQL("t.{} IS NOT NULL").format(Identifier(column)) for column in key.columns)
+    now, then = (
+        SQL(", ").join(SQL("{}.{}").format(SQL(alias), Identifier(column)) for column in key.columns) for alias in ("t", "d")
+    )
     return SQL(
         "SELECT pg_catalog.count(*) FROM ONLY {table} AS t JOIN {difference} AS d ON d.{place} {equal} t.ctid WHERE {present} AND "
         "(d.{what} {equal} 'D' OR ROW({now})::pg_catalog.text {unequal} ROW({then})::pg_catalog.text) "
@@ -166,14 +172,14 @@ def _is_written(alias: str) -> Composed:
 
 
 def inserted_keys(number: int, key: Sequence[str], but: Sequence[Composed]) -> Composed:
-    """Return the key values, as text, of rows to insert, but for those of which one of some conditions is true."""
-    values = SQL(", ").join(SQL("{}::text").format(Identifier(one)) for one in key)
+    """Return key values, as text, of rows to insert that satisfy none of some conditions."""
+    values = SQL(", ").join(SQL("{}::text").format(Identifier(column)) for column in key)
     others = SQL(" AND ({}) IS NOT TRUE").format(any_of(but)) if but else SQL("")
     return SQL("SELECT {} FROM {} WHERE {} = 'I'{}").format(values, temp(DIFFERENCE, number), WHAT, others)
 
 
 def copy_chosen(number: int, schema: str, name: str, columns: Sequence[str], chosen_rows: Composed) -> Composed:
-    """Take the chosen ones of staged rows into a table."""
+    """Copy the chosen staged rows into a table."""
     return SQL("INSERT INTO {}{} SELECT {} FROM {} WHERE {}").format(
         Identifier(schema, name), column_list(columns), SQL(", ").join(map(Identifier, columns)), temp(STAGED, number), chosen_rows
     )

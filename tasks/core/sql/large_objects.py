@@ -1,8 +1,8 @@
-"""Statements about large objects: which columns name them, what they hold, and how they are made.
+"""Statements about large objects: columns that name them, their content, and creating them.
 
-What a large object holds are rows of pg_largeobject, one a page, each with the transaction that wrote it. Who has
-pg_read_all_data reads them as rows, whatever the privileges of each object, which bind lo_get() alone
-(https://www.postgresql.org/docs/current/predefined-roles.html,
+What a large object holds are rows of pg_largeobject, one a page, each with the transaction that
+wrote it. Who has pg_read_all_data reads them as rows, whatever the privileges of each object, which
+bind lo_get() alone (https://www.postgresql.org/docs/current/predefined-roles.html,
 https://www.postgresql.org/docs/current/catalog-pg-largeobject.html).
 """
 
@@ -12,7 +12,8 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from tasks.core.sql.rows import is_old
 
-# Columns of type oid, domains over it (lo) and arrays of them; and those in which an oid is a part of something else.
+# Columns of type oid, domains over it (lo) and arrays of them; and those that contain an oid in a
+# composite value.
 REFERENCE_COLUMNS = SQL(
     """WITH RECURSIVE part (relation, number, name, type, whole) AS (
          SELECT attrelid, attnum, attname, atttypid, true FROM pg_attribute
@@ -31,7 +32,7 @@ MAY_READ = SQL("SELECT has_table_privilege('pg_catalog.pg_largeobject', 'SELECT'
 MAY_READ_ANYWHERE = SQL("SELECT rolsuper OR pg_has_role('pg_read_all_data', 'USAGE') FROM pg_roles WHERE rolname = current_user")
 ARE_THERE = SQL("SELECT EXISTS (SELECT FROM pg_largeobject_metadata)")
 
-# Without privileges of its own (NULL) an object is its owner's alone.
+# Without an ACL (NULL) an object is accessible only to its owner.
 FACTS = SQL(
     """SELECT m.oid::bigint AS oid, pg_get_userbyid(m.lomowner) AS owner, obj_description(m.oid, 'pg_largeobject') AS comment,
               CASE WHEN m.lomacl IS NOT NULL THEN coalesce((
@@ -42,14 +43,17 @@ FACTS = SQL(
        FROM pg_largeobject_metadata m WHERE m.oid = ANY (%(oids)s::oid[]) ORDER BY m.oid"""
 )
 
-# An index leads to the pages in order: nothing is sorted on the server's disk.
+# The index has the pages in order: the server need not sort on disk.
 BY_INDEX = SQL(
     "SELECT set_config(name, 'off', false) FROM unnest('{enable_seqscan,enable_bitmapscan,enable_sort}'::text[]) AS name"
 )
 
 
 def copy_pages_out(oids: Sequence[int]) -> Composed:
-    """Send the pages of some objects, one object after the other: oid, first byte, content; holes have none."""
+    """COPY the pages of some objects out, object by object: oid, first byte, content.
+
+    Holes have none.
+    """
     return SQL(
         """COPY (SELECT p.* FROM unnest({}::oid[]) AS wanted (oid) CROSS JOIN LATERAL (
              SELECT loid, pageno::bigint * (current_setting('block_size')::bigint / 4), data FROM pg_largeobject
@@ -58,14 +62,14 @@ def copy_pages_out(oids: Sequence[int]) -> Composed:
 
 
 def count_pages(oids: Sequence[int], since: int) -> Composed:
-    """Count the pages of each of some objects, and those that a transaction before this one (a full transaction id) wrote."""
+    """Count each object's pages, and those written before a transaction (a full transaction id)."""
     return SQL(
         "SELECT loid::bigint, count(*), count(*) FILTER (WHERE {}) FROM pg_largeobject WHERE loid = ANY ({}::oid[]) GROUP BY loid"
     ).format(is_old(since), Literal(list(oids)))
 
 
 def act_as(role: str | None) -> Composed:
-    """Act as a role until the transaction ends: what is made is its own. No code of anybody runs meanwhile."""
+    """Act as a role, which then owns what is created, for the rest of the transaction; no code runs."""
     return SQL("SET LOCAL ROLE {}").format(Identifier(role) if role else SQL("NONE"))
 
 
@@ -74,18 +78,18 @@ PUT = SQL(
     "SELECT lo_put(p.oid, p.first, p.data) FROM unnest(%(oids)s::oid[], %(firsts)s::bigint[], %(contents)s::bytea[]) "
     "AS p (oid, first, data)"
 )
-# Writes an empty page, as lo_truncate leaves one at an end that is the beginning of a page; 131072 is INV_WRITE.
+# Writes an empty page, as lo_truncate leaves at a page boundary; 131072 is INV_WRITE.
 CUT = SQL("SELECT lo_truncate64(lo_open(%(oid)s::oid, 131072), %(first)s)")
 UNLINK = SQL("SELECT lo_unlink(oid) FROM pg_largeobject_metadata WHERE oid = ANY (%(oids)s::oid[])")
 
 
 def revoke_all(oid: int, role: str) -> Composed:
-    """Take from the owner of an object what it had without being granted anything."""
+    """Revoke an owner's implicit privileges on an object."""
     return SQL("REVOKE ALL ON LARGE OBJECT {} FROM {}").format(Literal(oid), Identifier(role))
 
 
 def grant(oid: int, privilege: str, role: str | None, *, grantable: bool) -> Composed:
-    """Grant a privilege on an object; without a role to everybody."""
+    """Grant a privilege on an object to a role, or to PUBLIC."""
     to, option = Identifier(role) if role else SQL("PUBLIC"), SQL(" WITH GRANT OPTION" if grantable else "")
     return SQL("GRANT {} ON LARGE OBJECT {} TO {}{}").format(SQL(privilege), Literal(oid), to, option)
 
@@ -101,8 +105,8 @@ def let_read(login: str) -> Composed:
 
 
 def give(oids: Sequence[int], role: str) -> Composed:
-    """Give objects to a role, as a statement for people."""
+    """Give objects to a role, as a statement to be run by hand."""
     return SQL(
-        "DO $$ DECLARE one oid; BEGIN FOREACH one IN ARRAY {}::oid[] LOOP "
-        "EXECUTE format('ALTER LARGE OBJECT %s OWNER TO %I', one, {}); END LOOP; END $$;"
+        "DO $$ DECLARE large_object oid; BEGIN FOREACH large_object IN ARRAY {}::oid[] LOOP "
+        "EXECUTE format('ALTER LARGE OBJECT %s OWNER TO %I', large_object, {}); END LOOP; END $$;"
     ).format(Literal(list(oids)), Literal(role))

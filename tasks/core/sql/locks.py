@@ -11,8 +11,9 @@ LOCK_HOLDERS = SQL(
 )
 BACKEND_PID = SQL("SELECT pg_backend_pid()")
 LOCK_SESSION = SQL("SELECT pid, backend_start, datid FROM pg_stat_activity WHERE pid = pg_backend_pid()")
-# Asked in transactions that run under the path of the source: nothing in it is looked for by a path. When the session began is
-# hidden from a login that is neither its own nor reads all statistics; then its number and its lock have to do.
+# Used in transactions with the source's search_path, so all names are qualified. The session's
+# start is hidden from logins other than its own without pg_read_all_stats: then its pid and lock
+# have to suffice.
 HOLDS_LOCK = SQL(
     """SELECT EXISTS (
          SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid

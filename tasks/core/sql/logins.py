@@ -1,9 +1,9 @@
-"""Statements about logins: what they may, and those that are made for one run."""
+"""Statements about logins: their rights, and those created for one run."""
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-# What a login has beyond some roles and what these have themselves: an attribute, or a role that it is a member of, directly or
-# not. A login that is one of the roles has what it has.
+# Rights of a login beyond those of some roles: attributes, or roles that it is a member of,
+# directly or not. A login that is one of the roles has that role's rights.
 BEYOND = SQL(
     """WITH RECURSIVE held (oid) AS (
          SELECT oid FROM pg_roles WHERE rolname = session_user
@@ -19,7 +19,7 @@ BEYOND = SQL(
          SELECT concat('member of ', r.rolname) FROM held h JOIN pg_roles r ON r.oid = h.oid
          WHERE r.rolname <> session_user AND NOT EXISTS (SELECT FROM allowed a WHERE a.oid = h.oid) ORDER BY 1) AS memberships"""
 )
-# The roles that a login cannot act for, and make objects for.
+# Roles that a login may not act as, and create objects for.
 NOT_MEMBER = SQL(
     """SELECT rolname FROM pg_roles WHERE rolname = ANY (%(owners)s)
        AND NOT (pg_has_role(session_user, oid, 'USAGE') AND pg_has_role(session_user, oid, 'MEMBER')) ORDER BY 1"""
@@ -29,7 +29,7 @@ NOT_MEMBER_16 = SQL(
        AND NOT (pg_has_role(session_user, oid, 'USAGE') AND pg_has_role(session_user, oid, 'SET')) ORDER BY 1"""
 )
 ROLES_THERE = SQL("SELECT rolname, rolsuper FROM pg_roles WHERE rolname = ANY (%(names)s) ORDER BY 1")
-# Whether a login may make roles, and grant some that are there. Before 16 CREATEROLE alone allows both.
+# Whether a login may create roles, and grant existing ones. Before 16 CREATEROLE alone allows both.
 MAY_GRANT = SQL(
     """SELECT rolsuper OR rolcreaterole AND (current_setting('server_version_num')::int < 160000 OR NOT EXISTS (
          SELECT FROM pg_roles o WHERE o.rolname = ANY (%(owners)s) AND NOT pg_has_role(o.oid, 'MEMBER WITH ADMIN OPTION')))
@@ -39,7 +39,7 @@ IS_SUPERUSER = SQL("SELECT rolsuper FROM pg_roles WHERE rolname = session_user")
 HAS_ROLE = SQL("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %(name)s)")
 MAY_CREATE_ROLES = SQL("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = session_user")
 MAY_CREATE_DATABASES = SQL("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %(name)s AND rolcreatedb AND rolcanlogin)")
-# Schemas and extensions that are missing in a database, where this login may not make them.
+# Schemas and extensions that a database lacks and this login may not create there.
 CANNOT_BE_MADE = SQL(
     """SELECT * FROM (
          SELECT 'schema', name FROM unnest(%(schemas)s::text[]) AS name
@@ -62,16 +62,18 @@ OWNERS = SQL(
            SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype IN ('i', 'e'))) AS owned
        ORDER BY 1"""
 )
-# Whose a schema is: of one that is the database owner's, or is not there, whose the database is.
+# The owner of a schema; the database's owner if the schema is missing, or belongs to
+# pg_database_owner.
 OWNER_OF_SCHEMA = SQL(
     """SELECT pg_get_userbyid(CASE WHEN n.oid IS NULL OR n.nspowner = to_regrole('pg_database_owner') THEN d.datdba
                                 ELSE n.nspowner END)
        FROM pg_database d LEFT JOIN pg_namespace n ON n.nspname = %(schema)s WHERE d.datname = current_database()"""
 )
 
-# Whether a query of a relation runs its owner's code when it is planned: the planner evaluates what is constant in expressions of
-# indexes and statistics, and in partition keys (eval_const_expressions in plancat.c, relcache.c); in checks only to compare them
-# with a WHERE, which no such query of ours has. COPY of a table plans nothing.
+# Whether planning a query of a relation runs its owner's code: the planner evaluates constant
+# expressions of indexes, statistics and partition keys (eval_const_expressions in plancat.c,
+# relcache.c), and of checks only for a WHERE, which our queries do not have. COPY of a table plans
+# nothing.
 CODE_WHEN_PLANNED = SQL(
     """WITH RECURSIVE below (oid) AS (
          SELECT %(name)s::regclass::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN below b ON b.oid = i.inhparent),
@@ -91,11 +93,11 @@ IS_EMPTY_ON_DISK = SQL(
 
 
 def view_of_check(query: str) -> Composed:
-    """Make a view of a check's query: that reads it, and says what it refers to, but runs nothing of it."""
+    """Create a view of a check's query, which parses it and shows its references, but executes nothing."""
     return SQL("CREATE TEMP VIEW check_read AS SELECT count(*) AS rows FROM (\n{}\n) AS offending").format(SQL(query))
 
 
-# What a query calls that is not PostgreSQL's own and no plain column of a table.
+# Objects that a query uses, except PostgreSQL's own and plain columns of tables.
 CODE_OF_CHECK = SQL(
     """SELECT DISTINCT pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid) FROM pg_rewrite r
        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
@@ -103,7 +105,7 @@ CODE_OF_CHECK = SQL(
        LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid
        LEFT JOIN pg_type t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
        WHERE r.ev_class = 'pg_temp.check_read'::regclass AND c.oid IS DISTINCT FROM r.ev_class
-         -- A query that groups by a primary key needs it, and runs nothing of it.
+         -- A query that groups by a primary key depends on it, which runs nothing.
          AND d.refclassid <> 'pg_constraint'::regclass AND CASE
          WHEN c.oid IS NOT NULL THEN c.relkind NOT IN ('r', 'p', 'm') OR a.attgenerated = 'v'
          WHEN t.oid IS NOT NULL THEN t.typtype NOT IN ('b', 'e') ELSE true END
@@ -123,7 +125,7 @@ BE_ONESELF = SQL("SET LOCAL ROLE none")
 
 
 def become(role: str) -> Composed:
-    """Act as a role until the transaction, or what comes next in it, ends that."""
+    """Act as a role for the rest of the transaction."""
     return SQL("SET LOCAL ROLE {}").format(Identifier(role))
 
 
@@ -132,7 +134,7 @@ def give_table(schema: str, name: str, owner: str) -> Composed:
     return SQL("ALTER TABLE {} OWNER TO {}").format(Identifier(schema, name), Identifier(owner))
 
 
-# Tables whose policies bind even their owner, which would hide rows from whoever compares them.
+# Tables with forced row-level security, which would hide rows from a comparison.
 FORCED = SQL(
     """SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
        WHERE c.relforcerowsecurity AND (%(oids)s::oid[] IS NULL OR c.oid = ANY (%(oids)s::oid[])) ORDER BY 1, 2"""
@@ -140,12 +142,12 @@ FORCED = SQL(
 
 
 def force_row_security(schema: str, name: str, *, forced: bool) -> Composed:
-    """Let a table's policies bind its owner too, or not."""
+    """Set or lift FORCE ROW LEVEL SECURITY."""
     return SQL("ALTER TABLE {} {}FORCE ROW LEVEL SECURITY").format(Identifier(schema, name), SQL("" if forced else "NO "))
 
 
 LIFETIME_HOURS = 48
-# Made by runs; each holds a lock for as long as its run lives.
+# Logins created by runs, each with a lock for as long as its run lives.
 OF_RUNS = SQL("SELECT rolname FROM pg_roles WHERE rolname ~ '^backup_loader_[0-9a-f]{4}_[0-9a-f]{8}$' ORDER BY 1")
 LOCK = SQL("SELECT pg_advisory_lock(%(space)s, %(key)s)")
 TRY_LOCK = SQL("SELECT pg_try_advisory_lock(%(space)s, %(key)s)")
@@ -154,14 +156,14 @@ VALID_UNTIL = SQL("SELECT (now() + make_interval(hours => %(hours)s))::text")
 
 
 def create_login(name: str, verifier: str, until: str) -> Composed:
-    """Create a login that may nothing, with a password that PostgreSQL gets as SCRAM verifier, until a timestamp."""
+    """Create a login without rights, valid until a timestamp, with a SCRAM verifier as password."""
     return SQL(
         "CREATE ROLE {} LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD {} VALID UNTIL {}"
     ).format(Identifier(name), Literal(verifier), Literal(until))
 
 
 def grant_role(role: str, member: str, major: int) -> Composed:
-    """Make a login a member of a role that it acts for and makes objects for."""
+    """Grant a role to a login that acts and creates objects for it."""
     options = SQL(" WITH INHERIT TRUE, SET TRUE") if major >= 16 else SQL("")
     return SQL("GRANT {} TO {}{}").format(Identifier(role), Identifier(member), options)
 
@@ -172,16 +174,16 @@ def drop_login(name: str) -> Composed:
 
 
 def take_over(login: str) -> Composed:
-    """Become the owner of what a login owns in this database."""
+    """Take over what a login owns in this database."""
     return SQL("REASSIGN OWNED BY {} TO CURRENT_USER").format(Identifier(login))
 
 
 def end_sessions_of(login: str) -> Composed:
-    """End the sessions of a login."""
+    """Terminate the sessions of a login."""
     return SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = {}").format(Literal(login))
 
 
-# The sessions of this login in a database, whoever owns that.
+# Terminates this login's sessions in a database, whoever owns it.
 END_OWN_SESSIONS = SQL(
     """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
        WHERE usename = session_user AND datname = %(name)s AND pid <> pg_backend_pid()"""

@@ -11,7 +11,7 @@ QUALIFIED = re.compile(r'(?P<schema>"(?:[^"]|"")+"|[^".(]+)\.(?P<name>.*)', re.D
 
 
 def column_list(columns: Sequence[str]) -> Composed:
-    """Return columns in brackets, as what COPY and INSERT take; nothing for no columns."""
+    """Return a parenthesized column list for COPY and INSERT; empty for no columns."""
     return SQL(" ({})").format(SQL(", ").join(map(Identifier, columns))) if columns else SQL("").format()
 
 
@@ -26,7 +26,7 @@ def quoted_name(schema: str, name: str) -> str:
 
 
 def plain_name(qualified: str) -> str:
-    """Return schema.name without the quotes of SQL, as a manifest names relations."""
+    """Return schema.name unquoted, as manifests name relations."""
     return ".".join(split_name(qualified))
 
 
@@ -36,13 +36,13 @@ def table_of_column(qualified: str) -> str:
 
 
 def split_name(qualified: str) -> tuple[str, str]:
-    """Return schema and name, without the quotes of SQL; a name that PostgreSQL prints bare has no schema."""
-    found = QUALIFIED.fullmatch(qualified)
-    if found is None:
+    """Return schema and name, unquoted; an unqualified name has no schema."""
+    match = QUALIFIED.fullmatch(qualified)
+    if match is None:
         return "", unquoted(qualified)
-    return unquoted(found["schema"]), unquoted(found["name"])
+    return unquoted(match["schema"]), unquoted(match["name"])
 
 
 def unquoted(name: str) -> str:
-    """Return a name without the quotes of SQL, of an identifier or of each one in it."""
+    """Return an identifier, or each one in a name, unquoted."""
     return QUOTED.sub(lambda quoted: quoted[1].replace('""', '"'), name)

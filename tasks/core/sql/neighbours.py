@@ -1,4 +1,4 @@
-"""Statements that count rows of other contexts' tables by the values that they refer to."""
+"""Statements that count rows of other contexts' tables by the values they refer to."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,8 @@ from psycopg.sql import SQL, Composed, Identifier
 
 from tasks.core.sql.source_path import under_source_path
 
-# The types below all domains of columns, and whether they are plain ones, whose values no owner's code reads.
+# The base types of columns, and whether they are plain, so that reading values runs no owner's
+# code.
 BASE_TYPES = SQL(
     """WITH RECURSIVE base (place, type) AS (
          SELECT u.place, a.atttypid FROM unnest(%(names)s::text[]) WITH ORDINALITY AS u (name, place)
@@ -19,18 +20,21 @@ COPY_VALUES = SQL("COPY pg_temp.referred_to FROM STDIN")
 
 
 def some_row(table: str) -> Composed:
-    """Return one row if a table, named as the catalogue does, has any."""
+    """Return one row if a table, named as in the catalog, has any."""
     return SQL("SELECT 1 FROM {} LIMIT 1").format(SQL(table))
 
 
 def create_values(types: Sequence[str]) -> Composed:
-    """Make the TEMP table for values, typed as PostgreSQL spells it, each row with a number."""
+    """Create the TEMP table for numbered rows of values; types are spelled as in the catalog."""
     columns = SQL(", ").join(SQL("v{} {}").format(SQL(str(place)), SQL(kind)) for place, kind in enumerate(types))
     return SQL("CREATE TEMP TABLE referred_to (number int, {})").format(columns)
 
 
 def count_by_value(table: str, columns: Sequence[str], operators: Sequence[str]) -> Composed:
-    """Count the rows of a table, named as the catalogue does, that refer to each value; what nothing refers to is left out."""
+    """Count the rows of a table, named as in the catalog, that refer to each value.
+
+    Zeros are omitted.
+    """
     same = SQL(" AND ").join(
         SQL("v.v{} {} o.{}").format(SQL(str(place)), SQL(equal), Identifier(column))
         for place, (column, equal) in enumerate(zip(columns, operators, strict=True))
@@ -39,12 +43,12 @@ def count_by_value(table: str, columns: Sequence[str], operators: Sequence[str])
 
 
 def texts(alias: str, columns: Sequence[str]) -> Composed:
-    """Return columns as the text that their types' own output functions give."""
+    """Return columns as text, by their types' own output functions."""
     return SQL(", ").join(SQL("pg_catalog.format('%s', {}.{})").format(SQL(alias), Identifier(column)) for column in columns)
 
 
 @under_source_path
 def noticed_values(columns: Sequence[str], noticed: Composed) -> Composed:
-    """Return the values of rows that a key would notice (sql.in_place.noticed_rows), without those that are NULL."""
+    """Return non-NULL values of rows whose change a key would notice (sql.in_place.noticed_rows)."""
     known = SQL(" AND ").join(SQL("t.{} IS NOT NULL").format(Identifier(column)) for column in columns)
     return SQL("SELECT DISTINCT {} {} AND {}").format(texts("t", columns), noticed, known)

@@ -1,4 +1,4 @@
-"""Statements about partitions: what there are, and how they are made, attached, detached and dropped."""
+"""Statements about partitions: listing, creating, attaching, detaching and dropping them."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from tasks.core.sql.names import column_list
 from tasks.core.sql.source_path import under_source_path
 
-# How a table is divided: strategy, columns, type of the first one, owner; no row if it is not there.
+# A table's partitioning: strategy, columns, type of the first one, owner; no row if it is missing.
 PARTITIONED = SQL(
     """SELECT c.relkind = 'p', coalesce(p.partstrat::text, ''),
               (SELECT coalesce(array_agg(a.attname::text ORDER BY u.place), '{}')
@@ -28,7 +28,7 @@ PARTITIONS = SQL(
        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
        WHERE i.inhparent = %(oid)s ORDER BY c.oid"""
 )
-# What has a name already: a relation, or a type, which a table needs of its own.
+# What has a name already: a relation, or a type, as every table has one.
 OCCUPANT = SQL(
     """SELECT concat(CASE c.relkind WHEN 'r' THEN 'a table' WHEN 'p' THEN 'a partitioned table' WHEN 'v' THEN 'a view'
                        WHEN 'm' THEN 'a materialized view' WHEN 'S' THEN 'a sequence' WHEN 'i' THEN 'an index'
@@ -37,17 +37,17 @@ OCCUPANT = SQL(
               EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.conname = %(mark)s)
        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %(schema)s AND c.relname = %(name)s"""
 )
-# Indexes of a partitioned table that a partition does not have, or not valid.
+# Indexes of a partitioned table that a partition lacks, or has invalid.
 INDEXES_WITHOUT = SQL(
     """SELECT i.indexrelid::regclass::text FROM pg_index i WHERE i.indrelid = %(parent)s AND NOT EXISTS (
          SELECT FROM pg_inherits h JOIN pg_index m ON m.indexrelid = h.inhrelid
          WHERE h.inhparent = i.indexrelid AND m.indrelid = %(partition)s AND m.indisvalid)"""
 )
-# Indexes in the order in which attaching a partition goes through them.
+# Indexes in the order in which ATTACH PARTITION matches them.
 INDEXES_BY_OID = SQL(
     "SELECT i.indexrelid::regclass::text FROM pg_index i WHERE i.indexrelid::regclass::text = ANY (%(names)s) ORDER BY i.indexrelid"
 )
-# The foreign keys that every partition of a table has; and the tables that they lead to.
+# Foreign keys of every partition of a table, and the tables they refer to.
 KEYS_OF = SQL(
     """SELECT quote_ident(k.conname), pg_get_constraintdef(k.oid), k.confrelid::bigint, k.convalidated
        FROM pg_constraint k WHERE k.conrelid = %(oid)s AND k.contype = 'f' AND k.conparentid = 0
@@ -57,7 +57,7 @@ KEYS_TO = SQL(
     """SELECT format('foreign key %%I of %%s', k.conname, k.conrelid::regclass) FROM pg_constraint k
        WHERE k.confrelid = %(oid)s AND k.contype = 'f' AND k.conparentid = 0 ORDER BY 1"""
 )
-# Who holds locks on relations, or waits for one, from longest ago.
+# Sessions that hold or wait for locks on relations, longest first.
 BLOCKERS = SQL(
     """SELECT format('%%s (%%s, pid %%s) has %%s on %%s%%s', coalesce(nullif(a.application_name, ''), 'a session'), a.usename,
                      l.pid, l.mode, l.relation::regclass, to_char(a.xact_start, '" since "HH24:MI:SS'))
@@ -78,7 +78,7 @@ UNPROVEN_CHECKS = SQL(
          AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)"""
 )
 HAS_PARENT = SQL("SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = %(oid)s)")
-# What DETACH … CONCURRENTLY leaves on a partition: a check that says what its bound says.
+# The check that DETACH … CONCURRENTLY leaves on a partition, with its former bound.
 CHECKS_OF_BOUND = SQL(
     """SELECT conname::text FROM pg_constraint WHERE conrelid = %(oid)s AND contype = 'c' AND conislocal
          AND pg_get_constraintdef(oid) IN (format('CHECK (%%s)', pg_get_partition_constraintdef(%(oid)s)),
@@ -92,17 +92,17 @@ COLUMNS_OF = SQL(
 
 
 def limit_waiting(seconds: float) -> Composed:
-    """Let this transaction wait for no lock any longer."""
+    """Set lock_timeout for this transaction."""
     return SQL("SELECT set_config('lock_timeout', {}, true)").format(Literal(str(int(seconds * 1000))))
 
 
 def new_tables_in(tablespace: str) -> Composed:
-    """Let new tables of this transaction lie where a partitioned table wants its partitions."""
+    """Create new tables of this transaction in a partitioned table's tablespace."""
     return SQL("SELECT set_config('default_tablespace', {}, true)").format(Literal(tablespace))
 
 
 def within(column: str, lower: str | None, upper: str | None) -> Composed:
-    """Return the condition that a column lies in a range: the one that spares ATTACH PARTITION its look at the rows."""
+    """Return the condition that a column is in a range, so that ATTACH PARTITION skips its scan."""
     ends = [SQL("{} IS NOT NULL").format(Identifier(column))]
     if lower is not None:
         ends.append(SQL("{} OPERATOR(pg_catalog.>=) {}").format(Identifier(column), Literal(lower)))
@@ -112,73 +112,73 @@ def within(column: str, lower: str | None, upper: str | None) -> Composed:
 
 
 def among(column: str, values: Sequence[str]) -> Composed:
-    """Return the condition that a column has one of some values: the same of a partition by list."""
-    told = (SQL("{} OPERATOR(pg_catalog.=) {}").format(Identifier(column), Literal(value)) for value in values)
-    return SQL("{} IS NOT NULL AND ({})").format(Identifier(column), SQL(" OR ").join(told))
+    """Return the same for a list partition: that a column has one of some values."""
+    terms = (SQL("{} OPERATOR(pg_catalog.=) {}").format(Identifier(column), Literal(value)) for value in values)
+    return SQL("{} IS NOT NULL AND ({})").format(Identifier(column), SQL(" OR ").join(terms))
 
 
 def negated(condition: Composed) -> Composed:
-    """Return the condition that another is not true."""
+    """Return the negated condition."""
     return SQL("NOT ({})").format(condition)
 
 
 def range_bound(lower: str | None, upper: str | None) -> str:
-    """Return a range as ATTACH PARTITION takes it."""
+    """Return a range bound for ATTACH PARTITION."""
     first = SQL("MINVALUE") if lower is None else Literal(lower)
     last = SQL("MAXVALUE") if upper is None else Literal(upper)
     return SQL("FOR VALUES FROM ({}) TO ({})").format(first, last).as_string()
 
 
 def list_bound(values: Sequence[str]) -> str:
-    """Return a list of values as ATTACH PARTITION takes it."""
+    """Return a list bound for ATTACH PARTITION."""
     return SQL("FOR VALUES IN ({})").format(SQL(", ").join(map(Literal, values))).as_string()
 
 
 def add_check(schema: str, name: str, check: str, condition: Composed) -> Composed:
-    """Let a table check a condition."""
+    """Add a check to a table."""
     return SQL("ALTER TABLE {} ADD CONSTRAINT {} CHECK ({})").format(Identifier(schema, name), Identifier(check), condition)
 
 
 def drop_check(schema: str, name: str, check: str) -> Composed:
-    """Let it check that no more."""
+    """Drop that check."""
     return SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(Identifier(schema, name), Identifier(check))
 
 
 def attach(parent: tuple[str, str], partition: tuple[str, str], bound: str) -> Composed:
-    """Make a table a partition; the bound as the catalogue spells it."""
+    """Attach a table as a partition; the bound is spelled as in the catalog."""
     return SQL("ALTER TABLE {} ATTACH PARTITION {} {}").format(Identifier(*parent), Identifier(*partition), SQL(bound))
 
 
 def detach(parent: tuple[str, str], partition: tuple[str, str], *, finalize: bool = False) -> Composed:
-    """Make a partition a table by itself; or finish a DETACH … CONCURRENTLY that somebody began."""
+    """Detach a partition; or finish an interrupted DETACH … CONCURRENTLY."""
     return SQL("ALTER TABLE {} DETACH PARTITION {}{}").format(
         Identifier(*parent), Identifier(*partition), SQL(" FINALIZE" if finalize else "")
     )
 
 
 def lock_alone(relations: Sequence[tuple[str, str]]) -> Composed:
-    """Keep everybody away from these relations, and from no child of them."""
-    names = SQL(", ").join(SQL("ONLY {}").format(Identifier(*one)) for one in relations)
+    """Lock these relations exclusively, without their children."""
+    names = SQL(", ").join(SQL("ONLY {}").format(Identifier(*relation)) for relation in relations)
     return SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names)
 
 
 def lock_whole(relations: Sequence[tuple[str, str]]) -> Composed:
-    """Keep everybody away from relations with their partitions."""
-    return SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(SQL(", ").join(Identifier(*one) for one in relations))
+    """Lock relations with their partitions exclusively."""
+    return SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(SQL(", ").join(Identifier(*relation) for relation in relations))
 
 
 def drop_table(schema: str, name: str) -> Composed:
-    """Drop a table, unless something needs it."""
+    """Drop a table without dependents."""
     return SQL("DROP TABLE {}").format(Identifier(schema, name))
 
 
 def count_rows(schema: str, name: str, condition: Composed) -> Composed:
-    """Count the rows of a relation, and those of which a condition is true."""
+    """Count the rows of a relation, and those that satisfy a condition."""
     return SQL("SELECT count(*), count(*) FILTER (WHERE {}) FROM {}").format(condition, Identifier(schema, name))
 
 
 def count_old_and_held(schema: str, name: str, is_old: Composed, hold: Composed) -> Composed:
-    """Count the rows of one relation, those that are old, and those that hold it."""
+    """Count a relation's rows, its old ones, and those that hold it."""
     return SQL("SELECT count(*), count(*) FILTER (WHERE {}), count(*) FILTER (WHERE {}) FROM ONLY {}").format(
         is_old, hold, Identifier(schema, name)
     )
@@ -186,7 +186,7 @@ def count_old_and_held(schema: str, name: str, is_old: Composed, hold: Composed)
 
 @under_source_path
 def move_rows(source: tuple[str, str], target: tuple[str, str], columns: Sequence[str], condition: Composed) -> Composed:
-    """Move the rows of which a condition is true from one table to another."""
+    """Move the rows that satisfy a condition to another table."""
     return SQL(
         "WITH moved AS (DELETE FROM ONLY {} WHERE {} RETURNING {chosen}) "
         "INSERT INTO {}{} OVERRIDING SYSTEM VALUE SELECT {chosen} FROM moved"
@@ -197,11 +197,11 @@ def move_rows(source: tuple[str, str], target: tuple[str, str], columns: Sequenc
 
 
 def add_key(schema: str, name: str, key: str, definition: str) -> Composed:
-    """Give a table a foreign key, spelled as the catalogue does, that looks at no row yet."""
+    """Add a NOT VALID foreign key, spelled as in the catalog."""
     plain = definition.removesuffix(" NOT VALID")
     return SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID").format(Identifier(schema, name), SQL(key), SQL(plain))
 
 
 def validate_key(schema: str, name: str, key: str) -> Composed:
-    """Look at the rows, while others read and write both tables."""
+    """Validate a constraint, without blocking readers and writers."""
     return SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(Identifier(schema, name), SQL(key))

@@ -1,11 +1,12 @@
-"""What a login may not, of what a merge into a live database does there: asked before it is planned.
+"""Privileges that a merge into a live database needs and a login lacks.
 
-Each question answers with an object, the privilege, and what grants it to the owner of the tables, for whom the login acts.
+Each query returns an object, the privilege, and the GRANT to the tables' owner, for whom the login
+acts.
 """
 
 from psycopg.sql import SQL
 
-# To read and to stage rows.
+# To read and stage rows.
 READING = SQL(
     """SELECT DISTINCT * FROM (
          SELECT format('schema %%I', n.nspname), 'USAGE',
@@ -24,7 +25,7 @@ READING = SQL(
          WHERE c.oid = ANY (%(oids)s::oid[]) AND NOT has_type_privilege(t.oid, 'USAGE')) AS lacking (object, privilege, remedy)
        ORDER BY 1"""
 )
-# On some tables one of some privileges, of which the first is granted.
+# One of several privileges on tables, the first of which is granted.
 ON_TABLES = SQL(
     """SELECT DISTINCT format('table %%I.%%I', n.nspname, c.relname), wanted.granted,
               format('GRANT %%s ON %%I.%%I TO %%I;', wanted.granted, n.nspname, c.relname, pg_get_userbyid(c.relowner))
@@ -32,7 +33,7 @@ ON_TABLES = SQL(
        JOIN pg_class c ON c.oid = wanted.oid JOIN pg_namespace n ON n.oid = c.relnamespace
        WHERE NOT has_table_privilege(c.oid, wanted.asked) ORDER BY 1, 2"""
 )
-# To call what indexes, checks and generated columns of tables call when a row of theirs is written.
+# EXECUTE on functions that indexes, checks and generated columns call for written rows.
 CALLED_BY_ROWS = SQL(
     """WITH called (function, relation) AS (
          SELECT d.refobjid, i.indrelid FROM pg_depend d
@@ -53,7 +54,7 @@ CALLED_BY_ROWS = SQL(
        FROM called JOIN pg_class c ON c.oid = called.relation
        WHERE c.oid = ANY (%(oids)s::oid[]) AND NOT has_function_privilege(function, 'EXECUTE') ORDER BY 1"""
 )
-# To call the functions of triggers that are made, each with its table.
+# EXECUTE on functions of triggers to create, each with its table.
 CALLED_BY_TRIGGERS = SQL(
     """SELECT DISTINCT format('function %%s', p.oid::regprocedure), 'EXECUTE',
               format('GRANT EXECUTE ON FUNCTION %%s TO %%I;', p.oid::regprocedure, pg_get_userbyid(c.relowner))
@@ -61,17 +62,17 @@ CALLED_BY_TRIGGERS = SQL(
        JOIN pg_proc p ON p.oid::regprocedure::text = wanted.function JOIN pg_class c ON c.oid::regclass::text = wanted.relation
        WHERE NOT has_function_privilege(p.oid, 'EXECUTE') ORDER BY 1"""
 )
-# To move sequences on.
+# To advance sequences.
 ON_SEQUENCES = SQL(
     """SELECT format('sequence %%I.%%I', n.nspname, c.relname), 'UPDATE',
               format('GRANT UPDATE ON SEQUENCE %%I.%%I TO %%I;', n.nspname, c.relname, pg_get_userbyid(c.relowner))
        FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted (schema, name)
        JOIN pg_namespace n ON n.nspname = wanted.schema
        JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
-       -- Asked of no other relation, whatever comes first in the plan: that is an error.
+       -- Restricted to sequences, whatever the plan's order: for others it is an error.
        WHERE CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'UPDATE') END ORDER BY 1"""
 )
-# To alter or to compute what is no part of a table: it takes the owner's rights.
+# To alter or refresh what is not part of a table, which needs the owner's rights.
 OWNED_BY_OTHERS = SQL(
     """SELECT DISTINCT kind || ' ' || name, 'ownership', format('GRANT %%I TO %%I;', pg_get_userbyid(owner), session_user)
        FROM (SELECT 'function', oid::regprocedure::text, proowner FROM pg_proc
@@ -79,7 +80,8 @@ OWNED_BY_OTHERS = SQL(
              UNION ALL SELECT 'schema', quote_ident(nspname), nspowner FROM pg_namespace) AS objects (kind, name, owner)
        WHERE name = ANY (%(names)s::text[]) AND NOT pg_has_role(owner, 'USAGE') ORDER BY 1"""
 )
-# What materialized views read and call, and with what they are computed while readers go on, as their owners: these may lack it.
+# What materialized views read and call, and use when refreshed concurrently: their owners may lack
+# it.
 READ_BY_VIEWS = SQL(
     """WITH read (owner, class, oid) AS (
          SELECT DISTINCT v.relowner, d.refclassid, d.refobjid FROM pg_class v JOIN pg_rewrite r ON r.ev_class = v.oid
@@ -102,7 +104,7 @@ READ_BY_VIEWS = SQL(
                         format('GRANT EXECUTE ON FUNCTION %%s TO %%I;', read.oid::regprocedure, pg_get_userbyid(owner))
        FROM read WHERE class = 'pg_proc'::regclass AND NOT has_function_privilege(owner, read.oid, 'EXECUTE') ORDER BY 1"""
 )
-# Columns of tables to which a key may not refer: table, and what grants it to a role.
+# Tables' columns that a key may not refer to: table, and the GRANT to a role.
 NO_REFERENCES = SQL(
     """SELECT c.oid::regclass::text, format('GRANT REFERENCES (%%I) ON %%s TO %%I;', a.attname, c.oid::regclass, %(role)s::text)
        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
@@ -112,7 +114,7 @@ NO_REFERENCES = SQL(
        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
        WHERE c.oid::regclass::text = %(table)s AND NOT has_schema_privilege(n.oid, 'USAGE')"""
 )
-# In schemas, to make objects there; and what grants it.
+# CREATE on schemas, with the GRANT.
 CREATING = SQL(
     """SELECT DISTINCT format('schema %%I', n.nspname), 'CREATE', format('GRANT CREATE ON SCHEMA %%I TO %%I;', n.nspname, r.rolname)
        FROM unnest(%(schemas)s::text[], %(roles)s::text[]) AS asked (schema, role)

@@ -11,7 +11,7 @@ RELATION_BYTES = SQL("SELECT oid::bigint, pg_table_size(oid::regclass) FROM unne
 
 
 def copy_rows_out(schema: str, name: str, columns: Sequence[str], encoding: str) -> Composed:
-    """Send the rows of one relation, without its children, as text in the given encoding."""
+    """COPY a relation's rows out, without its children, as text in the given encoding."""
     return SQL("COPY {}{} TO STDOUT (ENCODING {})").format(Identifier(schema, name), column_list(columns), Literal(encoding))
 
 
@@ -19,7 +19,7 @@ def copy_chosen_out(
     schema: str, name: str, columns: Sequence[str], encoding: str, key: Sequence[str], equal: Sequence[str],
     types: Sequence[str], values: Sequence[Sequence[str]],
 ) -> Composed:  # fmt: skip
-    """Send the rows of one relation whose key is among some, given as text column by column."""
+    """COPY rows out whose key is among some, given as text by column."""
     typed = zip(values, types, strict=True)
     lists = SQL(", ").join(SQL("{}::{}[]").format(Literal(list(texts)), SQL(kind)) for texts, kind in typed)
     wanted = [Identifier(f"wanted {number}") for number in range(len(key))]
@@ -34,21 +34,27 @@ def copy_chosen_out(
 
 @under_source_path
 def copy_rows_in(schema: str, name: str, columns: Sequence[str], encoding: str, *, freeze: bool = True) -> Composed:
-    """Take rows into a relation; frozen, if it was emptied in the same transaction: no later rewrite, no hint bits."""
+    """COPY rows in.
+
+    It uses FREEZE if the relation was emptied in the transaction: no later rewrite, no hint bits.
+    """
     statement = SQL("COPY {}{} FROM STDIN ({}ENCODING {})")
     return statement.format(Identifier(schema, name), column_list(columns), SQL("FREEZE, " if freeze else ""), Literal(encoding))
 
 
 @under_source_path
 def count_rows_and_old(schema: str, name: str, since: int) -> Composed:
-    """Count the rows of one relation, and those that a transaction before this one (a full transaction id) wrote."""
+    """Count a relation's rows, and those written before a transaction (a full transaction id)."""
     return SQL("SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE {}) FROM ONLY {}").format(
         is_old(since), Identifier(schema, name)
     )
 
 
 def count_rows_by_block(schema: str, name: str, shift: int, since: int | None) -> Composed:
-    """Count the same for each group of 2**shift blocks; the first four bytes of a ctid are the number of the block."""
+    """Count the same per group of 2**shift blocks.
+
+    The first four bytes of a ctid are the block number.
+    """
     return SQL(
         """SELECT block >> {}, sum(rows)::bigint, sum(old)::bigint FROM (
              SELECT ('x' || encode(bytes, 'hex'))::bit(32)::bigint AS block, rows, old FROM (
@@ -58,11 +64,12 @@ def count_rows_by_block(schema: str, name: str, shift: int, since: int | None) -
 
 
 def is_old(since: int) -> Composed:
-    """Return the condition that a transaction before this one wrote a row; sound while fewer than 2**31 have come since.
+    """Return the condition that a row was written before this transaction.
 
-    A row that was frozen long ago still carries its transaction's number, which may look like one to come. age() counts from
-    this transaction's own number, if it has one, as a lock may have given it before it was waited for: rows of transactions that
-    came since are younger than 0, and no younger than what the snapshot sees.
+    It is sound for less than 2**31 later ones. A frozen row keeps its old transaction number, which
+    may look like a future one. age() counts from this transaction's own number, if it has one,
+    perhaps from a lock it waited for: rows of later transactions then have a negative age, and are
+    not younger than what the snapshot sees.
     """
     return SQL(
         "(pg_catalog.age(xmin) OPERATOR(pg_catalog.<) (SELECT pg_catalog.age(pg_catalog.xid(pg_catalog.pg_snapshot_xmax("
@@ -77,12 +84,12 @@ RELATION_BLOCKS = SQL(
 
 
 def empty_relation(schema: str, name: str) -> Composed:
-    """Empty a relation of a database that is being restored; COPY (FREEZE) needs it in the same transaction."""
+    """Truncate a relation of a database being restored, as COPY (FREEZE) requires in its transaction."""
     return SQL("TRUNCATE TABLE ONLY {}").format(Identifier(schema, name))
 
 
 ANALYZE = SQL("ANALYZE")
-# The tables and materialized views of people.
+# User tables and materialized views.
 ANALYZABLE = SQL(
     """SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
        WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't' AND c.oid >= 16384
@@ -92,7 +99,7 @@ ANALYZABLE = SQL(
 
 @under_source_path
 def analyze_relation(schema: str, name: str) -> Composed:
-    """Gather planner statistics of one table."""
+    """Analyze one table."""
     return SQL("ANALYZE {}").format(Identifier(schema, name))
 
 

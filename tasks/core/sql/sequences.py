@@ -9,11 +9,11 @@ SEQUENCES = SQL(
 
 
 def sequence_position(schema: str, name: str) -> Composed:
-    """Read where a sequence is now; sequences do not obey snapshots, so this is at or above any stored row."""
+    """Read a sequence's position; it ignores snapshots, so it is at or above any stored row."""
     return SQL("SELECT last_value, is_called FROM {}").format(Identifier(schema, name))
 
 
-# What its owner took from himself, he does not set once more after a trial.
+# A sequence whose owner revoked his own UPDATE is not set again after a trial.
 SET_SEQUENCE = SQL(
     """SELECT setval(oid, %(value)s, %(called)s) FROM pg_class
        WHERE oid = format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass AND has_sequence_privilege(oid, 'UPDATE')"""
@@ -21,11 +21,13 @@ SET_SEQUENCE = SQL(
 
 
 def advance_sequence(schema: str, name: str, value: int, *, called: bool) -> Composed:
-    """Set a sequence that was there before to a position, but never back: others may use it, and it obeys no transaction."""
+    """Advance an existing sequence, never back: others may use it, and it is not transactional."""
     return SQL(
         "SELECT setval({name}::regclass, {value}, {called}) FROM {sequence} s JOIN pg_sequence q ON q.seqrelid = {name}::regclass "
         "WHERE sign(q.seqincrement) * ({value} - s.last_value) > 0 OR {value} = s.last_value AND {called} AND NOT s.is_called"
     ).format(
-        name=Literal(Identifier(schema, name).as_string()), sequence=Identifier(schema, name), value=Literal(value),
+        name=Literal(Identifier(schema, name).as_string()),
+        sequence=Identifier(schema, name),
+        value=Literal(value),
         called=Literal(called),
-    )  # fmt: skip
+    )

@@ -1,13 +1,13 @@
-"""Statements about the session itself: its settings, its limits, and how many sessions there may be."""
+"""Statements about the session itself: its settings, its limits, and connection limits."""
 
 from psycopg.sql import SQL, Composed, Literal
 
 NO_STATEMENT_TIMEOUT = SQL("SET statement_timeout = 0")
 
-# A time limit that came with 17, so that no session can begin with it.
+# transaction_timeout, since 17, so that it cannot be among the options at the start.
 SESSION_SETTINGS = SQL("SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'")
 
-# What a dump and every comparison are read under, so that equal rows are equal text wherever they are.
+# Settings of dumps and comparisons, so that equal rows have equal texts everywhere.
 FIXED_SETTINGS = SQL(
     """SELECT set_config(name, value, false) FROM (VALUES
          ('timezone', 'UTC'), ('datestyle', 'ISO, YMD'), ('intervalstyle', 'postgres'), ('extra_float_digits', '3'),
@@ -15,8 +15,8 @@ FIXED_SETTINGS = SQL(
          ('synchronize_seqscans', 'off'), ('search_path', 'pg_catalog, pg_temp')) AS fixed (name, value)"""
 )
 
-# How many sessions this login, the database and the server may have (-1: any number), and have. Of others' sessions a login may see
-# nothing but whose they are: then they count.
+# Connection limits of this login, the database and the server (-1: none), and current sessions. Of
+# others' sessions a login may see only the owner: they count.
 CONNECTION_LIMITS = SQL(
     """WITH clients AS (SELECT usesysid, datid FROM pg_stat_activity
                         WHERE coalesce(backend_type, 'client backend') = 'client backend' AND usesysid IS NOT NULL)
@@ -29,33 +29,33 @@ CONNECTION_LIMITS = SQL(
                 + coalesce(current_setting('reserved_connections', true), '0')::int END, (SELECT count(*) FROM clients)
        FROM pg_roles r, pg_database d WHERE r.rolname = session_user AND d.datname = current_database()"""
 )
-# What is made next lies where the database, or who works in it, has its tables.
+# New objects are created in the default tablespace of the database or the role.
 OWN_TABLESPACE = SQL("RESET default_tablespace")
 CURRENT_USER = SQL("SELECT current_user")
 
 
 def set_lock_timeout(seconds: float) -> Composed:
-    """Limit how long this session waits for a lock."""
+    """Set lock_timeout."""
     return SQL("SET lock_timeout = {}").format(Literal(int(seconds * 1000)))
 
 
 def set_statement_timeout(seconds: float) -> Composed:
-    """Limit how long each statement of this session may take."""
+    """Set statement_timeout."""
     return SQL("SET statement_timeout = {}").format(Literal(int(seconds * 1000)))
 
 
-# Indexes are built several at once; the server's default of 64 MB sorts millions of rows on disk.
+# Indexes are built in parallel; the default of 64 MB would sort millions of rows on disk.
 SORT_MEMORY = "256MB"
 SORT_IN_MEMORY = SQL("SET maintenance_work_mem = {}").format(Literal(SORT_MEMORY))
 
 
 def limit_statements(timeout_seconds: float) -> Composed:
-    """Limit how long each statement of this transaction may take."""
+    """Set statement_timeout for this transaction."""
     return SQL("SET LOCAL statement_timeout = {}").format(Literal(int(timeout_seconds * 1000)))
 
 
 def check_settings(zone: str, timeout_seconds: float) -> Composed:
-    """Let the checks of this transaction know the time as an application's session does, and limit how long each may take."""
+    """Set the time zone of applications, and statement_timeout, for this transaction's checks."""
     return SQL(
         "SELECT set_config('TimeZone', {}, true), set_config('statement_timeout', {}, true), "
         "set_config('row_security', 'off', true)"
@@ -63,10 +63,10 @@ def check_settings(zone: str, timeout_seconds: float) -> Composed:
 
 
 def encode_as(encoding: str) -> Composed:
-    """Let what this transaction sends be in an encoding."""
+    """Set client_encoding for this transaction."""
     return SQL("SELECT set_config('client_encoding', {}, true)").format(Literal(encoding))
 
 
 def set_zone(zone: str) -> Composed:
-    """Let trigger functions and conditions of this transaction know the time as an application's session does."""
+    """Set the time zone of applications for this transaction's triggers and conditions."""
     return SQL("SELECT set_config('TimeZone', {}, true)").format(Literal(zone))

@@ -15,11 +15,11 @@ SNAPSHOT_FACTS = SQL(
 
 
 def lock_tables(relations: Sequence[tuple[str, str]], *, nowait: bool = False) -> Composed:
-    """Lock exactly these relations against changes of their definition, in the order given."""
+    """Lock these relations, without children, against changes of their definition, in the given order."""
     names = SQL(", ").join(SQL("ONLY {}").format(Identifier(*relation)) for relation in relations)
     return SQL("LOCK TABLE {} IN ACCESS SHARE MODE{}").format(names, SQL(" NOWAIT") if nowait else SQL(""))
 
 
 def import_snapshot(snapshot: str) -> Composed:
-    """Read what another session's exported snapshot sees."""
+    """Use another session's exported snapshot."""
     return SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot))

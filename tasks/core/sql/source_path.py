@@ -1,9 +1,10 @@
-"""Which statements run under the path that code of the source expects, and how that path is read and set.
+"""Statements that run with the source's search_path, and how that is read and set.
 
-A session of ours has nobody's schema on its path. Only a statement that runs such code is given the path of the source, and
-nothing in it is looked up there that is ours: it names functions, operators and types with their schema, and has nothing that
-cannot be named so, as IN, BETWEEN, CASE x WHEN, NULLIF, IS DISTINCT FROM, USING
-(https://wiki.postgresql.org/wiki/A_Guide_to_CVE-2018-1058). What makes these statements is marked here, and a test reads them.
+Our sessions have no user schema in their search_path. Only statements that run users' code get the
+source's, and these qualify every function, operator and type, and avoid what cannot be qualified:
+IN, BETWEEN, CASE x WHEN, NULLIF, IS DISTINCT FROM, USING
+(https://wiki.postgresql.org/wiki/A_Guide_to_CVE-2018-1058). Their builders are marked here, for a
+test.
 """
 
 from collections.abc import Callable
@@ -17,11 +18,11 @@ OWN_PATH = SQL("SET LOCAL search_path = pg_catalog, pg_temp")
 
 
 def under_source_path(builder: Builder) -> Builder:
-    """Mark what makes a statement that runs under the path of the source."""
+    """Mark a function that builds a statement for the source's search_path."""
     BUILDERS.append(builder)
     return builder
 
 
 def set_path(path: str) -> Composed:
-    """Give this transaction a path."""
+    """Set this transaction's search_path."""
     return SQL("SELECT pg_catalog.set_config('search_path', {}, true)").format(Literal(path))

@@ -1,10 +1,11 @@
-"""The catalog's answers about what stands around a context: what its code names, and objects that are no relation's."""
+"""Catalog queries about a context's surroundings: what its code names, and independent objects."""
 
 from psycopg.sql import SQL
 
-# Functions, types, sequences and what text is searched and sorted with, by name, with the source of functions: what code names is
-# in no pg_depend. Functions and types that extensions bring stand for these, some of which only a superuser can make. A default
-# names no column, and is spelled without its table: pg_get_expr would wait for whoever has that locked.
+# Functions, types, sequences and what text is searched and sorted with, by name, with the source of
+# functions: what code names is in no pg_depend. Functions and types that extensions bring stand for
+# these, some of which only a superuser can make. A default names no column, and is spelled without
+# its table: pg_get_expr would wait for whoever has that locked.
 NAMED_OBJECTS = SQL(
     """WITH brought AS MATERIALIZED (
          SELECT d.classid, d.objid, coalesce(v.trusted, false) AS trusted FROM pg_extension x
@@ -34,8 +35,8 @@ NAMED_OBJECTS = SQL(
        ) AS o WHERE o.oid >= 16384"""
 )
 
-# What is not part of another object: where it is, whose, whether an owner may make it who is no superuser, and whether it is
-# the whole database's. Extensions are their owner's to make anew whoever that is.
+# Independent objects: schema, owner, whether a non-superuser may create it, and whether it is
+# database-wide. Extensions can be re-created by their owner, whoever that is.
 BYSTANDERS = SQL(
     """WITH brought AS (SELECT classid, objid FROM pg_depend WHERE deptype IN ('e', 'i'))
        SELECT o.class::regclass::oid::bigint, o.oid::bigint, o.schema::bigint, pg_get_userbyid(o.owner), o.plain, o.wide FROM (
@@ -83,20 +84,20 @@ BYSTANDERS = SQL(
        ORDER BY 1, 2"""
 )
 
-# What of some objects only a superuser can make; extensions are asked about as such.
+# Objects that only a superuser can create; extensions are queried as such.
 MADE_BY_SUPERUSERS = SQL(
     """SELECT a.class, a.id FROM ({}) AS a (class, id, schema, owner, plain, wide)
        JOIN unnest(%(classes)s::bigint[], %(objects)s::bigint[]) AS o (class, id) USING (class, id)
        WHERE NOT plain AND a.class <> 'pg_extension'::regclass::oid::bigint"""
 ).format(BYSTANDERS)
 
-# Where own relations are, and whose they are.
+# Schemas and owners of own relations.
 OWN_PLACES = SQL(
     """SELECT DISTINCT relnamespace::bigint, pg_get_userbyid(relowner) FROM pg_class WHERE oid = ANY (%(oids)s::oid[])"""
 )
 
-# What roles own of the context, who are superusers, or for whom a login that loads may not act; without such a login, who own no
-# table of it.
+# What roles own of the context, who are superusers, or for whom a login that loads may not act;
+# without such a login, who own no table of it.
 OWNED_BY_OTHERS = SQL(
     """SELECT r.rolname, r.rolsuper, array_agg(pg_describe_object(o.class::regclass, o.oid, 0) ORDER BY 1) FROM (
          SELECT 'pg_class' AS class, oid, relowner AS owner FROM pg_class WHERE oid = ANY (%(relations)s::oid[])
@@ -110,7 +111,7 @@ OWNED_BY_OTHERS = SQL(
        GROUP BY r.oid, r.rolname, r.rolsuper ORDER BY 1"""
 )
 
-# Members of extensions that some objects need, and that are in none of the schemas that CREATE EXTENSION would make them in.
+# Members of extensions that objects need, outside the schemas where CREATE EXTENSION puts them.
 MISPLACED_MEMBERS = SQL(
     """SELECT DISTINCT pg_describe_object(d.refclassid, d.refobjid, 0), x.extname
        FROM unnest(%(classes)s::oid[], %(objects)s::oid[]) AS o (class, id)
@@ -123,7 +124,7 @@ MISPLACED_MEMBERS = SQL(
        ORDER BY 1"""
 )
 
-# What operators call objects that are no relations' parts, by kind and name.
+# Independent objects by kind and name, as operators write them.
 OBJECTS_BY_NAME = SQL(
     """SELECT o.class::regclass::oid::bigint, o.oid::bigint, i.type, i.identity FROM (
          SELECT 'pg_proc' AS class, oid FROM pg_proc UNION ALL SELECT 'pg_type', oid FROM pg_type

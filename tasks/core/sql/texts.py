@@ -1,4 +1,4 @@
-"""Statements by which this server says how it spells the text of a view or a function that another session, or server, spelled."""
+"""Statements that show how this server spells view and function texts from another session or server."""
 
 from psycopg.sql import SQL, Composed, Identifier
 
@@ -11,5 +11,5 @@ FUNCTION_TEXT = SQL("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE oid = to_
 
 
 def view_of(query: str) -> Composed:
-    """Make a TEMP view of the text of a view: that reads it, and runs nothing of it."""
+    """Create a TEMP view of a view's text, which parses it and executes nothing."""
     return SQL("CREATE TEMP VIEW {} AS\n{}").format(READ_AGAIN, as_written(query))

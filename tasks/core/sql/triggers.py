@@ -6,8 +6,8 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from tasks.core.sql.source_path import under_source_path
 
-# Triggers of people's making, each with the words that bring its state back; those of a partition after those of its parent,
-# which is switched with all that is below it.
+# User triggers, each with the word that restores its state; partitions' after their parents', whose
+# switch includes all partitions.
 TRIGGER_STATES = SQL(
     """SELECT n.nspname, c.relname, t.tgname, CASE t.tgenabled WHEN 'R' THEN 'ENABLE REPLICA' WHEN 'A' THEN 'ENABLE ALWAYS'
                                                                WHEN 'D' THEN 'DISABLE' ELSE 'ENABLE' END, c.oid::regclass::text
@@ -24,8 +24,8 @@ def switch_trigger(schema: str, table: str, trigger: str, words: str) -> Compose
     return SQL("ALTER TABLE {} {} TRIGGER {}").format(Identifier(schema, table), SQL(words), Identifier(trigger))
 
 
-# Tables that are written to by their own names, with the enabled triggers of each (not with copies of a parent's) and what these
-# fire on; a partition is one only where it has a trigger of its own.
+# Tables to write to by name, with their enabled triggers (without copies of a parent's) and events;
+# partitions only if they have triggers of their own.
 WRITTEN_TABLES = SQL(
     """SELECT n.nspname, c.relname,
          (SELECT coalesce(array_agg(a.attname::text ORDER BY a.attnum), '{}') FROM pg_attribute a
@@ -43,7 +43,7 @@ WRITTEN_TABLES = SQL(
        ORDER BY n.nspname, c.relname, t.tgname"""
 )
 
-# Whether an owner took rights on a table from himself.
+# Whether an owner revoked his own privileges on a table.
 OWNERS_LACK_RIGHTS = SQL(
     """SELECT EXISTS (
          SELECT FROM pg_class c CROSS JOIN unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS right_of (privilege)
@@ -51,13 +51,14 @@ OWNERS_LACK_RIGHTS = SQL(
            AND NOT has_table_privilege(c.relowner, c.oid, privilege))"""
 )
 
-# Extensions of which functions do what no transaction takes back.
+# Extensions whose functions have effects that no transaction reverts.
 ACTING_OUTSIDE = [
     "adminpack", "amqp", "aws_lambda", "aws_s3", "dblink", "http", "jdbc_fdw", "kafka_fdw", "mysql_fdw", "oracle_fdw", "orafce",
     "pg_background", "pg_net", "pgagent", "pgmemcache", "pgsql_http", "plsh", "redis_fdw", "tds_fdw",
 ]  # fmt: skip
-# Which tables' triggers, defaults and rules come, as far as words of code say, to functions that act outside of the database: those
-# of these extensions, of languages that only a superuser may write in, and what runs programs. What they write to fires as well.
+# Which tables' triggers, defaults and rules come, as far as words of code say, to functions that
+# act outside of the database: those of these extensions, of languages that only a superuser may
+# write in, and what runs programs. What they write to fires as well.
 REACHING_OUTSIDE = SQL(
     """WITH RECURSIVE outside AS (
          SELECT p.oid, p.proname FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
@@ -106,23 +107,23 @@ DEFERRED_TRIGGERS = SQL(
 
 
 def fire_at_once(schema: str, trigger: str) -> Composed:
-    """Let a deferred constraint trigger fire with its statement."""
+    """Set a deferred constraint trigger to fire with its statement."""
     return SQL("SET CONSTRAINTS {} IMMEDIATE").format(Identifier(schema, trigger))
 
 
 def explain_analyze(statement: Composed) -> Composed:
-    """Run a statement, and say which triggers were called."""
+    """Execute a statement, and return which triggers fired."""
     return SQL("EXPLAIN (ANALYZE, COSTS off, TIMING off, FORMAT json) {}").format(statement)
 
 
 def defer_key(schema: str, table: str, key: str) -> Composed:
-    """Check a foreign key at the end of the transaction, which never comes."""
+    """Defer a foreign key to the end of the transaction, which is rolled back."""
     return SQL("ALTER TABLE {} ALTER CONSTRAINT {} DEFERRABLE INITIALLY DEFERRED").format(
         Identifier(schema, table), Identifier(key)
     )
 
 
-# Where there are rows of a table, as its statistics say; of one with thousands of partitions a query would lock each of them.
+# Partitions with rows, by statistics; with thousands of them a query would lock each.
 WITH_ROWS = SQL(
     """SELECT n.nspname, c.relname FROM pg_class t
        CROSS JOIN LATERAL (SELECT t.oid WHERE t.relkind = 'r' UNION ALL
@@ -133,7 +134,7 @@ WITH_ROWS = SQL(
 
 
 def some_rows(schema: str, name: str, limit: int) -> Composed:
-    """Return leaf and place of a few rows."""
+    """Return leaf and ctid of a few rows."""
     return SQL("SELECT tableoid::text, ctid::text FROM {} LIMIT {}").format(Identifier(schema, name), Literal(limit))
 
 
@@ -144,13 +145,13 @@ def _at(leaf: str, row: str) -> Composed:
 
 @under_source_path
 def insert_defaults(schema: str, name: str) -> Composed:
-    """Insert a row of nothing but defaults."""
+    """Insert a row of defaults."""
     return SQL("INSERT INTO {} DEFAULT VALUES").format(Identifier(schema, name))
 
 
 @under_source_path
 def touch_row(schema: str, name: str, columns: Sequence[str], leaf: str, row: str) -> Composed:
-    """Set every column of a row to what it is."""
+    """Update every column of a row to its value."""
     same = SQL(", ").join(SQL("{0} = {0}").format(Identifier(column)) for column in columns)
     return SQL("UPDATE {} SET {} WHERE {}").format(Identifier(schema, name), same, _at(leaf, row))
 
@@ -163,7 +164,7 @@ def delete_row(schema: str, name: str, leaf: str, row: str) -> Composed:
 
 @under_source_path
 def remember_row(schema: str, name: str, leaf: str, row: str) -> Composed:
-    """Keep a copy of a row for as long as the transaction."""
+    """Store a copy of a row for this transaction."""
     return SQL("CREATE TEMP TABLE remembered_row ON COMMIT DROP AS SELECT * FROM {} WHERE {}").format(
         Identifier(schema, name), _at(leaf, row)
     )
@@ -171,7 +172,7 @@ def remember_row(schema: str, name: str, leaf: str, row: str) -> Composed:
 
 @under_source_path
 def insert_remembered(schema: str, name: str, columns: Sequence[str], new: Sequence[str]) -> Composed:
-    """Insert the row that was remembered, with new values for some columns of type uuid."""
+    """Insert the stored row, with new values for some columns of type uuid."""
     values = [SQL("pg_catalog.gen_random_uuid()") if column in new else Identifier(column) for column in columns]
     return SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM pg_temp.remembered_row").format(
         Identifier(schema, name), SQL(", ").join(map(Identifier, columns)), SQL(", ").join(values)

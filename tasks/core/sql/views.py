@@ -7,12 +7,13 @@ from tasks.core.sql.source_path import under_source_path
 
 @under_source_path
 def refresh_view(schema: str, name: str, *, concurrently: bool = False) -> Composed:
-    """Fill a materialized view; concurrently, readers go on."""
+    """Refresh a materialized view; concurrently, without blocking readers."""
     return SQL("REFRESH MATERIALIZED VIEW {}{}").format(SQL("CONCURRENTLY " if concurrently else ""), Identifier(schema, name))
 
 
-# Of every materialized view: what it holds too much and too little against its own query, by its unique key. Rows are compared as
-# text: some types know no equality (json, xml, point), and what others call equal a refresh would change (1.0, 1.00; Alpha, ALPHA).
+# Additional and missing rows of every materialized view compared with its query, by its unique key.
+# Rows are compared as text: some types have no equality (json, xml, point), and equal values may
+# change (1.0, 1.00; Alpha, ALPHA).
 STALE_VIEW_ROWS = SQL(
     """SELECT c.relname, format(
          'SELECT ''gone from its tables'' AS why%%1$s FROM (%%2$s EXCEPT ALL %%3$s) AS v UNION ALL '
@@ -36,7 +37,7 @@ VIEW_OIDS = SQL(
 )
 
 WHY_NOT_CONCURRENTLY = SQL(
-    """SELECT CASE WHEN NOT c.relispopulated THEN 'it was never computed'
+    """SELECT CASE WHEN NOT c.relispopulated THEN 'it was never populated'
                    WHEN NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
                                     AND i.indimmediate AND i.indpred IS NULL AND 0 <> ALL (i.indkey::smallint[]))
                    THEN 'it has no unique index over all its rows' ELSE '' END
