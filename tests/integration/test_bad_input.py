@@ -163,10 +163,10 @@ def test_a_target_that_is_there(filled: World) -> None:
 
     with filled.target.connect() as connection:
         connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(DATABASE)))
-    assert "what it holds cannot be seen" in refused(filled, "full_restore", UnsafeTarget, target_database=DATABASE)
+    assert "its contents cannot be read" in refused(filled, "full_restore", UnsafeTarget, target_database=DATABASE)
 
 
-NO_NAME = "is no name of 1 to 63 bytes; choose another"
+NO_NAME = "is not a name of 1 to 63 bytes; choose another"
 
 
 @pytest.mark.parametrize("name", ["", "x" * 64, "組" * 22])
@@ -193,12 +193,12 @@ def test_a_name_with_quotes_and_signs_is_a_name(filled: World, two_sets: TwoSets
 
 
 def test_the_template_database_is_no_target(filled: World) -> None:
-    assert "what it holds cannot be seen" in refused(filled, "full_restore", UnsafeTarget, target_database="template0")
+    assert "its contents cannot be read" in refused(filled, "full_restore", UnsafeTarget, target_database="template0")
 
 
 @pytest.mark.parametrize("parameters", [{"in_place": True, "target_database": "x"}, {}])
 def test_a_restore_goes_to_one_place(filled: World, parameters: dict[str, Any]) -> None:
-    assert "or restore into the live one with in_place=true: one of the two" in refused(filled, "full_restore", **parameters)
+    assert "or in_place=true, to restore into the live one" in refused(filled, "full_restore", **parameters)
 
 
 # --- programs and versions ----------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def older() -> Iterator[LocalServer]:
 def test_an_older_server_than_the_source(filled: World, older: LocalServer) -> None:
     filled.target = older
     said = refused(filled, "disaster_recovery")
-    assert "the server is PostgreSQL 16, the backup is of 18; restore to the same or a newer major version" in said
+    assert "the server is PostgreSQL 16, the backup is from 18; restore to the same or a newer major version" in said
 
 
 @pytest.mark.parametrize("flow", BOTH)
@@ -375,9 +375,9 @@ def test_what_the_target_lacks(needy: World) -> None:
         connection.execute("ALTER ROLE backup_roles NOLOGIN; REVOKE consulting_owner FROM backup_loader")
     try:
         said = as_login(needy, "disaster_recovery", "no_creator")
-        assert 'login "no_creator" may not create databases; restores are the work of login "backup_restorer": use that one' in said
+        assert 'login "no_creator" may not create databases; use login "backup_restorer", which may' in said
         said = as_login(needy, "disaster_recovery", "no_role_creator")
-        assert 'login "backup_loader" may not make objects for consulting_owner' in said
+        assert 'login "backup_loader" may not create objects for consulting_owner' in said
         assert 'GRANT "consulting_owner" TO "backup_loader";' in said
         with needy.target.connect() as connection:
             connection.execute("ALTER ROLE backup_restorer NOCREATEDB; GRANT consulting_owner TO backup_loader")

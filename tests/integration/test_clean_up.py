@@ -370,7 +370,7 @@ def test_some_of_them_come_back_with_what_hung_on_them(world: World, monkeypatch
     assert ask(world, counted.format(team)) == [(0, 0, 0)]
     (one,) = clean_up_sets(world)["teams"]
     verdict = bring_back(world, one["id"], keys=[team])
-    assert verdict.startswith(f"RESTORED: rows of teams that {one['id']} has come back into database")
+    assert verdict.startswith(f"RESTORED: rows of teams from {one['id']} to database")
     assert (ask(world, counted.format(team)), count(world, "teams", f"id = '{team}'")) == (hanging, 1)
     assert (ask(world, counted.format(other)), count(world, "teams", OLD["teams"])) == ([(0, 0, 0)], 1)
     undo = report("restore").split("```\n")[1].removeprefix("python -m flows.restore ").replace("\\\n", " ").split()
@@ -395,7 +395,7 @@ def test_a_clean_up_set_is_never_taken_for_a_whole_one(world: World) -> None:
     (one,) = clean_up_sets(world)["team_members"]
     words = {"dry_run": False, "confirm_database": DATABASE, "backup": one["id"]}
     for flow, more in ((full_restore, {"in_place": True}), (table_restore, {"table": "team_members", "mode": "replace"})):
-        with pytest.raises(BadInput, match="has only the rows that were cleaned up: all others would be deleted"):
+        with pytest.raises(BadInput, match="has only rows that a clean-up deleted: mode replace would delete all others"):
             world.run(flow, "backup_restorer", **words, **more)
     with pytest.raises(
         OperationError, match=r"team_members has no row with number 1 of the 1 keys, neither in .* nor now; correct keys"
@@ -405,10 +405,10 @@ def test_a_clean_up_set_is_never_taken_for_a_whole_one(world: World) -> None:
     with pytest.raises(BadInput, match="backup latest: name the clean-up set that has the rows"):
         bring_back(world, "latest")
     (full,) = world.set_folders()
-    with pytest.raises(BadInput, match="has no rows that were cleaned up; name a clean-up set"):
+    with pytest.raises(BadInput, match="is not a clean-up set; name one"):
         bring_back(world, full.name)
     assert before.differences(world.state()) == []
-    with pytest.raises(BadInput, match=r"has only a part of the context \(team_members\): it is no recovery"):
+    with pytest.raises(BadInput, match=r"has only a part of the context \(team_members\), which is not a recovery"):
         world.recover(backup=one["id"])
     assert world.recover().startswith("PASS")
     world.run(full_restore, "backup_restorer", backup=one["id"], target_database="beside")

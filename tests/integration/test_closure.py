@@ -261,9 +261,7 @@ def test_members_of_extensions_that_these_do_not_bring(any_version: World, monke
     )  # fmt: skip
     world.backup(context=CONTEXT)
     names = ["function odd.positive(integer)", "function odd.translate(citext,citext,text)"]
-    assert [
-        one.partition(" counts as part of extension citext")[0].replace("public.", "") for one in newest(world).warnings
-    ] == names
+    assert [one.partition(" is a member of extension citext")[0].replace("public.", "") for one in newest(world).warnings] == names
 
 
 def test_what_superusers_own_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,10 +367,10 @@ def test_what_only_a_superuser_makes_is_named_the_same_night(world: World, monke
     made = newest(world).only_superusers
     assert name in made and all(text.startswith("CREATE ") for text in made.values())
     assert f"{name} can be made by a superuser alone" in report(world, f"{CONTEXT}-backup")
-    with pytest.raises(BadInput, match=f"only a superuser can make .*{name}.*BACKUP_LOAD_AS_SUPERUSER"):
+    with pytest.raises(BadInput, match=f"only a superuser can create .*{name}.*BACKUP_LOAD_AS_SUPERUSER"):
         world.recover(context=CONTEXT)
     assert not world.target.has_database(world.database)
-    with pytest.raises(AssertionError, match=f"only a superuser can make .*{name}"):
+    with pytest.raises(AssertionError, match=f"only a superuser can create .*{name}"):
         restore_by_hand(world, "by_hand", context=CONTEXT)
     restore_by_hand(world, "by_hand", context=CONTEXT, BACKUP_LOAD_AS_SUPERUSER="yes")
     world.extra["BACKUP_LOAD_AS_SUPERUSER"] = "postgres"
@@ -403,7 +401,7 @@ def test_what_the_context_file_includes_comes_along(world: World, monkeypatch: p
 
 WRONG = {
     'there is no function "beside.theirs" in database .* \\(there is beside.theirs\\(\\)\\)': ("function", "beside.theirs"),
-    'view "beside.mixed" cannot be taken along: it needs table beside.users of another context': ("view", "beside.mixed"),
+    'view "beside.mixed" cannot be included: it needs table beside.users of another context': ("view", "beside.mixed"),
 }
 
 

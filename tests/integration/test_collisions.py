@@ -115,6 +115,6 @@ def test_an_index_that_doubles_made_invalid(world: World) -> None:
     assert restore(world).startswith("RESTORED: ")
     assert unlike(before, world.state()) == []
     # It forbids its rows while it is valid, which it was made by the restore: the plan says that it does not become INVALID again.
-    assert "INVALID" in newest_report(world, "bc-004-restore-plan").partition("## What an undo would not bring back")[2]
+    assert "INVALID" in newest_report(world, "bc-004-restore-plan").partition("## What an undo would not revert")[2]
     undo(world)
     assert [one for one in unlike(damaged, world.state()) if "teams_active_key" not in one] == []

@@ -148,7 +148,7 @@ def test_who_makes_differentials_grow_is_named(world: World) -> None:
         finally:
             connection.execute("ROLLBACK PREPARED 'forgotten'")
     (folder,) = world.set_folders()
-    assert "prepared transaction 'forgotten' of postgres is open since" in (folder / "manifest.json").read_text()
+    assert "prepared transaction 'forgotten' of postgres has been open since" in (folder / "manifest.json").read_text()
 
 
 @pytest.mark.long
@@ -325,7 +325,7 @@ def test_keys_to_other_contexts_are_listed_by_name_and_definition(night: Night) 
     listed = {f"{key['table'].removeprefix('public.')}.{key['name']}": key["definition"] for key in night.manifest["outbound_keys"]}
     assert sorted(listed) == OUTBOUND_KEYS
     assert {name: text.replace("public.", "") for name, text in listed.items()} == night.keys
-    to_do = night.artifacts["bc-004-recovery"]["data"].split("What a human still has to do")[1].split("\n## ")[0]
+    to_do = night.artifacts["bc-004-recovery"]["data"].split("Still to do")[1].split("\n## ")[0]
     for name, definition in listed.items():
         table, key = name.split(".")
         assert f"ALTER TABLE public.{table} ADD CONSTRAINT {key} {definition}" in to_do
@@ -347,7 +347,7 @@ def test_reports_are_there_with_the_verdict_first(night: Night) -> None:
         facts = report["description"].removeprefix(f"{verdict}: ")
         assert report["data"].startswith(f"# {verdict}\n\n**{facts}**\n")
         assert f"/bc-004/daily/{night.manifest['id']}" in report["data"]
-        assert "What a human still has to do" in report["data"]
+        assert "Still to do" in report["data"]
         rows = {row["relation"]: row for row in json.loads(table["data"])}
         for one in night.manifest["relations"]:
             row = rows.pop(f"public.{one['name']}")

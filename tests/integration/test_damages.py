@@ -110,10 +110,10 @@ def restored(world: World, before: State, objects: str) -> tuple[str, str]:
         assert unlike(before, state(world)) != []
         return REFUSED, in_short([str(refusal).removeprefix("REFUSED, nothing touched: ")])
     left, report = unlike(before, state(world)), newest_report(world)
-    to_do = items_of(report.partition("Still to do")[2].partition("\n## ")[0])
+    to_do = items_of(report.partition("Still to do: ")[2].partition("\n## ")[0])
     to_do += items_of(report.partition("not restored\n")[2].partition("\n## ")[0])
     assert bool(left) is bool(to_do), (left, verdict)
-    said = verdict.startswith("RESTORED, BUT ") or "; seen, not restored: " in verdict
+    said = verdict.startswith("RESTORED, BUT ") or "; not restored: " in verdict
     assert said is bool(left), (left, verdict)
     return (LISTED if left else EQUAL), in_short(to_do)
 

@@ -217,11 +217,11 @@ STORIES: dict[str, list[Case]] = {
         Case(RUNBOOK, "7. A backup is suspect", [STORED], {}, statements("TRUNCATE policy_scopes")),
     ],
     "everything": [
-        Case(RUNBOOK, "1. The database is gone", [PASS, Fails("public.users is not there")], {}, lose_database),
+        Case(RUNBOOK, "1. The database is gone", [PASS, Fails("public.users does not exist")], {}, lose_database),
         Case(RUNBOOK, "2. The server is gone", [DONE, DONE, PASS, "names cluster", STORED],
              {"SUPERUSER": "postgres", "NEW_HOST": "127.0.0.1"}, elsewhere=True),
         # The backups of the recovered databases do not know any more what this one has to make.
-        Case(ARCHITECTURE, "After a recovery: keys to other contexts", [Fails("public.users is not there")]),
+        Case(ARCHITECTURE, "After a recovery: keys to other contexts", [Fails("public.users does not exist")]),
     ],
     "years": [
         Case(RUNBOOK, "18. Partitions", [f"{PLANNED}.* would be archived and dropped", "archived and dropped",

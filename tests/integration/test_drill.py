@@ -282,7 +282,7 @@ def test_the_report_has_the_evidence(rehearsed: Rehearsed) -> None:
     relations = report.section("Relations, each compared by rows and digest and found identical")
     assert all(f"| {name} | {rows.count:,} |" in relations for name, rows in rehearsed.state_of_older.rows.items())
     assert "FAILED" not in report.section("Integrity checks")
-    fired = report.section("Writes, with what they let run, rolled back")
+    fired = report.section("Test writes, with their triggers, rolled back")
     triggers = {name.rpartition(".")[2] for name in rehearsed.state_of_older.triggers}
     assert [name for name in triggers if name not in fired] == []
     # Setting every column to what it is moves no unit.
@@ -291,7 +291,7 @@ def test_the_report_has_the_evidence(rehearsed: Rehearsed) -> None:
         ("organization_units", "UPDATE", "organization_units_move_in_hierarchy", "did not fire")
     ]
     assert "DBA責任者" in report.section("Contacts")
-    assert all(key.split(".")[1] in report.section("What a human still has to do") for key in OUTBOUND_KEYS)
+    assert all(key.split(".")[1] in report.section("Still to do") for key in OUTBOUND_KEYS)
     assert "**Not off-host:**" in report.text
     assert INCONSISTENT not in report.text
     assert not {"What failed", "Differences from the backup", "Left by earlier runs, and removed"} & {*report.titles}
@@ -345,7 +345,7 @@ def test_the_scratch_database_is_kept_on_demand_and_survives_the_next_drill(stor
     code, said = by_hand(stored, "--keep", "true", "--backup", rehearsed.newer)
     assert code == 0, said[-3000:]
     (kept,) = databases(stored.target)
-    note = f"restored from {rehearsed.newer} and found equal to it in a drill; drop it when it was looked at"
+    note = f"restored from {rehearsed.newer} and found equal to it in a drill; drop it after use"
     assert comment_on(stored.target, kept) == note
     # The triggers fired in it, and rows went and came back: nothing of that may be left.
     after = state_of(stored.target, kept)
@@ -506,7 +506,7 @@ def test_a_login_without_createdb_is_told_what_it_lacks(stored: World) -> None:
     failed = drill(stored, user="backup_reader")
     assert isinstance(failed.error, BadInput)
     assert 'login "backup_reader" may not create databases' in failed.verdict
-    assert 'restores are the work of login "backup_restorer": use that one' in failed.report.section("What failed")
+    assert 'use login "backup_restorer", which may' in failed.report.section("What failed")
     assert (failed.record["proven"], failed.record["passed"]) == (False, False)
     assert databases(stored.target) == set()
 
@@ -573,7 +573,7 @@ def test_a_trigger_that_did_not_fire_is_not_said_to_have_run(world: World) -> No
     failed = drill(world)
     fired = re.findall(
         r"^\| public.(\w+) \| \w+ \| ([^|]*) \| ([^|]*) \|",
-        failed.report.section("Writes, with what they let run, rolled back"), re.MULTILINE,
+        failed.report.section("Test writes, with their triggers, rolled back"), re.MULTILINE,
     )  # fmt: skip
     became = {
         (table, outcome) for table, names, outcome in fired if {"note_change", "note_at_the_end", "zzz_note"} & {*names.split(", ")}
@@ -706,7 +706,7 @@ def test_the_orphan_of_a_killed_drill_is_removed_by_the_next_one(held: Gates) ->
     next_one = drill(world)
     assert next_one.verdict.startswith("PASS: ")
     (said,) = next_one.report.section("Left by earlier runs, and removed").strip().splitlines()
-    assert said.startswith(f'- database "{orphan}" of a run that died was dropped')
+    assert said.startswith(f'- database "{orphan}" of a dead run was dropped')
     assert databases(world.target) == {*BYSTANDERS}
 
 
@@ -795,6 +795,6 @@ def test_a_set_of_15_is_drilled_on_newer_servers(stored_on_15: World, servers: S
 def test_a_set_of_18_is_refused_by_an_older_server(stored: World, servers: Servers, major: int) -> None:
     failed = drill(stored, servers[major])
     assert isinstance(failed.error, BadInput)
-    assert f"the server is PostgreSQL {major}, the backup is of 18" in failed.report.section("What failed")
+    assert f"the server is PostgreSQL {major}, the backup is from 18" in failed.report.section("What failed")
     assert failed.report.phases == PHASES[:1]
     assert databases(servers[major]) == set()

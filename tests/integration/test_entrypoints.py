@@ -82,7 +82,7 @@ def told_by_hand(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
 
 def test_by_hand_it_is_told_what_to_type(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code, said = told_by_hand(capsys, monkeypatch, "--help")
-    assert code == 0 and "Bring rows that were cleaned up back" in said and "Args:" not in said
+    assert code == 0 and "Restore rows that a clean-up deleted" in said and "Args:" not in said
     assert "--backup BACKUP the clean-up set that has the rows, by id or path." in said and "(default: True)" in said
     code, said = told_by_hand(capsys, monkeypatch)
     assert code == 2 and "the following arguments are required: --backup" in said

@@ -388,7 +388,7 @@ def test_a_set_has_nothing_that_a_crash_could_take_back(lab: World, machine: Mac
             patch.setattr(Snapshot, "require_flushed", partialmethod(Snapshot.require_flushed, wait_seconds=3))
             purpose(lab, "lost")
             transactions(lab, 60)
-            with pytest.raises(OperationError, match=r"the server did not flush its log up to .* within 3 s"):
+            with pytest.raises(OperationError, match=r"the server did not flush WAL up to .* within 3 s"):
                 lab.backup()
             assert states(lab) == ["full unfinished"]
         # Now it is waited for.
@@ -459,7 +459,7 @@ def test_a_safety_set_of_another_server_undoes_nothing(world: World, monkeypatch
         take_set = take.take_set
         monkeypatch.setattr(safety_set, "take_set", lambda site, *said: take_set(replace(site, server=Server(login)), *said))
         purpose(world, "changed")
-        with pytest.raises(OperationError, match="is of another server than the one that was to be changed"):
+        with pytest.raises(OperationError, match="is of another server than the one to be changed"):
             world.run(full_restore, "backup_restorer", in_place=True, dry_run=False, confirm_database=DATABASE)
     assert purposes(world) == [("changed",)]
 

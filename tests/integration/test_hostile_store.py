@@ -180,7 +180,7 @@ def test_the_contexts_own_condition_is_taken_and_the_sets_where_it_has_none(
     with_where(folder, "policy_scopes.target_id IS NULL AND teams.id IS NULL")
     planned = bring_back(world, folder, keys)
     assert f"{len(keys)} rows to insert" not in planned and "rows to insert" in planned
-    assert "what this context says is taken instead" in report("restore-plan")
+    assert "the condition of this context is used instead" in report("restore-plan")
 
     without = copy.deepcopy(rules())
     without[3]["children"] = ["team_members", "team_leaders"]
@@ -303,7 +303,7 @@ def test_a_check_that_the_database_lacks(stored: World, two_sets: TwoSets, state
 def test_no_check_on_a_table_of_another_context(stored: World, two_sets: TwoSets) -> None:
     item = {"kind": "constraint", "name": "said", "parent": "public.users", "columns": "", "state": "CHECK (false) NOT VALID"}
     rewrite(newest(stored, two_sets), lambda body: body["inventory"].append(item))
-    with pytest.raises(OperationError, match=r"constraint said of public\.users could not be made"):
+    with pytest.raises(OperationError, match=r"constraint said of public\.users could not be created"):
         stored.run(
             full_restore, "backup_restorer", in_place=True, backup=two_sets.newer, dry_run=False, confirm_database=DATABASE
         )  # fmt: skip

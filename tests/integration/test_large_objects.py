@@ -215,7 +215,7 @@ def test_an_oid_that_is_taken_is_refused_beforehand(beside: World) -> None:
     with beside.connect(beside.target) as connection:
         connection.execute("SELECT lo_from_bytea(71013, '\\x72')")
     taken = seen(beside, beside.target)
-    with pytest.raises(UnsafeTarget, match=r"large object 71013 is there with other content"):
+    with pytest.raises(UnsafeTarget, match=r"large object 71013 has other content there"):
         beside.recover(context=CONTEXT)
     assert seen(beside, beside.target) == taken
     assert ask_target_tables(beside) == []
@@ -249,9 +249,9 @@ def test_in_place_those_that_are_gone_are_made(any_version: World, monkeypatch: 
     other = seen(world)[71010]
     plan = str(world.run(full_restore, "backup_restorer", context=CONTEXT, in_place=True))
     assert "1 object to create" in plan
-    assert "large object 71010: the content is not that of the set" in report(world, f"{CONTEXT}-restore-plan")
+    assert "large object 71010: the content differs from the set" in report(world, f"{CONTEXT}-restore-plan")
     said = str(world.run(full_restore, "backup_restorer", in_place=True, **SURE))
-    assert re.search(r"RESTORED, BUT OBJECTS DIFFER.*1 object created.*1 object \(1 of them grave: large object 71010", said)
+    assert re.search(r"RESTORED, BUT OBJECTS DIFFER.*1 object created.*1 object \(1 of them errors: large object 71010", said)
     assert seen(world) == before | {71010: other}
     # What is left of a restore that fails, because of a check that is another when rows are written than when they are tried.
     execute(world, "DELETE FROM odd.d WHERE id = 1", "SELECT lo_unlink(71001)", "INSERT INTO odd.d VALUES (4, 1)")
@@ -282,7 +282,7 @@ def test_a_table_beside_says_what_its_rows_name(world: World, monkeypatch: pytes
     put(world, 71010, "00")
     assert str(world.run(table_restore, "backup_restorer", context=CONTEXT, table="d")).startswith("RESTORED")
     told = report(world, f"{CONTEXT}-restore")
-    assert "large object 71001 that rows name is gone" in told and "large object 71010: the content is not that of the set" in told
+    assert "large object 71001 that rows name is missing" in told and "large object 71010: the content differs from the set" in told
     assert 71001 not in seen(world)
 
 

@@ -83,7 +83,7 @@ def test_a_loader_that_may_more_is_refused_by_name(
 ) -> None:  # fmt: skip
     assert find(roles, folder, user) == "backup_loader"
     change(roles, statement)
-    with pytest.raises(BadInput, match=f'login "backup_loader" may more than consulting_owner.*: {beyond}; take that from it'):
+    with pytest.raises(BadInput, match=f'login "backup_loader" has more rights than consulting_owner.*: {beyond}; revoke them'):
         find(roles, folder, user)
 
 
@@ -92,10 +92,17 @@ def test_without_a_loader_there_is_one_error_that_names_the_remedies(roles: Loca
     with pytest.raises(BadInput) as refused:
         find(roles, folder)
     said = str(refused.value)
-    for word in ('login "backup_restorer" may more (CREATEDB', "\\password backup_loader", "BACKUP_LOADER_PASSWORD", "roles.sql"):
+    for word in (
+        'login "backup_restorer" has more rights (CREATEDB',
+        "\\password backup_loader",
+        "BACKUP_LOADER_PASSWORD",
+        "roles.sql",
+    ):
         assert word in said
     change(roles, "ALTER ROLE backup_loader LOGIN; REVOKE consulting_owner FROM backup_loader")
-    with pytest.raises(BadInput, match='may not make objects for consulting_owner; run as administrator: GRANT "consulting_owner"'):
+    with pytest.raises(
+        BadInput, match='may not create objects for consulting_owner; run as administrator: GRANT "consulting_owner"'
+    ):
         find(roles, folder)
 
 
@@ -156,7 +163,7 @@ def test_an_operator_who_has_no_more_than_the_owner_serves_himself(roles: LocalS
 
 def test_objects_of_several_owners_need_a_member_of_each(roles: LocalServer, folder: Path) -> None:
     change(roles, "CREATE ROLE second_owner")
-    with pytest.raises(BadInput, match=r'may not make objects for second_owner; .*GRANT "second_owner" TO "backup_loader"'):
+    with pytest.raises(BadInput, match=r'may not create objects for second_owner; .*GRANT "second_owner" TO "backup_loader"'):
         find(roles, folder, "backup_restorer", OWNER, "second_owner")
     change(roles, "GRANT second_owner TO backup_loader")
     assert find(roles, folder, "backup_restorer", OWNER, "second_owner") == "backup_loader"
@@ -233,9 +240,7 @@ def test_a_recovery_by_a_superuser_without_the_roles_leaves_no_login(world: Worl
 
 def test_the_reader_is_told_whose_work_a_restore_is(world: World) -> None:
     world.backup()
-    with pytest.raises(
-        BadInput, match='login "backup_reader" may not create databases; restores are the work of login "backup_rest'
-    ):
+    with pytest.raises(BadInput, match='login "backup_reader" may not create databases; use login "backup_rest'):
         world.recover("backup_reader")
 
 

@@ -141,7 +141,7 @@ def test_tablespaces_that_are_closed(any_version: World, monkeypatch: pytest.Mon
     ]
     execute(world, "SET allow_in_place_tablespaces = on", "CREATE TABLESPACE \"She'lf\" LOCATION ''")
     closed = (
-        'tablespace "She\'lf" takes no table of login "backup_loader"; run as a superuser: GRANT CREATE ON TABLESPACE "She\'lf"'
+        'tablespace "She\'lf" accepts no table of login "backup_loader"; run as a superuser: GRANT CREATE ON TABLESPACE "She\'lf"'
     )
     try:
         moved = [f'ALTER TABLE odd.{name} SET TABLESPACE "She\'lf"' for name in ("t", "part")]
@@ -208,7 +208,7 @@ def test_an_extension_that_only_a_superuser_installs(any_version: World, monkeyp
     with pytest.raises(BadInput, match="have a superuser run") as caught:
         world.recover(context=CONTEXT)
     # What it says is enough.
-    made, installed = str(caught.value).partition("postgres: ")[2].split("; and then in the new one: ")
+    made, installed = str(caught.value).partition("postgres: ")[2].split("; then in the new one: ")
     with world.source.connect() as connection:
         connection.execute(made.encode())
     with world.source.connect(DATABASE) as connection:
@@ -252,7 +252,7 @@ def test_a_collation_that_the_server_lacks(world: World, monkeypatch: pytest.Mon
     with world.target.connect() as connection:
         connection.execute(renamed.format("other", "ucs_basic").encode())
     try:
-        with pytest.raises(BadInput, match=r'collation pg_catalog."ucs_basic" is not on the server for UTF8'):
+        with pytest.raises(BadInput, match=r'collation pg_catalog."ucs_basic" does not exist on the server for UTF8'):
             world.recover(context=CONTEXT)
     finally:
         with world.target.connect() as connection:
@@ -280,13 +280,13 @@ def test_an_extension_of_a_database_that_is_recovered_into(any_version: World, m
     execute(
         world, "CREATE SCHEMA odd AUTHORIZATION consulting_owner", f"REVOKE CREATE ON DATABASE {DATABASE} FROM consulting_owner"
     )
-    with pytest.raises(BadInput, match=r'schema "ex t" of database .* is missing, and cannot be made by login "backup_loader"'):
+    with pytest.raises(BadInput, match=r'schema "ex t" of database .* is missing, and cannot be created by login "backup_loader"'):
         world.recover(context=CONTEXT)
     execute(world, "CREATE EXTENSION citext SCHEMA public")
     with pytest.raises(BadInput, match='schema "ex t" of database'):
         world.recover(context=CONTEXT)
     execute(world, 'CREATE SCHEMA "ex t"')
-    with pytest.raises(BadInput, match=r'"public", and the backup has it in "ex t".*ALTER EXTENSION "citext" SET SCHEMA "ex t";'):
+    with pytest.raises(BadInput, match=r'"public", but in "ex t" in the backup.*ALTER EXTENSION "citext" SET SCHEMA "ex t";'):
         world.recover(context=CONTEXT)
     execute(world, 'ALTER EXTENSION "citext" SET SCHEMA "ex t"', 'GRANT USAGE ON SCHEMA "ex t" TO PUBLIC')
     assert world.recover(context=CONTEXT).startswith("PASS")

@@ -57,7 +57,7 @@ def test_a_schema_that_is_not_proven_is_told(world: World) -> None:
     world.backup()
     (first,) = world.set_folders()
     assert said_of_schema(world) == f"schema not proven: no drill ever ran: {UNANSWERED}"
-    to_do = report(world, f"{CONTEXT}-backup").partition("## What a human still has to do")[2]
+    to_do = report(world, f"{CONTEXT}-backup").partition("## Still to do")[2]
     assert f"python -m flows.recovery recovery_drill --backup {first.name}" in to_do
     event = event_about(world, first.name)
     assert event["resource"]["prefect.resource.id"] == f"bounded-context.{CONTEXT}"

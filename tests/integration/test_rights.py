@@ -143,7 +143,7 @@ def test_a_key_that_may_not_refer_is_left_and_not_promised(copied: World) -> Non
     said = plan(copied)
     assert said.startswith("PLANNED, nothing touched: ")
     assert (
-        "1 object (1 of them grave: constraint team_members_user_fkey of public.team_members is missing) differ and would be"
+        "1 object (1 of them errors: constraint team_members_user_fkey of public.team_members is missing) differ and would be"
         in said
     )
     assert plan(copied, **CONFIRMED).startswith("RESTORED, BUT OBJECTS DIFFER: ")

@@ -32,7 +32,7 @@ SECONDS = 300
 # The tables of Prefect's database that hold reports, and what operators typed themselves.
 REPORTS = {"artifact", "artifact_collection"}
 TYPED = {"flow_run"}
-TO_DO = "## To undo it", "## What a human still has to do", "## Old rows that stay, and why", "rows are those of the backup"
+TO_DO = "## To undo it", "## Still to do\n", "## Old rows that stay, and why", "rows are those of the backup"
 
 
 @dataclass
@@ -98,7 +98,7 @@ def test_a_recovery_of_rows_that_violate_keys(recorded: Recorded) -> None:
         "CREATE TABLE users (id uuid PRIMARY KEY)", "ALTER TABLE users OWNER TO consulting_owner", server=recorded.world.target
     )
     resumed = recorded.run("recovery", "disaster_recovery", "--resume", "constraints", server=recorded.world.target, code=1)
-    assert "rows refer to nothing" in resumed
+    assert "rows refer to missing rows" in resumed
 
 
 def test_rows_brought_back_with_their_parents(recorded: Recorded) -> None:
@@ -107,7 +107,7 @@ def test_rows_brought_back_with_their_parents(recorded: Recorded) -> None:
         f"DELETE FROM teams WHERE id = '{KEY}'",
     )  # fmt: skip
     words = ("--table", "team_members", "--mode", "missing")
-    assert "rows of public.teams that are gone" in recorded.run("restore", "table_restore", *words, code=1)
+    assert "rows of public.teams that are missing" in recorded.run("restore", "table_restore", *words, code=1)
     # Another row took a value of the one that would come back.
     recorded.execute(
         "INSERT INTO teams (organization_id, unit_id, name, team_type, purpose) "
@@ -116,7 +116,7 @@ def test_rows_brought_back_with_their_parents(recorded: Recorded) -> None:
     done = ("--include-parents", "true", "--dry-run", "false", "--confirm-database", DATABASE)
     assert "only_once" in recorded.run("restore", "table_restore", *words, *done, code=1)
     recorded.execute(f"DELETE FROM teams WHERE name = '{CONTENT}'")
-    assert "what undoes it" in recorded.run("restore", "table_restore", *words, *done)
+    assert "to undo it after the commit" in recorded.run("restore", "table_restore", *words, *done)
     report = artifact(recorded, f"{CONTEXT}-restore")
     assert "--keys" in report and KEY in report
 
@@ -176,7 +176,7 @@ def test_an_error_that_leaves_a_task(recorded: Recorded) -> None:
 
 def test_nothing_of_it_is_kept(recorded: Recorded) -> None:
     tables = recorded.tables()
-    assert "what undoes it" in tables["log"] and len(recorded.said) > 8
+    assert "to undo it after the commit" in tables["log"] and len(recorded.said) > 8
     kept = {name: text for name, text in tables.items() if name not in TYPED}
     # Prefect tells of each report that is made or replaced, and what stands in it.
     kept["events"] = "\n".join(line for line in kept["events"].splitlines() if "\tprefect.artifact" not in line)

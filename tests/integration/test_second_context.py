@@ -113,7 +113,7 @@ def test_lost_and_recovered(both: World) -> None:
     assert after.outside == ()
     assert neighbours.differences(both.state()) == []
     # What is missing is told: the keys to three tables, and which.
-    to_do = report(both, f"{SECOND}-recovery").split("## What a human")[1].split("\n## ")[0]
+    to_do = report(both, f"{SECOND}-recovery").split("## Still to do")[1].split("\n## ")[0]
     assert to_do.count("foreign key ") == len(OUTBOUND_KEYS)
     for table, keys in (("users", 6), ("teams", 2), ("organizations", 2)):
         assert to_do.count(f"to public.{table} (another context)") == keys
@@ -154,7 +154,7 @@ def test_both_onto_an_empty_server(both: World, order: tuple[str, str], users: s
         give_users(both)
     for context in order:
         made = both.run(disaster_recovery, "backup_restorer", both.target, context=context, resume="constraints")
-        assert re.fullmatch(r"PASS: (\d+) of \1 foreign keys are there, \d+ made now", made)
+        assert re.fullmatch(r"PASS: (\d+) of \1 foreign keys exist, \d+ created now", made)
     assert keys(both, both.target) == keys(both, both.source)
     assert whole(both, both.target) == source
     assert unlike(before[CONTEXT], both.state(both.target)) == []
@@ -207,9 +207,9 @@ def test_each_alone_says_what_is_missing(both: World) -> None:
         # Each knows what the other looks after.
         assert json.loads(manifest.read_bytes())["manifest"]["warnings"] == []
         assert both.recover(context=context, target_database=f"only_{context}").startswith("PASS")
-        told = report(both, f"{context}-recovery").split("## What a human")[1].split("\n## ")[0]
+        told = report(both, f"{context}-recovery").split("## Still to do")[1].split("\n## ")[0]
         assert all(key.rpartition(".")[2] in told for key in missing)
-        with pytest.raises(OperationError, match=r"FAIL: .*public\.users is not there"):
+        with pytest.raises(OperationError, match=r"FAIL: .*public\.users does not exist"):
             both.run(
                 disaster_recovery, "backup_restorer", both.target, context=context, target_database=f"only_{context}",
                 resume="constraints",

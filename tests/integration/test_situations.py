@@ -71,13 +71,13 @@ def test_there_without_our_tables(backed_up: World, before: State) -> None:
         connection.execute("DROP FUNCTION touch()")
         connection.execute("DROP TABLE of_another_context")
     assert_equal(backed_up, before)
-    assert "## What a human still has to do\n\nNothing." in report(backed_up)
+    assert "## Still to do\n\nNothing." in report(backed_up)
 
 
 def test_there_and_empty_altogether(backed_up: World, before: State) -> None:
     assert backed_up.recover().startswith("PASS")
     assert_equal(backed_up, before, missing_keys=tuple(OUTBOUND_KEYS))
-    assert report(backed_up).count("public.users is not there") == len(OUTBOUND_KEYS)
+    assert report(backed_up).count("public.users does not exist") == len(OUTBOUND_KEYS)
 
 
 def test_migrated_and_empty(backed_up: World, before: State) -> None:
@@ -126,18 +126,18 @@ def test_keys_are_made_when_their_rows_are_there(backed_up: World, before: State
         connection.execute("INSERT INTO users SELECT * FROM away WHERE id <> ALL (%s)", [gone])
     assert backed_up.recover().startswith("PASS")
     told = report(backed_up)
-    assert "rows refer to nothing: " in told and any(f"user_id={user}" in told for user in gone)
-    assert "foreign key policy_violations_resolver_fkey" not in told.split("What a human still has to do")[1].split("\n## ")[0]
+    assert "rows refer to missing rows: " in told and any(f"user_id={user}" in told for user in gone)
+    assert "foreign key policy_violations_resolver_fkey" not in told.split("Still to do")[1].split("\n## ")[0]
 
     resume = {"resume": "constraints"}
-    with pytest.raises(OperationError, match=r"team_leaders_user_fkey of public.team_leaders: \d+ rows refer to nothing"):
+    with pytest.raises(OperationError, match=r"team_leaders_user_fkey of public.team_leaders: \d+ rows refer to missing rows"):
         backed_up.run(disaster_recovery, "backup_restorer", backed_up.target, **resume)
     assert "cannot" not in report(backed_up, "bc-004-foreign-keys")
     execute(backed_up, "INSERT INTO users SELECT * FROM away ON CONFLICT DO NOTHING", "DROP TABLE away")
     assert backed_up.run(disaster_recovery, "backup_restorer", backed_up.target, **resume).startswith("PASS: 21 of 21")
     assert_equal(backed_up, before)
     again = backed_up.run(disaster_recovery, "backup_restorer", backed_up.target, **resume)
-    assert again.endswith("21 of 21 foreign keys are there, 0 made now")
+    assert again.endswith("21 of 21 foreign keys exist, 0 created now")
 
 
 @pytest.mark.long
@@ -147,7 +147,7 @@ def test_keys_that_a_backup_of_the_recovered_database_does_not_know(world: World
         connection.execute("DROP DATABASE consulting_tool WITH (FORCE)")
     world.run(disaster_recovery, "backup_restorer")
     world.backup()
-    with pytest.raises(OperationError, match=r"17 of 21 foreign keys are there, 0 made now; .*public\.users is not there"):
+    with pytest.raises(OperationError, match=r"17 of 21 foreign keys exist, 0 created now; .*public\.users does not exist"):
         world.run(disaster_recovery, "backup_restorer", resume="constraints")
 
 
@@ -156,7 +156,7 @@ def test_resume_after_a_recovery_onto_an_empty_server(stored: World, before: Sta
     stored.recover()
     give_users(stored)
     verdict = stored.run(disaster_recovery, "backup_restorer", stored.target, resume="constraints")
-    assert verdict == "PASS: 21 of 21 foreign keys are there, 4 made now"
+    assert verdict == "PASS: 21 of 21 foreign keys exist, 4 created now"
     assert_equal(stored, before)
 
 
@@ -278,7 +278,7 @@ def broken(world: World) -> World:
 
 
 BROKEN_KEY = "team_members.team_members_team_fkey"
-LEFT_OUT = '"team_members_team_fkey" of public.team_members: 1 rows refer to nothing: '
+LEFT_OUT = '"team_members_team_fkey" of public.team_members: 1 rows refer to missing rows: '
 
 
 @pytest.mark.long
@@ -287,12 +287,12 @@ def test_a_source_that_broke_its_own_key_comes_back_as_it_was(broken: World) -> 
     verdict = broken.recover()
     assert re.match(r"PASS: .*17 relations identical; .*; the source was already inconsistent \(\d checks\)$", verdict)
     assert_equal(broken, before, missing_keys=(*OUTBOUND_KEYS, BROKEN_KEY))
-    inconsistent, to_do = (report(broken).split(f"## {title}")[1].split("\n## ")[0] for title in ("The source was", "What a human"))
+    inconsistent, to_do = (report(broken).split(f"## {title}")[1].split("\n## ")[0] for title in ("The source was", "Still to do"))
     assert "**key team_members.team_members_team_fkey** (FAILED): 1 offending" in inconsistent
     assert LEFT_OUT in to_do
 
     give_users(broken)
-    with pytest.raises(OperationError, match=r"FAIL: 17 of 21 foreign keys are there, 1 made now; .*team_members_team_fkey"):
+    with pytest.raises(OperationError, match=r"FAIL: 17 of 21 foreign keys exist, 1 created now; .*team_members_team_fkey"):
         broken.run(disaster_recovery, "backup_restorer", broken.target, resume="constraints")
 
 
@@ -341,7 +341,7 @@ def test_a_schema_that_is_there_may_be_granted_to_others(backed_up: World) -> No
     give_users(backed_up)
     execute(backed_up, "GRANT CREATE ON SCHEMA public TO backup_reader")
     assert backed_up.recover().startswith("PASS")
-    assert "it was there before, and schema public differs" in report(backed_up)
+    assert "it existed before, and schema public differs" in report(backed_up)
 
 
 @pytest.mark.long
@@ -372,8 +372,8 @@ def test_a_key_of_a_newer_migration_that_the_rows_break_is_told(backed_up: World
     migrate(backed_up)
     execute(backed_up, "ALTER TABLE policy_scopes ADD CONSTRAINT newer FOREIGN KEY (target_id) REFERENCES teams (id)")
     assert backed_up.recover().startswith("PASS")
-    to_do = report(backed_up).split("## What a human")[1].split("\n## ")[0]
-    assert re.search(r"foreign key newer of public.policy_scopes: \d+ rows refer to nothing", to_do)
+    to_do = report(backed_up).split("## Still to do")[1].split("\n## ")[0]
+    assert re.search(r"foreign key newer of public.policy_scopes: \d+ rows refer to missing rows", to_do)
 
 
 @pytest.mark.long
@@ -383,7 +383,7 @@ def test_migrated_before_the_users_came_back(backed_up: World, before: State) ->
     assert_equal(backed_up, before, missing_keys=tuple(OUTBOUND_KEYS))
     copy_to_target(backed_up, "--data-only", "--table=public.users")
     verdict = backed_up.run(disaster_recovery, "backup_restorer", backed_up.target, resume="constraints")
-    assert verdict == "PASS: 21 of 21 foreign keys are there, 4 made now"
+    assert verdict == "PASS: 21 of 21 foreign keys exist, 4 created now"
     assert_equal(backed_up, before)
 
 

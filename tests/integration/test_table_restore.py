@@ -58,7 +58,7 @@ def test_beside_the_live_table(world: World) -> None:
     world.run(table_restore, "backup_restorer", table="policy_violations")
     (partitioned,) = ask(world, "SELECT relname FROM pg_class WHERE relname LIKE 'policy_violations_restored_%' AND relkind = 'r'")
     assert rows_of(world, partitioned[0]) == rows_of(world, "policy_violations")
-    with pytest.raises(BadInput, match=r"is there already; look at it, then drop or rename it"):
+    with pytest.raises(BadInput, match=r"exists already; check it, then drop or rename it"):
         world.run(table_restore, "backup_restorer", table="policy_violations")
 
 
@@ -141,7 +141,7 @@ def test_parents_that_are_gone(stored: World) -> None:
         "ALTER TABLE team_leaders ENABLE TRIGGER USER",
     )  # fmt: skip
     damaged = contents(stored)
-    gone = r"team_members needs 1 rows of public\.teams that are gone \(team_members_team_fkey: id\); say include_parents"
+    gone = r"team_members needs 1 rows of public\.teams that are missing \(team_members_team_fkey: id\); pass include_parents"
     with pytest.raises(OperationError, match=gone):
         restore(stored, "team_members", "missing", keys=members[:1])
     assert contents(stored) == damaged
@@ -151,7 +151,7 @@ def test_parents_that_are_gone(stored: World) -> None:
     # The team has one member now, whatever it had.
     assert ask(stored, f"SELECT member_count, leader_count FROM teams WHERE id = '{team}'") == [(1, 0)]
     assert "team_member_count: 1 rows" in newest_report(stored)
-    assert "check team_has_leader finds 1 rows more than before" in newest_report(stored)
+    assert "check team_has_leader finds 1 more rows than before" in newest_report(stored)
     # The repair wrote too: everything of the safety set goes back together.
     assert undo(stored) == ["all"]
     assert contents(stored) == damaged
@@ -166,7 +166,7 @@ def test_parents_of_another_context(stored: World) -> None:
         f"UPDATE policy_violations SET resolved_by = NULL WHERE resolved_by = '{user}'", f"DELETE FROM users WHERE id = '{user}'",
     )  # fmt: skip
     damaged = contents(stored)
-    said = r"needs 1 rows of public\.users that are gone \(.*: id\); public\.users is another context's: bring them back there"
+    said = r"needs 1 rows of public\.users that are missing \(.*: id\); public\.users belongs to another context: restore"
     for include_parents in (False, True):
         with pytest.raises(OperationError, match=said):
             restore(stored, "team_members", "replace", include_parents=include_parents)
@@ -182,7 +182,7 @@ def test_children_that_would_lose_their_parent(stored: World) -> None:
         "(SELECT id FROM teams WHERE name = 'newer'), 'allocation_rate', 0))).* FROM team_members m LIMIT 1",
     )  # fmt: skip
     damaged = contents(stored)
-    with pytest.raises(OperationError, match=r"of public.team_members \(ON DELETE .*1 rows refer to rows that would go or change"):
+    with pytest.raises(OperationError, match=r"of public.team_members \(ON DELETE .*1 rows refer to rows that would be deleted"):
         restore(stored, "teams", "replace")
     assert contents(stored) == damaged
     assert restore(stored, "teams", "merge").startswith("RESTORED")
@@ -235,11 +235,11 @@ WRONG_KEYS: dict[str, Any] = {
     "syntax error": "id = = 1",
     'column "purpose" does not exist; write a condition on the key columns id alone': "purpose = 'wrong'",
     "cannot use subquery": "id IN (SELECT id FROM public.teams)",
-    "may only call functions that always give the same": "pg_terminate_backend(1) OR id IS NULL",
+    "may only call IMMUTABLE functions": "pg_terminate_backend(1) OR id IS NULL",
     "cannot insert multiple commands": "true); DROP TABLE public.users; SELECT (true",
     "InvalidTextRepresentation (22P02)": ["x"],
-    "with the same of the key columns id": [{"name": "x"}],
-    "no JSON list": "[1",
+    "that all name the same of the key columns id": [{"name": "x"}],
+    "not a JSON list": "[1",
     "keys is empty": " ",
 }
 

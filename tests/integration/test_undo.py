@@ -62,7 +62,7 @@ def judge(world: World, damage: Before, mode: str, **more: Any) -> None:
         assert damaged.differences(world.state()) == []
         return
     restored, report = world.state(), newest_report(world, "bc-004-restore-plan")
-    said = report.partition("## What an undo would not bring back")[2].partition("##")[0]
+    said = report.partition("## What an undo would not revert")[2].partition("##")[0]
     assert damage.left in said if said else (mode, more.get("objects")) != ("in place", "restore") or not damage.left
     try:
         undo(world)
@@ -181,7 +181,9 @@ def test_what_others_built_upon_is_not_dropped(copied: World) -> None:
     (safety,) = safety_sets(copied)
     restored = copied.state()
     execute(copied, "CREATE VIEW upon AS SELECT * FROM policy_scopes")
-    with pytest.raises(OperationError, match=r"policy_scopes was made by what is undone .*view public.upon needs it; drop that"):
+    with pytest.raises(
+        OperationError, match=r"policy_scopes was created by the restore .*view public.upon depends on it; drop that"
+    ):
         in_place(copied, safety)
     execute(copied, "DROP VIEW upon")
     assert unlike(restored, copied.state()) == []

@@ -112,13 +112,13 @@ def test_what_could_not_be_counted_is_not_called_none(world: World, monkeypatch:
         "UPDATE teams SET name = name || '!'",
     )  # fmt: skip
     edit_context(world, monkeypatch, views=["mv_writes"])
-    said = "stale rows not known of public.mv_writes (not counted: cannot execute INSERT in a read-only transaction"
+    said = "stale rows unknown of public.mv_writes (not counted: cannot execute INSERT in a read-only transaction"
     assert refresh(world).startswith(f"REFRESHED: public.mv_writes; {said}")
     assert "not counted: " in shown()["mv_writes"]["stale before"]
     edit_context(world, monkeypatch, views=["mv_writes", "mv_new", "mv_team_statistics"])
     verdict = refresh(world)
-    assert re.search(r"; [1-9]\d* rows were stale, stale rows not known of public\.mv_", verdict), verdict
-    assert "public.mv_new (never computed)" in verdict
+    assert re.search(r"; [1-9]\d* rows were stale, stale rows unknown of public\.mv_", verdict), verdict
+    assert "public.mv_new (never populated)" in verdict
 
 
 def test_only_the_named_ones(world: World) -> None:
@@ -136,7 +136,7 @@ def test_what_cannot_be_refreshed_concurrently_is_refreshed_plainly(world: World
     )
     refresh(world)
     rows = shown()
-    assert rows["mv_team_statistics"]["how"] == "readers waited: it was never computed"
+    assert rows["mv_team_statistics"]["how"] == "readers waited: it was never populated"
     assert rows["mv_team_statistics"]["rows before"] is None
     assert rows["mv_unit_statistics"]["how"] == "readers waited: it has no unique index over all its rows"
     refresh(world)
@@ -171,7 +171,7 @@ def test_a_view_that_fails_stops_no_other_and_fails_the_run(world: World, monkey
     edit_context(world, monkeypatch, views=["mv_failing", "mv_reading", "mv_z_fourth", "mv_team_statistics", "mv_gone"])
     said = failed(world)
     assert said.startswith("FAIL: 4 of 5 views not refreshed: ")
-    assert "public.mv_gone: it is not there" in said
+    assert "public.mv_gone: it does not exist" in said
     assert "public.mv_failing: RaiseException (P0001)" in said
     assert 'public.mv_reading: materialized view "mv_failing" has not been populated' in said
     assert 'materialized view mv_z_fourth; GRANT its owner TO "backup_loader"' in said
@@ -191,7 +191,7 @@ def test_who_uses_a_view_for_long_is_named(world: World) -> None:
     with psycopg.connect(world.source.conninfo(world.database), application_name="monthly report") as other:
         other.execute("REFRESH MATERIALIZED VIEW CONCURRENTLY mv_team_statistics")
         said = failed(world, lock_timeout_seconds=1)
-        assert "public.mv_team_statistics: others use it for more than 1 s (monthly report (postgres, pid " in said
+        assert "public.mv_team_statistics: lock timeout after 1 s (monthly report (postgres, pid " in said
         assert said.startswith("FAIL: 1 of 3 views not refreshed: ")
     refresh(world)
 

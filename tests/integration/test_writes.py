@@ -39,7 +39,7 @@ def test_another_contexts_table_that_is_not_there_yet_is_named(world: World, mon
     surround(world, monkeypatch, WRITES_LOG, ON_INSERT)
     world.backup(context=CONTEXT)
     left = failed(world, lambda: world.recover(context=CONTEXT), said='relation "beside.log" does not exist (42P01)')
-    assert "- INSERT on odd.t (noted): " in left and "make what is left out of the backup, see below: table beside.log" in left
+    assert "- INSERT on odd.t (noted): " in left and "create what is not in the backup, see below: table beside.log" in left
     # What an operator does then.
     execute_on_target(
         world, "CREATE SCHEMA beside", "CREATE TABLE beside.log (id int)",
@@ -109,7 +109,7 @@ def test_an_extension_that_only_code_calls(any_version: World, monkeypatch: pyte
     execute(world, "RESET ROLE")
     with pytest.raises(OperationError, match=f"^{RECOVERED}odd.t: function pg_stat_statements_info"):
         world.run(full_restore, "backup_restorer", context=CONTEXT, target_database="beside")
-    assert "make what is left out of the backup, see below: extension pg_stat_statements" in to_do(
+    assert "create what is not in the backup, see below: extension pg_stat_statements" in to_do(
         report(world, f"{CONTEXT}-recovery")
     )
 
@@ -145,7 +145,7 @@ def test_what_takes_writes_is_left_as_it_was(world: World, monkeypatch: pytest.M
     written = re.findall(r"^\| odd\.(\w+) \| INSERT \| [^|]*\| ([^|]*) \| ([^|]*) \|", text, re.MULTILINE)
     # The one asks for what only an application sets.
     assert written == sorted(
-        [(name, "ran", "") for name in tables] + [("t", "refused every row", "by a setting that it wants (UndefinedObject)")]
+        [(name, "ran", "") for name in tables] + [("t", "refused every row", "by a missing setting (UndefinedObject)")]
     )
     for name in tables:
         counted = f"SELECT count(*) FROM odd.{name}"
@@ -187,7 +187,7 @@ def test_writes_to_tables_that_were_there(world: World, monkeypatch: pytest.Monk
     world.target.create_database(DATABASE, "consulting_owner")
     execute_on_target(world, "CREATE SCHEMA other AUTHORIZATION consulting_owner", AS_OWNER, "CREATE TABLE other.t (id int)")
     failed(world, lambda: world.recover(context=CONTEXT), said='relation "beside.log" does not exist (42P01)')
-    assert "Values that this took from sequences are left out." in report(world, f"{CONTEXT}-recovery")
+    assert "Sequence values used for this are skipped." in report(world, f"{CONTEXT}-recovery")
 
 
 @long
@@ -201,4 +201,4 @@ def test_who_may_not_make_temporary_tables_says_that_it_does_not_know(world: Wor
     )  # fmt: skip
     said = world.recover(context=CONTEXT)
     assert said.startswith("PASS") and "1 writes could not be tried" in said
-    assert "the row cannot be had: permission denied to create temporary tables" in report(world, f"{CONTEXT}-recovery")
+    assert "no row to try: permission denied to create temporary tables" in report(world, f"{CONTEXT}-recovery")

@@ -40,7 +40,7 @@ def newest(world: World) -> Manifest:
 
 def to_do(text: str) -> str:
     """Return what a report says is still to be done."""
-    return text.partition("## What a human still has to do")[2].partition("\n## ")[0]
+    return text.partition("## Still to do")[2].partition("\n## ")[0]
 
 
 def stored_and_recovered(world: World, *, writes_fail: str = "") -> str:

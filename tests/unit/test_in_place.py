@@ -44,7 +44,7 @@ RELATION = samples.relation(columns=["id", "名"], types=["uuid", "text"])
     [
         (["id", "名"], ["uuid", "text"], []),
         (["名", "id"], ["text", "uuid"], []),
-        (["id"], ["uuid"], ["public.teams has no column 名 any more"]),
+        (["id"], ["uuid"], ["public.teams no longer has column 名"]),
         (["id", "名", "x"], ["uuid", "text", "date"], ["public.teams has a column x date that the set does not have"]),
         (["id", "名"], ["uuid", "bytea"], ["public.teams.名 was text, is bytea"]),
     ],
@@ -108,11 +108,11 @@ def test_reports() -> None:
     change, effect = Change("public.t", 4, 3, 1, 2, 2), Effect("k", "x", "CASCADE", 1)
     planned = plan(change, objects=[made, gone], effects=[effect], not_undone=[lasts])
     assert "1 object to create, 1 object to drop: " in plan_verdict(planned)
-    assert plan_verdict(planned).endswith("; an undo would not bring back 1 of the things it changes, see the report")
+    assert plan_verdict(planned).endswith("; an undo would not revert 1 of its changes, see the report")
     text = plan_report(planned, ZONE, "the command")
     assert "the command" in text
     assert "- index public.i" in text
-    assert "foreign key k of x (ON DELETE CASCADE): 1 rows refer to rows that would go or change" in text
+    assert "foreign key k of x (ON DELETE CASCADE): 1 rows refer to rows that would be deleted or changed" in text
     assert "the command" not in plan_report(plan(refusals=["because"]), ZONE, "the command")
     done = merged_report(planned, Merged(1, 2, 2, [made], 0.5, {"writing": 0.4}, "the undo", planned.changes, ["a view"]))
     assert done.startswith("# RESTORED\n")
@@ -195,10 +195,10 @@ def test_keys(said: Keys, understood: object) -> None:
         ("id > 1", [], "without primary key"),
         ("  ", ["id"], "keys is empty"),
         ([], ["id"], "name rows by values of id"),
-        ("[1", ["id"], "no JSON list"),
+        ("[1", ["id"], "not a JSON list"),
         ([{"x": 1}], ["id"], "the same of the key columns id"),
         ([{"id": 1}, {"at": 1}], ["id", "at"], "the same of the key columns id, at"),
-        ([None], ["id"], "is no value of a key column"),
+        ([None], ["id"], "is not a value of a key column"),
     ],
 )
 def test_wrong_keys(said: Any, key: list[str], refused: str) -> None:
@@ -249,7 +249,7 @@ def test_the_command_of_a_request() -> None:
 def test_what_is_needed_and_a_table_beside_are_told() -> None:
     need = Need("k", "public.m", "public.t", ("id",), ("=",), tuple((str(n),) for n in range(7)))
     said = need.line("do it")
-    assert said.startswith("public.m needs 7 rows of public.t that are gone (k: id); do it")
+    assert said.startswith("public.m needs 7 rows of public.t that are missing (k: id); do it")
     beside = Beside('"t_restored"', '"t"', "a_set", samples.INSTANT, "d", 3, 5, 1.0, ['"id"'], ["column x is text"])
     text = beside_report(beside, ZONE, ["another is damaged"])
     for said in ("3 of 5 rows", "DROP TABLE", 'l."id" = r."id"', "column x is text", "another is damaged"):

@@ -161,9 +161,9 @@ def test_a_good_report() -> None:
     text = report()
     assert text.startswith(f"# PASS\n\n**{REACHED}; {REHEARSED}**\n")
     assert headings(text) == [
-        "What a human still has to do", "Objectives", "Phases", "Relations, each compared by rows and digest and found identical",
+        "Still to do", "Objectives", "Phases", "Relations, each compared by rows and digest and found identical",
     ]  # fmt: skip
-    assert section(text, "What a human still has to do").strip() == "Nothing."
+    assert section(text, "Still to do").strip() == "Nothing."
     assert "| recovery time (RTO) | 0:00:48 | 4:00:00 | from the start of the run to its last phase |" in text
     assert "| recovery point (RPO) | 0:12:31 | 4:00:00 | age of the state at the start of the run |" in text
     assert f"| set | `{SET}` |" in text and f"| path | `s3://b/bc-004/daily/{SET}` |" in text
@@ -182,8 +182,8 @@ def test_what_failed_comes_first() -> None:
     assert text.startswith("# FAIL\n\n**the session was lost")
     assert headings(text) == [
         "What failed", "Differences from the backup", "Writes that fail", "Sets that were passed over",
-        "The source was already inconsistent (rows are those of the backup)", "What a human still has to do", "Objectives",
-        "Phases", "Integrity checks: 1 ok, 1 FAILED, 1 warning", "Writes, with what they let run, rolled back",
+        "The source was already inconsistent (rows are those of the backup)", "Still to do", "Objectives",
+        "Phases", "Integrity checks: 1 ok, 1 FAILED, 1 warning", "Test writes, with their triggers, rolled back",
         "Relations, each compared by rows and digest and found identical", "The last drills", "Left by earlier runs, and removed",
         "Warnings of the backup", "Contacts",
     ]  # fmt: skip
@@ -193,7 +193,7 @@ def test_what_failed_comes_first() -> None:
         "Differences": DIFFERENCES,
         "Writes that fail": [BROKEN_LINE],
         "Sets that were": ["s3://b/newer: damaged"],
-        "What a human": ["make the key"],
+        "Still to do": ["make the key"],
         "Left by": ["bc-004_drill_0000"],
         "Warnings": ["trigger t is DISABLED"],
         "Contacts": ["DBA責任者: 03-0000", "infra: x"],
@@ -218,10 +218,10 @@ def test_what_fails_in_a_phase_shows_the_phases_up_to_it(reached: int) -> None:
     phases = dict(list(PHASES.items())[:reached])
     text = report(failure="the disk is full", proven=False, phases=phases, **({} if reached else {"manifest": None}))
     rows = re.findall(r"^\| (.*?) \| .*? \|$", section(text, "Phases"), re.MULTILINE)
-    assert rows == ["phase", "---", *phases, "**in all**"]
-    assert f"| **in all** | {sum(phases.values()):.1f} s |" in text
+    assert rows == ["phase", "---", *phases, "**total**"]
+    assert f"| **total** | {sum(phases.values()):.1f} s |" in text
     assert section(text, "What failed").strip().endswith("- the disk is full")
-    assert ("Relations, as the backup has them; NOT proven equal" in headings(text)) is bool(reached)
+    assert ("Relations, as in the backup; NOT proven equal" in headings(text)) is bool(reached)
     assert "found identical" not in text and "extrapolated" not in text
 
 
@@ -237,7 +237,7 @@ def test_the_load_of_each_relation_is_told() -> None:
 
 
 def test_triggers_are_told_one_by_one() -> None:
-    text = section(report(exercises=[RAN, BROKEN]), "Writes, with what they let run, rolled back")
+    text = section(report(exercises=[RAN, BROKEN]), "Test writes, with their triggers, rolled back")
     assert "| public.teams | UPDATE | teams_updated | ran |  |" in text
     assert "| public.teams | DELETE | keep, count | FAILED | function other() does not exist |" in text
 
@@ -349,19 +349,19 @@ def test_any_time_can_be_drawn_against_the_limit(seconds: float) -> None:
 @pytest.mark.parametrize(
     ("note", "remedy"),
     [
-        ('relation "users" does not exist (42P01)', "public.users of another context comes with that context's own recovery"),
-        ('relation "audit.log" does not exist (42P01)', "make what is left out of the backup, see below: table audit.log;"),
+        ('relation "users" does not exist (42P01)', "public.users belongs to another context: recover that, too"),
+        ('relation "audit.log" does not exist (42P01)', "create what is not in the backup, see below: table audit.log;"),
         ("function unaccent(text) does not exist (42883)",
-         "make what is left out of the backup, see below: table audit.log, extension lib;"),
+         "create what is not in the backup, see below: table audit.log, extension lib;"),
         ("permission denied for schema x (42501)",
-         "make what is left out of the backup, see below: table audit.log, extension lib;"),
+         "create what is not in the backup, see below: table audit.log, extension lib;"),
     ],
 )  # fmt: skip
 def test_what_brings_back_what_a_write_needs(note: str, remedy: str) -> None:
     named = [
         LeftOut(name=name, why="the code of function f() names it", statements="") for name in ("table audit.log", "extension lib")
     ]
-    other = LeftOut(name="publication p", why="it is the whole database's, not the context's", statements="")
+    other = LeftOut(name="publication p", why="it belongs to the whole database, not to the context", statements="")
     one = sample().model_copy(update={"by_hand": [*named, other]})
     (said,) = writes_to_do([RAN, replace(BROKEN, note=note)], one)
     assert said.startswith(f"DELETE on public.teams (keep, count): {note}; {remedy}")
@@ -370,4 +370,4 @@ def test_what_brings_back_what_a_write_needs(note: str, remedy: str) -> None:
 
 def test_what_nobody_knows_the_name_of_is_told_all_the_same() -> None:
     (said,) = writes_to_do([BROKEN], sample())
-    assert "make, or grant, what it names: an extension, or another context's object" in said
+    assert "create or grant what it names: an extension, or an object of another context" in said

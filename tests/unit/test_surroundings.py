@@ -99,4 +99,4 @@ def test_casts_of_types_that_are_used_come_along_and_what_is_wide_does_not() -> 
     ]  # fmt: skip
     found = look_around(edges, facts)
     assert found.objects == {CAST}
-    assert found.named == {PUBLICATION: ("it is the whole database's, not the context's", None)}
+    assert found.named == {PUBLICATION: ("it belongs to the whole database, not to the context", None)}
