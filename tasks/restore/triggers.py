@@ -226,7 +226,9 @@ def _try_ways(connection: Connection, table: _Table, path: str, wanted: set[str]
                 return tried
         else:
             tried.ran = True
-            tried.fired |= {trigger["Trigger Name"] for part in plan for trigger in part.get("Triggers", []) if trigger["Calls"]}
+            # Of what a rule adds that is no query, such as NOTIFY, there is a word instead of a plan.
+            plans = [part for part in plan if isinstance(part, dict)]
+            tried.fired |= {trigger["Trigger Name"] for part in plans for trigger in part.get("Triggers", []) if trigger["Calls"]}
             if wanted <= tried.fired:
                 break
     return tried

@@ -135,6 +135,7 @@ def test_what_takes_writes_is_left_as_it_was(world: World, monkeypatch: pytest.M
         "CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')",
         "INSERT INTO parts VALUES ('2025-02-01')",
         "CREATE TABLE refers (id int PRIMARY KEY, k int REFERENCES k_plain)", "INSERT INTO refers VALUES (1, 7)",
+        "CREATE RULE notified AS ON INSERT TO k_plain DO ALSO NOTIFY written",
         "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF current_setting('app.who') = '' THEN RETURN NULL; "
         "END IF; RETURN NEW; END$$", "CREATE TRIGGER touched BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION touch()",
         tables=["t", *tables],
