@@ -77,10 +77,15 @@ def _write_at_once(
     merge: Merge, tables: Sequence[Table], path: str, prepare: Callable[[Merge, Table], list[str]]
 ) -> tuple[int, int, int]:
     with merge.connection.transaction():
-        parts = [(table.number, table.member.schema, table.member.name, table.columns, prepare(merge, table)) for table in tables]
+        parts = [_prepared(merge, table, prepare(merge, table)) for table in tables]
         with source_path(merge.connection, path):
             counts: tuple[int, int, int] = merge.connection.execute(sql.in_place.merge_rows(parts)).fetchall()[0]
     return counts
+
+
+def _prepared(merge: Merge, table: Table, settable: Sequence[str]) -> sql.in_place.TableToWrite:
+    (deletes,) = merge.connection.execute(sql.in_place.has_rows_to_delete(table.number)).fetchall()[0]
+    return sql.in_place.TableToWrite(table.number, table.member.schema, table.member.name, table.columns, settable, deletes=deletes)
 
 
 def _leave(_merge: Merge, table: Table) -> list[str]:

@@ -40,6 +40,17 @@ def test_in_place_needs_no_right_on_tables_of_others(lean: World) -> None:
 
 
 @long
+def test_rows_that_only_come_back_need_no_replica_identity(world: World) -> None:
+    execute(world, "ALTER TABLE policy_scopes REPLICA IDENTITY NOTHING", "CREATE PUBLICATION ours FOR TABLE policy_scopes, teams")
+    before = world.state()
+    world.backup()
+    execute(world, "ALTER TABLE policy_scopes REPLICA IDENTITY DEFAULT", "DELETE FROM policy_scopes",
+            "ALTER TABLE policy_scopes REPLICA IDENTITY NOTHING", "UPDATE teams SET purpose = 'wrong'")  # fmt: skip
+    assert restore(world).startswith("RESTORED: ")
+    assert unlike(before, world.state()) == []
+
+
+@long
 def test_a_clean_up_is_not_planned_where_it_could_not_archive(lean: World) -> None:
     lean.backup()
     with pytest.raises(BadInput, match=r'role "lean" may not read .*secret.*GRANT pg_read_all_data TO "lean"'):

@@ -75,7 +75,10 @@ NOTICED = sql.in_place.noticed_rows(0, "s", "t", KEY, acts_on_delete=False, acts
 QUERY = "SELECT id FROM t WHERE v IS NULL"
 # For each that is marked: what it is called with. Of what people wrote, only that it is wrapped by nothing of ours.
 SAMPLES: dict[Callable[..., Composable], list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
-    sql.in_place.merge_rows: [(([(0, "s", "t", ["a", "b"], ["b"]), (1, "s", "u", ["a"], [])],), {})],
+    sql.in_place.merge_rows: [(([
+        sql.in_place.TableToWrite(0, "s", "t", ["a", "b"], ["b"], deletes=True),
+        sql.in_place.TableToWrite(1, "s", "u", ["a"], [], deletes=False),
+    ],), {})],
     sql.in_place.park_rows: [((0, "s", "t", "a", kind, 30), {}) for kind in ("uuid", "text")],
     sql.in_place.note_broken: [((0, QUERY), {})],
     sql.in_place.find_broken: [((0, QUERY), {"noted": noted}) for noted in (True, False)],

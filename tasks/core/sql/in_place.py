@@ -1,6 +1,7 @@
 """Statements that write a set's rows into live tables, and find out who is affected."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
@@ -10,6 +11,7 @@ from tasks.core.sql.source_path import under_source_path
 from tasks.core.sql.staging import DIFFERENCE, EQUAL, PLACE, STAGED, UNEQUAL, WHAT, Link, any_of, as_written, temp
 
 DELETED, UPDATED, INSERTED, REPLACED = "D", "U", "I", "R"
+TO_DELETE = DELETED, REPLACED
 
 # For each unique index checked per row, except the primary key: a column that can take temporary
 # values, if any, as no foreign key at either end uses it.
@@ -74,28 +76,47 @@ def _is_one_of(kinds: Sequence[str]) -> Composed:
     return any_of([SQL("d.{} {} {}").format(WHAT, SQL(EQUAL), Literal(kind)) for kind in kinds])
 
 
+@dataclass(frozen=True)
+class TableToWrite:
+    """A table with staged differences: its columns, those to update, and whether rows are to be deleted."""
+
+    number: int
+    schema: str
+    name: str
+    columns: Sequence[str]
+    settable: Sequence[str]
+    deletes: bool
+
+
+def has_rows_to_delete(number: int) -> Composed:
+    """Return whether rows of a table are to be deleted, if only to be inserted again."""
+    return SQL("SELECT EXISTS (SELECT FROM {} AS d WHERE {})").format(temp(DIFFERENCE, number), _is_one_of(TO_DELETE))
+
+
 @under_source_path
-def merge_rows(tables: Sequence[tuple[int, str, str, Sequence[str], Sequence[str]]]) -> Composed:
+def merge_rows(tables: Sequence[TableToWrite]) -> Composed:
     """Delete, update and insert the differences, in this order, in one statement: keys are checked at its end.
 
-    Tables are given as number, schema, name, columns, and columns to update. Each part waits for
-    the previous one by using its row count
+    Each part waits for the previous one by using its row count
     (https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING). Returns the
     numbers of rows deleted, updated and inserted.
     """
     steps: list[list[tuple[int, Composed]]] = [[], [], []]
-    for number, schema, name, columns, settable in tables:
-        table, difference, chosen = Identifier(schema, name), temp(DIFFERENCE, number), SQL(", ").join(map(Identifier, columns))
+    for written in tables:
+        number, table, difference = written.number, Identifier(written.schema, written.name), temp(DIFFERENCE, written.number)
+        chosen = SQL(", ").join(map(Identifier, written.columns))
         at = SQL("FROM {} AS d WHERE t.ctid {} d.{} AND ").format(difference, SQL(EQUAL), PLACE)
         using = SQL("USING {} AS d WHERE t.ctid {} d.{} AND ").format(difference, SQL(EQUAL), PLACE)
-        values = SQL(", ").join(SQL("{0} = d.{0}").format(Identifier(column)) for column in settable)
-        steps[0].append((number, SQL("DELETE FROM ONLY {} AS t {}").format(table, using)))
-        if settable:
+        values = SQL(", ").join(SQL("{0} = d.{0}").format(Identifier(column)) for column in written.settable)
+        # A published table without a replica identity refuses even a DELETE of no row.
+        if written.deletes:
+            steps[0].append((number, SQL("DELETE FROM ONLY {} AS t {}").format(table, using)))
+        if written.settable:
             steps[1].append((number, SQL("UPDATE ONLY {} AS t SET {} {}").format(table, values, at)))
         insert = SQL("INSERT INTO {}{} OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS d WHERE ")
-        steps[2].append((number, insert.format(table, column_list(columns), chosen, difference)))
+        steps[2].append((number, insert.format(table, column_list(written.columns), chosen, difference)))
     parts, before = list[Composed](), SQL("true").format()
-    for step, what in zip(steps, ([DELETED, REPLACED], [UPDATED], [INSERTED, REPLACED]), strict=True):
+    for step, what in zip(steps, (TO_DELETE, [UPDATED], [INSERTED, REPLACED]), strict=True):
         word = what[0]
         for number, statement in step:
             wanted = SQL("({}) AND {} RETURNING 1").format(_is_one_of(what), before)
