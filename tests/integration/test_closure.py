@@ -370,7 +370,7 @@ def test_what_only_a_superuser_makes_is_named_the_same_night(world: World, monke
     with pytest.raises(BadInput, match=f"only a superuser can create .*{name}.*BACKUP_LOAD_AS_SUPERUSER"):
         world.recover(context=CONTEXT)
     assert not world.target.has_database(world.database)
-    with pytest.raises(AssertionError, match=f"only a superuser can create .*{name}"):
+    with pytest.raises(AssertionError, match=f"only a superuser can make .*{name}"):
         restore_by_hand(world, "by_hand", context=CONTEXT)
     restore_by_hand(world, "by_hand", context=CONTEXT, BACKUP_LOAD_AS_SUPERUSER="yes")
     world.extra["BACKUP_LOAD_AS_SUPERUSER"] = "postgres"
