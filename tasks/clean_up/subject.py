@@ -23,7 +23,7 @@ from tasks.core.sql.clean_up import Table
 from tasks.database import catalog
 from tasks.database.catalog import Member
 from tasks.database.neighbours import Neighbours
-from tasks.partitions.tables import TIME_TYPES
+from tasks.database.partitions import TIME_TYPES
 
 PRECISION = re.compile(r"\(\d\)")
 

@@ -3,25 +3,21 @@
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from psycopg.rows import dict_row
 from psycopg.sql import Composed
 
 from tasks.core import sql
 from tasks.core.context import Context
 from tasks.core.context_keys import PartitionRule
 from tasks.core.errors import BadInput
-from tasks.core.partitions.periods import parse_spelled_bound, spell_period, spelled_between
-from tasks.core.partitions.timeline import Partition, parse_bound, spell_end
+from tasks.core.partitions.periods import spell_period, spelled_between
+from tasks.core.partitions.timeline import Partition, spell_end
 from tasks.core.postgres.connection import Connection
 from tasks.core.sets.manifest import Scope
+from tasks.database.partitions import parse_rule_bound, read_division
 
 # The name of a check on a table that will become a partition: with it ATTACH does not scan rows, and it shows that we created it.
 MARK = "not attached yet: being restored"
-TIME_TYPES = frozenset({"date", "timestamp without time zone", "timestamp with time zone"})
-# Types of columns that spell periods, by the rule's `values`.
-VALUE_TYPES = frozenset({"text", "character varying", "smallint", "integer", "bigint"})
 
 
 @dataclass(frozen=True)
@@ -97,56 +93,18 @@ def read_table(connection: Connection, context: Context, rule: PartitionRule) ->
     """Return one partitioned table with its partitions.
 
     Raises:
-        BadInput: it does not exist, or is not partitioned as its rule says.
+        BadInput: it does not exist, is not partitioned as its rule says, or the login cannot act for its owner.
     """
-    name = f"{context.namespace}.{rule.table}"
-    connection.execute(sql.session.FIXED_SETTINGS)
-    row = connection.execute(sql.partitions.PARTITIONED, {"schema": context.namespace, "name": rule.table}).fetchone()
-    if row is None or not row[0]:
-        raise BadInput(f"{name} {'is not a partitioned table' if row else 'does not exist'}; correct `partitions` of the context")
-    _, strategy, columns, column_type, owner, owned, oid, tablespace = row
-    _require_by_period(name, rule, strategy, columns, column_type)
-    if not owned:
-        login = connection.info.user
-        raise BadInput(f'{name} belongs to "{owner}", whom login "{login}" cannot act for; run: GRANT "{owner}" TO "{login}"')
-    is_naive = column_type in ("date", "timestamp without time zone")
-    zone = ZoneInfo(context.timestamps) if is_naive else context.zone
-    rows = connection.cursor(row_factory=dict_row).execute(sql.partitions.PARTITIONS, {"oid": oid}).fetchall()
-    partitions = [_partition(row, rule, zone) for row in rows]
-    return PartitionedTable(rule, context.namespace, oid, owner, tablespace, column_type, zone, strategy == "l", partitions)
-
-
-def _require_by_period(name: str, rule: PartitionRule, strategy: str, columns: list[str | None], column_type: str | None) -> None:
-    if rule.values is None and ((strategy, columns) != ("r", [rule.column]) or column_type not in TIME_TYPES):
+    facts = read_division(connection, context, rule)
+    if not facts.owned:
+        name, login = f"{context.namespace}.{rule.table}", connection.info.user
         raise BadInput(
-            f"{name} is not partitioned by range of {rule.column} alone, a date or timestamp; correct `partitions` of the context"
-            + (f", or give `values`: how {rule.column} spells a period" if column_type in VALUE_TYPES else "")
+            f'{name} belongs to "{facts.owner}", whom login "{login}" cannot act for; run: GRANT "{facts.owner}" TO "{login}"'
         )
-    if rule.values is not None and (strategy not in ("r", "l") or columns != [rule.column] or column_type not in VALUE_TYPES):
-        raise BadInput(
-            f"{name} is not partitioned by range or list of {rule.column} alone, a text or a whole number; "
-            "correct `partitions` of the context, or remove `values`"
-        )
-
-
-def parse_rule_bound(rule: PartitionRule, bound: str, zone: tzinfo) -> tuple[datetime | None, datetime | None]:
-    """Return the ends of a bound of a rule's table, given as the catalog spells it.
-
-    Raises:
-        ValueError: its bounds are not those of periods.
-    """
-    return parse_spelled_bound(bound, rule.values, rule.period, zone) if rule.values else parse_bound(bound, zone)
-
-
-def _partition(row: dict[str, Any], rule: PartitionRule, zone: tzinfo) -> Partition:
-    facts = {name: row[name] for name in ("oid", "schema", "name", "bound", "bytes", "rows", "detach_pending", "is_divided")}
-    if row["bound"] == "DEFAULT":
-        return Partition(**facts, is_default=True)
-    try:
-        lower, upper = parse_rule_bound(rule, row["bound"], zone)
-    except ValueError as error:
-        return Partition(**facts, strange=str(error))
-    return Partition(**facts, lower=lower, upper=upper)
+    return PartitionedTable(
+        rule, context.namespace, facts.oid, facts.owner, facts.tablespace, facts.column_type, facts.zone, facts.is_list,
+        facts.partitions,
+    )  # fmt: skip
 
 
 def concerned(connection: Connection, table: PartitionedTable, *partitions: Partition) -> list[int]:
