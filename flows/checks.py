@@ -5,7 +5,7 @@ By hand: python -m flows.checks integrity_check
 """
 
 from flows.command_line import run_from_command_line
-from tasks.checks import integrity, witness
+from tasks.checks import integrity, partitions, witness
 from tasks.checks.report import publish_checks
 from tasks.core.run.limits import Seconds
 from tasks.database import logins
@@ -27,7 +27,8 @@ def integrity_check(context: str = "bc-004", timeout_seconds: Seconds = 600) -> 
         place, seconds = (site.server, site.database, run, site.context), timeout_seconds
         findings = integrity.run_checks(*place, site.files, seconds, run.started, loader, reason)
         findings += witness.compare_with_newest_backup(*place, site.store, seconds, loader)
-        return publish_checks(site, run, findings)
+        compared, rotation = partitions.compare_past_partitions(*place, site.store, seconds)
+        return publish_checks(site, run, [*findings, *compared], rotation)
 
 
 if __name__ == "__main__":

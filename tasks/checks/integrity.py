@@ -151,6 +151,7 @@ def _broken(check: Check, note: str, seconds: float = 0.0) -> Finding:
 
 # Made from the catalogue alone, or of operators that only a superuser can have made: they call no code of an owner.
 WITHOUT_CODE = frozenset({"objects"})
+OTHERS_KEYS = "foreign keys of other contexts"
 
 
 def _run_made(readers: Readers, subject: str, make: Callable[[], Iterable[Check]]) -> list[Finding]:
@@ -163,7 +164,8 @@ def _run_made(readers: Readers, subject: str, make: Callable[[], Iterable[Check]
         if connection.broken:
             raise
         return [Finding(subject, Severity.ERROR, Verdict.BROKEN, note=message_of(error))]
-    return [_run(connection, check) if subject in WITHOUT_CODE else readers.run(check) for check in checks]
+    findings = [_run(connection, check) if subject in WITHOUT_CODE else readers.run(check) for check in checks]
+    return [finding.about_others for finding in findings] if subject == OTHERS_KEYS else findings
 
 
 def one_snapshot(connection: Connection) -> AbstractContextManager[object]:
@@ -215,6 +217,7 @@ def _catalogue_checks(
     """Return what makes the checks of each subject."""
     return {
         "foreign keys": lambda: _key_checks(connection, members),
+        OTHERS_KEYS: lambda: _others_key_checks(connection, members),
         "objects": lambda: _object_checks(connection, context, members),
         "views": lambda: _view_checks(connection, context),
         "partitions": lambda: (
@@ -226,6 +229,14 @@ def _catalogue_checks(
 def _key_checks(connection: Connection, members: Members) -> Iterator[Check]:
     for _, table, key, query in connection.execute(sql.foreign_keys.FOREIGN_KEY_ORPHANS, {"oids": members.oids}).fetchall():
         yield Check(key_check_name(table, key), Severity.ERROR, query, "A row refers to a row that is not there.")
+
+
+def _others_key_checks(connection: Connection, members: Members) -> Iterator[Check]:
+    """Yield the checks of others' rows that refer to ours; a key that was never proven may have had orphans before."""
+    asked, about = {"oids": members.oids}, "A row of another context refers to a row of this one that is not there."
+    for table, key, is_proven, query in connection.execute(sql.foreign_keys.INBOUND_KEY_ORPHANS, asked).fetchall():
+        severity = Severity.ERROR if is_proven else Severity.WARNING
+        yield Check(f"key {table}.{key} of another context", severity, query, about)
 
 
 def _object_checks(connection: Connection, context: Context, members: Members) -> Iterator[Check]:

@@ -10,6 +10,7 @@ from prefect import get_run_logger
 from tasks.core.checks.definition import Finding, Verdict, failures
 from tasks.core.checks.record import CheckRecord, results_of
 from tasks.core.checks.report import checks_report, checks_verdict
+from tasks.core.checks.rotation import Rotation
 from tasks.core.errors import OperationError
 from tasks.run.artifacts import publish
 from tasks.run.run import Run, step
@@ -36,15 +37,20 @@ def frame(findings: Iterable[Finding]) -> "pd.DataFrame":
 
 
 @step
-def publish_checks(site: Site, run: Run, findings: list[Finding]) -> str:
+def publish_checks(site: Site, run: Run, findings: list[Finding], partitions: Rotation) -> str:
     """Publish the report and the table of an integrity check, and keep its record; return its verdict.
+
+    The record says when each of the past partitions was compared.
 
     Raises:
         OperationError: a check of severity error failed or could not be run.
     """
     verdict, key = checks_verdict(site.database, findings), f"{run.context}-integrity"
     publish(key, verdict, checks_report(verdict, findings), _rows(frame(findings)), "checks")
-    _record(site, run, CheckRecord(instant=run.started, run=run.id, verdict=verdict, results=results_of(findings)))
+    record = CheckRecord(
+        instant=run.started, run=run.id, verdict=verdict, results=results_of(findings), partitions=partitions
+    )  # fmt: skip
+    _record(site, run, record)
     if failed := failures(findings):
         named = "; ".join(
             f"{one.check}: {one.note if one.verdict is Verdict.BROKEN else f'{one.offending:,} offending'}" for one in failed

@@ -30,6 +30,7 @@ from tasks.sets.listing import list_sets
 from tasks.sets.manifest import find_lack, name_of
 from tasks.store.address import StoreAddress
 
+NOT_SEEN = "not looked at: it is another context's, had rows then, and no login here may read it, or it is locked"
 NOT_COUNTED = "not counted: that would run code of its owner, and there is no login for that; see `integrity checks`"
 
 
@@ -62,7 +63,7 @@ def compare_with_newest_backup(
     if lack:
         objects = replace(objects, verdict=Verdict.BROKEN, note=f"{manifest.id} is damaged: {lack}; take a backup now")
     return [
-        *(Finding(f"rows of {name}", Severity.WARNING, Verdict.NOT_RUN, note=NOT_COUNTED) for name in unknown), objects, rows,
+        *(Finding(f"rows of {name}", Severity.WARNING, Verdict.NOT_RUN, note=why) for name, why in unknown.items()), objects, rows,
         _judge_changed(manifest, changed), *large,
     ]  # fmt: skip
 
@@ -81,8 +82,8 @@ def _judge_changed(manifest: Manifest, changed: Sequence[Difference] | None) -> 
 def _losses(
     server: Server, loader: Server | None, database: str, run: Run, context: Context, manifest: Manifest, timeout_seconds: float,
     archived: Collection[str], cleaned: Mapping[str, int],
-) -> tuple[list[str], tuple[list[str], list[str]], list[Difference] | None, list[str]]:  # fmt: skip
-    """Return the objects that are there no longer, relations that lost rows, changed objects, and what nobody may count.
+) -> tuple[list[str], tuple[list[str], list[str]], list[Difference] | None, dict[str, str]]:  # fmt: skip
+    """Return the objects that are there no longer, relations that lost rows, changed objects, and what nobody may count, and why.
 
     Changed objects are None if the set is of another major version.
 
@@ -92,7 +93,7 @@ def _losses(
         connection.execute(sql.session.limit_statements(timeout_seconds))
         members = catalog.read_members(connection, without_missing(context, missing_relations(connection, context)))
         neighbours = Neighbours(server, database, run.title)
-        lost, changed = _compare_objects(connection, members, manifest, {*archived}, neighbours)
+        lost, changed, unseen = _compare_objects(connection, members, manifest, {*archived}, neighbours)
         places = {one.qualified: sql.names.quoted_name(one.schema, one.name) for one in members.holding_rows}
         # To count these runs code of their owner, which is for the login that loads.
         calling = [one for one in members.holding_rows if calls_code(connection, places[one.qualified])]
@@ -101,14 +102,17 @@ def _losses(
         with connect(loader, database, run.title) as connection, one_snapshot(connection):
             connection.execute(sql.session.limit_statements(timeout_seconds))
             counted |= _counted(connection, calling)
-    unknown = [] if loader else [one.qualified for one in calling]
+    unknown = ({} if loader else {one.qualified: NOT_COUNTED for one in calling}) | dict.fromkeys(unseen, NOT_SEEN)
     return lost, _lost_rows(manifest, counted, unknown, cleaned, context.max_row_loss), changed, unknown
 
 
 def _compare_objects(
     connection: Connection, members: Members, manifest: Manifest, archived: set[str], neighbours: Neighbours
-) -> tuple[list[str], list[Difference] | None]:
-    """Return what a set has and the database no longer: objects, columns, keys; and what is not as it was, or new."""
+) -> tuple[list[str], list[Difference] | None, list[str]]:
+    """Return what a set has and the database no longer: objects, columns, keys; what is not as it was, or new.
+
+    And tables of others that could not be looked at.
+    """
     gone = archived - {relation.qualified for relation in members.relations}
     expected = [item for item in manifest.inventory if table_of(item) not in gone]
     inventory = with_moved_sequences(expected, catalog.read_inventory(connection, members, manifest.inventory))
@@ -126,7 +130,7 @@ def _compare_objects(
         for name in relation.columns
         if relation.qualified in columns and name not in columns[relation.qualified]
     ]
-    return lost, changed if compared.is_same_major else None
+    return lost, changed if compared.is_same_major else None, compared.unseen
 
 
 def _lost_rows(

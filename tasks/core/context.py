@@ -51,6 +51,9 @@ class Context(Part):
     local_copy: LocalCopy | None = None
     objectives: Objectives
     max_row_loss: float = Field(0.2, ge=0, le=1, description="the share of its rows whose loss in one table is an alarm")
+    comparison_seconds: int = Field(
+        120, ge=0, le=86_400, description="how long an integrity check compares past partitions with the newest good set"
+    )
     time_zone: Zone = Field(description="the zone of names, schedules and retention")
     timestamps: Zone = Field(description="the zone of columns of type timestamp without time zone")
     drill_database: str | None = Field(None, description="the connector block of the server that drills restore to")
@@ -71,6 +74,9 @@ class Context(Part):
             raise ValueError(f"objectives.groups names {', '.join(unknown)}, which are not in `tables`")
         if twice := sorted({table for table in grouped if grouped.count(table) > 1}):
             raise ValueError(f"objectives.groups names {', '.join(twice)} twice")
+        frozen = {rule.table for rule in self.partitions if rule.frozen_after}
+        if cleaned := sorted(frozen.intersection(table for rule in self.clean_up for table in rule.tables)):
+            raise ValueError(f"clean_up deletes rows of {', '.join(cleaned)}, which has frozen_after; remove either")
         return self
 
     @property

@@ -48,6 +48,9 @@ class PartitionRule(Part):
     name: str = Field(description="the name of a partition, with {year} and {month:02} or {quarter}: invoices_{year}")
     keep: Period = Field(description="how long a partition stays after its upper bound")
     hold: str | None = Field(None, description="a condition on rows that keep their partition from being dropped")
+    frozen_after: Period | None = Field(
+        None, description="how long after its upper bound a partition may still change; an integrity check fails if it does later"
+    )
     values: str | None = Field(
         None, description="how the column spells a period, where it is text or a number: {year}-{month:02}, {year}{month:02}"
     )

@@ -1,5 +1,7 @@
 """How a live table is partitioned by time, as far as the catalog tells any login that asks."""
 
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Any
@@ -14,6 +16,7 @@ from tasks.core.errors import BadInput
 from tasks.core.partitions.periods import parse_spelled_bound
 from tasks.core.partitions.timeline import Partition, parse_bound
 from tasks.core.postgres.connection import Connection
+from tasks.database.catalog import Member
 
 TIME_TYPES = frozenset({"date", "timestamp without time zone", "timestamp with time zone"})
 # Types of columns that spell periods, by the rule's `values`.
@@ -85,3 +88,15 @@ def _partition(row: dict[str, Any], rule: PartitionRule, zone: tzinfo) -> Partit
     except ValueError as error:
         return Partition(**facts, strange=str(error))
     return Partition(**facts, lower=lower, upper=upper)
+
+
+def below_each(relations: Sequence[Member], oids: Iterable[int]) -> Iterator[list[Member]]:
+    """Yield each relation with all its partitions."""
+    by_oid, children = {relation.oid: relation for relation in relations}, defaultdict[str | None, list[Member]](list)
+    for relation in relations:
+        children[relation.parent].append(relation)
+    for oid in oids:
+        members = [by_oid[oid]] if oid in by_oid else []
+        for parent in members:
+            members += children[parent.qualified]
+        yield members

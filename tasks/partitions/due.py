@@ -1,7 +1,6 @@
 """Partitions past retention: which they are, their rows, and whether an archive set has all of them."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -20,6 +19,7 @@ from tasks.core.postgres.messages import message_of
 from tasks.core.sets.manifest import Manifest, Relation, Scope
 from tasks.database import catalog
 from tasks.database.catalog import Member
+from tasks.database.partitions import below_each
 from tasks.database.snapshot import position
 from tasks.partitions.tables import PartitionedTable, read_table
 from tasks.partitions.transaction import session
@@ -87,18 +87,6 @@ def leaves_of(connection: Connection, context: Context, table: PartitionedTable,
     """Return the leaf partitions of a partition, or itself."""
     relations = catalog.read_relations(connection, context.narrowed(table.scope(partition)))
     return [member for members in below_each(relations, [partition.oid]) for member in members if member.kind != "p"]
-
-
-def below_each(relations: Sequence[Member], oids: Iterable[int]) -> Iterator[list[Member]]:
-    """Yield each relation with all its partitions."""
-    by_oid, children = {relation.oid: relation for relation in relations}, defaultdict[str | None, list[Member]](list)
-    for relation in relations:
-        children[relation.parent].append(relation)
-    for oid in oids:
-        members = [by_oid[oid]] if oid in by_oid else []
-        for parent in members:
-            members += children[parent.qualified]
-        yield members
 
 
 def archive_of(

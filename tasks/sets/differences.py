@@ -41,6 +41,8 @@ class Comparison:
     names: Collection[str] | None = None
     neighbours: Neighbours | None = None
     own: set[str] = field(default_factory=set)
+    # Tables of others that had rows, and into which nobody here may look.
+    unseen: list[str] = field(default_factory=list)
 
     @property
     def is_same_major(self) -> bool:
@@ -128,7 +130,10 @@ class Comparison:
         yield from self._of_database()
         asked = {"names": self.manifest.referring_tables}
         for (table,) in self.connection.execute(sql.in_place.TABLES_THERE, asked).fetchall() if self.neighbours else ():
-            if self.neighbours and self.neighbours.is_empty(table):
+            is_empty = self.neighbours.is_empty(table) if self.neighbours else None
+            if is_empty is None:
+                self.unseen.append(table)
+            if is_empty:
                 item = InventoryItem(kind=facts.OTHERS_TABLE, name=table, parent="", columns="", state="")
                 yield Difference(item, item, "rows", "some", "none")
 

@@ -1,7 +1,8 @@
 """Sets downloaded into a run's folder and verified against the manifest."""
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from tasks.run import progress
 from tasks.run.retries import persistent
 from tasks.run.run import Run, require_space, spread, staging, step
 from tasks.sets.choose import candidates, why_aside
-from tasks.sets.manifest import fetch_manifest, inherited_parts, read_base, require_list
+from tasks.sets.manifest import fetch_manifest, inherited_parts, name_of, read_base, require_list
 from tasks.sets.marks import hold, remember_damage
 from tasks.store.address import StoreAddress
 
@@ -204,6 +205,32 @@ def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -
     own = len(manifest.objects)
     files = {stored.path: path for stored, path in zip(manifest.objects, paths[:own], strict=True)}
     return StagedSet(name, manifest, files, base, {stored.path: path for stored, path in zip(needed, paths[own:], strict=True)})
+
+
+@contextmanager
+def stage_relations(address: StoreAddress, run: Run, manifest: Manifest, relations: Collection[Relation]) -> Iterator[StagedSet]:
+    """Download the rows of some relations of a set, with those that they inherit from its full, for as long as the block.
+
+    Raises:
+        DamagedSet: an object is missing or differs from the manifest.
+        ColdObject: it has to be thawed first.
+    """
+    name, base, folder = name_of(manifest), read_base(address, manifest), run.folder / f"{manifest.id}-rows"
+    part = manifest.model_copy(update={"relations": [*relations], "large_objects": None})
+    own = [stored for relation in relations for stored in relation.objects]
+    inherited = inherited_parts(part, base) if base else []
+    require_space(run, sum(stored.bytes for stored in [*own, *inherited]))
+    folder.mkdir(mode=0o700)
+    try:
+        files = {stored.path: fetch(address, name, stored, folder / stored.staged_name) for stored in own}
+        of_base = {
+            stored.path: fetch(address, name_of(base), stored, folder / f"base-{stored.staged_name}")
+            for stored in inherited
+            if base
+        }
+        yield StagedSet(name, part, files, base, of_base)
+    finally:
+        shutil.rmtree(folder)
 
 
 def staged_context(staged: StagedSet) -> Context:

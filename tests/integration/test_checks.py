@@ -21,13 +21,14 @@ from flows.checks import integrity_check
 from tasks.checks.integrity import WITNESSES, run_checks
 from tasks.checks.report import frame
 from tasks.core.checks.definition import CHECKS_FILE, Finding, Verdict
+from tasks.core.checks.partitions import PARTITIONS
 from tasks.core.context import CONTEXT_FILE, parse_context, read_context_folder
 from tasks.core.context_keys import PartitionRule
 from tasks.core.errors import BadInput, OperationError
 from tasks.core.postgres.programs import Running
 from tasks.run import site
 from tasks.run.run import Run
-from tests.support.database import server_of
+from tests.support.database import execute, server_of
 from tests.support.example import CONTEXT, DATABASE, TABLES
 from tests.support.findings import SUMMER, check
 from tests.support.servers import drop_databases
@@ -87,9 +88,9 @@ ITS_MEMBERS = "(SELECT count(*) FROM team_members m WHERE m.team_id = t.id AND m
 
 DAMAGES = [
     # Rows that are gone.
-    rows("all eleven tables emptied", f"TRUNCATE {', '.join(TABLES)}", {ROWS}, ALL_VIEWS, alone=True),
+    rows("all eleven tables emptied", f"TRUNCATE {', '.join(TABLES)}", {ROWS, PARTITIONS}, ALL_VIEWS, alone=True),
     rows("one table emptied", "DELETE FROM policy_scopes", {ROWS}, alone=True),
-    rows("one leaf emptied", "TRUNCATE policy_violations_2023", {ROWS}),
+    rows("one leaf emptied", "TRUNCATE policy_violations_2023", {ROWS, PARTITIONS}),
     rows("a third of the closure gone",
          "DELETE FROM organization_hierarchies WHERE id IN (SELECT id FROM organization_hierarchies ORDER BY id "
          "LIMIT (SELECT count(*) / 3 FROM organization_hierarchies))",
@@ -158,12 +159,12 @@ DAMAGES = [
              f"UPDATE policy_violations SET target_type = '{kind}', target_id = gen_random_uuid() "
              f"WHERE id = (SELECT id FROM policy_violations ORDER BY id OFFSET {number} LIMIT 1)",
              set() if kind in ("team", "user") else {"violation_target"},
-             {f"violation_{kind}"} if kind in ("team", "user") else set())
+             {PARTITIONS, f"violation_{kind}"} if kind in ("team", "user") else {PARTITIONS})
         for number, kind in enumerate(("organization", "unit", "team", "user"), start=1)
     ),
     rows("a violation of no rule",
          "UPDATE policy_violations SET rule_id = gen_random_uuid() WHERE id = (SELECT min(id::text)::uuid FROM policy_violations)",
-         {"key policy_violations.policy_violations_rule_fkey"}),
+         {"key policy_violations.policy_violations_rule_fkey"}, {PARTITIONS}),
     rows("a stale view", f"UPDATE teams SET name = name || '!' WHERE id = {A_TEAM}", set(),
          stale("team_statistics")),
     # Objects; docs/reliability.md has many more.
@@ -224,7 +225,7 @@ def test_a_healthy_database_is_green(healthy: World) -> None:
     assert named(findings, fails=True) == set()
     assert named(findings, fails=False) == {LATER}
     assert len({one.check for one in findings}) == len(findings)
-    assert {one.check for one in findings} >= {*WITNESSES, THERE, SOON, *KEYS_TO_USERS, *ALL_VIEWS}
+    assert {one.check for one in findings} >= {*WITNESSES, PARTITIONS, THERE, SOON, *KEYS_TO_USERS, *ALL_VIEWS}
     assert sum(one.check.startswith("key ") for one in findings) == 21
 
 
@@ -439,12 +440,75 @@ def test_a_database_that_is_not_there(healthy: World) -> None:
         check(replace(healthy, database="nowhere"))
 
 
+# Rows of other contexts that refer here.
+
+
+REVIEWS = "key bc005.reviews.reviews_team_fkey of another context"
+OTHERS = (
+    "CREATE SCHEMA bc005",
+    "CREATE TABLE bc005.reviews (id int PRIMARY KEY, team_id uuid CONSTRAINT reviews_team_fkey REFERENCES teams)",
+    "INSERT INTO bc005.reviews SELECT row_number() OVER (), id FROM teams",
+)
+ORPHANED = (
+    "SET session_replication_role = replica",
+    "UPDATE bc005.reviews SET team_id = gen_random_uuid() WHERE id <= 3",
+    "RESET session_replication_role",
+)
+
+
+def test_others_rows_that_refer_to_nothing_fail_with_their_number(copy: World) -> None:
+    execute(copy, *OTHERS)
+    assert {one.check: one.verdict for one in check(copy)}[REVIEWS] is Verdict.OK
+    execute(copy, *ORPHANED)
+    found = {one.check: one for one in check(copy)}[REVIEWS]
+    assert found.fails and found.offending == 3
+    assert found.sample[0].startswith("id=")
+
+
+def test_orphans_of_a_key_that_was_never_proven_are_a_warning(copy: World) -> None:
+    execute(copy, *OTHERS, "ALTER TABLE bc005.reviews DROP CONSTRAINT reviews_team_fkey", *ORPHANED)
+    key = "CONSTRAINT reviews_team_fkey FOREIGN KEY (team_id) REFERENCES teams NOT VALID"
+    execute(copy, f"ALTER TABLE bc005.reviews ADD {key}")
+    found = {one.check: one for one in check(copy)}[REVIEWS]
+    assert (found.verdict, found.offending) == (Verdict.WARNING, 3)
+
+
+@pytest.fixture
+def narrow(copy: World) -> Iterator[str]:
+    """A login that may read the context and nothing of others."""
+    with copy.connect() as connection:
+        connection.execute(sql.SQL("CREATE ROLE narrow LOGIN PASSWORD {}").format(sql.Literal(copy.source.password)))
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO narrow; GRANT pg_read_all_stats TO narrow")
+        connection.execute("GRANT EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint() TO narrow")
+    yield "narrow"
+    with copy.connect() as connection:
+        connection.execute("DROP OWNED BY narrow; DROP ROLE narrow")
+
+
+def test_others_rows_that_may_not_be_looked_at_are_not_said_to_be_well(copy: World, narrow: str) -> None:
+    execute(copy, *OTHERS)
+    store = Path(shutil.copytree(copy.store_folder, copy.folder / f"with reviews {copy.database}"))
+    with_reviews = replace(copy, store={"BACKUP_STORE": str(store)})
+    with_reviews.backup()
+    execute(copy, *ORPHANED)
+    found = {one.check: one for one in check(with_reviews, user=narrow)}
+    assert found[REVIEWS].verdict is Verdict.NOT_RUN and not found[REVIEWS].fails
+    assert found[REVIEWS].note == "not looked at: permission denied for schema bc005"
+    execute(copy, "DELETE FROM bc005.reviews")
+    found = {one.check: one for one in check(with_reviews, user=narrow)}
+    assert found["rows of bc005.reviews"].verdict is Verdict.NOT_RUN
+    assert found["rows of bc005.reviews"].note.startswith("not looked at: ")
+    found = {one.check: one for one in check(with_reviews)}
+    assert found[CHANGED].fails and "table of another context bc005.reviews: rows was [some], is [none]" in found[CHANGED].sample
+    assert "rows of bc005.reviews" not in found
+
+
 # The newest backup as witness.
 
 
 def witnesses(world: World, store: str) -> list[tuple[str, Verdict, str]]:
     found = check(world, store=store)
-    assert {one.check for one in found if one.fails} <= set(WITNESSES)
+    assert {one.check for one in found if one.fails} <= {*WITNESSES, PARTITIONS}
     return [(one.check, one.verdict, one.note) for one in found if one.check in WITNESSES]
 
 
@@ -524,7 +588,7 @@ def test_a_run_over_damage_fails_after_it_was_published(today: World) -> None:
     with pytest.raises(OperationError, match=r'^FAIL: database "copy_.*rows of the newest backup.* 16 offending'):
         today.run(integrity_check, "backup_reader")
     verdict, failed, warned = published(today)
-    assert verdict.startswith("FAIL") and "1 FAILED, 3 warning" in verdict
+    assert verdict.startswith("FAIL") and "2 FAILED, 3 warning" in verdict
     assert (failed, warned) == (damage.failed, damage.warned)
 
 
@@ -564,9 +628,9 @@ def test_a_store_that_does_not_answer_fails_the_run_after_it_was_published(today
         "BACKUP_STORE": "s3://nowhere/at-all", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{local.free_port()}",
         "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "x", "AWS_MAX_ATTEMPTS": "1",
     }  # fmt: skip
-    with pytest.raises(OperationError, match="3 CANNOT BE RUN; objects of the newest backup: s3://nowhere"):
+    with pytest.raises(OperationError, match="4 CANNOT BE RUN; objects of the newest backup: s3://nowhere"):
         today.run(integrity_check, "backup_reader")
-    assert published(today)[1:] == (set(WITNESSES), set())
+    assert published(today)[1:] == ({*WITNESSES, PARTITIONS}, set())
 
 
 def test_before_the_first_backup_a_run_is_green(today: World) -> None:
@@ -574,5 +638,5 @@ def test_before_the_first_backup_a_run_is_green(today: World) -> None:
     store.mkdir()
     today.store = {"BACKUP_STORE": str(store)}
     verdict = today.run(integrity_check, "backup_reader")
-    assert "3 not run" in verdict
-    assert published(today) == (verdict, set(), set(WITNESSES))
+    assert "4 not run" in verdict
+    assert published(today) == (verdict, set(), {*WITNESSES, PARTITIONS})

@@ -11,6 +11,7 @@ from psycopg import sql
 from deployments import local
 from tasks.checks.integrity import WITNESSES
 from tasks.core.checks.definition import Finding
+from tasks.core.checks.partitions import PARTITIONS
 from tasks.core.errors import BadInput, OperationError
 from tests.support.contexts import edit_context
 from tests.support.damages import DAMAGES, FURNISHED, FURNITURE, OTHERS, VIEWS, Damage
@@ -96,7 +97,7 @@ def checks_that_tell(box: Box, world: World) -> tuple[str, str]:
     except BadInput:
         return "the run fails", "the run fails"
     found = sorted(remarkable(findings) - box.said, key=lambda one: (not one[1], one[0]))
-    short = {name: name.partition(" ")[0] for name in WITNESSES}
+    short = {name: name.partition(" ")[0] for name in (*WITNESSES, PARTITIONS)}
     told = [(name in short, f"{short.get(name, name)}{'' if fails else ' warns'}") for name, fails in found]
     alone, with_set = (", ".join(words for needs_set, words in told if needs_set is wanted) for wanted in (False, True))
     return alone or NOTHING, with_set or NOTHING

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from tasks.core.calendar import MONTHS, next_start, parse_instant, start_of
 from tasks.core.context_keys import PartitionRule
-from tasks.core.partitions.timeline import Partition, due_partitions, missing_partitions, parse_bound, spell_end
+from tasks.core.partitions.timeline import (
+    Partition,
+    due_partitions,
+    is_frozen,
+    is_over,
+    missing_partitions,
+    parse_bound,
+    spell_end,
+)
 from tasks.core.sets.thaw import TIERS, deadline, fitting_tier, possible_tier, usual_time
 from tasks.core.sql.partitions import range_bound
 
@@ -157,3 +165,16 @@ def test_the_tier_that_fits() -> None:
 def test_nobody_waits_for_ever(classes: set[str], tier: Any) -> None:
     asked = datetime(2027, 1, 15, tzinfo=UTC)
     assert asked + usual_time(classes, tier) < deadline(asked, classes, tier) <= asked + timedelta(hours=97)
+
+
+def test_a_partition_is_over_with_its_period_and_frozen_later() -> None:
+    frozen = rule().model_copy(update={"frozen_after": "3 months"})
+    for text, over, is_fixed in (
+        ("2026-12-31 14:59 UTC", False, False), ("2026-12-31 15:00 UTC", True, False),
+        ("2027-03-31 14:59 UTC", True, False), ("2027-03-31 15:00 UTC", True, True),
+    ):  # fmt: skip
+        now = parse_instant(text, TOKYO)
+        assert (is_over(year(2026), now), is_frozen(frozen, year(2026), now, TOKYO)) == (over, is_fixed)
+    assert not is_frozen(rule(), year(2020), now, TOKYO)
+    assert not is_over(partition("2020-01-01", None), now)
+    assert not is_over(partition("2020-01-01", "2021-01-01", strange="no period"), now)

@@ -13,7 +13,7 @@ comment lines:
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tasks.core.errors import BadInput
@@ -77,6 +77,13 @@ class Finding:
     def is_remarkable(self) -> bool:
         """Whether a person has to read it."""
         return self.verdict is not Verdict.OK
+
+    @property
+    def about_others(self) -> "Finding":
+        """The finding, where the rows are others': that they cannot be looked at fails no run, and is never said to be well."""
+        if self.verdict is not Verdict.BROKEN:
+            return self
+        return replace(self, verdict=Verdict.NOT_RUN, note=f"not looked at: {self.note}")
 
 
 def is_failure(severity: Severity, verdict: Verdict) -> bool:

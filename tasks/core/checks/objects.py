@@ -39,5 +39,6 @@ def is_grave(difference: Difference) -> bool:
 
 
 def in_short(difference: Difference) -> str:
-    """Return which object it is and what of it changed, without the texts, which may be long."""
-    return difference.line if not difference.fact else f"{named(difference.item)}: {difference.fact}"
+    """Return which object it is and what of it changed, without the texts, which may be long; of others' tables they are short."""
+    is_short = not difference.fact or difference.item.kind == facts.OTHERS_TABLE
+    return difference.line if is_short else f"{named(difference.item)}: {difference.fact}"

@@ -9,6 +9,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.checks.definition import Finding, Severity, Verdict
+from tasks.core.checks.rotation import Rotation
 from tasks.core.sets.records import Record
 from tasks.core.values import Count
 
@@ -41,6 +42,7 @@ class CheckRecord(Record):
 
     verdict: str
     results: list[CheckResult]
+    partitions: Rotation = Rotation()
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,19 @@ def _spans(existing: Sequence[Partition]) -> list[tuple[datetime, datetime]]:
     return spans
 
 
+def is_over(partition: Partition, now: datetime) -> bool:
+    """Return whether the period of a partition is over."""
+    return partition.upper is not None and not partition.strange and partition.upper <= now
+
+
 def is_past_retention(rule: PartitionRule, partition: Partition, now: datetime, zone: tzinfo) -> bool:
     """Return whether a partition is past retention, by its upper bound."""
-    return partition.upper is not None and not partition.strange and partition.upper <= before(now, rule.keep, zone)
+    return is_over(partition, before(now, rule.keep, zone))
+
+
+def is_frozen(rule: PartitionRule, partition: Partition, now: datetime, zone: tzinfo) -> bool:
+    """Return whether nothing of a partition may change any more."""
+    return rule.frozen_after is not None and is_over(partition, before(now, rule.frozen_after, zone))
 
 
 def due_partitions(rule: PartitionRule, existing: Iterable[Partition], now: datetime, zone: tzinfo) -> list[Partition]:

@@ -192,6 +192,9 @@ def _read_more(pgconn: pq.abc.PGconn) -> None:
 def _expect(result: pq.abc.PGresult | None, status: pq.ExecStatus, connection: Connection) -> None:
     if result is not None and result.status == status:
         return
+    # libpq takes the next command, such as ROLLBACK TO, only then.
+    while connection.pgconn.get_result() is not None:
+        pass
     if result is None or not result.error_message:
         raise psycopg.OperationalError(connection.pgconn.get_error_message("utf-8"))
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()

@@ -76,6 +76,12 @@ _ORPHANS = """SELECT k.oid::bigint, c.relname, k.conname,
          AND NOT coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false)
        GROUP BY k.oid, k.conrelid, k.confrelid, k.conname, k.conkey, k.confmatchtype, c.relname, c.relkind, f.relkind, p.conkey
        ORDER BY 2, 3"""
+# Of keys of other tables to these: which table, as SQL names it, and whether the key was ever proven.
+INBOUND_KEY_ORPHANS = SQL(
+    f"""SELECT k.conrelid::regclass::text, k.conname::text, k.convalidated, found.query
+        FROM ({_ORPHANS.replace("<which>", "k.confrelid = ANY (%(oids)s::oid[]) AND k.conrelid <> ALL (%(oids)s::oid[])")})
+          AS found (oid, table_name, key_name, query) JOIN pg_constraint k ON k.oid = found.oid ORDER BY 1, 2"""  # noqa: S608
+)
 FOREIGN_KEY_ORPHANS = SQL(_ORPHANS.replace("<which>", "k.conrelid = ANY (%(oids)s::oid[])"))
 ORPHANS_OF_KEY = SQL(_ORPHANS.replace("<which>", "k.conrelid = %(table)s::regclass AND k.conname = (parse_ident(%(name)s))[1]"))
 

@@ -1,0 +1,214 @@
+"""Partitions whose period is over, compared with the newest good set, as far as `comparison_seconds` allow.
+
+They are read whole, as a backup reads them, one after the other under one snapshot. Rows of the set are fetched only of a
+partition that differs, to say which rows these are.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import psycopg
+import zstandard
+
+from tasks.checks.integrity import SAMPLE_ROWS
+from tasks.core import sql
+from tasks.core.backup.row_loss import cleaned_since
+from tasks.core.checks.definition import Finding, Severity, Verdict
+from tasks.core.checks.partitions import PARTITIONS, PartitionFinding, RowDifferences, judge_partitions
+from tasks.core.checks.record import CheckRecord
+from tasks.core.checks.rotation import Rotation
+from tasks.core.context import Context
+from tasks.core.context_keys import PartitionRule
+from tasks.core.errors import BadInput, OperationError
+from tasks.core.partitions.timeline import Partition, is_frozen, is_over
+from tasks.core.postgres.connection import Connection, Server
+from tasks.core.postgres.messages import message_of
+from tasks.core.rows.bag import RowBag
+from tasks.core.rows.digest import RowDigest
+from tasks.core.rows.job import StreamJob
+from tasks.core.rows.stream import digest_relation, row_blocks, seeing
+from tasks.core.sets.manifest import Manifest, Relation
+from tasks.database import catalog
+from tasks.database.catalog import Member
+from tasks.database.partitions import below_each, read_division
+from tasks.database.rows import reading_job
+from tasks.run.run import Run, step
+from tasks.sets.choose import departed_sets, newest_good
+from tasks.sets.records import read_records
+from tasks.sets.stage import stage_relations
+from tasks.store.address import StoreAddress
+
+# What others have locked is not waited for.
+LOCK_SECONDS = 1.0
+SHORTEST_SECONDS = 0.01
+# 32 bytes of memory each; of more rows is said only how many they are.
+MOST_ROWS = 20_000_000
+PAST_SECONDS = (TimeoutError, psycopg.errors.QueryCanceled)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A partition that is over, and its leaf partitions, each with what the set has of it; or why it cannot be compared."""
+
+    partition: Partition
+    is_frozen: bool
+    leaves: Sequence[tuple[Member, Relation]] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """What a run compares with, and until when, by the monotonic clock."""
+
+    connection: Connection
+    database: str
+    run: Run
+    store: StoreAddress
+    manifest: Manifest
+    seconds: int
+    deadline: float
+    cleaned: Mapping[str, int]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self.deadline
+
+    def reading(self, relation: Relation) -> StreamJob:
+        """Return how a relation is read, and limit how long the next statement may take."""
+        left = max(self.deadline - time.monotonic(), SHORTEST_SECONDS)
+        self.connection.execute(sql.session.limit_statements(left))
+        return reading_job(self.database, self.run, relation, self.manifest.database.encoding)
+
+
+@step
+def compare_past_partitions(
+    server: Server, database: str, run: Run, context: Context, store: StoreAddress, timeout_seconds: float
+) -> tuple[list[Finding], Rotation]:  # fmt: skip
+    """Compare partitions whose period is over with the newest good set, those tried longest ago first.
+
+    Returns a finding, none if the context has no partitions, and when each was tried and compared, for the record of the check.
+    """
+    rotation = Rotation()
+    if not context.partitions:
+        return [], rotation
+    try:
+        for record in read_records(store, context.name, CheckRecord, lambda keys: keys[:1]):
+            rotation = record.partitions
+        if (manifest := newest_good(store, context.name)) is None:
+            note = f"no good backup set of it in {store.url}"
+            return [Finding(PARTITIONS, Severity.ERROR, Verdict.NOT_RUN, note=note)], rotation
+        cleaned = cleaned_since(manifest, departed_sets(store, context.name)[1])
+        with seeing(server, database, run.title, None, []) as connection:
+            connection.execute(sql.session.limit_statements(timeout_seconds))
+            connection.execute(sql.partitions.limit_waiting(LOCK_SECONDS))
+            subjects = [*chain.from_iterable(_subjects(connection, context, rule, manifest, run) for rule in context.partitions)]
+            deadline = time.monotonic() + context.comparison_seconds
+            comparing = Comparing(connection, database, run, store, manifest, context.comparison_seconds, deadline, cleaned)
+            return _compare_in_turn(comparing, subjects, rotation)
+    except (OperationError, psycopg.Error) as error:
+        note = message_of(error) if isinstance(error, psycopg.Error) else str(error)
+        return [Finding(PARTITIONS, Severity.ERROR, Verdict.BROKEN, note=note)], rotation
+
+
+def _subjects(
+    connection: Connection, context: Context, rule: PartitionRule, manifest: Manifest, run: Run
+) -> Iterator[Subject]:  # fmt: skip
+    try:
+        division = read_division(connection, context, rule)
+    except BadInput as error:
+        yield Subject(Partition(0, context.namespace, rule.table, "", 0), is_frozen=False, why=str(error))
+        return
+    over = [partition for partition in division.partitions if is_over(partition, run.started)]
+    known = {relation.qualified: relation for relation in manifest.relations}
+    tree = below_each(catalog.read_relations(connection, context), (partition.oid for partition in over))
+    for partition, members in zip(over, tree, strict=True):
+        leaves = [member for member in members if member.kind != "p"]
+        why = _why_not(partition, leaves, known, manifest.id)
+        pairs = [] if why else [(leaf, known[leaf.qualified]) for leaf in leaves]
+        yield Subject(partition, is_frozen(rule, partition, run.started, division.zone), pairs, why)
+
+
+def _why_not(partition: Partition, leaves: Sequence[Member], known: Mapping[str, Relation], set_id: str) -> str:
+    """Return why a partition cannot be compared with a set; nothing if it can."""
+    if partition.detach_pending:
+        return "a DETACH … CONCURRENTLY is unfinished, finish it: ALTER TABLE … DETACH PARTITION … FINALIZE"
+    for leaf in leaves:
+        if (relation := known.get(leaf.qualified)) is None:
+            return f"{set_id} has not all of it"
+        types = dict(zip(leaf.columns, leaf.types, strict=True))
+        if relation.types and any(types.get(name) != kind for name, kind in zip(relation.columns, relation.types, strict=True)):
+            return f"it has other columns than in {set_id}"
+        if not {*relation.columns} <= {*leaf.columns}:
+            return f"it has not all the columns that it has in {set_id}"
+    return ""
+
+
+def _compare_in_turn(comparing: Comparing, subjects: Sequence[Subject], rotation: Rotation) -> tuple[list[Finding], Rotation]:
+    started, by_name = time.monotonic(), {subject.partition.qualified: subject for subject in subjects}
+    findings, tried = list[PartitionFinding](), list[str]()
+    over = f"the {comparing.seconds} s of `comparison_seconds` were over"
+    for name in rotation.ordered(by_name, now := comparing.run.started):
+        subject = by_name[name]
+        cleaned = sum(comparing.cleaned.get(relation.qualified, 0) for _, relation in subject.leaves)
+        finding = PartitionFinding(name, subject.is_frozen, subject.why, cleaned=cleaned, last=rotation.last(name))
+        if not subject.why and comparing.is_over:
+            finding = replace(finding, why=over)
+        elif not subject.why:
+            tried.append(name)
+            finding = _compare(comparing, subject, finding, over)
+        findings.append(finding)
+    compared = [finding.name for finding in findings if finding.is_compared]
+    after = rotation.after(by_name, tried, compared, now)
+    overdue, seconds = after.overdue(by_name, now), time.monotonic() - started
+    return [judge_partitions(comparing.manifest.id, findings, overdue, seconds, SAMPLE_ROWS)], after
+
+
+def _compare(comparing: Comparing, subject: Subject, finding: PartitionFinding, over: str) -> PartitionFinding:
+    """Compare one partition: number and digest of its rows, leaf partitions together, and if they differ, row by row."""
+    connection, then, now = comparing.connection, RowDigest(), RowDigest()
+    try:
+        with connection.transaction():
+            for _, relation in subject.leaves:
+                then.include(RowDigest(relation.rows, int(relation.digest, 16)))
+                now.include(digest_relation(connection, comparing.reading(relation)))
+            finding = replace(finding, rows=(then.rows, now.rows))
+            if (then.rows, then.hex) == (now.rows, now.hex):
+                return finding
+            if max(then.rows, now.rows) > MOST_ROWS:
+                return replace(finding, why=f"they are more than {MOST_ROWS:,}")
+            return replace(finding, differences=_tell_apart(comparing, subject.leaves))
+    except PAST_SECONDS:
+        return replace(finding, why=over)
+    except (OperationError, psycopg.Error, zstandard.ZstdError) as error:
+        if connection.broken:
+            raise
+        return replace(finding, why=message_of(error) if isinstance(error, psycopg.Error) else str(error))
+
+
+def _tell_apart(comparing: Comparing, leaves: Sequence[tuple[Member, Relation]]) -> RowDifferences:
+    """Count rows by key that the set has alone, that differ, and that the database has alone.
+
+    Raises:
+        TimeoutError, psycopg.errors.QueryCanceled: the time was over.
+        OperationError, zstandard.ZstdError: the rows of the set cannot be read.
+    """
+    connection, then, now = comparing.connection, RowBag(), RowBag()
+    facts = catalog.dicts(connection, sql.staging.MERGE_FACTS, {"oids": [leaf.oid for leaf, _ in leaves]})
+    keys = {row["oid"]: row["key"] for row in facts}
+    relations = [relation for _, relation in leaves]
+    with stage_relations(comparing.store, comparing.run, comparing.manifest, relations) as staged:
+        for leaf, relation in leaves:
+            # A key column that the set lacks: then its rows have no key either.
+            is_known = {*keys[leaf.oid]} <= {*relation.columns}
+            key = [relation.columns.index(name) for name in keys[leaf.oid]] if is_known else []
+            for rows in (batch for source in staged.sources(relation) for batch in source.batches()):
+                if comparing.is_over:
+                    raise TimeoutError
+                then.add(rows, key)
+            for rows, _ in row_blocks(connection, comparing.reading(relation)):
+                now.add(rows, key)
+    lost, only_then = then.keys.beyond(now.keys), then.rows.beyond(now.rows)
+    return RowDifferences(lost, only_then - lost, now.rows.beyond(then.rows) - (only_then - lost))
