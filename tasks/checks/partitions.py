@@ -162,7 +162,8 @@ def _compare_in_turn(comparing: Comparing, subjects: Sequence[Subject], rotation
         findings.append(finding)
     compared = [finding.name for finding in findings if finding.is_compared]
     after = rotation.after(by_name, tried, compared, now)
-    overdue, seconds = after.overdue(by_name, now), time.monotonic() - started
+    overdue = after.overdue([finding.name for finding in findings if finding.why == over], now)
+    seconds = time.monotonic() - started
     return [judge_partitions(comparing.manifest.id, findings, overdue, seconds, SAMPLE_ROWS)], after
 
 
