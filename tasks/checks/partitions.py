@@ -14,7 +14,7 @@ import zstandard
 
 from tasks.checks.integrity import SAMPLE_ROWS
 from tasks.core import sql
-from tasks.core.backup.row_loss import cleaned_since
+from tasks.core.backup.row_loss import CleanedUp, cleaned_since
 from tasks.core.checks.definition import Finding, Severity, Verdict
 from tasks.core.checks.partitions import PARTITIONS, PartitionFinding, RowDifferences, judge_partitions
 from tasks.core.checks.record import CheckRecord
@@ -35,7 +35,7 @@ from tasks.database.catalog import Member
 from tasks.database.partitions import below_each, read_division
 from tasks.database.rows import reading_job
 from tasks.run.run import Run, step
-from tasks.sets.choose import departed_sets, newest_good
+from tasks.sets.choose import departed_sets, good_sets
 from tasks.sets.records import read_records
 from tasks.sets.stage import stage_relations
 from tasks.store.address import StoreAddress
@@ -60,16 +60,27 @@ class Subject:
 
 @dataclass(frozen=True)
 class Comparing:
-    """What a run compares with, and until when, by the monotonic clock."""
+    """What a run compares with, the newest good set and those before it, and until when, by the monotonic clock."""
 
     connection: Connection
     database: str
     run: Run
     store: StoreAddress
-    manifest: Manifest
+    sets: Sequence[Manifest]
+    cleaned: Sequence[CleanedUp]
+    rotation: Rotation
     seconds: int
     deadline: float
-    cleaned: Mapping[str, int]
+
+    @property
+    def manifest(self) -> Manifest:
+        """The newest good set."""
+        return self.sets[0]
+
+    @property
+    def over(self) -> str:
+        """Why something was not compared when the time is up."""
+        return f"the {self.seconds} s of `comparison_seconds` were over"
 
     @property
     def is_over(self) -> bool:
@@ -97,17 +108,17 @@ def compare_past_partitions(
     try:
         for record in read_records(store, context.name, CheckRecord, lambda keys: keys[:1]):
             rotation = record.partitions
-        if (manifest := newest_good(store, context.name)) is None:
+        if not (sets := good_sets(store, context.name)):
             note = f"no good backup set of it in {store.url}"
             return [Finding(PARTITIONS, Severity.ERROR, Verdict.NOT_RUN, note=note)], rotation
-        cleaned = cleaned_since(manifest, departed_sets(store, context.name)[1])
+        _, cleaned = departed_sets(store, context.name)
         with seeing(server, database, run.title, None, []) as connection:
             connection.execute(sql.session.limit_statements(timeout_seconds))
             connection.execute(sql.partitions.limit_waiting(LOCK_SECONDS))
-            subjects = [*chain.from_iterable(_subjects(connection, context, rule, manifest, run) for rule in context.partitions)]
-            deadline = time.monotonic() + context.comparison_seconds
-            comparing = Comparing(connection, database, run, store, manifest, context.comparison_seconds, deadline, cleaned)
-            return _compare_in_turn(comparing, subjects, rotation)
+            subjects = [*chain.from_iterable(_subjects(connection, context, rule, sets[0], run) for rule in context.partitions)]
+            seconds = context.comparison_seconds
+            before = connection, database, run, store, sets, cleaned, rotation, seconds
+            return _compare_in_turn(Comparing(*before, time.monotonic() + seconds), subjects)
     except (OperationError, psycopg.Error) as error:
         note = message_of(error) if isinstance(error, psycopg.Error) else str(error)
         return [Finding(PARTITIONS, Severity.ERROR, Verdict.BROKEN, note=note)], rotation
@@ -146,47 +157,78 @@ def _why_not(partition: Partition, leaves: Sequence[Member], known: Mapping[str,
     return ""
 
 
-def _compare_in_turn(comparing: Comparing, subjects: Sequence[Subject], rotation: Rotation) -> tuple[list[Finding], Rotation]:
+def _compare_in_turn(comparing: Comparing, subjects: Sequence[Subject]) -> tuple[list[Finding], Rotation]:
     started, by_name = time.monotonic(), {subject.partition.qualified: subject for subject in subjects}
-    findings, tried = list[PartitionFinding](), list[str]()
-    over = f"the {comparing.seconds} s of `comparison_seconds` were over"
+    findings, tried, rotation = list[PartitionFinding](), list[str](), comparing.rotation
     for name in rotation.ordered(by_name, now := comparing.run.started):
         subject = by_name[name]
-        cleaned = sum(comparing.cleaned.get(relation.qualified, 0) for _, relation in subject.leaves)
+        cleaned = _cleaned(comparing, subject, comparing.manifest)
         finding = PartitionFinding(name, subject.is_frozen, subject.why, cleaned=cleaned, last=rotation.last(name))
         if not subject.why and comparing.is_over:
-            finding = replace(finding, why=over)
+            finding = replace(finding, why=comparing.over)
         elif not subject.why:
             tried.append(name)
-            finding = _compare(comparing, subject, finding, over)
+            finding = _compare(comparing, subject, finding)
         findings.append(finding)
     compared = [finding.name for finding in findings if finding.is_compared]
-    after = rotation.after(by_name, tried, compared, now)
-    overdue = after.overdue([finding.name for finding in findings if finding.why == over], now)
+    agreed = {finding.name: comparing.manifest.id for finding in findings if finding.is_equal}
+    after = rotation.after(by_name, tried, compared, agreed, now)
+    overdue = after.overdue([finding.name for finding in findings if finding.why == comparing.over], now)
     seconds = time.monotonic() - started
     return [judge_partitions(comparing.manifest.id, findings, overdue, seconds, SAMPLE_ROWS)], after
 
 
-def _compare(comparing: Comparing, subject: Subject, finding: PartitionFinding, over: str) -> PartitionFinding:
+def _cleaned(comparing: Comparing, subject: Subject, since: Manifest) -> int:
+    """Return how many rows of a partition clean-ups archived since a set was taken."""
+    counts = cleaned_since(since, comparing.cleaned)
+    return sum(counts[relation.qualified] for _, relation in subject.leaves)
+
+
+def _compare(comparing: Comparing, subject: Subject, finding: PartitionFinding) -> PartitionFinding:
     """Compare one partition: number and digest of its rows, leaf partitions together, and if they differ, row by row."""
     connection, then, now = comparing.connection, RowDigest(), RowDigest()
     try:
         with connection.transaction():
             for _, relation in subject.leaves:
-                then.include(RowDigest(relation.rows, int(relation.digest, 16)))
+                then.include(_digest_of(relation))
                 now.include(digest_relation(connection, comparing.reading(relation)))
             finding = replace(finding, rows=(then.rows, now.rows))
             if (then.rows, then.hex) == (now.rows, now.hex):
-                return finding
+                return _compare_sets(comparing, subject, finding, now)
             if max(then.rows, now.rows) > MOST_ROWS:
                 return replace(finding, why=f"they are more than {MOST_ROWS:,}")
             return replace(finding, differences=_tell_apart(comparing, subject.leaves))
     except PAST_SECONDS:
-        return replace(finding, why=over)
+        return replace(finding, why=comparing.over)
     except (OperationError, psycopg.Error, zstandard.ZstdError) as error:
         if connection.broken:
             raise
         return replace(finding, why=message_of(error) if isinstance(error, psycopg.Error) else str(error))
+
+
+def _digest_of(relation: Relation) -> RowDigest:
+    return RowDigest(relation.rows, int(relation.digest, 16))
+
+
+def _compare_sets(comparing: Comparing, subject: Subject, finding: PartitionFinding, now: RowDigest) -> PartitionFinding:
+    """Compare the newest good set, with which a partition agrees, with the one with which it agreed the last time.
+
+    A change that a backup took along between two checks is not to go unnoticed; of the rows only number and digest are compared.
+    """
+    agreed = comparing.rotation.agreed.get(finding.name)
+    earlier = next((manifest for manifest in comparing.sets[1:] if manifest.id == agreed), None)
+    known, then = {relation.qualified: relation for relation in earlier.relations} if earlier else {}, RowDigest()
+    for _, relation in subject.leaves:
+        was = known.get(relation.qualified)
+        if was is None or (was.columns, was.types) != (relation.columns, relation.types):
+            return finding
+        then.include(_digest_of(was))
+    if earlier is None or (then.rows, then.hex) == (now.rows, now.hex):
+        return finding
+    why = f"{comparing.manifest.id} has them as they are now, {earlier.id}, with which it was equal before, has not"
+    cleaned = _cleaned(comparing, subject, earlier)
+    changed = replace(finding, rows=(then.rows, now.rows), cleaned=cleaned, why=why)
+    return changed if changed.is_grave else finding
 
 
 def _tell_apart(comparing: Comparing, leaves: Sequence[tuple[Member, Relation]]) -> RowDifferences:

@@ -131,10 +131,10 @@ def newest_trusted(address: StoreAddress, context: str) -> Manifest | None:
     return next((manifest for manifest in listed if manifest and manifest.kind is Kind.FULL and not manifest.losses), None)
 
 
-def newest_good(address: StoreAddress, context: str) -> Manifest | None:
-    """Return the manifest of the newest full or differential that looks complete and lost no rows."""
+def good_sets(address: StoreAddress, context: str) -> list[Manifest]:
+    """Return the manifests of fulls and differentials that look complete and lost no rows, the newest first."""
     entries = (entry for entry in list_sets(address, context).sets if RULES[entry.name.kind].may_be_latest)
-    return next((entry.usable for entry in entries if entry.usable and not entry.usable.losses), None)
+    return [entry.usable for entry in entries if entry.usable and not entry.usable.losses]
 
 
 def archive_sets(address: StoreAddress, context: str) -> list[Manifest]:

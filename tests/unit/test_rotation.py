@@ -69,15 +69,20 @@ def test_a_check_a_day_that_has_time_for_a_seventh_leaves_nothing_out(number: in
     for day in range(TURN.days):
         instant = NOW + timedelta(days=day)
         chosen = rotation.ordered(names, instant)[:share]
-        rotation = rotation.after(names, chosen, chosen, instant)
+        rotation = rotation.after(names, chosen, chosen, {}, instant)
     assert rotation.overdue(names, instant) == []
     assert rotation.overdue(names, instant + TURN + timedelta(hours=1)) == names
 
 
 def test_of_what_is_gone_nothing_is_kept() -> None:
-    rotation = Rotation(tried={"x": NOW}, compared={"x": NOW}).after(["a"], ["a"], [], NOW)
-    assert (rotation.tried, rotation.compared) == ({"a": NOW}, {})
+    rotation = Rotation(tried={"x": NOW}, compared={"x": NOW}, agreed={"x": "s"}).after(["a"], ["a"], [], {}, NOW)
+    assert (rotation.tried, rotation.compared, rotation.agreed) == ({"a": NOW}, {}, {})
     assert rotation.last("a") == "never"
+
+
+def test_the_set_that_it_agreed_with_is_forgotten_once_it_differs() -> None:
+    rotation = Rotation(agreed=dict.fromkeys("abc", "s"))
+    assert rotation.after(["a", "b", "c"], ["a", "b"], ["a", "b"], {"a": "t"}, NOW).agreed == {"a": "t", "c": "s"}
 
 
 def differing(lost: int, changed: int, new: int, *, is_frozen: bool = False, cleaned: int = 0) -> PartitionFinding:

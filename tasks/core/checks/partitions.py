@@ -43,6 +43,11 @@ class PartitionFinding:
         return self.rows is not None
 
     @property
+    def is_equal(self) -> bool:
+        """Whether it has the rows of the set, and no other."""
+        return self.is_compared and self.differences is None and not self.why
+
+    @property
     def differs(self) -> bool:
         """Whether it has other rows than the set, as far as that is remarkable: new rows are, if it is frozen."""
         if self.differences is None:
