@@ -156,6 +156,8 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
     changes = list(compared.values())
     manifest, request = merge.manifest, merge.request
     in_the_way = [*collisions.refused(merge), *(line for table in merge.tables for line in collisions.doubles(merge, table))]
+    # Tables that no context has are where they were.
+    left_out = manifest.model_copy(update={"forgotten_tables": []})
     makes_tables = any(item.kind in TABLES for item in merge.missing)
     refusals = [*merge.refusals, *refused(effects, accept_effects=request.accept_effects), *in_the_way]
     return MergePlan(
@@ -172,8 +174,8 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
         waiting_seconds=_waiting_seconds(merge, changes), staged_bytes=_staged_bytes(merge), about=merge.about, aside=staged.aside,
         taken_from_set=[*merge.taken_from_set, *definitions_taken(merge)], notes=list(prerequisites.notes(merge)),
         collisions=merge.collisions, skipped=merge.skipped,
-        seen=empty_neighbours(merge, changes), not_in_set=in_short(manifest) if makes_tables else "",
-        chores=chores(manifest) if makes_tables else [], not_undone=[] if refusals else [
+        seen=empty_neighbours(merge, changes), not_in_set=in_short(left_out) if makes_tables else "",
+        chores=chores(left_out) if makes_tables else [], not_undone=[] if refusals else [
             *not_undone(merge), *(f"{change.what}; what is created of it stays" for change in large if change.is_done),
         ],
     )  # fmt: skip

@@ -329,8 +329,8 @@ def test_what_an_owner_took_from_himself_stays_taken(world: World, monkeypatch: 
     world.backup(context=CONTEXT)
     if is_there:
         world.target.create_database(world.database, "consulting_owner")
-    with pytest.raises(OperationError, match=r"^RECOVERED, WRITES FAIL: odd.log: permission denied for table log"):
-        world.recover(context=CONTEXT)
+    # Whether others could write there cannot be tried in the owner's name.
+    assert re.match(r"PASS: .*; 1 writes could not be tried", world.recover(context=CONTEXT))
     assert {name: text for name, text in before.items() if "SCHEMA beside" not in name} == odd_statements(world, world.target)
     assert ask_target(world, "SELECT v FROM odd.log") == [("a",)]
 
