@@ -4,6 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
+# What a process compiled serves the next: the tests start hundreds.
+test test-slice test-long test-random reliability: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: install demo up test test-slice test-long test-random coverage reliability check clean
 
