@@ -21,6 +21,7 @@ def prepare(server: LocalServer) -> LocalServer:
     """Make the least-privilege roles, with passwords, as an administrator would."""
     server.run_script(PROJECT / "deployments" / "roles.sql")
     server.allow_backup_logins()
+    server.allow_login("postgres")
     return server
 
 

@@ -69,6 +69,14 @@ def test_what_is_no_program_is_passed_over(folders: list[Path], tmp_path: Path) 
     assert [one.major for one in programs.installed_programs("pg_dump")] == [16]
 
 
+def test_a_program_is_asked_once_until_another_is_installed_in_its_place(folders: list[Path], tmp_path: Path) -> None:
+    folders += [install(tmp_path / "bin", f"17.1'; echo x >> {tmp_path}/asked; echo '")]
+    assert [find_program("pg_dump", 17).version for _ in range(2)] == ["17.1", "17.1"]
+    assert (tmp_path / "asked").read_text() == "x\n"
+    install(tmp_path / "bin", "17.10")
+    assert find_program("pg_dump", 17).version == "17.10"
+
+
 def test_pg_bin_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PG_BIN", f"{tmp_path}/a{os.pathsep}{tmp_path}/b")
     monkeypatch.setenv("PATH", f"{tmp_path}/c")

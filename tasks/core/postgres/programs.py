@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,12 +49,14 @@ def program_folders() -> list[Path]:
 def installed_programs(name: str) -> list[Program]:
     """Return every program of that name that reports a version, best folder first."""
     paths = [folder / name for folder in program_folders()]
-    return [program for path in dict.fromkeys(paths) if (program := _program_at(path))]
+    files = [(path, path.stat()) for path in dict.fromkeys(paths) if shutil.which(path)]
+    programs = (_program_at(path, file.st_ino, file.st_size, file.st_mtime_ns) for path, file in files)
+    return [program for program in programs if program]
 
 
-def _program_at(path: Path) -> Program | None:
-    if not shutil.which(path):
-        return None
+@cache
+def _program_at(path: Path, *_file: int) -> Program | None:
+    """Return the program in a file; each file is asked once per process, as a run looks several times."""
     try:
         output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
     except OSError:
