@@ -24,7 +24,7 @@ up: install
 	$(BIN)/python -m deployments.up
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m 'not long'
 
 # The long tests that are due today: after a week each was run. What 10 minutes are too short for is skipped, and named.
 test-slice: install

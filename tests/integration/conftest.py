@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import certifi
 import pytest
 from psycopg import sql
 from tenacity import BaseRetrying, wait_none
@@ -27,7 +28,7 @@ from tests.support.example import make_template
 from tests.support.hostile_names import DATABASE_LEVEL, HOSTILE, NAMESPACE, ROLE, SCRIPT, Hostile
 from tests.support.prefect_server import tell_the_rest
 from tests.support.retention import FOREIGN, Kept
-from tests.support.servers import CONTRIB, SETTINGS, Servers, bin_of, drop_databases, prepare
+from tests.support.servers import CONTRIB, SETTINGS, SMALL, Servers, bin_of, drop_databases, prepare
 from tests.support.world import TwoSets, World, new_world
 
 # Half of the time that a Prefect server spends on a run is spent on records of its tasks, which no test reads here.
@@ -50,13 +51,23 @@ def runs_in_order() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def prefect_api() -> Iterator[str]:
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server; flows run in this process and in others are recorded there, their tasks are not."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_SSL_CERT_FILE,
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
 
-    with local.prefect_server(**LEAN) as url, temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        yield url
-        tell_the_rest()
+    # Each of the clients that a flow makes reads the certificates, also for HTTP: all of them take longer than a request.
+    certificate = tmp_path_factory.mktemp("prefect") / "certificate.pem"
+    certificate.write_text("-----BEGIN CERTIFICATE-----" + certifi.contents().split("-----BEGIN CERTIFICATE-----")[1])
+    with local.postgres(local.prefect_bin(), **SMALL) as beside, local.prefect_server(beside, **LEAN) as url:
+        settings = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_API_SSL_CERT_FILE: str(certificate)}
+        with temporary_settings(settings):
+            yield url
+            tell_the_rest()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +88,7 @@ def source() -> Iterator[LocalServer]:
 @pytest.fixture(scope="session")
 def target() -> Iterator[LocalServer]:
     """An empty server to recover on, PostgreSQL 18."""
-    with local.postgres() as server:
+    with local.postgres(**SMALL) as server:
         yield prepare(server)
 
 

@@ -11,7 +11,9 @@ from deployments.local import LocalServer, wheel_bin
 from tests.support import PROJECT
 from tests.support.example import TEMPLATE, make_template
 
-SETTINGS = {"max_prepared_transactions": "10"}
+# Little memory, and little of the log, which is in memory as well: several of them run side by side.
+SMALL = {"shared_buffers": "32MB", "min_wal_size": "32MB", "max_wal_size": "128MB"}
+SETTINGS = SMALL | {"max_prepared_transactions": "10"}
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 # PostgreSQL 18 of a wheel that has the extensions of contrib, as Debian's 15 has.
 CONTRIB = 1800
