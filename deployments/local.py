@@ -116,7 +116,7 @@ class LocalServer:
         """Give roles the server's password."""
         with self.connect() as connection:
             if connection.info.server_version >= 160000:
-                # The password is random: iterations make it no safer, and whoever connects computes them.
+                # The password is random: iterations make it no safer, and each session pays for them.
                 connection.execute("SET scram_iterations = 1")
             for user in users:
                 statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(user), sql.Literal(self.password))

@@ -16,7 +16,7 @@ from tests.support.variants import EVERY_VARIANT
 
 # It is prime, so that of two parameters each varies.
 SHARE = 7
-# Files in memory: a test makes and removes a thousand, and some file systems are slow in that.
+# A test creates and removes a thousand files, and some file systems are slow in that.
 MEMORY = Path("/dev/shm")
 NEEDED_BYTES = 1 << 30
 
@@ -58,8 +58,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the files of servers in memory, where there is room; remember which slice is asked for, and when it began."""
-    if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > NEEDED_BYTES:
+    """Keep the servers' files in memory where there is room; remember which slice is asked for."""
+    has_room = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > NEEDED_BYTES
+    if "TMPDIR" not in os.environ and has_room:
+        # Not those of tmp_path, which pytest keeps for three runs, hundreds of megabytes.
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
         os.environ["TMPDIR"], tempfile.tempdir = str(MEMORY), None
     if said := config.getoption("slice"):
         day, _, commit = said.partition(":")
@@ -107,6 +110,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Let the collector of garbage pass over what collecting made: half a million objects, all of which stay."""
+    """Exempt what collecting made from garbage collection: half a million objects, which stay."""
     gc.collect()
     gc.freeze()

@@ -76,7 +76,8 @@ class StoredModel(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _without_nul(cls, value: object) -> object:
-        # No text of PostgreSQL has one, and libraries fail on it. A loop: a listing asks for a million fields.
+        # No text of PostgreSQL has one, and libraries fail on it. Plain loops, as a listing checks
+        # a million fields.
         for text in value if isinstance(value, list) else (value,):
             if isinstance(text, str) and "\0" in text:
                 raise ValueError("it has a NUL character")

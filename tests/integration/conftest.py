@@ -8,8 +8,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
+import botocore.session
 import certifi
 import pytest
 from psycopg import sql
@@ -50,6 +52,14 @@ def runs_in_order() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def services_read_once() -> Iterator[None]:
+    """Let boto3's sessions share their descriptions of services: the tests open hundreds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", cache(botocore.session.create_loader))
+        yield
+
+
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server; flows run in this process and in others are recorded there, their tasks are not."""
@@ -60,7 +70,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         temporary_settings,
     )
 
-    # Each of the clients that a flow makes reads the certificates, also for HTTP: all of them take longer than a request.
+    # Each client of a flow reads the certificates, also for HTTP: all of them take 17 ms.
     certificate = tmp_path_factory.mktemp("prefect") / "certificate.pem"
     certificate.write_text("-----BEGIN CERTIFICATE-----" + certifi.contents().split("-----BEGIN CERTIFICATE-----")[1])
     with local.postgres(local.prefect_bin(), **SMALL) as beside, local.prefect_server(beside, **LEAN) as url:

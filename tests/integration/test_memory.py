@@ -13,7 +13,7 @@ from tests.support import moments
 from tests.support.example import DATABASE, TEMPLATE, make_template
 from tests.support.faults import MemoryWatch, wait_for
 from tests.support.moments import SECONDS, Gates, make_big_row, staged
-from tests.support.servers import drop_databases, prepare
+from tests.support.servers import SMALL, drop_databases, prepare
 from tests.support.world import World
 
 ZSTD = b"\x28\xb5\x2f\xfd"
@@ -84,7 +84,7 @@ def test_row_of_50_megabytes_passes(world: World) -> None:
 @pytest.mark.long
 def test_memory_does_not_grow_with_the_rows(prefect_api: str, target: LocalServer, folder: Path) -> None:
     """Half a million violations and 2 millions; the store is a folder, Prefect's server is outside of the tree that is watched."""
-    with local.postgres() as source:
+    with local.postgres(**SMALL) as source:
         prepare(source)
         peaks = [measure(source, target, folder / str(rows), prefect_api, rows) for rows in (500_000, 2_000_000)]
     print(json.dumps(peaks))

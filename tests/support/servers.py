@@ -11,7 +11,7 @@ from deployments.local import LocalServer, wheel_bin
 from tests.support import PROJECT
 from tests.support.example import TEMPLATE, make_template
 
-# Little memory, and little of the log, which is in memory as well: several of them run side by side.
+# Several servers run side by side, and their files are in memory as well.
 SMALL = {"shared_buffers": "32MB", "min_wal_size": "32MB", "max_wal_size": "128MB"}
 SETTINGS = SMALL | {"max_prepared_transactions": "10"}
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")

@@ -69,7 +69,7 @@ def test_what_is_no_program_is_passed_over(folders: list[Path], tmp_path: Path) 
     assert [one.major for one in programs.installed_programs("pg_dump")] == [16]
 
 
-def test_a_program_is_asked_once_until_another_is_installed_in_its_place(folders: list[Path], tmp_path: Path) -> None:
+def test_a_program_is_asked_once_until_it_is_replaced(folders: list[Path], tmp_path: Path) -> None:
     folders += [install(tmp_path / "bin", f"17.1'; echo x >> {tmp_path}/asked; echo '")]
     assert [find_program("pg_dump", 17).version for _ in range(2)] == ["17.1", "17.1"]
     assert (tmp_path / "asked").read_text() == "x\n"

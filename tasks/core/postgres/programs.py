@@ -56,7 +56,7 @@ def installed_programs(name: str) -> list[Program]:
 
 @cache
 def _program_at(path: Path, *_file: int) -> Program | None:
-    """Return the program in a file; each file is asked once per process, as a run looks several times."""
+    """Return the program in a file, which is asked once per process: a run looks several times."""
     try:
         output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
     except OSError:
