@@ -18,7 +18,7 @@ from tests.support.variants import EVERY_VARIANT
 SHARE = 7
 # A test creates and removes a thousand files, and some file systems are slow in that.
 MEMORY = Path("/dev/shm")
-NEEDED_BYTES = 1 << 30
+NEEDED_BYTES = 3 << 29
 
 
 @dataclass
