@@ -39,7 +39,7 @@ class _Taken:
     left_out: Sequence[LeftOut] = ()
 
 
-@step
+@step(repeatable=True)
 def add_large_objects(
     site: Site, run: Run, name: SetName, snapshot: Snapshot, manifest: Manifest, base: Base | None,
     only: Mapping[str, RowKeys] | None,

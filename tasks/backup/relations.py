@@ -21,8 +21,9 @@ from tasks.database.catalog import Member
 from tasks.database.rows import Dumped, dump_table, is_unchanged, runs_code
 from tasks.database.snapshot import Snapshot
 from tasks.run import progress
-from tasks.run.run import Run, spread, step
+from tasks.run.run import Run, step
 from tasks.run.site import Site
+from tasks.run.spread import spread
 from tasks.sets.upload import upload
 
 
@@ -75,7 +76,7 @@ def _staged_file(site: Site, run: Run, member: Member) -> Path:
     return run.folder / f"{_file_name(site, member)}.copy.zst"
 
 
-@step(name="back up {member.name}")
+@step(name="back up {member.name}", repeatable=True)
 def store_relation(
     site: Site, run: Run, name: SetName, member: Member, job: StreamJob, size_bytes: int, base: BasePart | None, item: Item
 ) -> tuple[Relation, BlockRows | None]:

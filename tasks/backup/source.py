@@ -30,7 +30,7 @@ class Source:
     unreadable: tuple[tuple[str, str], ...] = ()
 
 
-@step
+@step(repeatable=True)
 def check_source(site: Site, run: Run, *, read_others: bool = True) -> Source:
     """Find out, before anything is touched, whether the whole context can be read and stored.
 

@@ -33,7 +33,7 @@ WITNESSES = ("objects of the newest backup", "rows of the newest backup", "defin
 SAMPLE_ROWS = 5
 
 
-@step
+@step(repeatable=True)
 def run_checks(
     server: Server, database: str, run: Run, context: Context, files: dict[str, str], timeout_seconds: float, instant: datetime,
     loader: Server | None = None, without_loader: str = "no login for the code of the tables' owner was looked for",

@@ -30,6 +30,10 @@ class StoreUnavailable(OperationError):
     """The store did not answer, or refused; worth another try."""
 
 
+class ServerUnavailable(OperationError):
+    """The database's server ended a session, or begins or ends itself; worth another try."""
+
+
 class AlreadyExists(OperationError):
     """A create-only object is there already and is not ours."""
 

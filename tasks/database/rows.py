@@ -14,7 +14,15 @@ import zstandard
 from prefect import get_run_logger
 
 from tasks.core import sql
-from tasks.core.errors import BrokenKey, DamagedSet, MisplacedRow, MovedSnapshot, OperationError, RestoreDiffers
+from tasks.core.errors import (
+    BrokenKey,
+    DamagedSet,
+    MisplacedRow,
+    MovedSnapshot,
+    OperationError,
+    RestoreDiffers,
+    ServerUnavailable,
+)
 from tasks.core.postgres.connection import Connection, Server, connect
 from tasks.core.postgres.messages import message_of
 from tasks.core.postgres.source_path import read_source_path, source_path
@@ -44,7 +52,8 @@ def run_stream(server: Server, run: Run, job: StreamJob, size_bytes: int, moved:
 
     Raises:
         MovedSnapshot: the snapshot is gone, or a lock conflicts; retry with another snapshot.
-        OperationError: the session broke, or the file could not be written.
+        ServerUnavailable: the session broke.
+        OperationError: the file could not be written.
     """
     facts = _run_process(server, run, job, moved) if size_bytes > SMALL_BYTES else _run_here(server, job, moved)
     moved(facts.plain_bytes)
@@ -90,7 +99,7 @@ def _last_answer(lines: Iterable[bytes], moved: Moved) -> dict[str, Any]:
 
 
 def _error(job: StreamJob, fault: StreamFault) -> OperationError:
-    kind = MovedSnapshot if fault.moved else OperationError
+    kind = MovedSnapshot if fault.moved else ServerUnavailable if fault.lost else OperationError
     return kind(f"reading {job.schema}.{job.name}: {fault.message}")
 
 
@@ -239,7 +248,7 @@ def bases_of_domains(connection: Connection, oid: int) -> dict[str, str]:
     return {name: base for _, name, base in domains}
 
 
-@step(name="compare {relation.name}")
+@step(name="compare {relation.name}", repeatable=True)
 def read_back(server: Server, database: str, run: Run, relation: Relation, encoding: str, moved: Moved = unmeasured) -> RowDigest:
     """Read a restored relation; return count and digest of its rows."""
     facts = run_stream(server, run, reading_job(database, run, relation, encoding), relation.plain_bytes, moved)

@@ -28,7 +28,7 @@ from tasks.run.site import Site
 from tasks.sets.choose import archive_sets
 
 
-@step
+@step(repeatable=True)
 def find_due(site: Site, run: Run, instant: datetime) -> list[Archiving]:
     """Find the partitions past the retention of their rule, by their upper bound, oldest first; nothing is changed."""
     archives = archive_sets(site.store, site.context.name)

@@ -18,7 +18,8 @@ from tasks.restore.fill import Filled
 from tasks.restore.foreign_keys import KeyOutcome, exclude_unmade_keys
 from tasks.restore.target import Target
 from tasks.run import progress
-from tasks.run.run import Run, spread, step
+from tasks.run.run import Run, step
+from tasks.run.spread import spread
 from tasks.sets.stage import StagedSet, staged_context
 
 

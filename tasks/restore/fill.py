@@ -22,7 +22,8 @@ from tasks.restore.roles import allow_owners, take_back_rights
 from tasks.restore.schema import restore_delegated_grants, restore_frame, restore_section, split_listing
 from tasks.restore.target import Target, find_pg_restore
 from tasks.run import progress
-from tasks.run.run import Run, jobs, spread, step
+from tasks.run.run import Run, jobs, step
+from tasks.run.spread import spread
 from tasks.sets.stage import StagedSet, staged_context, unpack
 
 

@@ -19,7 +19,7 @@ def is_archive(backup: str) -> bool:
     return LEGACY.search(backup) is not None and "/" in backup
 
 
-@step
+@step(repeatable=True)
 def stage_archive(store: StoreAddress, run: Run, path: str) -> Path:
     """Download a legacy file from the store, another bucket or this machine, and unpack it, 0600.
 

@@ -1,18 +1,37 @@
-"""Doing once more what may be done twice: asking a store that was silent, starting over when a snapshot moved."""
+"""Doing once more what may be done twice: asking a store that was silent, starting over when a snapshot moved.
 
-from collections.abc import Callable
-from contextlib import suppress
-from typing import ParamSpec, TypeVar
+One at a time tries again. A run of a repeatable step is repeated by Prefect, which shows it (AwaitingRetry, run count); what is
+`persistent` repeats itself where it is called outside of such a run, and leaves it to the run inside. Below both, the client of
+the store repeats single requests. All of it ends when patience does (tasks/core/run/patience.py).
+"""
 
-from prefect import get_run_logger
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import wraps
+from threading import Event
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
+
+from prefect import Task, get_run_logger
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
 from prefect.exceptions import MissingContextError
+from prefect.tasks import exponential_backoff
 from tenacity import RetryCallState, retry, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_none, wait_random
 from tenacity.wait import WaitBaseT
 
-from tasks.core.errors import StoreUnavailable
+from tasks.core.errors import OperationError, ServerUnavailable, StoreUnavailable
+from tasks.core.run.patience import Trouble, is_shared, sharing
 
 P = ParamSpec("P")
 T = TypeVar("T")
+TRIES = 4
+# What may be over at another try; everything else is said at once.
+PASSING = (StoreUnavailable, ServerUnavailable)
+# Set when what a run of a step belongs to has failed.
+abandoned = ContextVar[Event | None]("abandoned", default=None)
+_troubles = dict[UUID, Trouble]()
 
 
 def again_on(
@@ -37,5 +56,55 @@ def _tell(call: RetryCallState) -> None:
         get_run_logger().warning("attempt %d: %s; %s", call.attempt_number, error, when)
 
 
-# For what is done with the store and may be done twice: only its silence is worth another try.
-persistent = again_on(StoreUnavailable, tries=4, wait=wait_exponential(multiplier=2) + wait_random(0, 2))
+def persistent(work: Callable[P, T]) -> Callable[P, T]:
+    """Do again what is done with the store and may be done twice; only its silence is worth another try."""
+    tries = again_on(StoreUnavailable, TRIES, wait_exponential(multiplier=2) + wait_random(0, 2))(work)
+
+    @wraps(tries)
+    def persist(*words: P.args, **named: P.kwargs) -> T:
+        if is_shared():
+            return work(*words, **named)
+        with sharing(Trouble()):
+            return tries(*words, **named)
+
+    return persist
+
+
+@contextmanager
+def attempt() -> Iterator[None]:
+    """Let one attempt of a repeatable step have the patience that the attempts before it left.
+
+    Raises:
+        OperationError: what it belongs to failed while it waited for its turn.
+    """
+    context = TaskRunContext.get()
+    if context is None or not context.task.retries or is_shared():
+        # Called as a function, or by what is repeated itself.
+        yield
+        return
+    run, given_up = context.task_run, abandoned.get()
+    trouble = _troubles.pop(run.id, Trouble())
+    if given_up and given_up.is_set():
+        raise OperationError("not tried again: what it belongs to has failed meanwhile")
+    with sharing(trouble):
+        try:
+            yield
+        except PASSING:
+            if run.run_count <= context.task.retries:
+                _troubles[run.id] = trouble
+            raise
+
+
+def may_pass(_: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Say whether a repeatable step is worth another attempt after what it failed with."""
+    trouble, given_up = _troubles.get(run.id), abandoned.get()
+    if isinstance(state.data, PASSING) and trouble and not (given_up and given_up.is_set()) and trouble.may_pass():
+        return True
+    _troubles.pop(run.id, None)
+    return False
+
+
+# How Prefect repeats a step: about 2, 4 and 8 seconds after it failed.
+REPEATED: dict[str, Any] = {
+    "retries": TRIES - 1, "retry_delay_seconds": exponential_backoff(2), "retry_jitter_factor": 0.5, "retry_condition_fn": may_pass,
+}  # fmt: skip

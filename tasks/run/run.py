@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from prefect import Flow, Task, flow, get_run_logger
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture, as_completed, wait
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -32,6 +32,7 @@ from tasks.core.rows.stream import MORE_SPACE
 from tasks.core.run.clock import new_run_id, now
 from tasks.core.run.folders import private_folder, require_own
 from tasks.core.sets.name import CONTEXT_NAME, require_context_name
+from tasks.run import retries
 from tasks.run.site import find_context
 
 P = ParamSpec("P")
@@ -160,6 +161,14 @@ def _ended_with_worker() -> Iterator[None]:
         watching.release()
 
 
+# What submit() and map() take for themselves.
+OF_PREFECT = frozenset({"return_state", "wait_for", "deferred"})
+
+
+def _as_they_are(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value if name in OF_PREFECT else opaque(value) for name, value in arguments.items()}
+
+
 class Step(Task[..., Any]):
     """A task that gets its arguments as they are.
 
@@ -168,22 +177,31 @@ class Step(Task[..., Any]):
 
     def __call__(self, *words: Any, **named: Any) -> Any:
         """Run it here and now."""
-        return super().__call__(*map(opaque, words), **{name: opaque(value) for name, value in named.items()})
+        return super().__call__(*map(opaque, words), **_as_they_are(named))
 
     def submit(self, *words: Any, **named: Any) -> Any:
         """Run it beside others."""
-        return super().submit(*map(opaque, words), **{name: opaque(value) for name, value in named.items()})
+        return super().submit(*map(opaque, words), **_as_they_are(named))
+
+    def map(self, *words: Any, **named: Any) -> Any:
+        """Run it once for each item of the lists that are given, beside others; what is no list, or `unmapped`, goes to each."""
+        return super().map(*map(opaque, words), **_as_they_are(named))
 
 
 @overload
 def step(procedure: Callable[P, T]) -> Task[P, T]: ...
 @overload
-def step(*, name: str) -> Callable[[Callable[P, T]], Task[P, T]]: ...
-def step(procedure: Callable[P, T] | None = None, *, name: str | None = None) -> Any:
-    """Make a task of one step of a procedure; a run of it is named by the pattern, of its parameters."""
+def step(*, name: str | None = None, repeatable: bool = False) -> Callable[[Callable[P, T]], Task[P, T]]: ...
+def step(procedure: Callable[P, T] | None = None, *, name: str | None = None, repeatable: bool = False) -> Any:
+    """Make a task of one step of a procedure; a run of it is named by the pattern, of its parameters.
+
+    `repeatable` is what asks a network and may be asked twice: reading, storing what is the run's own, fetching. Prefect repeats it
+    after an error that may pass. What changes a database never is.
+    """
     if procedure is None:
-        return partial(step, name=name)
-    return Step(_telling_no_rows()(procedure), cache_policy=NO_CACHE, task_run_name=name)
+        return partial(step, name=name, repeatable=repeatable)
+    work = retries.attempt()(procedure) if repeatable else procedure
+    return Step(_telling_no_rows()(work), cache_policy=NO_CACHE, task_run_name=name, **(retries.REPEATED if repeatable else {}))
 
 
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:
@@ -200,57 +218,6 @@ def staging_base() -> Path:
     """Return this account's staging folder: BACKUP_STAGING, or one below the system's temporary folder."""
     named = os.environ.get("BACKUP_STAGING")
     return require_own(Path(named) if named else Path(tempfile.gettempdir()) / f"backup-staging-{os.getuid()}")
-
-
-def spread(run: Run, work: Task[..., T], calls: Sequence[tuple[Any, ...]], sizes_bytes: Iterable[int]) -> list[T]:
-    """Run a task once for each tuple of arguments, several at once, and return the results in that order.
-
-    What is small is done by a few tasks for all of it, because a task costs Prefect's server more than the work.
-    When one fails, no further one is begun, the programs of the others are ended, and its error is raised.
-    """
-    failed = Event()
-
-    @step(name=f"{work.name} ({{count}} small)")
-    def do_small(numbers: range | list[int], count: int) -> list[T]:
-        return [work.fn(*calls[number]) for number in numbers if not failed.is_set()]
-
-    large = [number for number, size in enumerate(sizes_bytes) if size > SMALL_BYTES]
-    small = [number for number in range(len(calls)) if number not in {*large}]
-    shares = [share for first in range(jobs()) if (share := small[first :: jobs()])]
-    begin: list[Callable[[], PrefectFuture[Any]]] = [
-        *(partial(work.submit, *calls[number]) for number in large), *(partial(do_small.submit, one, len(one)) for one in shares),
-    ]  # fmt: skip
-    futures = _run_in_turn(run, begin, failed)
-    done: dict[int, T] = {number: future.result() for number, future in zip(large, futures, strict=False)}
-    for share, future in zip(shares, futures[len(large) :], strict=True):
-        done.update(zip(share, future.result(), strict=True))
-    return [done[number] for number in range(len(calls))]
-
-
-def _run_in_turn(run: Run, begin: Iterable[Callable[[], PrefectFuture[Any]]], failed: Event) -> list[PrefectFuture[Any]]:
-    """Submit each task as soon as one of `jobs()` places is free, and wait for all; on an error end the others and raise it."""
-    futures, active = list[PrefectFuture[Any]](), list[PrefectFuture[Any]]()
-    try:
-        for submit in begin:
-            futures.append(submit())
-            active.append(futures[-1])
-            if len(active) == jobs():
-                active.remove(_first_done(active))
-        for future in active:
-            _first_done([future])
-    except BaseException:
-        failed.set()
-        run.running.stop(final=False)
-        wait(futures)
-        raise
-    return futures
-
-
-def _first_done(futures: list[PrefectFuture[T]]) -> PrefectFuture[T]:
-    """Wait for whichever task ends first; raise its error if it failed."""
-    done = next(iter(as_completed(futures)))
-    done.result()
-    return done
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from tasks.core.run.progress import Moved, unmeasured
 from tasks.core.sets.manifest import Inherited, Manifest, Relation, StoredObject
 from tasks.core.sets.name import RULES, Kind, SetName
 from tasks.run import progress
-from tasks.run.retries import persistent
-from tasks.run.run import Run, require_space, spread, staging, step
+from tasks.run.run import Run, require_space, staging, step
+from tasks.run.spread import spread
 from tasks.sets.choose import candidates, why_aside
 from tasks.sets.manifest import fetch_manifest, inherited_parts, name_of, read_base, require_list
 from tasks.sets.marks import hold, remember_damage
@@ -30,8 +30,7 @@ from tasks.store.address import StoreAddress
 MOST_CONTEXT_BYTES = 4 << 20
 
 
-@step(name="download {stored.path}")
-@persistent
+@step(name="download {stored.path}", repeatable=True)
 def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path, moved: Moved = unmeasured) -> Path:
     """Download one object of a set into a staged file, 0600, and compare it with the manifest.
 

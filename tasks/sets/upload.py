@@ -48,8 +48,7 @@ def read_back(store: Store, key: str, stored: StoredObject, moved: Moved) -> Non
         raise StoreUnavailable(f"{key}: the store returns other bytes than were sent (sha256 {sha256}); try again")
 
 
-@step(name="cool {name.id}")
-@persistent
+@step(name="cool {name.id}", repeatable=True)
 def cool(address: StoreAddress, name: SetName, manifest: Manifest, storage_class: str) -> None:
     """Move the data of a set that was read back to its storage class, if the store has it; manifest and list stay warm."""
     classes = {address.opened.set_class(f"{name.folder}/{stored.path}", storage_class) for stored in manifest.data}
@@ -67,7 +66,7 @@ def missing_class(address: StoreAddress, classes: StorageClasses, kind: Kind) ->
     ]
 
 
-@persistent
+@step(name="publish {name.id}", repeatable=True)
 def publish(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> str:
     """Commit a set: write its manifest, create-only and signed if there is a key, and read it back; return the set's path."""
     store, key = address.opened, f"{name.folder}/{MANIFEST_FILE}"

@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -14,6 +16,7 @@ from botocore.exceptions import BotoCoreError
 from prefect.blocks.core import Block
 
 from tasks.core.errors import BadInput
+from tasks.core.run import patience
 from tasks.core.sets.signature import Signer, Trust
 from tasks.store.folder import CHUNK_BYTES, FolderStore
 from tasks.store.interface import Store
@@ -117,14 +120,17 @@ def _new_client(block: Block | None, checksums: Literal["when_required", "when_s
             ours = ours.merge(Config(request_checksum_calculation=checksums))
     given = parameters.pop("config", None)
     client: S3Client = session.client("s3", **parameters, config=ours.merge(given) if given else ours)
-    client.meta.events.register_first("needs-retry.s3", _give_up_on_certificates)
+    # Of this event it is the answer that counts, which the stubs do not know.
+    client.meta.events.register_first("needs-retry.s3", cast("Callable[..., None]", _give_up))
     return client
 
 
-def _give_up_on_certificates(caught_exception: Exception | None = None, **_: Any) -> None:
-    """Keep boto3 from asking again where no trust will come of it."""
+def _give_up(caught_exception: Exception | None = None, response: tuple[Any, Any] | None = None, **_: Any) -> bool | None:
+    """Keep boto3 from asking again where no trust will come of it, or where patience is at its end."""
     if caught_exception and untrusted(caught_exception):
         raise caught_exception
+    has_failed = caught_exception or (response and response[0].status_code >= HTTPStatus.INTERNAL_SERVER_ERROR)
+    return False if has_failed and not patience.is_left() else None
 
 
 def _with_crc32(block: Block | None) -> "S3Client":

@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from urllib3.exceptions import HTTPError
 
 from tasks.core.errors import AlreadyExists, ColdObject, StoreUnavailable, TierUnavailable
+from tasks.core.run import patience
 from tasks.core.run.progress import Moved, unmeasured
 from tasks.core.sets.name import COLD_CLASSES
 from tasks.store.interface import ABSENT, ObjectInfo, SmallBuffer, Upload
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 RANGE_CHUNK_BYTES = 1 << 16
 DOWNLOAD_TRIES = 6
+PART_BYTES = 16 << 20
+IN_ONE_REQUEST = TransferConfig(multipart_threshold=PART_BYTES, use_threads=False)
 NO_THAW = frozenset({"501", "NotImplemented", "405", "MethodNotAllowed"})
 TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 
@@ -39,7 +42,7 @@ class S3Store:
 
     def __init__(self, client: "S3Client", bucket: str, prefix: str, stricter: "Sequence[Callable[[], S3Client]]" = ()) -> None:
         self._writes, self._bucket, self._root = Writes(client, stricter), bucket, f"{prefix}/" if prefix else ""
-        self._transfer = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=2)
+        self._transfer = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=2)
 
     @property
     def _client(self) -> "S3Client":
@@ -77,12 +80,12 @@ class S3Store:
         self, key: str, file: Path, storage_class: str, metadata: dict[str, str], moved: Moved = unmeasured
     ) -> None:  # fmt: skip
         """Upload a file, in parts if it is large."""
+        # What goes in one request needs no threads of its own.
+        how = self._transfer if file.stat().st_size >= PART_BYTES else IN_ONE_REQUEST
 
         def send(client: "S3Client", extra: dict[str, Any]) -> None:
-            said = {**extra, "Metadata": metadata}
-            client.upload_file(
-                str(file), self._bucket, self._root + key, ExtraArgs=said, Config=self._transfer, Callback=_summed(moved)
-            )
+            extra = {**extra, "Metadata": metadata}
+            client.upload_file(str(file), self._bucket, self._root + key, ExtraArgs=extra, Config=how, Callback=_summed(moved))
 
         with self._answering(key):
             self._writes.in_class(storage_class, send)
@@ -147,7 +150,7 @@ class S3Store:
                         raise StoreUnavailable(f"{self._place(key)}: no more than {done} of {size} bytes come; try again")
                 except (HTTPClientError, HTTPError, BotoCoreError):
                     tries += 1
-                    if tries == DOWNLOAD_TRIES:
+                    if tries == DOWNLOAD_TRIES or not patience.is_left():
                         raise
         return sha256.hexdigest()
 

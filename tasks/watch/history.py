@@ -22,7 +22,7 @@ from tasks.store.address import StoreAddress
 OLDEST = itemgetter(slice(-1, None))
 
 
-@step
+@step(repeatable=True)
 def look_back(store: StoreAddress, context: Context, run: Run, days: int) -> Overview:
     """Return what is known about the last days.
 

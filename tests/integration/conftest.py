@@ -20,6 +20,7 @@ from tenacity import BaseRetrying, wait_none
 from deployments import local
 from deployments.local import LocalS3, LocalServer
 from tasks.run import run, site
+from tasks.run.run import Step
 from tests.support import drawn_schemas
 from tests.support.archives import ONE_YEAR_IS_DUE, RESOLVED
 from tests.support.clock import at
@@ -118,12 +119,14 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the store be asked as often as ever, without the pause between two tries."""
+    """Let the store be asked as often as ever, with next to no pause between two tries."""
     tasks = [module for name, module in sys.modules.items() if name.startswith("tasks.")]
     for one in (member for module in tasks for member in vars(module).values()):
         function = getattr(one, "fn", one)
         if isinstance(getattr(function, "retry", None), BaseRetrying):
             monkeypatch.setattr(function.retry, "wait", wait_none())
+        if isinstance(one, Step) and one.retries:
+            monkeypatch.setattr(one, "retry_delay_seconds", 0.01)
 
 
 @pytest.fixture(scope="session")

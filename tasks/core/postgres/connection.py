@@ -1,6 +1,7 @@
 """Addresses of PostgreSQL servers, and sessions on them."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composed
 
 from tasks.core import sql
-from tasks.core.errors import BadInput, OperationError
+from tasks.core.errors import BadInput, ServerUnavailable
 from tasks.core.postgres.messages import forget_rows, message_of
 
 KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "6"}
@@ -36,6 +37,9 @@ ADDRESS = {"host": "", "hostaddr": "", "port": ""}
 SERVICE = frozenset({"service", "servicefile"})
 # Variables for the location of programs and files, irrelevant to sessions.
 PROGRAMS_OWN = frozenset({"PG_BIN", "PGSYSCONFDIR", "PGLOCALEDIR", "PG_COLOR"})
+
+# What a server that is being started or stopped says to who comes; libpq hands on no code.
+NOT_YET = re.compile(r"the database system is |server closed the connection|Connection reset|terminating connection")
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -124,13 +128,13 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
 
     Raises:
         BadInput: the server cannot be reached, or refuses the login or the database.
-        OperationError: the session was lost during the block.
+        ServerUnavailable: it is being started or stopped, or the session was lost during the block.
     """
     try:
         session = {"client_encoding": "UTF8", "application_name": application_name[:63]}
         connection = psycopg.connect(make_conninfo(**server.conninfo(database) | session), autocommit=True)
     except psycopg.OperationalError as error:
-        raise BadInput(
+        raise (ServerUnavailable if NOT_YET.search(str(error)) else BadInput)(
             f'cannot connect to database "{database}" on the server of {server.name} ({server.address}): '
             f"{' '.join(str(error).split())}; "
             "check that the server runs, its address, the login and its rights (GRANT CONNECT)"
@@ -144,7 +148,7 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
                 raise
             place = f'in database "{database}" on the server of {server.name}'
             forget_rows(error)
-            raise OperationError(f"a session {place} was lost: {' '.join(str(error).split())}; run again") from error
+            raise ServerUnavailable(f"a session {place} was lost: {' '.join(str(error).split())}; run again") from error
 
 
 @contextmanager

@@ -70,7 +70,11 @@ class StreamFacts:
 
 @dataclass(frozen=True)
 class StreamFault:
-    """Why a stream ended early; `moved` if the schema changed, so that another snapshot may succeed."""
+    """Why a stream ended early.
+
+    `moved` if the schema changed, so that another snapshot may succeed; `lost` if the session was, so that another one may.
+    """
 
     message: str
     moved: bool
+    lost: bool = False

@@ -23,7 +23,7 @@ from psycopg import pq
 from psycopg.sql import Composed
 
 from tasks.core import sql
-from tasks.core.errors import OperationError
+from tasks.core.errors import OperationError, ServerUnavailable
 from tasks.core.postgres.connection import Connection, Server, connect
 from tasks.core.postgres.messages import QUOTING_CLASSES, forget_rows
 from tasks.core.rows.compressed_file import CompressedFile
@@ -33,6 +33,9 @@ from tasks.core.rows.job import StreamFacts, StreamFault, StreamJob
 from tasks.core.run.progress import Moved, unmeasured
 
 BLOCK_BYTES = 1 << 16
+# The server is stopped or crashed, or an administrator ended the session; class 08 is the connection's own, as is no state at all
+# (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+LOST_SESSION = ("08", "57P01", "57P02", "57P03", "57P05")
 MORE_SPACE = "free some space, or set BACKUP_STAGING to a larger disk"
 COMMAND = [sys.executable, "-m", "tasks.core.rows.stream"]
 # How often a process reports its progress.
@@ -211,7 +214,10 @@ def describe_fault(error: Exception) -> StreamFault:
     forget_rows(error)
     schema_changes = psycopg.errors.LockNotAvailable, psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable
     message = f"the staged file cannot be written: {error}; {MORE_SPACE}" if isinstance(error, OSError) else str(error)
-    return StreamFault(" ".join(message.split()), isinstance(error, schema_changes))
+    lost = isinstance(error, ServerUnavailable) or (
+        isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(LOST_SESSION)
+    )
+    return StreamFault(" ".join(message.split()), isinstance(error, schema_changes), lost)
 
 
 def dump_json(value: object) -> str:
