@@ -82,7 +82,7 @@ def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> li
     return refreshed
 
 
-@step(name="refresh {view.name}")
+@step(name="refresh_view {view.name}")
 def refresh_view(server: Server, database: str, run: Run, view: View, allowed: Limits | None = None) -> Refreshed:
     """Refresh a materialized view.
 

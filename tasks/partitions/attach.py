@@ -109,7 +109,7 @@ def _validate_key(connection: Connection, table: PartitionedTable, place: tuple[
         ) from None
 
 
-@step(name="detach {partition.name}")
+@step(name="detach_partition {partition.name}")
 def detach_partition(
     site: Site, run: Run, lock: ContextLock, table: PartitionedTable, partition: Partition, *, attach_again: bool = False
 ) -> None:

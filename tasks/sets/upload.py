@@ -42,10 +42,14 @@ def upload(
 
 def read_back(store: Store, key: str, stored: StoredObject, moved: Moved) -> None:
     """Read an object whole and compare it with what was sent."""
-    with Path("/dev/null").open("wb") as nowhere:
-        sha256 = store.fetch(key, nowhere, moved)
-    if sha256 != stored.sha256:
+    if (sha256 := stored_sha256(store, key, moved)) != stored.sha256:
         raise StoreUnavailable(f"{key}: the store returns other bytes than were sent (sha256 {sha256}); try again")
+
+
+def stored_sha256(store: Store, key: str, moved: Moved = unmeasured) -> str:
+    """Return the SHA-256 of an object that is read whole and not kept."""
+    with Path("/dev/null").open("wb") as nowhere:
+        return store.fetch(key, nowhere, moved)
 
 
 @step(name="cool {name.id}", repeatable=True)

@@ -29,7 +29,7 @@ from tests.support.database import execute
 from tests.support.drawn_schemas import TwoServers
 from tests.support.example import make_template
 from tests.support.hostile_names import DATABASE_LEVEL, HOSTILE, NAMESPACE, ROLE, SCRIPT, Hostile
-from tests.support.prefect_server import tell_the_rest
+from tests.support.prefect_server import Runs, tell_the_rest
 from tests.support.retention import FOREIGN, Kept
 from tests.support.servers import CONTRIB, SETTINGS, SMALL, Servers, bin_of, drop_databases, prepare
 from tests.support.world import TwoSets, World, new_world
@@ -79,6 +79,22 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with temporary_settings(settings):
             yield url
             tell_the_rest()
+
+
+@pytest.fixture(scope="module")
+def recorder() -> Iterator[str]:
+    """A Prefect server of this module, that records runs of tasks too."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with local.prefect_server() as url, temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield url
+        tell_the_rest()
+
+
+@pytest.fixture
+def runs(recorder: str) -> Runs:
+    """The runs of tasks that a test makes."""
+    return Runs(recorder)
 
 
 @pytest.fixture(scope="module")

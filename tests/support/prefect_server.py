@@ -3,6 +3,10 @@
 from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
+import httpx
+
+from tests.support.faults import wait_for
+
 
 def tell_the_rest() -> None:
     """Tell a Prefect server that will stop what this process still has for it; else the exit waits, and the next is not told."""
@@ -11,6 +15,38 @@ def tell_the_rest() -> None:
 
     for worker in (APILogWorker, EventsWorker):
         worker.drain_all()
+
+
+TELLING_SECONDS = 60
+
+
+class Runs:
+    """The runs of tasks of the flows that a block runs, as the API of Prefect's server has them."""
+
+    def __init__(self, api: str) -> None:
+        self._api, self._known = api, {run["id"] for run in self._read(api)}
+
+    def _read(self, api: str) -> list[dict[str, Any]]:
+        asked = {"sort": "EXPECTED_START_TIME_DESC", "limit": 200}
+        return list(httpx.post(f"{api}/task_runs/filter", json=asked).raise_for_status().json())
+
+    def named(self, words: str) -> list[dict[str, Any]]:
+        """Return the runs whose name begins so, when they have ended."""
+        tell_the_rest()
+
+        def ended() -> list[dict[str, Any]]:
+            found = [run for run in self._read(self._api) if run["id"] not in self._known and run["name"].startswith(words)]
+            return found if all(run["state_type"] in {"COMPLETED", "FAILED"} for run in found) else []
+
+        return wait_for(ended, TELLING_SECONDS, f"the end of {words}")
+
+    def counts(self, words: str) -> list[int]:
+        return sorted(run["run_count"] for run in self.named(words))
+
+    def states(self, run: dict[str, Any]) -> set[str]:
+        """Return the names of all states that a run was in."""
+        asked = {"task_run_id": run["id"]}
+        return {one["name"] for one in httpx.get(f"{self._api}/task_run_states/", params=asked).raise_for_status().json()}
 
 
 class Hook(BaseHTTPRequestHandler):
