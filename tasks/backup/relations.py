@@ -49,7 +49,7 @@ def store_relations(
                 ),
                 size,
                 base and base.part_of(member.oid, member.relfilenode, member.qualified, member.columns, member.layout),
-                items[member.qualified],
+                items[member.qualified], list[Dumped](),
             )
             for member, size in zip(members, sizes, strict=True)
         ]  # fmt: skip
@@ -78,27 +78,27 @@ def _staged_file(site: Site, run: Run, member: Member) -> Path:
 
 @step(name="back up {member.name}", repeatable=True)
 def store_relation(
-    site: Site, run: Run, name: SetName, member: Member, job: StreamJob, size_bytes: int, base: BasePart | None, item: Item
-) -> tuple[Relation, BlockRows | None]:
+    site: Site, run: Run, name: SetName, member: Member, job: StreamJob, size_bytes: int, base: BasePart | None, item: Item,
+    earlier: list[Dumped],
+) -> tuple[Relation, BlockRows | None]:  # fmt: skip
     """Dump one relation and store it; nothing but database, store and this machine's staging folder is needed.
 
-    Of a relation that is in the base only the blocks that changed are stored, or nothing if none did.
+    Of a relation that is in the base only the blocks that changed are stored, or nothing if none did. What an `earlier` attempt
+    dumped is not dumped again.
     """
-    place, file = f"data/{_file_name(site, member)}", _staged_file(site, run, member)
-    file.unlink(missing_ok=True)
+    place = f"data/{_file_name(site, member)}"
     if base and runs_code(site.server, job):
         # What changed cannot be asked by a login that reads more than the owner may: it is stored whole.
         base = None
-    if base:
+    if base and not earlier:
         started = time.monotonic()
         if is_unchanged(site.server, job, base.blocks):
             item.known(base.relation.plain_bytes)
             item.at(base.relation.plain_bytes)
             return _unchanged(member, base.relation, time.monotonic() - started), None
         job = replace(job, base=base.blocks)
-    # Rows are chosen by a query, which may run code of the tables' owner.
-    server = site.owners_login if job.only else site.server
-    dumped = dump_table(server, run, job, size_bytes, item.read)
+    dumped = earlier[0] if earlier else _dump(site, run, member, job, size_bytes, item)
+    earlier[:] = [dumped]
     facts, parts = dumped.facts, list[StoredObject]()
     item.known(facts.plain_bytes)
     inherited = _inherited(site, run, name, place, facts) if base else None
@@ -106,9 +106,17 @@ def store_relation(
         part = StoredObject(path=f"{place}.copy.zst", bytes=facts.bytes, sha256=facts.sha256)
         sent = partial(item.sent, 2 * facts.bytes)
         in_class = upload_class(site.context.storage_classes.of(name.kind))
-        parts.append(upload(site.store, run, name, part, file, in_class, sent))
+        parts.append(upload(site.store, run, name, part, _staged_file(site, run, member), in_class, sent))
     item.at(facts.plain_bytes)
     return _relation(member, dumped, parts, inherited), facts.blocks
+
+
+def _dump(site: Site, run: Run, member: Member, job: StreamJob, size_bytes: int, item: Item) -> Dumped:
+    """Dump one relation anew, whatever an attempt that failed left in its place."""
+    _staged_file(site, run, member).unlink(missing_ok=True)
+    # Rows are chosen by a query, which may run code of the tables' owner.
+    server = site.owners_login if job.only else site.server
+    return dump_table(server, run, job, size_bytes, item.read)
 
 
 def _unchanged(member: Member, known: Relation, seconds: float) -> Relation:

@@ -1,6 +1,7 @@
 """What passes is tried again, in one place and for so long; what refuses, and what changes a database, never."""
 
 import importlib
+import logging
 import pkgutil
 import re
 import threading
@@ -77,7 +78,10 @@ def puts(front: Front) -> Counter[str]:
 # What passes
 
 
-def test_a_store_that_fails_twice_shows_retries_of_the_upload(recorded: World, front: Front, runs: Runs) -> None:
+def test_a_store_that_fails_twice_shows_retries_of_the_upload(
+    recorded: World, front: Front, runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     front.refuse = refuse_first(2, "PUT", "/data/")
 
     assert recorded.backup().startswith("STORED")
@@ -86,7 +90,9 @@ def test_a_store_that_fails_twice_shows_retries_of_the_upload(recorded: World, f
     (share,) = (run for run in runs.named("store_relation") if run["run_count"] > 1)
     assert share["run_count"] == 3
     assert "AwaitingRetry" in runs.states(share)
-    # What the share had done before was not done again.
+    # What the share had done before was not done again, and what was dumped was not dumped again.
+    dumped = Counter(re.findall(r"public\.(\w+): \d+ rows, \d+ bytes as", caplog.text))
+    assert {*dumped.values()} == {1}
     assert {path: count for path, count in puts(front).items() if count > 1} == dict.fromkeys(refused, 3)
 
 
