@@ -39,7 +39,6 @@ class _Taken:
     left_out: Sequence[LeftOut] = ()
 
 
-@step(repeatable=True)
 def add_large_objects(
     site: Site, run: Run, name: SetName, snapshot: Snapshot, manifest: Manifest, base: Base | None,
     only: Mapping[str, RowKeys] | None,
@@ -49,11 +48,24 @@ def add_large_objects(
     Raises:
         MovedSnapshot, OperationError: they could not be read.
     """
-    started = time.monotonic()
     members = [one for one in snapshot.members.holding_rows if only is None or one.qualified in only]
     references = large_objects.reference_columns(snapshot.coordinator, members)
     if not references.columns and not references.parts:
         return manifest
+    return store_large_objects(site, run, name, snapshot, manifest, base, only, members, references)
+
+
+@step(repeatable=True)
+def store_large_objects(
+    site: Site, run: Run, name: SetName, snapshot: Snapshot, manifest: Manifest, base: Base | None,
+    only: Mapping[str, RowKeys] | None, members: Sequence[Member], references: References,
+) -> Manifest:  # fmt: skip
+    """Store the large objects that rows of some relations name in these columns; return the manifest with them.
+
+    Raises:
+        MovedSnapshot, OperationError: they could not be read.
+    """
+    started = time.monotonic()
     with large_objects.explained("reading large objects"):
         oids = _referred_to(site, run, snapshot, [one for one in members if one.qualified in references.columns], references, only)
         with seeing(site.server, site.database, run.title, snapshot.name, []) as connection:

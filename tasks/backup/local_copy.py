@@ -12,7 +12,6 @@ from tasks.sets.stage import fetch
 from tasks.store.address import StoreAddress
 
 
-@step
 def keep_local_copy(site: Site, run: Run, manifest: Manifest) -> str | None:
     """Copy a stored set from the store into the context's local folder, if it has one; return what became of it.
 
@@ -23,7 +22,12 @@ def keep_local_copy(site: Site, run: Run, manifest: Manifest) -> str | None:
         return None
     if manifest.aside and manifest.aside.holds(manifest.number or 0):
         return "none: the set is set aside"
-    copy = site.store.copy_in(local.folder)
+    return copy_here(site, run, manifest, site.store.copy_in(local.folder))
+
+
+@step(name="copy {manifest.id} to {copy.url}")
+def copy_here(site: Site, run: Run, manifest: Manifest, copy: StoreAddress) -> str:
+    """Copy a stored set into a folder of this machine; return its path there, or why there is no copy."""
     try:
         # A differential is nothing without its full.
         for one in filter(None, (read_base(site.store, manifest), manifest)):
