@@ -5,13 +5,11 @@ import logging
 import pkgutil
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from prefect import flow
@@ -227,33 +225,21 @@ def test_repeatable_steps_are_those_that_the_documents_name() -> None:
 # How long
 
 
-@pytest.fixture
-def failing(front: Front) -> Front:
-    front.refuse = lambda asked: SLOW_DOWN if asked.verb == "PUT" and "/files/" in asked.path else None
-    return front
-
-
-def upload(world: World) -> float:
-    """Upload a file, which fails; return the seconds that took."""
-    file = world.folder / f"{uuid4()}.txt"
-    file.write_text("what was found")
-    began = time.monotonic()
-    with pytest.raises(StoreUnavailable, match="SlowDown"):
-        world.run(steps.upload, "backup_reader", context=CONTEXT, file=file)
-    return time.monotonic() - began
-
-
-def test_tries_do_not_multiply(recorded: World, failing: Front) -> None:
+def test_tries_do_not_multiply(recorded: World, front: Front) -> None:
     recorded.store["AWS_MAX_ATTEMPTS"] = "2"
-    upload(recorded)
-    assert len(failing.refused) == 2 * retries.TRIES
+    front.refuse = refuse_first(99, "PUT", "/data/")
+    with pytest.raises(StoreUnavailable, match="SlowDown"):
+        recorded.backup()
+    assert len(front.refused) == 2 * retries.TRIES
 
 
-def test_all_layers_give_up_when_patience_ends(recorded: World, failing: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_layers_give_up_when_patience_ends(recorded: World, front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded.store["AWS_MAX_ATTEMPTS"] = "9"
     monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
-    upload(recorded)
-    assert len(failing.refused) == 1
+    front.refuse = refuse_first(99, "PUT", "/data/")
+    with pytest.raises(StoreUnavailable, match="SlowDown"):
+        recorded.backup()
+    assert len(front.refused) == 1
 
 
 def test_what_belongs_to_a_failed_run_is_not_tried_again(prefect_api: str) -> None:
