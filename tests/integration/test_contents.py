@@ -18,7 +18,7 @@ from flows.backup import list_backups
 from flows.restore import full_restore
 from flows.retention import prune_backups
 from tasks.core.errors import BadInput
-from tasks.database import catalog
+from tasks.database import borders
 from tasks.run import site
 from tests.support.clock import later
 from tests.support.contexts import write_context
@@ -143,7 +143,7 @@ def test_who_makes_differentials_grow_is_named(world: World) -> None:
         connection.execute("PREPARE TRANSACTION 'forgotten'")
         try:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(catalog, "LONG", timedelta(0))
+                patch.setattr(borders, "LONG", timedelta(0))
                 assert "1 warnings" in world.backup()
         finally:
             connection.execute("ROLLBACK PREPARED 'forgotten'")
