@@ -86,6 +86,7 @@ def recorder() -> Iterator[str]:
     """A Prefect server of this module, that records runs of tasks too."""
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+    tell_the_rest()
     with local.prefect_server() as url, temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield url
         tell_the_rest()

@@ -181,7 +181,7 @@ def test_a_run_that_fails_stays_where_it_stopped(large: World, way: FaultyProxy,
         large.backup()
     share, text = watch.of(BAR)[-1]
     assert 5 < share < 100
-    assert re.search(rf"{BAR}: stopped at .*MB of .*MB after .* s: OperationError: reading public.{LEAF}", text)
+    assert re.search(rf"{BAR}: stopped at .*MB of .*MB after .* s: ServerUnavailable: reading public.{LEAF}", text)
 
 
 def test_short_work_leaves_no_artifact(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
