@@ -1,4 +1,4 @@
-"""The address of a store: what is passed to tasks, and opened where it is needed."""
+"""The address of a store: it is passed to tasks, and they open it when they need it."""
 
 import base64
 import hashlib
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """Where a store is: `s3://bucket[/prefix]` or an absolute folder, and the AwsCredentials block with its credentials, if any.
+    """Where a store is: `s3://bucket[/prefix]` or an absolute folder, and its AwsCredentials block.
 
-    `trust` says whose sets in it are accepted, `signer` signs those that are written there.
+    `trust` says whose sets are accepted; `signer` signs new sets.
     """
 
     url: str
@@ -41,17 +41,17 @@ class StoreAddress:
     signer: Signer | None = field(default=None, repr=False, compare=False)
 
     def copy_in(self, folder: str) -> "StoreAddress":
-        """Return the address of a folder with copies of this store's sets, which were signed for this store."""
+        """Return the address of a folder with copies of this store's sets; they are signed for this store."""
         return replace(self, url=folder, credentials=None)
 
     @property
     def off_host(self) -> bool:
-        """Whether the store outlives this machine, as far as can be told."""
+        """Whether the store is outside this machine; every S3 store counts as outside."""
         return self.url.startswith("s3://")
 
     @cached_property
     def opened(self) -> "Store":
-        """The open store, one for all tasks of a flow run; a client takes long to make, and every run makes its own."""
+        """The open store, the same for all tasks of a flow run because creating a client is slow."""
         return open_store(self)
 
     def path(self, key: str) -> str:
@@ -60,7 +60,7 @@ class StoreAddress:
 
 
 def open_store(address: StoreAddress) -> Store:
-    """Open a store with a fresh client, because temporary credentials age.
+    """Open a store with a new client, because temporary credentials expire.
 
     Raises:
         BadInput: the address is neither s3://bucket[/prefix] nor an absolute folder.
@@ -76,10 +76,10 @@ def open_store(address: StoreAddress) -> Store:
 
 
 def _s3_store(credentials: Block | None, bucket: str, prefix: str) -> S3Store:
-    """Return a store that asks with more checksums where a server that is not Amazon's refuses an object without.
+    """Return a store; it sends more checksums if a server other than Amazon's requires them.
 
     Raises:
-        BadInput: profile, endpoint or another setting is none.
+        BadInput: the profile, the endpoint or another setting is not valid.
     """
     try:
         client = _new_client(credentials)
@@ -95,38 +95,38 @@ def _parameters(block: Block | None) -> dict[str, Any]:
 
 
 def _endpoint(block: Block | None) -> str:
-    """Return the address of a server that is not Amazon's, if one is set."""
+    """Return the address of a server other than Amazon's, if one is set."""
     named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return _parameters(block).get("endpoint_url") or named or ""
 
 
 def _chosen_checksums(block: Block | None) -> str | None:
-    """Return when checksums are to be sent, where the operator has said so."""
+    """Return when to send checksums, if the operator configured it."""
     given = _parameters(block).get("config")
     return getattr(given, "request_checksum_calculation", None) or os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION")
 
 
 def _new_client(block: Block | None, checksums: Literal["when_required", "when_supported"] = "when_required") -> "S3Client":
-    """Return a client that gives up in bounded time; what the operator configured wins."""
+    """Return a client whose timeouts and retries are bounded; the operator's settings take precedence."""
     credentials = cast("AwsCredentials | None", block)
     session, parameters = credentials.get_boto3_session() if credentials else boto3.Session(), _parameters(block)
     ours = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard"}, tcp_keepalive=True)
     if "AWS_MAX_ATTEMPTS" not in os.environ:
         ours = ours.merge(Config(retries={"total_max_attempts": 5, "mode": "standard"}))
     if _endpoint(block):
-        # Not every server knows the newer checksum headers, nor buckets as host names.
+        # Not every server supports the newer checksum headers, or buckets as host names.
         ours = ours.merge(Config(s3={"addressing_style": "path"}))
         if not _chosen_checksums(block):
             ours = ours.merge(Config(request_checksum_calculation=checksums))
     given = parameters.pop("config", None)
     client: S3Client = session.client("s3", **parameters, config=ours.merge(given) if given else ours)
-    # Of this event it is the answer that counts, which the stubs do not know.
+    # The handler's return value decides about a retry; the stubs do not know that it has one.
     client.meta.events.register_first("needs-retry.s3", cast("Callable[..., None]", _give_up))
     return client
 
 
 def _give_up(caught_exception: Exception | None = None, response: tuple[Any, Any] | None = None, **_: Any) -> bool | None:
-    """Keep boto3 from asking again where no trust will come of it, or where patience is at its end."""
+    """Stop boto3's retries if a certificate is not trusted, or if the time for retries is over."""
     if caught_exception and untrusted(caught_exception):
         raise caught_exception
     has_failed = caught_exception or (response and response[0].status_code >= HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -134,12 +134,12 @@ def _give_up(caught_exception: Exception | None = None, response: tuple[Any, Any
 
 
 def _with_crc32(block: Block | None) -> "S3Client":
-    """Return a client that sends the checksums that boto3 sends to Amazon."""
+    """Return a client that sends the same checksums as to Amazon."""
     return _new_client(block, "when_supported")
 
 
 def _with_md5(block: Block | None) -> "S3Client":
-    """Return a client that sends Content-MD5, for servers that know no other; boto3 itself does so no more."""
+    """Return a client that sends Content-MD5, for servers that require it; boto3 no longer sends it."""
     client = _new_client(block)
     for operation in ("PutObject", "UploadPart"):
         client.meta.events.register(f"before-call.s3.{operation}", _add_md5)

@@ -16,19 +16,19 @@ from tasks.store.interface import ObjectInfo, Upload, require_small
 
 CHUNK_BYTES = 1 << 20
 PARTIAL = ".partial-"
-# What asking again does not change, and the remedy.
-OWNER = "give this account the right to the folder"
-ROOM = "make room on the store's disk, or have the quota raised"
+# Errors that a retry does not change, with the remedy.
+OWNER = "give this account permission to write the folder"
+ROOM = "free space on the store's disk, or have the quota raised"
 REFUSALS = {
-    errno.EACCES: OWNER, errno.EPERM: OWNER, errno.EROFS: "mount the store's disk such that it can be written",
+    errno.EACCES: OWNER, errno.EPERM: OWNER, errno.EROFS: "mount the store's disk read-write",
     errno.ENOSPC: ROOM, errno.EDQUOT: ROOM,
 }  # fmt: skip
 
 
 class FolderStore:
-    """A folder on a disk, for where there is no S3; files are 0600 in folders of 0700.
+    """A folder on a disk, for sites without S3; files have mode 0600, folders 0700.
 
-    Nothing outside of it is read or written, whatever a key, or a link in it, says.
+    Nothing outside the folder is read or written, even if a key or a symbolic link leads there.
     """
 
     keeps_metadata = False
@@ -38,10 +38,10 @@ class FolderStore:
         self._root = root
 
     def _at(self, key: str) -> Path:
-        """Return where a key lies.
+        """Return the path of a key.
 
         Raises:
-            BadInput: it lies outside, or nobody can say where.
+            BadInput: the path is outside the folder, or cannot be resolved.
         """
         path = self._root / key
         if "\0" in key or not self._contains(path):
@@ -52,7 +52,7 @@ class FolderStore:
         try:
             return path.resolve().is_relative_to(self._root.resolve())
         except RuntimeError:
-            # A link that leads to itself.
+            # A link to itself.
             return False
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -65,7 +65,7 @@ class FolderStore:
                     yield _file_info(key, path)
 
     def _is_ours(self, path: Path) -> bool:
-        """Say whether a file that was found is none that a link leads to outside: no such thing is listed."""
+        """Return whether a file is in the folder; links to files outside are not listed."""
         return not path.is_symlink() or self._contains(path)
 
     def _require_root(self) -> None:
@@ -73,7 +73,7 @@ class FolderStore:
             raise BadInput(f"{self._root}: no such folder; mount or make it, or correct BACKUP_STORE")
 
     def head(self, key: str) -> ObjectInfo | None:
-        """Return what the disk says of a file."""
+        """Return size and time of a file."""
         with self._answering(key):
             self._require_root()
             path = self._at(key)
@@ -82,21 +82,21 @@ class FolderStore:
     def put(
         self, key: str, file: Path, storage_class: str, metadata: dict[str, str], moved: Moved = unmeasured
     ) -> None:  # fmt: skip
-        """Copy a file in under another name, then give it its name."""
+        """Copy a file under a temporary name, then rename it."""
         with file.open("rb") as source:
             self._write(key, lambda target: shutil.copyfileobj(source, target, CHUNK_BYTES), Path.replace)
         moved(file.stat().st_size)
 
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
-        """Write a new file whose name must be free."""
+        """Write a new file; never overwrite one."""
         try:
             self._write(key, lambda target: target.write(data), os.link)
         except FileExistsError as error:
             if self.read(key) != data:
-                raise AlreadyExists(f"{key} is in the store already; it is left as it is") from error
+                raise AlreadyExists(f"{key} is already in the store; it was not overwritten") from error
 
     def replace(self, key: str, data: bytes, storage_class: str) -> None:
-        """Write a small file in place of what is there."""
+        """Write a small file, and overwrite an existing one."""
         self._write(key, lambda target: target.write(data), Path.replace)
 
     def _write(self, key: str, fill: Callable[[IO[bytes]], Any], name_it: Callable[[Path, Path], Any]) -> None:
@@ -139,21 +139,21 @@ class FolderStore:
                 yield chunk
 
     def require_readable(self, key: str) -> ObjectInfo | None:
-        """Nothing in a folder is cold."""
+        """Return the file's facts: no file in a folder is cold."""
         return self.head(key)
 
     def require_writable(self, key: str, storage_class: str) -> None:
-        """Make a file where the key's would lie, or above it, and remove it."""
+        """Create a file in the key's folder, or in the nearest one above that exists, and remove it."""
         with self._answering(key):
             self._require_root()
             path = self._at(key)
-            folder = next(one for one in path.parents if one.is_dir())
+            folder = next(parent for parent in path.parents if parent.is_dir())
             probe = folder / f"{PARTIAL}{os.urandom(8).hex()}"
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             probe.unlink()
 
     def clock(self) -> datetime | None:
-        """Return nothing: files bear this machine's time."""
+        """Return None: files have this machine's time."""
         return None
 
     def set_class(self, key: str, storage_class: str) -> str:
@@ -165,7 +165,7 @@ class FolderStore:
         return False
 
     def delete(self, key: str) -> None:
-        """Delete a file, and the folders that it leaves empty."""
+        """Delete a file, and the folders that are empty then."""
         with self._answering(key):
             self._require_root()
             path = self._at(key)
@@ -173,11 +173,11 @@ class FolderStore:
             for folder in path.parents:
                 if folder == self._root or not folder.is_dir() or any(folder.iterdir()):
                     break
-                with suppress(OSError):  # Somebody wrote there meanwhile.
+                with suppress(OSError):  # Another process wrote there meanwhile.
                     folder.rmdir()
 
     def uploads(self, prefix: str) -> Iterator[Upload]:
-        """Yield the files that were never given their name."""
+        """Yield the files that still have their temporary names."""
         with self._answering(prefix):
             self._require_root()
             for path in sorted(self._at(prefix).rglob(f"{PARTIAL}*")):
@@ -198,16 +198,16 @@ class FolderStore:
             what = f"{self._root / key}: {error.strerror}"
             if error.errno in REFUSALS:
                 raise BadInput(f"{what}; {REFUSALS[error.errno]}") from error
-            raise StoreUnavailable(f"{what}; check the folder, its disk and its rights") from error
+            raise StoreUnavailable(f"{what}; check the folder, its disk and its permissions") from error
 
 
 def _make_folders(root: Path, folder: Path) -> None:
-    missing = [one for one in (folder, *folder.parents) if one.is_relative_to(root) and not one.exists()]
-    for one in reversed(missing):
-        one.mkdir(mode=0o700, exist_ok=True)
-        # A folder is there after a crash if the one that names it is.
-        _reach_disk(one)
-        _reach_disk(one.parent)
+    missing = [path for path in (folder, *folder.parents) if path.is_relative_to(root) and not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+        # A new folder survives a crash only if its parent's entry is on disk too.
+        _reach_disk(path)
+        _reach_disk(path.parent)
 
 
 def _reach_disk(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""What a store can do, and what it says of an object. Keys are paths below the store's root.
+"""The interface of a store. Keys are paths below the store's root.
 
-What servers do differently, and what a network does in between, is dealt with here and nowhere else: an object is written
-and then compared by what the store says of it, a cut download goes on where it was cut, create-only is create-only.
+Differences between servers, and network errors, are handled in this package only: a download that was cut off continues
+at the same byte, and a create-only object is never overwritten.
 """
 
 import io
@@ -14,14 +14,14 @@ from typing import IO, Any, Protocol
 from tasks.core.errors import DamagedSet
 from tasks.core.run.progress import Moved, unmeasured
 
-# More than any manifest, mark or record has: what is read whole is kept in memory.
+# More than any manifest, mark or record has; these are read into memory.
 MOST_READ_BYTES = 512 << 20
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What a store says of an object without reading it."""
+    """The facts that a store returns about an object without its content."""
 
     key: str
     bytes: int
@@ -33,7 +33,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class Upload:
-    """An upload that was begun and not ended: nothing lists it, and it is paid for."""
+    """An unfinished upload: it is not in listings, but it is billed."""
 
     key: str
     begun: datetime
@@ -41,86 +41,86 @@ class Upload:
 
 
 class Store(Protocol):
-    """What the project asks of a store.
+    """The operations of a store.
 
-    Every method raises StoreUnavailable when it does not answer, and BadInput when it refuses for good.
+    Every method raises StoreUnavailable if a retry may help, and BadInput if not.
     """
 
     keeps_metadata: bool
 
     @property
     def lacking(self) -> frozenset[str]:
-        """The storage classes that it was asked for and does not have; what was to lie in one lies in STANDARD."""
+        """The requested storage classes that the store does not have; their objects are in STANDARD."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Yield the objects whose key starts with the prefix, without reading any."""
+        """Yield the objects whose keys start with the prefix."""
 
     def head(self, key: str) -> ObjectInfo | None:
-        """Return what the store says of one object, or None if it is absent."""
+        """Return the facts of an object, or None if there is no such object."""
 
     def put(
         self, key: str, file: Path, storage_class: str, metadata: dict[str, str], moved: Moved = unmeasured
     ) -> None:  # fmt: skip
-        """Store a file, replacing what is there, and say how many bytes have gone."""
+        """Store a file, and overwrite an existing object; report the number of bytes sent to `moved`."""
 
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
-        """Store a small object that must not be there yet (AlreadyExists); our own earlier attempt counts as success."""
+        """Store a small object that must not exist yet (AlreadyExists), except with the same content."""
 
     def replace(self, key: str, data: bytes, storage_class: str) -> None:
-        """Store a small object in place of what is there."""
+        """Store a small object, and overwrite an existing one."""
 
     def read(self, key: str) -> bytes:
-        """Return a small object; one that is too large to be a manifest, a mark or a record is DamagedSet."""
+        """Return a small object; raise DamagedSet if it is too large for a manifest, mark or record."""
 
     def fetch(self, key: str, target: IO[bytes], moved: Moved = unmeasured) -> str:
-        """Write an object to an open file, say how many bytes have come, and return its SHA-256."""
+        """Write an object to an open file, report the bytes received to `moved`, return its SHA-256."""
 
     def require_readable(self, key: str) -> ObjectInfo | None:
-        """Ask before reading: None if absent, ColdObject if it has to be thawed first."""
+        """Return the facts of an object that can be read, or None; ColdObject if it has to be thawed."""
 
     def require_writable(self, key: str, storage_class: str) -> None:
-        """Find out whether an object could be stored under a key, and in a class, and leave nothing there."""
+        """Test whether an object could be stored under a key and in a class; leave nothing there."""
 
     def clock(self) -> datetime | None:
-        """Return what time it is for the store, if it has a clock of its own."""
+        """Return the time of the store's clock, or None if it has no clock of its own."""
 
     def set_class(self, key: str, storage_class: str) -> str:
-        """Give an object another storage class where it lies, and look; return the one that it has.
+        """Move an object to another storage class, and return the class that it has then.
 
-        One that is cold already stays as it is, and so does one that is asked for a class that the store lacks.
+        An object that is cold already is not moved, nor is any if the store lacks the class.
         """
 
     def thaw(self, key: str, days: int, tier: str) -> bool:
-        """Ask for a cold object to be made readable for some days; return False if it is being done already."""
+        """Request that a cold object be readable for some days; return False if it is already requested."""
 
     def delete(self, key: str) -> None:
-        """Delete one object; that it is gone already is as good."""
+        """Delete an object; an object that does not exist is no error."""
 
     def uploads(self, prefix: str) -> Iterator[Upload]:
-        """Yield the unfinished uploads of objects whose key starts with the prefix."""
+        """Yield the unfinished uploads of objects whose keys start with the prefix."""
 
     def abort(self, upload: Upload) -> None:
-        """End an unfinished upload; that it is gone already is as good."""
+        """Abort an unfinished upload; an upload that does not exist is no error."""
 
 
 def require_small(place: str, size: int) -> None:
-    """Refuse to read what is too large to be read whole.
+    """Refuse an object that is too large to be read into memory.
 
     Raises:
-        DamagedSet: it is.
+        DamagedSet: it is too large.
     """
     if size > MOST_READ_BYTES:
-        raise DamagedSet(f"{place} has {size:,} bytes, which is more than anything has that is read whole; look at it")
+        raise DamagedSet(f"{place} has {size:,} bytes, too many for a manifest, a mark or a record; find out who wrote it")
 
 
 class SmallBuffer(io.BytesIO):
-    """What is read whole; it takes no more than fits into memory."""
+    """A buffer for a small object; it refuses more than fits into memory."""
 
     def __init__(self, place: str) -> None:
         super().__init__()
         self._place = place
 
     def write(self, data: Any) -> int:
-        """Take more of it."""
+        """Append to the buffer."""
         require_small(self._place, self.tell() + len(data))
         return super().write(data)

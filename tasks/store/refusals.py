@@ -1,6 +1,6 @@
-"""What an S3 server's refusal means, whatever the client library wraps it in.
+"""What the errors of an S3 server mean, whatever exception of the client library contains them.
 
-A refusal is told as what it is, at once: asking again changes nothing. What time may mend is StoreUnavailable.
+A refusal is BadInput, without a retry. An error that may be temporary is StoreUnavailable.
 https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
 
@@ -21,7 +21,7 @@ BAD_KEYS = frozenset({
     "TokenRefreshRequired", "Unauthorized",
 })  # fmt: skip
 FULL = re.compile(r"507|.*(?:Quota|StorageFull|InsufficientStorage).*")
-# Of status 4xx, and yet no refusal: what the network, another writer or the server's load has done.
+# Status 4xx, but temporary: caused by the network, another writer or the server's load.
 PASSING = frozenset({
     "408", "409", "412", "416", "425", "429", "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "InvalidPart",
     "InvalidPartOrder", "InvalidRange", "NoSuchUpload", "OperationAborted", "PreconditionFailed", "RequestTimeout",
@@ -31,7 +31,7 @@ PASSING = frozenset({
 # Refusals whatever their status.
 FINAL = frozenset({"301", "PermanentRedirect", "501", "NotImplemented", "507", "RequestTimeTooSkewed", "InvalidStorageClass"})
 DEMANDS_CHECKSUM = re.compile(r"md5|checksum", re.IGNORECASE)
-# What a demand for a checksum may be called where no text says what is missing.
+# Codes of a missing checksum if the message does not name it.
 MAY_DEMAND_CHECKSUM = frozenset({"400", "InvalidRequest", "MissingContentMD5"})
 NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST"})
 FAILED_HANDSHAKES = frozenset({
@@ -45,90 +45,94 @@ RIGHTS = {
 
 
 def code_of(error: BaseException) -> str:
-    """Return the code of a server's answer, a number where it has no body; nothing if it is none."""
-    found = answer_in(error)
-    return str(found.response.get("Error", {}).get("Code", "")) if found else ""
+    """Return the error code of a server's answer, the HTTP status if it has no body, or "" without an answer."""
+    answer = answer_in(error)
+    return str(answer.response.get("Error", {}).get("Code", "")) if answer else ""
 
 
 def answer_in(error: BaseException) -> ClientError | None:
-    """Return the server's answer that an error is, or wraps."""
-    return next((one for one in _causes(error) if isinstance(one, ClientError)), None)
+    """Return the server's answer that an error is, or contains."""
+    return next((cause for cause in _causes(error) if isinstance(cause, ClientError)), None)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all that it was made of: its cause, and what libraries keep in its arguments."""
+    """Yield an error and its causes, also those that libraries keep in its arguments."""
     waiting, seen = [error], set[int]()
     while waiting:
-        one = waiting.pop(0)
-        if id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            given = getattr(one, "kwargs", None)
-            kept = given.values() if isinstance(given, dict) else ()
-            waiting += [part for part in (*one.args, *kept, one.__cause__, one.__context__) if isinstance(part, BaseException)]
+        cause = waiting.pop(0)
+        if id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            arguments = getattr(cause, "kwargs", None)
+            kept = arguments.values() if isinstance(arguments, dict) else ()
+            parts = *cause.args, *kept, cause.__cause__, cause.__context__
+            waiting += [part for part in parts if isinstance(part, BaseException)]
 
 
 def is_refusal(error: ClientError) -> bool:
-    """Say whether asking again would be answered alike."""
+    """Return whether a retry would get the same answer."""
     code, status = code_of(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in NO_RIGHT | BAD_KEYS | FINAL or FULL.fullmatch(code) or code == "NoSuchBucket":
         return True
     if code in ABSENT:
-        # Of a list it says that there is no such bucket.
+        # In the answer to a listing it means that there is no such bucket.
         return error.operation_name.startswith("List")
     return 400 <= status < 500 and code not in PASSING
 
 
 def may_be_class(error: BaseException) -> bool:
-    """Say whether an object may have been refused for its storage class: servers say so in several ways."""
-    found = answer_in(error)
-    if found is None or not is_refusal(found):
+    """Return whether an object may have been refused because of its storage class; the codes differ by server."""
+    answer = answer_in(error)
+    if answer is None or not is_refusal(answer):
         return False
-    code = code_of(found)
+    code = code_of(answer)
     return not (code in NO_RIGHT | BAD_KEYS | {"NoSuchBucket", "RequestTimeTooSkewed"} or FULL.fullmatch(code))
 
 
 def demands_checksum(error: BaseException) -> bool:
-    """Say whether an object may have been refused because no checksum came with it, as buckets with object lock do."""
-    found = answer_in(error)
-    if found is None or not is_refusal(found):
+    """Return whether an object may have been refused without a checksum, as buckets with object lock do."""
+    answer = answer_in(error)
+    if answer is None or not is_refusal(answer):
         return False
-    said = str(found.response.get("Error", {}).get("Message") or "")
-    return code_of(found) in MAY_DEMAND_CHECKSUM or DEMANDS_CHECKSUM.search(f"{code_of(found)} {said}") is not None
+    code, message = code_of(answer), str(answer.response.get("Error", {}).get("Message") or "")
+    return code in MAY_DEMAND_CHECKSUM or DEMANDS_CHECKSUM.search(f"{code} {message}") is not None
 
 
 def untrusted(error: BaseException) -> str:
-    """Return what is wrong with a server's certificate, or with what it is checked by, and the remedy; nothing if all is well."""
-    if not any(isinstance(one, SSLError) for one in _causes(error)):
+    """Return what is wrong with a server's certificate or with the CA file, and the remedy; "" if nothing is."""
+    if not any(isinstance(cause, SSLError) for cause in _causes(error)):
         return ""
     bundle = os.environ.get("AWS_CA_BUNDLE")
-    named = f"AWS_CA_BUNDLE {bundle}" if bundle else "the file of authorities (ca_bundle of the AWS profile, or of the block)"
-    for one in _causes(error):
-        if isinstance(one, ssl.SSLCertVerificationError) or type(one).__name__ == "CertificateError":
-            said = getattr(one, "verify_message", "") or " ".join(str(one).split())
-            known = f"is in {bundle}" if bundle else "is named"
+    named = f"AWS_CA_BUNDLE {bundle}" if bundle else "the CA file (ca_bundle of the AWS profile, or of the block)"
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError) or type(cause).__name__ == "CertificateError":
+            reason = getattr(cause, "verify_message", "") or " ".join(str(cause).split())
+            remedy = f"add the server's CA to {bundle} (AWS_CA_BUNDLE)" if bundle else "name the server's CA file in AWS_CA_BUNDLE"
             return (
-                f"the server's certificate is not trusted: {said}; see that the file of its authority {known} (AWS_CA_BUNDLE), and "
-                "that AWS_ENDPOINT_URL has the name in the certificate"
+                f"the server's certificate is not trusted: {reason}; {remedy}, and make sure "
+                "that AWS_ENDPOINT_URL has the host name in the certificate"
             )
-        if isinstance(one, ssl.SSLError) and one.library in {"X509", "PEM"}:
-            return f"{named} holds no certificates; name the PEM file of the server's authority in AWS_CA_BUNDLE"
-        if isinstance(one, ssl.SSLError) and one.reason in NO_TLS:
-            return "what answers speaks no TLS; write http:// in AWS_ENDPOINT_URL, or correct its port"
-        if isinstance(one, ssl.SSLError) and one.reason in FAILED_HANDSHAKES:
-            return f"no TLS that both sides know ({one.reason}); have the server, or what stands before it, set right"
-        if isinstance(one, FileNotFoundError | PermissionError | IsADirectoryError):
-            return f"{named}: {one.strerror}; name the PEM file of the server's authority in AWS_CA_BUNDLE"
+        if isinstance(cause, ssl.SSLError) and cause.library in {"X509", "PEM"}:
+            return f"{named} holds no certificates; name the PEM file of the server's CA in AWS_CA_BUNDLE"
+        if isinstance(cause, ssl.SSLError) and cause.reason in NO_TLS:
+            return "the server does not use TLS; write http:// in AWS_ENDPOINT_URL, or correct its port"
+        if isinstance(cause, ssl.SSLError) and cause.reason in FAILED_HANDSHAKES:
+            return (
+                f"the TLS handshake failed ({cause.reason}): no common version, or a client certificate is required; "
+                "have the configuration of the server, or of the proxy before it, corrected"
+            )
+        if isinstance(cause, FileNotFoundError | PermissionError | IsADirectoryError):
+            return f"{named}: {cause.strerror}; name the PEM file of the server's CA in AWS_CA_BUNDLE"
     return ""
 
 
 def explain(place: str, error: Exception) -> OperationError:
-    """Return the one error that says which object, what happened, and what to do."""
+    """Return an error that names the object, what happened, and the remedy."""
     if isinstance(error, NoCredentialsError | ParamValidationError):
         return BadInput(f"{place}: {' '.join(str(error).split())}; correct BACKUP_STORE and the AWS_… variables")
     if answer := answer_in(error):
-        said = " ".join(str(answer.response.get("Error", {}).get("Message") or "").split())
-        what = ": ".join(part for part in (place, code_of(answer), said) if part)
+        message = " ".join(str(answer.response.get("Error", {}).get("Message") or "").split())
+        what = ": ".join(part for part in (place, code_of(answer), message) if part)
         return (BadInput if is_refusal(answer) else StoreUnavailable)(f"{what}; {_remedy(answer)}")
     if fault := untrusted(error):
         return BadInput(f"{place}: {fault}")
@@ -139,11 +143,11 @@ def _remedy(answer: ClientError) -> str:
     code, operation = code_of(answer), answer.operation_name
     if code in NO_RIGHT:
         right = RIGHTS.get(operation, operation)
-        return f"the key may not do that (it takes s3:{right}): check bucket, credentials and rights"
+        return f"the access key lacks s3:{right}: check bucket, credentials and permissions"
     if FULL.fullmatch(code):
-        return "the store has no room, or the account's quota is used up: make room, or have the quota raised"
+        return "the store is full, or the account's quota is used up: free space, or have the quota raised"
     if code == "RequestTimeTooSkewed":
-        return "set the clock of this machine right (NTP)"
+        return "correct the clock of this machine (NTP)"
     if not is_refusal(answer):
         return "check the store, and try again"
-    return "check bucket, credentials and rights"
+    return "check bucket, credentials and permissions"

@@ -36,7 +36,7 @@ TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConfli
 
 
 class S3Store:
-    """A bucket, or a prefix of one; `stricter` make clients that send checksums, for a server that refuses objects without."""
+    """A bucket, or a prefix of it; `stricter` create clients for servers that require checksums."""
 
     keeps_metadata = True
 
@@ -50,7 +50,7 @@ class S3Store:
 
     @property
     def lacking(self) -> frozenset[str]:
-        """The storage classes that it was asked for and does not have."""
+        """The requested storage classes that the store does not have."""
         return frozenset(self._writes.lacking)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -58,12 +58,12 @@ class S3Store:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._root + prefix)
         with self._answering(prefix):
             for page in pages:
-                for one in page.get("Contents", []):
-                    key = one["Key"].removeprefix(self._root)
-                    yield ObjectInfo(key, one["Size"], one["LastModified"], one.get("StorageClass", "STANDARD"))
+                for entry in page.get("Contents", []):
+                    key, storage_class = entry["Key"].removeprefix(self._root), entry.get("StorageClass", "STANDARD")
+                    yield ObjectInfo(key, entry["Size"], entry["LastModified"], storage_class)
 
     def head(self, key: str) -> ObjectInfo | None:
-        """Return what the store says of an object."""
+        """Return the facts of an object."""
         with self._answering(key):
             facts = self._head(key)
         return _info(key, facts) if facts else None
@@ -80,7 +80,7 @@ class S3Store:
         self, key: str, file: Path, storage_class: str, metadata: dict[str, str], moved: Moved = unmeasured
     ) -> None:  # fmt: skip
         """Upload a file, in parts if it is large."""
-        # What goes in one request needs no threads of its own.
+        # One request needs no threads.
         how = self._transfer if file.stat().st_size >= PART_BYTES else IN_ONE_REQUEST
 
         def send(client: "S3Client", extra: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ class S3Store:
             self._writes.in_class(storage_class, send)
 
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
-        """Put with If-None-Match, then look: the reply to our own first try may have been lost."""
+        """Put with If-None-Match, then read: the answer to our first request may have been lost."""
         existing = self.head(key)
         with self._answering(key):
             if existing is None:
@@ -101,10 +101,10 @@ class S3Store:
                     if code_of(error) not in TAKEN:
                         raise
         if self.read(key) != data:
-            raise AlreadyExists(f"{key} is in the store already and is not what this run wrote; it is left as it is")
+            raise AlreadyExists(f"{key} is already in the store with other content; it was not overwritten")
 
     def replace(self, key: str, data: bytes, storage_class: str) -> None:
-        """Put a small object over what is there."""
+        """Put a small object, and overwrite an existing one."""
         with self._answering(key):
             self._put(key, data, storage_class)
 
@@ -113,7 +113,7 @@ class S3Store:
         self._writes.in_class(storage_class, lambda client, extra: client.put_object(**place, **extra))
 
     def require_writable(self, key: str, storage_class: str) -> None:
-        """Begin an upload and give it up, which leaves nothing behind; what knows no such uploads is asked by the first object."""
+        """Begin a multipart upload and abort it; a server without such uploads passes this test."""
         place: dict[str, Any] = {"Bucket": self._bucket, "Key": self._root + key}
         with self._answering(key):
             try:
@@ -132,7 +132,7 @@ class S3Store:
         return data.getvalue()
 
     def fetch(self, key: str, target: IO[bytes], moved: Moved = unmeasured) -> str:
-        """Download, going on with a Range request where the network cut the stream."""
+        """Download; if the network cuts the stream, continue with a Range request."""
         sha256 = hashlib.sha256()
         with self._answering(key):
             facts = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
@@ -147,7 +147,7 @@ class S3Store:
                         moved(done)
                         tries = 0
                     if done == begun:
-                        raise StoreUnavailable(f"{self._place(key)}: no more than {done} of {size} bytes come; try again")
+                        raise StoreUnavailable(f"{self._place(key)}: only {done} of {size} bytes were received; try again")
                 except (HTTPClientError, HTTPError, BotoCoreError):
                     tries += 1
                     if tries == DOWNLOAD_TRIES or not patience.is_left():
@@ -157,11 +157,11 @@ class S3Store:
     def _range(self, key: str, offset: int, tag: str) -> Iterator[bytes]:
         body = self._client.get_object(Bucket=self._bucket, Key=self._root + key, Range=f"bytes={offset}-", IfMatch=tag)["Body"]
         with body:
-            # What came since the last whole chunk is lost with the connection.
+            # Bytes since the last whole chunk are lost with the connection.
             yield from body.iter_chunks(RANGE_CHUNK_BYTES)
 
     def require_readable(self, key: str) -> ObjectInfo | None:
-        """Ask HEAD; where it says cold, ask for one byte, because some servers let cold objects be read."""
+        """Send HEAD; if the object is cold, request a byte, because some servers return cold objects."""
         with self._answering(key):
             facts = self._head(key)
             if facts is None:
@@ -169,9 +169,9 @@ class S3Store:
             if _is_cold(facts) and not self._gives_a_byte(key):
                 state = "is being thawed" if 'ongoing-request="true"' in facts.get("Restore", "") else "has to be thawed first"
                 raise ColdObject(
-                    f"{self._place(key)} lies in storage class {facts['StorageClass']} and {state}; "
-                    f"ask for it (aws s3api restore-object --bucket {self._bucket} --key '{self._root}{key}' "
-                    "--restore-request Days=7) and run again when it is there"
+                    f"{self._place(key)} is in storage class {facts['StorageClass']} and {state}; "
+                    f"request it (aws s3api restore-object --bucket {self._bucket} --key '{self._root}{key}' "
+                    "--restore-request Days=7) and run again when it is readable"
                 )
         return _info(key, facts)
 
@@ -185,14 +185,14 @@ class S3Store:
         return True
 
     def clock(self) -> datetime | None:
-        """Return the date that the server puts on its answers, if it does."""
+        """Return the date in the server's answers, if there is one."""
         with self._answering(""):
             answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root, MaxKeys=1)
-        said = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        return parsedate_to_datetime(said) if said else None
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return parsedate_to_datetime(date) if date else None
 
     def set_class(self, key: str, storage_class: str) -> str:
-        """Copy an object onto itself, in parts if it is large; its metadata stay."""
+        """Copy an object onto itself, in parts if it is large; its metadata are kept."""
         with self._answering(key):
             before = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
             there = before.get("StorageClass", DEFAULT_CLASS)
@@ -204,9 +204,11 @@ class S3Store:
                 if not may_be_class(error):
                     raise
             after = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
-        found = after["ContentLength"], after["Metadata"]
-        if found != (before["ContentLength"], before["Metadata"]):
-            raise StoreUnavailable(f"{self._place(key)}: asked for class {storage_class}, the store has made it {found}; try again")
+        facts = after["ContentLength"], after["Metadata"]
+        if facts != (before["ContentLength"], before["Metadata"]):
+            raise StoreUnavailable(
+                f"{self._place(key)}: moved to class {storage_class}, it has another size or other metadata, {facts}; try again"
+            )
         if (there := after.get("StorageClass", DEFAULT_CLASS)) != storage_class:
             self._writes.lacking.add(storage_class)
         return there
@@ -217,7 +219,7 @@ class S3Store:
         self._client.copy(place, self._bucket, self._root + key, ExtraArgs=extra, Config=self._transfer)
 
     def thaw(self, key: str, days: int, tier: str) -> bool:
-        """Ask for a readable copy (https://docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreObject.html)."""
+        """Request a readable copy (https://docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreObject.html)."""
         with self._answering(key):
             try:
                 self._client.restore_object(
@@ -229,15 +231,15 @@ class S3Store:
                     return False
                 if code_of(error) in NO_THAW:
                     raise ColdObject(
-                        f"{self._place(key)} is cold, and this store knows no thaw ({code_of(error)}); ask its operator"
+                        f"{self._place(key)} is cold, and this store does not support thawing ({code_of(error)}); ask its operator"
                     ) from error
                 if code_of(error) == "GlacierExpeditedRetrievalNotAvailable":
-                    raise TierUnavailable(f"{self._place(key)}: no {tier} thaw is to be had now") from error
+                    raise TierUnavailable(f"{self._place(key)}: retrieval tier {tier} is unavailable now") from error
                 raise
         return True
 
     def delete(self, key: str) -> None:
-        """Delete an object; of a bucket with versions this leaves a marker, and the version."""
+        """Delete an object; a bucket with versioning keeps the version, and a delete marker."""
         with self._answering(key):
             self._client.delete_object(Bucket=self._bucket, Key=self._root + key)
 
@@ -246,11 +248,11 @@ class S3Store:
         pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._root + prefix)
         with self._answering(prefix):
             for page in pages:
-                for one in page.get("Uploads", []):
-                    yield Upload(one["Key"].removeprefix(self._root), one["Initiated"], one["UploadId"])
+                for entry in page.get("Uploads", []):
+                    yield Upload(entry["Key"].removeprefix(self._root), entry["Initiated"], entry["UploadId"])
 
     def abort(self, upload: Upload) -> None:
-        """Give back the parts of a multipart upload."""
+        """Abort a multipart upload, which deletes its parts."""
         with self._answering(upload.key):
             try:
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._root + upload.key, UploadId=upload.id)
@@ -260,7 +262,7 @@ class S3Store:
 
     @contextmanager
     def _answering(self, key: str) -> Iterator[None]:
-        """Turn every way in which a server fails to answer into one error that names the object."""
+        """Turn the library's errors into ours, which name the object."""
         place = self._place(key)
         try:
             yield
@@ -272,13 +274,13 @@ class S3Store:
 
 
 def _summed(moved: Moved) -> Callable[[int], None]:
-    """Return what boto3 tells of each block that went; the parts of a large file go side by side, by several threads."""
+    """Return a callback for boto3, which sends the parts of a large file in several threads."""
     lock, done = Lock(), 0
 
     def add(count: int) -> None:
         nonlocal done
         with lock:
-            # What has to be sent again is taken back by a negative count.
+            # boto3 reports a negative count before it sends bytes again.
             done += count
             moved(done)
 
@@ -287,7 +289,7 @@ def _summed(moved: Moved) -> Callable[[int], None]:
 
 def _info(key: str, facts: dict[str, Any]) -> ObjectInfo:
     storage_class = facts.get("StorageClass", "STANDARD")
-    # A legal hold ends when somebody ends it.
+    # A legal hold has no end date.
     locked = datetime.max.replace(tzinfo=UTC) if facts.get("ObjectLockLegalHoldStatus") == "ON" else None
     return ObjectInfo(
         key, facts["ContentLength"], facts["LastModified"], storage_class, facts.get("Metadata", {}),

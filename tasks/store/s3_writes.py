@@ -1,4 +1,4 @@
-"""Objects as a server takes them: in a class that it has, with the checksums that it demands."""
+"""Writing objects as a server accepts them: in a storage class that it has, with the checksums that it requires."""
 
 from collections.abc import Callable, Sequence
 from threading import Lock
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
-# Sends something with a client, and these further arguments.
+# Sends a request with a client, and these further arguments.
 Send = Callable[["S3Client", dict[str, Any]], T]
 
 
 class Writes:
-    """How a server was found to take objects, in this run: `client` is the one whose checksums it takes.
+    """What is known in this run of how a server accepts objects; `client` sends the checksums that it requires.
 
-    `stricter` make clients that send more of them; `lacking` has the storage classes that it was asked for and does not have.
+    `stricter` create clients that send more checksums; `lacking` are requested storage classes that the server does not have.
     """
 
     def __init__(self, client: "S3Client", stricter: "Sequence[Callable[[], S3Client]]") -> None:
@@ -28,7 +28,7 @@ class Writes:
         self._stricter, self._switching = [*stricter], Lock()
 
     def in_class(self, storage_class: str, send: Send[T]) -> T:
-        """Store something in a class; a server that refuses it and takes it without lacks the class, and is not asked again."""
+        """Store an object in a class; if the server accepts it only without, it lacks the class from now on."""
         extra: dict[str, Any] = {"StorageClass": storage_class}
         if storage_class == DEFAULT_CLASS or storage_class in self.lacking:
             return self._with_checksums(send, {})
@@ -42,7 +42,7 @@ class Writes:
         return stored
 
     def _with_checksums(self, send: Send[T], extra: dict[str, Any]) -> T:
-        """Send something, and again with more checksums where the server refuses it without."""
+        """Send a request; if the server requires more checksums, send it again with them."""
         while True:
             client = self.client
             try:
@@ -52,7 +52,7 @@ class Writes:
                     raise
 
     def _is_stricter(self, than: "S3Client") -> bool:
-        """Say whether there is another client by now, or is one to be made, that sends more checksums."""
+        """Return whether there is another client by now, or can be created, that sends more checksums."""
         with self._switching:
             if self.client is than and self._stricter:
                 self.client = self._stricter.pop(0)()

@@ -1,7 +1,7 @@
-"""The keys that manifests are signed and verified with, as the environment names them.
+"""The keys that manifests are signed and verified with, from environment variables.
 
-BACKUP_SIGNING_KEY is the path of a private key's PEM file, or secret/NAME, a block of Prefect's; BACKUP_VERIFY_KEY the path of a
-PEM file with public keys; BACKUP_SIGNED_FOR the addresses of stores of which the store is a copy, with spaces between.
+BACKUP_SIGNING_KEY is the path of a PEM file with a private key, or secret/NAME, a block in Prefect; BACKUP_VERIFY_KEY is the
+path of a PEM file with public keys; BACKUP_SIGNED_FOR lists the stores of which this store is a copy, separated by spaces.
 """
 
 import os
@@ -21,10 +21,10 @@ SECRET = "secret/"  # noqa: S105
 
 
 def load_trust(store: str, *, unsigned: bool) -> Trust:
-    """Return whose sets of a store are accepted; without BACKUP_VERIFY_KEY everybody's.
+    """Return whose sets of a store are accepted; without BACKUP_VERIFY_KEY all are.
 
     Raises:
-        BadInput: its file has no public keys, or everybody may write it.
+        BadInput: the file has no public keys, or every account may write it.
     """
     named = os.environ.get(VERIFY_KEY, "")
     if not named:
@@ -34,12 +34,12 @@ def load_trust(store: str, *, unsigned: bool) -> Trust:
         raise BadInput(f"{VERIFY_KEY} {named} can be written by every account, which could add its own key; chmod 644 it")
     if unsigned:
         get_run_logger().warning("trust_unsigned: sets without a signature are accepted in this run, whoever wrote them")
-    copied = (one.rstrip("/") for one in os.environ.get(SIGNED_FOR, "").split())
+    copied = (url.rstrip("/") for url in os.environ.get(SIGNED_FOR, "").split())
     return Trust(keys, (store, *copied), unsigned)
 
 
 def load_signer(store: str, trust: Trust) -> Signer | None:
-    """Return what signs the sets of a store; None without BACKUP_SIGNING_KEY.
+    """Return the signer of the sets of a store; None without BACKUP_SIGNING_KEY.
 
     Raises:
         BadInput: there is no such key, others can read it, or its signatures would be refused here.
@@ -53,7 +53,7 @@ def load_signer(store: str, trust: Trust) -> Signer | None:
     own = key_id(signer.public_key)
     if trust.keys and own not in map(key_id, trust.keys):
         raise BadInput(
-            f"{VERIFY_KEY} has no key that fits {SIGNING_KEY}: what is signed here would be refused here; "
+            f"{VERIFY_KEY} has no key that fits {SIGNING_KEY}: sets signed here would be refused here; "
             f"add its public key to the file: openssl pkey -in KEY -pubout"
         )
     return signer
@@ -63,14 +63,14 @@ def _read_secret(reference: str) -> bytes:
     try:
         block = cast("Secret[str]", Secret.load(reference.removeprefix(SECRET)))
     except ValueError:
-        raise BadInput(f"{SIGNING_KEY}: there is no block {reference}; make it in Prefect's UI, or name a file") from None
+        raise BadInput(f"{SIGNING_KEY}: there is no block {reference}; create it in Prefect's UI, or name a file") from None
     return str(block.get()).encode()
 
 
 def _read_private(path: str) -> bytes:
     data = _read(SIGNING_KEY, path)
     facts = Path(path).stat()
-    # As libpq has it with the keys of its clients: root may let a group read what is its own.
+    # As in libpq for client keys: a file of root may be readable by its group.
     others = stat.S_IRWXO | (stat.S_IWGRP | stat.S_IXGRP if facts.st_uid == 0 else stat.S_IRWXG)
     if stat.S_IMODE(facts.st_mode) & others:
         raise BadInput(f"{SIGNING_KEY} {path} can be read by other accounts (mode {stat.S_IMODE(facts.st_mode):04o}); chmod 600 it")
@@ -79,7 +79,7 @@ def _read_private(path: str) -> bytes:
 
 def _read(variable: str, path: str) -> bytes:
     if "-----" in path:
-        # Not the value: it may be the key.
+        # The message must not quote the value: it may be the key.
         raise BadInput(f"{variable} holds a key instead of the path of its file; write it into a file, and name that")
     try:
         return Path(path).read_bytes()

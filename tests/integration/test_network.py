@@ -376,7 +376,7 @@ def test_latest_passes_a_cold_set_over(s3_world: World, s3: LocalS3, two_sets: T
     report = Artifact.get(f"{CONTEXT}-recovery")
     assert report is not None
     passed_over = str(report.data).split("## Sets that were passed over")[1].split("##")[0]
-    assert f"{key} lies in storage class GLACIER" in passed_over
+    assert f"{key} is in storage class GLACIER" in passed_over
     s3_world.assert_recovered(two_sets.before_older)
 
 
@@ -415,7 +415,7 @@ def test_a_server_that_gives_no_reason(front: Front, s3: LocalS3, bucket: str) -
     front.rewrite = lambda status, body: b"" if status >= 400 else body
     store = open_store(StoreAddress(f"s3://no-such-bucket/{bucket.rpartition('/')[2]}", credentials(s3, front.url)))
 
-    with pytest.raises(OperationError, match=r"s3://no-such-bucket/.*/x: .*check bucket, credentials and rights") as error:
+    with pytest.raises(OperationError, match=r"s3://no-such-bucket/.*/x: .*check bucket, credentials and permissions") as error:
         list(store.list("x"))
 
     assert "None" not in str(error.value)

@@ -104,7 +104,7 @@ def test_put_replaces_and_replace_replaces(place: Place) -> None:
 def test_create_never_replaces(place: Place) -> None:
     place.store.create("bc-004/manifest.json", b"first", "STANDARD", {})
 
-    with pytest.raises(AlreadyExists, match=r"bc-004/manifest\.json is in the store already.*left as it is"):
+    with pytest.raises(AlreadyExists, match=r"bc-004/manifest\.json is already in the store.*not overwritten"):
         place.store.create("bc-004/manifest.json", b"second", "STANDARD", {})
 
     assert place.store.read("bc-004/manifest.json") == b"first"
@@ -193,7 +193,7 @@ def test_a_cold_object_is_listed_and_not_read(s3: LocalS3, tmp_path: Path) -> No
     with pytest.raises(ColdObject) as cold:
         place.store.require_readable("bc-004/a b")
 
-    assert f"{s3.url}/cold/bc-004/a b lies in storage class GLACIER" in str(cold.value)
+    assert f"{s3.url}/cold/bc-004/a b is in storage class GLACIER" in str(cold.value)
     assert f"aws s3api restore-object --bucket {s3.bucket} --key 'cold/bc-004/a b'" in str(cold.value)
     client_of(s3).restore_object(Bucket=s3.bucket, Key="cold/bc-004/a b", RestoreRequest={"Days": 1})
     assert place.store.require_readable("bc-004/a b") is not None

@@ -152,7 +152,7 @@ def test_a_thaw_that_never_ends_is_said_so(archived: World, glacier: Glacier, mo
 @pytest.mark.long
 def test_a_store_that_knows_no_thaw(archived: World, glacier: Glacier) -> None:
     glacier.code = 501
-    with pytest.raises(OperationError, match="is cold, and this store knows no thaw"):
+    with pytest.raises(OperationError, match="is cold, and this store does not support thawing"):
         archived.run(reattach_partition, "backup_restorer", year="2022")
     assert "2022" not in leaves(archived)
 
