@@ -1,6 +1,6 @@
-"""Integrity checks of a database: those of the context's file, and those made from the catalog.
+"""Integrity checks of a database: those of the context's file, and those generated from the catalog.
 
-Everything is read in one READ ONLY transaction under one snapshot; a check that takes too long or fails is a finding itself.
+All of them run in one READ ONLY transaction under one snapshot; a check that fails or exceeds its time is a finding itself.
 """
 
 import time
@@ -36,29 +36,29 @@ SAMPLE_ROWS = 5
 @step(repeatable=True)
 def run_checks(
     server: Server, database: str, run: Run, context: Context, files: dict[str, str], timeout_seconds: float, instant: datetime,
-    loader: Server | None = None, without_loader: str = "no login for the code of the tables' owner was looked for",
+    loader: Server | None = None, without_loader: str = "no login was chosen for code of the tables' owner",
     unfit: Mapping[str, str] | None = None,
 ) -> list[Finding]:  # fmt: skip
-    """Run the checks of the context's file and of the catalogue, each limited in time, as of an instant.
+    """Run the checks of the context's file and those from the catalog, each limited in time, as of an instant.
 
-    Those that are `unfit` are not run: why, by name. What may call code of the tables' owner runs as `loader`: the file's checks,
-    those of views and of partitions. What it may not read, and all where there is none (`without_loader` says why), the server's
-    own login reads where PostgreSQL says that the query calls nothing but its own functions.
+    Checks that may call code of the tables' owner run as `loader`: those of the file, of views and of partitions. If there is no
+    loader (`without_loader` says why), or it lacks a privilege, the server's own login runs them, provided that they call only
+    functions of PostgreSQL itself. `unfit` has the names of checks that are not run, with the reasons.
 
     Raises:
-        BadInput: the file is wrong, or the database cannot be reached.
+        BadInput: the file is not valid, or the database cannot be reached.
     """
     own = parse_checks(files.get(CHECKS_FILE, ""), f"{context.name}/{CHECKS_FILE}")
     settings = sql.session.check_settings(context.timestamps, timeout_seconds)
     with connect(server, database, run.title) as connection, one_snapshot(connection), ExitStack() as stack:
         missing = missing_relations(connection, context)
-        there = Check("tables and views are there", Severity.ERROR, "", "A table or view of the context is missing.")
+        existence = Check("tables and views are there", Severity.ERROR, "", "A table or view of the context is missing.")
         present = without_missing(context, missing)
         members = catalog.read_members(connection, present)
         path = read_source_path(connection, context.namespace)
         readers = Readers(server, database, run.title, settings, path, connection, loader, without_loader, stack, unfit or {})
         connection.execute(settings)
-        findings = [judge(there, len(missing), missing[:SAMPLE_ROWS]), *(readers.run(check, path) for check in own)]
+        findings = [judge(existence, len(missing), missing[:SAMPLE_ROWS]), *(readers.run(check, path) for check in own)]
         for subject, make in _catalogue_checks(connection, present, members, instant).items():
             findings += _run_made(readers, subject, make)
     get_run_logger().info("%d checks: %s", len(findings), summary(findings))
@@ -67,7 +67,7 @@ def run_checks(
 
 @dataclass
 class Readers:
-    """The sessions of a run of checks, under one snapshot: of the server's own login, and of the one that runs owners' code."""
+    """The sessions of a run of checks, under one snapshot: the server's own login, and the loader, which may run owners' code."""
 
     server: Server
     database: str
@@ -83,7 +83,7 @@ class Readers:
 
     @cached_property
     def owners(self) -> Connection | None:
-        """The session in which the owners' code may run."""
+        """The session that may run code of owners, or None."""
         if self.loader is None or self.loader == self.server:
             return self.own if self.loader else None
         snapshot = self.own.execute(sql.snapshot.EXPORT_SNAPSHOT).fetchall()[0][0]
@@ -95,11 +95,11 @@ class Readers:
 
     @cached_property
     def _aside(self) -> Connection:
-        """A session that may write, and whose transactions are rolled back: a temporary view shows what a query calls."""
+        """A session for a temporary view that shows what a query calls; its transactions are rolled back."""
         return self.stack.enter_context(connect(self.server, self.database, self.title))
 
     def run(self, check: Check, path: str | None = None) -> Finding:
-        """Run a check that may call code of the tables' owner, as far as some login may; one of the file's with its path."""
+        """Run a check that may call code of the tables' owner, by a login that may; one of the file with its `path`."""
         if absent := _absent(self.own, check, path):
             return absent
         reason = self.without_loader
@@ -112,17 +112,17 @@ class Readers:
                 if self.owners is self.own:
                     return _broken(check, message_of(error))
                 reason = message_of(error)
-        said, code, unread = self._look(check)
-        if said:
-            return _broken(check, said)
+        problem, code, unreadable = self._inspect(check)
+        if problem:
+            return _broken(check, problem)
         if not code:
             return _run(self.own, check, path)
-        if unread and self.loader:
-            reason = f'GRANT SELECT ON {", ".join(unread)} TO "{self.loader.user}"'
+        if unreadable and self.loader:
+            reason = f'GRANT SELECT ON {", ".join(unreadable)} TO "{self.loader.user}"'
         return _broken(check, f"not run: it calls {', '.join(code[:3])}, code of an owner; {reason}")
 
-    def _look(self, check: Check) -> tuple[str, list[str], list[str]]:
-        """Return what is wrong with a check, what it calls besides PostgreSQL's own, and what the loading login may not read."""
+    def _inspect(self, check: Check) -> tuple[str, list[str], list[str]]:
+        """Return the error of a query, the functions other than PostgreSQL's that it calls, and what `loader` may not read."""
         login = self.loader.user if self.loader else self.own.info.user
         connection = self._aside
         with connection.transaction(force_rollback=True):
@@ -139,7 +139,7 @@ class Readers:
             return "", code, [name for name, may_read in read if not may_read]
 
     def _calls_code(self, connection: Connection, name: str) -> bool:
-        """Ask once for each relation: several checks read the same ones."""
+        """Return whether reading a relation runs code; ask once, because several checks read it."""
         if name not in self.asked:
             self.asked[name] = calls_code(connection, name)
         return self.asked[name]
@@ -149,13 +149,13 @@ def _broken(check: Check, note: str, seconds: float = 0.0) -> Finding:
     return Finding(check.name, check.severity, Verdict.BROKEN, note=note, seconds=seconds)
 
 
-# Made from the catalogue alone, or of operators that only a superuser can have made: they call no code of an owner.
+# Generated from the catalog alone, or with operators that only a superuser can create: they call no code of an owner.
 WITHOUT_CODE = frozenset({"objects"})
 OTHERS_KEYS = "foreign keys of other contexts"
 
 
 def _run_made(readers: Readers, subject: str, make: Callable[[], Iterable[Check]]) -> list[Finding]:
-    """Ask the catalogue for checks and run them; that it cannot be asked, because a view is locked, say, is a finding."""
+    """Generate checks from the catalog and run them; an error, for example because a view is locked, is a finding."""
     connection = readers.own
     try:
         with connection.transaction():
@@ -169,36 +169,36 @@ def _run_made(readers: Readers, subject: str, make: Callable[[], Iterable[Check]
 
 
 def one_snapshot(connection: Connection) -> AbstractContextManager[object]:
-    """Begin a transaction that reads one snapshot and writes nothing."""
+    """Begin a READ ONLY transaction with one snapshot."""
     connection.isolation_level = IsolationLevel.REPEATABLE_READ
     connection.read_only = True
     return connection.transaction()
 
 
 def missing_relations(connection: Connection, context: Context) -> list[str]:
-    """Return the tables and views of a context that are not there."""
+    """Return the tables and views of a context that do not exist."""
     asked = {"schema": context.namespace, "names": [*context.tables, *context.views]}
     return [row[0] for row in connection.execute(sql.catalog.MISSING_RELATIONS, asked)]
 
 
 def without_missing(context: Context, missing: Iterable[str]) -> Context:
-    """Return the context as far as it is there, so that the rest of it is checked too."""
+    """Return the context without missing relations, so that the others are checked."""
     gone = set(missing)
     present = {kind: [name for name in getattr(context, kind) if name not in gone] for kind in ("tables", "views")}
     return context.model_copy(update=present)
 
 
 def _absent(connection: Connection, check: Check, path: str | None) -> Finding | None:
-    """Return why a check is not run: a relation of another context that it needs is not here."""
+    """Return a finding if a relation of another context that a check needs is missing; it is not run then."""
     absent = [relation for relation in check.needs if not catalog.is_there(connection, relation, path)]
     note = f"{absent[0]} of another context is not here" if absent else ""
     return Finding(check.name, check.severity, Verdict.NOT_RUN, note=note) if absent else None
 
 
 def _run(connection: Connection, check: Check, path: str | None = None, *, raises_denied: bool = False) -> Finding:
-    """Run a check; one that people wrote under the path of the source, if it does not name everything with its schema.
+    """Run a check; one of the file under the source's search path, because its names may lack schemas.
 
-    That it may not read something is a finding too, or raised.
+    A missing privilege is a finding too, or raised if `raises_denied`.
     """
     started = time.monotonic()
     try:
@@ -214,7 +214,7 @@ def _run(connection: Connection, check: Check, path: str | None = None, *, raise
 def _catalogue_checks(
     connection: Connection, context: Context, members: Members, instant: datetime
 ) -> dict[str, Callable[[], Iterable[Check]]]:
-    """Return what makes the checks of each subject."""
+    """Return by subject a function that generates its checks."""
     return {
         "foreign keys": lambda: _key_checks(connection, members),
         OTHERS_KEYS: lambda: _others_key_checks(connection, members),
@@ -228,12 +228,12 @@ def _catalogue_checks(
 
 def _key_checks(connection: Connection, members: Members) -> Iterator[Check]:
     for _, table, key, query in connection.execute(sql.foreign_keys.FOREIGN_KEY_ORPHANS, {"oids": members.oids}).fetchall():
-        yield Check(key_check_name(table, key), Severity.ERROR, query, "A row refers to a row that is not there.")
+        yield Check(key_check_name(table, key), Severity.ERROR, query, "A row refers to a row that does not exist.")
 
 
 def _others_key_checks(connection: Connection, members: Members) -> Iterator[Check]:
-    """Yield the checks of others' rows that refer to ours; a key that was never proven may have had orphans before."""
-    asked, about = {"oids": members.oids}, "A row of another context refers to a row of this one that is not there."
+    """Yield the checks of foreign keys of other contexts; a NOT VALID key may have had orphans before."""
+    asked, about = {"oids": members.oids}, "A row of another context refers to a row of this one that does not exist."
     for table, key, is_proven, query in connection.execute(sql.foreign_keys.INBOUND_KEY_ORPHANS, asked).fetchall():
         severity = Severity.ERROR if is_proven else Severity.WARNING
         yield Check(f"key {table}.{key} of another context", severity, query, about)
@@ -242,11 +242,23 @@ def _others_key_checks(connection: Connection, members: Members) -> Iterator[Che
 def _object_checks(connection: Connection, context: Context, members: Members) -> Iterator[Check]:
     views = [row[0] for row in connection.execute(sql.views.VIEW_OIDS, {"schema": context.namespace, "views": context.views})]
     for name, severity, query, relations, about in (
-        ("triggers enabled", Severity.ERROR, sql.checks.TRIGGERS_OFF, members.oids, "A trigger, or a foreign key, does not act."),
-        ("indexes valid", Severity.ERROR, sql.checks.INDEXES_INVALID, members.oids, "An index is not used; REINDEX or drop it."),
-        ("constraints enforced", Severity.ERROR, sql.checks.CONSTRAINTS_OFF, members.oids, "A constraint lets every row pass."),
-        ("constraints proven", Severity.WARNING, sql.checks.CONSTRAINTS_UNPROVEN, members.oids, "Not every row was checked."),
-        ("views populated", Severity.ERROR, sql.checks.VIEWS_EMPTY, views, "A materialized view was never computed; refresh it."),
+        (
+            "triggers enabled",
+            Severity.ERROR,
+            sql.checks.TRIGGERS_OFF,
+            members.oids,
+            "A trigger, or that of a foreign key, is disabled.",
+        ),
+        ("indexes valid", Severity.ERROR, sql.checks.INDEXES_INVALID, members.oids, "An index is INVALID; REINDEX or drop it."),
+        ("constraints enforced", Severity.ERROR, sql.checks.CONSTRAINTS_OFF, members.oids, "A constraint is NOT ENFORCED."),
+        (
+            "constraints proven",
+            Severity.WARNING,
+            sql.checks.CONSTRAINTS_UNPROVEN,
+            members.oids,
+            "A constraint is NOT VALID: old rows are unchecked.",
+        ),
+        ("views populated", Severity.ERROR, sql.checks.VIEWS_EMPTY, views, "A materialized view is not populated; refresh it."),
     ):
         yield Check(name, severity, sql.checks.about(query, relations), about)
 
@@ -255,11 +267,11 @@ def _view_checks(connection: Connection, context: Context) -> Iterator[Check]:
     for view, query in connection.execute(
         sql.views.STALE_VIEW_ROWS, {"schema": context.namespace, "views": context.views}
     ).fetchall():
-        yield Check(f"view {view} is current", Severity.WARNING, query, "Rows that a refresh of the view would change.")
+        yield Check(f"view {view} is current", Severity.WARNING, query, "A refresh of the view would change these rows.")
 
 
 def key_check_name(table: str, key: str) -> str:
-    """Return what the check of a foreign key is called."""
+    """Return the name of the check of a foreign key."""
     return f"key {table}.{key}"
 
 
@@ -270,21 +282,21 @@ def _partition_checks(connection: Connection, context: Context, rule: PartitionR
         (Severity.ERROR, f"next {AHEAD.days} days", [instant, instant + AHEAD]),
         (Severity.WARNING, f"next {rule.period}", [instant + PERIOD[rule.period]]),
     ):
-        values = [spell_instant(rule, one, context.zone) for one in instants]
+        values = [spell_instant(rule, value, context.zone) for value in instants]
         query = sql.checks.values_without_leaf(rule.column, leaves, values, instants=rule.values is None)
-        about = f"No partition of {rule.table} takes rows of that instant; create it before it comes."
+        about = f"{rule.table} has no partition for rows of that time; create it before then."
         yield Check(f"partitions of {rule.table} for the {until}", severity, query.as_string(connection), about)
 
 
 def calls_code(connection: Connection, name: str) -> bool:
-    """Say whether to query a relation, named as SQL does, would run code of its owner."""
+    """Return whether a query of a relation, named as in SQL, would run code of its owner."""
     return bool(connection.execute(sql.logins.CODE_WHEN_PLANNED, {"name": name}).fetchall()[0][0])
 
 
 def offending(connection: Connection, query: str, path: str | None = None) -> tuple[int, list[str]]:
-    """Return how many rows a query finds, and the first few of them as text; what people wrote may need the source's path."""
+    """Return the number of rows of a query, and the first few as text; `path` is the search path of a check of the file."""
     statement = sql.checks.offending_rows(query, SAMPLE_ROWS)
-    # Prepared, because PostgreSQL then takes one statement only: nothing can end the transaction.
+    # Prepared, because PostgreSQL then accepts one statement only: the text cannot end the transaction.
     if path is None:
         cursor = connection.execute(statement, prepare=True)
     else:

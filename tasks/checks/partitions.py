@@ -1,7 +1,7 @@
-"""Partitions whose period is over, compared with the newest good set, as far as `comparison_seconds` allow.
+"""Partitions whose period is over, compared with the newest good set, for up to `comparison_seconds`.
 
-They are read whole, as a backup reads them, one after the other under one snapshot. Rows of the set are fetched only of a
-partition that differs, to say which rows these are.
+They are read whole, as a backup reads them, one after the other under one snapshot. Rows of the set are downloaded only for a
+partition that differs, to find out which rows do.
 """
 
 import time
@@ -40,17 +40,17 @@ from tasks.sets.records import read_records
 from tasks.sets.stage import stage_relations
 from tasks.store.address import StoreAddress
 
-# What others have locked is not waited for.
+# How long to wait for a lock.
 LOCK_SECONDS = 1.0
 SHORTEST_SECONDS = 0.01
-# 32 bytes of memory each; of more rows is said only how many they are.
+# 32 bytes of memory each; if there are more, only their numbers are compared.
 MOST_ROWS = 20_000_000
 PAST_SECONDS = (TimeoutError, psycopg.errors.QueryCanceled)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A partition that is over, and its leaf partitions, each with what the set has of it; or why it cannot be compared."""
+    """A past partition, with its leaf partitions and their relations in the set; `why` it cannot be compared."""
 
     partition: Partition
     is_frozen: bool
@@ -60,7 +60,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Comparing:
-    """What a run compares with, the newest good set and those before it, and until when, by the monotonic clock."""
+    """The session and the sets of a comparison, the newest good set first; `deadline` is of the monotonic clock."""
 
     connection: Connection
     database: str
@@ -79,7 +79,7 @@ class Comparing:
 
     @property
     def over(self) -> str:
-        """Why something was not compared when the time is up."""
+        """Why a partition is not compared when the time is up."""
         return f"the {self.seconds} s of `comparison_seconds` were over"
 
     @property
@@ -88,7 +88,7 @@ class Comparing:
         return time.monotonic() >= self.deadline
 
     def reading(self, relation: Relation) -> StreamJob:
-        """Return how a relation is read, and limit how long the next statement may take."""
+        """Return the job that reads a relation, and limit the time of the next statement."""
         left = max(self.deadline - time.monotonic(), SHORTEST_SECONDS)
         self.connection.execute(sql.session.limit_statements(left))
         return reading_job(self.database, self.run, relation, self.manifest.database.encoding)
@@ -100,7 +100,7 @@ def compare_past_partitions(
 ) -> tuple[list[Finding], Rotation]:  # fmt: skip
     """Compare partitions whose period is over with the newest good set, those tried longest ago first.
 
-    Returns a finding, none if the context has no partitions, and when each was tried and compared, for the record of the check.
+    Returns a finding, or none if the context has no partitions, and the rotation for the record of the check.
     """
     rotation = Rotation()
     if not context.partitions:
@@ -109,7 +109,7 @@ def compare_past_partitions(
         for record in read_records(store, context.name, CheckRecord, lambda keys: keys[:1]):
             rotation = record.partitions
         if not (sets := good_sets(store, context.name)):
-            note = f"no good backup set of it in {store.url}"
+            note = f"no good backup set of the context in {store.url}"
             return [Finding(PARTITIONS, Severity.ERROR, Verdict.NOT_RUN, note=note)], rotation
         _, cleaned = departed_sets(store, context.name)
         with seeing(server, database, run.title, None, []) as connection:
@@ -143,17 +143,17 @@ def _subjects(
 
 
 def _why_not(partition: Partition, leaves: Sequence[Member], known: Mapping[str, Relation], set_id: str) -> str:
-    """Return why a partition cannot be compared with a set; nothing if it can."""
+    """Return why a partition cannot be compared with a set, or nothing."""
     if partition.detach_pending:
         return "a DETACH … CONCURRENTLY is unfinished, finish it: ALTER TABLE … DETACH PARTITION … FINALIZE"
     for leaf in leaves:
         if (relation := known.get(leaf.qualified)) is None:
-            return f"{set_id} has not all of it"
+            return f"{set_id} lacks a part of it"
         types = dict(zip(leaf.columns, leaf.types, strict=True))
         if relation.types and any(types.get(name) != kind for name, kind in zip(relation.columns, relation.types, strict=True)):
             return f"it has other columns than in {set_id}"
         if not {*relation.columns} <= {*leaf.columns}:
-            return f"it has not all the columns that it has in {set_id}"
+            return f"it lacks columns that it has in {set_id}"
     return ""
 
 
@@ -196,8 +196,8 @@ def _compare(comparing: Comparing, subject: Subject, finding: PartitionFinding) 
             if (then.rows, then.hex) == (now.rows, now.hex):
                 return _compare_sets(comparing, subject, finding, now)
             if max(then.rows, now.rows) > MOST_ROWS:
-                return replace(finding, why=f"they are more than {MOST_ROWS:,}")
-            return replace(finding, differences=_tell_apart(comparing, subject.leaves))
+                return replace(finding, why=f"there are more than {MOST_ROWS:,} rows")
+            return replace(finding, differences=_differences_of_rows(comparing, subject.leaves))
     except PAST_SECONDS:
         return replace(finding, why=comparing.over)
     except (OperationError, psycopg.Error, zstandard.ZstdError) as error:
@@ -211,9 +211,9 @@ def _digest_of(relation: Relation) -> RowDigest:
 
 
 def _compare_sets(comparing: Comparing, subject: Subject, finding: PartitionFinding, now: RowDigest) -> PartitionFinding:
-    """Compare the newest good set, with which a partition agrees, with the one with which it agreed the last time.
+    """Compare the newest good set, which a partition equals, with the set that it equaled at the last check.
 
-    A change that a backup took along between two checks is not to go unnoticed; of the rows only number and digest are compared.
+    This finds a change that was backed up between two checks. Only number and digest of the rows are compared.
     """
     agreed = comparing.rotation.agreed.get(finding.name)
     earlier = next((manifest for manifest in comparing.sets[1:] if manifest.id == agreed), None)
@@ -225,17 +225,17 @@ def _compare_sets(comparing: Comparing, subject: Subject, finding: PartitionFind
         then.include(_digest_of(was))
     if earlier is None or (then.rows, then.hex) == (now.rows, now.hex):
         return finding
-    why = f"{comparing.manifest.id} has them as they are now, {earlier.id}, with which it was equal before, has not"
+    why = f"{comparing.manifest.id} has the rows as they are now, but {earlier.id}, which was equal before, has not"
     cleaned = _cleaned(comparing, subject, earlier)
     changed = replace(finding, rows=(then.rows, now.rows), cleaned=cleaned, why=why)
     return changed if changed.is_grave else finding
 
 
-def _tell_apart(comparing: Comparing, leaves: Sequence[tuple[Member, Relation]]) -> RowDifferences:
-    """Count rows by key that the set has alone, that differ, and that the database has alone.
+def _differences_of_rows(comparing: Comparing, leaves: Sequence[tuple[Member, Relation]]) -> RowDifferences:
+    """Count rows by key: only in the set, different, and only in the database.
 
     Raises:
-        TimeoutError, psycopg.errors.QueryCanceled: the time was over.
+        TimeoutError, psycopg.errors.QueryCanceled: the time is up.
         OperationError, zstandard.ZstdError: the rows of the set cannot be read.
     """
     connection, then, now = comparing.connection, RowBag(), RowBag()
@@ -244,7 +244,7 @@ def _tell_apart(comparing: Comparing, leaves: Sequence[tuple[Member, Relation]])
     relations = [relation for _, relation in leaves]
     with stage_relations(comparing.store, comparing.run, comparing.manifest, relations) as staged:
         for leaf, relation in leaves:
-            # A key column that the set lacks: then its rows have no key either.
+            # If the set lacks a column of the key, its rows have no key.
             is_known = {*keys[leaf.oid]} <= {*relation.columns}
             key = [relation.columns.index(name) for name in keys[leaf.oid]] if is_known else []
             for rows in (batch for source in staged.sources(relation) for batch in source.batches()):

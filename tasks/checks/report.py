@@ -23,17 +23,21 @@ def frame(findings: Iterable[Finding]) -> "pd.DataFrame":
     import pandas as pd
 
     order = list(Verdict)
-    worst_first = sorted(findings, key=lambda one: (not one.fails, -order.index(one.verdict)))
+    worst_first = sorted(findings, key=lambda finding: (not finding.fails, -order.index(finding.verdict)))
     return pd.DataFrame(
         [
             {
-                "check": one.check, "severity": str(one.severity), "offending rows": one.offending,
-                "sample keys": "; ".join(one.sample), "verdict": str(one.verdict), "note": one.note,
-                "seconds": round(one.seconds, 2),
+                "check": finding.check,
+                "severity": str(finding.severity),
+                "offending rows": finding.offending,
+                "sample keys": "; ".join(finding.sample),
+                "verdict": str(finding.verdict),
+                "note": finding.note,
+                "seconds": round(finding.seconds, 2),
             }
-            for one in worst_first
+            for finding in worst_first
         ]
-    )  # fmt: skip
+    )
 
 
 @step
@@ -47,24 +51,25 @@ def publish_checks(site: Site, run: Run, findings: list[Finding], partitions: Ro
     """
     verdict, key = checks_verdict(site.database, findings), f"{run.context}-integrity"
     publish(key, verdict, checks_report(verdict, findings), _rows(frame(findings)), "checks")
-    record = CheckRecord(
-        instant=run.started, run=run.id, verdict=verdict, results=results_of(findings), partitions=partitions
-    )  # fmt: skip
+    results = results_of(findings)
+    record = CheckRecord(instant=run.started, run=run.id, verdict=verdict, results=results, partitions=partitions)
     _record(site, run, record)
     if failed := failures(findings):
-        named = "; ".join(
-            f"{one.check}: {one.note if one.verdict is Verdict.BROKEN else f'{one.offending:,} offending'}" for one in failed
-        )
-        raise OperationError(f"{verdict}; {named}; the samples are in artifact {key}")
+        raise OperationError(f"{verdict}; {'; '.join(map(_in_short, failed))}; the samples are in artifact {key}")
     return verdict
 
 
+def _in_short(finding: Finding) -> str:
+    reason = finding.note if finding.verdict is Verdict.BROKEN else f"{finding.offending:,} offending"
+    return f"{finding.check}: {reason}"
+
+
 def _record(site: Site, run: Run, record: CheckRecord) -> None:
-    """Keep the record of an integrity check; that it fails is told, and costs no verdict: the store has a watch of its own."""
+    """Keep the record of an integrity check; a failure is only logged, because the store has a watch of its own."""
     try:
         keep_record(site.store, run.context, record)
     except OperationError as error:
-        get_run_logger().warning("the outcome could not be recorded in the store: %s", error)
+        get_run_logger().warning("the result could not be recorded in the store: %s", error)
 
 
 def _rows(table: "pd.DataFrame") -> list[dict[str, Any]]:

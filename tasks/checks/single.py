@@ -1,4 +1,4 @@
-"""One check of a context's file by itself."""
+"""A single check of a context's file."""
 
 from contextlib import ExitStack
 
@@ -14,10 +14,10 @@ from tasks.run.site import Site
 
 
 def run_check(site: Site, run: Run, name: str, timeout_seconds: float) -> Finding:
-    """Run one check of the context's file, as all of them are run.
+    """Run a check of the context's file in the same way as all of them.
 
     Raises:
-        BadInput: there is no such check; or the file is wrong, or the database cannot be reached.
+        BadInput: there is no such check, the file is not valid, or the database cannot be reached.
     """
     own = {check.name: check for check in parse_checks(site.files.get(CHECKS_FILE, ""), f"{run.context}/{CHECKS_FILE}")}
     if name not in own:

@@ -1,4 +1,4 @@
-"""The newest backup as a witness: what it has and the database has no longer."""
+"""The database compared with the newest backup: lost and changed objects, lost rows."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -30,8 +30,8 @@ from tasks.sets.listing import list_sets
 from tasks.sets.manifest import find_lack, name_of
 from tasks.store.address import StoreAddress
 
-NOT_SEEN = "not looked at: it is another context's, had rows then, and no login here may read it, or it is locked"
-NOT_COUNTED = "not counted: that would run code of its owner, and there is no login for that; see `integrity checks`"
+NOT_SEEN = "not checked: a table of another context that had rows; no login here may read it, or it is locked"
+NOT_COUNTED = "not counted: that would run code of its owner, and there is no login for such code; see `integrity checks`"
 
 
 @step
@@ -39,14 +39,15 @@ def compare_with_newest_backup(
     server: Server, database: str, run: Run, context: Context, store: StoreAddress, timeout_seconds: float,
     loader: Server | None = None,
 ) -> list[Finding]:  # fmt: skip
-    """Find out what the newest backup has and the database has no longer, or not as it was: objects, and rows that are missed."""
+    """Compare the database with the newest backup: lost and changed objects, and lost rows."""
     try:
-        # Not a suspect one: what it lost is what is looked for.
+        # Not a suspect one: its lost rows would not be found.
         manifest = newest_trusted(store, context.name)
-        if manifest is None and not any(RULES[one.name.kind].may_be_latest for one in list_sets(store, context.name).sets):
-            return [Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=f"no backup of it in {store.url}") for name in WITNESSES]
+        if manifest is None and not any(RULES[entry.name.kind].may_be_latest for entry in list_sets(store, context.name).sets):
+            note = f"no backup set of the context in {store.url}"
+            return [Finding(name, Severity.ERROR, Verdict.NOT_RUN, note=note) for name in WITNESSES]
         if manifest is None:
-            raise DamagedSet(f"every backup set of it in {store.url} is damaged or suspect; see list_backups")
+            raise DamagedSet(f"every backup set of the context in {store.url} is damaged or suspect; see list_backups")
         archives, cleaned = departed_sets(store, context.name)
         gone = archived_since(manifest, archives), cleaned_since(manifest, cleaned)
         lost, (missed, fewer), changed, unknown = _losses(server, loader, database, run, context, manifest, timeout_seconds, *gone)
@@ -55,9 +56,9 @@ def compare_with_newest_backup(
     except (OperationError, psycopg.Error) as error:
         note = message_of(error) if isinstance(error, psycopg.Error) else str(error)
         return [Finding(name, Severity.ERROR, Verdict.BROKEN, note=note) for name in WITNESSES]
-    about = f"{manifest.id} has it; if it went on purpose, take a backup now."
+    about = f"It is in {manifest.id}; if it was removed on purpose, take a backup now."
     objects = judge(Check(WITNESSES[0], Severity.ERROR, "", about), len(lost), lost[:SAMPLE_ROWS])
-    # What is below the threshold may be an application's own work.
+    # Losses below the threshold may be the application's own work.
     severity, offending = (Severity.ERROR, missed) if missed else (Severity.WARNING, fewer)
     rows = judge(Check(WITNESSES[1], severity, "", about), len(offending), offending[:SAMPLE_ROWS])
     if lack:
@@ -69,60 +70,62 @@ def compare_with_newest_backup(
 
 
 def _judge_changed(manifest: Manifest, changed: Sequence[Difference] | None) -> Finding:
-    """Return what is said of objects that are not what they were: a warning if none of it is grave."""
-    name, about = WITNESSES[2], f"{manifest.id} has it otherwise; if it was changed on purpose, take a backup now."
+    """Return the finding on changed objects: a warning if no difference is grave."""
+    name, about = WITNESSES[2], f"It is different in {manifest.id}; if it was changed on purpose, take a backup now."
     if changed is None:
         note = f"not compared: {manifest.id} is of PostgreSQL {manifest.versions.server_major}; take a backup now"
         return Finding(name, Severity.WARNING, Verdict.NOT_RUN, note=note)
-    ordered = sorted(changed, key=lambda one: not is_grave(one))
+    ordered = sorted(changed, key=lambda difference: not is_grave(difference))
     severity = Severity.ERROR if any(map(is_grave, changed)) else Severity.WARNING
-    return judge(Check(name, severity, "", about), len(changed), [in_short(one) for one in ordered[:SAMPLE_ROWS]])
+    return judge(Check(name, severity, "", about), len(changed), [*map(in_short, ordered[:SAMPLE_ROWS])])
 
 
 def _losses(
     server: Server, loader: Server | None, database: str, run: Run, context: Context, manifest: Manifest, timeout_seconds: float,
     archived: Collection[str], cleaned: Mapping[str, int],
 ) -> tuple[list[str], tuple[list[str], list[str]], list[Difference] | None, dict[str, str]]:  # fmt: skip
-    """Return the objects that are there no longer, relations that lost rows, changed objects, and what nobody may count, and why.
+    """Return lost objects, relations that lost rows, changed objects, and relations that could not be counted, with the reason.
 
-    Changed objects are None if the set is of another major version.
-
-    Partitions that were archived and rows that were cleaned up are not lost.
+    Changed objects are None if the set is of another major version. Archived partitions and cleaned-up rows are not lost.
     """
     with connect(server, database, run.title) as connection, one_snapshot(connection):
         connection.execute(sql.session.limit_statements(timeout_seconds))
         members = catalog.read_members(connection, without_missing(context, missing_relations(connection, context)))
         neighbours = Neighbours(server, database, run.title)
         lost, changed, unseen = _compare_objects(connection, members, manifest, {*archived}, neighbours)
-        places = {one.qualified: sql.names.quoted_name(one.schema, one.name) for one in members.holding_rows}
-        # To count these runs code of their owner, which is for the login that loads.
-        calling = [one for one in members.holding_rows if calls_code(connection, places[one.qualified])]
-        counted = _counted(connection, [one for one in members.holding_rows if one not in calling])
+        # Counting their rows runs code of their owner, so the loader counts these.
+        calling = [
+            relation
+            for relation in members.holding_rows
+            if calls_code(connection, sql.names.quoted_name(relation.schema, relation.name))
+        ]
+        counted = _counted(connection, [relation for relation in members.holding_rows if relation not in calling])
     if calling and loader:
         with connect(loader, database, run.title) as connection, one_snapshot(connection):
             connection.execute(sql.session.limit_statements(timeout_seconds))
             counted |= _counted(connection, calling)
-    unknown = ({} if loader else {one.qualified: NOT_COUNTED for one in calling}) | dict.fromkeys(unseen, NOT_SEEN)
+    unknown = ({} if loader else {relation.qualified: NOT_COUNTED for relation in calling}) | dict.fromkeys(unseen, NOT_SEEN)
     return lost, _lost_rows(manifest, counted, unknown, cleaned, context.max_row_loss), changed, unknown
 
 
 def _compare_objects(
     connection: Connection, members: Members, manifest: Manifest, archived: set[str], neighbours: Neighbours
 ) -> tuple[list[str], list[Difference] | None, list[str]]:
-    """Return what a set has and the database no longer: objects, columns, keys; what is not as it was, or new.
+    """Return the lost objects and columns, the changed and new objects, and tables of others that could not be checked.
 
-    And tables of others that could not be looked at.
+    Changed objects are None if the set is of another major version.
     """
     gone = archived - {relation.qualified for relation in members.relations}
     expected = [item for item in manifest.inventory if table_of(item) not in gone]
     inventory = with_moved_sequences(expected, catalog.read_inventory(connection, members, manifest.inventory))
-    # Nothing may be read again here, as that writes: views and functions that are spelled otherwise are told.
+    # Texts are not parsed again here, as that writes: views and functions with another spelling are reported.
     expecting = manifest.model_copy(update={"inventory": expected})
     compared = Comparison(connection, expecting, members, inventory, neighbours=neighbours)
     differences = compared.differences
-    lost = [named(one.item) for one in differences if one.now is None]
-    meant = came_with_time(differences, expected)
-    changed = [one for one in differences if one.now is not None and one.item.identity not in meant]
+    lost = [named(difference.item) for difference in differences if difference.now is None]
+    regular = came_with_time(differences, expected)
+    remaining = (difference for difference in differences if difference.now is not None)
+    changed = [difference for difference in remaining if difference.item.identity not in regular]
     columns = {relation.qualified: set(relation.columns) for relation in members.relations}
     lost += [
         f"column {name} of {relation.qualified}"
@@ -136,7 +139,7 @@ def _compare_objects(
 def _lost_rows(
     manifest: Manifest, counted: Mapping[str, int], unknown: Collection[str], cleaned: Mapping[str, int], threshold: float
 ) -> tuple[list[str], list[str]]:
-    """Return the relations that lost more rows than the threshold, and those that lost any; partitions by hash count together."""
+    """Return the relations that lost more rows than the threshold, and all that lost rows; hash partitions count together."""
     tables, before, now = tables_by_hash(manifest), Counter[str](), Counter[str]()
     for relation in manifest.relations:
         if relation.qualified in counted and relation.qualified not in unknown:
@@ -147,4 +150,7 @@ def _lost_rows(
 
 
 def _counted(connection: Connection, relations: Iterable[Member]) -> dict[str, int]:
-    return {one.qualified: connection.execute(sql.rows.count_rows(one.schema, one.name)).fetchall()[0][0] for one in relations}
+    return {
+        relation.qualified: connection.execute(sql.rows.count_rows(relation.schema, relation.name)).fetchall()[0][0]
+        for relation in relations
+    }

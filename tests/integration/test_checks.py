@@ -431,7 +431,7 @@ def test_hidden_rows_are_no_rows_that_are_well(copy: World) -> None:
 
 
 def test_a_wrong_file_is_named(healthy: World) -> None:
-    with pytest.raises(BadInput, match=r"^bc-004/checks.sql: check a says no severity"):
+    with pytest.raises(BadInput, match=r"^bc-004/checks.sql: check a has no valid severity"):
         checks_of(healthy, "-- check: a\nSELECT 1")
 
 
@@ -493,11 +493,11 @@ def test_others_rows_that_may_not_be_looked_at_are_not_said_to_be_well(copy: Wor
     execute(copy, *ORPHANED)
     found = {one.check: one for one in check(with_reviews, user=narrow)}
     assert found[REVIEWS].verdict is Verdict.NOT_RUN and not found[REVIEWS].fails
-    assert found[REVIEWS].note == "not looked at: permission denied for schema bc005"
+    assert found[REVIEWS].note == "not checked: permission denied for schema bc005"
     execute(copy, "DELETE FROM bc005.reviews")
     found = {one.check: one for one in check(with_reviews, user=narrow)}
     assert found["rows of bc005.reviews"].verdict is Verdict.NOT_RUN
-    assert found["rows of bc005.reviews"].note.startswith("not looked at: ")
+    assert found["rows of bc005.reviews"].note.startswith("not checked: ")
     found = {one.check: one for one in check(with_reviews)}
     assert found[CHANGED].fails and "table of another context bc005.reviews: rows was [some], is [none]" in found[CHANGED].sample
     assert "rows of bc005.reviews" not in found
@@ -515,7 +515,7 @@ def witnesses(world: World, store: str) -> list[tuple[str, Verdict, str]]:
 def test_before_the_first_backup_nothing_is_compared(healthy: World) -> None:
     store = healthy.folder / "empty"
     store.mkdir()
-    note = f"no backup of it in {store}"
+    note = f"no backup set of the context in {store}"
     assert witnesses(healthy, str(store)) == [(name, Verdict.NOT_RUN, note) for name in WITNESSES]
 
 

@@ -87,12 +87,12 @@ def test_the_newest_backup_is_a_witness_of_them(any_version: World, monkeypatch:
     execute(world, "SELECT lo_unlink(71012)", "UPDATE odd.p SET file = NULL WHERE file = 71012")
     assert world.run(**checked).startswith("PASS")
     text = report(world, f"{CONTEXT}-integrity")
-    assert "0 lost, 1 changed" in text and "8 looked for, 7 of them read" in text and "71010 holds something else" in text
+    assert "0 lost, 1 changed" in text and "8 checked, 7 of them read" in text and "71010 has other content" in text
     execute(world, "SELECT lo_unlink(71013), lo_unlink(71003)", "SELECT lo_truncate(lo_open(71001, 131072), 0)")
     with pytest.raises(OperationError, match=r"large objects of the newest backup: 4 offending"):
         world.run(**checked)
     text = report(world, f"{CONTEXT}-integrity")
-    assert "3 lost, 1 changed" in text and "71003 is gone or empty" in text
+    assert "3 lost, 1 changed" in text and "71003 is missing or empty" in text
     assert "content of large objects" not in text
 
 

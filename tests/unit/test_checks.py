@@ -82,28 +82,28 @@ def test_names(name: str) -> None:
         ("SELECT 1;\n" + GOOD, 'f: "SELECT 1;" belongs to no check; write "-- check: name" above it'),
         ("-- severity: error\nSELECT 1", 'f: "SELECT 1" belongs to no check; write "-- check: name" above it'),
         ("-- check: ?\n-- severity: error\nSELECT 1",
-         'f: "?" is no name of a check (letters, digits, spaces, dots, dashes); correct it'),
+         'f: "?" is not a valid check name (letters, digits, spaces, dots, dashes); correct it'),
         ("-- check: a|b\n-- severity: error\nSELECT 1",
-         'f: "a|b" is no name of a check (letters, digits, spaces, dots, dashes); correct it'),
+         'f: "a|b" is not a valid check name (letters, digits, spaces, dots, dashes); correct it'),
         ("-- check: -a\n-- severity: error\nSELECT 1",
-         'f: "-a" is no name of a check (letters, digits, spaces, dots, dashes); correct it'),
+         'f: "-a" is not a valid check name (letters, digits, spaces, dots, dashes); correct it'),
         (f"-- check: {'a' * 82}\n-- severity: error\nSELECT 1",
-         f'f: "{"a" * 82}" is no name of a check (letters, digits, spaces, dots, dashes); correct it'),
+         f'f: "{"a" * 82}" is not a valid check name (letters, digits, spaces, dots, dashes); correct it'),
         ("-- check: a\nSELECT 1",
-         'f: check a says no severity; write "-- severity: error" or "-- severity: warning" below its name'),
+         'f: check a has no valid severity; write "-- severity: error" or "-- severity: warning" below its name'),
         ("-- check: a\n-- severity: fatal\nSELECT 1",
-         'f: check a says no severity; write "-- severity: error" or "-- severity: warning" below its name'),
+         'f: check a has no valid severity; write "-- severity: error" or "-- severity: warning" below its name'),
         ("-- check: a\n-- severity: error\n-- severity: warning\nSELECT 1",
-         'f: check a says no severity; write "-- severity: error" or "-- severity: warning" below its name'),
+         'f: check a has no valid severity; write "-- severity: error" or "-- severity: warning" below its name'),
         ("-- check: a\nSELECT 1\n-- severity: error\n",
-         'f: check a says no severity; write "-- severity: error" or "-- severity: warning" below its name'),
+         'f: check a has no valid severity; write "-- severity: error" or "-- severity: warning" below its name'),
         ("-- check: a\n-- severity: error\n",
          "f: check a has no query; write a SELECT of the offending rows, or remove the check"),
         ("-- check: a\n-- severity: error\n;\n",
          "f: check a has no query; write a SELECT of the offending rows, or remove the check"),
         ("-- check: a\n-- severity: error\n-- check: b\n-- severity: error\nSELECT 1",
          "f: check a has no query; write a SELECT of the offending rows, or remove the check"),
-        (GOOD + GOOD, "f: check a stands there twice; give one another name"),
+        (GOOD + GOOD, "f: duplicate check a; rename one of them"),
     ],
 )  # fmt: skip
 def test_a_wrong_file(text: str, said: str) -> None:
@@ -113,7 +113,7 @@ def test_a_wrong_file(text: str, said: str) -> None:
 
 
 def test_a_check_without_a_name() -> None:
-    with pytest.raises(BadInput, match=r'^f: "" is no name of a check'):
+    with pytest.raises(BadInput, match=r'^f: "" is not a valid check name'):
         parse_checks("-- check:\n-- severity: error\nSELECT 1", "f")
 
 

@@ -304,7 +304,7 @@ def test_what_is_unusual_values(values: list[float], found: dict[int, float]) ->
 )
 def test_checks_that_changed(earlier: CheckResult, later: CheckResult, said: list[str]) -> None:
     records = [check(2, later), check(26, earlier)]
-    assert [one.said for one in changes(records)] == said
+    assert [one.line for one in changes(records)] == said
 
 
 def test_of_a_check_no_key_of_a_row_is_kept() -> None:

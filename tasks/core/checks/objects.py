@@ -1,4 +1,4 @@
-"""Objects that are not what they were: how grave each difference is."""
+"""How grave the difference of an object from the newest backup is."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ ACTS_ON_ROWS = frozenset({"trigger", "rule", "policy", "constraint"})
 
 
 def severity(difference: Difference) -> Severity:
-    """Return how grave it is: whether wrong rows may come in, right ones be lost or refused, or anybody read them."""
+    """Return ERROR if wrong rows could be accepted, right ones lost or refused, or other roles read them."""
     item, fact = difference.item, difference.fact.rpartition(": ")[2]
     is_unique = item.kind == "index" and item.state.startswith("CREATE UNIQUE ")
     harmless = item.kind in OF_NO_ROW_EITHER or (item.kind == "index" and not is_unique) or fact in OF_NO_ROW
@@ -25,20 +25,22 @@ def severity(difference: Difference) -> Severity:
 
 
 def came_with_time(differences: Iterable[Difference], then: Iterable[InventoryItem]) -> set[tuple[str, str, str]]:
-    """Return what came since a backup as it was meant to: partitions for times to come, and what belongs to new tables."""
-    new = [one.item for one in differences if one.then is None]
+    """Return the identities of regularly new objects: partitions for the future, and what belongs to new tables."""
+    new = [difference.item for difference in differences if difference.then is None]
     divided = {item.name for item in then if item.kind == "partitioned table"}
     tables = {item.name: item for item in new if item.kind in TABLES}
-    meant = [one for one in tables.values() if one.parent in divided and facts.facts(one).get(facts.BOUND) != "DEFAULT"]
-    return {item.identity for item in [*meant, *(item for item in new if item.parent in tables)]}
+    partitions = [
+        table for table in tables.values() if table.parent in divided and facts.facts(table).get(facts.BOUND) != "DEFAULT"
+    ]
+    return {item.identity for item in [*partitions, *(item for item in new if item.parent in tables)]}
 
 
 def is_grave(difference: Difference) -> bool:
-    """Say whether a difference from a backup is an error; a view may be spelled otherwise because it was dumped and restored."""
+    """Return whether a difference is an error; the text of a view may change by a dump and restore."""
     return severity(difference) is Severity.ERROR and difference.item.kind not in VIEWS
 
 
 def in_short(difference: Difference) -> str:
-    """Return which object it is and what of it changed, without the texts, which may be long; of others' tables they are short."""
+    """Return the object and what of it changed, without texts, which may be long, except for tables of other contexts."""
     is_short = not difference.fact or difference.item.kind == facts.OTHERS_TABLE
     return difference.line if is_short else f"{named(difference.item)}: {difference.fact}"

@@ -1,7 +1,7 @@
-"""What a comparison of past partitions with the newest good set found, and what an integrity check says of it.
+"""Findings of the comparison of past partitions with the newest good set.
 
-A partition is over when its period is; then rows are not lost any more, but where a clean-up archived them first, and seldom
-changed. From `frozen_after` on nothing of it may change.
+When the period of a partition is over, its rows change seldom, and only clean-ups delete rows, which they archive first. After
+`frozen_after` no row may change.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ PARTITIONS = "partitions of the newest backup"
 
 @dataclass(frozen=True)
 class RowDifferences:
-    """Rows by key: those that only the set has, those that are in both and not the same, those that only the database has.
+    """Numbers of rows by key: only in the set (`lost`), in both but different, only in the database (`new`).
 
     Without a primary key a changed row counts as lost and as new.
     """
@@ -27,7 +27,7 @@ class RowDifferences:
 
 @dataclass(frozen=True)
 class PartitionFinding:
-    """What became of the comparison of one partition; `why` it was not compared, or, with `rows`, why no row was looked at."""
+    """The comparison of a partition; `why` it was not compared, or, with `rows`, why not row by row."""
 
     name: str
     is_frozen: bool
@@ -44,12 +44,12 @@ class PartitionFinding:
 
     @property
     def is_equal(self) -> bool:
-        """Whether it has the rows of the set, and no other."""
+        """Whether it has exactly the rows of the set."""
         return self.is_compared and self.differences is None and not self.why
 
     @property
     def differs(self) -> bool:
-        """Whether it has other rows than the set, as far as that is remarkable: new rows are, if it is frozen."""
+        """Whether it differs from the set so that it is reported: new rows only if it is frozen."""
         if self.differences is None:
             return self.is_compared and bool(self.why)
         remarkable = self.differences.changed or (self.differences.new and self.is_frozen)
@@ -57,7 +57,7 @@ class PartitionFinding:
 
     @property
     def is_grave(self) -> bool:
-        """Whether it fails a run: a frozen one differs, or rows are gone that no clean-up archived."""
+        """Whether the run fails: a frozen partition differs, or rows are lost that no clean-up archived."""
         if self.is_frozen:
             return self.is_compared and (self.differences is not None or bool(self.why))
         before, now = self.rows or (0, 0)
@@ -65,36 +65,36 @@ class PartitionFinding:
 
     @property
     def line(self) -> str:
-        """What differs, with numbers."""
+        """The differences, with numbers."""
         before, now = self.rows or (0, 0)
         text = f"{self.name}{' (frozen)' if self.is_frozen else ''}: {before:,} rows in the set, {now:,} now: "
         if rows := self.differences:
             text += f"{rows.lost:,} only in the set, {rows.changed:,} changed, {rows.new:,} only in the database"
         else:
-            text += f"they are not the same; which ones differ is not known: {self.why}"
+            text += f"the rows differ; which ones differ is not known: {self.why}"
         return text + (f"; clean-ups archived {self.cleaned:,}" if self.cleaned else "")
 
 
 def judge_partitions(
     set_id: str, partitions: Sequence[PartitionFinding], overdue: Sequence[str], seconds: float, most: int
-) -> Finding:  # fmt: skip
-    """Return what a check says of past partitions: never that they are equal if not all of them were compared.
+) -> Finding:
+    """Return the finding on past partitions: `ok` only if all were compared.
 
     Args:
         set_id: the set that they were compared with.
-        partitions: what became of each.
-        overdue: those that were not compared within a turn.
-        seconds: how long it took.
-        most: how many of those that differ are described.
+        partitions: the comparison of each.
+        overdue: those not compared within a turn.
+        seconds: how long the comparison took.
+        most: how many of the differing ones are described.
     """
     differing = sorted(filter(lambda partition: partition.differs, partitions), key=lambda partition: not partition.is_grave)
     compared = sum(partition.is_compared for partition in partitions)
-    said = [f"{compared:,} of {len(partitions):,} partitions whose period is over were compared with {set_id}"]
-    said += [f"not compared: {reason}: {', '.join(names)}" for reason, names in _by_reason(partitions).items()]
+    notes = [f"{compared:,} of {len(partitions):,} partitions whose period is over were compared with {set_id}"]
+    notes += [f"not compared: {reason}: {', '.join(names)}" for reason, names in _by_reason(partitions).items()]
     if overdue:
-        said.append(f"not compared within {TURN.days} days, raise `comparison_seconds`: {', '.join(overdue)}")
+        notes.append(f"not compared within {TURN.days} days, raise `comparison_seconds`: {', '.join(overdue)}")
     severity = Severity.ERROR if any(partition.is_grave for partition in differing) else Severity.WARNING
-    note = "; ".join(["if that was on purpose, take a backup now", *said] if differing else said)
+    note = "; ".join(["if that was on purpose, take a backup now", *notes] if differing else notes)
     if not differing and compared < len(partitions):
         return Finding(PARTITIONS, severity, Verdict.NOT_RUN, note=note, seconds=seconds)
     return judge(Check(PARTITIONS, severity, ""), len(differing), [partition.line for partition in differing[:most]], seconds, note)

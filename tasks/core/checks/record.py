@@ -1,4 +1,4 @@
-"""What is kept of each integrity check, and what changed from one to the next: no samples, which are keys of rows."""
+"""Records of integrity checks, and the changes between them; without samples, because these are keys of rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tasks.core.values import Count
 
 
 class CheckResult(BaseModel):
-    """What one check found, as a number."""
+    """The result of a check, in numbers."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -25,18 +25,18 @@ class CheckResult(BaseModel):
     offending: Count
 
     @property
-    def said(self) -> str:
-        """The verdict, and how many rows offend."""
+    def outcome(self) -> str:
+        """The verdict, and the number of offending rows."""
         return f"{self.verdict}, {self.offending:,} offending" if self.offending else str(self.verdict)
 
     @property
     def decisive(self) -> tuple[Verdict, int]:
-        """What is a change if it changes: rows that only warn (a view that is hours old) come and go."""
+        """What counts as a change: not the number of rows of warnings, such as a view that is hours old."""
         return self.verdict, self.offending if self.severity is Severity.ERROR else 0
 
 
 class CheckRecord(Record):
-    """One run of the integrity checks."""
+    """A run of the integrity checks."""
 
     folder: ClassVar[str] = "checks"
 
@@ -47,7 +47,7 @@ class CheckRecord(Record):
 
 @dataclass(frozen=True)
 class Change:
-    """A check that came out otherwise than in the run before; without a result it was not among the checks."""
+    """A check with another result than in the run before; None where there was no such check."""
 
     instant: datetime
     check: str
@@ -55,24 +55,27 @@ class Change:
     after: CheckResult | None
 
     @property
-    def said(self) -> str:
-        """What it was and what it is."""
-        return " → ".join(one.said if one else "no such check" for one in (self.before, self.after))
+    def line(self) -> str:
+        """The result before and now."""
+        return " → ".join(result.outcome if result else "no such check" for result in (self.before, self.after))
 
 
 def results_of(findings: Iterable[Finding]) -> list[CheckResult]:
-    """Return what is kept of findings."""
-    return [CheckResult(check=one.check, severity=one.severity, verdict=one.verdict, offending=one.offending) for one in findings]
+    """Return the results of findings."""
+    return [
+        CheckResult(check=finding.check, severity=finding.severity, verdict=finding.verdict, offending=finding.offending)
+        for finding in findings
+    ]
 
 
 def changes(newest_first: Sequence[CheckRecord]) -> list[Change]:
-    """Return what changed from each run to the next, the newest first."""
+    """Return the changes from each run to the next, the newest first."""
     return [change for later, earlier in pairwise(newest_first) for change in _between(earlier, later)]
 
 
 def _between(earlier: CheckRecord, later: CheckRecord) -> Iterator[Change]:
-    before, after = ({one.check: one for one in record.results} for record in (earlier, later))
+    before, after = ({result.check: result for result in record.results} for record in (earlier, later))
     for check in sorted(before.keys() | after.keys()):
         pair = before.get(check), after.get(check)
-        if len({one.decisive if one else None for one in pair}) > 1:
+        if len({result.decisive if result else None for result in pair}) > 1:
             yield Change(later.instant, check, *pair)

@@ -7,7 +7,7 @@ from tasks.core.report.markdown import headline, section, table
 
 
 def checks_verdict(database: str, findings: Sequence[Finding]) -> str:
-    """Return the one line that says whether a database keeps its own rules."""
+    """Return the verdict on a database's integrity in one line."""
     failed = failures(findings)
     return f'{"FAIL" if failed else "PASS"}: database "{database}", {len(findings)} integrity checks: {summary(findings)}'
 
@@ -24,14 +24,13 @@ def finding_line(finding: Finding) -> str:
 def checks_report(verdict: str, findings: Sequence[Finding]) -> str:
     """Return the report of an integrity check as markdown."""
     failed = failures(findings)
-    remarkable = [one for one in findings if one.is_remarkable and not one.fails]
-    rows = [(one.check, one.severity, f"{one.offending:,}", one.verdict) for one in findings]
-    return "\n".join(
-        part
-        for part in (
-            headline(verdict), section("Failed", map(finding_line, failed)),
-            section("Worth knowing", map(finding_line, remarkable)),
-            "## All checks\n", table(["check", "severity", "offending", "verdict"], rows, right=(2,)) + "\n",
-        )
-        if part
-    )  # fmt: skip
+    remarkable = [finding for finding in findings if finding.is_remarkable and not finding.fails]
+    rows = [(finding.check, finding.severity, f"{finding.offending:,}", finding.verdict) for finding in findings]
+    parts = (
+        headline(verdict),
+        section("Failed", map(finding_line, failed)),
+        section("Worth knowing", map(finding_line, remarkable)),
+        "## All checks\n",
+        table(["check", "severity", "offending", "verdict"], rows, right=(2,)) + "\n",
+    )
+    return "\n".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""Which partitions an integrity check compares first, where its time is not enough for all: those tried longest ago."""
+"""The order in which integrity checks compare partitions if time is short: those tried longest ago first."""
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
@@ -9,15 +9,15 @@ from pydantic import BaseModel, ConfigDict
 from tasks.core.values import Instant, Label
 
 T = TypeVar("T")
-# Each partition is compared as often as this, or the report says that the time is not enough.
+# Each partition should be compared this often; the report names those that were not.
 TURN = timedelta(days=7)
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Rotation(BaseModel):
-    """When each partition was last tried, and last compared to its end; kept in the record of each check.
+    """When each partition was last tried, and last compared completely; kept in the record of each check.
 
-    `agreed` is the set with which it was equal then; nothing if it was not.
+    `agreed` has the set that it was equal to; a partition that differed is not in it.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -27,7 +27,7 @@ class Rotation(BaseModel):
     agreed: dict[Label, Label] = {}
 
     def ordered(self, names: Collection[str], now: datetime) -> list[str]:
-        """Return names, those tried longest ago first; where nothing is known, a check of another day begins with another one."""
+        """Return names, those tried longest ago first; of those never tried, the first one depends on the day."""
         listed = sorted(names)
         day = now.toordinal() % len(listed) if listed else 0
         return sorted([*listed[day:], *listed[:day]], key=lambda name: _known(self.tried, name, now))
@@ -37,13 +37,13 @@ class Rotation(BaseModel):
         return [name for name in names if now - _known(self.compared, name, now) > TURN]
 
     def last(self, name: str) -> str:
-        """Return when a partition was last compared, for people."""
+        """Return when a partition was last compared, as text."""
         return f"{self.compared[name]:%Y-%m-%d}" if name in self.compared else "never"
 
     def after(
         self, names: Collection[str], tried: Collection[str], compared: Collection[str], agreed: Mapping[str, str], now: datetime
-    ) -> "Rotation":  # fmt: skip
-        """Return the rotation after a check; of partitions that are not there any more nothing is kept."""
+    ) -> "Rotation":
+        """Return the rotation after a check, without partitions that no longer exist."""
         stayed = {name: set_id for name, set_id in self.agreed.items() if name not in compared}
         return Rotation(
             tried=_of(names, self.tried | dict.fromkeys(tried, now)),
@@ -57,6 +57,6 @@ def _of(names: Collection[str], facts: Mapping[str, T]) -> dict[str, T]:
 
 
 def _known(instants: Mapping[str, datetime], name: str, now: datetime) -> datetime:
-    """Return when that was; an instant to come is a clock's mistake, or somebody's."""
+    """Return when that was, or NEVER; an instant in the future comes from a wrong clock."""
     instant = instants.get(name, NEVER)
     return instant if instant <= now else NEVER

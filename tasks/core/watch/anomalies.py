@@ -140,7 +140,7 @@ def _checks(overview: Overview) -> Iterator[Anomaly]:
         yield Anomaly("no integrity check is recorded in these days: `integrity_check`")
         return
     last = overview.checks[0]
-    if failing := [f"{result.check}: {result.said}" for result in last.results if is_failure(result.severity, result.verdict)]:
+    if failing := [f"{result.check}: {result.outcome}" for result in last.results if is_failure(result.severity, result.verdict)]:
         when = local_time(last.instant, overview.zone)
         yield Anomaly(f"failing as of {when}: {several(len(failing), 'integrity check')}", failing)
 

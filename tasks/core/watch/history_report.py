@@ -175,8 +175,8 @@ def _checks(overview: Overview) -> str:
     last, changed = overview.checks[0], overview.changed_checks
     lines = [f"{several(len(overview.checks), 'run')}, the last at {local_time(last.instant, overview.zone)}: {last.verdict}"]
     if not changed:
-        return section("Integrity checks", [*lines, "no check came out otherwise than the time before"])
-    rows = [(local_time(change.instant, overview.zone), change.check, change.said) for change in changed[:CHANGES_SHOWN]]
+        return section("Integrity checks", [*lines, "every check has the same result as the time before"])
+    rows = [(local_time(change.instant, overview.zone), change.check, change.line) for change in changed[:CHANGES_SHOWN]]
     more = f"\n… and {len(changed) - CHANGES_SHOWN} changes before.\n" if len(changed) > CHANGES_SHOWN else ""
     return section("Integrity checks", lines) + "\n" + table(["when", "check that changed", "how"], rows) + "\n" + more
 
