@@ -1,17 +1,20 @@
-"""What can go wrong, by what a caller does about it; every message says object, fact, remedy."""
+"""Errors, by what a caller does about them; every message has object, fact and remedy."""
 
 import re
 from collections.abc import Sequence
 
-# What neither JSON nor PostgreSQL takes, or a terminal obeys: a store and a database may hold any text, and messages quote it.
+# Characters that JSON or PostgreSQL refuses, or that control a terminal; messages may quote any text.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class OperationError(Exception):
-    """Root of every error this project raises on purpose; its message can be printed and stored, whatever it quotes."""
+    """Root of the errors of this project.
+
+    Its message can be printed and stored, whatever it quotes.
+    """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], message))
+        super().__init__(UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], message))
 
 
 class BadInput(OperationError):
@@ -19,35 +22,38 @@ class BadInput(OperationError):
 
 
 class UnsafeTarget(OperationError):
-    """The place to restore into holds, or could hold, something that would be lost."""
+    """The target of a restore has, or could have, data that would be lost."""
 
 
 class PlanChanged(OperationError):
-    """What would be done is no longer what was approved; ask again."""
+    """The plan changed since its approval; it has to be reviewed again."""
 
 
 class StoreUnavailable(OperationError):
-    """The store did not answer, or refused; worth another try."""
+    """The store did not answer, or had a temporary error; retry."""
 
 
 class ServerUnavailable(OperationError):
-    """The database's server ended a session, or begins or ends itself; worth another try."""
+    """The database server ended a session, or is starting or stopping; retry."""
 
 
 class AlreadyExists(OperationError):
-    """A create-only object is there already and is not ours."""
+    """A create-only object exists already, and another run wrote it."""
 
 
 class ColdObject(OperationError):
-    """An object lies in a storage class that cannot be read before it is thawed."""
+    """An object is in a storage class that cannot be read before it is thawed."""
 
 
 class TierUnavailable(OperationError):
-    """A store cannot thaw as fast as was asked for just now; another tier may do."""
+    """A retrieval tier is unavailable now; a slower one may be available."""
 
 
 class DamagedSet(OperationError):
-    """A backup set is incomplete or its bytes are not those that were stored; an older one may serve."""
+    """A backup set is incomplete or its bytes are not those that were stored.
+
+    An older one may be good.
+    """
 
 
 class UntrustedSet(DamagedSet):
@@ -55,11 +61,14 @@ class UntrustedSet(DamagedSet):
 
 
 class MovedSnapshot(OperationError):
-    """The schema changed, or a lock was asked for, while the snapshot was being taken; try again."""
+    """The schema changed, or a lock was requested, while the snapshot was taken; retry."""
 
 
 class LostLock(OperationError):
-    """A run's lock is no longer held: another run may be at work where this one was; what was to come was not done."""
+    """A run lost its lock, so that another run may be working on the same objects.
+
+    The remaining steps were not done.
+    """
 
 
 class ProgramFailed(OperationError):
@@ -67,15 +76,21 @@ class ProgramFailed(OperationError):
 
 
 class BrokenKey(OperationError):
-    """Rows refer to rows of another context that are not there; without that key they can be loaded."""
+    """Rows refer to missing rows of another context.
+
+    Without that foreign key they can be loaded.
+    """
 
 
 class MisplacedRow(OperationError):
-    """A row belongs to another partition than the one that had it; through the table that is divided it can be loaded."""
+    """A row belongs to another partition than the one that had it.
+
+    It can be loaded through the partitioned table.
+    """
 
 
 class RestoreDiffers(OperationError):
-    """What was restored is not what was backed up; each difference is named."""
+    """The restored data or objects differ from the backup; each difference is named."""
 
     def __init__(self, message: str, differences: Sequence[str] = ()) -> None:
         super().__init__(message)

@@ -253,7 +253,7 @@ def _recorded_damage(store: Store, name: SetName, objects: dict[str, ObjectInfo]
         mark = parse_mark(DamagedMark, store.read(f"{name.folder}/{DAMAGED_FILE}"))
     except OperationError:
         mark = None
-    problem = mark.found if mark else f"its data, see {DAMAGED_FILE}"
+    problem = mark.problem if mark else f"its data, see {DAMAGED_FILE}"
     return f"damaged, found at {objects[DAMAGED_FILE].modified:%Y-%m-%d %H:%M %Z}: {problem}; verify_backups looks again"
 
 

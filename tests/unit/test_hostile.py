@@ -295,7 +295,7 @@ def test_marks_as_they_are_written() -> None:
     cleaned = parse_mark(CleanedMark, b'{"instant": "2025-11-02 17:00:00+00:00", "run": "3f9c", "deleted": {"public.t": 3}}')
     assert cleaned and cleaned.deleted == {"public.t": 3}
     damaged = parse_mark(DamagedMark, b'{"instant": "2025-11-02 17:00:00+00:00", "found": "data/x: 3 bytes"}')
-    assert damaged and damaged.found == "data/x: 3 bytes"
+    assert damaged and damaged.problem == "data/x: 3 bytes"
     thaw = parse_mark(ThawMark, b'{"asked": "2025-11-02T17:00:00+00:00", "tier": "Bulk", "flow_run": ""}')
     assert thaw and thaw.tier == "Bulk"
 

@@ -17,7 +17,7 @@ def test_what_is_left_out_is_told_with_its_statements() -> None:
         LeftOut(name="view app.v", why="it needs table b.u of another context", statements="CREATE VIEW app.v AS\n SELECT 1;")
     ]
     (told,) = chores(manifest(left_out=["view app.v"], by_hand=by_hand))
-    assert told.startswith("view app.v is not in the backup: it needs table b.u of another context; make it when")
+    assert told.startswith("view app.v is not in the backup: it needs table b.u of another context; create it when")
     assert told.endswith("```sql\n  CREATE VIEW app.v AS\n   SELECT 1;\n  ```")
     quoted = by_hand[0].model_copy(update={"statements": "SELECT '````';"})
     assert "\n  `````sql\n" in chores(manifest(by_hand=[quoted]))[0]
@@ -26,7 +26,7 @@ def test_what_is_left_out_is_told_with_its_statements() -> None:
 def test_older_sets_tell_names_alone() -> None:
     older = manifest(left_out=["rule r on table app.t"], forgotten_tables=["app.f"])
     assert chores(older) == [
-        "table app.f and its rows are in no backup: no context has it",
+        "table app.f and its rows are in no backup: it is in no context",
         "rule r on table app.t is not in the backup: it needs another context's table; its statements are not in the manifest",
     ]
     assert in_short(older) == "2 objects not in it (rule r on table app.t, app.f)"

@@ -27,7 +27,7 @@ BUILT_IN = frozenset({"plpgsql", "public"})
 OF_THE_SYSTEM = re.compile(r"|pg_.*|information_schema")
 KEYS_WITH_INDEX = ("PRIMARY KEY", "UNIQUE", "EXCLUDE")
 WITHOUT_ENTRY = ("CHECK", "NOT NULL")
-SAID = 10
+SHOWN = 10
 KINDS_OF_ENTRIES = [*(kind for kinds in NAMES_OF_KINDS.values() for kind in kinds), "EXTENSION", "TABLE ATTACH", "INDEX ATTACH"]
 
 
@@ -42,8 +42,8 @@ class Needed:
 def describe_lack(manifest: Manifest, listing: str) -> str | None:
     """Return in a sentence what is wrong with the text of a set's list; None if nothing is."""
     missing = unlisted_objects(manifest, listing)
-    and_more = [f"and {len(missing) - SAID} more"] if len(missing) > SAID else []
-    return f"{manifest.schema_list.path} does not restore {', '.join([*missing[:SAID], *and_more])}" if missing else None
+    and_more = [f"and {len(missing) - SHOWN} more"] if len(missing) > SHOWN else []
+    return f"{manifest.schema_list.path} does not restore {', '.join([*missing[:SHOWN], *and_more])}" if missing else None
 
 
 def unlisted_objects(manifest: Manifest, listing: str) -> list[str]:

@@ -8,7 +8,7 @@ from tasks.core.postgres.archive_toc import OF_A_TABLE
 from tasks.core.report.markdown import several, sql_block
 from tasks.core.sets.manifest import Manifest
 
-SAID = 3
+SHOWN = 3
 OLDER = "the release that took it stored none; take a new backup, or export them from the source (lo_export) while it exists"
 DOMAIN_OVER_OID = re.compile(r" \| d \| oid(\[\])?( \||$)")
 
@@ -19,7 +19,7 @@ def chores(manifest: Manifest) -> list[str]:
     older = [
         LeftOut(name=name, why="it needs another context's table", statements="") for name in manifest.left_out if name not in named
     ]
-    forgotten = [f"table {table} and its rows are in no backup: no context has it" for table in manifest.forgotten_tables]
+    forgotten = [f"table {table} and its rows are in no backup: it is in no context" for table in manifest.forgotten_tables]
     older += [LeftOut(name=name, why=OLDER, statements="") for name in _large_objects_of_older(manifest)]
     left_out = [f"{item.name} is not in the backup: {item.why}{_quoted(item.statements)}" for item in (*older, *manifest.by_hand)]
     return [*forgotten, *left_out]
@@ -28,7 +28,7 @@ def chores(manifest: Manifest) -> list[str]:
 def _quoted(statements: str) -> str:
     if not statements:
         return "; its statements are not in the manifest"
-    return f"; make it when what it needs is there:\n\n{sql_block(statements)}"
+    return f"; create it when the objects that it needs exist:\n\n{sql_block(statements)}"
 
 
 def _large_objects_of_older(manifest: Manifest) -> list[str]:
@@ -56,8 +56,8 @@ def in_short(manifest: Manifest) -> str:
     """Return the same in short for a verdict; an empty text if nothing is left out."""
     by_hand, large_objects = [item.name for item in manifest.by_hand], _large_objects_of_older(manifest)
     names = [*dict.fromkeys([*by_hand, *manifest.left_out, *large_objects, *manifest.forgotten_tables])]
-    and_more = [f"and {len(names) - SAID} more"] if len(names) > SAID else []
-    return f"{several(len(names), 'object')} not in it ({', '.join([*names[:SAID], *and_more])})" if names else ""
+    and_more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return f"{several(len(names), 'object')} not in it ({', '.join([*names[:SHOWN], *and_more])})" if names else ""
 
 
 def absent(items: Iterable[InventoryItem], left_out: Iterable[str]) -> frozenset[tuple[str, str, str]]:

@@ -127,7 +127,7 @@ class Snapshot(StoredModel):
     instant: Instant
     xmin: TransactionId
     lsn: Lsn
-    timeline: int = Field(ge=0, lt=1 << 32, description="0 where a standby does not say which one it follows")
+    timeline: int = Field(ge=0, lt=1 << 32, description="0 if a standby does not report which one it follows")
     system_identifier: str = Field(pattern=r"^[0-9]{1,20}$")
     standby: bool
     incarnation: Incarnation | None = None
@@ -142,10 +142,10 @@ class SetAside(StoredModel):
     why: str
     since: Count
     before: Count | None = None
-    by_start: bool = Field(default=True, description="whether the starts of the servers tell their sets apart")
+    by_start: bool = Field(default=True, description="whether sets are told apart by the starts of their servers")
 
     def holds(self, number: int) -> bool:
-        """Say whether a set of this number is among them."""
+        """Return whether a set of this number is among them."""
         return self.since <= number and (self.before is None or number < self.before)
 
 
@@ -177,10 +177,10 @@ class Manifest(StoredModel):
     kind: Kind
     id: str
     base: str | None = Field(default=None, description="the id of a full of the same context")
-    instead: str | None = Field(default=None, description="why this is a full, where a differential was asked for")
-    label: str | None = Field(default=None, description="what an operator called it")
+    instead: str | None = Field(default=None, description="why this is a full although a differential was requested")
+    label: str | None = Field(default=None, description="the name that an operator gave it")
     keep_until: Instant | None = Field(default=None, description="never pruned before")
-    only: Scope | None = Field(default=None, description="what it is of, where that is not the whole context")
+    only: Scope | None = Field(default=None, description="its part of the context, if it is not the whole")
     number: Count | None = Field(
         default=None, ge=1, description="1 + the highest of the context when it was taken; older sets: none"
     )
@@ -205,10 +205,10 @@ class Manifest(StoredModel):
     outbound_keys: list[ForeignKey]
     inbound_keys: list[ForeignKey]
     referring_tables: list[QualifiedName] = Field(
-        default=[], description="tables of other contexts that refer here and had rows; older sets do not say"
+        default=[], description="tables of other contexts that refer here and had rows; older sets have none"
     )
     disabled_keys: list[str] = Field(
-        default=[], description="table.key of each foreign key with a trigger that is off, which no restore keeps; older sets: none"
+        default=[], description="table.key of each foreign key with a disabled trigger; restores enable it; older sets: none"
     )
     left_out: list[str]
     by_hand: list[LeftOut] = Field(default=[], description="what is not in it and has to be created by hand; older sets: none")
@@ -218,11 +218,11 @@ class Manifest(StoredModel):
     forgotten_tables: list[str]
     inventory: list[InventoryItem]
     inventory_version: Literal[1, 2] = Field(
-        default=1, description="2 tells what columns have of their own (storage, targets of statistics …), too; older sets: 1"
+        default=1, description="2 has properties of columns (storage, statistics targets …), too; older sets: 1"
     )
-    extension_versions: dict[Name, Label] = Field(default={}, description="older sets do not say")
+    extension_versions: dict[Name, Label] = Field(default={}, description="older sets have none")
     made: list[InventoryItem] = Field(
-        default=[], description="of a safety set, what the restore made that it was taken for: what undoes that drops these"
+        default=[], description="of a safety set: the objects that its restore created, and that undoing drops"
     )
     schema_archive: StoredObject
     schema_list: StoredObject

@@ -23,7 +23,7 @@ class CleanedMark(Mark):
 class DamagedMark(Mark):
     """The damage that a verification found."""
 
-    found: str = Field(max_length=10_000)
+    problem: str = Field(max_length=10_000, alias="found")
 
 
 class ThawMark(Mark):
