@@ -1,6 +1,7 @@
-"""Integrity checks of a database: those of the context's file, and those generated from the catalog.
+"""Integrity checks of a database: those of the context's file, and those from the catalog.
 
-All of them run in one READ ONLY transaction under one snapshot; a check that fails or exceeds its time is a finding itself.
+All run in one READ ONLY transaction under one snapshot; a check that fails or exceeds its time is a
+finding itself.
 """
 
 import time
@@ -41,9 +42,10 @@ def run_checks(
 ) -> list[Finding]:  # fmt: skip
     """Run the checks of the context's file and those from the catalog, each limited in time, as of an instant.
 
-    Checks that may call code of the tables' owner run as `loader`: those of the file, of views and of partitions. If there is no
-    loader (`without_loader` says why), or it lacks a privilege, the server's own login runs them, provided that they call only
-    functions of PostgreSQL itself. `unfit` has the names of checks that are not run, with the reasons.
+    Checks that may call code of the tables' owner run as `loader`: those of the file, of views and
+    of partitions. If there is no loader (`without_loader` says why), or it lacks a privilege, the
+    server's own login runs those that call only functions of PostgreSQL itself. `unfit` has the
+    names of checks that are not run, with the reasons.
 
     Raises:
         BadInput: the file is not valid, or the database cannot be reached.
@@ -242,22 +244,10 @@ def _others_key_checks(connection: Connection, members: Members) -> Iterator[Che
 def _object_checks(connection: Connection, context: Context, members: Members) -> Iterator[Check]:
     views = [row[0] for row in connection.execute(sql.views.VIEW_OIDS, {"schema": context.namespace, "views": context.views})]
     for name, severity, query, relations, about in (
-        (
-            "triggers enabled",
-            Severity.ERROR,
-            sql.checks.TRIGGERS_OFF,
-            members.oids,
-            "A trigger, or that of a foreign key, is disabled.",
-        ),
+        ("triggers enabled", Severity.ERROR, sql.checks.TRIGGERS_OFF, members.oids, "A trigger, or that of a key, is disabled."),
         ("indexes valid", Severity.ERROR, sql.checks.INDEXES_INVALID, members.oids, "An index is INVALID; REINDEX or drop it."),
         ("constraints enforced", Severity.ERROR, sql.checks.CONSTRAINTS_OFF, members.oids, "A constraint is NOT ENFORCED."),
-        (
-            "constraints proven",
-            Severity.WARNING,
-            sql.checks.CONSTRAINTS_UNPROVEN,
-            members.oids,
-            "A constraint is NOT VALID: old rows are unchecked.",
-        ),
+        ("constraints proven", Severity.WARNING, sql.checks.CONSTRAINTS_UNPROVEN, members.oids, "A constraint is NOT VALID."),
         ("views populated", Severity.ERROR, sql.checks.VIEWS_EMPTY, views, "A materialized view is not populated; refresh it."),
     ):
         yield Check(name, severity, sql.checks.about(query, relations), about)

@@ -1,7 +1,7 @@
 """Partitions whose period is over, compared with the newest good set, for up to `comparison_seconds`.
 
-They are read whole, as a backup reads them, one after the other under one snapshot. Rows of the set are downloaded only for a
-partition that differs, to find out which rows do.
+They are read whole, as a backup reads them, one after the other under one snapshot. Rows of the set
+are downloaded only for a partition that differs, to find out which rows do.
 """
 
 import time
@@ -50,7 +50,10 @@ PAST_SECONDS = (TimeoutError, psycopg.errors.QueryCanceled)
 
 @dataclass(frozen=True)
 class Subject:
-    """A past partition, with its leaf partitions and their relations in the set; `why` it cannot be compared."""
+    """A past partition, with its leaf partitions and their relations in the set.
+
+    `why` is the reason if it cannot be compared.
+    """
 
     partition: Partition
     is_frozen: bool
@@ -60,7 +63,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Comparing:
-    """The session and the sets of a comparison, the newest good set first; `deadline` is of the monotonic clock."""
+    """The session and the sets of a comparison, the newest good set first.
+
+    `deadline` is of the monotonic clock.
+    """
 
     connection: Connection
     database: str

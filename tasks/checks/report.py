@@ -65,7 +65,10 @@ def _in_short(finding: Finding) -> str:
 
 
 def _record(site: Site, run: Run, record: CheckRecord) -> None:
-    """Keep the record of an integrity check; a failure is only logged, because the store has a watch of its own."""
+    """Keep the record of an integrity check.
+
+    A failure is only logged, because the store has a watch of its own.
+    """
     try:
         keep_record(site.store, run.context, record)
     except OperationError as error:

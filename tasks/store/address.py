@@ -41,7 +41,10 @@ class StoreAddress:
     signer: Signer | None = field(default=None, repr=False, compare=False)
 
     def copy_in(self, folder: str) -> "StoreAddress":
-        """Return the address of a folder with copies of this store's sets; they are signed for this store."""
+        """Return the address of a folder with copies of this store's sets.
+
+        They are signed for this store.
+        """
         return replace(self, url=folder, credentials=None)
 
     @property
@@ -107,7 +110,10 @@ def _chosen_checksums(block: Block | None) -> str | None:
 
 
 def _new_client(block: Block | None, checksums: Literal["when_required", "when_supported"] = "when_required") -> "S3Client":
-    """Return a client whose timeouts and retries are bounded; the operator's settings take precedence."""
+    """Return a client whose timeouts and retries are bounded.
+
+    The operator's settings take precedence.
+    """
     credentials = cast("AwsCredentials | None", block)
     session, parameters = credentials.get_boto3_session() if credentials else boto3.Session(), _parameters(block)
     ours = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard"}, tcp_keepalive=True)
@@ -139,7 +145,10 @@ def _with_crc32(block: Block | None) -> "S3Client":
 
 
 def _with_md5(block: Block | None) -> "S3Client":
-    """Return a client that sends Content-MD5, for servers that require it; boto3 no longer sends it."""
+    """Return a client that sends Content-MD5, for servers that require it.
+
+    boto3 no longer sends it.
+    """
     client = _new_client(block)
     for operation in ("PutObject", "UploadPart"):
         client.meta.events.register(f"before-call.s3.{operation}", _add_md5)

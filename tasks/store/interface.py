@@ -50,7 +50,10 @@ class Store(Protocol):
 
     @property
     def lacking(self) -> frozenset[str]:
-        """The requested storage classes that the store does not have; their objects are in STANDARD."""
+        """The requested storage classes that the store does not have.
+
+        Their objects are in STANDARD.
+        """
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys start with the prefix."""
@@ -61,7 +64,10 @@ class Store(Protocol):
     def put(
         self, key: str, file: Path, storage_class: str, metadata: dict[str, str], moved: Moved = unmeasured
     ) -> None:  # fmt: skip
-        """Store a file, and overwrite an existing object; report the number of bytes sent to `moved`."""
+        """Store a file, and overwrite an existing object.
+
+        Report the number of bytes sent to `moved`.
+        """
 
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
         """Store a small object that must not exist yet (AlreadyExists), except with the same content."""
@@ -70,16 +76,25 @@ class Store(Protocol):
         """Store a small object, and overwrite an existing one."""
 
     def read(self, key: str) -> bytes:
-        """Return a small object; raise DamagedSet if it is too large for a manifest, mark or record."""
+        """Return a small object.
+
+        Raise DamagedSet if it is too large for a manifest, mark or record.
+        """
 
     def fetch(self, key: str, target: IO[bytes], moved: Moved = unmeasured) -> str:
         """Write an object to an open file, report the bytes received to `moved`, return its SHA-256."""
 
     def require_readable(self, key: str) -> ObjectInfo | None:
-        """Return the facts of an object that can be read, or None; ColdObject if it has to be thawed."""
+        """Return the facts of an object that can be read, or None.
+
+        Raise ColdObject if it has to be thawed.
+        """
 
     def require_writable(self, key: str, storage_class: str) -> None:
-        """Test whether an object could be stored under a key and in a class; leave nothing there."""
+        """Test whether an object could be stored under a key and in a class.
+
+        Leave nothing there.
+        """
 
     def clock(self) -> datetime | None:
         """Return the time of the store's clock, or None if it has no clock of its own."""
@@ -91,7 +106,10 @@ class Store(Protocol):
         """
 
     def thaw(self, key: str, days: int, tier: str) -> bool:
-        """Request that a cold object be readable for some days; return False if it is already requested."""
+        """Request that a cold object be readable for some days.
+
+        Return False if it is already requested.
+        """
 
     def delete(self, key: str) -> None:
         """Delete an object; an object that does not exist is no error."""

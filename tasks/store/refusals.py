@@ -81,7 +81,10 @@ def is_refusal(error: ClientError) -> bool:
 
 
 def may_be_class(error: BaseException) -> bool:
-    """Return whether an object may have been refused because of its storage class; the codes differ by server."""
+    """Return whether an object may have been refused because of its storage class.
+
+    The codes differ by server.
+    """
     answer = answer_in(error)
     if answer is None or not is_refusal(answer):
         return False

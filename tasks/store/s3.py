@@ -59,8 +59,8 @@ class S3Store:
         with self._answering(prefix):
             for page in pages:
                 for entry in page.get("Contents", []):
-                    key, storage_class = entry["Key"].removeprefix(self._root), entry.get("StorageClass", "STANDARD")
-                    yield ObjectInfo(key, entry["Size"], entry["LastModified"], storage_class)
+                    key = entry["Key"].removeprefix(self._root)
+                    yield ObjectInfo(key, entry["Size"], entry["LastModified"], entry.get("StorageClass", "STANDARD"))
 
     def head(self, key: str) -> ObjectInfo | None:
         """Return the facts of an object."""
@@ -206,9 +206,7 @@ class S3Store:
             after = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
         facts = after["ContentLength"], after["Metadata"]
         if facts != (before["ContentLength"], before["Metadata"]):
-            raise StoreUnavailable(
-                f"{self._place(key)}: moved to class {storage_class}, it has another size or other metadata, {facts}; try again"
-            )
+            raise StoreUnavailable(f"{self._place(key)}: size or metadata changed to {facts} in class {storage_class}; try again")
         if (there := after.get("StorageClass", DEFAULT_CLASS)) != storage_class:
             self._writes.lacking.add(storage_class)
         return there

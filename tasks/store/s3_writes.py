@@ -28,7 +28,10 @@ class Writes:
         self._stricter, self._switching = [*stricter], Lock()
 
     def in_class(self, storage_class: str, send: Send[T]) -> T:
-        """Store an object in a class; if the server accepts it only without, it lacks the class from now on."""
+        """Store an object in a class.
+
+        If the server accepts it only without, it lacks the class from now on.
+        """
         extra: dict[str, Any] = {"StorageClass": storage_class}
         if storage_class == DEFAULT_CLASS or storage_class in self.lacking:
             return self._with_checksums(send, {})

@@ -1,7 +1,8 @@
 """The keys that manifests are signed and verified with, from environment variables.
 
-BACKUP_SIGNING_KEY is the path of a PEM file with a private key, or secret/NAME, a block in Prefect; BACKUP_VERIFY_KEY is the
-path of a PEM file with public keys; BACKUP_SIGNED_FOR lists the stores of which this store is a copy, separated by spaces.
+BACKUP_SIGNING_KEY is the path of a PEM file with a private key, or secret/NAME, a block in Prefect;
+BACKUP_VERIFY_KEY is the path of a PEM file with public keys; BACKUP_SIGNED_FOR lists the stores of
+which this store is a copy, separated by spaces.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Integrity checks: the format of their file, and their findings.
 
-A check is a query that returns the offending rows; no rows mean that the check passes. In a context's `checks.sql` each begins
-with comment lines:
+A check is a query that returns the offending rows; no rows mean that the check passes. In a
+context's `checks.sql` each begins with comment lines:
 
     -- check: invoice_has_items           its name
     -- severity: error                    or warning, which fails no run

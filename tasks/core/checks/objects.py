@@ -36,7 +36,10 @@ def came_with_time(differences: Iterable[Difference], then: Iterable[InventoryIt
 
 
 def is_grave(difference: Difference) -> bool:
-    """Return whether a difference is an error; the text of a view may change by a dump and restore."""
+    """Return whether a difference is an error.
+
+    The text of a view may change by a dump and restore.
+    """
     return severity(difference) is Severity.ERROR and difference.item.kind not in VIEWS
 
 

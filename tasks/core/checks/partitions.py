@@ -1,7 +1,7 @@
 """Findings of the comparison of past partitions with the newest good set.
 
-When the period of a partition is over, its rows change seldom, and only clean-ups delete rows, which they archive first. After
-`frozen_after` no row may change.
+When the period of a partition is over, its rows change seldom, and only clean-ups delete rows,
+which they archive first. After `frozen_after` no row may change.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,10 @@ class RowDifferences:
 
 @dataclass(frozen=True)
 class PartitionFinding:
-    """The comparison of a partition; `why` it was not compared, or, with `rows`, why not row by row."""
+    """The comparison of a partition.
+
+    `why` is the reason if it was not compared, or, with `rows`, not row by row.
+    """
 
     name: str
     is_frozen: bool

@@ -27,7 +27,10 @@ class Rotation(BaseModel):
     agreed: dict[Label, Label] = {}
 
     def ordered(self, names: Collection[str], now: datetime) -> list[str]:
-        """Return names, those tried longest ago first; of those never tried, the first one depends on the day."""
+        """Return names, those tried longest ago first.
+
+        Of those never tried, the first one depends on the day.
+        """
         listed = sorted(names)
         day = now.toordinal() % len(listed) if listed else 0
         return sorted([*listed[day:], *listed[:day]], key=lambda name: _known(self.tried, name, now))
