@@ -23,7 +23,7 @@ from tasks.sets.marks import STATES
 from tasks.store.address import StoreAddress
 from tasks.store.interface import ObjectInfo, Store
 
-# So long the last object may exist without a manifest: its run is about to write it.
+# How long the last object may exist without a manifest: its run is about to write it.
 ABOUT_TO_COMMIT = timedelta(hours=1)
 
 

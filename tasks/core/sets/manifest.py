@@ -50,7 +50,7 @@ class StoredObject(StoredModel):
     )
     bytes: Count
     sha256: Digest
-    plain_bytes: Count | None = Field(default=None, description="the size unpacked, of a text that is stored packed")
+    plain_bytes: Count | None = Field(default=None, description="the size of a compressed text when unpacked")
 
     @property
     def staged_name(self) -> str:
@@ -67,7 +67,7 @@ class Inherited(StoredModel):
     """Rows of the same relation in the base, which a differential does not store again."""
 
     rows: Count
-    left_out: StoredObject | None = Field(default=None, description="which lines of the base's are not among them")
+    left_out: StoredObject | None = Field(default=None, description="the lines of the base that are not inherited")
 
 
 class Relation(StoredModel):
@@ -184,8 +184,8 @@ class Manifest(StoredModel):
     number: Count | None = Field(
         default=None, ge=1, description="1 + the highest of the context when it was taken; older sets: none"
     )
-    aside: SetAside | None = Field(default=None, description="which sets this one found to be of another history")
-    losses: list[str] = Field(default=[], description="what makes it suspect: tables that lost too many rows since a good full")
+    aside: SetAside | None = Field(default=None, description="the sets of another history, as this backup found")
+    losses: list[str] = Field(default=[], description="why it is suspect: tables that lost too many rows since a good full")
     run: str = Field(pattern=rf"^{RUN_ID.pattern}$")
     time_zone: Zone
     transforms: list[Literal["zstd"]] = Field(default=["zstd"])

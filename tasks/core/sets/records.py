@@ -45,6 +45,6 @@ def history(records: Iterable[R], count: int | None = None) -> list[R]:
 
 
 def recorded_since(newest_first: list[str], since: datetime) -> list[str]:
-    """Return the keys of records since an instant (UTC), and of the last one before, with which they are compared."""
-    made = [key for key in newest_first if key.rpartition("/")[2] >= _stamp(since)]
-    return newest_first[: len(made) + 1]
+    """Return the keys of records since an instant (UTC), and of the last one before, for comparison."""
+    recent = [key for key in newest_first if key.rpartition("/")[2] >= _stamp(since)]
+    return newest_first[: len(recent) + 1]

@@ -24,9 +24,9 @@ MARKS = frozenset({EXPIRED_FILE, MANIFEST_FILE, DAMAGED_FILE, "decoded.json", "d
 HOLD = re.compile(r"hold-[0-9a-f]{4}\.json")
 # What a backup writes into the folder of its set; other objects there are not ours.
 WRITTEN = re.compile(r"(data|context)/[^/]+|schema\.dump\.zst|schema\.list|restore\.sh|block-rows\.json\.zst")
-# So long an expired set can be put back.
+# How long an expired set can be put back.
 GRACE = timedelta(hours=24)
-# What is unfinished for so long is dead: no backup and no restore takes a week.
+# Unfinished sets of this age are dead: no backup and no restore takes a week.
 DEAD = timedelta(days=7)
 # Fulls are taken daily, or as rarely as the existing ones were; one may fail, and the next run makes up for it.
 FULL_EVERY = timedelta(days=1)
@@ -35,7 +35,7 @@ SLACK = timedelta(days=1)
 
 @dataclass(frozen=True)
 class StoredSet:
-    """What the plan has to know about a set; without an instant its manifest cannot be read."""
+    """The facts of a set that the plan needs; the instant is None if its manifest cannot be read."""
 
     id: str
     kind: Kind

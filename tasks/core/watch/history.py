@@ -91,7 +91,7 @@ class Overview:
         return [facts for facts in reversed(in_order(self.sets)) if self.is_recent(facts)] + unreadable
 
     def is_recent(self, facts: SetFacts) -> bool:
-        """Say whether a set was taken in these days."""
+        """Return whether a set was taken in these days."""
         return facts.instant is not None and self.since <= facts.instant <= self.instant
 
     def count(self, kind: Kind) -> int:
