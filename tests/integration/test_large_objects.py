@@ -349,7 +349,7 @@ def test_an_archived_partition_comes_back_with_them(world: World, monkeypatch: p
     assert ask(world, "SELECT count(*) FROM odd.y") == [(0,)] and seen(world) == before
     execute(world, "SELECT lo_unlink(71060)")
     said = str(world.run(reattach_partition, "backup_restorer", context=CONTEXT, year="2020"))
-    assert said.startswith("ATTACHED") and "large object 71060 was made" in said
+    assert said.startswith("ATTACHED") and "large object 71060 was created" in said
     assert seen(world) == before
 
 
