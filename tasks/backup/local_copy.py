@@ -13,9 +13,9 @@ from tasks.store.address import StoreAddress
 
 
 def keep_local_copy(site: Site, run: Run, manifest: Manifest) -> str | None:
-    """Copy a stored set from the store into the context's local folder, if it has one; return what became of it.
+    """Copy a stored set into the context's local folder, if it has one; return the outcome.
 
-    The set is safe where it is: a copy that cannot be kept is told, and fails nothing.
+    The set is safe in the store: a failed copy is reported, and does not fail the run.
     """
     local = site.context.local_copy
     if local is None:
@@ -29,9 +29,9 @@ def keep_local_copy(site: Site, run: Run, manifest: Manifest) -> str | None:
 def copy_here(site: Site, run: Run, manifest: Manifest, copy: StoreAddress) -> str:
     """Copy a stored set into a folder of this machine; return its path there, or why there is no copy."""
     try:
-        # A differential is nothing without its full.
-        for one in filter(None, (read_base(site.store, manifest), manifest)):
-            _copy_set(site.store, run, one, copy)
+        # A differential cannot be restored without its full.
+        for backup in filter(None, (read_base(site.store, manifest), manifest)):
+            _copy_set(site.store, run, backup, copy)
     except OperationError as error:
         get_run_logger().error("no local copy: %s", error)
         return f"none: {error}"
@@ -48,5 +48,5 @@ def _copy_set(store: StoreAddress, run: Run, manifest: Manifest, copy: StoreAddr
         file.unlink()
     data, where = store.opened.read(f"{name.folder}/{MANIFEST_FILE}"), store.path(name.folder)
     if parse_manifest(data, where, store.trust) != manifest:
-        raise StoreUnavailable(f"{where}: its manifest became another while the set was copied; try again")
+        raise StoreUnavailable(f"{where}: its manifest changed while the set was copied; try again")
     copy.opened.create(f"{name.folder}/{MANIFEST_FILE}", data, "folder", {})

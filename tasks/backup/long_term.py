@@ -1,4 +1,4 @@
-"""Long-term sets: the tables of one job, taken once a period, and then given their cold class."""
+"""Long-term sets: the tables of one job, backed up once a period, then moved to cold storage."""
 
 from datetime import datetime
 
@@ -24,16 +24,18 @@ def long_term_site(site: Site, job: str) -> Site:
 
 
 def long_term_since(site: Site, job: str, since: datetime) -> Manifest | None:
-    """Return the newest set of a long-term job that was taken since an instant, not in the future, and looks whole."""
+    """Return the newest undamaged set of a long-term job since an instant, not in the future."""
     latest = now() + CLOCK_TOLERANCE
-    listed = (one.manifest for one in list_sets(site.store, site.context.name).sets if one.manifest and not one.damage)
-    return next((one for one in listed if sort_of(one.id) == job and since <= one.snapshot.instant <= latest), None)
+    listing = list_sets(site.store, site.context.name)
+    manifests = (listed.manifest for listed in listing.sets if listed.manifest and not listed.damage)
+    of_job = (manifest for manifest in manifests if sort_of(manifest.id) == job)
+    return next((manifest for manifest in of_job if since <= manifest.snapshot.instant <= latest), None)
 
 
 def cool_long_term(site: Site, job: str) -> None:
-    """Give every set of a long-term job its class: the newest, and any whose run died before it did; cold ones stay as they are."""
+    """Move the job's sets to their storage class, also those of runs that died; cold sets stay."""
     wanted = site.context.storage_classes.of(Kind.LONG_TERM)
-    for one in list_sets(site.store, site.context.name).sets:
-        is_done = one.storage_class == wanted or is_cold(one.storage_class)
-        if one.manifest and sort_of(one.name.id) == job and not one.damage and not is_done:
-            cool(site.store, one.name, one.manifest, wanted)
+    for listed in list_sets(site.store, site.context.name).sets:
+        is_done = listed.storage_class == wanted or is_cold(listed.storage_class)
+        if listed.manifest and sort_of(listed.name.id) == job and not listed.damage and not is_done:
+            cool(site.store, listed.name, listed.manifest, wanted)

@@ -21,5 +21,5 @@ def store_text(site: Site, run: Run, name: SetName, path: str, data: bytes) -> S
 
 
 def store_packed(site: Site, run: Run, name: SetName, path: str, text: bytes) -> StoredObject:
-    """Store a text packed; how long it is, the manifest says, so that nobody unpacks more."""
+    """Store a text compressed; the manifest has its plain size, as a limit when it is unpacked."""
     return store_text(site, run, name, path, zstandard.compress(text)).model_copy(update={"plain_bytes": len(text)})

@@ -1,4 +1,4 @@
-"""Asking for a drill where what a restore would make is not what the last drill proved."""
+"""Asking for a drill if a restore would create a schema other than the last drill proved."""
 
 from operator import itemgetter
 
@@ -14,34 +14,34 @@ from tasks.run.run import step
 from tasks.run.site import Site
 from tasks.sets.records import read_records
 
-# Of what was drilled before so many drills, nobody would say that it is proven.
+# A drill before so many others proves nothing any more.
 RECORDS_READ = 60
 
 
 @step
 def ask_for_drill(site: Site, manifest: Manifest) -> Rehearsal:
-    """Compare what a restore of a full makes with what the last drill proved; emit `schema.changed` where that is not the same.
+    """Compare a full's schema with that of the last passed drill; emit `schema.changed` if it differs.
 
-    The set is stored whatever comes of it: what could not be compared, or asked for, is said.
+    The set is stored in any case: a failed comparison or request is reported.
     """
     context = site.context
     try:
         records = read_records(site.store, context.name, DrillRecord, itemgetter(slice(RECORDS_READ)))
     except OperationError as error:
-        return _told(f"nobody knows whether it changed since the last drill: {error}", manifest)
+        return _unasked(f"whether it changed since the last drill is unknown: {error}", manifest)
     proven = last_proven(records)
     if proven and proven.schema_fingerprint == manifest.schema_fingerprint:
         return Rehearsal(f"as in {proven.set}, of which a drill passed on {local_time(proven.instant, context.zone)}")
     why = why_unproven(records, proven, context.zone)
     payload = {"set": manifest.id, "why": why, "drilled": (proven and proven.set) or ""}
-    # An automation answers once for these two: backups that come before the drill is done ask for no second one.
+    # An automation answers once for these two labels: backups before that drill ask for no second one.
     labels = {"schema.fingerprint": str(manifest.schema_fingerprint), "drill.last": str(records[0].instant if records else "")}
     if refusal := deliver(context.name, SCHEMA_CHANGED, payload, labels, automation_of_drills(context.name)):
-        return _told(f"{why}: {refusal}", manifest)
+        return _unasked(f"{why}: {refusal}", manifest)
     get_run_logger().info("%s: drill asked for", why)
     return Rehearsal(f"{why}: drill asked for")
 
 
-def _told(said: str, manifest: Manifest) -> Rehearsal:
-    get_run_logger().warning("schema: %s", said)
-    return Rehearsal(said, f"rehearse {manifest.id}: `python -m flows.recovery recovery_drill --backup {manifest.id}`")
+def _unasked(outcome: str, manifest: Manifest) -> Rehearsal:
+    get_run_logger().warning("schema: %s", outcome)
+    return Rehearsal(outcome, f"rehearse {manifest.id}: `python -m flows.recovery recovery_drill --backup {manifest.id}`")

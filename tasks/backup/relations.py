@@ -1,4 +1,4 @@
-"""The rows of a set: every relation dumped and stored, of a differential what changed."""
+"""The rows of a set: every relation is dumped and stored, for a differential only its changes."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -31,12 +31,12 @@ def store_relations(
     site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, base: Base | None, only: Mapping[str, RowKeys] | None,
     like: Manifest | None,
 ) -> tuple[list[Relation], dict[str, BlockRows]]:  # fmt: skip
-    """Dump and store every relation that holds rows, the largest first, several at a time; of a full return rows by block.
+    """Dump and store every relation with rows, the largest first, in parallel; for a full return rows by block.
 
-    How much there is to do is guessed from an earlier set that this one will be `like`.
+    The bytes to dump are estimated from `like`, an earlier set.
     """
-    holding = [one for one in snapshot.members.holding_rows if only is None or one.qualified in only]
-    members = sorted(holding, key=lambda one: source.sizes.get(one.oid, 0), reverse=True)
+    holding = [member for member in snapshot.members.holding_rows if only is None or member.qualified in only]
+    members = sorted(holding, key=lambda member: source.sizes.get(member.oid, 0), reverse=True)
     encoding = encoding_of(snapshot.coordinator)
     sizes = [source.sizes.get(member.oid, 1 << 40) for member in members]
     with progress.of(run, "dumping and storing", _expected_bytes(members, source, like), site.context.zone, about=True) as items:
@@ -59,9 +59,9 @@ def store_relations(
 
 
 def _expected_bytes(members: Iterable[Member], source: Source, like: Manifest | None) -> dict[str, int]:
-    """Return how many bytes of rows each relation may have: what an earlier set had of it, or else its size on disk."""
+    """Return the estimated bytes of rows by relation: those of an earlier set, or its size on disk."""
     known = like.plain_bytes if like else {}
-    return {one.qualified: known.get(one.qualified, source.sizes.get(one.oid, 0)) for one in members}
+    return {member.qualified: known.get(member.qualified, source.sizes.get(member.oid, 0)) for member in members}
 
 
 def stream_job(
@@ -81,14 +81,14 @@ def store_relation(
     site: Site, run: Run, name: SetName, member: Member, job: StreamJob, size_bytes: int, base: BasePart | None, item: Item,
     earlier: list[Dumped],
 ) -> tuple[Relation, BlockRows | None]:  # fmt: skip
-    """Dump one relation and store it; nothing but database, store and this machine's staging folder is needed.
+    """Dump and store one relation; needs only the database, the store and the staging folder.
 
-    Of a relation that is in the base only the blocks that changed are stored, or nothing if none did. What an `earlier` attempt
-    dumped is not dumped again.
+    For a relation in the base only changed blocks are stored. The dump of an `earlier` attempt is
+    used again.
     """
     place = f"data/{_file_name(site, member)}"
     if base and runs_code(site.server, job):
-        # What changed cannot be asked by a login that reads more than the owner may: it is stored whole.
+        # The query for changed rows would run the owner's code as a login that may read more.
         base = None
     if base and not earlier:
         started = time.monotonic()
@@ -112,7 +112,7 @@ def store_relation(
 
 
 def _dump(site: Site, run: Run, member: Member, job: StreamJob, size_bytes: int, item: Item) -> Dumped:
-    """Dump one relation anew, whatever an attempt that failed left in its place."""
+    """Dump one relation; replace the staged file of a failed attempt."""
     _staged_file(site, run, member).unlink(missing_ok=True)
     # Rows are chosen by a query, which may run code of the tables' owner.
     server = site.owners_login if job.only else site.server
@@ -120,7 +120,7 @@ def _dump(site: Site, run: Run, member: Member, job: StreamJob, size_bytes: int,
 
 
 def _unchanged(member: Member, known: Relation, seconds: float) -> Relation:
-    """Return a relation that has the rows that the base has."""
+    """Return a relation whose rows are those of the base."""
     same: dict[str, Any] = {
         "parent": member.parent,
         "seconds": round(seconds, 3),
@@ -131,7 +131,7 @@ def _unchanged(member: Member, known: Relation, seconds: float) -> Relation:
 
 
 def _inherited(site: Site, run: Run, name: SetName, place: str, facts: StreamFacts) -> Inherited | None:
-    """Store which lines of the base are not among the relation's rows; None if none are left."""
+    """Store which lines of the base are not rows of the relation any more; None if all are."""
     rows = facts.rows - facts.taken
     if not rows:
         return None

@@ -18,10 +18,10 @@ from tasks.sets.upload import missing_class
 def publish_backup(
     site: Site, manifest: Manifest, started: datetime, local_copy: str | None = None, rehearsal: Rehearsal | None = None
 ) -> str:  # fmt: skip
-    """Publish the report and the table of a backup, with what became of its local copy and of its drill; return its verdict.
+    """Publish the report and the table of a backup, its local copy and its drill; return its verdict.
 
     Raises:
-        OperationError: the set is stored, but suspect: too many rows are gone; or it found that sets are of another history.
+        OperationError: the set is stored, but suspect, as too many rows are lost; or histories conflict.
     """
     lacking = missing_class(site.store, site.context.storage_classes, manifest.kind)
     manifest = manifest.model_copy(update={"warnings": [*manifest.warnings, *lacking]})

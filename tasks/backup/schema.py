@@ -1,4 +1,4 @@
-"""The rest of a set: its schema, list, context, script, and the manifest that describes them."""
+"""The rest of a set: its schema, list, context files and script, and the manifest that describes them."""
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -37,10 +37,10 @@ def store_schema(
     site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, relations: list[Relation],
     blocks: dict[str, BlockRows], base: Base | None, part: ContextPart,
 ) -> Manifest:  # fmt: skip
-    """Store schema, list and context folder, and return the manifest that will commit the set.
+    """Store schema, list and context files; return the manifest that will commit the set.
 
     Raises:
-        OperationError: the list does not restore everything that the manifest names.
+        OperationError: the list does not restore everything in the manifest.
     """
     connection, members = snapshot.coordinator, snapshot.members
     crossing = borders.read_borders(connection, members, site.context, site.claimed_tables)
@@ -58,11 +58,12 @@ def store_schema(
         roles=roles, extensions=[*extensions],
         outbound_keys=crossing.outbound, inbound_keys=crossing.inbound,
         referring_tables=_with_rows(site, run, crossing), disabled_keys=catalog.read_disabled_keys(connection, members),
-        left_out=[name for one, name, _ in crossing.left_out if one not in members.around.named], by_hand=_by_hand(crossing, part),
+        left_out=[name for identity, name, _ in crossing.left_out if identity not in members.around.named],
+        by_hand=_by_hand(crossing, part),
         only_superusers=only_superusers, forgotten_tables=crossing.forgotten, inventory=snapshot.inventory,
         inventory_version=2, extension_versions=extensions,
         schema_archive=archive, schema_list=schema_list, context_files=files,
-        warnings=_read_warnings(connection, members, crossing, site) + _told_of(only_superusers),
+        warnings=_read_warnings(connection, members, crossing, site) + _superuser_warnings(only_superusers),
     )  # fmt: skip
     _require_complete(manifest, part.listing)
     manifest = manifest.model_copy(update={"schema_fingerprint": fingerprint_of(manifest, part.digest, extensions)})
@@ -72,7 +73,7 @@ def store_schema(
 
 
 def _with_rows(site: Site, run: Run, crossing: borders.Borders) -> list[str]:
-    """Return which tables of other contexts that refer here have rows, as far as this login may look."""
+    """Return the referencing tables of other contexts that have rows, as far as this login may read."""
     looking = Neighbours.of(site, run)
     return [table for table in sorted({key.table for key in crossing.inbound}) if looking.is_empty(table) is False]
 
@@ -85,33 +86,34 @@ def store_script(site: Site, run: Run, name: SetName, manifest: Manifest, source
 
 
 def part_of_context(site: Site, run: Run, source: Source, snapshot: Snapshot) -> ContextPart:
-    """Return the list that restores the context's part of the dump of a snapshot, and the statements of what is left out."""
+    """Return the context's part of the schema dump's list, and the statements of objects left out."""
     members = snapshot.members
     schemas = frozenset(relation.schema for relation in members.relations)
     named = [*members.choice.left_out, *members.choice.with_them, *members.around.named]
-    # What makes a subscription has a password.
-    told = frozenset(one for one in named if one[0] != members.classes.get("pg_subscription"))
-    told |= {*borders.read_made_by_superusers(snapshot.coordinator, members)}
-    wanted = Wanted(Origin(site.database, source.server), schemas, members.objects, told, encoding_of(snapshot.coordinator))
+    # CREATE SUBSCRIPTION has a password.
+    described = frozenset(identity for identity in named if identity[0] != members.classes.get("pg_subscription"))
+    described |= {*borders.read_made_by_superusers(snapshot.coordinator, members)}
+    origin, encoding = Origin(site.database, source.server), encoding_of(snapshot.coordinator)
+    wanted = Wanted(origin, schemas, members.objects, described, encoding)
     return context_part(run, source.pg_restore, snapshot.archive, wanted)
 
 
 def _by_hand(crossing: borders.Borders, part: ContextPart) -> list[LeftOut]:
-    """Return what is left out with the statements that make it, in an order in which these can be run."""
-    order = {one: number for number, one in enumerate(part.statements)}
-    left_out = sorted(crossing.left_out, key=lambda one: order.get(one[0], len(order)))
-    return [LeftOut(name=name, why=why, statements=part.statements.get(one, "")) for one, name, why in left_out]
+    """Return the objects left out with the statements that create them, in an executable order."""
+    order = {identity: number for number, identity in enumerate(part.statements)}
+    left_out = sorted(crossing.left_out, key=lambda item: order.get(item[0], len(order)))
+    return [LeftOut(name=name, why=why, statements=part.statements.get(identity, "")) for identity, name, why in left_out]
 
 
 def _require_complete(manifest: Manifest, listing: str) -> None:
     if lack := describe_lack(manifest, listing):
         raise OperationError(
-            f"{manifest.id} is not published, because nobody could recover from it: its {lack}; the schema may have moved "
-            "while it was being dumped: run again, and if that does not help, see what `pg_dump --schema-only` says of them"
+            f"{manifest.id} is not published, because it could not be restored: its {lack}; the schema may have changed "
+            "while it was dumped: run again, and if that does not help, look for them in `pg_dump --schema-only`"
         )
 
 
-SAID = 5
+NAMES_SHOWN = 5
 
 
 def _versions(source: Source) -> Versions:
@@ -122,45 +124,45 @@ def _versions(source: Source) -> Versions:
 
 
 def _only_superusers(connection: Connection, members: Members, part: ContextPart) -> dict[str, str]:
-    """Return what of the set only a superuser can make, in the order in which it is made, with the statements."""
-    found = {*borders.read_made_by_superusers(connection, members)}
-    names = describe(connection, found)
-    return {names[one]: text for one, text in part.statements.items() if one in names}
+    """Return the statements for objects that only a superuser can create, by name, in restore order."""
+    names = describe(connection, {*borders.read_made_by_superusers(connection, members)})
+    return {names[identity]: text for identity, text in part.statements.items() if identity in names}
 
 
-def _told_of(only_superusers: Mapping[str, str]) -> list[str]:
+def _superuser_warnings(only_superusers: Mapping[str, str]) -> list[str]:
     return [
-        f"{name} can be made by a superuser alone, and the context needs it: a recovery refuses that unless it is run by one and "
-        f"told so (BACKUP_LOAD_AS_SUPERUSER); it makes it by\n\n{sql_block(text)}"
+        f"{name} can be created by a superuser only, and the context needs it: a recovery fails unless it is run by a "
+        f"superuser with BACKUP_LOAD_AS_SUPERUSER set; it then runs\n\n{sql_block(text)}"
         for name, text in only_superusers.items()
     ]
 
 
 def _read_warnings(connection: Connection, members: Members, crossing: borders.Borders, site: Site) -> list[str]:
-    """Return what a reader of the backup's report has to know of the database."""
+    """Return the warnings about the database for the backup's report."""
     loader = candidates_of(site.server, "loader", LOADER)[0][0].user
     forgotten = [
-        f"table {table} is looked after by no context and is not in any backup; add it to a context, or to `neighbours`"
+        f"table {table} belongs to no context and is in no backup; add it to a context, or to `neighbours`"
         for table in crossing.forgotten
     ]
     return [
         *borders.read_unusable(connection, members), *borders.read_misplaced(connection, members),
-        *(_owned(one, loader) for one in borders.read_owned_by_others(connection, members, loader)), *forgotten,
+        *(_owned(owned, loader) for owned in borders.read_owned_by_others(connection, members, loader)), *forgotten,
         *borders.read_lasting_transactions(connection), *read_bare_names(connection, members, site.context.namespace),
     ]  # fmt: skip
 
 
 def _owned(owned: borders.Owned, loader: str) -> str:
-    """Say what a recovery will ask for because of whose objects are."""
-    what = ", ".join(owned.objects[:SAID]) + (f" and {len(owned.objects) - SAID} more" if len(owned.objects) > SAID else "")
+    """Return the warning about an owner that a recovery's loading login may not act for."""
+    hidden = len(owned.objects) - NAMES_SHOWN
+    what = ", ".join(owned.objects[:NAMES_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
     if owned.is_superuser:
         return (
-            f"superuser {owned.role} owns {what}: a recovery refuses that unless it is told otherwise (BACKUP_LOAD_AS_SUPERUSER); "
-            "better give it to the tables' owner (ALTER … OWNER TO)"
+            f"superuser {owned.role} owns {what}: a recovery fails unless BACKUP_LOAD_AS_SUPERUSER is set; "
+            "better change the owner to the tables' owner (ALTER … OWNER TO)"
         )
     return (
-        f'{owned.role} owns {what}, and login "{loader}" may not act for {owned.role}: a recovery asks for that where it goes; run '
-        f"there, as administrator: GRANT {quoted(owned.role)} TO {quoted(loader)}; or give it to the tables' owner"
+        f'{owned.role} owns {what}, and login "{loader}" may not act for {owned.role}: a recovery will need that; run on its '
+        f"server, as administrator: GRANT {quoted(owned.role)} TO {quoted(loader)}; or change the owner here"
     )
 
 

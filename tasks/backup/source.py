@@ -1,4 +1,4 @@
-"""The source of a backup: whether all of it can be read and stored, found out before anything is touched."""
+"""The source of a backup: checks, before anything is written, that it can be read and stored."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from tasks.sets.owner import require_owner, require_store
 
 @dataclass(frozen=True)
 class Source:
-    """What was found out about the source before the backup began."""
+    """Facts about the source, read before the backup; `sizes` are bytes by oid."""
 
     system_identifier: str
     server: str
@@ -32,19 +32,20 @@ class Source:
 
 @step(repeatable=True)
 def check_source(site: Site, run: Run, *, read_others: bool = True) -> Source:
-    """Find out, before anything is touched, whether the whole context can be read and stored.
+    """Check, before anything is written, that the whole context can be read and stored.
 
-    Without `read_others`, tables of other contexts that the login may not read are left out of the schema's dump.
+    Without `read_others`, tables of other contexts that the login may not read are left out of the
+    schema dump.
 
     Raises:
-        BadInput: the database, a table, a privilege, a program, the store or disk space is missing; all that is
-            known to be wrong with privileges is named at once.
+        BadInput: the database, a table, a privilege, a program, the store or disk space is missing;
+            all missing privileges are named at once.
         MovedSnapshot: a relation is locked for long.
     """
     require_store(site.store, site.context.name)
     with patient(), connect(site.server, site.database, run.title) as connection:
         connection.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
-        # One a relation, besides this one.
+        # One for each parallel relation, besides this one.
         require_sessions(connection, jobs(), in_database=True)
         members = catalog.read_members(connection, site.context, claimed=site.claimed_tables if read_others else None)
         unreadable = _require_readable(connection, members, read_others=read_others)
@@ -55,16 +56,16 @@ def check_source(site: Site, run: Run, *, read_others: bool = True) -> Source:
     warn_of_unsafe(run, pg_dump, pg_restore)
     # Two relations at a time are staged, seldom at more than half their size.
     require_space(run, sum(sorted(sizes.values())[-2:]) // 2 + (16 << 20))
-    # The last check, because the first backup of all leaves its mark in the store.
+    # Last, because the very first backup creates the owner's mark in the store.
     require_owner(site.store, site.context.name, system_identifier)
     return Source(system_identifier, server, number // 10000, pg_dump, pg_restore, sizes, tuple(unreadable))
 
 
 def require_readable(site: Site, run: Run, *, read_others: bool = True) -> None:
-    """Find out before a plan promises anything that takes a set whether this login may read what that needs.
+    """Check, before a plan that takes a set is published, that this login may read all it needs.
 
     Raises:
-        BadInput: it may not; all that is known to be wrong with privileges is named at once.
+        BadInput: it may not; all missing privileges are named at once.
     """
     with patient(), connect(site.server, site.database, run.title) as connection:
         connection.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
@@ -72,17 +73,18 @@ def require_readable(site: Site, run: Run, *, read_others: bool = True) -> None:
 
 
 def _require_readable(connection: Connection, members: Members, *, read_others: bool) -> list[tuple[str, str]]:
-    """Make sure that the login may read what has to be read; return the tables of others that it may not."""
+    """Check that the login may read what is needed; return the unreadable tables of other contexts."""
     own, oids = set(members.chosen_by_class["pg_class"]), {"oids": members.oids}
     login = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
-    found = connection.execute(sql.catalog.UNREADABLE, {"sequences": members.chosen_by_class["pg_class"]}).fetchall()
-    spared = [] if read_others else [(schema, name) for *_, oid, schema, name in found if oid not in own]
-    if unreadable := [row[:4] for row in found if read_others or row[4] in own]:
+    lacking = connection.execute(sql.catalog.UNREADABLE, {"sequences": members.chosen_by_class["pg_class"]}).fetchall()
+    spared = [] if read_others else [(schema, name) for *_, oid, schema, name in lacking if oid not in own]
+    if unreadable := [row[:4] for row in lacking if read_others or row[4] in own]:
         grants = {f"USAGE ON SCHEMA {schema}" for schema, may_use, _, _ in unreadable if not may_use}
         tables = ", ".join(table for _, _, table, may_select in unreadable if not may_select)
-        remedy = " ".join(f'GRANT {one} TO "{login}";' for one in [*sorted(grants), *([f"SELECT ON {tables}"] if tables else [])])
+        privileges = [*sorted(grants), *([f"SELECT ON {tables}"] if tables else [])]
+        remedy = " ".join(f'GRANT {privilege} TO "{login}";' for privilege in privileges)
         raise BadInput(
-            f'role "{login}" may not read {", ".join(row[2] for row in unreadable)} (the schema is dumped whole, which takes the '
+            f'role "{login}" may not read {", ".join(row[2] for row in unreadable)} (the whole schema is dumped, which takes the '
             f'right to read every table); run: {remedy} or, for all tables: GRANT pg_read_all_data TO "{login}"'
         )
     if hidden := [row[0] for row in connection.execute(sql.catalog.HIDDEN_BY_ROW_SECURITY, oids)]:
@@ -93,15 +95,15 @@ def _require_readable(connection: Connection, members: Members, *, read_others: 
 
 
 def snapshot_facts(source: Source, snapshot: Snapshot) -> SnapshotFacts:
-    """Return when and where a snapshot was taken, as the session says that took it: another server may answer by now.
+    """Return when and where a snapshot was taken, as its own session reports it.
 
     Raises:
-        OperationError: another cluster does.
+        OperationError: the address now leads to another cluster than before.
     """
-    found = placed_snapshot(snapshot.coordinator, snapshot.instant, snapshot.xmin, snapshot.lsn)
-    if found.system_identifier != source.system_identifier:
+    facts = placed_snapshot(snapshot.coordinator, snapshot.instant, snapshot.xmin, snapshot.lsn)
+    if facts.system_identifier != source.system_identifier:
         raise OperationError(
-            f"another cluster answers now (system identifier {found.system_identifier}, before it was {source.system_identifier}); "
-            "find out why its address moved, and run again"
+            f"connected to a different cluster than before (system identifier {facts.system_identifier}, "
+            f"before {source.system_identifier}); find out why the server's address changed, and run again"
         )
-    return found
+    return facts

@@ -45,10 +45,10 @@ SNAPSHOT_TRIES = 4
 
 @dataclass(frozen=True)
 class Occasion:
-    """Why a set is taken: what it is called, until when it must be kept, and whether rows that are gone are meant to be.
+    """Why a set is taken: its label, until when it is kept, and whether lost rows are accepted.
 
-    `sort` is the kind, or the name of the long-term job; `only` has the rows to take of each relation, where that is not all;
-    `made` is what a restore makes that the set is taken for.
+    `sort` is the kind, or the name of the long-term job; `only` has the rows to take by relation, if
+    not all; `made` are the objects created by the restore that the set is taken for.
     """
 
     label: str | None = None
@@ -60,19 +60,19 @@ class Occasion:
 
 
 def occasion(site: Site, run: Run, label: str | None, keep_until: str | None, *, accept_losses: bool) -> Occasion:
-    """Return why a set is taken, as an operator said it.
+    """Return why a set is taken, by the flow's parameters.
 
     Raises:
-        BadInput: keep_until is no instant, or is past.
+        BadInput: keep_until is not a valid timestamp, or is in the past.
     """
     until = parse_instant(keep_until, site.context.zone) if keep_until else None
     if until and until <= run.started:
-        raise BadInput(f'keep_until "{keep_until}" is past; name an instant to come')
+        raise BadInput(f'keep_until "{keep_until}" is in the past; pass a later one')
     return Occasion(label or None, until, accept_losses)
 
 
 def find_base(site: Site, run: Run) -> Base | None:
-    """Return the newest full that looks whole, with the rows by block that it recorded; None if there is no full at all."""
+    """Return the newest undamaged full with its rows by block and large objects, if there is one."""
     manifest = newest_full(site.store, site.context.name)
     if manifest is None:
         return None
@@ -81,17 +81,17 @@ def find_base(site: Site, run: Run) -> Base | None:
     stored = manifest.block_rows
     file = fetch(site.store, name_of(manifest), stored, run.folder / stored.path)
     blocks = parse_block_rows(unpack_file(file, stored, manifest.id).read_bytes(), f"{stored.path} of {manifest.id}")
-    return Base(manifest, blocks, {one.oid: one for one in fetch_index(site.store, run, manifest)})
+    return Base(manifest, blocks, {large_object.oid: large_object for large_object in fetch_index(site.store, run, manifest)})
 
 
 def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | None = None) -> Manifest:
-    """Take a set of the context under one snapshot, a differential if there is a base that fits, and commit it.
+    """Take a set of the context under one snapshot, a differential if the base allows it, and commit it.
 
-    It starts over when the schema moved meanwhile.
+    If the schema changes meanwhile, it starts over.
 
     Raises:
-        BadInput: it would be refused where it is to be read.
-        MovedSnapshot: it moved at every try; nothing is listed.
+        BadInput: every restore would refuse the set.
+        MovedSnapshot: the schema changed at every attempt; no set is listed.
     """
     _require_signer(site.store)
     require_writable(site, run, Kind.DIFFERENTIAL if base else why.sort)
@@ -102,7 +102,7 @@ def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | N
 
 
 def take_part(part: Site, run: Run, why: Occasion, *, read_others: bool = True) -> Manifest:
-    """Take a set of a part of a context, beside the fulls and differentials: under the context's lock, as a run of its own.
+    """Take a set of a part of a context, under the context's lock and another run id.
 
     Raises:
         BadInput, MovedSnapshot: as check_source and take_set.
@@ -117,7 +117,7 @@ def take_part(part: Site, run: Run, why: Occasion, *, read_others: bool = True) 
 
 @persistent
 def require_writable(site: Site, run: Run, sort: str) -> None:
-    """Find out before anything is dumped whether the store takes a set of a kind.
+    """Check, before anything is dumped, that the store accepts a set of a kind.
 
     Raises:
         BadInput: it does not.
@@ -127,10 +127,10 @@ def require_writable(site: Site, run: Run, sort: str) -> None:
 
 
 def _require_signer(store: StoreAddress) -> None:
-    """Refuse to take a set that every restore with these settings would refuse."""
+    """Refuse to take an unsigned set that every restore with these settings would refuse."""
     if store.trust.refuses_unsigned and store.signer is None:
         raise BadInput(
-            f"{VERIFY_KEY} is set and {SIGNING_KEY} is not: the set would not be signed, and be refused by every restore; "
+            f"{VERIFY_KEY} is set and {SIGNING_KEY} is not: the set would not be signed, and every restore would refuse it; "
             f"set {SIGNING_KEY}, or neither"
         )
 
@@ -138,7 +138,7 @@ def _require_signer(store: StoreAddress) -> None:
 def _take(
     site: Site, run: Run, source: Source, why: Occasion, base: Base | None, trusted: Manifest | None
 ) -> Manifest:  # fmt: skip
-    # Listed before the snapshot is taken: what is there now is older than it.
+    # Listed before the snapshot is taken: these sets are older than it.
     known = list_sets(site.store, site.context.name)
     with take_snapshot(site, run, source.pg_dump, source.unreadable) as snapshot:
         unfit = base and _misfit(base, source, snapshot)
@@ -154,14 +154,13 @@ def _take(
         snapshot.require_flushed(site, run)
         snapshot.require_held()
     losses = _losses(site, trusted, relations) if trusted else []
-    instead = f"{base.manifest.id} is no base: {unfit}" if base and unfit else None
-    said = {"label": why.label, "keep_until": why.keep_until, "losses": losses, "instead": instead, "finished": now()} | {
-        "made": list(why.made)
-    }
-    manifest = manifest.model_copy(update=said | place)
-    # It may have expired before it was held.
+    instead = f"{base.manifest.id} cannot be the base: {unfit}" if base and unfit else None
+    fields: dict[str, Any] = {"label": why.label, "keep_until": why.keep_until, "losses": losses, "instead": instead}
+    fields |= {"finished": now(), "made": list(why.made)}
+    manifest = manifest.model_copy(update=fields | place)
+    # The base may have expired before it was held.
     read_base(site.store, manifest)
-    # Last of all, because of a folder that has it everybody believes that its manifest was lost, not never written.
+    # Last, because a folder with a script but without a manifest counts as one that lost its manifest.
     manifest = store_script(site, run, name, manifest, source, fitting)
     publish(site.store, run, name, manifest)
     return manifest
@@ -170,10 +169,10 @@ def _take(
 def _place(
     site: Site, run: Run, known: Listing, snapshot: Snapshot, manifest: Manifest, blocks: dict[str, BlockRows]
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the number of a set among the context's, and which sets are found to be of another history."""
+    """Return the number of a set in its context, and whether it conflicts with another history."""
     number = next_number(known.manifests, known.adopted)
     aside = find_dispute(known.manifests, known.adopted, manifest.snapshot, number)
-    base = next((one.usable for one in known.sets if one.usable and one.name.kind is Kind.FULL), None)
+    base = next((listed.usable for listed in known.sets if listed.usable and listed.name.kind is Kind.FULL), None)
     if aside is None and base and manifest.kind is Kind.FULL:
         aside = forked(_other_rows(site, run, snapshot, base, manifest, blocks), base, number)
     return {"number": number, "aside": aside}
@@ -182,22 +181,22 @@ def _place(
 def _other_rows(
     site: Site, run: Run, snapshot: Snapshot, base: Manifest, manifest: Manifest, blocks: dict[str, BlockRows]
 ) -> list[str]:  # fmt: skip
-    """Return the relations of which a differential would inherit a full's rows, although they have others now.
+    """Return the relations whose rows a differential would wrongly inherit from a full.
 
-    Every row was read anyhow; only those relations are counted that have another digest.
+    Every row was read anyway; only relations with another digest are queried.
     """
     if misfit(base, manifest.snapshot, snapshot.xmax, manifest.database.oid, manifest.inventory):
         return []
-    then = {one.qualified: one for one in base.relations}
+    then = {relation.qualified: relation for relation in base.relations}
     counts = Base(base, {name: BlockRows.of(0, [then[name].rows]) for name in blocks if name in then})
-    encoding, found = encoding_of(snapshot.coordinator), list[str]()
-    digests = {one.qualified: one.digest for one in manifest.relations}
+    encoding, differing = encoding_of(snapshot.coordinator), list[str]()
+    digests = {relation.qualified: relation.digest for relation in manifest.relations}
     for member in snapshot.members.holding_rows:
         part = counts.part_of(member.oid, member.relfilenode, member.qualified, member.columns, member.layout)
         if part and part.relation.digest != digests.get(member.qualified, part.relation.digest):
             job = stream_job(site, run, member, snapshot, encoding, count_blocks=False, only=None)
-            found += [member.qualified] if is_unchanged(site.server, job, part.blocks) else []
-    return found
+            differing += [member.qualified] if is_unchanged(site.server, job, part.blocks) else []
+    return differing
 
 
 def _losses(site: Site, trusted: Manifest, relations: list[Relation]) -> list[str]:
@@ -210,6 +209,6 @@ def _losses(site: Site, trusted: Manifest, relations: list[Relation]) -> list[st
 
 def _misfit(base: Base, source: Source, snapshot: Snapshot) -> str | None:
     if not base.blocks:
-        return "it did not count rows by block"
+        return "it has no rows by block"
     database = catalog.read_database(snapshot.coordinator)
     return misfit(base.manifest, snapshot_facts(source, snapshot), snapshot.xmax, database.oid, snapshot.inventory)

@@ -124,9 +124,9 @@ CREATE TYPE mood AS ENUM ('good', 'bad');
 ALTER TABLE teams ADD COLUMN mood mood NOT NULL DEFAULT 'good', ADD COLUMN size varchar(3) NOT NULL DEFAULT '12';
 """
 UNLIKE = {
-    "a value renamed": ("ALTER TYPE mood RENAME VALUE 'bad' TO 'worse'", "type public.mood is not as it was"),
-    "a column changed": ("ALTER TABLE teams ALTER COLUMN size TYPE varchar(9)", "table public.teams is not as it was"),
-    "a column added": ("ALTER TABLE teams ADD COLUMN note text DEFAULT 'none'", "table public.teams is not as it was"),
+    "a value renamed": ("ALTER TYPE mood RENAME VALUE 'bad' TO 'worse'", "type public.mood changed"),
+    "a column changed": ("ALTER TABLE teams ALTER COLUMN size TYPE varchar(9)", "table public.teams changed"),
+    "a column added": ("ALTER TABLE teams ADD COLUMN note text DEFAULT 'none'", "table public.teams changed"),
 }  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def test_a_text_of_rows_that_did_not_change_may_be_another(world: World, change:
     execute(world, statement)
     listed = differential(world)
     assert (listed["kind"], listed["base"]) == ("full", "-")
-    assert listed["note"] == f"{full['id']} is no base: {why}"
+    assert listed["note"] == f"{full['id']} cannot be the base: {why}"
 
 
 LAID_OUT_ANEW = {
@@ -251,7 +251,7 @@ def test_a_copy_of_the_cluster_that_is_behind_or_went_its_own_way(world: World) 
         full = newest(world)
         execute(world, "DELETE FROM policy_violations_2025")
         world.run(differential_backup, "backup_reader", copy)
-        assert f"{full['id']} is no base: this server is behind it" in notes(world)
+        assert f"{full['id']} cannot be the base: this server is behind it" in notes(world)
 
         with copy.connect() as connection:
             connection.execute("SELECT pg_promote()")

@@ -241,7 +241,7 @@ def test_a_restart_between_full_and_differential(lab: World, machine: Machine, m
         assert "differential" not in lab.differential()
         newest, first = listed(lab)
         assert (newest["kind"], newest["base"]) == ("full", "-")
-        assert newest["note"].startswith(f"{first['id']} is no base: the server was restarted since (")
+        assert newest["note"].startswith(f"{first['id']} cannot be the base: the server was restarted since (")
         assert lab.run(watch_recovery_point, "backup_reader", refresh=False).startswith(f"PASS: {newest['id']}, age ")
         assert recovered(lab).startswith("after the restart: ")
         purpose(lab, "changed")

@@ -77,7 +77,7 @@ def test_a_label_and_a_term_are_kept(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep_until", "said"), [("2001-01-01", "is past; name an instant to come"), ("soon", "is not a valid timestamp")]
+    ("keep_until", "said"), [("2001-01-01", "is in the past; pass a later one"), ("soon", "is not a valid timestamp")]
 )
 def test_a_term_that_is_none(world: World, keep_until: str, said: str) -> None:
     with pytest.raises(BadInput, match=said):

@@ -1,4 +1,4 @@
-"""What makes the large objects of a set in `restore.sh`: the index says which, lines of COPY text what they hold."""
+"""The part of `restore.sh` for large objects: the index lists them, COPY text has their pages."""
 
 import shlex
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ same() {{ cmp - "$1" || {{ echo "large objects are not those of the set" >&2; ex
 
 
 def large_object_commands(manifest: Manifest, base: Manifest | None) -> Iterator[str]:
-    """Yield what makes and compares the large objects of a set; nothing where it has none."""
+    """Yield the commands that create and compare the large objects of a set, if it has any."""
     if manifest.large_object_index is None:
         return
     index = manifest.large_object_index

@@ -12,9 +12,9 @@ from tasks.core.sets.manifest import Manifest, Relation
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Whether a drill proved what a restore of a set makes, or was asked for; and what is left to do if nobody could be asked."""
+    """Whether a drill proved a set's schema, or was asked for; `to_do` if that failed."""
 
-    said: str
+    outcome: str
     to_do: str = ""
 
 
@@ -22,34 +22,34 @@ def relation_rows(relations: Iterable[Relation], seconds: Mapping[str, float] | 
     """Return one row a relation, for the table artifact."""
     return [
         {
-            "relation": one.qualified,
-            "rows": one.rows,
-            "stored bytes": one.bytes,
-            "plain bytes": one.plain_bytes,
-            "seconds": round(seconds.get(one.qualified, 0.0) if seconds else one.seconds, 2),
-            "digest": one.digest,
+            "relation": relation.qualified,
+            "rows": relation.rows,
+            "stored bytes": relation.bytes,
+            "plain bytes": relation.plain_bytes,
+            "seconds": round(seconds.get(relation.qualified, 0.0) if seconds else relation.seconds, 2),
+            "digest": relation.digest,
         }
-        for one in relations
+        for relation in relations
     ]
 
 
 def relation_table(manifest: Manifest, seconds: Mapping[str, float] | None) -> str:
-    """Return the relations of a set as a markdown table, with the seconds of its dump or of the load."""
+    """Return the relations of a set as a Markdown table, with the seconds of their dump or load."""
     rows = [
         (
-            one.qualified,
-            f"{one.rows:,}",
-            f"`{one.digest[:12]}…`",
-            size(one.bytes),
-            duration(seconds.get(one.qualified, 0.0) if seconds else one.seconds),
+            relation.qualified,
+            f"{relation.rows:,}",
+            f"`{relation.digest[:12]}…`",
+            size(relation.bytes),
+            duration(seconds.get(relation.qualified, 0.0) if seconds else relation.seconds),
         )
-        for one in manifest.relations
+        for relation in manifest.relations
     ]
     return table(["relation", "rows", "digest", "stored", "time"], rows, right=(1, 3, 4))
 
 
 def backup_verdict(manifest: Manifest, seconds: float, zone: ZoneInfo) -> str:
-    """Return the one line that says whether the backup is there."""
+    """Return the verdict on a backup, in one line."""
     warned = f", {len(manifest.warnings)} warnings" if manifest.warnings else ""
     lost = f", but rows are gone since the last good full: {'; '.join(manifest.losses[:3])}" if manifest.losses else ""
     aside, own = manifest.aside, bool(manifest.aside and manifest.aside.holds(manifest.number or 0))
@@ -63,20 +63,20 @@ def backup_verdict(manifest: Manifest, seconds: float, zone: ZoneInfo) -> str:
 
 
 def large_objects(large: LargeObjects) -> str:
-    """Return how many large objects a set has, and which columns name them."""
+    """Return how many large objects a set has, and which columns reference them."""
     columns = ", ".join(f"{relation}({', '.join(names)})" for relation, names in large.columns.items())
-    same = f", {large.inherited:,} of them as in the full" if large.inherited else ""
-    return f"{large.objects:,}{same}, named by {columns or 'no column'}"
+    same = f", {large.inherited:,} of them unchanged since the full" if large.inherited else ""
+    return f"{large.objects:,}{same}, referenced by {columns or 'no column'}"
 
 
-ACCEPT = "find out where the rows went; if they went on purpose, say so: `daily_backup` with `accept_losses=true`"
+ACCEPT = "find out why rows are missing; if they were deleted on purpose, run `daily_backup` with `accept_losses=true`"
 
 
 def backup_report(
     manifest: Manifest, path: str, seconds: float, zone: ZoneInfo, *, off_host: bool, local_copy: str | None = None,
     rehearsal: Rehearsal | None = None,
 ) -> str:  # fmt: skip
-    """Return the report of a backup as markdown."""
+    """Return the report of a backup as Markdown."""
     place = "" if off_host else "**Not off-host:** the store is a folder; if this machine is lost, so is the backup.\n"
     large = manifest.large_objects
     facts = [
@@ -85,8 +85,8 @@ def backup_report(
         ("took", duration(seconds)), ("stored", f"{size(manifest.bytes)} ({manifest.bytes:,} bytes), read back and compared"),
         *([("large objects", large_objects(large))] if large else []),
         *([("differential against", f"`{manifest.base}`")] if manifest.base else []),
-        *([("a full instead of a differential", manifest.instead)] if manifest.instead else []),
-        *([("schema", rehearsal.said)] if rehearsal else []),
+        *([("full instead of a differential", manifest.instead)] if manifest.instead else []),
+        *([("schema", rehearsal.outcome)] if rehearsal else []),
         *([("local copy", local_copy)] if local_copy else []),
         *([("label", manifest.label)] if manifest.label else []),
         *([("kept until", local_time(manifest.keep_until, zone))] if manifest.keep_until else []),
@@ -99,10 +99,10 @@ def backup_report(
         for part in (
             headline(backup_verdict(manifest, seconds, zone)), place,
             section("Suspect: rows are gone since the last good full", manifest.losses), section("Warnings", manifest.warnings),
-            section("Of another history", [manifest.aside.why] if manifest.aside else []),
+            section("Another history", [manifest.aside.why] if manifest.aside else []),
             table(["what", "value"], facts) + "\n", "## Relations\n", relation_table(manifest, None) + "\n",
-            section("Keys to other contexts, made after a restore when their tables are there", keys),
-            section("Not in the backup: to be made by hand after a recovery", chores(manifest)),
+            section("Foreign keys to other contexts, to be created after a restore once their tables exist", keys),
+            section("Not in the backup: to be created by hand after a recovery", chores(manifest)),
             section("Still to do", to_do, "Nothing.\n"),
         )
         if part

@@ -1,4 +1,4 @@
-"""Facts about stored files, and how to use them with nothing but PostgreSQL's own programs."""
+"""Facts about stored files, and the script that restores them with PostgreSQL's own programs."""
 
 import hashlib
 import shlex
@@ -18,7 +18,7 @@ from tasks.core.sets.shared_schema import own_grants, schemas_with_objects
 
 
 def describe_file(path: str, file: Path) -> StoredObject:
-    """Return path, size and SHA-256 of a file that is to be stored."""
+    """Return path, size and SHA-256 of a file to store."""
     with file.open("rb") as source:
         digest = hashlib.file_digest(source, "sha256")
     return StoredObject(path=path, bytes=file.stat().st_size, sha256=digest.hexdigest())
@@ -125,9 +125,10 @@ SPLIT_LISTS = (
 def restore_script(
     manifest: Manifest, database_options: Iterable[tuple[str, str]], path: str, base: Manifest | None = None
 ) -> str:  # fmt: skip
-    """Return the shell script that restores a set in its downloaded folder with stock tools alone; its code expects the path.
+    """Return the script that restores a set from its downloaded folder with stock tools alone.
 
-    A differential looks for its base where it is in the store: in the folder `daily` beside its own folder's.
+    `path` is the search_path that the source's code expects. A differential looks for its base
+    where the store has it: in the folder `daily` beside its own folder.
     """
     options = " ".join(_word(f"--{key.lower().replace('_', '-')}={value}") for key, value in database_options)
     versions = manifest.versions
@@ -183,7 +184,7 @@ def _missing_roles(manifest: Manifest) -> str:
 
 
 def _superusers(manifest: Manifest) -> str:
-    """Return what says why a superuser has to load the set; nothing if none has to."""
+    """Return the query for why a superuser has to load the set; its result is empty if none has to."""
     made = f"only a superuser can make {', '.join(manifest.only_superusers)}" if manifest.only_superusers else None
     statement = SQL(
         "SELECT concat_ws('; ', 'objects belong to ' || string_agg(rolname, ', ') || ', a superuser', {}) FROM pg_roles "
@@ -193,7 +194,7 @@ def _superusers(manifest: Manifest) -> str:
 
 
 def _memberships(manifest: Manifest) -> str:
-    """Return what writes the statements that make the login, which psql knows as `loader`, a member of the owners."""
+    """Return the query for GRANTs that make the login (psql variable `loader`) a member of the owners."""
     return (
         SQL(
             "SELECT format('GRANT %I TO %I%s;', rolname, :'loader', CASE WHEN current_setting('server_version_num')::int >= 160000 "
@@ -205,7 +206,7 @@ def _memberships(manifest: Manifest) -> str:
 
 
 def _lacking_create(manifest: Manifest, statement: str) -> str:
-    """Return what writes a statement for each schema in which an owner may not create, as it has to for the restore."""
+    """Return the query for a statement per schema in which an owner lacks CREATE, for the restore."""
     schemas = schemas_with_objects(manifest)
     return (
         SQL(
@@ -218,28 +219,31 @@ def _lacking_create(manifest: Manifest, statement: str) -> str:
 
 
 def _own_grants(manifest: Manifest) -> str:
-    """Return what gives owners what they had in a `public` that is not theirs."""
-    return "".join(
-        f"{sql.databases.grant_on_schema(one.schema, one.role, one.privilege, grantable=one.grantable).as_string()};\n"
-        for one in own_grants(manifest)
+    """Return the grants that owners had on schema `public` if it is another role's."""
+    statements = (
+        sql.databases.grant_on_schema(grant.schema, grant.role, grant.privilege, grantable=grant.grantable)
+        for grant in own_grants(manifest)
     )
+    return "".join(f"{statement.as_string()};\n" for statement in statements)
 
 
 def _load_commands(manifest: Manifest, base: Manifest | None) -> Iterator[str]:
-    """Yield what loads the rows; those of partitions by hash, where they belong to other partitions, through what is divided."""
+    """Yield the commands that load rows; rows of hash partitions, if need be, through their parent."""
     divided, encoding = families(manifest), manifest.database.encoding
     folder = f"../../{RULES[base.kind].folder}/{base.id}" if base else ""
-    of_base = {one.qualified: [f"{folder}/{part.path}" for part in one.parts] for one in base.relations} if base else {}
-    known = {one.qualified for family in divided for one in family.relations}
+    of_base = {
+        relation.qualified: [f"{folder}/{part.path}" for part in relation.parts] for relation in (base.relations if base else ())
+    }
+    known = {leaf.qualified for family in divided for leaf in family.relations}
     for relation in manifest.relations:
         if relation.qualified not in known:
             yield _load_command(relation, encoding, of_base)
     for family in divided:
-        emptied = ";\n".join(sql.rows.empty_relation(one.namespace, one.name).as_string() for one in family.relations)
-        yield " && ".join(_load_command(one, encoding, of_base) for one in family.relations) + " || {"
+        emptied = ";\n".join(sql.rows.empty_relation(leaf.namespace, leaf.name).as_string() for leaf in family.relations)
+        yield " && ".join(_load_command(leaf, encoding, of_base) for leaf in family.relations) + " || {"
         yield f"    echo {_word('once more, through ' + family.qualified)}"
         yield f'    as_loader "${{INTO[@]}}" --single-transaction <<< {_word(emptied)}'
-        yield from (f"    {_load_command(one, encoding, of_base, family.table)}" for one in family.relations)
+        yield from (f"    {_load_command(leaf, encoding, of_base, family.table)}" for leaf in family.relations)
         yield "}"
 
 
@@ -259,8 +263,8 @@ def _load_command(
 def _set_sequences(manifest: Manifest) -> str:
     statement = SQL("SELECT setval(format('%I.%I', {}, {})::regclass, {}, {});\n")
     return "".join(
-        statement.format(*map(Literal, (one.namespace, one.name, one.last_value, one.is_called))).as_string()
-        for one in manifest.sequences
+        statement.format(*map(Literal, (sequence.namespace, sequence.name, sequence.last_value, sequence.is_called))).as_string()
+        for sequence in manifest.sequences
     )
 
 
@@ -279,8 +283,8 @@ def _left_to_do(manifest: Manifest) -> str:
 def _chores(manifest: Manifest) -> Iterator[str]:
     for key in manifest.outbound_keys:
         yield f"when {key.references} is back: {sql.foreign_keys.add_key(key.table, key.name, key.definition).as_string()};"
-    for one in manifest.by_hand:
-        yield f"{one.name}, which is not in the set ({one.why}):\n{one.statements}"
+    for item in manifest.by_hand:
+        yield f"{item.name}, which is not in the set ({item.why}):\n{item.statements}"
     for setting in manifest.database.settings:
         yield f"ALTER DATABASE … SET {setting}"
     if manifest.database.grants:
