@@ -1,7 +1,7 @@
-"""The steps that people use by themselves, in a notebook or in flows of their own (docs/notebook.md).
+"""Single steps for use in notebooks or flows of your own (docs/notebook.md).
 
-They take names, and find server, login and store of a context themselves. What they do is what the flows do: there the same
-code is given a run, its snapshot and its lock.
+They take names, and find server, login and store of a context themselves. The flows run the same
+code with their own run, snapshot and lock.
 """
 
 import shutil
@@ -33,12 +33,12 @@ VIEW_SECONDS, VIEW_LOCK_SECONDS = 1800, 30
 
 @step(name="dump_table {table}", repeatable=True)
 def dump_table(context: str, table: str, file: str | Path) -> StreamFacts:
-    """Dump the rows of a table, or of one partition, as COPY text that zstd has compressed; a file that is there is replaced.
+    """Dump the rows of a table or partition as COPY text, compressed by zstd; replace an existing file.
 
-    Returns how many rows and bytes that are, and the digest that a set would have of them.
+    Returns the numbers of rows and bytes, and the digest as in a set.
 
     Raises:
-        BadInput: the context has no such table, or it is divided: its partitions have the rows.
+        BadInput: the context has no such table, or it is partitioned: its partitions have the rows.
     """
     with begin("dump_table", context) as run:
         site, staged = find_site(context, "reader"), run.folder / "rows.copy.zst"
@@ -47,7 +47,7 @@ def dump_table(context: str, table: str, file: str | Path) -> StreamFacts:
             member = next((member for member in holding if table in (member.name, member.qualified)), None)
             if member is None:
                 known = ", ".join(member.name for member in holding)
-                raise BadInput(f'context {context} has no table "{table}" that holds rows; name one of {known}')
+                raise BadInput(f'context {context} has no table "{table}" that stores rows; pass one of {known}')
             size = connection.execute(sql.rows.RELATION_BYTES, {"oids": [member.oid]}).fetchall()[0][1]
             encoding = encoding_of(connection)
         place = member.schema, member.name, list(member.columns)
@@ -59,7 +59,7 @@ def dump_table(context: str, table: str, file: str | Path) -> StreamFacts:
 
 @step(name="compress {file}")
 def compress(file: str | Path) -> Path:
-    """Compress a file with zstd as a dump is, into one beside it (`.zst`, 0600) that has to be new; return that."""
+    """Compress a file as dumps are, into a new one beside it (`.zst`, 0600); return its path."""
     source, packed = Path(file), Path(f"{file}.zst")
     try:
         with source.open("rb") as plain, CompressedFile(str(packed)) as target:
@@ -67,16 +67,16 @@ def compress(file: str | Path) -> Path:
                 target.write(block)
             target.finish()
     except FileExistsError as error:
-        raise BadInput(f"{packed} is there already; move it away") from error
+        raise BadInput(f"{packed} already exists; move it away") from error
     return packed
 
 
 @step(name="upload {file}", repeatable=True)
 def upload(context: str, file: str | Path) -> str:
-    """Store a file in the context's store, among no set's, and read it back; return its path there.
+    """Store a file in the context's store, outside of sets, and read it back; return its path there.
 
     Raises:
-        AlreadyExists: another file of that name is stored.
+        AlreadyExists: another file is stored under that name.
         StoreUnavailable: the store did not accept it, or returns other bytes.
     """
     address, source = find_store(context), Path(file)
@@ -86,18 +86,18 @@ def upload(context: str, file: str | Path) -> str:
         store.put(key, source, WARM_CLASS, {"sha256": stored.sha256})
         read_back(store, key, stored, unmeasured)
     elif stored_sha256(store, key) != stored.sha256:
-        raise AlreadyExists(f"{address.path(key)} is another file; give this one another name")
+        raise AlreadyExists(f"{address.path(key)} exists with other content; rename this file")
     return address.path(key)
 
 
 @step(name="detach_partition {partition}")
 def detach_partition(context: str, partition: str, confirm_database: str | None = None) -> str:
-    """Detach a partition in one short transaction, under the context's lock; return schema and name of what is a table now.
+    """Detach a partition in one short transaction, under the context's lock; return its qualified name.
 
     Raises:
-        BadInput: no table that the context has `partitions` for has such a partition.
+        BadInput: no table in the context's `partitions` has such a partition.
         UnsafeTarget: confirm_database is not the name of the live database.
-        OperationError: a lock timed out; nothing was changed.
+        OperationError: lock timeout; nothing was changed.
     """
     with begin("detach_partition", context) as run:
         site = logins.with_loader(find_site(context), run)
@@ -105,38 +105,38 @@ def detach_partition(context: str, partition: str, confirm_database: str | None 
         with context_lock(site.server, context, run.title, exclusive=True) as lock:
             with session(site, run) as connection:
                 tables = [read_table(connection, site.context, rule) for rule in site.context.partitions]
-            found = {one.name: (table, one) for table in tables for one in table.partitions}
-            if partition not in found:
-                raise BadInput(f'context {context} has no partition "{partition}"; name one of {", ".join(found) or "none"}')
-            table, leaf = found[partition]
+            known = {leaf.name: (table, leaf) for table in tables for leaf in table.partitions}
+            if partition not in known:
+                raise BadInput(f'context {context} has no partition "{partition}"; it has: {", ".join(known) or "none"}')
+            table, leaf = known[partition]
             attach.detach_partition.fn(site, run, lock, table, leaf)
     return leaf.qualified
 
 
 @step(name="refresh_view {view}")
 def refresh_view(context: str, view: str) -> Refreshed:
-    """Compute one materialized view of the context anew; return how long that took, and how stale it was.
+    """Refresh one materialized view of the context; return how long that took, and how stale it was.
 
     Raises:
-        OperationError: it is not there, or could not be computed.
+        OperationError: it does not exist, or could not be refreshed.
     """
     with begin("refresh_view", context) as run:
         site = logins.with_loader(find_site(context), run)
         chosen, allowed = views.chosen_views(site.context, [view]), views.Limits(VIEW_SECONDS, VIEW_LOCK_SECONDS)
         with context_lock(site.server, context, run.title):
             with connect(site.server, site.database, run.title) as connection:
-                there = [found for found, _ in catalog.read_views(connection, chosen).values()]
-            if not there:
-                raise OperationError(f"{view} is not there; create it, or restore it: full_restore --in-place")
-            refreshed = views.refresh_view.fn(site.owners_login, site.database, run, there[0], allowed)
+                existing = [known for known, _ in catalog.read_views(connection, chosen).values()]
+            if not existing:
+                raise OperationError(f"{view} does not exist; create it, or restore it: full_restore --in-place")
+            refreshed = views.refresh_view.fn(site.owners_login, site.database, run, existing[0], allowed)
     if refreshed.problem:
-        raise OperationError(f"{refreshed.view} could not be computed: {refreshed.problem}")
+        raise OperationError(f"{refreshed.view} could not be refreshed: {refreshed.problem}")
     return refreshed
 
 
 @step(name="run_check {check}", repeatable=True)
 def run_check(context: str, check: str, timeout_seconds: float = 600) -> Finding:
-    """Run one check of the context's `checks.sql`; return how many rows offend, and the keys of the first few.
+    """Run one check of the context's `checks.sql`; return the number of violations and the first keys.
 
     Raises:
         BadInput: there is no such check.

@@ -1,1 +1,1 @@
-"""One run of a flow: where it works, its folder and programs, its progress, its artifacts, and who approves it."""
+"""One run of a flow: its site, folder, programs, progress, artifacts, retries and approval."""

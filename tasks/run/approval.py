@@ -1,4 +1,4 @@
-"""Asking a person: the run pauses with a plan and a form, and nothing is locked or open meanwhile."""
+"""Approval by an operator: the run pauses with a plan and a form, without locks or connections."""
 
 import os
 import secrets
@@ -17,60 +17,60 @@ from tasks.core.errors import BadInput, UnsafeTarget
 from tasks.run.own_server import ALONE
 from tasks.run.run import WORKERS_MARK
 
-# A plan that nobody answers fails the run.
+# After this time without an answer the run fails.
 PATIENCE_SECONDS = 24 * 3600
 POLL_SECONDS = 5
 
 
 class Approval(RunInput):
-    """What an operator says to a plan."""
+    """An operator's answer to a plan."""
 
     decision: Literal["abort", "proceed"] = "abort"
     database: str = Field(default="", description="to proceed, type the name of the database whose rows are changed")
 
 
 def required(context: Context) -> bool:
-    """Say whether this run has to ask whatever its parameters say: its context demands that, and a worker started it.
+    """Return whether this run needs approval in any case: the context demands it, and a worker runs it.
 
-    Who may create runs may give them any parameters; who may also create or change deployments runs any program as the worker, and
-    nothing here holds him.
+    Users who may create runs may pass any parameters. Users who may also change deployments can run
+    any program as the worker: this does not stop them.
     """
     return context.approval == "required" and WORKERS_MARK in os.environ
 
 
 def required_unscheduled(context: Context) -> bool:
-    """Say the same of a run that its deployment's schedule may do unasked: what it does stands in the deployment."""
+    """Return the same for a flow whose scheduled runs need no approval: the deployment sets their parameters."""
     return required(context) and not _is_scheduled()
 
 
 def _is_scheduled() -> bool:
-    # Prefect's server notes this where its schedules make runs; no parameter, and no field of a run that the API takes, is it.
+    # Set by the server's scheduler only: the API accepts it neither as a parameter nor as a field of a run.
     with get_client(sync_client=True) as client:
         creator = client.read_flow_run(UUID(str(flow_run.id))).created_by
     return creator is not None and creator.type == "SCHEDULE"
 
 
 def require_somebody_to_ask() -> None:
-    """Refuse to ask where nobody could answer.
+    """Refuse to ask for approval where nobody could answer.
 
     Raises:
         BadInput: the run is not recorded on a Prefect server.
     """
     if not PREFECT_API_URL.value() or ALONE in os.environ:
         raise BadInput(
-            "require_approval asks in Prefect's UI, and this run is on no Prefect server; set PREFECT_API_URL, or leave "
-            "require_approval away and say confirm_database"
+            "require_approval asks in Prefect's UI, and this run is on no Prefect server; set PREFECT_API_URL, or omit "
+            "require_approval and pass confirm_database"
         )
 
 
 def ask(plan: str) -> str:
-    """Pause the run until an operator says what becomes of a plan (Markdown); return the name of the database that he typed.
+    """Pause the run until an operator approves a plan (Markdown); return the database name typed.
 
     Raises:
-        UnsafeTarget: he aborts it.
+        UnsafeTarget: the operator aborts it.
     """
     form = Approval.with_initial_data(description=plan)
-    # A key that nobody knows beforehand: a run can be created with pauses that have happened already, and with their answers.
+    # An unpredictable key: a run can be created with past pauses and their answers.
     key = secrets.token_hex(8)
     answer = pause_flow_run(wait_for_input=form, timeout=PATIENCE_SECONDS, poll_interval=POLL_SECONDS, key=key)
     if answer is None or answer.decision != "proceed":

@@ -1,4 +1,4 @@
-"""Artifacts and events: what a person finds in Prefect's UI after a run, what an automation acts on; errors without rows."""
+"""Artifacts for people, events for automations, and PostgreSQL's errors without rows."""
 
 import os
 from collections.abc import Iterator
@@ -21,16 +21,16 @@ from tasks.run.own_server import ALONE
 
 
 def publish(key: str, verdict: str, text: str, rows: list[dict[str, Any]], of: str = "relations") -> None:
-    """Publish a report, and the table that belongs to it, under their keys; the verdict is what is seen first.
+    """Publish a report and its table under their keys; the verdict is their description.
 
-    What was done is done: that Prefect's server died meanwhile is told, and costs the report.
+    The work is done: if Prefect's server does not answer, the report is lost, with a warning.
     """
     try:
         create_markdown_artifact(key=key, markdown=text, description=verdict)
         if rows:
             create_table_artifact(key=f"{key}-{of}", table=rows, description=verdict)
     except (httpx.HTTPError, PrefectException) as error:
-        get_run_logger().warning("Prefect's server did not take the report %s: %s", key, " ".join(str(error).split()))
+        get_run_logger().warning("Prefect's server did not accept the report %s: %s", key, " ".join(str(error).split()))
     get_run_logger().info("%s", verdict)
 
 
@@ -40,23 +40,24 @@ def emit(context: str, event: str, payload: dict[str, Any]) -> None:
 
 
 def deliver(context: str, event: str, payload: dict[str, Any], labels: dict[str, str], automation: str) -> str:
-    """Emit an event that an automation answers, by the labels of its resource; return why nobody will answer, nothing if it will.
+    """Emit an event for an automation, which matches the resource's labels; return why it will not run, or "".
 
-    Prefect tells a server of events in the background, and nobody that it could not.
+    Prefect's own emit_event sends in the background and does not report failures.
     """
     if ALONE in os.environ:
         return "no event could be sent, because there is no Prefect server"
     run = RelatedResource({"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"})
-    told = Event(event=event, resource=Resource(_resource(context) | labels), payload=payload, related=[run])
+    message = Event(event=event, resource=Resource(_resource(context) | labels), payload=payload, related=[run])
     try:
         with get_client(sync_client=True) as client:
-            client.request("POST", "/events", json=[told.model_dump(mode="json")])
-            there = client.read_automations_by_name(automation)
+            client.request("POST", "/events", json=[message.model_dump(mode="json")])
+            automations = client.read_automations_by_name(automation)
     except (httpx.HTTPError, PrefectException) as error:
-        return f"no event could be sent, because Prefect's server did not take it ({' '.join(str(error).split())})"
-    if any(one.enabled for one in there):
+        return f"no event could be sent, because Prefect's server did not accept it ({' '.join(str(error).split())})"
+    if any(candidate.enabled for candidate in automations):
         return ""
-    return f'the event was sent, but automation "{automation}" is {"off" if there else "missing: python -m deployments.register"}'
+    state = "off" if automations else "missing: python -m deployments.register"
+    return f'the event was sent, but automation "{automation}" is {state}'
 
 
 def _resource(context: str) -> dict[str, str]:
@@ -65,10 +66,10 @@ def _resource(context: str) -> dict[str, str]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what PostgreSQL says into one error of ours, without the details, which may quote rows.
+    """Turn PostgreSQL's errors into OperationError, without details, which may quote rows.
 
     Raises:
-        OperationError: what PostgreSQL said.
+        OperationError: PostgreSQL's message.
     """
     try:
         yield

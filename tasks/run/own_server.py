@@ -1,7 +1,7 @@
-"""A Prefect server of a run's own, for where there is none: without one no flow begins, and it may be what died.
+"""A Prefect server for one run, if there is no other: Prefect runs no flow without one.
 
-It listens on the loopback address, asks for a login that only this process knows, and ends with whoever asked for it, also when
-that is killed. What it says goes into a file, because its troubles are not the run's.
+It listens on the loopback address, requires a login that only this process knows, and ends with this
+process, even if that is killed. It logs to a file of its own.
 """
 
 import os
@@ -33,15 +33,15 @@ from tasks.core.run.folders import private_folder
 from tasks.run.run import staging_base
 
 HOST = "127.0.0.1"
-# In the environment of a run that is on no server but its own: nobody could answer it.
+# In the environment of a run on its own server: nobody could approve its plan.
 ALONE = "BACKUP_WITHOUT_PREFECT_SERVER"
-# Its database is made when it is first started, which takes minutes where the machine is busy.
+# The first start creates its database, which takes minutes on a busy machine.
 START_SECONDS = 300
 END_SECONDS = 10
 POLL_SECONDS = 0.1
 LOG = "server.log"
 FOLDERS = re.compile(r"prefect-[0-9a-f]{8}")
-# The line of a log with which a traceback ends.
+# The last line of a traceback.
 ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception)\b.*", re.MULTILINE)
 REASON_CHARACTERS = 200
 Environment = Mapping[str, str]
@@ -53,21 +53,21 @@ class _NotStarted(Exception):
 
 @contextmanager
 def own_server(*, as_configured: bool) -> Iterator[str]:
-    """Run a server for as long as the block lasts, and let it work with it; give what is to be said of its records, if anything.
+    """Run a Prefect server for the block; yield a warning about its records, or "".
 
-    Its database is the one that Prefect's settings name, or, unless `as_configured`, the file of this machine; where that cannot be
-    used, one in a private folder that is gone at the end.
+    Its database is the configured one or, unless `as_configured`, the file in PREFECT_HOME. If that
+    is unusable, it is in a private folder that is removed at the end.
 
     Raises:
         OperationError: no server can be started here.
     """
-    home, told = PREFECT_HOME.value(), ""
+    home, warning = PREFECT_HOME.value(), ""
     with private_folder(staging_base(), f"prefect-{secrets.token_hex(4)}", FOLDERS) as folder, ExitStack() as stack:
         try:
             given = dict(os.environ) if as_configured else _with_database(home)
             stack.enter_context(_used(folder, given))
         except _NotStarted as first:
-            told = f"Prefect's own records in {home} cannot be used ({first}); this run is recorded nowhere and reads no blocks"
+            warning = f"Prefect's own records in {home} cannot be used ({first}); this run is recorded nowhere and reads no blocks"
             try:
                 stack.enter_context(_used(folder, _with_database(folder)))
             except _NotStarted as second:
@@ -75,22 +75,22 @@ def own_server(*, as_configured: bool) -> Iterator[str]:
                     f"there is no Prefect server, and none can be started here: {second}; set PREFECT_API_URL, or "
                     "BACKUP_STAGING to a folder with space"
                 ) from None
-        yield told
+        yield warning
 
 
 def _with_database(home: Path) -> Environment:
-    """Return this environment without what leads Prefect elsewhere than into a folder."""
+    """Return this environment with Prefect's home and database in a folder, and no other settings of it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return kept | {"PREFECT_HOME": str(home), "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db"}
 
 
 @contextmanager
 def _used(folder: Path, given: Environment) -> Iterator[None]:
-    """Run a server and let this process work with it."""
+    """Run a server, and let this process use it."""
     login = f"run:{secrets.token_urlsafe(16)}"
     with _running(folder, given, login) as url:
         os.environ[ALONE] = "1"
-        # Nobody could follow a link into it.
+        # Nobody could follow a link to it.
         settings = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: login, PREFECT_API_KEY: None, PREFECT_UI_URL: ""}
         try:
             with temporary_settings(settings):
@@ -121,7 +121,7 @@ def _running(folder: Path, given: Environment, login: str) -> Iterator[str]:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Let the server write what it was told of the run, and end it."""
+    """Let the server finish writing the run's records, and end it."""
     assert process.stdin  # noqa: S101
     process.stdin.close()
     with suppress(subprocess.TimeoutExpired):
@@ -130,7 +130,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _server_environment(given: Environment, login: str) -> Environment:
-    """Return what Prefect gives a server that it starts for one run, which neither schedules nor phones home."""
+    """Return the environment of a server for one run, as Prefect sets it: no schedules, no telemetry."""
     ours = {
         "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1", "PREFECT_UI_ENABLED": "0", "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_API_AUTH_STRING": login,
@@ -157,11 +157,11 @@ def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
                 raise _NotStarted(_reason(log) or f"its server ended with exit code {process.returncode}")
             if time.monotonic() > deadline:
                 raise _NotStarted(f"its server did not answer within {START_SECONDS} s")
-            # A server that starts tells nobody when it is ready.
+            # A starting server does not announce that it is ready.
             time.sleep(POLL_SECONDS)
 
 
 def _reason(log: Path) -> str:
     """Return the last error of a log, in one line."""
-    found = ERROR.findall(log.read_text(errors="replace"))
-    return " ".join(found[-1].split())[:REASON_CHARACTERS] if found else ""
+    errors = ERROR.findall(log.read_text(errors="replace"))
+    return " ".join(errors[-1].split())[:REASON_CHARACTERS] if errors else ""

@@ -1,7 +1,7 @@
-"""Progress of long work: an artifact in Prefect's UI, and a bar where somebody looks at a terminal.
+"""Progress of long work: an artifact in Prefect's UI, and a bar on a terminal.
 
-Work that is done in a moment leaves neither. Both are told by one thread, beside the work: a Prefect server that is slow or dead
-costs the work nothing but a last wait.
+Short work shows neither. One thread beside the work updates both, so that a slow or dead Prefect
+server delays the work only at its end.
 """
 
 import logging
@@ -36,7 +36,7 @@ from tasks.run.run import Run
 
 FIRST_SECONDS = 3.0
 EVERY_SECONDS = 5.0
-# How long a request to Prefect may take, and the end of a phase wait for the last one.
+# The limit of a request to Prefect, and of the wait for the last one at the end of a phase.
 PATIENCE_SECONDS = 5.0
 BAR_COLUMNS = 20
 FAILURE_CHARACTERS = 300
@@ -44,7 +44,7 @@ FAILURE_CHARACTERS = 300
 
 @dataclass
 class _Phase:
-    """A phase as it is shown; `about` where its whole is not known before the end."""
+    """A phase as it is shown; `about` if its total is an estimate."""
 
     title: str
     key: str
@@ -57,19 +57,19 @@ class _Phase:
 
     @property
     def percent(self) -> float:
-        """The share, as the artifact takes it."""
+        """The share in percent, for the artifact."""
         return 100 * (self.tally.look(time.monotonic()).share or 0.0)
 
     @property
     def sentence(self) -> str:
-        """What is to be said of it now."""
+        """The current state, in one line."""
         seen, tally = self.tally.look(time.monotonic()), self.tally
         if tally.done or tally.failure is not None:
             return f"{self.title}: {progress_outcome(seen, tally.failure)}"
         return f"{self.title}: {progress_line(seen, now(), self.zone, about=self.about)}"
 
     def _drawn(self) -> ProgressBar:
-        # Prefect's console knows colours, but not the names that rich gives to those of a bar.
+        # Prefect's console has no theme with rich's style names for bars.
         grey, green = "bright_black", "green"
         return ProgressBar(100, self.percent, width=BAR_COLUMNS, style=grey, complete_style=green, finished_style=green)
 
@@ -87,14 +87,15 @@ class _Phase:
 def of(
     run: Run, phase: str, expected_bytes: Mapping[str, float], zone: tzinfo, *, about: bool = False
 ) -> Iterator[dict[str, Item]]:
-    """Show how far the block is; it says so by the items that it is given, one for each that bytes were expected of.
+    """Show the progress of the block, which updates the yielded items, one per key of `expected_bytes`.
 
-    Without any, the phase is only named. With `about` the numbers of bytes are estimates that are corrected on the way.
+    Without any, only the phase's title and time are shown. With `about` the expected bytes are
+    estimates, corrected on the way.
     """
     items = {name: Item(expected) for name, expected in expected_bytes.items()}
     shown = _Phase(f"{run.flow}, {phase}", f"{run.context}-progress", Tally(items, time.monotonic()), zone, about)
-    teller = Thread(target=copy_context().run, args=(_tell, shown), name=f"progress of {phase}", daemon=True)
-    teller.start()
+    thread = Thread(target=copy_context().run, args=(_show, shown), name=f"progress of {phase}", daemon=True)
+    thread.start()
     try:
         yield items
         shown.tally.done = True
@@ -103,30 +104,31 @@ def of(
         raise
     finally:
         shown.ended.set()
-        teller.join(PATIENCE_SECONDS)
+        thread.join(PATIENCE_SECONDS)
 
 
 def _reason(error: BaseException) -> str:
-    """Return why a phase stopped; what others than we say may show rows."""
-    said = f": {' '.join(str(error).split())}" if isinstance(error, OperationError) else ""
-    return f"{type(error).__name__}{said}"[:FAILURE_CHARACTERS]
+    """Return why a phase stopped; the messages of other errors may quote rows."""
+    message = f": {' '.join(str(error).split())}" if isinstance(error, OperationError) else ""
+    return f"{type(error).__name__}{message}"[:FAILURE_CHARACTERS]
 
 
 def _bar(phase: _Phase) -> AbstractContextManager[object]:
-    """Return a bar below the log lines of a terminal, gone when it is left; nobody looks at what a pipe or a worker keeps."""
+    """Return a bar below a terminal's log lines, removed at the end; none if stderr is not a terminal."""
     if not sys.stderr.isatty():
         return nullcontext()
-    # On Prefect's own console its log lines come above the bar, not into it.
-    consoles = (one.console for one in logging.getLogger().handlers if isinstance(one, PrefectConsoleHandler))
+    # On Prefect's own console, log lines are printed above the bar, not into it.
+    handlers = logging.getLogger().handlers
+    consoles = (handler.console for handler in handlers if isinstance(handler, PrefectConsoleHandler))
     console = next(consoles, Console(stderr=True))
     return Live(get_renderable=phase.bar, console=console, transient=True, refresh_per_second=2)
 
 
-def _tell(phase: _Phase) -> None:
-    """Tell of a phase that takes long until it has ended, and then how it did."""
+def _show(phase: _Phase) -> None:
+    """Show a long phase until it has ended, and then its outcome."""
     if phase.ended.wait(FIRST_SECONDS):
         return
-    # The run's own client waits for a minute, and asks again; create_progress_artifact takes no other.
+    # create_progress_artifact would use the run's own client, which waits for minutes.
     impatient = {"timeout": PATIENCE_SECONDS}
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True, httpx_settings=impatient) as client:
         with _bar(phase):
@@ -137,14 +139,14 @@ def _tell(phase: _Phase) -> None:
 
 
 def _publish(phase: _Phase, client: SyncPrefectClient) -> None:
-    """Make the artifact, or bring it up to date; the work does not depend on it."""
-    said: dict[str, Any] = {"data": phase.percent, "description": phase.sentence}
+    """Create or update the artifact; a failure does not stop the work."""
+    content: dict[str, Any] = {"data": phase.percent, "description": phase.sentence}
     try:
         if phase.artifact is None:
-            new = ArtifactCreate(key=phase.key, type="progress", flow_run_id=get_flow_run_id(), **said)
+            new = ArtifactCreate(key=phase.key, type="progress", flow_run_id=get_flow_run_id(), **content)
             phase.artifact = client.create_artifact(new).id
         else:
-            client.update_artifact(phase.artifact, ArtifactUpdate(**said))
+            client.update_artifact(phase.artifact, ArtifactUpdate(**content))
     except (httpx.HTTPError, PrefectException) as error:
         if not phase.complained:
             phase.complained = True

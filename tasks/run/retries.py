@@ -1,8 +1,9 @@
-"""Doing once more what may be done twice: asking a store that was silent, starting over when a snapshot moved.
+"""Retries of repeatable work: of a store that did not answer, or of a snapshot whose schema changed.
 
-One at a time tries again. A run of a repeatable step is repeated by Prefect, which shows it (AwaitingRetry, run count); what is
-`persistent` repeats itself where it is called outside of such a run, and leaves it to the run inside. Below both, the client of
-the store repeats single requests. All of it ends when patience does (tasks/core/run/patience.py).
+Only one level retries. Prefect repeats a repeatable step, and shows it (AwaitingRetry, run count). A
+`persistent` function repeats itself outside of such a step, and leaves retries to the step inside.
+Below both, the store's client repeats single requests. All share one time limit
+(tasks/core/run/patience.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -27,9 +28,9 @@ from tasks.core.run.patience import Trouble, is_shared, sharing
 P = ParamSpec("P")
 T = TypeVar("T")
 TRIES = 4
-# What may be over at another try; everything else is said at once.
+# Errors that may pass; all others are raised at once.
 PASSING = (StoreUnavailable, ServerUnavailable)
-# Set when what a run of a step belongs to has failed.
+# Set when the work that a step is part of has failed.
 abandoned = ContextVar[Event | None]("abandoned", default=None)
 _troubles = dict[UUID, Trouble]()
 
@@ -37,27 +38,27 @@ _troubles = dict[UUID, Trouble]()
 def again_on(
     error: type[Exception], tries: int, wait: WaitBaseT | None = None, between: Callable[[], object] = lambda: None
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:  # fmt: skip
-    """Let a piece of work be done so many times in all while it ends with this error; the last one is raised."""
+    """Repeat a function after this error, up to `tries` times in all; the last error is raised."""
 
     def prepare(call: RetryCallState) -> None:
-        _tell(call)
+        _warn(call)
         between()
 
     times = stop_after_attempt(tries)
     return retry(retry=retry_if_exception_type(error), stop=times, wait=wait or wait_none(), before_sleep=prepare, reraise=True)
 
 
-def _tell(call: RetryCallState) -> None:
+def _warn(call: RetryCallState) -> None:
     assert call.outcome and call.next_action  # noqa: S101
     seconds, error = call.next_action.sleep, call.outcome.exception()
-    # What is no flow (a registration, a kit) asks the store too.
+    # Outside of flows (register, kit) Prefect has no run logger.
     with suppress(MissingContextError):
         when = f"again in {seconds:.0f} s" if seconds else "once more"
         get_run_logger().warning("attempt %d: %s; %s", call.attempt_number, error, when)
 
 
 def persistent(work: Callable[P, T]) -> Callable[P, T]:
-    """Do again what is done with the store and may be done twice; only its silence is worth another try."""
+    """Repeat repeatable work on the store after StoreUnavailable."""
     tries = again_on(StoreUnavailable, TRIES, wait_exponential(multiplier=2) + wait_random(0, 2))(work)
 
     @wraps(tries)
@@ -72,20 +73,20 @@ def persistent(work: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def attempt() -> Iterator[None]:
-    """Let one attempt of a repeatable step have the patience that the attempts before it left.
+    """Limit one attempt of a repeatable step to the time that earlier attempts left.
 
     Raises:
-        OperationError: what it belongs to failed while it waited for its turn.
+        OperationError: the work that the step is part of failed while it waited.
     """
     context = TaskRunContext.get()
     if context is None or not context.task.retries or is_shared():
-        # Called as a function, or by what is repeated itself.
+        # Called as a function, or within work that is itself repeated.
         yield
         return
     run, given_up = context.task_run, abandoned.get()
     trouble = _troubles.pop(run.id, Trouble())
     if given_up and given_up.is_set():
-        raise OperationError("not tried again: what it belongs to has failed meanwhile")
+        raise OperationError("not retried: another part of this work has failed meanwhile")
     with sharing(trouble):
         try:
             yield
@@ -96,7 +97,7 @@ def attempt() -> Iterator[None]:
 
 
 def may_pass(_: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Say whether a repeatable step is worth another attempt after what it failed with."""
+    """Return whether Prefect should repeat a step after its error."""
     trouble, given_up = _troubles.get(run.id), abandoned.get()
     if isinstance(state.data, PASSING) and trouble and not (given_up and given_up.is_set()) and trouble.may_pass():
         return True

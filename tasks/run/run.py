@@ -1,6 +1,6 @@
-"""One run of a flow: its id, its instant, its private folder and its child processes, all given back at the end.
+"""One run of a flow: its id, start time, private folder and child processes, all cleaned up at its end.
 
-The folder is 0700, files in it are 0600; a run that was killed is cleaned up by the next one.
+The folder is 0700, files in it are 0600; the next run removes the folder of a killed one.
 """
 
 import os
@@ -37,19 +37,19 @@ from tasks.run.site import find_context
 
 P = ParamSpec("P")
 T = TypeVar("T")
-# What a run's folder is called: context, when it began, and its id.
+# The name of a run's folder: context, start time and id.
 FOLDERS = re.compile(rf"{CONTEXT_NAME.pattern}-\d{{14}}-[0-9a-f]{{4}}")
 # Prefect's name for the run, in the environment of a process that a worker started for it.
 WORKERS_MARK = "PREFECT__FLOW_RUN_ID"
 LOOK_SECONDS = 1.0
 watching = Lock()
-# Below this a process, or a task, of its own costs more than it gains.
+# Below this size, a process or task of its own costs more than it gains.
 SMALL_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
 class Run:
-    """What every task of a run shares: plain values, and the handle that ends its child processes."""
+    """Shared by all tasks of a run: plain values, and the handle that ends its child processes."""
 
     flow: str
     context: str
@@ -58,21 +58,21 @@ class Run:
     folder: Path
     running: Running = field(repr=False, compare=False)
     warned: set[str] = field(default_factory=set, repr=False, compare=False)
-    # What is borrowed for as long as the run, and given back when its programs are gone.
+    # Resources of the run, released after its programs have ended.
     until_end: ExitStack = field(default_factory=ExitStack, repr=False, compare=False)
 
     @property
     def title(self) -> str:
-        """Who is at work, as pg_stat_activity shows it (63 bytes at most)."""
+        """The application_name of the run's sessions (63 bytes at most)."""
         return f"{self.context} {self.flow} {self.started:%Y-%m-%d %H:%M}Z {self.id}"[:63]
 
     def another(self) -> "Run":
-        """Return this run under another id: two sets of one run and one second would have one name."""
+        """Return this run under another id: two sets of one run in one second need different names."""
         return replace(self, id=new_run_id())
 
 
 def warn_of_unsafe(run: Run, *programs: Program) -> None:
-    """Warn, once a run, of programs of PostgreSQL that a newer minor version should replace."""
+    """Warn, once per run, of PostgreSQL programs that need a minor update."""
     for warning in unsafe_programs(programs):
         if warning not in run.warned:
             run.warned.add(warning)
@@ -80,28 +80,28 @@ def warn_of_unsafe(run: Run, *programs: Program) -> None:
 
 
 def operation(pattern: str) -> Callable[[Callable[P, T]], Flow[P, T]]:
-    """Make a flow of a procedure: a run is named for what it does and when it was meant, and its state says what came of it.
+    """Make a flow of a function; its runs are named by the pattern and their scheduled time.
 
-    Such a name is `daily-backup bc-004 2025-11-03 02:00 JST`; the pattern's fields are the flow's parameters. What the procedure
-    returns, if it is text, is the message of the run's state as well.
+    For example `daily-backup bc-004 2025-11-03 02:00 JST`; the pattern's fields are the flow's
+    parameters. A returned text is also the message of the run's state.
     """
 
     def make(procedure: Callable[P, T]) -> Flow[P, T]:
         @wraps(procedure)
-        def tell(*words: P.args, **named: P.kwargs) -> T:
-            with _telling_no_rows():
+        def run_without_rows(*words: P.args, **named: P.kwargs) -> T:
+            with _rows_removed():
                 done = procedure(*words, **named)
-            # Who calls the flow gets what was returned; Prefect takes it out of the state.
+            # Prefect unpacks the state's data for the caller of the flow.
             return cast(T, Completed(message=done, data=done)) if isinstance(done, str) else done
 
-        return flow(flow_run_name=partial(_run_name, pattern), task_runner=task_runner())(tell)
+        return flow(flow_run_name=partial(_run_name, pattern), task_runner=task_runner())(run_without_rows)
 
     return make
 
 
 @contextmanager
-def _telling_no_rows() -> Iterator[None]:
-    """Let no error that leaves a flow or a task quote rows: Prefect writes it into its log and its database."""
+def _rows_removed() -> Iterator[None]:
+    """Remove rows from errors that leave a flow or task: Prefect writes these to its log and database."""
     try:
         yield
     except BaseException as error:
@@ -114,17 +114,18 @@ def _run_name(pattern: str) -> str:
     try:
         zone: tzinfo = find_context(parameters["context"]).zone
     except OperationError:
-        # The run itself will say what is wrong with its context.
+        # The run itself reports what is wrong with its context.
         zone = UTC
     return f"{pattern.format(**parameters)} {flow_run.scheduled_start_time.astimezone(zone):%Y-%m-%d %H:%M %Z}"
 
 
 @contextmanager
 def begin(flow: str, context: str) -> Iterator[Run]:
-    """Begin a run; whatever ends it, its processes are ended and its folder is removed.
+    """Begin a run; at its end, its processes are ended and its folder is removed, in any case.
 
     Raises:
-        BadInput: the staging folder cannot be made or belongs to somebody else; or this can be no context's name.
+        BadInput: the staging folder cannot be created or other users can write to it; or the context
+            name is invalid.
     """
     require_context_name(context)
     started, run_id = now(), new_run_id()
@@ -140,9 +141,9 @@ def begin(flow: str, context: str) -> Iterator[Run]:
 
 @contextmanager
 def _ended_with_worker() -> Iterator[None]:
-    """End the run, in order, when the worker that started its process is gone: nobody else could end it any more."""
+    """Interrupt the run when the worker that started its process is gone: nothing else would end it."""
     if WORKERS_MARK not in os.environ or not watching.acquire(blocking=False):
-        # By hand; or a flow within a flow, whose process is watched already.
+        # Run by hand; or a flow within a flow, whose process is already watched.
         yield
         return
     over, worker = Event(), os.getppid()
@@ -161,7 +162,7 @@ def _ended_with_worker() -> Iterator[None]:
         watching.release()
 
 
-# What submit() and map() take for themselves.
+# Keyword arguments of submit() and map() themselves.
 OF_PREFECT = frozenset({"return_state", "wait_for", "deferred"})
 
 
@@ -170,21 +171,22 @@ def _as_they_are(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Step(Task[..., Any]):
-    """A task that gets its arguments as they are.
+    """A task that gets its arguments unchanged.
 
-    Prefect would look for what other tasks returned in every column of every relation of a manifest, several times a task.
+    Prefect would search every column of every relation of a manifest for results of other tasks,
+    several times per task.
     """
 
     def __call__(self, *words: Any, **named: Any) -> Any:
-        """Run it here and now."""
+        """Run it in this thread."""
         return super().__call__(*map(opaque, words), **_as_they_are(named))
 
     def submit(self, *words: Any, **named: Any) -> Any:
-        """Run it beside others."""
+        """Run it in parallel with others."""
         return super().submit(*map(opaque, words), **_as_they_are(named))
 
     def map(self, *words: Any, **named: Any) -> Any:
-        """Run it once for each item of the lists that are given, beside others; what is no list, or `unmapped`, goes to each."""
+        """Run it for each item of the given lists, in parallel; other arguments are passed to each."""
         return super().map(*map(opaque, words), **_as_they_are(named))
 
 
@@ -193,39 +195,39 @@ def step(procedure: Callable[P, T]) -> Task[P, T]: ...
 @overload
 def step(*, name: str | None = None, repeatable: bool = False) -> Callable[[Callable[P, T]], Task[P, T]]: ...
 def step(procedure: Callable[P, T] | None = None, *, name: str | None = None, repeatable: bool = False) -> Any:
-    """Make a task of one step of a procedure; a run of it is named by the pattern, of its parameters.
+    """Make a task of a function; its runs are named by a pattern of its parameters.
 
-    `repeatable` is what asks a network and may be asked twice: reading, storing what is the run's own, fetching. Prefect repeats it
-    after an error that may pass. What changes a database never is.
+    A `repeatable` step is retried by Prefect after an error that may pass: reads, downloads, and
+    uploads of the run's own objects. A step that changes a database is never repeatable.
     """
     if procedure is None:
         return partial(step, name=name, repeatable=repeatable)
     work = retries.attempt()(procedure) if repeatable else procedure
-    return Step(_telling_no_rows()(work), cache_policy=NO_CACHE, task_run_name=name, **(retries.REPEATED if repeatable else {}))
+    return Step(_rows_removed()(work), cache_policy=NO_CACHE, task_run_name=name, **(retries.REPEATED if repeatable else {}))
 
 
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:
-    """Return what works on several relations at once."""
+    """Return the runner of tasks that work on several relations in parallel."""
     return cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=jobs()))
 
 
 def jobs() -> int:
-    """Return how many relations are worked on at once: BACKUP_JOBS, or one a processor, at least 2 and at most 8."""
+    """Return how many relations to process in parallel: BACKUP_JOBS, or one per processor, 2 to 8."""
     return int(os.environ.get("BACKUP_JOBS", "0")) or min(max(os.cpu_count() or 2, 2), 8)
 
 
 def staging_base() -> Path:
-    """Return this account's staging folder: BACKUP_STAGING, or one below the system's temporary folder."""
+    """Return this account's staging folder: BACKUP_STAGING, or one in the system's temporary folder."""
     named = os.environ.get("BACKUP_STAGING")
     return require_own(Path(named) if named else Path(tempfile.gettempdir()) / f"backup-staging-{os.getuid()}")
 
 
 @contextmanager
 def staging(file: Path) -> Iterator[None]:
-    """Say what to do when a staged file cannot be written.
+    """Add the remedy to errors of writing a staged file.
 
     Raises:
-        OperationError: it cannot, mostly because the disk is full.
+        OperationError: it cannot be written, mostly because the disk is full.
     """
     try:
         yield
@@ -234,7 +236,7 @@ def staging(file: Path) -> Iterator[None]:
 
 
 def require_space(run: Run, needed_bytes: int) -> None:
-    """Refuse to begin what the staging folder cannot hold.
+    """Check that the staging folder has enough free space.
 
     Raises:
         BadInput: fewer bytes are free than needed.

@@ -1,7 +1,7 @@
 """Where a flow works: the context, its server and its store.
 
-What the environment names comes first (PGHOST or PGSERVICE, BACKUP_STORE), because who exports it means it: on the worst day the
-registered server is the one that is dead. Then come the registered blocks; the context's folder stands in for its block.
+The environment (PGHOST or PGSERVICE, BACKUP_STORE) takes precedence over registered blocks: in a
+disaster the registered server is the dead one. The context's folder replaces a missing block.
 """
 
 import os
@@ -35,7 +35,7 @@ B = TypeVar("B", bound=Block)
 
 @dataclass(frozen=True)
 class Site:
-    """One context with everything that a flow needs to work on it."""
+    """A context with its files, server, database and store."""
 
     context: Context
     files: dict[str, str] = field(repr=False)
@@ -47,13 +47,13 @@ class Site:
 
     @property
     def owners_login(self) -> Server:
-        """The server with the login in whose sessions the source's code runs.
+        """The server with the login whose sessions run the source's code.
 
         Raises:
-            OperationError: none was chosen (tasks.database.logins.with_loader).
+            OperationError: no login was chosen (tasks.database.logins.with_loader).
         """
         if self.loader is None:
-            raise OperationError("no login was chosen for what belongs to the owner of the tables")
+            raise OperationError("no login was chosen for code of the tables' owner")
         return self.loader
 
     def narrowed(self, scope: Scope) -> "Site":
@@ -62,10 +62,10 @@ class Site:
 
 
 def require_confirmed(site: Site, confirm_database: str | None, what: str) -> None:
-    """Refuse to do something to a live database that the operator did not name.
+    """Refuse to change a live database whose name was not passed as confirm_database.
 
     Raises:
-        UnsafeTarget: confirm_database is not its name.
+        UnsafeTarget: confirm_database is another name, or none.
     """
     if confirm_database != site.database:
         raise UnsafeTarget(
@@ -85,12 +85,13 @@ def load(kind: type[B], name: str) -> B | None:
 
 
 def find_site(context: str, login: str = "restorer", *, trust_unsigned: bool = False) -> Site:
-    """Return the site of a context that is registered, or whose folder is here and whose addresses the environment has.
+    """Return the site of a registered context, or of one by its folder and the environment.
 
-    `login` says which of the registered logins the work takes: `reader` changes nothing, `restorer` does.
+    `login` is one of the registered logins: `reader` changes nothing, `restorer` does.
 
     Raises:
-        BadInput: neither; or the context file is wrong; or BACKUP_STORE is missing; or a key is not usable.
+        BadInput: the context is unknown, its file is invalid, BACKUP_STORE is missing, or a key is
+            not usable.
     """
     definition, files, block = _definition(context)
     server, database = _server_of(block.database if block else None, login)
@@ -101,28 +102,28 @@ def find_site(context: str, login: str = "restorer", *, trust_unsigned: bool = F
 
 
 def require_apart(context: Context, store: StoreAddress) -> None:
-    """Refuse a local copy in the store itself: it would be one copy, kept for the shorter time.
+    """Refuse a local copy in the store's own folder: it would be no second copy.
 
     Raises:
-        BadInput: one folder is the other, or lies in it.
+        BadInput: the folders are the same, or one contains the other.
     """
     if context.local_copy is None or store.off_host:
         return
     copy, main = Path(context.local_copy.folder).resolve(), Path(store.url).resolve()
     if copy == main or copy in main.parents or main in copy.parents:
         raise BadInput(
-            f'local_copy.folder "{context.local_copy.folder}" of {context.name} and the store {store.url} lie in one another; '
+            f'local_copy.folder "{context.local_copy.folder}" of {context.name} and the store {store.url} overlap; '
             "name another folder in its context.yaml"
         )
 
 
 def find_context(context: str) -> Context:
-    """Return what a context is, from its block or from its folder; server and store are not asked for."""
+    """Return a context's definition, from its block or folder, without its server and store."""
     return _definition(context)[0]
 
 
 def _definition(context: str) -> tuple[Context, dict[str, str], BoundedContext | None]:
-    """Return what a context is and its folder's files, from its block or from its folder."""
+    """Return a context's definition and files, from its block or folder, and the block."""
     require_context_name(context)
     if block := load(BoundedContext, context):
         return block.definition, block.files, block
@@ -142,23 +143,23 @@ def _folder_of(context: str) -> dict[str, str]:
 
 
 def _claimed(context: Context) -> frozenset[str]:
-    """Return the tables that some context looks after or that are known to be others' (schema.table)."""
+    """Return the tables (schema.table) of all known contexts and of the context's `neighbours`."""
     contexts = [context]
     for path in CONTEXTS.glob(f"*/{CONTEXT_FILE}"):
         try:
             contexts.append(parse_context(path.read_text(encoding="utf-8"), str(path)))
         except BadInput as error:
-            # Another context's mistake must not cost this one its backup.
+            # An invalid file of another context must not stop this one's backup.
             get_run_logger().warning("%s", error)
-    own = {f"{one.namespace}.{name}" for one in contexts for name in (*one.tables, *one.views)}
+    own = {f"{known.namespace}.{name}" for known in contexts for name in (*known.tables, *known.views)}
     return frozenset(own | {f"{context.namespace}.{name}" for names in context.neighbours.values() for name in names})
 
 
 def find_store(context: str, *, trust_unsigned: bool = False) -> StoreAddress:
-    """Return the store that BACKUP_STORE names, else that of the context's block; needs no context folder.
+    """Return the store in BACKUP_STORE, else that of the context's block; needs no context folder.
 
     Raises:
-        BadInput: BACKUP_STORE is missing, or a key that sets are verified with is not usable.
+        BadInput: BACKUP_STORE is missing, or the key for verifying sets is not usable.
     """
     require_context_name(context)
     block = None if os.environ.get("BACKUP_STORE") else load(BoundedContext, context)
@@ -167,7 +168,7 @@ def find_store(context: str, *, trust_unsigned: bool = False) -> StoreAddress:
 
 
 def environment_store() -> StoreAddress:
-    """Return the store that BACKUP_STORE and the usual AWS variables name.
+    """Return the store in BACKUP_STORE, with the usual AWS variables.
 
     Raises:
         BadInput: BACKUP_STORE is not set.
@@ -181,12 +182,12 @@ def environment_store() -> StoreAddress:
 def _store_of(reference: str) -> StoreAddress:
     kind, _, name = reference.partition("/")
     if kind == "s3-bucket":
-        # Imported where it is needed: that takes longer than most of what a flow does (so below).
+        # Imported here because the import is slow (also below).
         from prefect_aws import S3Bucket
 
         bucket = _required(S3Bucket, name, reference)
         credentials = cast("AwsCredentials", bucket.credentials)
-        # A block without keys stands for the worker's own environment or role.
+        # A block without keys means the worker's own environment or role.
         keyed = credentials.aws_access_key_id or credentials.profile_name or credentials.aws_client_parameters.endpoint_url
         prefix = bucket.bucket_folder.strip("/")
         return StoreAddress(f"s3://{bucket.bucket_name}" + (f"/{prefix}" if prefix else ""), credentials if keyed else None)
@@ -202,7 +203,7 @@ def _required(kind: type[B], name: str, reference: str) -> B:
 
 
 def find_server(connector: str | None, context: str | None = None) -> Server:
-    """Return the server of the named SqlAlchemyConnector block, else of libpq's environment, else the context's own.
+    """Return the server of a SqlAlchemyConnector block, else of libpq's environment, else the context's.
 
     Raises:
         BadInput: the named block does not exist.
@@ -214,7 +215,7 @@ def find_server(connector: str | None, context: str | None = None) -> Server:
 
 
 def find_drill_server(context: str) -> Server:
-    """Return the server that drills restore to: the context's `drill_database` block, else the context's own server.
+    """Return the server for drills: the context's `drill_database` block, else its own server.
 
     Raises:
         BadInput: the context is unknown, or the block does not exist.
@@ -224,50 +225,50 @@ def find_drill_server(context: str) -> Server:
 
 
 def _server_of(connector: str | None, login: str) -> tuple[Server, str | None]:
-    """Return the server and database of libpq's environment, or of a context's connector block if that names none."""
+    """Return server and database of libpq's environment, else of the context's connector block."""
     if connector is None or any(os.environ.get(name) for name in SERVER_VARIABLES):
         return Server(), os.environ.get("PGDATABASE")
     return _connector(connector, login)
 
 
 def _connector(name: str, login: str) -> tuple[Server, str | None]:
-    """Return the server and the database of a connector block, as the login of a kind of work where that has a block of its own."""
-    found = _read_connector(name)
-    if found is None:
+    """Return server and database of a connector block, with the login's own block if it has one."""
+    connector = _read_connector(name)
+    if connector is None:
         raise BadInput(
             f"no block sqlalchemy-connector/{name}; register the server under that name, or correct the name "
             '("server" of a recovery, drill_database of the context)'
         )
-    server, database = found
+    server, database = connector
     return login_blocks(server, login) or server, database
 
 
 def login_blocks(server: Server, login: str) -> Server | None:
-    """Return the server as the login that is registered beside its block for a kind of work: `<block>-<login>`."""
-    found = _read_connector(f"{server.block}-{login}") if server.block else None
-    return replace(found[0], block=server.block) if found else None
+    """Return the server with the login of block `<block>-<login>`, if that is registered."""
+    connector = _read_connector(f"{server.block}-{login}") if server.block else None
+    return replace(connector[0], block=server.block) if connector else None
 
 
 def _read_connector(name: str) -> tuple[Server, str | None] | None:
     from prefect_sqlalchemy import ConnectionComponents, SqlAlchemyConnector
 
-    found = load(SqlAlchemyConnector, name)
-    if found is None:
+    connector = load(SqlAlchemyConnector, name)
+    if connector is None:
         return None
-    components = found.connection_info
+    components = connector.connection_info
     if not isinstance(components, ConnectionComponents):
-        raise BadInput("the connector block holds a URL, which shows its password; make it from ConnectionComponents")
+        raise BadInput("the connector block holds a URL, which shows its password; create it from ConnectionComponents")
     password = components.password.get_secret_value() if components.password else None
     given: Mapping[str, object] = {
         "host": components.host, "port": components.port, "user": components.username, "password": password,
-        **(components.query or {}), **(found.connect_args or {}),
+        **(components.query or {}), **(connector.connect_args or {}),
     }  # fmt: skip
     parameters = ADDRESS | {key: str(value) for key, value in given.items() if value is not None}
     if "service" in parameters:
-        raise BadInput(f"the connector block {name} names a service of a file; give its host, port and user instead")
+        raise BadInput(f"the connector block {name} names a libpq service; set its host, port and user instead")
     return Server(parameters, f"block sqlalchemy-connector/{name}", name), components.database
 
 
 def describe(server: Server, store: StoreAddress) -> None:
-    """Log what a run works on."""
+    """Log the server and the store of a run."""
     get_run_logger().info("server: %s; store: %s", server.name, store.url)

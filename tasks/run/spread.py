@@ -1,4 +1,4 @@
-"""One step for each of many things, several at once."""
+"""One step for each of many items, in parallel."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -12,15 +12,16 @@ from tasks.run.retries import abandoned
 from tasks.run.run import SMALL_BYTES, Run, jobs, step
 
 T = TypeVar("T")
-# What a step returned for the things of a share, by their place in it.
+# Results of a share of small items, by their position in it.
 Done = dict[int, Any]
 
 
 def spread(run: Run, work: Task[..., T], calls: Sequence[tuple[Any, ...]], sizes_bytes: Iterable[int]) -> list[T]:
-    """Run a task once for each tuple of arguments, several at once, and return the results in that order.
+    """Run a task for each tuple of arguments, in parallel; return the results in that order.
 
-    What is small is done by a few tasks for all of it, because a task costs Prefect's server more than the work.
-    When one fails, no further one is begun, the programs of the others are ended, and its error is raised.
+    Small items share a few tasks, because a task costs Prefect's server more than their work.
+    If one fails, no further one is started, the programs of the others are ended, and its error is
+    raised.
     """
     share_of = repeat_small if work.retries else do_small
     large = [number for number, size in enumerate(sizes_bytes) if size > SMALL_BYTES]
@@ -38,7 +39,7 @@ def spread(run: Run, work: Task[..., T], calls: Sequence[tuple[Any, ...]], sizes
 
 
 def _do_small(work: Task[..., T], calls: Sequence[tuple[Any, ...]], count: int, done: Done) -> list[T]:
-    """Run a task's procedure for each of some things, as one run; another attempt goes on with what is not done yet."""
+    """Run a task's function for several items in one task run; another attempt does the missing ones."""
     failed = abandoned.get()
     for place, call in enumerate(calls):
         if place not in done and not (failed and failed.is_set()):
@@ -52,7 +53,7 @@ repeat_small = step(name=NAME, repeatable=True)(_do_small)
 
 
 def _run_in_turn(run: Run, begin: Iterable[Callable[[], PrefectFuture[Any]]]) -> list[PrefectFuture[Any]]:
-    """Submit each task as soon as one of `jobs()` places is free, and wait for all; on an error end the others and raise it."""
+    """Submit tasks, at most `jobs()` at a time, and wait for all; on an error end the others, and raise it."""
     futures, active, failed = list[PrefectFuture[Any]](), list[PrefectFuture[Any]](), Event()
     token = abandoned.set(failed)
     try:
@@ -74,7 +75,7 @@ def _run_in_turn(run: Run, begin: Iterable[Callable[[], PrefectFuture[Any]]]) ->
 
 
 def _first_done(futures: list[PrefectFuture[T]]) -> PrefectFuture[T]:
-    """Wait for whichever task ends first; raise its error if it failed."""
+    """Wait for the first task to end; raise its error if it failed."""
     done = next(iter(as_completed(futures)))
     done.result()
     return done

@@ -131,7 +131,7 @@ def test_a_local_copy_in_the_store_itself_is_refused(world: World, monkeypatch: 
     copies = f"{world.store_folder}{place}"
     (site.CONTEXTS / "bc-004" / "context.yaml").write_text(f"{text}\nlocal_copy: {{folder: {copies}, keep: 3 days}}\n")
     for flow in (world.backup, lambda: world.run(prune_backups, "backup_reader")):
-        with pytest.raises(BadInput, match="lie in one another"):
+        with pytest.raises(BadInput, match="overlap"):
             flow()
 
 

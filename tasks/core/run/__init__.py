@@ -1,1 +1,1 @@
-"""One run: its id and clock, its private folders, its phases and progress, and the limits of its parameters."""
+"""One run: its id, clock, private folders, phases and progress, and the limits of its parameters."""

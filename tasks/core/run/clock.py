@@ -1,4 +1,4 @@
-"""The clock of this machine, how far other clocks may differ from it, and the id of a run."""
+"""The clock of this machine, the allowed clock difference, and run ids."""
 
 import re
 import secrets
@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 RUN_ID = re.compile(r"[0-9a-f]{4}")
 
-# By how much the clocks of the database server and of this machine may differ.
+# The allowed difference between the clocks of the database server and this machine.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
 def new_run_id() -> str:
-    """Return four hexadecimal digits that distinguish this run from another of the same second."""
+    """Return four hexadecimal digits that distinguish runs of the same second."""
     return secrets.token_hex(2)
 
 

@@ -1,7 +1,8 @@
-"""Private folders, removed at the end of the block, or, if their process was killed, by the next one.
+"""Private folders, removed at the end of the block, or by the next run if their process was killed.
 
-A folder belongs to a living process while a file in it is locked (https://man7.org/linux/man-pages/man2/flock.2.html). The file
-also shows that the folder is one of these: others may have theirs in the same place.
+A folder belongs to a running process while a file in it is locked
+(https://man7.org/linux/man-pages/man2/flock.2.html). That file also marks the folder as ours: other
+programs may have folders in the same place.
 """
 
 import fcntl
@@ -20,7 +21,7 @@ MARKER = ".owner"
 
 
 def require_own(base: Path, mode: int = 0o700) -> Path:
-    """Create a folder, or make sure that only this account can write to it.
+    """Create a folder, or check that only this account can write to it.
 
     Raises:
         BadInput: it cannot be created, or other users can write to it.
@@ -39,13 +40,13 @@ def require_own(base: Path, mode: int = 0o700) -> Path:
 
 @contextmanager
 def private_folder(base: Path, name: str, names: re.Pattern[str]) -> Iterator[Path]:
-    """Create a folder, 0700, for the block; first remove those of dead processes, whose names match `names`."""
+    """Create a folder, 0700, for the block; first remove those of dead processes that match `names`."""
     sweep(base, names)
     folder = base / name
     folder.mkdir(mode=0o700)
     descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        # A sweep at this moment leaves the folder alone: the file does not name it yet.
+        # A concurrent sweep skips the folder: the file does not contain its name yet.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.write(descriptor, name.encode())
         yield folder
@@ -55,7 +56,7 @@ def private_folder(base: Path, name: str, names: re.Pattern[str]) -> Iterator[Pa
 
 
 def sweep(base: Path, names: re.Pattern[str]) -> list[Path]:
-    """Remove the folders of dead processes, and return them; a folder that is not provably one is left alone."""
+    """Remove the folders of dead processes, and return them; folders without our marker are kept."""
     return [folder for folder in base.iterdir() if names.fullmatch(folder.name) and _swept(folder)]
 
 
@@ -81,7 +82,7 @@ def _swept(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, its marker last: what an interruption leaves can still be recognised as ours."""
+    """Remove a folder, its marker last: after an interruption it is still recognised as ours."""
     with suppress(OSError):
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():

@@ -1,4 +1,4 @@
-"""Limits of numeric parameters: Prefect's forms show them, and refuse other values when a run is created."""
+"""Limits of numeric parameters: Prefect shows them in forms, and rejects other values."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""How long a piece of work goes on in a network that fails: all its tries, pauses and requests together."""
+"""How long work is retried while the network fails: all its attempts, pauses and requests together."""
 
 import math
 import time
@@ -8,19 +8,19 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 PATIENCE_SECONDS = 300.0
-# Longer than the client of a store repeats one request: what fails after so long a quiet is new trouble.
+# Longer than a store's client repeats one request: a failure after such a pause is a new one.
 QUIET_SECONDS = 200.0
 
 
 @dataclass
 class Trouble:
-    """Since when a piece of work has been failing, and when it did so last (seconds of the monotonic clock)."""
+    """The first and the last failure in a series (seconds of the monotonic clock)."""
 
     since: float = -math.inf
     last: float = -math.inf
 
     def may_pass(self) -> bool:
-        """Note that something failed just now; say whether it is worth another try."""
+        """Record a failure; return whether to retry."""
         clock = time.monotonic()
         if clock - self.last > QUIET_SECONDS:
             self.since = clock
@@ -33,7 +33,7 @@ _shared = ContextVar[Trouble | None]("trouble", default=None)
 
 @contextmanager
 def sharing(trouble: Trouble) -> Iterator[None]:
-    """Let all that the block asks of the network have one patience."""
+    """Let all requests in the block share one time limit."""
     token = _shared.set(trouble)
     try:
         yield
@@ -42,11 +42,11 @@ def sharing(trouble: Trouble) -> Iterator[None]:
 
 
 def is_shared() -> bool:
-    """Say whether this is within such a block."""
+    """Return whether this is within such a block."""
     return _shared.get() is not None
 
 
 def is_left() -> bool:
-    """Note that the network failed just now; say whether to ask again. Outside of such a block it is nobody's to say."""
+    """Record a network failure; return whether to retry (outside of such a block always)."""
     trouble = _shared.get()
     return trouble is None or trouble.may_pass()

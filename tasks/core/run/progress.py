@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, tzinfo
 
 from tasks.core.report.markdown import duration, local_time, size
 
-# Reports how many bytes of an item are moved so far.
+# A callback with the number of bytes of an item moved so far.
 Moved = Callable[[float], None]
 # 100 % is reported only when the phase has ended.
 ALMOST = 0.999
@@ -20,26 +20,26 @@ def unmeasured(_: float) -> None:
 
 @dataclass
 class Item:
-    """Something that a phase moves: one worker sets the numbers, any thread may read them at any time."""
+    """A relation or file of a phase: one worker sets the numbers, other threads may read them."""
 
     expected: float
     moved: float = 0.0
 
     def at(self, position: float) -> None:
-        """Set how much is moved so far: less than before if it is done again."""
+        """Set the bytes moved so far: less than before on a retry."""
         self.moved = position
 
     def read(self, position: float) -> None:
-        """Set how much is read of what will be stored: a byte counts half until it is stored."""
+        """Set the bytes read so far: a byte counts half until it is stored."""
         self.expected = max(self.expected, position)
         self.moved = position / 2
 
     def known(self, expected: float) -> None:
-        """Set the size, when the item was read or need not be."""
+        """Set the size, once the item was read or need not be."""
         self.expected, self.moved = expected, expected / 2
 
     def sent(self, total: float, position: float) -> None:
-        """Set how many of the bytes that the store takes are stored."""
+        """Set how many of the `total` bytes are stored."""
         self.moved = self.expected * (1 + position / total) / 2
 
 
@@ -59,7 +59,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """The remaining time at that rate; None while too little is done to estimate it."""
+        """The remaining seconds at that rate; None while too little is done to estimate it."""
         if self.share is None or self.share < ENOUGH:
             return None
         return self.seconds * (1 - self.share) / self.share
@@ -86,9 +86,9 @@ class Tally:
 
 
 def progress_line(progress: Progress, now: datetime, zone: tzinfo, *, about: bool) -> str:
-    """Return the progress of a running phase: bytes, share, rate and expected end, as far as they are known.
+    """Return the progress of a running phase: bytes, share, rate and expected end, as far as known.
 
-    With `about` the total is not known before the end.
+    With `about` the total is an estimate.
     """
     if progress.share is None:
         return f"for {duration(progress.seconds)} so far; what remains cannot be measured"
@@ -100,7 +100,7 @@ def progress_line(progress: Progress, now: datetime, zone: tzinfo, *, about: boo
 
 
 def progress_outcome(progress: Progress, failure: str | None) -> str:
-    """Return how a phase ended: what was moved, or where it stopped and why."""
+    """Return the outcome of a phase: bytes moved, or where it stopped and why."""
     if failure is not None:
         stopped = f" at {size(round(progress.moved))} of {size(round(progress.expected))}" if progress.share is not None else ""
         return f"stopped{stopped} after {duration(progress.seconds)}: {failure}"
