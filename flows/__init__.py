@@ -1,1 +1,1 @@
-"""The procedures: one module a subject, each flow readable aloud."""
+"""The flows, one module per subject."""

@@ -1,7 +1,8 @@
-"""Backups of a bounded context, and the list of them.
+"""Backups of a bounded context, and their list.
 
-Needs the database (a role with pg_read_all_data) and the store; leaves one committed backup set, read back, or nothing that
-is listed. By hand: python -m flows.backup daily_backup --context bc-004
+Needs the database (a role with pg_read_all_data) and the store; leaves one committed and verified
+backup set, or nothing that is listed.
+By hand: python -m flows.backup daily_backup --context bc-004
 """
 
 from datetime import datetime
@@ -21,24 +22,27 @@ from tasks.sets import table
 from tasks.sets.choose import zone_of
 from tasks.sets.listing import list_sets
 
-# As long as a long-term backup of the largest tables takes.
+# The time of a long-term backup of the largest tables.
 WAIT_SECONDS = 4 * 3600
 
 
 @operation("daily-backup {context}")
 def daily_backup(
-    context: str = "bc-004", label: str | None = None, keep_until: str | None = None, accept_losses: bool = False
+    context: str = "bc-004",
+    label: str | None = None,
+    keep_until: str | None = None,
+    accept_losses: bool = False,
 ) -> str:
     """Back up the whole context under one snapshot, read every object back, and commit it as one set.
 
-    Where a restore of it would make something else than the last drill that passed, a drill of it is asked for.
-    A set in which a table lost too many of its rows since the last good one is stored, called suspect, and fails the run.
+    If its schema is not that of the last passed drill, a drill is requested. If a table lost too many
+    rows since the last good full, the set is stored as suspect, and the run fails.
 
     Args:
         context: the bounded context to back up.
-        label: what to call it, for example `before release 12`.
-        keep_until: an instant (`2026-12-31`) before which it is never pruned.
-        accept_losses: rows that are gone since the last good backup went on purpose.
+        label: a label for the set, such as `before release 12`.
+        keep_until: a timestamp (`2026-12-31`); the set is not pruned before.
+        accept_losses: accept that rows are missing since the last good full.
     """
     with begin("daily_backup", context) as run:
         site = find_site(context, "reader")
@@ -53,14 +57,14 @@ def daily_backup(
 
 @operation("differential-backup {context}")
 def differential_backup(context: str = "bc-004", label: str | None = None, accept_losses: bool = False) -> str:
-    """Store what changed since the newest full, deletions included, so that full and differential restore this moment.
+    """Store all changes since the newest full, including deletions; both restore the current state.
 
-    Where there is no full that fits, a full is taken instead, and the report says why.
+    If no full can be its base, a full is taken instead, and the report says why.
 
     Args:
         context: the bounded context to back up.
-        label: what to call it.
-        accept_losses: rows that are gone since the last good full went on purpose.
+        label: a label for the set.
+        accept_losses: accept that rows are missing since the last good full.
     """
     with begin("differential_backup", context) as run:
         site = find_site(context, "reader")
@@ -75,11 +79,11 @@ def differential_backup(context: str = "bc-004", label: str | None = None, accep
 
 @operation("long-term-backup {context} {name}")
 def long_term_backup(context: str = "bc-004", name: str = "violations") -> str:
-    """Back up the tables of one of the context's long-term jobs into cold storage, read back before they are cold.
+    """Back up the tables of a long-term job into cold storage, read back before they become cold.
 
     Args:
         context: the bounded context.
-        name: the job, as the context's `long_term` has it.
+        name: a job in the context's `long_term`.
     """
     with begin("long_term_backup", context) as run:
         site = find_site(context, "reader")
@@ -88,22 +92,23 @@ def long_term_backup(context: str = "bc-004", name: str = "violations") -> str:
 
 
 def take_long_term(site: Site, run: Run, name: str, since: datetime) -> Manifest:
-    """Back up the tables of a long-term job, unless that was done since an instant; return the set."""
+    """Back up the tables of a long-term job, unless there is a set since an instant; return the set."""
     part = long_term.long_term_site(site, name)
     describe(site.server, site.store)
-    # A clean-up begins with the long-term backups of its month: whoever comes second takes what the first one did.
-    with context_lock(site.server, f"long-term {name} of {run.context}", run.title, exclusive=True, wait_seconds=WAIT_SECONDS):
+    # A clean-up begins with the long-term backups of its month: a concurrent run uses the first one's set.
+    lock = f"long-term {name} of {run.context}"
+    with context_lock(site.server, lock, run.title, exclusive=True, wait_seconds=WAIT_SECONDS):
         manifest = long_term.long_term_since(site, name, since)
         if manifest is None:
             manifest = take.take_part(part, run, take.Occasion(sort=name))
-        # Also one that another run took, and died before it was cold.
+        # Also the set of a run that died before the set was cold.
         long_term.cool_long_term(part, name)
     return manifest
 
 
 @operation("list-backups {context}")
 def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
-    """List the backup sets of a context, newest first, with what is wrong with them as far as a listing can tell.
+    """List the backup sets of a context, newest first, with the problems that a listing shows.
 
     Args:
         context: the bounded context.
@@ -111,7 +116,7 @@ def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
     instant = now()
     listing = list_sets(find_store(context), context)
     if listing.is_empty:
-        # A name that was mistyped has no sets either.
+        # A mistyped name has no sets either.
         find_context(context)
     rows = table.listing_rows(listing, instant, zone_of(listing))
     table.publish_listing(context, listing, rows, instant)

@@ -1,6 +1,7 @@
 """Integrity checks of the live database.
 
-Needs the database (a role that may read it), which it leaves as it is, and the store, where it records what came out.
+Needs the database (a role that may read it), which it does not change, and the store, where it records
+the results.
 By hand: python -m flows.checks integrity_check
 """
 
@@ -15,11 +16,11 @@ from tasks.run.site import find_site
 
 @operation("integrity-check {context}")
 def integrity_check(context: str = "bc-004", timeout_seconds: Seconds = 600) -> str:
-    """Run every integrity check of a context; publish what offends; fail if a check of severity error failed.
+    """Run every integrity check of a context; publish violations; fail if a check of severity error fails.
 
     Args:
         context: the bounded context to check.
-        timeout_seconds: how long one check may take.
+        timeout_seconds: the time limit of one check.
     """
     with begin("integrity_check", context) as run:
         site = find_site(context, "reader")

@@ -27,16 +27,16 @@ INTERRUPTED = 128 + signal.SIGINT
 ANSWER_SECONDS = 10.0
 REFUSED_LOGIN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 REASON_CHARACTERS = 200
-# Set when Prefect's server died while it recorded the run.
+# Set when Prefect's server was lost during the run.
 server_lost = Event()
 
 
 def run_from_command_line(*flows: AnyFlow) -> None:
-    """Run the flow that the command line names and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run a flow by the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = _parse(flows, sys.argv[1:])
     named = arguments.pop("flow")
     try:
-        run_by_hand(next(one for one in flows if one.fn.__name__ == named), arguments)
+        run_by_hand(next(flow for flow in flows if flow.fn.__name__ == named), arguments)
     except SystemExit as end:
         _leave_at_once(end.code)
         raise
@@ -44,7 +44,7 @@ def run_from_command_line(*flows: AnyFlow) -> None:
 
 
 def _leave_at_once(code: str | int | None) -> None:
-    """End this process where Prefect would go on for minutes, trying to tell a dead server of each event."""
+    """End this process at once if the server is lost: Prefect would retry each event for minutes."""
     if server_lost.is_set():
         if isinstance(code, str):
             _say(code)
@@ -55,14 +55,14 @@ def _leave_at_once(code: str | int | None) -> None:
 
 def run_by_hand(chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
     """Run a flow and return its result, or exit: 1 failed, 130 interrupted."""
-    # SIGTERM is Ctrl-C, so that every `with` gives back what it borrowed.
+    # SIGTERM is handled as Ctrl-C, so that every `with` cleans up.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(chosen, arguments)
     except (OperationError, ParameterTypeError) as error:
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
     except (httpx.HTTPError, PrefectException) as error:
-        sys.exit(f"Prefect's server failed in the middle ({_reason(error)}); run again")
+        sys.exit(f"Prefect's server failed during the run ({_reason(error)}); run again")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
@@ -78,20 +78,20 @@ def _run(chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
             reason = str(error)
     if url:
         _say(f"no Prefect server at {url} ({reason}); this run is recorded on this machine only")
-    with own_server(as_configured=not url) as told:
-        _say(told)
+    with own_server(as_configured=not url) as warning:
+        _say(warning)
         return chosen(**arguments)
 
 
 class _NeverBegun(Exception):
-    """Prefect's server failed before the procedure began; the message says how."""
+    """Prefect's server failed before the flow's function was called; the message says why."""
 
 
 def _recorded(url: str, chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
-    """Run a flow that a server records; what becomes of the server meanwhile does not change what the procedure came to.
+    """Run a flow that a server records; if the server is lost meanwhile, the outcome still counts.
 
     Raises:
-        _NeverBegun: nothing was done.
+        _NeverBegun: the server failed before anything was done.
     """
     procedure, watched = chosen.fn, chosen.with_options()
     outcome = Future[Any]()
@@ -115,7 +115,7 @@ def _recorded(url: str, chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
             raise
         if not outcome.done():
             raise _NeverBegun(_reason(error)) from error
-        _say(f"Prefect's server at {url} is gone ({_reason(error)}): it does not know how this run ended")
+        _say(f"Prefect's server at {url} is gone ({_reason(error)}): it did not record how this run ended")
         server_lost.set()
         done = outcome.result()
         return done.data if isinstance(done, State) else done
@@ -129,38 +129,37 @@ def _say(sentence: str) -> None:
 def _parse(flows: tuple[AnyFlow, ...], words: list[str]) -> dict[str, str]:
     parser = ArgumentParser(description="Run one flow by hand.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="flow", required=True)
-    for one in flows:
-        about = (one.description or "").partition("\n\nArgs:")[0]
-        command = commands.add_parser(one.fn.__name__, help=about.split("\n")[0], description=about, allow_abbrev=False)
-        for name, parameter in inspect.signature(one.fn).parameters.items():
+    for flow in flows:
+        about = (flow.description or "").partition("\n\nArgs:")[0]
+        summary = about.split("\n")[0]
+        command = commands.add_parser(flow.fn.__name__, help=summary, description=about, allow_abbrev=False)
+        for name, parameter in inspect.signature(flow.fn).parameters.items():
             several = "+" if parameter.annotation in (list[str], list[str] | None) else None
             is_needed = parameter.default is parameter.empty
-            told = one.parameters.properties[name].get("description", "") + (
-                "" if is_needed else f" (default: {parameter.default})"
-            )
-            command.add_argument(
-                f"--{name.replace('_', '-')}", dest=name, nargs=several, required=is_needed, help=told.replace("%", "%%")
-            )
+            description = flow.parameters.properties[name].get("description", "")
+            text = description + ("" if is_needed else f" (default: {parameter.default})")
+            option, text = f"--{name.replace('_', '-')}", text.replace("%", "%%")
+            command.add_argument(option, dest=name, nargs=several, required=is_needed, help=text)
     return {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
 
 
 def _why_unusable(url: str, chosen: AnyFlow) -> str:
-    """Return why no run can be recorded at an address: nobody answers, or it is no Prefect API, or not one with a database."""
+    """Return why runs cannot be recorded at an address: no answer, no Prefect API, or no database."""
     impatient = {"timeout": ANSWER_SECONDS}
     try:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(httpx_settings=impatient, sync_client=True) as client:
             if error := client.api_healthcheck():
                 return _reason(error)
-        # What every run begins with: it is written into the database. One that is busy for a moment is asked again.
+        # The first request of every run, which writes to the database; retried, as it may be busy.
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 2}), get_client(httpx_settings=impatient, sync_client=True) as client:
             client.create_flow(chosen)
-    except Exception as error:  # noqa: BLE001 - there is no telling what answers at such an address, and what a client makes of it
+    except Exception as error:  # noqa: BLE001 - anything may answer at that address
         return _reason(error)
     return ""
 
 
 def _reason(error: Exception) -> str:
-    """Return in a few words why a server is of no use."""
+    """Return in a few words why a server cannot be used."""
     if isinstance(error, httpx.HTTPStatusError):
         code = error.response.status_code
         login = ": PREFECT_API_AUTH_STRING or PREFECT_API_KEY is missing or wrong" if code in REFUSED_LOGIN else ""
@@ -171,7 +170,7 @@ def _reason(error: Exception) -> str:
 
 
 class _ExpectedErrors(logging.Filter):
-    """Drops the traceback of errors that say all there is to say."""
+    """Drops the traceback of expected errors: their messages are sufficient."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep every record."""
@@ -181,12 +180,12 @@ class _ExpectedErrors(logging.Filter):
 
 
 class _LostEvents(logging.Filter):
-    """Drops pages on each event that a dead server is not told of; that it is dead is said once."""
+    """Drops errors about each event that a lost server did not get; the loss itself is reported once."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep what is of something else."""
-        said = record.getMessage()
-        return not ("EventsWorker" in said or "/events/in" in said)
+        """Keep all other records."""
+        message = record.getMessage()
+        return not ("EventsWorker" in message or "/events/in" in message)
 
 
 def _hide_tracebacks_of_expected_errors() -> None:

@@ -1,7 +1,9 @@
 """Partitions: created in advance, archived after their retention, and restored.
 
-Needs the database (a role that acts as the owner of the tables), the store, and for the archive a server to restore copies to.
-By hand: python -m flows.partitions create_partitions --context bc-004, or archive_partitions, reattach_partition --year 2023
+Needs the database (a role that acts as the owner of the tables), the store, and for the archive a
+server to restore copies to.
+By hand: python -m flows.partitions create_partitions --context bc-004, or archive_partitions, or
+reattach_partition --year 2023
 """
 
 from typing import Literal

@@ -1,6 +1,6 @@
-"""Looking after the backups that exist, and after the promise that never more than the recovery point objective is lost.
+"""Verifying backups, and watching that never more than the recovery point objective can be lost.
 
-Needs the store alone; where a differential is due, the database too.
+Needs only the store; if a differential is due, also the database.
 By hand: python -m flows.watch watch_recovery_point, verify_backups or backup_report
 """
 
@@ -24,14 +24,15 @@ from tasks.watch import history, recovery_point
 def verify_backups(
     context: str = "bc-004", backup: str = "latest", fraction: Share | None = None, trust_unsigned: bool = False
 ) -> str:  # fmt: skip
-    """Download backups, decode every row, compare rows and digests with the manifest, and record which are good.
+    """Download backups, decode every row, compare rows and digests with the manifest, record the result.
 
     Args:
         context: the bounded context.
-        backup: `latest`, an instant (`2025-11-03 14:00`: the newest state by then), the id of a set, or its s3:// or folder
-            path.
-        fraction: instead, this share of all sets (0.25: a quarter), those longest not decoded first.
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a wrong signature.
+        backup: `latest`, a timestamp (`2025-11-03 14:00`: the newest state by then), the id of a
+            set, or its s3:// or folder path.
+        fraction: instead, this share of all sets (0.25: a quarter), the least recently decoded first.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
+            wrong signature.
     """
     with begin("verify_backups", context) as run:
         store = site.find_store(context, trust_unsigned=trust_unsigned)
@@ -44,19 +45,21 @@ def verify_backups(
 def watch_recovery_point(
     context: str = "bc-004", every_minutes: Minutes = 15, refresh: bool = True, as_of: str | None = None
 ) -> str:  # fmt: skip
-    """Measure how old the newest restorable state is, and take a differential where one at a later look could come too late.
+    """Measure the age of the newest restorable state; take a differential if the next run could be too late.
 
-    Fails if more would be lost than the objective allows, now or before the next look.
+    Fails if more would be lost than the objective allows, now or before the next run.
 
     Args:
         context: the bounded context.
-        every_minutes: how often this runs.
-        refresh: take that differential; otherwise only look.
-        as_of: an instant (`2025-11-03 14:00`) to judge by instead of now; of a past one nothing is taken.
+        every_minutes: the interval between runs.
+        refresh: take that differential; otherwise only measure.
+        as_of: a timestamp (`2025-11-03 14:00`) to measure at instead of now; for a past one nothing
+            is taken.
     """
     with begin("watch_recovery_point", context) as run:
         definition, store = site.find_context(context), site.find_store(context)
-        given, every, done = parse_instant(as_of, definition.zone) if as_of else None, timedelta(minutes=every_minutes), list[str]()
+        given = parse_instant(as_of, definition.zone) if as_of else None
+        every, done = timedelta(minutes=every_minutes), list[str]()
         point = recovery_point.measure(store, definition, given or now(), every)
         if refresh and point.is_due and point.instant >= run.started:
             done.append(_refresh(context))
@@ -66,13 +69,13 @@ def watch_recovery_point(
 
 @operation("backup-report {context}")
 def backup_report(context: str = "bc-004", days: Days = 30) -> str:
-    """Tell what became of the backups of the last days: sets, recovery point, drills, integrity checks, and what to look at.
+    """Report on the backups of the last days: sets, recovery point, drills, checks, and anomalies.
 
-    What is to be looked at fails no run: the watch, the checks and the drills do that themselves.
+    Anomalies do not fail this run: the watch, the checks and the drills fail by themselves.
 
     Args:
         context: the bounded context.
-        days: how many days to look back, from 1 to 366.
+        days: the number of days, from 1 to 366.
     """
     with begin("backup_report", context) as run:
         definition, store = site.find_context(context), site.find_store(context)
@@ -80,7 +83,7 @@ def backup_report(context: str = "bc-004", days: Days = 30) -> str:
 
 
 def _refresh(context: str) -> str:
-    """Take a differential; return what came of it: whatever it was, the watch has to tell it."""
+    """Take a differential; return its outcome, also a failure, for the watch's report."""
     try:
         return f"a differential was due: {differential_backup(context)}"
     except Exception as error:  # noqa: BLE001 - whatever failed, the watch goes on and reports it
