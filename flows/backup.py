@@ -35,8 +35,8 @@ def daily_backup(
 ) -> str:
     """Back up the whole context under one snapshot, read every object back, and commit it as one set.
 
-    If its schema is not that of the last passed drill, a drill is requested. If a table lost too many
-    rows since the last good full, the set is stored as suspect, and the run fails.
+    If its schema is not that of the last passed drill, a drill is requested. If a table lost too
+    many rows since the last good full, the set is stored as suspect, and the run fails.
 
     Args:
         context: the bounded context to back up.
@@ -92,10 +92,10 @@ def long_term_backup(context: str = "bc-004", name: str = "violations") -> str:
 
 
 def take_long_term(site: Site, run: Run, name: str, since: datetime) -> Manifest:
-    """Back up the tables of a long-term job, unless there is a set since an instant; return the set."""
+    """Back up the tables of a long-term job, unless a set is newer than `since`; return the set."""
     part = long_term.long_term_site(site, name)
     describe(site.server, site.store)
-    # A clean-up begins with the long-term backups of its month: a concurrent run uses the first one's set.
+    # A clean-up begins with its month's long-term backups: a concurrent run uses that set.
     lock = f"long-term {name} of {run.context}"
     with context_lock(site.server, lock, run.title, exclusive=True, wait_seconds=WAIT_SECONDS):
         manifest = long_term.long_term_since(site, name, since)

@@ -1,7 +1,7 @@
 """Integrity checks of the live database.
 
-Needs the database (a role that may read it), which it does not change, and the store, where it records
-the results.
+Needs the database (a role that may read it), which it does not change, and the store, where it
+records the results.
 By hand: python -m flows.checks integrity_check
 """
 
@@ -16,7 +16,7 @@ from tasks.run.site import find_site
 
 @operation("integrity-check {context}")
 def integrity_check(context: str = "bc-004", timeout_seconds: Seconds = 600) -> str:
-    """Run every integrity check of a context; publish violations; fail if a check of severity error fails.
+    """Run every integrity check of a context; publish violations; fail on those of severity error.
 
     Args:
         context: the bounded context to check.

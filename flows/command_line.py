@@ -44,7 +44,7 @@ def run_from_command_line(*flows: AnyFlow) -> None:
 
 
 def _leave_at_once(code: str | int | None) -> None:
-    """End this process at once if the server is lost: Prefect would retry each event for minutes."""
+    """End this process if the server is lost: Prefect would retry each event for minutes."""
     if server_lost.is_set():
         if isinstance(code, str):
             _say(code)
@@ -131,20 +131,20 @@ def _parse(flows: tuple[AnyFlow, ...], words: list[str]) -> dict[str, str]:
     commands = parser.add_subparsers(dest="flow", required=True)
     for flow in flows:
         about = (flow.description or "").partition("\n\nArgs:")[0]
-        summary = about.split("\n")[0]
-        command = commands.add_parser(flow.fn.__name__, help=summary, description=about, allow_abbrev=False)
-        for name, parameter in inspect.signature(flow.fn).parameters.items():
+        name, summary = flow.fn.__name__, about.split("\n")[0]
+        command = commands.add_parser(name, help=summary, description=about, allow_abbrev=False)
+        for option, parameter in inspect.signature(flow.fn).parameters.items():
             several = "+" if parameter.annotation in (list[str], list[str] | None) else None
             is_needed = parameter.default is parameter.empty
-            description = flow.parameters.properties[name].get("description", "")
+            description = flow.parameters.properties[option].get("description", "")
             text = description + ("" if is_needed else f" (default: {parameter.default})")
-            option, text = f"--{name.replace('_', '-')}", text.replace("%", "%%")
-            command.add_argument(option, dest=name, nargs=several, required=is_needed, help=text)
+            spelling, text = f"--{option.replace('_', '-')}", text.replace("%", "%%")
+            command.add_argument(spelling, dest=option, nargs=several, required=is_needed, help=text)
     return {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
 
 
 def _why_unusable(url: str, chosen: AnyFlow) -> str:
-    """Return why runs cannot be recorded at an address: no answer, no Prefect API, or no database."""
+    """Return why an address cannot record runs: no answer, no Prefect API, or no database."""
     impatient = {"timeout": ANSWER_SECONDS}
     try:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(httpx_settings=impatient, sync_client=True) as client:
@@ -180,7 +180,7 @@ class _ExpectedErrors(logging.Filter):
 
 
 class _LostEvents(logging.Filter):
-    """Drops errors about each event that a lost server did not get; the loss itself is reported once."""
+    """Drops errors about events that a lost server did not get; the loss is reported once."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep all other records."""

@@ -22,15 +22,18 @@ from tasks.watch import history, recovery_point
 
 @operation("verify-backups {context}")
 def verify_backups(
-    context: str = "bc-004", backup: str = "latest", fraction: Share | None = None, trust_unsigned: bool = False
-) -> str:  # fmt: skip
-    """Download backups, decode every row, compare rows and digests with the manifest, record the result.
+    context: str = "bc-004",
+    backup: str = "latest",
+    fraction: Share | None = None,
+    trust_unsigned: bool = False,
+) -> str:
+    """Download backups, decode and compare every row with the manifest, and record the result.
 
     Args:
         context: the bounded context.
         backup: `latest`, a timestamp (`2025-11-03 14:00`: the newest state by then), the id of a
             set, or its s3:// or folder path.
-        fraction: instead, this share of all sets (0.25: a quarter), the least recently decoded first.
+        fraction: instead, this share of all sets (0.25: a quarter), least recently decoded first.
         trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
             wrong signature.
     """
@@ -43,9 +46,12 @@ def verify_backups(
 
 @operation("watch-recovery-point {context}")
 def watch_recovery_point(
-    context: str = "bc-004", every_minutes: Minutes = 15, refresh: bool = True, as_of: str | None = None
-) -> str:  # fmt: skip
-    """Measure the age of the newest restorable state; take a differential if the next run could be too late.
+    context: str = "bc-004",
+    every_minutes: Minutes = 15,
+    refresh: bool = True,
+    as_of: str | None = None,
+) -> str:
+    """Measure the age of the newest restorable state; take a differential before it is too late.
 
     Fails if more would be lost than the objective allows, now or before the next run.
 

@@ -33,7 +33,7 @@ VIEW_SECONDS, VIEW_LOCK_SECONDS = 1800, 30
 
 @step(name="dump_table {table}", repeatable=True)
 def dump_table(context: str, table: str, file: str | Path) -> StreamFacts:
-    """Dump the rows of a table or partition as COPY text, compressed by zstd; replace an existing file.
+    """Dump the rows of a table or partition as COPY text, compressed by zstd; replace the file.
 
     Returns the numbers of rows and bytes, and the digest as in a set.
 
@@ -73,7 +73,7 @@ def compress(file: str | Path) -> Path:
 
 @step(name="upload {file}", repeatable=True)
 def upload(context: str, file: str | Path) -> str:
-    """Store a file in the context's store, outside of sets, and read it back; return its path there.
+    """Store a file in the context's store, outside of sets, and read it back; return its path.
 
     Raises:
         AlreadyExists: another file is stored under that name.
@@ -92,7 +92,7 @@ def upload(context: str, file: str | Path) -> str:
 
 @step(name="detach_partition {partition}")
 def detach_partition(context: str, partition: str, confirm_database: str | None = None) -> str:
-    """Detach a partition in one short transaction, under the context's lock; return its qualified name.
+    """Detach a partition in one short transaction, under the context's lock; return schema.name.
 
     Raises:
         BadInput: no table in the context's `partitions` has such a partition.
@@ -115,7 +115,7 @@ def detach_partition(context: str, partition: str, confirm_database: str | None 
 
 @step(name="refresh_view {view}")
 def refresh_view(context: str, view: str) -> Refreshed:
-    """Refresh one materialized view of the context; return how long that took, and how stale it was.
+    """Refresh a materialized view of the context; return how long that took, and how stale it was.
 
     Raises:
         OperationError: it does not exist, or could not be refreshed.
@@ -136,7 +136,7 @@ def refresh_view(context: str, view: str) -> Refreshed:
 
 @step(name="run_check {check}", repeatable=True)
 def run_check(context: str, check: str, timeout_seconds: float = 600) -> Finding:
-    """Run one check of the context's `checks.sql`; return the number of violations and the first keys.
+    """Run one check of the context's `checks.sql`; return the violation count and the first keys.
 
     Raises:
         BadInput: there is no such check.

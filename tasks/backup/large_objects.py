@@ -40,9 +40,14 @@ class _Taken:
 
 
 def add_large_objects(
-    site: Site, run: Run, name: SetName, snapshot: Snapshot, manifest: Manifest, base: Base | None,
+    site: Site,
+    run: Run,
+    name: SetName,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    base: Base | None,
     only: Mapping[str, RowKeys] | None,
-) -> Manifest:  # fmt: skip
+) -> Manifest:
     """Store the large objects that rows of the set refer to; return its manifest with them.
 
     Without columns that refer to large objects the manifest is returned unchanged.
@@ -59,9 +64,16 @@ def add_large_objects(
 
 @step(repeatable=True)
 def store_large_objects(
-    site: Site, run: Run, name: SetName, snapshot: Snapshot, manifest: Manifest, base: Base | None,
-    only: Mapping[str, RowKeys] | None, members: Sequence[Member], references: References,
-) -> Manifest:  # fmt: skip
+    site: Site,
+    run: Run,
+    name: SetName,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    base: Base | None,
+    only: Mapping[str, RowKeys] | None,
+    members: Sequence[Member],
+    references: References,
+) -> Manifest:
     """Store the large objects that these relations' rows refer to; return the manifest with them.
 
     Raises:
@@ -89,9 +101,13 @@ def store_large_objects(
 
 
 def _referred_to(
-    site: Site, run: Run, snapshot: Snapshot, members: Sequence[Member], references: References,
+    site: Site,
+    run: Run,
+    snapshot: Snapshot,
+    members: Sequence[Member],
+    references: References,
     only: Mapping[str, RowKeys] | None,
-) -> set[int]:  # fmt: skip
+) -> set[int]:
     """Return the oids that rows of the set have in columns that refer to large objects."""
     encoding, oids = encoding_of(snapshot.coordinator), set[int]()
     if not members:
@@ -108,9 +124,14 @@ def _referred_to(
 
 
 def _take(
-    connection: Connection, site: Site, run: Run, name: SetName, oids: Collection[int], references: References,
+    connection: Connection,
+    site: Site,
+    run: Run,
+    name: SetName,
+    oids: Collection[int],
+    references: References,
     base: Base | None,
-) -> _Taken:  # fmt: skip
+) -> _Taken:
     """Store the large objects that exist; one that does not was missing for the rows too."""
     facts = [*large_objects.read_facts(connection, oids)]
     left_out = _parts_of_values(connection, references.parts)
@@ -135,8 +156,12 @@ def _as_in(then: LargeObject, facts: Mapping[str, Any]) -> LargeObject:
 
 
 def _store_pages(
-    connection: Connection, site: Site, run: Run, name: SetName, oids: Sequence[int]
-) -> tuple[dict[int, RowDigest], StoredObject | None]:  # fmt: skip
+    connection: Connection,
+    site: Site,
+    run: Run,
+    name: SetName,
+    oids: Sequence[int],
+) -> tuple[dict[int, RowDigest], StoredObject | None]:
     """Stream the objects' pages into a private file, and store it; return the digests by oid."""
     staged = run.folder / PAGES.replace("/", "-")
     staged.unlink(missing_ok=True)

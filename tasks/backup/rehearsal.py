@@ -20,7 +20,7 @@ RECORDS_READ = 60
 
 @step
 def ask_for_drill(site: Site, manifest: Manifest) -> Rehearsal:
-    """Compare a full's schema with that of the last passed drill; emit `schema.changed` if it differs.
+    """Compare a full's schema with the last passed drill's; emit `schema.changed` if they differ.
 
     The set is stored in any case: a failed comparison or request is reported.
     """
@@ -34,7 +34,7 @@ def ask_for_drill(site: Site, manifest: Manifest) -> Rehearsal:
         return Rehearsal(f"as in {proven.set}, of which a drill passed on {local_time(proven.instant, context.zone)}")
     why = why_unproven(records, proven, context.zone)
     payload = {"set": manifest.id, "why": why, "drilled": (proven and proven.set) or ""}
-    # An automation answers once for these two labels: backups before that drill ask for no second one.
+    # An automation runs once for both labels: backups before that drill request no second one.
     labels = {"schema.fingerprint": str(manifest.schema_fingerprint), "drill.last": str(records[0].instant if records else "")}
     if refusal := deliver(context.name, SCHEMA_CHANGED, payload, labels, automation_of_drills(context.name)):
         return _unasked(f"{why}: {refusal}", manifest)

@@ -28,45 +28,53 @@ from tasks.sets.upload import upload
 
 
 def store_relations(
-    site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, base: Base | None, only: Mapping[str, RowKeys] | None,
+    site: Site,
+    run: Run,
+    name: SetName,
+    snapshot: Snapshot,
+    source: Source,
+    base: Base | None,
+    only: Mapping[str, RowKeys] | None,
     like: Manifest | None,
-) -> tuple[list[Relation], dict[str, BlockRows]]:  # fmt: skip
-    """Dump and store every relation with rows, the largest first, in parallel; for a full return rows by block.
+) -> tuple[list[Relation], dict[str, BlockRows]]:
+    """Dump and store every relation with rows, the largest first, in parallel.
 
-    The bytes to dump are estimated from `like`, an earlier set.
+    Returns the relations and, for a full, their rows by block. The bytes to dump are estimated from
+    `like`, an earlier set.
     """
     holding = [member for member in snapshot.members.holding_rows if only is None or member.qualified in only]
     members = sorted(holding, key=lambda member: source.sizes.get(member.oid, 0), reverse=True)
     encoding = encoding_of(snapshot.coordinator)
     sizes = [source.sizes.get(member.oid, 1 << 40) for member in members]
     with progress.of(run, "dumping and storing", _expected_bytes(members, source, like), site.context.zone, about=True) as items:
-        calls = [
-            (
-                site, run, name, member,
-                stream_job(
-                    site, run, member, snapshot, encoding, count_blocks=name.kind is Kind.FULL,
-                    only=only[member.qualified] if only else None,
-                ),
-                size,
-                base and base.part_of(member.oid, member.relfilenode, member.qualified, member.columns, member.layout),
-                items[member.qualified], list[Dumped](),
-            )
-            for member, size in zip(members, sizes, strict=True)
-        ]  # fmt: skip
+        calls = list[tuple[Any, ...]]()
+        for member, size in zip(members, sizes, strict=True):
+            keys, count_blocks = only[member.qualified] if only else None, name.kind is Kind.FULL
+            job = stream_job(site, run, member, snapshot, encoding, count_blocks=count_blocks, only=keys)
+            facts = (member.oid, member.relfilenode, member.qualified, member.columns, member.layout)
+            part, item = base and base.part_of(*facts), items[member.qualified]
+            calls.append((site, run, name, member, job, size, part, item, list[Dumped]()))
         stored = spread(run, store_relation, calls, sizes)
     blocks = {relation.qualified: blocks for relation, blocks in stored if blocks}
     return sorted((relation for relation, _ in stored), key=lambda relation: relation.oid), blocks
 
 
 def _expected_bytes(members: Iterable[Member], source: Source, like: Manifest | None) -> dict[str, int]:
-    """Return the estimated bytes of rows by relation: those of an earlier set, or its size on disk."""
+    """Return estimated bytes of rows by relation: those of an earlier set, or its size on disk."""
     known = like.plain_bytes if like else {}
     return {member.qualified: known.get(member.qualified, source.sizes.get(member.oid, 0)) for member in members}
 
 
 def stream_job(
-    site: Site, run: Run, member: Member, snapshot: Snapshot, encoding: str, *, count_blocks: bool, only: RowKeys | None
-) -> StreamJob:  # fmt: skip
+    site: Site,
+    run: Run,
+    member: Member,
+    snapshot: Snapshot,
+    encoding: str,
+    *,
+    count_blocks: bool,
+    only: RowKeys | None,
+) -> StreamJob:
     """Return what to stream of one relation, and into which staged file."""
     file, place = str(_staged_file(site, run, member)), (member.schema, member.name, list(member.columns))
     return StreamJob(site.database, run.title, *place, encoding, snapshot.name, file, count_blocks, only=only)
@@ -78,9 +86,16 @@ def _staged_file(site: Site, run: Run, member: Member) -> Path:
 
 @step(name="back up {member.name}", repeatable=True)
 def store_relation(
-    site: Site, run: Run, name: SetName, member: Member, job: StreamJob, size_bytes: int, base: BasePart | None, item: Item,
+    site: Site,
+    run: Run,
+    name: SetName,
+    member: Member,
+    job: StreamJob,
+    size_bytes: int,
+    base: BasePart | None,
+    item: Item,
     earlier: list[Dumped],
-) -> tuple[Relation, BlockRows | None]:  # fmt: skip
+) -> tuple[Relation, BlockRows | None]:
     """Dump and store one relation; needs only the database, the store and the staging folder.
 
     For a relation in the base only changed blocks are stored. The dump of an `earlier` attempt is
@@ -147,8 +162,18 @@ def _file_name(site: Site, member: Member) -> str:
 def _relation(member: Member, dumped: Dumped, parts: list[StoredObject], inherited: Inherited | None) -> Relation:
     facts = dumped.facts
     return Relation(
-        schema=member.schema, name=member.name, parent=member.parent, oid=member.oid, relfilenode=member.relfilenode,
-        columns=list(member.columns), types=list(member.types), layout=member.layout,
-        rows=facts.rows, digest=facts.digest,
-        plain_bytes=facts.plain_bytes, seconds=round(dumped.seconds, 3), parts=parts, inherited=inherited,
-    )  # fmt: skip
+        schema=member.schema,
+        name=member.name,
+        parent=member.parent,
+        oid=member.oid,
+        relfilenode=member.relfilenode,
+        columns=list(member.columns),
+        types=list(member.types),
+        layout=member.layout,
+        rows=facts.rows,
+        digest=facts.digest,
+        plain_bytes=facts.plain_bytes,
+        seconds=round(dumped.seconds, 3),
+        parts=parts,
+        inherited=inherited,
+    )

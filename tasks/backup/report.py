@@ -16,12 +16,16 @@ from tasks.sets.upload import missing_class
 
 @step
 def publish_backup(
-    site: Site, manifest: Manifest, started: datetime, local_copy: str | None = None, rehearsal: Rehearsal | None = None
-) -> str:  # fmt: skip
-    """Publish the report and the table of a backup, its local copy and its drill; return its verdict.
+    site: Site,
+    manifest: Manifest,
+    started: datetime,
+    local_copy: str | None = None,
+    rehearsal: Rehearsal | None = None,
+) -> str:
+    """Publish the report and table of a backup, its local copy and its drill; return the verdict.
 
     Raises:
-        OperationError: the set is stored, but suspect, as too many rows are lost; or histories conflict.
+        OperationError: the set is stored, but lost many rows, or conflicts with another history.
     """
     lacking = missing_class(site.store, site.context.storage_classes, manifest.kind)
     manifest = manifest.model_copy(update={"warnings": [*manifest.warnings, *lacking]})

@@ -1,4 +1,4 @@
-"""The rest of a set: its schema, list, context files and script, and the manifest that describes them."""
+"""The rest of a set: its schema, list, context files, script, and the manifest."""
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -34,9 +34,16 @@ from tasks.run.site import Site
 
 
 def store_schema(
-    site: Site, run: Run, name: SetName, snapshot: Snapshot, source: Source, relations: list[Relation],
-    blocks: dict[str, BlockRows], base: Base | None, part: ContextPart,
-) -> Manifest:  # fmt: skip
+    site: Site,
+    run: Run,
+    name: SetName,
+    snapshot: Snapshot,
+    source: Source,
+    relations: list[Relation],
+    blocks: dict[str, BlockRows],
+    base: Base | None,
+    part: ContextPart,
+) -> Manifest:
     """Store schema, list and context files; return the manifest that will commit the set.
 
     Raises:
@@ -73,7 +80,7 @@ def store_schema(
 
 
 def _with_rows(site: Site, run: Run, crossing: borders.Borders) -> list[str]:
-    """Return the referencing tables of other contexts that have rows, as far as this login may read."""
+    """Return the referencing tables of other contexts with rows, as far as this login may read."""
     looking = Neighbours.of(site, run)
     return [table for table in sorted({key.table for key in crossing.inbound}) if looking.is_empty(table) is False]
 
@@ -86,12 +93,13 @@ def store_script(site: Site, run: Run, name: SetName, manifest: Manifest, source
 
 
 def part_of_context(site: Site, run: Run, source: Source, snapshot: Snapshot) -> ContextPart:
-    """Return the context's part of the schema dump's list, and the statements of objects left out."""
+    """Return the context's part of the schema dump's list, and statements of objects left out."""
     members = snapshot.members
     schemas = frozenset(relation.schema for relation in members.relations)
     named = [*members.choice.left_out, *members.choice.with_them, *members.around.named]
     # CREATE SUBSCRIPTION has a password.
-    described = frozenset(identity for identity in named if identity[0] != members.classes.get("pg_subscription"))
+    subscription = members.classes.get("pg_subscription")
+    described = frozenset(identity for identity in named if identity[0] != subscription)
     described |= {*borders.read_made_by_superusers(snapshot.coordinator, members)}
     origin, encoding = Origin(site.database, source.server), encoding_of(snapshot.coordinator)
     wanted = Wanted(origin, schemas, members.objects, described, encoding)
@@ -118,13 +126,16 @@ NAMES_SHOWN = 5
 
 def _versions(source: Source) -> Versions:
     return Versions(
-        server=source.server, server_major=source.major, pg_dump=source.pg_dump.version, pg_dump_major=source.pg_dump.major,
+        server=source.server,
+        server_major=source.major,
+        pg_dump=source.pg_dump.version,
+        pg_dump_major=source.pg_dump.major,
         project=project_version(),
-    )  # fmt: skip
+    )
 
 
 def _only_superusers(connection: Connection, members: Members, part: ContextPart) -> dict[str, str]:
-    """Return the statements for objects that only a superuser can create, by name, in restore order."""
+    """Return statements for objects that only a superuser can create, by name, in restore order."""
     names = describe(connection, {*borders.read_made_by_superusers(connection, members)})
     return {names[identity]: text for identity, text in part.statements.items() if identity in names}
 
@@ -145,10 +156,13 @@ def _read_warnings(connection: Connection, members: Members, crossing: borders.B
         for table in crossing.forgotten
     ]
     return [
-        *borders.read_unusable(connection, members), *borders.read_misplaced(connection, members),
-        *(_owned(owned, loader) for owned in borders.read_owned_by_others(connection, members, loader)), *forgotten,
-        *borders.read_lasting_transactions(connection), *read_bare_names(connection, members, site.context.namespace),
-    ]  # fmt: skip
+        *borders.read_unusable(connection, members),
+        *borders.read_misplaced(connection, members),
+        *(_owned(owned, loader) for owned in borders.read_owned_by_others(connection, members, loader)),
+        *forgotten,
+        *borders.read_lasting_transactions(connection),
+        *read_bare_names(connection, members, site.context.namespace),
+    ]
 
 
 def _owned(owned: borders.Owned, loader: str) -> str:

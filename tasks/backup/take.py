@@ -47,8 +47,8 @@ SNAPSHOT_TRIES = 4
 class Occasion:
     """Why a set is taken: its label, until when it is kept, and whether lost rows are accepted.
 
-    `sort` is the kind, or the name of the long-term job; `only` has the rows to take by relation, if
-    not all; `made` are the objects created by the restore that the set is taken for.
+    `sort` is the kind, or the name of the long-term job; `only` has the rows to take by relation,
+    if not all; `made` are the objects created by the restore that the set is taken for.
     """
 
     label: str | None = None
@@ -72,7 +72,7 @@ def occasion(site: Site, run: Run, label: str | None, keep_until: str | None, *,
 
 
 def find_base(site: Site, run: Run) -> Base | None:
-    """Return the newest undamaged full with its rows by block and large objects, if there is one."""
+    """Return the newest undamaged full, if any, with its rows by block and large objects."""
     manifest = newest_full(site.store, site.context.name)
     if manifest is None:
         return None
@@ -81,11 +81,12 @@ def find_base(site: Site, run: Run) -> Base | None:
     stored = manifest.block_rows
     file = fetch(site.store, name_of(manifest), stored, run.folder / stored.path)
     blocks = parse_block_rows(unpack_file(file, stored, manifest.id).read_bytes(), f"{stored.path} of {manifest.id}")
-    return Base(manifest, blocks, {large_object.oid: large_object for large_object in fetch_index(site.store, run, manifest)})
+    index = {large_object.oid: large_object for large_object in fetch_index(site.store, run, manifest)}
+    return Base(manifest, blocks, index)
 
 
 def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | None = None) -> Manifest:
-    """Take a set of the context under one snapshot, a differential if the base allows it, and commit it.
+    """Take and commit a set of the context under one snapshot, a differential if a base allows it.
 
     If the schema changes meanwhile, it starts over.
 
@@ -136,8 +137,13 @@ def _require_signer(store: StoreAddress) -> None:
 
 
 def _take(
-    site: Site, run: Run, source: Source, why: Occasion, base: Base | None, trusted: Manifest | None
-) -> Manifest:  # fmt: skip
+    site: Site,
+    run: Run,
+    source: Source,
+    why: Occasion,
+    base: Base | None,
+    trusted: Manifest | None,
+) -> Manifest:
     # Listed before the snapshot is taken: these sets are older than it.
     known = list_sets(site.store, site.context.name)
     with take_snapshot(site, run, source.pg_dump, source.unreadable) as snapshot:
@@ -160,15 +166,20 @@ def _take(
     manifest = manifest.model_copy(update=fields | place)
     # The base may have expired before it was held.
     read_base(site.store, manifest)
-    # Last, because a folder with a script but without a manifest counts as one that lost its manifest.
+    # Last, because a folder with a script but no manifest counts as one that lost its manifest.
     manifest = store_script(site, run, name, manifest, source, fitting)
     publish(site.store, run, name, manifest)
     return manifest
 
 
 def _place(
-    site: Site, run: Run, known: Listing, snapshot: Snapshot, manifest: Manifest, blocks: dict[str, BlockRows]
-) -> dict[str, Any]:  # fmt: skip
+    site: Site,
+    run: Run,
+    known: Listing,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    blocks: dict[str, BlockRows],
+) -> dict[str, Any]:
     """Return the number of a set in its context, and whether it conflicts with another history."""
     number = next_number(known.manifests, known.adopted)
     aside = find_dispute(known.manifests, known.adopted, manifest.snapshot, number)
@@ -179,8 +190,13 @@ def _place(
 
 
 def _other_rows(
-    site: Site, run: Run, snapshot: Snapshot, base: Manifest, manifest: Manifest, blocks: dict[str, BlockRows]
-) -> list[str]:  # fmt: skip
+    site: Site,
+    run: Run,
+    snapshot: Snapshot,
+    base: Manifest,
+    manifest: Manifest,
+    blocks: dict[str, BlockRows],
+) -> list[str]:
     """Return the relations whose rows a differential would wrongly inherit from a full.
 
     Every row was read anyway; only relations with another digest are queried.

@@ -30,7 +30,7 @@ class Approval(RunInput):
 
 
 def required(context: Context) -> bool:
-    """Return whether this run needs approval in any case: the context demands it, and a worker runs it.
+    """Return whether this run needs approval in any case: by its context, if a worker runs it.
 
     Users who may create runs may pass any parameters. Users who may also change deployments can run
     any program as the worker: this does not stop them.
@@ -39,12 +39,12 @@ def required(context: Context) -> bool:
 
 
 def required_unscheduled(context: Context) -> bool:
-    """Return the same for a flow whose scheduled runs need no approval: the deployment sets their parameters."""
+    """Return the same for a flow whose scheduled runs need none: the deployment sets parameters."""
     return required(context) and not _is_scheduled()
 
 
 def _is_scheduled() -> bool:
-    # Set by the server's scheduler only: the API accepts it neither as a parameter nor as a field of a run.
+    # Set by the server's scheduler only: the API does not accept it for a run.
     with get_client(sync_client=True) as client:
         creator = client.read_flow_run(UUID(str(flow_run.id))).created_by
     return creator is not None and creator.type == "SCHEDULE"

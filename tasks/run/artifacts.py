@@ -40,7 +40,7 @@ def emit(context: str, event: str, payload: dict[str, Any]) -> None:
 
 
 def deliver(context: str, event: str, payload: dict[str, Any], labels: dict[str, str], automation: str) -> str:
-    """Emit an event for an automation, which matches the resource's labels; return why it will not run, or "".
+    """Emit an event for an automation that matches the labels; return why it will not run, or "".
 
     Prefect's own emit_event sends in the background and does not report failures.
     """

@@ -1,7 +1,7 @@
 """A Prefect server for one run, if there is no other: Prefect runs no flow without one.
 
-It listens on the loopback address, requires a login that only this process knows, and ends with this
-process, even if that is killed. It logs to a file of its own.
+It listens on the loopback address, requires a login that only this process knows, and ends with
+this process, even if that is killed. It logs to a file of its own.
 """
 
 import os
@@ -79,7 +79,7 @@ def own_server(*, as_configured: bool) -> Iterator[str]:
 
 
 def _with_database(home: Path) -> Environment:
-    """Return this environment with Prefect's home and database in a folder, and no other settings of it."""
+    """Return this environment with Prefect's home and database in a folder as its only settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return kept | {"PREFECT_HOME": str(home), "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db"}
 
@@ -111,8 +111,13 @@ def _running(folder: Path, given: Environment, login: str) -> Iterator[str]:
     with (folder / LOG).open("wb") as log:
         process = subprocess.Popen(  # noqa: S603
             supervised([sys.executable, "-m", "uvicorn", *command, "--lifespan", "on"]),
-            stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=folder,
+            start_new_session=True,
+        )
     try:
         _wait(process, f"http://{HOST}:{port}/api", folder / LOG)
         yield f"http://{HOST}:{port}/api"
@@ -130,7 +135,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _server_environment(given: Environment, login: str) -> Environment:
-    """Return the environment of a server for one run, as Prefect sets it: no schedules, no telemetry."""
+    """Return the server's environment, as of Prefect's temporary one: no schedules, no telemetry."""
     ours = {
         "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1", "PREFECT_UI_ENABLED": "0", "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_API_AUTH_STRING": login,

@@ -87,7 +87,7 @@ class _Phase:
 def of(
     run: Run, phase: str, expected_bytes: Mapping[str, float], zone: tzinfo, *, about: bool = False
 ) -> Iterator[dict[str, Item]]:
-    """Show the progress of the block, which updates the yielded items, one per key of `expected_bytes`.
+    """Show the progress of the block, which updates the yielded items, one per expected name.
 
     Without any, only the phase's title and time are shown. With `about` the expected bytes are
     estimates, corrected on the way.
@@ -114,7 +114,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _bar(phase: _Phase) -> AbstractContextManager[object]:
-    """Return a bar below a terminal's log lines, removed at the end; none if stderr is not a terminal."""
+    """Return a bar below a terminal's log lines, removed at the end; none without a terminal."""
     if not sys.stderr.isatty():
         return nullcontext()
     # On Prefect's own console, log lines are printed above the bar, not into it.

@@ -1,7 +1,7 @@
-"""Retries of repeatable work: of a store that did not answer, or of a snapshot whose schema changed.
+"""Retries of repeatable work: a store did not answer, or a schema changed under its snapshot.
 
-Only one level retries. Prefect repeats a repeatable step, and shows it (AwaitingRetry, run count). A
-`persistent` function repeats itself outside of such a step, and leaves retries to the step inside.
+Only one level retries. Prefect repeats a repeatable step, and shows it (AwaitingRetry, run count).
+A `persistent` function repeats itself outside of such a step, and leaves retries to it inside.
 Below both, the store's client repeats single requests. All share one time limit
 (tasks/core/run/patience.py).
 """
@@ -36,8 +36,11 @@ _troubles = dict[UUID, Trouble]()
 
 
 def again_on(
-    error: type[Exception], tries: int, wait: WaitBaseT | None = None, between: Callable[[], object] = lambda: None
-) -> Callable[[Callable[P, T]], Callable[P, T]]:  # fmt: skip
+    error: type[Exception],
+    tries: int,
+    wait: WaitBaseT | None = None,
+    between: Callable[[], object] = lambda: None,
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Repeat a function after this error, up to `tries` times in all; the last error is raised."""
 
     def prepare(call: RetryCallState) -> None:

@@ -1,4 +1,4 @@
-"""One run of a flow: its id, start time, private folder and child processes, all cleaned up at its end.
+"""One run of a flow: its id, start time, private folder and child processes, until its end.
 
 The folder is 0700, files in it are 0600; the next run removes the folder of a killed one.
 """
@@ -67,7 +67,7 @@ class Run:
         return f"{self.context} {self.flow} {self.started:%Y-%m-%d %H:%M}Z {self.id}"[:63]
 
     def another(self) -> "Run":
-        """Return this run under another id: two sets of one run in one second need different names."""
+        """Return this run under another id: two sets of a run in a second need different names."""
         return replace(self, id=new_run_id())
 
 
@@ -101,7 +101,7 @@ def operation(pattern: str) -> Callable[[Callable[P, T]], Flow[P, T]]:
 
 @contextmanager
 def _rows_removed() -> Iterator[None]:
-    """Remove rows from errors that leave a flow or task: Prefect writes these to its log and database."""
+    """Remove rows from errors that leave a flow or task: Prefect logs and stores these."""
     try:
         yield
     except BaseException as error:
@@ -124,7 +124,7 @@ def begin(flow: str, context: str) -> Iterator[Run]:
     """Begin a run; at its end, its processes are ended and its folder is removed, in any case.
 
     Raises:
-        BadInput: the staging folder cannot be created or other users can write to it; or the context
+        BadInput: the staging folder cannot be created, other users can write to it, or the context
             name is invalid.
     """
     require_context_name(context)
@@ -141,7 +141,7 @@ def begin(flow: str, context: str) -> Iterator[Run]:
 
 @contextmanager
 def _ended_with_worker() -> Iterator[None]:
-    """Interrupt the run when the worker that started its process is gone: nothing else would end it."""
+    """Interrupt the run when the worker that started it is gone: nothing else would end it."""
     if WORKERS_MARK not in os.environ or not watching.acquire(blocking=False):
         # Run by hand; or a flow within a flow, whose process is already watched.
         yield
@@ -186,7 +186,7 @@ class Step(Task[..., Any]):
         return super().submit(*map(opaque, words), **_as_they_are(named))
 
     def map(self, *words: Any, **named: Any) -> Any:
-        """Run it for each item of the given lists, in parallel; other arguments are passed to each."""
+        """Run it for each item of the given lists, in parallel; pass other arguments to each."""
         return super().map(*map(opaque, words), **_as_they_are(named))
 
 
@@ -212,12 +212,12 @@ def task_runner() -> TaskRunner[PrefectFuture[Any]]:
 
 
 def jobs() -> int:
-    """Return how many relations to process in parallel: BACKUP_JOBS, or one per processor, 2 to 8."""
+    """Return how many relations to process in parallel: BACKUP_JOBS, or processors, 2 to 8."""
     return int(os.environ.get("BACKUP_JOBS", "0")) or min(max(os.cpu_count() or 2, 2), 8)
 
 
 def staging_base() -> Path:
-    """Return this account's staging folder: BACKUP_STAGING, or one in the system's temporary folder."""
+    """Return this account's staging folder: BACKUP_STAGING, or one in the temporary folder."""
     named = os.environ.get("BACKUP_STAGING")
     return require_own(Path(named) if named else Path(tempfile.gettempdir()) / f"backup-staging-{os.getuid()}")
 

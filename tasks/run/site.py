@@ -203,7 +203,7 @@ def _required(kind: type[B], name: str, reference: str) -> B:
 
 
 def find_server(connector: str | None, context: str | None = None) -> Server:
-    """Return the server of a SqlAlchemyConnector block, else of libpq's environment, else the context's.
+    """Return the server of a SqlAlchemyConnector block, of libpq's environment, or the context's.
 
     Raises:
         BadInput: the named block does not exist.
@@ -260,9 +260,13 @@ def _read_connector(name: str) -> tuple[Server, str | None] | None:
         raise BadInput("the connector block holds a URL, which shows its password; create it from ConnectionComponents")
     password = components.password.get_secret_value() if components.password else None
     given: Mapping[str, object] = {
-        "host": components.host, "port": components.port, "user": components.username, "password": password,
-        **(components.query or {}), **(connector.connect_args or {}),
-    }  # fmt: skip
+        "host": components.host,
+        "port": components.port,
+        "user": components.username,
+        "password": password,
+        **(components.query or {}),
+        **(connector.connect_args or {}),
+    }
     parameters = ADDRESS | {key: str(value) for key, value in given.items() if value is not None}
     if "service" in parameters:
         raise BadInput(f"the connector block {name} names a libpq service; set its host, port and user instead")

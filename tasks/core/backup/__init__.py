@@ -1,1 +1,1 @@
-"""Taking a set: rows inherited by a differential, lost rows, and the script that restores it by hand."""
+"""Taking a set: rows inherited by a differential, lost rows, and the script to restore by hand."""

@@ -1,4 +1,4 @@
-"""Whether a full can be the base of a differential, and which relations can inherit rows from it."""
+"""Whether a full can be the base of a differential, and which relations inherit rows from it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ class Base:
     large_objects: Mapping[int, LargeObject] = field(default_factory=dict)
 
     def part_of(self, oid: int, relfilenode: int, name: str, columns: Iterable[str], layout: str) -> "BasePart | None":
-        """Return the full's part of a table; None if its file or layout changed, or has no rows by block.
+        """Return the full's part of a table, if file and layout are the same and it has rows by block.
 
         Another layout gives unchanged rows another text: a column that was dropped and added again
         has its name, its type, and none of its values.
@@ -61,11 +61,12 @@ def misfit(base: Manifest, snapshot: Snapshot, xmax: int, database_oid: int, inv
     and transaction ids then continue those of another history.
     """
     then = base.snapshot
-    line = (then.system_identifier, then.timeline, base.database.oid), (
-        snapshot.system_identifier, snapshot.timeline or then.timeline, database_oid,
-    )  # fmt: skip
-    names = ("cluster", "timeline", "database")
-    if other := [name for name, was, current in zip(names, *line, strict=True) if was != current]:
+    pairs = {
+        "cluster": (then.system_identifier, snapshot.system_identifier),
+        "timeline": (then.timeline, snapshot.timeline or then.timeline),
+        "database": (base.database.oid, database_oid),
+    }
+    if other := [name for name, (before, after) in pairs.items() if before != after]:
         return f"it is of another {other[0]}"
     if lsn_position(snapshot.lsn) < lsn_position(then.lsn) or snapshot.xmin < then.xmin:
         return "this server is behind it"

@@ -73,9 +73,15 @@ ACCEPT = "find out why rows are missing; if they were deleted on purpose, run `d
 
 
 def backup_report(
-    manifest: Manifest, path: str, seconds: float, zone: ZoneInfo, *, off_host: bool, local_copy: str | None = None,
+    manifest: Manifest,
+    path: str,
+    seconds: float,
+    zone: ZoneInfo,
+    *,
+    off_host: bool,
+    local_copy: str | None = None,
     rehearsal: Rehearsal | None = None,
-) -> str:  # fmt: skip
+) -> str:
     """Return the report of a backup as Markdown."""
     place = "" if off_host else "**Not off-host:** the store is a folder; if this machine is lost, so is the backup.\n"
     large = manifest.large_objects

@@ -123,8 +123,11 @@ SPLIT_LISTS = (
 
 
 def restore_script(
-    manifest: Manifest, database_options: Iterable[tuple[str, str]], path: str, base: Manifest | None = None
-) -> str:  # fmt: skip
+    manifest: Manifest,
+    database_options: Iterable[tuple[str, str]],
+    path: str,
+    base: Manifest | None = None,
+) -> str:
     """Return the script that restores a set from its downloaded folder with stock tools alone.
 
     `path` is the search_path that the source's code expects. A differential looks for its base
@@ -184,7 +187,7 @@ def _missing_roles(manifest: Manifest) -> str:
 
 
 def _superusers(manifest: Manifest) -> str:
-    """Return the query for why a superuser has to load the set; its result is empty if none has to."""
+    """Return the query for why a superuser has to load the set; it returns "" if none has to."""
     made = f"only a superuser can make {', '.join(manifest.only_superusers)}" if manifest.only_superusers else None
     statement = SQL(
         "SELECT concat_ws('; ', 'objects belong to ' || string_agg(rolname, ', ') || ', a superuser', {}) FROM pg_roles "
@@ -194,7 +197,7 @@ def _superusers(manifest: Manifest) -> str:
 
 
 def _memberships(manifest: Manifest) -> str:
-    """Return the query for GRANTs that make the login (psql variable `loader`) a member of the owners."""
+    """Return the query for GRANTs of the owners to the login in psql variable `loader`."""
     return (
         SQL(
             "SELECT format('GRANT %I TO %I%s;', rolname, :'loader', CASE WHEN current_setting('server_version_num')::int >= 160000 "
@@ -206,7 +209,7 @@ def _memberships(manifest: Manifest) -> str:
 
 
 def _lacking_create(manifest: Manifest, statement: str) -> str:
-    """Return the query for a statement per schema in which an owner lacks CREATE, for the restore."""
+    """Return the query for a statement per schema in which an owner lacks CREATE."""
     schemas = schemas_with_objects(manifest)
     return (
         SQL(
@@ -228,7 +231,7 @@ def _own_grants(manifest: Manifest) -> str:
 
 
 def _load_commands(manifest: Manifest, base: Manifest | None) -> Iterator[str]:
-    """Yield the commands that load rows; rows of hash partitions, if need be, through their parent."""
+    """Yield the commands that load rows; those of hash partitions, if need be, by their parent."""
     divided, encoding = families(manifest), manifest.database.encoding
     folder = f"../../{RULES[base.kind].folder}/{base.id}" if base else ""
     of_base = {
@@ -248,8 +251,11 @@ def _load_commands(manifest: Manifest, base: Manifest | None) -> Iterator[str]:
 
 
 def _load_command(
-    relation: Relation, encoding: str, of_base: Mapping[str, Sequence[str]], into: tuple[str, str] | None = None
-) -> str:  # fmt: skip
+    relation: Relation,
+    encoding: str,
+    of_base: Mapping[str, Sequence[str]],
+    into: tuple[str, str] | None = None,
+) -> str:
     """Return the command that loads a relation; `of_base` has the paths of the base's parts of each."""
     place = into or (relation.namespace, relation.name)
     command = sql.rows.copy_rows_in(*place, relation.columns, encoding, freeze=False).as_string()

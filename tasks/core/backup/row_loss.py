@@ -10,18 +10,19 @@ from tasks.core.sets.manifest import Manifest, Relation
 
 
 def archived_since(previous: Manifest, archives: Iterable[Manifest]) -> frozenset[str]:
-    """Return the relations whose rows are in an archive set, as in the backup or newer: they are not lost."""
+    """Return the relations whose rows an archive set has, as in the backup or newer: not lost."""
     known = {relation.qualified: relation for relation in previous.relations}
     return frozenset(
         then.qualified
         for archive in archives
         for relation in archive.relations
-        if (then := known.get(relation.qualified)) and then.oid == relation.oid
+        if (then := known.get(relation.qualified))
+        and then.oid == relation.oid
         and (
             _is_since(archive.number, archive.snapshot.instant, previous)
             or (relation.rows, relation.digest) == (then.rows, then.digest)
         )
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CleanedUp:
 
 
 def cleaned_since(previous: Manifest, cleaned: Iterable[CleanedUp]) -> Counter[str]:
-    """Return the number of rows by relation that were cleaned up since a backup: they are not lost."""
+    """Return the number of rows by relation cleaned up since a backup: they are not lost."""
     counts = Counter[str]()
     for clean_up in cleaned:
         if _is_since(clean_up.number, clean_up.instant, previous):
@@ -43,7 +44,7 @@ def cleaned_since(previous: Manifest, cleaned: Iterable[CleanedUp]) -> Counter[s
 
 
 def _is_since(number: int | None, instant: datetime, previous: Manifest) -> bool:
-    """Return whether a set was not taken before another, by number, or by time if one has no number."""
+    """Return whether a set was not taken before another: by number, or by time without numbers."""
     if number is None or previous.number is None:
         return instant >= previous.snapshot.instant
     return number >= previous.number
@@ -58,9 +59,12 @@ def lost_rows(before: Iterable[tuple[str, int]], now: dict[str, int], allowed_sh
 
 
 def losses_between(
-    previous: Manifest, relations: Iterable[Relation], allowed_share: float, archived: Collection[str] = (),
+    previous: Manifest,
+    relations: Iterable[Relation],
+    allowed_share: float,
+    archived: Collection[str] = (),
     cleaned: Mapping[str, int] | None = None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Return the relations, and whole partitioned tables, that lost too many rows since a backup.
 
     Rows of archived partitions and cleaned-up rows are not lost.
@@ -74,7 +78,7 @@ def losses_between(
 
 
 def tables_by_hash(manifest: Manifest) -> dict[str, str]:
-    """Return the hash-partitioned table of each partition: a recovery may distribute its rows otherwise."""
+    """Return each partition's hash-partitioned table: a recovery may move its rows."""
     return {leaf.qualified: family.qualified for family in families(manifest) for leaf in family.relations}
 
 

@@ -1,1 +1,1 @@
-"""One run: its id, clock, private folders, phases and progress, and the limits of its parameters."""
+"""One run: its id, clock, private folders, phases, progress, and the limits of its parameters."""

@@ -40,7 +40,7 @@ def require_own(base: Path, mode: int = 0o700) -> Path:
 
 @contextmanager
 def private_folder(base: Path, name: str, names: re.Pattern[str]) -> Iterator[Path]:
-    """Create a folder, 0700, for the block; first remove those of dead processes that match `names`."""
+    """Create a folder, 0700, for the block; first remove dead processes' folders, by `names`."""
     sweep(base, names)
     folder = base / name
     folder.mkdir(mode=0o700)
@@ -56,7 +56,7 @@ def private_folder(base: Path, name: str, names: re.Pattern[str]) -> Iterator[Pa
 
 
 def sweep(base: Path, names: re.Pattern[str]) -> list[Path]:
-    """Remove the folders of dead processes, and return them; folders without our marker are kept."""
+    """Remove the folders of dead processes, and return them; those without our marker are kept."""
     return [folder for folder in base.iterdir() if names.fullmatch(folder.name) and _swept(folder)]
 
 

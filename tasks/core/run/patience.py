@@ -1,4 +1,4 @@
-"""How long work is retried while the network fails: all its attempts, pauses and requests together."""
+"""How long work is retried while the network fails: all attempts, pauses and requests together."""
 
 import math
 import time
