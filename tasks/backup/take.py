@@ -11,7 +11,7 @@ from tasks.backup.large_objects import add_large_objects
 from tasks.backup.relations import store_relations, stream_job
 from tasks.backup.schema import part_of_context, store_schema, store_script
 from tasks.backup.source import Source, check_source, snapshot_facts
-from tasks.core.backup.differential import Base, misfit, parse_block_rows
+from tasks.core.backup.differential import Base, incompatibility, parse_block_rows
 from tasks.core.backup.row_loss import archived_since, cleaned_since, losses_between
 from tasks.core.calendar import parse_instant
 from tasks.core.database.objects import InventoryItem
@@ -147,7 +147,7 @@ def _take(
     # Listed before the snapshot is taken: these sets are older than it.
     known = list_sets(site.store, site.context.name)
     with take_snapshot(site, run, source.pg_dump, source.unreadable) as snapshot:
-        unfit = base and _misfit(base, source, snapshot)
+        unfit = base and _incompatibility(base, source, snapshot)
         fitting = None if unfit else base
         sort = Kind.DIFFERENTIAL if fitting else why.sort
         name = new_set_name(site.context.name, sort, snapshot.instant, site.context.zone, run.id)
@@ -201,7 +201,7 @@ def _other_rows(
 
     Every row was read anyway; only relations with another digest are queried.
     """
-    if misfit(base, manifest.snapshot, snapshot.xmax, manifest.database.oid, manifest.inventory):
+    if incompatibility(base, manifest.snapshot, snapshot.xmax, manifest.database.oid, manifest.inventory):
         return []
     then = {relation.qualified: relation for relation in base.relations}
     counts = Base(base, {name: BlockRows.of(0, [then[name].rows]) for name in blocks if name in then})
@@ -223,8 +223,8 @@ def _losses(site: Site, trusted: Manifest, relations: list[Relation]) -> list[st
     return losses_between(trusted, relations, share, archived_since(trusted, archives), cleaned_since(trusted, cleaned))
 
 
-def _misfit(base: Base, source: Source, snapshot: Snapshot) -> str | None:
+def _incompatibility(base: Base, source: Source, snapshot: Snapshot) -> str | None:
     if not base.blocks:
         return "it has no rows by block"
     database = catalog.read_database(snapshot.coordinator)
-    return misfit(base.manifest, snapshot_facts(source, snapshot), snapshot.xmax, database.oid, snapshot.inventory)
+    return incompatibility(base.manifest, snapshot_facts(source, snapshot), snapshot.xmax, database.oid, snapshot.inventory)

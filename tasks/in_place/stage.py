@@ -1,7 +1,7 @@
 """A set's rows staged beside the live ones."""
 
 from tasks.core import sql
-from tasks.core.backup.differential import misfit
+from tasks.core.backup.differential import incompatibility
 from tasks.core.run.progress import Moved, unmeasured
 from tasks.database.rows import bases_of_domains, load_rows
 from tasks.database.snapshot import position
@@ -53,7 +53,7 @@ def _same_line(merge: Merge) -> set[str]:
     with merge.connection.transaction():
         here, xmax, database = position(merge.connection)
     # A clean-up set never has all rows of a relation.
-    if merge.manifest.cleaned_table or misfit(merge.manifest, here, xmax, database, merge.inventory):
+    if merge.manifest.cleaned_table or incompatibility(merge.manifest, here, xmax, database, merge.inventory):
         return set()
     return {
         table.name

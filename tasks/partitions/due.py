@@ -8,7 +8,7 @@ import psycopg
 from psycopg.sql import Composed
 
 from tasks.core import sql
-from tasks.core.backup.differential import misfit
+from tasks.core.backup.differential import incompatibility
 from tasks.core.context import Context
 from tasks.core.context_keys import PartitionRule
 from tasks.core.errors import BadInput
@@ -106,7 +106,7 @@ def find_changes(connection: Connection, leaves: Sequence[Member], manifest: Man
     of rows shows whether any were deleted. Rows for which `hold` is true are reported too.
     """
     snapshot, xmax, database = position(connection)
-    if reason := misfit(manifest, snapshot, xmax, database, manifest.inventory):
+    if reason := incompatibility(manifest, snapshot, xmax, database, manifest.inventory):
         return [f"whether rows were written since {manifest.id} was taken is not known: {reason}"]
     relations = {relation.qualified: relation for relation in manifest.relations}
     if {leaf.qualified for leaf in leaves} != relations.keys():

@@ -180,7 +180,7 @@ def test_a_set_of_another_cluster_is_not_taken_for_the_same(old: World, monkeypa
     execute(old, f"UPDATE policy_violations SET status = 'active', resolved_at = NULL WHERE id = {ROW}")
     archive(old)
     (first,) = archives(old)
-    monkeypatch.setattr(partitions_due, "misfit", lambda *_: "it is of another timeline")
+    monkeypatch.setattr(partitions_due, "incompatibility", lambda *_: "it is of another timeline")
     with pytest.raises(OperationError, match="is not known: it is of another timeline"):
         archive(old)
     monkeypatch.undo()

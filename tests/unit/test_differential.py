@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.backup.differential import MOST_TRANSACTIONS, Base, misfit
+from tasks.core.backup.differential import MOST_TRANSACTIONS, Base, incompatibility
 from tasks.core.database.objects import InventoryItem
 from tasks.core.rows.file_blocks import BlockRows
 from tasks.core.sets.manifest import Incarnation
@@ -21,7 +21,7 @@ TABLE, TYPE = (
 
 def why(xmax: int = 800, database: int = 1, inventory: list[InventoryItem] | None = None, **snapshot: Any) -> str | None:
     found = samples.snapshot(**{"xmin": 750, "lsn": "0/2000", "incarnation": HERE} | snapshot)
-    return misfit(BASE, found, xmax, database, [TABLE] if inventory is None else inventory)
+    return incompatibility(BASE, found, xmax, database, [TABLE] if inventory is None else inventory)
 
 
 def test_a_base_that_fits() -> None:
@@ -69,7 +69,7 @@ def test_a_base_that_does_not(now: dict[str, Any], said: str) -> None:
 
 def test_a_base_of_an_older_release_is_none() -> None:
     older = samples.manifest()
-    said = misfit(older, samples.snapshot(xmin=750, lsn="0/2000", incarnation=HERE), 800, 1, [TABLE])
+    said = incompatibility(older, samples.snapshot(xmin=750, lsn="0/2000", incarnation=HERE), 800, 1, [TABLE])
     assert said == "it does not record when its server was started"
 
 

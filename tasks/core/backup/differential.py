@@ -53,7 +53,9 @@ class BasePart:
     blocks: BaseBlocks
 
 
-def misfit(base: Manifest, snapshot: Snapshot, xmax: int, database_oid: int, inventory: Iterable[InventoryItem]) -> str | None:
+def incompatibility(
+    base: Manifest, snapshot: Snapshot, xmax: int, database_oid: int, inventory: Iterable[InventoryItem]
+) -> str | None:
     """Return why a full cannot be the base of a differential of this snapshot; None if it can.
 
     Rows are compared by 64-bit transaction ids (xid8), which never repeat until the server is
