@@ -47,7 +47,7 @@ def dump_table(context: str, table: str, file: str | Path) -> StreamFacts:
             member = next((member for member in holding if table in (member.name, member.qualified)), None)
             if member is None:
                 known = ", ".join(member.name for member in holding)
-                raise BadInput(f'context {context} has no table "{table}" that stores rows; pass one of {known}')
+                raise BadInput(f'context {context} has no table "{table}" that holds rows; name one of {known}')
             size = connection.execute(sql.rows.RELATION_BYTES, {"oids": [member.oid]}).fetchall()[0][1]
             encoding = encoding_of(connection)
         place = member.schema, member.name, list(member.columns)

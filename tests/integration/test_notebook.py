@@ -90,11 +90,11 @@ def test_what_is_not_there_is_named(bench: World) -> None:
 def test_nothing_is_replaced_or_detached_by_mistake(bench: World) -> None:
     def mistaken() -> None:
         compress("report.csv")
-        with pytest.raises(BadInput, match="is there already"):
+        with pytest.raises(BadInput, match="already exists"):
             compress("report.csv")
         assert upload(CONTEXT, "notes.txt") == upload(CONTEXT, "notes.txt")
         Path("notes.txt").write_text("something else")
-        with pytest.raises(AlreadyExists, match="another name"):
+        with pytest.raises(AlreadyExists, match="rename this file"):
             upload(CONTEXT, "notes.txt")
         with pytest.raises(UnsafeTarget, match="detach a partition"):
             detach_partition(CONTEXT, "policy_violations_2021")
