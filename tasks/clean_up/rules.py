@@ -222,7 +222,7 @@ def _count_deleted(connection: Connection, subject: Subject, archived: Mapping[i
 
 
 def _stage(connection: Connection, subject: Subject, staged: StagedSet) -> dict[int, tuple[int, Sequence[str]]]:
-    """Load the rows of a set into TEMP tables; return by oid of the relation number and columns of its table.
+    """Load the rows of a set into TEMP tables; return, by oid of a relation, the number of its TEMP table and its columns.
 
     A relation with other columns now is not staged: its rows are not as they were archived.
     """

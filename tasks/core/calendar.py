@@ -115,5 +115,5 @@ def parse_period(text: str, period: str, zone: tzinfo) -> datetime:
 
 
 def name_of_period(template: str, start: datetime) -> str:
-    """Return the name of a partition, with {year}, {month:02} and {quarter} of its start."""
+    """Return a partition's name: the template with {year}, {month:02} and {quarter} of the period's start filled in."""
     return template.format(year=start.year, month=start.month, quarter=(start.month + 2) // 3)

@@ -149,7 +149,7 @@ class CleanUpRule(Part):
 
 
 class LongTerm(Part):
-    """A long-term backup job of some tables."""
+    """A job that takes long-term backups of some tables."""
 
     tables: list[Name] = Field(min_length=1)
     keep: Period

@@ -33,7 +33,7 @@ class LargeObjectDifferences:
 
     @property
     def changes(self) -> list[ObjectChange]:
-        """The same as entries of a plan: missing ones are created, differing ones left."""
+        """The changes to large objects as entries of a plan: missing objects are created, objects that differ are left."""
         made = [f"{named(self.missing)} is missing"] if self.missing else []
         return [
             *(ObjectChange(text, Severity.ERROR, Remedy(How.CREATE), is_done=True) for text in made),

@@ -70,7 +70,7 @@ def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Ke
 
 
 def _choose(manifest: Manifest, namespace: str, table: str) -> tuple[tuple[str, str], list[Relation]]:
-    """Return schema and name of the requested table, and the relations that have its rows.
+    """Return schema and name of the requested table, and the relations that store its rows: itself or its partitions.
 
     Raises:
         BadInput: there is none, or its partitions have different columns.

@@ -44,7 +44,7 @@ def stage_archive(store: StoreAddress, run: Run, path: str) -> Path:
     else:
         packed.rename(file)
     if not _begins_with(file, CUSTOM_FORMAT):
-        raise BadInput(f"{path} is not an archive in pg_dump's custom format (pg_dump -Fc); restore it with psql")
+        raise BadInput(f"{path} is not an archive in pg_dump's custom format (pg_dump -Fc); restore plain SQL with psql")
     return file
 
 

@@ -152,7 +152,7 @@ def _require_empty(server: Server, run: Run, manifest: Manifest, name: str, *, m
 
 
 def _may_hold_rows(connection: Connection, schema: str, name: str) -> bool:
-    """Return whether a relation has rows; if only its owner's code could tell, by its size on disk."""
+    """Return whether a relation has rows; where reading it would run its owner's code, judge by its size on disk."""
     place = {"name": sql.names.quoted_name(schema, name)}
     if connection.execute(sql.logins.IS_EMPTY_ON_DISK, place).fetchall()[0][0]:
         return False

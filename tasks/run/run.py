@@ -121,7 +121,7 @@ def _run_name(pattern: str) -> str:
 
 @contextmanager
 def begin(flow: str, context: str) -> Iterator[Run]:
-    """Begin a run; at its end, its processes are ended and its folder is removed, in any case.
+    """Begin a run; when it ends, even by an error, its processes are stopped and its folder is removed.
 
     Raises:
         BadInput: the staging folder cannot be created, other users can write to it, or the context

@@ -83,7 +83,7 @@ def understood_check(connection: Connection, where: str, relation: tuple[str, st
         parameters = {"oid": _oid_of(connection, ("pg_temp", relation[1])), "owner": _owner_of(connection, relation)}
         rows = connection.execute(sql.set_texts.PARSED_CHECK, parameters).fetchall()
     if len(rows) != 1:
-        raise DamagedSet(f"{where}: it is not a check constraint; nothing was done")
+        raise DamagedSet(f"{where}: it is not the definition of a CHECK constraint; nothing was done")
     text, acting = rows[0]
     if acting:
         raise DamagedSet(

@@ -87,7 +87,7 @@ def verify_share(store: StoreAddress, run: Run, backups: Iterable[str], count: i
         except ColdObject as error:
             # The listing compared its sizes; more needs a thaw.
             cold.append(str(error))
-            get_run_logger().info("sizes checked only (cold storage): %s", error)
+            get_run_logger().info("only sizes were checked, as the objects are in cold storage: %s", error)
         except DamagedSet as error:
             damaged.append(str(error))
             get_run_logger().error("%s", error)

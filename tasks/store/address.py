@@ -66,7 +66,7 @@ def open_store(address: StoreAddress) -> Store:
     """Open a store with a new client, because temporary credentials expire.
 
     Raises:
-        BadInput: the address is neither s3://bucket[/prefix] nor an absolute folder.
+        BadInput: the address is neither s3://bucket[/prefix] nor the absolute path of a folder.
     """
     if address.url.startswith("s3://"):
         bucket, _, prefix = address.url.removeprefix("s3://").partition("/")
@@ -74,7 +74,7 @@ def open_store(address: StoreAddress) -> Store:
             raise BadInput(f'BACKUP_STORE "{address.url}" names no bucket; write s3://bucket or s3://bucket/prefix')
         return _s3_store(address.credentials, bucket, prefix.strip("/"))
     if not address.url.startswith("/"):
-        raise BadInput(f'BACKUP_STORE "{address.url}" is neither s3://bucket[/prefix] nor an absolute folder')
+        raise BadInput(f'BACKUP_STORE "{address.url}" is neither s3://bucket[/prefix] nor the absolute path of a folder')
     return FolderStore(Path(address.url))
 
 

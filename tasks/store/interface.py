@@ -91,7 +91,7 @@ class Store(Protocol):
         """
 
     def require_writable(self, key: str, storage_class: str) -> None:
-        """Test whether an object could be stored under a key and in a class.
+        """Raise an error unless an object can be stored under this key in this storage class.
 
         Leave nothing there.
         """

@@ -93,7 +93,7 @@ def may_be_class(error: BaseException) -> bool:
 
 
 def demands_checksum(error: BaseException) -> bool:
-    """Return whether an object may have been refused without a checksum, as buckets with object lock do."""
+    """Return whether the store may have refused an object because it came without a checksum; buckets with object lock do."""
     answer = answer_in(error)
     if answer is None or not is_refusal(answer):
         return False

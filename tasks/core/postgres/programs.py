@@ -142,7 +142,7 @@ def data_command(program: Program, archive: Path) -> list[str]:
 
 
 def restore_options(section: str | None, listing: Path) -> list[str]:
-    """Return the options that select the entries of a -L list, of one section or all."""
+    """Return pg_restore's options for the entries of a -L list: those of one section if one is given, else all."""
     return [*([f"--section={section}"] if section else []), f"--use-list={listing}"]
 
 
