@@ -57,13 +57,17 @@ POOL = "operators"
 START_SECONDS = 180
 # In the folder of the worker's PYTHONPATH: a run's process waits as long as it is told to.
 SLOW_START = """\
-import sys, time
+import os, sys, time
 from pathlib import Path
 
-hold = Path(__file__).with_name("start.hold")
-while any(word.startswith("prefect.") and word.endswith("engine") for word in sys.orig_argv) and hold.exists():
-    hold.with_suffix(".reached").touch()
-    time.sleep(0.1)
+hold, parent = Path(__file__).with_name("start.hold"), os.getppid()
+if any(word.startswith("prefect.") and word.endswith("engine") for word in sys.orig_argv) and hold.exists():
+    while hold.exists():
+        hold.with_suffix(".reached").touch()
+        time.sleep(0.1)
+    if os.getppid() != parent:
+        # It goes with its worker, as on a machine that fails.
+        os._exit(1)
 """
 BY_NAME = {one["name"]: one for one in deployed.declared(CONTEXT)}
 
