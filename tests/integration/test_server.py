@@ -479,6 +479,8 @@ def kill_in_the_midst(operated: Operated, client: SyncPrefectClient, number: sig
 
 
 WATCHED = "SELECT 1 FROM automation_bucket WHERE bucketing_key::text LIKE %s"
+# The server keeps events in memory for a while; what follows one that is lost with it is looked at a quarter of an hour later.
+KEPT = "SELECT 1 FROM events WHERE resource_id LIKE %s AND event = 'prefect.flow-run.Submitting'"
 
 
 def kill_before_it_began(operated: Operated, client: SyncPrefectClient, name: str) -> FlowRun:
@@ -488,6 +490,7 @@ def kill_before_it_began(operated: Operated, client: SyncPrefectClient, name: st
         wait_for(reached.exists, START_SECONDS, f"the process of {name}")
         with operated.prefect.connect(local.PREFECT_DATABASE) as connection:
             wait_for(lambda: connection.execute(WATCHED, [f"%{run}%"]).fetchall(), 60, "the watch over the run")
+            wait_for(lambda: connection.execute(KEPT, [f"%{run}"]).fetchall(), 60, "the event of its start")
         for pid in workers(worker.pid):
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not operated.at_work(), 60, "the end of all processes")
