@@ -521,7 +521,9 @@ def test_killed_before_it_began(operated: Operated, client: SyncPrefectClient, n
             assert ended(client, run.id, DEAD_AFTER.total_seconds() + 120).state_name == "Crashed"
             assert ended(client, second).state_name == meanwhile
             assert ended(client, start(client, name)).state_name == "Completed"
-        wait_for(partial(said_about, run.name), 60, "the alarm")
+        if not server_too:
+            # A server that was killed had the order of the run's events in memory: its alarm may come a quarter of an hour later.
+            wait_for(partial(said_about, run.name), 60, "the alarm")
     finally:
         save_alarms(context, told)
 
