@@ -22,7 +22,8 @@ from tasks.core.restore.drill import SCHEMA_CHANGED, automation_of_drills
 SILENCE = timedelta(hours=1)
 # A backup with the same schema asks for a drill again after a day, or in the same night if it is repeated.
 ASKED_ONCE = timedelta(hours=20)
-# Ten heartbeats, at the interval set in prefect.yaml: a restart of the server must not look like a dead run.
+# Ten heartbeats, at the interval set in prefect.yaml: a restart of the server must not look like a dead run. Not less: within
+# five minutes Prefect lets an event follow the one before, and a server that was restarted in between holds it back for 15.
 DEAD_AFTER = timedelta(minutes=5)
 HEARTBEAT = "prefect.flow-run.heartbeat"
 # Events of a worker that starts a run, and of the run itself: each has to be followed by another one.

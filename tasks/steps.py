@@ -53,7 +53,8 @@ def dump_table(context: str, table: str, file: str | Path) -> StreamFacts:
         place = member.schema, member.name, list(member.columns)
         job = StreamJob(site.database, run.title, *place, encoding, file=str(staged))
         dumped = rows.dump_table(site.server, run, job, size)
-        shutil.move(staged, file)
+        # First beside the target, perhaps on another file system, so that no part of a dump has its name.
+        Path(shutil.move(staged, f"{file}.part")).replace(file)
     return dumped.facts
 
 
@@ -84,9 +85,10 @@ def upload(context: str, file: str | Path) -> str:
     stored = describe_file(source.name, source)
     if store.head(key) is None:
         store.put(key, source, WARM_CLASS, {"sha256": stored.sha256})
-        read_back(store, key, stored, unmeasured)
     elif stored_sha256(store, key) != stored.sha256:
         raise AlreadyExists(f"{address.path(key)} exists with other content; rename this file")
+    # Also if it was there: what an earlier attempt stored was perhaps not read back.
+    read_back(store, key, stored, unmeasured)
     return address.path(key)
 
 

@@ -3,6 +3,7 @@
 pg_depend does not record what functions call, so only running them shows that nothing is missing.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -48,7 +49,8 @@ class _Table:
     key_columns: list[str]
     defaults: list[str]
     triggers: dict[str, list[str]]
-    owners_lack_rights: bool
+    # Tables of the context on which the owner lacks privileges, as in the backup.
+    lacked_by_owners: list[str]
 
     @property
     def qualified(self) -> str:
@@ -104,8 +106,8 @@ def _tables(connection: Connection, oids: list[int]) -> list[_Table]:
         events[schema, name].setdefault("INSERT", [])
         for event in fires_on:
             events[schema, name].setdefault(event, []).append(trigger)
-    (owners_lack_rights,) = connection.execute(sql.triggers.OWNERS_LACK_RIGHTS, {"oids": oids}).fetchall()[0]
-    return [_Table(*key, *columns[key], triggers, owners_lack_rights) for key, triggers in events.items()]
+    lacked = [row[0] for row in connection.execute(sql.triggers.LACKED_BY_OWNERS, {"oids": oids})]
+    return [_Table(*key, *columns[key], triggers, lacked) for key, triggers in events.items()]
 
 
 def _write(
@@ -238,8 +240,11 @@ def _judge(tried: _Tried, error: psycopg.Error, table: _Table) -> None:
     """Record whether the row was refused, the try was inconclusive, or the code is broken."""
     state, function = error.sqlstate or "", error.diag.source_function or ""
     by = REFUSED_BY.get(function)
-    # A privilege that the owner lacks in the backup, too, is missing for all code run in its name.
-    is_denied = function == "aclcheck_error" and table.owners_lack_rights
+    # A privilege that the owner lacks in the backup, too, is missing for all code run in its name; one on another object was lost.
+    message = error.diag.message_primary or ""
+    is_denied = function == "aclcheck_error" and any(
+        re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message) for name in table.lacked_by_owners
+    )
     if state.startswith(UNKNOWN) or function in UNKNOWN_BY or is_denied:
         tried.unknown = f"{message_of(error)} ({state})"
     elif state.startswith(REFUSALS) or by:

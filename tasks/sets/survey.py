@@ -12,7 +12,7 @@ from datetime import datetime
 
 from tasks.core import sql
 from tasks.core.context import Context
-from tasks.core.errors import BadInput, DamagedSet, OperationError
+from tasks.core.errors import BadInput, DamagedSet, OperationError, ServerUnavailable
 from tasks.core.run.clock import CLOCK_TOLERANCE, now
 from tasks.core.sets.histories import open_disputes
 from tasks.core.sets.manifest_file import parse_manifest
@@ -86,7 +86,7 @@ def alone(context: str, run: Run) -> Iterator[ContextLock]:
         try:
             server = site.find_server(None, context)
             lock = stack.enter_context(context_lock(server, f"pruning of {context}", run.title, exclusive=True))
-        except BadInput as error:
+        except (BadInput, ServerUnavailable) as error:
             raise BadInput(f"nothing is pruned while the database's clock and its locks cannot be read: {error}") from error
         yield lock
 

@@ -74,6 +74,10 @@ BROKEN = {
         [WRITES_LOG, "CREATE CONSTRAINT TRIGGER noted AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW "
          "EXECUTE FUNCTION note()"], 'relation "beside.log" does not exist',
     ),
+    "a right on another table than the one that the owner has none on": (
+        ["CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM FROM pg_authid; RETURN NEW; END'", ON_INSERT,
+         "REVOKE UPDATE ON t FROM consulting_owner"], "permission denied for table pg_authid",
+    ),
     "a session that ends": (
         ["CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN "
          "NEW; END'", ON_INSERT], "a session in database",

@@ -43,12 +43,12 @@ WRITTEN_TABLES = SQL(
        ORDER BY n.nspname, c.relname, t.tgname"""
 )
 
-# Whether an owner revoked his own privileges on a table.
-OWNERS_LACK_RIGHTS = SQL(
-    """SELECT EXISTS (
-         SELECT FROM pg_class c CROSS JOIN unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS right_of (privilege)
-         WHERE c.oid = ANY (%(oids)s::oid[]) AND c.relkind IN ('r', 'p')
-           AND NOT has_table_privilege(c.relowner, c.oid, privilege))"""
+# The tables on which their owner revoked privileges of his own.
+LACKED_BY_OWNERS = SQL(
+    """SELECT DISTINCT c.relname::text FROM pg_class c
+       CROSS JOIN unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS right_of (privilege)
+       WHERE c.oid = ANY (%(oids)s::oid[]) AND c.relkind IN ('r', 'p')
+         AND NOT has_table_privilege(c.relowner, c.oid, privilege)"""
 )
 
 # Extensions whose functions have effects that no transaction reverts.
