@@ -27,15 +27,15 @@ STEPS = "dump_table", "compress", "upload", "refresh_view", "run_check", "detach
 
 def run_cells(cells: list[str]) -> str:
     """Run the cells of a notebook one after the other; return what they print."""
-    said, names = StringIO(), dict[str, Any]()
+    printed, names = StringIO(), dict[str, Any]()
 
     async def run() -> None:
         for cell in cells:
             exec(compile(cell, "a cell", "exec"), names)
 
-    with redirect_stdout(said):
+    with redirect_stdout(printed):
         asyncio.run(run())
-    return said.getvalue()
+    return printed.getvalue()
 
 
 @pytest.fixture
@@ -56,22 +56,22 @@ def test_each_step_is_used_in_three_lines() -> None:
 
 def test_the_cells_of_the_page_do_what_they_say(bench: World, runs: Runs) -> None:
     execute(bench, "UPDATE teams SET name = name || '!'")
-    said = bench.run(run_cells, "backup_restorer", cells=BLOCKS)
+    printed = bench.run(run_cells, "backup_restorer", cells=BLOCKS)
 
     lines = zstandard.decompress((bench.folder / "teams.copy.zst").read_bytes(), 1 << 24).splitlines(keepends=True)
     digest = RowDigest()
     digest.add(lines, sum(map(len, lines)))
     assert len(lines) == count(bench, "teams")
-    assert f"{len(lines)} rows," in said and digest.hex in said
+    assert f"{len(lines)} rows," in printed and digest.hex in printed
     assert zstandard.decompress((bench.folder / "report.csv.zst").read_bytes(), 1 << 24) == b"team,rows\n" * 1000
     stored = sorted(path.name for path in (bench.store_folder / CONTEXT / "files").iterdir())
     assert stored == ["notes.txt.zst", "report.csv.zst", "team_leaders.copy.zst", "team_members.copy.zst"]
-    assert "rows were stale" in said and "s, 0 rows" not in said
+    assert "rows were stale" in printed and "s, 0 rows" not in printed
     view = bench.state().views["public.mv_team_statistics"]
     assert view.stored == view.recomputed
-    assert "ok 0 []" in said
+    assert "ok 0 []" in printed
     attached = "SELECT FROM pg_inherits WHERE inhrelid = 'policy_violations_2021'::regclass"
-    assert "public.policy_violations_2021" in said and ask(bench, attached) == []
+    assert "public.policy_violations_2021" in printed and ask(bench, attached) == []
     assert count(bench, "policy_violations_2021") > 0
     for name in STEPS:
         assert {run["state_type"] for run in runs.named(f"{name} ")} == {"COMPLETED"}, name

@@ -171,7 +171,10 @@ def test_a_dump_that_is_killed_is_taken_again_under_the_same_snapshot(world: Wor
     assert len(runs.named("check_source")) == 1 == len(runs.named("dump_schema"))
     assert world.backup().startswith("STORED")
     (killed, undisturbed) = world.run(manifests, "backup_reader", world=world)
-    digests = [{one.qualified: (one.rows, one.digest) for one in manifest.relations} for manifest in (killed, undisturbed)]
+    digests = [
+        {relation.qualified: (relation.rows, relation.digest) for relation in manifest.relations}
+        for manifest in (killed, undisturbed)
+    ]
     assert digests[0] == digests[1]
     # The first set is whole: it is what is restored.
     assert world.recover(backup=killed.id).startswith("PASS")
@@ -216,11 +219,12 @@ def test_a_certificate_that_is_not_trusted_is_asked_about_once(recorded: World, 
 
 
 def test_repeatable_steps_are_those_that_the_documents_name() -> None:
-    modules = [importlib.import_module(one.name) for one in pkgutil.walk_packages(tasks.__path__, "tasks.")]
-    found = [(name, one) for module in modules for name, one in vars(module).items() if isinstance(one, Step) and one.retries]
+    modules = [importlib.import_module(module.name) for module in pkgutil.walk_packages(tasks.__path__, "tasks.")]
+    members = [member for module in modules for member in vars(module).items()]
+    steps = {name: step for name, step in members if isinstance(step, Step) and step.retries}
     section = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8").split("(AwaitingRetry, run count):")[1]
-    assert re.findall(r"`(\w+)`", section.partition(".")[0]) == sorted({name for name, _ in found})
-    assert all(one.retry_condition_fn is retries.may_pass and one.retry_jitter_factor for _, one in found)
+    assert re.findall(r"`(\w+)`", section.partition(".")[0]) == sorted(steps)
+    assert all(step.retry_condition_fn is retries.may_pass and step.retry_jitter_factor for step in steps.values())
 
 
 # How long

@@ -35,8 +35,8 @@ class Runs:
         tell_the_rest()
 
         def ended() -> list[dict[str, Any]]:
-            found = [run for run in self._read(self._api) if run["id"] not in self._known and run["name"].startswith(words)]
-            return found if all(run["state_type"] in {"COMPLETED", "FAILED"} for run in found) else []
+            runs = [run for run in self._read(self._api) if run["id"] not in self._known and run["name"].startswith(words)]
+            return runs if all(run["state_type"] in {"COMPLETED", "FAILED"} for run in runs) else []
 
         return wait_for(ended, TELLING_SECONDS, f"the end of {words}")
 
@@ -46,7 +46,7 @@ class Runs:
     def states(self, run: dict[str, Any]) -> set[str]:
         """Return the names of all states that a run was in."""
         asked = {"task_run_id": run["id"]}
-        return {one["name"] for one in httpx.get(f"{self._api}/task_run_states/", params=asked).raise_for_status().json()}
+        return {state["name"] for state in httpx.get(f"{self._api}/task_run_states/", params=asked).raise_for_status().json()}
 
 
 class Hook(BaseHTTPRequestHandler):

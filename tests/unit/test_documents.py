@@ -35,8 +35,8 @@ def test_what_a_paragraph_is() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
 def test_paragraphs_are_short(path: Path) -> None:
-    found = [(len(WORD.findall(part)), part) for part in paragraphs(path.read_text(encoding="utf-8"))]
-    assert [f"{words} words: {part[:70]}" for words, part in found if words > MOST_WORDS] == []
+    counted = [(len(WORD.findall(part)), part) for part in paragraphs(path.read_text(encoding="utf-8"))]
+    assert [f"{words} words: {part[:70]}" for words, part in counted if words > MOST_WORDS] == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
