@@ -51,6 +51,23 @@ def test_rows_that_only_come_back_need_no_replica_identity(world: World) -> None
 
 
 @long
+def test_a_table_made_again_has_the_policies_that_bind_its_owner(world: World) -> None:
+    theirs = "CREATE POLICY theirs ON policy_scopes FOR INSERT WITH CHECK (EXISTS (SELECT FROM users))"
+    execute(world, "ALTER TABLE policy_scopes ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+            "CREATE POLICY ours ON policy_scopes USING (true)", theirs)  # fmt: skip
+    before = world.state()
+    world.backup("postgres")
+    execute(world, "DROP TABLE policy_scopes")
+    assert "; 1 object not in it (policy theirs on " in plan(world)
+    verdict = restore(world)
+    assert verdict.startswith("RESTORED") and "; 1 object not in it (policy theirs on " in verdict
+    assert "## Still to do: objects not in the set" in newest_report(world)
+    assert ask(world, "SELECT relforcerowsecurity FROM pg_class WHERE relname = 'policy_scopes'") == [(True,)]
+    execute(world, theirs)
+    assert unlike(before, world.state()) == []
+
+
+@long
 def test_a_clean_up_is_not_planned_where_it_could_not_archive(lean: World) -> None:
     lean.backup()
     with pytest.raises(BadInput, match=r'role "lean" may not read .*secret.*GRANT pg_read_all_data TO "lean"'):
