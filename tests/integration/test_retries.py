@@ -211,7 +211,7 @@ def test_a_refusal_is_asked_about_once(recorded: World, front: Front, runs: Runs
     assert {*runs.counts("store_relation")} == {1}
 
 
-def test_a_certificate_that_is_not_trusted_is_asked_about_once(recorded: World, front: Front, runs: Runs) -> None:
+def test_a_store_without_tls_is_asked_about_once(recorded: World, front: Front, runs: Runs) -> None:
     recorded.store["AWS_ENDPOINT_URL"] = front.url.replace("http:", "https:")
     with pytest.raises(BadInput, match="does not use TLS"):
         recorded.backup()
