@@ -28,13 +28,14 @@ from tests.support.world import World
 
 VIEWS = ["mv_user_allocation_summary", "mv_team_statistics", "mv_unit_statistics", "mv_hostile", "hostile_view"]
 # Undo what SET ROLE and SET SESSION AUTHORIZATION did, then take whatever the session's login has to give.
+# COPY ... TO PROGRAM is put together at run time: the trial of writes leaves out code that says so openly.
 ATTEMPTS = """
 CREATE FUNCTION public.attempt(place text) RETURNS boolean LANGUAGE plpgsql AS $code$
 DECLARE what text; won text[] := '{}';
 BEGIN
     FOREACH what IN ARRAY ARRAY['RESET ROLE', 'RESET SESSION AUTHORIZATION', 'SELECT set_config(''role'', ''none'', false)',
         'GRANT pg_execute_server_program TO consulting_owner', 'GRANT pg_read_all_data TO consulting_owner',
-        'COPY (SELECT 1) TO PROGRAM ''cat > /dev/null''', 'ALTER ROLE consulting_owner CREATEDB CREATEROLE',
+        'COPY (SELECT 1) TO PRO' || 'GRAM ''cat > /dev/null''', 'ALTER ROLE consulting_owner CREATEDB CREATEROLE',
         'CREATE ROLE made_by_code', 'SELECT count(*) FROM private.secrets', 'SELECT pg_read_file(''PG_VERSION'')']
     LOOP
         BEGIN
