@@ -1,7 +1,7 @@
 """A context in the catalog: its members, its objects, its borders."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -130,7 +130,23 @@ def read_relations(connection: Connection, context: Context) -> tuple[Member, ..
     partitions = context.scope.partitions if context.scope else None
     asked = {"schema": context.namespace, "tables": context.tables, "partitions": partitions}
     rows = cursor.execute(sql.catalog.MEMBERS, asked).fetchall()
-    return tuple(Member(**{**row, "columns": tuple(row["columns"]), "types": tuple(row["types"])}) for row in rows)
+    members = [Member(**{**row, "columns": tuple(row["columns"]), "types": tuple(row["types"])}) for row in rows]
+    by_name: dict[tuple[str | None, str | None], Member] = {(member.schema, member.name): member for member in members}
+    return tuple(_ordered_as_top(member, by_name) for member in members)
+
+
+def _ordered_as_top(member: Member, by_name: Mapping[tuple[str | None, str | None], Member]) -> Member:
+    """Return a partition with its columns in the order of the topmost partitioned table.
+
+    An attached partition may have them in another order. Digests of rows can be added up only if all have the same.
+    """
+    top = member
+    while (above := by_name.get((top.parent_schema, top.parent_name))) and above.kind == "p":
+        top = above
+    order = {name: place for place, name in enumerate(top.columns)}
+    pairs = sorted(zip(member.columns, member.types, strict=True), key=lambda pair: order.get(pair[0], len(order)))
+    columns, types = tuple(name for name, _ in pairs), tuple(kind for _, kind in pairs)
+    return replace(member, columns=columns, types=types)
 
 
 def read_views(connection: Connection, context: Context) -> dict[int, tuple[View, frozenset[int]]]:

@@ -35,6 +35,11 @@ SCHEMAS = {
         "CREATE TABLE t (id int, k kind, v word, PRIMARY KEY (id, k, v)) PARTITION BY HASH (k, v)",
         *(one.format("t") for one in PARTITIONS), f"INSERT INTO t {ROWS}",
     ],
+    "columns in another order": [
+        "CREATE TABLE t (id int, k kind, v text, PRIMARY KEY (id, k)) PARTITION BY HASH (k)",
+        *(one.format("t") for one in PARTITIONS[:2]), "CREATE TABLE t_2 (v text, k kind NOT NULL, id int NOT NULL)",
+        "ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES WITH (MODULUS 3, REMAINDER 2)", f"INSERT INTO t {ROWS}",
+    ],
     "without a key": ["CREATE TABLE t (id int, k kind[], v text) PARTITION BY HASH (k)", *(one.format("t") for one in PARTITIONS),
                       f"INSERT INTO t SELECT id, ARRAY[k], v FROM ({ROWS}) AS made (id, k, v)"],
 }  # fmt: skip
