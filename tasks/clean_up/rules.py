@@ -236,7 +236,7 @@ def _stage(connection: Connection, subject: Subject, staged: StagedSet) -> dict[
         statement = sql.staging.create_staging(number, leaf.schema, leaf.name, relation.columns, leaf.columns, bases)
         execute_written(connection, statement, subject.path)
         sources, encoding = staged.sources(relation), staged.manifest.database.encoding
-        load_rows(connection, relation, sources, encoding, into=sql.staging.staging_place(number))
+        load_rows(connection, relation, sources, encoding, subject.path, into=sql.staging.staging_place(number))
         connection.execute(sql.staging.analyze_temp(sql.staging.STAGED.format(number)))
         staged_tables[leaf.oid] = number, relation.columns
     return staged_tables

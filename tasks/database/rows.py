@@ -140,10 +140,10 @@ def runs_code(server: Server, job: StreamJob) -> bool:
 
 @step(name="load {relation.name}")
 def load_table(
-    server: Server, database: str, title: str, relation: Relation, sources: list[RowSource], encoding: str,
+    server: Server, database: str, title: str, schema: str, relation: Relation, sources: list[RowSource], encoding: str,
     moved: Moved = unmeasured,
 ) -> float | None:  # fmt: skip
-    """Load a relation's rows into a new database; return the seconds it took.
+    """Load a relation's rows into a new database, under the search_path of the `schema`'s code; return the seconds it took.
 
     None if a row belongs to another partition here; the relation is then empty.
 
@@ -155,7 +155,8 @@ def load_table(
             with connection.transaction():
                 connection.execute(sql.session.FIXED_SETTINGS)
                 connection.execute(sql.rows.empty_relation(relation.namespace, relation.name))
-                return load_rows(connection, relation, sources, encoding, freeze=True, moved=moved)
+                path = read_source_path(connection, schema)
+                return load_rows(connection, relation, sources, encoding, path, freeze=True, moved=moved)
         except MisplacedRow as error:
             get_run_logger().info("%s; loading it again through the partitioned table", error)
             return None
@@ -163,7 +164,7 @@ def load_table(
 
 @step(name="load {family.qualified}")
 def load_family(
-    server: Server, database: str, title: str, family: Family, sources: Mapping[str, list[RowSource]], encoding: str
+    server: Server, database: str, title: str, schema: str, family: Family, sources: Mapping[str, list[RowSource]], encoding: str
 ) -> dict[str, float]:
     """Load a hash-partitioned table's rows through that table, into emptied partitions.
 
@@ -176,15 +177,15 @@ def load_family(
         connection.execute(sql.session.FIXED_SETTINGS)
         for relation in family.relations:
             connection.execute(sql.rows.empty_relation(relation.namespace, relation.name))
-        return load_through(connection, family, sources, encoding)
+        return load_through(connection, family, sources, encoding, read_source_path(connection, schema))
 
 
 def load_through(
-    connection: Connection, family: Family, sources: Mapping[str, list[RowSource]], encoding: str, path: str | None = None
+    connection: Connection, family: Family, sources: Mapping[str, list[RowSource]], encoding: str, path: str
 ) -> dict[str, float]:
     """Load a hash-partitioned table's rows through that table; return seconds by relation."""
     return {
-        relation.qualified: load_rows(connection, relation, sources[relation.qualified], encoding, into=family.table, path=path)
+        relation.qualified: load_rows(connection, relation, sources[relation.qualified], encoding, path, into=family.table)
         for relation in family.relations
     }
 
@@ -209,12 +210,12 @@ def _load_errors(connection: Connection, relation: Relation) -> Iterator[None]:
 
 
 def load_rows(
-    connection: Connection, relation: Relation, sources: list[RowSource], encoding: str, *,
-    freeze: bool = False, into: tuple[str, str] | None = None, moved: Moved = unmeasured, path: str | None = None,
+    connection: Connection, relation: Relation, sources: list[RowSource], encoding: str, path: str, *,
+    freeze: bool = False, into: tuple[str, str] | None = None, moved: Moved = unmeasured,
 ) -> float:  # fmt: skip
     """Load a relation's rows in a session with fixed settings, or into another table; return the seconds.
 
-    Code that this runs has the source's search_path, by default this database's.
+    Code that this runs has the search_path `path`: that of the context, also where a partition is in another schema.
 
     Raises:
         BrokenKey: an existing foreign key refuses the rows.
@@ -224,7 +225,6 @@ def load_rows(
     started, written = time.monotonic(), 0
     place = into or (relation.namespace, relation.name)
     statement = sql.rows.copy_rows_in(*place, relation.columns, encoding, freeze=freeze)
-    path = path or read_source_path(connection, relation.namespace)
     with connection.cursor() as cursor:
         # Generated columns, checks and domains may call functions by bare names.
         with _load_errors(connection, relation), source_path(connection, path), cursor.copy(statement) as copy:

@@ -57,11 +57,11 @@ def chosen_rows(merge: Merge) -> list[Composed]:
     if not wanted:
         raise BadInput(f"keys: {merge.request.table} does not exist; restore all of it, without keys")
     key = dicts(merge.connection, sql.staging.MERGE_FACTS, {"oids": [wanted[0].oid]})[0]["key"]
-    return [read_condition(merge.connection, merge.request.keys, (wanted[0].schema, wanted[0].name), key)]
+    return [read_condition(merge.connection, merge.request.keys, (wanted[0].schema, wanted[0].name), key, merge.path)]
 
 
-def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], key: list[str]) -> Composed:
-    """Return an operator's condition on a table's key columns, as PostgreSQL parsed it.
+def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], key: list[str], path: str) -> Composed:
+    """Return an operator's condition on a table's key columns, as PostgreSQL parsed it with the search_path `path`.
 
     Raises:
         BadInput: it is not a condition, or the values do not fit those columns.
@@ -69,7 +69,6 @@ def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], k
     parsed = parse_keys(keys, key)
     try:
         with connection.transaction():
-            path = read_source_path(connection, table[0])
             execute_written(connection, sql.key_values.create_key_table(*table, key), path)
             if isinstance(parsed, str):
                 # Prepared, because PostgreSQL then takes one statement only.

@@ -15,6 +15,7 @@ from tasks.core.in_place.report import Beside
 from tasks.core.in_place.request import Keys, name_beside, tables_named
 from tasks.core.postgres.connection import Connection, connect, major_of
 from tasks.core.postgres.messages import message_of
+from tasks.core.postgres.source_path import read_source_path
 from tasks.core.restore.obstacle import refuse
 from tasks.core.rows.digest import MODULUS
 from tasks.core.rows.stream import digest_relation
@@ -49,12 +50,13 @@ def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Ke
     with connect(site.owners_login, site.database, run.title) as connection:
         connection.execute(sql.session.FIXED_SETTINGS)
         refuse(refusing_event_triggers(connection, sql.prerequisites.TRY_TO_MAKE, TABLES_MADE))
+        path = read_source_path(connection, site.context.namespace)
         with _explained(site.database, place), connection.transaction():
             notes = [*_create(connection, place, first), *_left_out(manifest, first)]
             if keys is None:
-                rows = _load(connection, run, site.database, staged, relations, place)
+                rows = _load(connection, run, site.database, staged, relations, place, path)
             else:
-                rows = _load_some(connection, run, site.database, staged, relations, place, keys, key)
+                rows = _load_some(connection, run, site.database, staged, relations, place, path, keys, key)
             if key:
                 connection.execute(sql.in_place.add_primary_key(*place, key))
             _hand_over(connection, place, manifest, first)
@@ -172,7 +174,7 @@ def _large_objects(site: Site, run: Run, staged: StagedSet, relations: list[Rela
 
 
 def _load(
-    connection: Connection, run: Run, database: str, staged: StagedSet, relations: list[Relation], place: tuple[str, str]
+    connection: Connection, run: Run, database: str, staged: StagedSet, relations: list[Relation], place: tuple[str, str], path: str
 ) -> int:
     """Load all rows and read them back.
 
@@ -181,7 +183,7 @@ def _load(
     """
     encoding = staged.manifest.database.encoding
     for relation in relations:
-        load_rows(connection, relation, staged.sources(relation), encoding, into=place)
+        load_rows(connection, relation, staged.sources(relation), encoding, path, into=place)
     # Digests are sums, so that of all partitions is the sum of theirs.
     total = sum(int(relation.digest, 16) for relation in relations) % MODULUS
     rows = sum(relation.rows for relation in relations)
@@ -195,10 +197,10 @@ def _load(
 
 def _load_some(
     connection: Connection, run: Run, database: str, staged: StagedSet, relations: list[Relation], place: tuple[str, str],
-    keys: Keys, key: list[str],
+    path: str, keys: Keys, key: list[str],
 ) -> int:  # fmt: skip
     """Load and compare all rows in a TEMP table, and copy the selected ones from there."""
-    condition = read_condition(connection, keys, place, key)
+    condition = read_condition(connection, keys, place, key, path)
     connection.execute(sql.staging.create_staging(0, *place, relations[0].columns, relations[0].columns, {}))
-    _load(connection, run, database, staged, relations, sql.staging.staging_place(0))
+    _load(connection, run, database, staged, relations, sql.staging.staging_place(0), path)
     return connection.execute(sql.key_values.copy_chosen(0, *place, relations[0].columns, condition)).rowcount

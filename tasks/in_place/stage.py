@@ -73,6 +73,7 @@ def stage_table(merge: Merge, table: Table, moved: Moved = unmeasured) -> None:
     merge.ask(sql.staging.create_staging(table.number, member.schema, member.name, columns, own, bases))
     if table.relation:
         sources, encoding = merge.staged.sources(table.relation), merge.manifest.database.encoding
-        load_rows(merge.connection, table.relation, sources, encoding, into=sql.staging.staging_place(table.number), moved=moved)
+        place = sql.staging.staging_place(table.number)
+        load_rows(merge.connection, table.relation, sources, encoding, merge.path, into=place, moved=moved)
         merge.connection.execute(sql.staging.analyze_temp(sql.staging.STAGED.format(table.number)))
     table.staged = True

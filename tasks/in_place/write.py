@@ -10,7 +10,7 @@ from tasks.core import sql
 from tasks.core.errors import RestoreDiffers
 from tasks.core.in_place.plan import trigger_states
 from tasks.core.postgres.messages import message_of
-from tasks.core.postgres.source_path import read_source_path, source_path
+from tasks.core.postgres.source_path import source_path
 from tasks.core.rows.digest import RowDigest
 from tasks.core.rows.stream import digest_relation
 from tasks.core.sets.hash_partitions import unlike
@@ -64,21 +64,18 @@ def write_differences(merge: Merge) -> tuple[int, int, int]:
     If rows swap unique values, these are parked first, or else the rows deleted and inserted.
     """
     tables = [table for table in merge.tables if not table.unchanged]
-    path = read_source_path(merge.connection, merge.site.context.namespace)
     for prepare in (_leave, _park):
         try:
-            return _write_at_once(merge, tables, path, prepare)
+            return _write_at_once(merge, tables, prepare)
         except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
             get_run_logger().info("%s: rows swap unique values; trying another way", message_of(error))
-    return _write_at_once(merge, tables, path, _replace)
+    return _write_at_once(merge, tables, _replace)
 
 
-def _write_at_once(
-    merge: Merge, tables: Sequence[Table], path: str, prepare: Callable[[Merge, Table], list[str]]
-) -> tuple[int, int, int]:
+def _write_at_once(merge: Merge, tables: Sequence[Table], prepare: Callable[[Merge, Table], list[str]]) -> tuple[int, int, int]:
     with merge.connection.transaction():
         parts = [_prepared(merge, table, prepare(merge, table)) for table in tables]
-        with source_path(merge.connection, path):
+        with source_path(merge.connection, merge.path):
             counts: tuple[int, int, int] = merge.connection.execute(sql.in_place.merge_rows(parts)).fetchall()[0]
     return counts
 
@@ -100,7 +97,7 @@ def _park(merge: Merge, table: Table) -> list[str]:
         if not column:
             return [*parked, *_replace(merge, table)]
         parking = sql.in_place.park_rows(table.number, member.schema, member.name, column, kind, length)
-        with source_path(merge.connection, read_source_path(merge.connection, member.schema)):
+        with source_path(merge.connection, merge.path):
             merge.connection.execute(parking)
         parked += [column] if column not in (*table.changed, *parked) else []
     return [*table.changed, *parked]
@@ -116,7 +113,7 @@ def _replace(merge: Merge, table: Table) -> list[str]:
 def load_new_relations(merge: Merge) -> list[Relation]:
     """Load the relations that were created; return them."""
     for relation in merge.absent:
-        load_rows(merge.connection, relation, merge.staged.sources(relation), merge.manifest.database.encoding)
+        load_rows(merge.connection, relation, merge.staged.sources(relation), merge.manifest.database.encoding, merge.path)
     return merge.absent
 
 

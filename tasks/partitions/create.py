@@ -183,7 +183,7 @@ def _move_rows(connection: Connection, default: Partition, place: tuple[str, str
     parameters = {"name": sql.names.quoted_name(default.schema, default.name)}
     columns = [row[0] for row in connection.execute(sql.partitions.COLUMNS_OF, parameters)]
     moving = sql.partitions.move_rows((default.schema, default.name), place, columns, condition)
-    with source_path(connection, read_source_path(connection, default.schema)):
+    with source_path(connection, read_source_path(connection, place[0])):
         moved = connection.execute(moving).rowcount
     for schema, name, trigger, words, _ in switched:
         connection.execute(sql.triggers.switch_trigger(schema, name, trigger, words))

@@ -197,7 +197,7 @@ def _make(merge: Merge, lock: ContextLock, archived: Archived) -> int:
         condition = table.within(*table.parse(archived.bound))
         connection.execute(sql.partitions.add_check(*archived.place, MARK, condition))
         with without_unproven_checks(connection, [oid_of(connection, archived.place)], merge.path, of_tables=False):
-            load_rows(connection, relation, merge.staged.sources(relation), encoding)
+            load_rows(connection, relation, merge.staged.sources(relation), encoding, merge.path)
         for check, definition in unproven:
             connection.execute(sql.staging.add_constraint(sql.names.quoted_name(*archived.place), check, definition))
         create(connection, after, made, attach=False)

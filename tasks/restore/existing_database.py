@@ -190,7 +190,7 @@ def _load(connection: Connection, staged: StagedSet, run: Run, path: str) -> dic
 
         def load(relation: Relation) -> float:
             rows, moved = staged.sources(relation), items[relation.qualified].at
-            return load_rows(connection, relation, rows, manifest.database.encoding, moved=moved, path=path)
+            return load_rows(connection, relation, rows, manifest.database.encoding, path, moved=moved)
 
         seconds |= {relation.qualified: load(relation) for relation in alone}
         for family in divided:

@@ -52,7 +52,7 @@ def fill_database(staged: StagedSet, target: Target, server: Server, run: Run, p
         allow_owners(server, run, manifest, target)
         restore_section(target, run, pg_restore, "pre-data", archive, parts.objects, schema, 1)
     with phases.phase("data"):
-        load_seconds = load_tables(loader, run, staged, target)
+        load_seconds = load_tables(loader, run, staged, target, schema)
         set_sequences(loader, target.working_name, run, manifest)
         large = make_large_objects(server, target.working_name, run, staged)
     with (
@@ -84,21 +84,24 @@ def ignore_violated_foreign_keys(complaints: Iterable[str], outcomes: Iterable[K
     return [complaint for complaint in complaints if not any(name in complaint for name in broken)]
 
 
-def load_tables(server: Server, run: Run, staged: StagedSet, target: Target) -> dict[str, float]:
-    """Load every relation, the largest first, in parallel; return seconds by relation."""
+def load_tables(server: Server, run: Run, staged: StagedSet, target: Target, schema: str) -> dict[str, float]:
+    """Load every relation, the largest first, in parallel; return seconds by relation.
+
+    Generated columns, checks and domains may need the search_path of the `schema`'s code.
+    """
     manifest = staged.manifest
     relations = sorted(manifest.relations, key=lambda relation: relation.plain_bytes, reverse=True)
     encoding, place = manifest.database.encoding, target.working_name
     sizes = [relation.plain_bytes for relation in relations]
     with progress.of(run, "loading", manifest.plain_bytes, manifest.zone) as items:
         calls = [
-            (server, place, run.title, relation, staged.sources(relation), encoding, items[relation.qualified].at)
+            (server, place, run.title, schema, relation, staged.sources(relation), encoding, items[relation.qualified].at)
             for relation in relations
         ]
         loaded = dict(zip((relation.qualified for relation in relations), spread(run, load_table, calls, sizes), strict=True))
     for family in families(manifest):
         if any(loaded[relation.qualified] is None for relation in family.relations):
-            loaded |= load_family(server, place, run.title, family, staged.sources_of(family.relations), encoding)
+            loaded |= load_family(server, place, run.title, schema, family, staged.sources_of(family.relations), encoding)
     if refused := [name for name, seconds in loaded.items() if seconds is None]:
         raise OperationError(f"{', '.join(refused)}: rows violate the bounds of their partition; restore another set")
     return {name: seconds for name, seconds in loaded.items() if seconds is not None}

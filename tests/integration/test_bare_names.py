@@ -21,19 +21,22 @@ from tests.support.world import World, new_world
 SCHEMAS = "odd", "public"
 # Found by an application on the path of the database: neither in the context's schema, nor in `public`.
 LIBRARY = [
-    "CREATE SCHEMA lib AUTHORIZATION consulting_owner", f"ALTER DATABASE {DATABASE} SET search_path = lib, public",
+    "CREATE SCHEMA lib AUTHORIZATION consulting_owner", "CREATE SCHEMA aside AUTHORIZATION consulting_owner",
+    f"ALTER DATABASE {DATABASE} SET search_path = lib, public",
 ]  # fmt: skip
 FUNCTIONS = [
     "CREATE FUNCTION lib.helper(v text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN lower(v); END'",
     "CREATE FUNCTION slug(v text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN helper(v); END'",
     "CREATE FUNCTION slug_too(v text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT helper(v)'",
+    "CREATE FUNCTION tidy(v text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN slug(v); END'",
 ]
 TABLES = [
     "CREATE DOMAIN word AS text CHECK (slug(VALUE) <> '')",
     "CREATE TABLE t (id int PRIMARY KEY, name text CHECK (slug_too(name) <> 'x'), w word DEFAULT 'W', "
     "s text GENERATED ALWAYS AS (slug(name)) STORED)",
-    "CREATE TABLE p (w word, n int) PARTITION BY LIST (w)", "CREATE TABLE p_a PARTITION OF p FOR VALUES IN ('a')",
-    "INSERT INTO t (id, name) VALUES (1, 'One'), (2, 'Two')", "INSERT INTO p VALUES ('a', 1)",
+    "CREATE TABLE p (w word, n int, s text GENERATED ALWAYS AS (tidy(w)) STORED) PARTITION BY LIST (w)",
+    "CREATE TABLE p_a PARTITION OF p FOR VALUES IN ('a')", "CREATE TABLE aside.p_b PARTITION OF p FOR VALUES IN ('b')",
+    "INSERT INTO t (id, name) VALUES (1, 'One'), (2, 'Two')", "INSERT INTO p VALUES ('a', 1), ('b', 2)",
     "CREATE VIEW v AS SELECT id, slug(w) AS slug FROM t",
 ]  # fmt: skip
 # What servers since 17 make under a path of their own.
@@ -43,7 +46,7 @@ MAINTAINED = [
     "CREATE MATERIALIZED VIEW words AS SELECT word FROM ts_stat('SELECT to_tsvector(''simple'', name) FROM t')",
 ]  # fmt: skip
 ROWS = {
-    "t": "SELECT id, name, w, s FROM {}.t ORDER BY 1", "p": "SELECT w, n FROM {}.p_a ORDER BY 1",
+    "t": "SELECT id, name, w, s FROM {}.t ORDER BY 1", "p": "SELECT w, n, s FROM {}.p ORDER BY 1",
     "v": "SELECT id, slug FROM {}.v ORDER BY 1", "m": "SELECT id, slug FROM {}.m ORDER BY 1",
     "words": "SELECT word FROM {}.words ORDER BY 1",
 }  # fmt: skip
@@ -70,7 +73,7 @@ def drop(world: World, schema: str) -> None:
     """Drop what the context has, and leave the database."""
     execute(
         world, *(f"DROP TABLE IF EXISTS {schema}.{name} CASCADE" for name in ("t", "p")), f"DROP DOMAIN {schema}.word",
-        f"DROP FUNCTION {schema}.slug(text), {schema}.slug_too(text), lib.helper(text)",
+        f"DROP FUNCTION {schema}.slug(text), {schema}.slug_too(text), {schema}.tidy(text), lib.helper(text)",
     )  # fmt: skip
 
 
