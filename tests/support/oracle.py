@@ -507,13 +507,18 @@ def _rows(conn: psycopg.Connection, source: str) -> Rows:
 
 
 def _view(conn: psycopg.Connection, name: str, facts: Mapping[str, str]) -> View:
-    row = conn.execute("SELECT relispopulated, pg_get_viewdef(oid) FROM pg_class WHERE oid = %s::oid", (facts["oid"],)).fetchone()
+    question = "SELECT relispopulated, pg_get_viewdef(oid), relnamespace::regnamespace::text FROM pg_class WHERE oid = %s::oid"
+    row = conn.execute(question, (facts["oid"],)).fetchone()
     assert row is not None
-    populated, definition = row
+    populated, definition, schema = row
     if not populated:
         # Nor may be what it reads.
         return View(None, None)
-    return View(_rows(conn, name), _rows(conn, f"({definition.rstrip().rstrip(';')})"))
+    # Texts in it may be queries with bare names.
+    conn.execute("SELECT set_config('search_path', %s, false)", (schema,))
+    rows = View(_rows(conn, name), _rows(conn, f"({definition.rstrip().rstrip(';')})"))
+    conn.execute("SELECT set_config('search_path', %s, false)", (SETTINGS["search_path"],))
+    return rows
 
 
 def _column(conn: psycopg.Connection, query: str, parameters: Sequence[Any] = ()) -> list[int]:
