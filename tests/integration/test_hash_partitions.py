@@ -1,5 +1,6 @@
 """Partitions by the hash of an enum: elsewhere its labels have other oids, and a row another partition."""
 
+import re
 from typing import Any
 
 import pytest
@@ -79,6 +80,10 @@ def test_rows_that_belong_to_another_partition_where_they_are_restored(
     execute(world, "DELETE FROM odd.t WHERE id < 60")
     assert world.run(table_restore, "backup_restorer", table="t", mode="replace", **sure).startswith("RESTORED")
     assert rows(world) == before
+    said = world.run(table_restore, "backup_restorer", context="bc-901", table="t", mode="side-by-side")
+    (beside,) = re.findall(r'"odd"\."t_restored_\d+_\d+"', said)
+    assert rows(world, query=ALL.replace("odd.t", beside)) == before
+    execute(world, f"DROP TABLE {beside}")
     # No partition lost its rows to the eye of the next backup.
     assert world.backup(context="bc-901").startswith("STORED")
     assert ask(world, "SELECT count(*) FROM odd.t") == [(len(before),)]
