@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from flows.partitions import create_partitions
 from flows.recovery import disaster_recovery, recovery_drill
 from flows.restore import full_restore
 from tasks.core.errors import OperationError
 from tests.support import odd_schema
+from tests.support.clock import at
 from tests.support.database import execute
 from tests.support.example import DATABASE
 from tests.support.odd_schema import SET_UP
@@ -34,9 +36,10 @@ TABLES = [
     "CREATE DOMAIN word AS text CHECK (slug(VALUE) <> '')",
     "CREATE TABLE t (id int PRIMARY KEY, name text CHECK (slug_too(name) <> 'x'), w word DEFAULT 'W', "
     "s text GENERATED ALWAYS AS (slug(name)) STORED)",
-    "CREATE TABLE p (w word, n int, s text GENERATED ALWAYS AS (tidy(w)) STORED) PARTITION BY LIST (w)",
+    "CREATE TABLE p (w word, id int, n text, s text GENERATED ALWAYS AS (tidy(w || n)) STORED, PRIMARY KEY (w, id), UNIQUE (w, n)) "
+    "PARTITION BY LIST (w)",
     "CREATE TABLE p_a PARTITION OF p FOR VALUES IN ('a')", "CREATE TABLE aside.p_b PARTITION OF p FOR VALUES IN ('b')",
-    "INSERT INTO t (id, name) VALUES (1, 'One'), (2, 'Two')", "INSERT INTO p VALUES ('a', 1), ('b', 2)",
+    "INSERT INTO t (id, name) VALUES (1, 'One'), (2, 'Two')", "INSERT INTO p VALUES ('a', 1, 'x'), ('b', 1, 'y'), ('b', 2, 'z')",
     "CREATE VIEW v AS SELECT id, slug(w) AS slug FROM t",
 ]  # fmt: skip
 # What servers since 17 make under a path of their own.
@@ -46,10 +49,16 @@ MAINTAINED = [
     "CREATE MATERIALIZED VIEW words AS SELECT word FROM ts_stat('SELECT to_tsvector(''simple'', name) FROM t')",
 ]  # fmt: skip
 ROWS = {
-    "t": "SELECT id, name, w, s FROM {}.t ORDER BY 1", "p": "SELECT w, n, s FROM {}.p ORDER BY 1",
+    "t": "SELECT id, name, w, s FROM {}.t ORDER BY 1", "p": "SELECT w, id, n, s FROM {}.p ORDER BY 1, 2",
     "v": "SELECT id, slug FROM {}.v ORDER BY 1", "m": "SELECT id, slug FROM {}.m ORDER BY 1",
     "words": "SELECT word FROM {}.words ORDER BY 1",
 }  # fmt: skip
+
+# Rows that swap unique values are parked first.
+DAMAGES = (
+    "DROP VIEW v", "DELETE FROM p WHERE w = 'a'", "UPDATE p SET n = n || n", "UPDATE p SET n = translate(left(n, 1), 'yz', 'zy')",
+    "UPDATE t SET name = 'Three'",
+)  # fmt: skip
 
 
 def make(
@@ -97,12 +106,28 @@ def test_bare_names_are_found_where_the_source_finds_them(
     world.run(full_restore, "backup_restorer", context="bc-901", target_database="beside")
     assert rows(world, schema, names, "beside") == before
     sure = {"context": "bc-901", "in_place": True, "dry_run": False, "confirm_database": DATABASE}
-    execute(world, f"SET search_path = {schema}, lib, public", "DROP VIEW v", "DELETE FROM p", "UPDATE t SET name = 'Three'")
+    execute(world, f"SET search_path = {schema}, lib, public", *DAMAGES)
     assert world.run(full_restore, "backup_restorer", **sure).startswith("RESTORED")
     assert rows(world, schema, names) == before
     drop(world, schema)
     assert world.run(disaster_recovery, "backup_restorer", context="bc-901").startswith("PASS")
     assert rows(world, schema, names) == before
+
+
+@pytest.mark.long
+def test_rows_move_out_of_a_default_partition_in_another_schema(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    at(monkeypatch, "2026-12-01T04:00+09:00")
+    execute(
+        world, SET_UP[0], *LIBRARY, "SET ROLE consulting_owner", "SET search_path = odd, lib, public", *FUNCTIONS,
+        "CREATE TABLE sales (at date, w text, s text GENERATED ALWAYS AS (tidy(w)) STORED) PARTITION BY RANGE (at)",
+        "CREATE TABLE aside.rest PARTITION OF sales DEFAULT", "INSERT INTO sales VALUES ('2027-02-01', 'A')",
+    )  # fmt: skip
+    rule = {"table": "sales", "column": "at", "period": "year", "name": "sales_{year}", "keep": "1 year"}
+    odd_schema.context(world, monkeypatch, ["sales"], partitions=[rule])
+    verdict = world.run(create_partitions, "backup_restorer", context="bc-901", move_default_rows=True)
+    assert verdict == "PASS: created sales_2026, sales_2027"
+    with world.connect() as connection:
+        assert connection.execute("SELECT w, s FROM odd.sales_2027").fetchall() == [("A", "a")]
 
 
 # What SQL has no way to write with a schema.
