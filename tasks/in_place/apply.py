@@ -92,7 +92,7 @@ def carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: 
                 f"the session was lost ({message_of(error)}); unless the COMMIT had begun, the database is as it was: "
                 "make a plan (dry_run=true), which shows what differs"
             ) from None
-        raise OperationError(f'database "{planned.database}" is as it was: {message_of(error)}') from None
+        raise OperationError(f'database "{planned.database}" is as it was: {message_of(error, merge.connection.info.user)}') from None
     views = tuple(view for view in known if view.materialized and view.populated)
     return Done(planned, merged, tuple(written_relations(merge)), views)
 

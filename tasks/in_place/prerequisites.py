@@ -286,6 +286,12 @@ def _of_domain(table: Table, error: psycopg.Error) -> Obstacle:
 
 def notes(merge: Merge) -> Iterator[str]:
     """Yield notes for the operator, to be read before the restore."""
+    login, limit = merge.connection.info.user, merge.connection.execute(sql.session.TEMPORARY_LIMIT).fetchall()[0][0]
+    if limit != "-1":
+        yield (
+            f'login "{login}" may have {limit} of temporary files (temp_file_limit), and how much this restore needs is not known: '
+            f'if more, it fails with nothing changed; to rule that out: ALTER ROLE "{login}" SET temp_file_limit = -1;'
+        )
     for name, function in event_triggers(merge.connection, _commands(merge)):
         yield f'event trigger "{name}" will run {function} on commands of this restore'
     for section in merge.sections or ():

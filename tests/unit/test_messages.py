@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.core.postgres.messages import without_rows
+from tasks.core.postgres.messages import MORE_TEMPORARY, without_rows
 
 MARK = "ROWMARK"
 UNIQUE = 'pg_restore: error: could not execute query: ERROR:  could not create unique index "u"'
@@ -10,7 +10,9 @@ IGNORED = "pg_restore: warning: errors ignored on restore: 1"
 DETAIL = f"DETAIL:  Key (k)=({MARK}\n{MARK}) is duplicated.\nCommand was: ALTER TABLE t\n    ADD CHECK (k <> '{MARK}');\n"
 CONTEXT = f'CONTEXT:  COPY t, line 1, column k: "{MARK}"'
 OUT_OF_RANGE = 'ERROR:  value "{}" is out of range for type integer'
+TOO_LARGE = 'pg_dump: error: query failed: ERROR:  temporary file size exceeds "temp_file_limit" (0kB)'
 SAID = [
+    (TOO_LARGE, f"{TOO_LARGE}\n{MORE_TEMPORARY}"),
     (f"{UNIQUE}\n{DETAIL}\n{IGNORED}", f"{UNIQUE}\n{IGNORED}"),
     (
         f'psql:/tmp/s.sql:3: ERROR:  invalid input syntax for type integer: "{MARK} ""x"""\n{CONTEXT}',

@@ -13,8 +13,8 @@ from psycopg.rows import TupleRow
 from psycopg.sql import SQL, Composed
 
 from tasks.core import sql
-from tasks.core.errors import BadInput, ServerUnavailable
-from tasks.core.postgres.messages import forget_rows, message_of
+from tasks.core.errors import BadInput, OperationError, ServerUnavailable
+from tasks.core.postgres.messages import forget_rows, is_temporary_limit, message_of
 
 KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "6"}
 # Every session begins with these, programs' too: options of the client override ALTER ROLE, ALTER
@@ -129,6 +129,7 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
     Raises:
         BadInput: the server cannot be reached, or refuses the login or the database.
         ServerUnavailable: it is being started or stopped, or the session was lost during the block.
+        OperationError: a statement needed more temporary files than the login may have.
     """
     try:
         session = {"client_encoding": "UTF8", "application_name": application_name[:63]}
@@ -144,6 +145,9 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
             connection.execute(sql.session.SESSION_SETTINGS)
             yield connection
         except psycopg.OperationalError as error:
+            if is_temporary_limit(error):
+                login = f'login "{connection.info.user}" in database "{database}"'
+                raise OperationError(f"{login}: {message_of(error, connection.info.user)}") from None
             if not connection.broken:
                 raise
             place = f'in database "{database}" on the server of {server.name}'

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import psycopg
 
+from tasks.core.sql.names import quoted
+
 # Data exceptions quote values; RAISE and ASSERT have texts of a function's author.
 QUOTING_CLASSES = ("22", "P0")
 # Lines of programs after the message itself, up to their next message.
@@ -14,9 +16,21 @@ AFTERWARDS = re.compile(r"^(?:\S+: )*(?:DETAIL|CONTEXT|HINT|LINE \d+|STATEMENT|C
 QUOTED_VALUE = re.compile(r"""(?P<before>: |\bvalue )"(?:[^"]|"")*"(?=$| is out of range)""")
 
 
-def message_of(error: psycopg.Error) -> str:
+# https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-TEMP-FILE-LIMIT
+LIMIT = "temp_file_limit"
+MORE_TEMPORARY = f"as a superuser, raise the limit of the login: ALTER ROLE … SET {LIMIT} = -1"
+
+
+def is_temporary_limit(error: psycopg.Error) -> bool:
+    """Return whether a statement needed more temporary files than its login may have."""
+    return isinstance(error, psycopg.errors.ConfigurationLimitExceeded) and LIMIT in str(error)
+
+
+def message_of(error: psycopg.Error, login: str = "") -> str:
     """Return an error's message if it names only objects, else its type and what it concerns."""
     state, diag = error.sqlstate or "", error.diag
+    if is_temporary_limit(error):
+        return f"{diag.message_primary}; {MORE_TEMPORARY.replace('…', quoted(login) if login else '…')}"
     if diag.message_primary and not state.startswith(QUOTING_CLASSES):
         return diag.message_primary
     place = [f"{kind} {name}" for kind, name in (("table", diag.table_name), ("column", diag.column_name)) if name]
@@ -45,7 +59,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def without_rows(text: str) -> str:
-    """Return a program's messages without details, contexts and statements, which may quote rows."""
+    """Return a program's messages, with a remedy, without details, contexts and statements, which may quote rows."""
     kept, is_kept = list[str](), True
     for line in text.splitlines():
         if AFTERWARDS.match(line):
@@ -54,4 +68,4 @@ def without_rows(text: str) -> str:
             is_kept = True
         if is_kept:
             kept.append(QUOTED_VALUE.sub(r'\g<before>"…"', line))
-    return "\n".join(kept)
+    return "\n".join([*kept, *([MORE_TEMPORARY] if any(LIMIT in line for line in kept) else [])])

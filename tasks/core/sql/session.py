@@ -36,6 +36,7 @@ CONNECTION_LIMITS = SQL(
 # New objects are created in the default tablespace of the database or the role.
 OWN_TABLESPACE = SQL("RESET default_tablespace")
 CURRENT_USER = SQL("SELECT current_user")
+TEMPORARY_LIMIT = SQL("SELECT current_setting('temp_file_limit')")
 
 
 def set_lock_timeout(seconds: float) -> Composed:
