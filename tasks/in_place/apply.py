@@ -3,7 +3,8 @@
 No table is dropped, truncated or swapped, so that others' keys, views and grants stay. Readers are
 never blocked. Writers of the context's tables are, as long as the transaction lasts (SHARE ROW
 EXCLUSIVE, https://www.postgresql.org/docs/current/explicit-locking.html), writers of other tables
-only when a partition is attached or a foreign key to their table is created, which is done last.
+only when a partition is attached or a foreign key to their table is created, which is done last
+unless foreign keys refer to the partition.
 """
 
 import time
@@ -19,10 +20,12 @@ from tasks.core.in_place.plan import Change, Merged, MergePlan
 from tasks.core.postgres.connection import connect
 from tasks.core.postgres.messages import message_of
 from tasks.core.postgres.source_path import execute_written, read_source_path
+from tasks.core.sql.names import plain_name
 from tasks.database import catalog
 from tasks.database.locks import LOCK_WAIT_SECONDS, ContextLock, patient
 from tasks.database.views import refresh_view
 from tasks.in_place import collisions
+from tasks.in_place.detached import misfits, read_members
 from tasks.in_place.foreign_keys import find_effects, refused
 from tasks.in_place.large_objects import large_objects_left, with_large_objects
 from tasks.in_place.objects import LOCK_SECONDS, create, finish, make_checks, missing_chunks, own_sequences
@@ -92,7 +95,9 @@ def carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: 
                 f"the session was lost ({message_of(error)}); unless the COMMIT had begun, the database is as it was: "
                 "make a plan (dry_run=true), which shows what differs"
             ) from None
-        raise OperationError(f'database "{planned.database}" is as it was: {message_of(error, merge.connection.info.user)}') from None
+        raise OperationError(
+            f'database "{planned.database}" is as it was: {message_of(error, merge.connection.info.user)}'
+        ) from None
     views = tuple(view for view in known if view.materialized and view.populated)
     return Done(planned, merged, tuple(written_relations(merge)), views)
 
@@ -213,7 +218,12 @@ def _repair(merge: Merge, watch: Watch) -> list[str]:
 def _lock(merge: Merge) -> None:
     """Lock the context's tables, with all partitions; give up after LOCK_SECONDS."""
     own = {relation.qualified for relation in merge.members.relations}
-    tops = [(relation.schema, relation.name) for relation in merge.members.relations if relation.parent not in own]
+    alone = {plain_name(name) for name in merge.detached}
+    tops = [
+        (relation.schema, relation.name)
+        for relation in merge.members.relations
+        if relation.parent not in own or relation.qualified in alone
+    ]
     merge.connection.execute(sql.session.set_lock_timeout(LOCK_SECONDS))
     try:
         if tops:
@@ -229,9 +239,11 @@ def _require_unmoved(merge: Merge) -> None:
         MovedSnapshot: a table that was unchanged has new rows, and has to be staged too.
         OperationError: tables or partitions were created, dropped or altered meanwhile.
     """
-    members = catalog.read_members(merge.connection, merge.site.context)
+    members = read_members(merge.connection, merge.site.context, merge.detached)
     if members.relations != merge.members.relations:
         raise OperationError("tables or partitions changed since they were compared; nothing was touched; run again")
+    if reasons := [*misfits(merge)]:
+        raise OperationError(f'database "{merge.site.database}" is as it was: {"; ".join(reasons)}')
     if moved := [table.name for table in merge.tables if table.unchanged and not is_unchanged(merge, table)]:
         raise MovedSnapshot(f"{', '.join(moved)} changed meanwhile")
 

@@ -1,48 +1,83 @@
 """The differences between a live context's objects and the set's, for plan, restore and verdict."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tasks.core import sql
 from tasks.core.checks.definition import Severity
 from tasks.core.database.comparison import Difference, with_moved_sequences
-from tasks.core.database.facts import NOT_NULL, NOT_VALID, owner_of
+from tasks.core.database.facts import ATTACHED, BOUND, IDENTITY, NOT_NULL, NOT_VALID, facts, owner_of
 from tasks.core.database.objects import TABLES, InventoryItem
 from tasks.core.in_place.objects import Finding, How, ObjectChange, Remedy
-from tasks.core.in_place.remedies import drops_made, is_lasting, remedy
+from tasks.core.in_place.remedies import drops_made, is_lasting, moves, remedy
 from tasks.core.in_place.request import Mode, Objects
 from tasks.core.postgres.archive_toc import NAMES_OF_KINDS, table_of
 from tasks.core.postgres.connection import Connection
 from tasks.core.sets.manifest import Manifest
+from tasks.core.spelling import foreign_key_of
 from tasks.core.sql.names import unquoted
 from tasks.database import catalog
 from tasks.database.catalog import Members
 from tasks.database.neighbours import Neighbours
 from tasks.database.views import count_stale
 from tasks.in_place import rights
+from tasks.in_place.detached import with_tables
 from tasks.in_place.session import Merge
 from tasks.sets.differences import Comparison
 
 
-def find(merge: Merge, members: Members, inventory: Iterable[InventoryItem]) -> list[Finding]:
-    """Return how the context's objects, read just now, differ from the set, as far as requested."""
+def find(merge: Merge) -> list[Finding]:
+    """Return how the context's objects differ from the set, as far as requested.
+
+    What attaching or detaching a partition settles is no difference of its own.
+    """
+    return [finding for finding in _find(merge, merge.members, merge.inventory) if not _settled(merge, finding.difference)]
+
+
+def _bounds(merge: Merge, inventory: Iterable[InventoryItem]) -> Iterator[Difference]:
+    """Yield the partitions that only the set, or only the database, has attached: that is compared across major versions too."""
+    then = {item.identity: item for item in merge.manifest.inventory if item.name in merge.moved}
+    for now in inventory:
+        if was := then.get(now.identity):
+            bounds = [facts(item).get(BOUND, "") for item in (was, now)]
+            if "" in bounds and any(bounds):
+                yield Difference(was, now, BOUND, *bounds)
+
+
+def _keys_made(merge: Merge, partition: str) -> list[str]:
+    """Return the foreign keys that attaching a partition made: those of the whole table that the set's partition lacks."""
+    inventory, outbound = merge.manifest.inventory, merge.manifest.outbound_keys
+    known = {(item.parent, item.name) for item in inventory if item.kind == "constraint" and foreign_key_of(item.state)}
+    known |= {(key.table, unquoted(key.name)) for key in outbound}
+    return sorted(name for table, name in known if table == merge.moved[partition].parent and (partition, name) not in known)
+
+
+def _settled(merge: Merge, difference: Difference) -> bool:
+    item, fact = difference.item, difference.fact.rpartition(": ")[2]
+    if not fact:
+        return merge.comes_with_partition(item)
+    return (item.parent in merge.moved and fact == ATTACHED) or (item.name in merge.moved and fact == IDENTITY)
+
+
+def _find(merge: Merge, members: Members, inventory: Iterable[InventoryItem]) -> list[Finding]:
     names = None if merge.request.table is None else merge.names
     compared = Comparison(
         merge.connection, merge.manifest, members, [*inventory], merge.path, names, Neighbours.of(merge.site, merge.run)
     )
-    new = {
-        difference.item.name for difference in compared.differences if difference.then is None and difference.item.kind in TABLES
-    }
+    found = compared.differences if compared.is_same_major else [*compared.differences, *_bounds(merge, inventory)]
+    new = {difference.item.name for difference in found if difference.then is None and difference.item.kind in TABLES}
     made = {item.identity for item in merge.manifest.made}
     # Objects of a new table are left with it; keys that a restore created are dropped before it.
     chosen = [
         difference
-        for difference in compared.differences
+        for difference in found
         if difference.then is not None or difference.item.parent not in new or difference.item.identity in made
     ]
     own, constraints = compared.own, {(item.parent, item.name) for item in inventory if item.kind == "constraint"}
     hows = [
         drops_made(difference)
         if difference.then is None and difference.item.identity in made
+        else moves(difference, merge.moved[difference.item.name], _keys_made(merge, difference.item.name))
+        if difference.fact == BOUND and difference.item.name in merge.moved
         else remedy(difference, own, constraints)
         for difference in chosen
     ]
@@ -55,8 +90,9 @@ def find(merge: Merge, members: Members, inventory: Iterable[InventoryItem]) -> 
 
 def find_now(merge: Merge) -> list[Finding]:
     """Return the same for the current objects, including those just created."""
-    members = catalog.read_members(merge.connection, catalog.present(merge.connection, merge.whole))
-    return find(merge, members, inventory_named_as_in_set(merge.connection, members, merge.manifest))
+    context = with_tables(catalog.present(merge.connection, merge.whole), {*merge.detached, *merge.moved})
+    members = catalog.read_members(merge.connection, context)
+    return _find(merge, members, inventory_named_as_in_set(merge.connection, members, merge.manifest))
 
 
 def inventory_named_as_in_set(connection: Connection, members: Members, manifest: Manifest) -> list[InventoryItem]:
@@ -128,7 +164,7 @@ def _is_done(merge: Merge, difference: Difference, how: Remedy) -> bool:
             return is_key or (item.kind in NAMES_OF_KINDS and item in merge.missing)
         case How.SWITCH:
             return request.table is None
-        case How.REFRESH | How.ADVANCE | How.DROP:
+        case How.REFRESH | How.ADVANCE | How.DROP | How.ATTACH | How.DETACH:
             return True
         case How.REBUILD:
             return whole

@@ -25,6 +25,7 @@ from tasks.database.catalog import dicts
 from tasks.database.locks import LOCK_WAIT_SECONDS, patient
 from tasks.database.logins import require_temporary
 from tasks.in_place import collisions, differences, prerequisites, rights
+from tasks.in_place.detached import find_detached, find_moved, misfits, named_as_in_set, read_members, with_tables
 from tasks.in_place.foreign_keys import empty_neighbours, find_effects, find_needs, refused
 from tasks.in_place.large_objects import look_at_large_objects
 from tasks.in_place.objects import definitions_taken
@@ -82,16 +83,22 @@ def begin(site: Site, run: Run, staged: StagedSet, request: Request) -> Iterator
         connection.execute(sql.session.FIXED_SETTINGS)
         connection.execute(sql.staging.JOIN_IN_MEMORY)
         members = catalog.read_members(connection, there.context)
-        inventory = differences.inventory_named_as_in_set(connection, members, staged.manifest)
         asked_for, keyed = names(request, site.context, members, staged.manifest)
+        detached = find_detached(connection, there.context, staged.manifest, members, asked_for) if request.keys is None else {}
+        there = replace(there, context=with_tables(there.context, detached))
+        members = read_members(connection, there.context, detached)
+        moved = find_moved(staged.manifest, members, detached)
+        inventory = differences.inventory_named_as_in_set(connection, members, staged.manifest)
+        inventory = named_as_in_set(staged.manifest, moved, inventory)
         whole = staged_context(staged)
         merge = Merge(
             there, run, source, staged, request, connection, members, asked_for, keyed, [], inventory, whole, site.context,
+            detached, moved,
         )  # fmt: skip
         merge.tables += _tables(merge)
         if request.table is not None and not merge.tables and not merge.absent:
             raise BadInput(f"{request.table} is not in {staged.manifest.id}; name another table, or an older or newer set")
-        merge.refusals += prerequisites.refusals(merge)
+        merge.refusals += [*prerequisites.refusals(merge), *misfits(merge)]
         if not merge.refusals:
             merge.refusals += map(str, rights.to_read(merge))
         if not merge.refusals:
@@ -138,7 +145,7 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
     """Compare the live relations with the set; only TEMP tables are written."""
     compared, effects = dict[str, Change](), list[Effect]()
     with merge.phases.phase("plan"):
-        merge.findings = differences.find(merge, merge.members, merge.inventory)
+        merge.findings = differences.find(merge)
         if not merge.refusals:
             compared |= {table.name: compare(merge, table) for table in merge.tables}
             compared |= {

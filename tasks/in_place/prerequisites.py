@@ -48,6 +48,12 @@ def refusals(merge: Merge) -> Iterator[str]:
             yield f'{member.qualified} does not belong to "{login}"; {_owner_remedy(merge, member, login)}'
         if facts_of[member.oid]["rules"]:
             yield f"{member.qualified} has rules, which would redirect writes; run ALTER TABLE … DISABLE RULE first"
+        if member.detach_pending:
+            yield (
+                f"{member.qualified} has a DETACH … CONCURRENTLY pending, so that {member.parent} does not show its rows; finish "
+                f"it, then restore again: ALTER TABLE {quoted_name(str(member.parent_schema), str(member.parent_name))} DETACH "
+                f"PARTITION {quoted_name(member.schema, member.name)} FINALIZE;"
+            )
     for table in merge.tables:
         yield from drifts(merge, table)
         if not table.key and table.mode is not Mode.REPLACE:
@@ -145,7 +151,7 @@ def _commands(merge: Merge) -> set[str]:
     """Return the command tags of the merge, as event triggers name them."""
     made = {f"CREATE {item.kind.removeprefix('partitioned ').upper()}" for item in merge.missing}
     commands = {*STAGING, *made, *(TABLES_MADE | {"COMMENT", "GRANT", "REVOKE"} if made else ())}
-    commands |= {"ALTER TABLE"} if _switched(merge) else set()
+    commands |= {"ALTER TABLE"} if merge.moved or _switched(merge) else set()
     return commands | ({"REFRESH MATERIALIZED VIEW"} if any(view.materialized for view in merge.manifest.views) else set())
 
 

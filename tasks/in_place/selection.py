@@ -30,7 +30,9 @@ def names(request: Request, context: Context, members: Members, manifest: Manife
     Raises:
         BadInput: no such table; or a clean-up set would replace all other rows.
     """
-    parents = {plain_name(item.name): plain_name(item.parent) for item in manifest.inventory if item.kind in TABLES}
+    # A partition that a restore attached belongs to its table also when that is undone.
+    known = (*manifest.inventory, *manifest.made)
+    parents = {plain_name(item.name): plain_name(item.parent) for item in known if item.kind in TABLES}
     parents |= {relation.qualified: relation.parent or "" for relation in members.relations}
     if manifest.cleaned_table and request.mode is Mode.REPLACE:
         raise BadInput(

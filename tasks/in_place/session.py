@@ -25,6 +25,7 @@ from tasks.core.sets.hash_partitions import hash_tables
 from tasks.core.sets.left_out import without_absent
 from tasks.core.sets.manifest import Manifest, Relation
 from tasks.core.sets.name import Kind
+from tasks.core.spelling import foreign_key_of
 from tasks.core.sql.names import plain_name
 from tasks.database.catalog import Member, Members
 from tasks.run.run import Run
@@ -127,12 +128,17 @@ class Merge:
     # The context as in the set, and as configured here, including tables that do not exist.
     whole: Context
     context: Context
+    # Partitions that are detached here, and those to attach or detach, as they are when attached.
+    detached: dict[str, InventoryItem] = field(default_factory=dict)
+    moved: dict[str, InventoryItem] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
     # Definitions and conditions that only the set has and that are applied; the plan lists them.
     taken_from_set: list[str] = field(default_factory=list)
     safety: Manifest | None = None
     # Objects that differ from the set.
     findings: list[Finding] = field(default_factory=list)
+    # Partitions that are attached already.
+    attached: list[Finding] = field(default_factory=list)
     # The parts of the set's schema that create missing objects, before and after the rows.
     sections: tuple[Section, Section] = (Section(), Section())
     phases: Phases = field(default_factory=Phases)
@@ -160,7 +166,7 @@ class Merge:
     @property
     def makes(self) -> list[InventoryItem]:
         """The missing objects that the restore creates."""
-        created = [finding.item for finding in self.findings if finding.is_done and finding.remedy.how is How.CREATE]
+        created = [finding.item for finding in self.findings if finding.is_done and finding.remedy.how in {How.CREATE, How.ATTACH}]
         again, known = self.made_again, {item.identity for item in created}
         return [*created, *(item for item in self.missing if item.identity not in known | again)]
 
@@ -178,7 +184,10 @@ class Merge:
         """Objects of the set that the database lacks, or that are dropped to be re-created."""
         there = {item.identity for item in self.inventory} - self.made_again
         kept = without_absent(self.manifest.inventory, self.manifest.left_out)
-        gone = [item for item in kept if item.identity not in there and item.kind in NAMES_OF_KINDS]
+        gone = [
+            item for item in kept
+            if item.identity not in there and item.kind in NAMES_OF_KINDS and not self.comes_with_partition(item)
+        ]  # fmt: skip
         if self.request.table is None:
             return gone
         # For one table: parts of a dropped table or partition; others are only reported.
@@ -188,15 +197,27 @@ class Merge:
             called = " ".join(item.state for item in about if item.kind == "trigger")
             return [*about, *(item for item in gone if item.kind == "function" and f" {item.name.partition('(')[0]}(" in called)]
         tables = {plain_name(item.name) for item in gone if item.kind in TABLES} & self.names
-        if not tables or self.request.keys is not None:
+        attached = {plain_name(name) for name in self.moved if name in self.detached}
+        if self.request.keys is not None:
             return []
+        if not tables:
+            return [item for item in gone if table_of(item) in attached]
         # What a table needs, and the views dropped with it, with their indexes.
         with_it = {item.name for item in gone if item.kind in VIEWS and self._reads_absent(item)}
         return [
             item for item in gone
             if item.kind in NEEDED or item.name in with_it or item.parent in with_it
-            or table_of(item) in tables
+            or table_of(item) in tables | attached
         ]  # fmt: skip
+
+    def comes_with_partition(self, item: InventoryItem) -> bool:
+        """Return whether attaching a partition makes an object of it: a trigger or a foreign key of the whole table."""
+        if item.parent not in self.moved:
+            return False
+        whole = self.moved[item.parent].parent
+        if item.kind == "trigger":
+            return any(other.identity == ("trigger", whole, item.name) for other in (*self.manifest.inventory, *self.inventory))
+        return item.kind == "constraint" and foreign_key_of(item.state) is not None
 
     @property
     def made_again(self) -> set[tuple[str, str, str]]:

@@ -25,6 +25,7 @@ HOLDERS = TABLES | {"function", "type", "sequence", "schema"}
 
 def make_way(merge: Merge) -> None:
     """Drop what is re-created, and lift a NOT NULL or wrong bound that would refuse rows."""
+    _attach_referenced(merge)
     for item in _dropped(merge):
         _execute(merge, item, drops(item.item))
     # Constraints on rows, and readers, are dropped first; parts of a table are dropped with it.
@@ -34,6 +35,17 @@ def make_way(merge: Merge) -> None:
             _execute(merge, finding, finding.remedy.before)
         if finding.difference.fact.endswith(facts.NOT_NULL) and not finding.difference.was:
             _execute(merge, finding, finding.remedy.statement)
+
+
+def _attach_referenced(merge: Merge) -> None:
+    """Attach detached partitions before rows are written that may refer to theirs, unless they lack something themselves."""
+    attaching = [finding for finding in merge.findings if finding.remedy.how is How.ATTACH]
+    tables = {"names": sorted({merge.moved[finding.item.name].parent for finding in attaching})}
+    if merge.connection.execute(sql.partitions.REFERENCED, tables).fetchall():
+        lacking = {item.parent for item in merge.missing}
+        complete = [finding for finding in attaching if finding.item.name not in lacking]
+        refused = [finding for finding, _ in _settle(merge, complete)]
+        merge.attached = [finding for finding in complete if finding not in refused]
 
 
 def _dropped(merge: Merge) -> Iterator[Finding]:
@@ -55,8 +67,9 @@ def _altered(merge: Merge) -> list[Finding]:
         finding
         for finding in merge.findings
         if finding.is_done
-        and finding.remedy.how in {How.ALTER, How.REBUILD}
+        and finding.remedy.how in {How.ALTER, How.REBUILD, How.ATTACH, How.DETACH}
         and (finding.item.identity not in again or finding.difference.fact == facts.COMMENT)
+        and finding not in merge.attached
     ]
 
 

@@ -256,11 +256,13 @@ def test_another_schema_is_refused_or_restored_in_common(world: World) -> None:
 @long
 def test_what_stands_in_the_way_is_told_before_anything_is_touched(world: World) -> None:
     world.backup()
-    execute(world, "ALTER TABLE policy_violations DETACH PARTITION policy_violations_2024")
+    execute(world, "ALTER TABLE policy_violations DETACH PARTITION policy_violations_2024",
+            "CREATE TABLE other ()", "ALTER TABLE policy_violations_2024 INHERIT other")  # fmt: skip
     with pytest.raises(OperationError, match=r"policy_violations_2024 exists, but not as table of public.policy_violations"):
         plan(world)
     execute(
-        world, "ALTER TABLE policy_violations ATTACH PARTITION policy_violations_2024 "
+        world, "ALTER TABLE policy_violations_2024 NO INHERIT other",
+        "ALTER TABLE policy_violations ATTACH PARTITION policy_violations_2024 "
         "FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')",
         "CREATE RULE gone AS ON DELETE TO teams DO INSTEAD NOTHING",
     )  # fmt: skip

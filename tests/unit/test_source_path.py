@@ -93,6 +93,7 @@ SAMPLES: dict[Callable[..., Composable], list[tuple[tuple[Any, ...], dict[str, A
         ((("s", "t"), ("s", "u"), ["a"], condition), {})
         for condition in (sql.partitions.within("a", "1", "2"), sql.partitions.among("a", ["1", "2"]))
     ],
+    sql.partitions.count_rows_where: [(("s", "t", ["a IS NULL", "b IS NULL"]), {"hold": hold}) for hold in (True, False)],
     sql.rows.analyze_relation: [(("s", "t"), {})],
     sql.rows.count_rows_and_old: [(("s", "t", 700), {})],
     sql.prerequisites.explain_delete: [(("s", "t"), {})],

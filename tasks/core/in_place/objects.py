@@ -21,6 +21,8 @@ class How(StrEnum):
     SWITCH = "switched"
     REFRESH = "refreshed"
     CREATE = "created"
+    ATTACH = "attached"
+    DETACH = "detached"
     REBUILD = "rebuilt"
     ADVANCE = "advanced"
     DROP = "dropped"

@@ -6,7 +6,7 @@ come from the set's archive, not from these texts.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from psycopg.sql import SQL, Composable, Identifier, Literal
 
@@ -78,11 +78,7 @@ def drops(item: InventoryItem, *, if_exists: bool = False) -> str:
 def _gone_by_hand(item: InventoryItem) -> str:
     """Return the statement that drops an object without rows, or detaches a partition, if not needed."""
     if item.kind in TABLES:
-        return (
-            spelled("ALTER TABLE {} DETACH PARTITION {}", SQL(item.parent), SQL(item.name))
-            if facts.BOUND in facts.facts(item)
-            else ""
-        )
+        return _detaches(item) if facts.BOUND in facts.facts(item) else ""
     return drops(item) if item.kind in HOLD_NO_ROWS else ""
 
 
@@ -93,7 +89,7 @@ def drops_made(difference: Difference) -> Remedy:
 
 def is_lasting(difference: Difference, how: Remedy, own: Collection[str], constraints: Collection[tuple[str, str]]) -> bool:
     """Return whether a remedy is irreversible: nothing could set the object back to what it is now."""
-    if how.how in {How.CREATE, How.NOT, How.DROP, How.ADVANCE}:
+    if how.how in {How.CREATE, How.ATTACH, How.DETACH, How.NOT, How.DROP, How.ADVANCE}:
         return how.how is How.ADVANCE
     back = Difference(difference.now, difference.then, difference.fact, difference.becomes, difference.was)
     return remedy(back, own, constraints).how is How.NOT
@@ -178,9 +174,26 @@ _BOUND = re.compile(
 def _of_bound(difference: Difference, now: InventoryItem) -> Remedy:
     if not _BOUND.fullmatch(difference.was):
         return Remedy(How.NOT, "", "its bound in the set could not be parsed")
-    table, part = SQL(now.parent), SQL(now.name)
-    off = spelled("ALTER TABLE {} DETACH PARTITION {}", table, part)
-    return Remedy(How.ALTER, spelled("ALTER TABLE {} ATTACH PARTITION {} {}", table, part, SQL(difference.was)), before=off)
+    return Remedy(How.ALTER, attaches(now, difference.was), before=_detaches(now))
+
+
+def attaches(partition: InventoryItem, bound: str) -> str:
+    """Return the statement that attaches a partition to its parent; it is "" unless the bound is spelled as in the catalog."""
+    if not _BOUND.fullmatch(bound):
+        return ""
+    return spelled("ALTER TABLE {} ATTACH PARTITION {} {}", SQL(partition.parent), SQL(partition.name), SQL(bound))
+
+
+def _detaches(partition: InventoryItem) -> str:
+    return spelled("ALTER TABLE {} DETACH PARTITION {}", SQL(partition.parent), SQL(partition.name))
+
+
+def moves(difference: Difference, partition: InventoryItem, keys: Iterable[str]) -> Remedy:
+    """Return how a partition is attached again that was detached, or, when that is undone, detached without these keys."""
+    if difference.was:
+        return Remedy(How.ATTACH, attaches(partition, difference.was))
+    drop = (spelled("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}", SQL(partition.name), Identifier(key)) for key in keys)
+    return Remedy(How.DETACH, " ".join([_detaches(partition), *drop]))
 
 
 def _of_validity(difference: Difference, now: InventoryItem) -> Remedy:

@@ -72,10 +72,25 @@ IS_PARTITION = SQL(
 )
 
 OID_OF = SQL("SELECT %(name)s::regclass::oid::bigint")
+# Tables that are neither a partition nor a child of another, by kind and name.
+STANDALONE = SQL(
+    """SELECT CASE c.relkind WHEN 'p' THEN 'partitioned table' ELSE 'table' END, format('%%I.%%I', n.nspname, c.relname)
+       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND format('%%I.%%I', n.nspname, c.relname) = ANY (%(names)s)
+         AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)"""
+)
+# A table's partition key, and the condition of its own bound, both null if it has none.
+KEY_AND_CONDITION = SQL("SELECT pg_get_partkeydef(%(oid)s::oid), pg_get_partition_constraintdef(%(oid)s::oid)")
+CONDITION_OF_LIKENESS = SQL("SELECT pg_get_partition_constraintdef(%(name)s::regclass)")
 UNPROVEN_CHECKS = SQL(
     """SELECT quote_ident(k.conname), pg_get_constraintdef(k.oid) FROM pg_constraint k
        WHERE k.conrelid = %(oid)s AND k.contype = 'c' AND NOT k.convalidated
          AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)"""
+)
+# Tables that foreign keys refer to.
+REFERENCED = SQL(
+    """SELECT name FROM unnest(%(names)s::text[]) AS name
+       WHERE EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = name::regclass)"""
 )
 HAS_PARENT = SQL("SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = %(oid)s)")
 # The check that DETACH … CONCURRENTLY leaves on a partition, with its former bound.
@@ -142,6 +157,27 @@ def add_check(schema: str, name: str, check: str, condition: Composed) -> Compos
 def drop_check(schema: str, name: str, check: str) -> Composed:
     """Drop that check."""
     return SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(Identifier(schema, name), Identifier(check))
+
+
+def create_likeness(schema: str, name: str, partition_key: str = "") -> Composed:
+    """Create an empty TEMP table of the same name; its key is spelled as in the catalog."""
+    divided = f" PARTITION BY {partition_key}" if partition_key else ""
+    return SQL("CREATE TEMP TABLE {} (LIKE {} INCLUDING CONSTRAINTS INCLUDING GENERATED){}").format(
+        Identifier(name), Identifier(schema, name), SQL(divided)
+    )
+
+
+def create_likeness_of_partition(parent: str, name: str, bound: str) -> Composed:
+    """Create an empty TEMP partition of such a table; the bound is spelled as in the catalog."""
+    return SQL("CREATE TEMP TABLE {} PARTITION OF {} {}").format(Identifier(name), Identifier("pg_temp", parent), SQL(bound))
+
+
+@under_source_path
+def count_rows_where(schema: str, name: str, conditions: Sequence[str], *, hold: bool) -> Composed:
+    """Count the rows for which all conditions of bounds hold, or those for which any does not."""
+    word = SQL("({})") if hold else SQL("NOT ({})")
+    terms = SQL(" AND " if hold else " OR ").join(word.format(SQL(condition)) for condition in conditions)
+    return SQL("SELECT pg_catalog.count(*) FROM {} WHERE {}").format(Identifier(schema, name), terms)
 
 
 def attach(parent: tuple[str, str], partition: tuple[str, str], bound: str) -> Composed:

@@ -1,0 +1,145 @@
+"""Partitions of the set that are detached in the live database: attached again, and detached when that is undone.
+
+A detached partition is read, locked, compared and written as if it was attached. It is attached
+after the rows are written, as that locks the tables that its foreign keys reference.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import psycopg
+
+from tasks.core import sql
+from tasks.core.context import Context
+from tasks.core.database.facts import BOUND, facts
+from tasks.core.database.objects import TABLES, InventoryItem
+from tasks.core.in_place.remedies import attaches
+from tasks.core.postgres.connection import Connection
+from tasks.core.postgres.messages import message_of
+from tasks.core.sets.manifest import Manifest
+from tasks.core.sql.names import plain_name, quoted, split_name
+from tasks.database import catalog
+from tasks.database.catalog import Members, dicts
+from tasks.in_place.session import Merge
+
+HASH = "FOR VALUES WITH "
+
+
+def find_detached(
+    connection: Connection, context: Context, manifest: Manifest, members: Members, wanted: Collection[str]
+) -> dict[str, InventoryItem]:
+    """Return the wanted partitions that are tables of their own here, by name, each as it is when attached.
+
+    The set has them attached; or detached, if the restore that it undoes attached them.
+    """
+    if manifest.only and manifest.only.partitions:
+        return {}
+    known = {member.qualified for member in members.relations}
+    there = {plain_name(item.name) for item in manifest.inventory if item.kind in TABLES} & {*wanted}
+    partitions = {
+        item.name: item for item in _partitions((*manifest.inventory, *manifest.made)) if plain_name(item.name) in there - known
+    }
+    parents = known | {plain_name(name) for name in partitions}
+    asked = {"schema": context.namespace, "names": [*partitions]}
+    return {
+        name: partitions[name]
+        for kind, name in connection.execute(sql.partitions.STANDALONE, asked).fetchall()
+        if partitions[name].kind == kind and plain_name(partitions[name].parent) in parents
+    }
+
+
+def _partitions(items: Iterable[InventoryItem]) -> Iterator[InventoryItem]:
+    """Yield partitions, but not by hash: where rows of these belong is not known without their bound."""
+    return (item for item in items if item.kind in TABLES and not facts(item).get(BOUND, HASH).startswith(HASH))
+
+
+def find_moved(manifest: Manifest, members: Members, detached: Mapping[str, InventoryItem]) -> dict[str, InventoryItem]:
+    """Return the partitions to attach, and those to detach, by name, each as it is when attached."""
+    then = {item.name: item.parent for item in manifest.inventory if item.kind in TABLES}
+    known = {member.qualified for member in members.relations}
+    to_attach = {name: item for name, item in detached.items() if then[name]}
+    made = {item.name: item for item in _partitions(manifest.made) if then.get(item.name) == ""}
+    return to_attach | {name: item for name, item in made.items() if name not in detached and plain_name(name) in known}
+
+
+def with_tables(context: Context, partitions: Collection[str]) -> Context:
+    """Return the context with partitions as further tables."""
+    return context.model_copy(update={"tables": [*context.tables, *(split_name(name)[1] for name in partitions)]})
+
+
+def read_members(connection: Connection, context: Context, detached: Mapping[str, InventoryItem]) -> Members:
+    """Return the members of a context that has these partitions as tables, with their parents as when attached."""
+    members = catalog.read_members(connection, context)
+    parents = {plain_name(name): split_name(item.parent) for name, item in detached.items()}
+    relations = tuple(
+        replace(member, parent_schema=parents[member.qualified][0], parent_name=parents[member.qualified][1])
+        if member.qualified in parents
+        else member
+        for member in members.relations
+    )
+    return replace(members, relations=relations)
+
+
+def named_as_in_set(manifest: Manifest, moved: Mapping[str, InventoryItem], inventory: list[InventoryItem]) -> list[InventoryItem]:
+    """Return the live objects, with the partitions to attach or detach under the parent that they have in the set, or none."""
+    then = {item.name: item.parent for item in manifest.inventory if item.kind in TABLES}
+    return [
+        item.model_copy(update={"parent": then[item.name]}) if item.kind in TABLES and item.name in moved else item
+        for item in inventory
+    ]
+
+
+def misfits(merge: Merge) -> Iterator[str]:
+    """Yield why a detached partition cannot be attached again, each with the remedy.
+
+    PostgreSQL tells from empty TEMP tables with the same names, so that no lock is taken.
+    """
+    for name, item in merge.moved.items():
+        if name not in merge.detached:
+            continue
+        bound = facts(item)[BOUND]
+        try:
+            with merge.connection.transaction(force_rollback=True):
+                reason = _misfit(merge, item, bound)
+        except psycopg.Error as error:
+            if merge.connection.broken:
+                raise
+            reason = f"{message_of(error)}; mend that, or rename it if it is another table"
+        if reason:
+            statement = f", or run: {attaches(item, bound)}" if attaches(item, bound) else ""
+            yield f"{name} is detached from {item.parent} and cannot be attached again: {reason}; then restore again{statement}"
+
+
+def _misfit(merge: Merge, item: InventoryItem, bound: str) -> str:
+    connection, parent, place = merge.connection, split_name(item.parent), split_name(item.name)
+    if not attaches(item, bound):
+        return "its bound in the set could not be parsed; attach it by hand"
+    oid = next(member.oid for member in merge.members.relations if (member.schema, member.name) == parent)
+    key, condition = connection.execute(sql.partitions.KEY_AND_CONDITION, {"oid": oid}).fetchall()[0]
+    if key is None:
+        return f"{item.parent} is not partitioned; rename either"
+    connection.execute(sql.partitions.create_likeness(*parent, key))
+    for missing in merge.missing:
+        # A missing check is created before the partition is attached.
+        if missing.kind == "constraint" and missing.parent == item.name:
+            connection.execute(
+                sql.staging.as_written(sql.staging.drop_constraint(f"pg_temp.{quoted(parent[1])}", quoted(missing.name)))
+            )
+    siblings = dicts(connection, sql.partitions.PARTITIONS, {"oid": oid})
+    for sibling in siblings:
+        connection.execute(sql.partitions.create_likeness_of_partition(parent[1], sibling["name"], sibling["bound"]))
+    connection.execute(sql.partitions.create_likeness(*place))
+    connection.execute(sql.partitions.attach(("pg_temp", parent[1]), ("pg_temp", place[1]), bound))
+    likeness = {"name": f"pg_temp.{quoted(place[1])}"}
+    own = connection.execute(sql.partitions.CONDITION_OF_LIKENESS, likeness).fetchall()[0][0]
+    bounds = [text for text in (own, condition) if text]
+    if bounds and (outside := merge.ask(sql.partitions.count_rows_where(*place, bounds, hold=False))[0][0]):
+        return f"{outside:,} of its rows are outside its bound {bound}; move or delete them"
+    for sibling in siblings if own else ():
+        if sibling["bound"] == "DEFAULT":
+            other = sibling["schema"], sibling["name"]
+            if inside := merge.ask(sql.partitions.count_rows_where(*other, [own], hold=True))[0][0]:
+                return (
+                    f"{inside:,} rows of the DEFAULT partition {'.'.join(other)} are within its bound {bound}; move or delete them"
+                )
+    return ""
