@@ -17,7 +17,7 @@ from tests.support.example import DATABASE
 from tests.support.reports import newest_report
 from tests.support.restores import safety_sets, undo
 from tests.support.traffic import traffic
-from tests.support.undone import COLUMNS, DAMAGES, ORPHANS, Before, quietly, rows
+from tests.support.undone import COLUMNS, DAMAGES, ORPHANS, UNIQUE, Before, quietly, rows, taken
 from tests.support.world import World, new_world
 
 long = pytest.mark.long
@@ -48,8 +48,8 @@ def restore(world: World, table: str, mode: str, **more: Any) -> str:
     return str(world.run(table_restore, "backup_restorer", table=table, mode=mode, **{**CONFIRMED, **more}))
 
 
-def judge(world: World, damage: Before, mode: str, **more: Any) -> None:
-    """Damage, restore and undo: all is as it was damaged, or the plan said what would not be."""
+def judge(world: World, damage: Before, mode: str, **more: Any) -> str:
+    """Damage, restore and undo: all is as it was damaged, or the plan said what would not be. Return that report, if restored."""
     execute(world, *damage.statements)
     damaged = world.state()
     try:
@@ -57,10 +57,10 @@ def judge(world: World, damage: Before, mode: str, **more: Any) -> None:
     except OperationError as error:
         assert "REFUSED, nothing touched" in str(error)
         assert damaged.differences(world.state()) == []
-        return
+        return ""
     if "## To undo it" not in newest_report(world):
         assert damaged.differences(world.state()) == []
-        return
+        return ""
     restored, report = world.state(), newest_report(world, "bc-004-restore-plan")
     said = report.partition("## What an undo would not revert")[2].partition("##")[0]
     assert damage.left in said if said else (mode, more.get("objects")) != ("in place", "restore") or not damage.left
@@ -76,13 +76,26 @@ def judge(world: World, damage: Before, mode: str, **more: Any) -> None:
         assert undone.missing == damaged.missing
         left = [one for one in damaged.differences(undone, views="recomputed") if "nothing to compare with" not in one]
         assert (left != []) <= (said != ""), left
+    return report
 
 
 @long
+@pytest.mark.parametrize("on_conflict", ["refuse", "skip"])
 @pytest.mark.parametrize("mode", ["missing", "merge", "replace"])
 @pytest.mark.parametrize("table", COLUMNS)
-def test_rows(copied: World, table: str, mode: str) -> None:
-    judge(copied, Before(table, table, rows(table)), mode, on_conflict="skip")
+def test_rows(copied: World, table: str, mode: str, on_conflict: str) -> None:
+    judge(copied, Before(table, table, rows(table)), mode, on_conflict=on_conflict)
+
+
+@long
+@pytest.mark.parametrize("on_conflict", ["refuse", "skip"])
+@pytest.mark.parametrize("mode", ["missing", "merge", "replace"])
+@pytest.mark.parametrize("table", UNIQUE)
+def test_rows_whose_unique_values_others_have(copied: World, table: str, mode: str, on_conflict: str) -> None:
+    """Where the others stay, the restore is refused, or these rows are skipped and the rest is restored."""
+    report = judge(copied, Before(table, table, (*rows(table), *taken(table))), mode, on_conflict=on_conflict)
+    assert bool(report) is (mode == "replace" or on_conflict == "skip")
+    assert ("Rows that would be skipped" in report) is (mode != "replace" and on_conflict == "skip")
 
 
 @long

@@ -49,6 +49,22 @@ def _rows(table: str) -> Iterator[str]:
         yield from (one.format(table=table) for one in EXCHANGED if table != "governance_rules")
 
 
+# Of tables with unique values besides the key: which rows have them.
+UNIQUE = {
+    "organization_hierarchies": "true", "organization_members": "status = 'active'", "team_members": "status = 'active'",
+    "team_leaders": "status = 'active'", "policy_scopes": "true",
+}  # fmt: skip
+TAKE = """DO $$ DECLARE r record; BEGIN
+  FOR r IN SELECT id FROM {table} WHERE {condition} ORDER BY id DESC LOOP
+    BEGIN UPDATE {table} SET id = gen_random_uuid() WHERE id = r.id; EXIT; EXCEPTION WHEN foreign_key_violation THEN NULL; END;
+  END LOOP; END $$"""
+
+
+def taken(table: str) -> tuple[str, ...]:
+    """Return how another row comes to have the unique values of one that is lost."""
+    return quietly(table, TAKE.format(table=table, condition=UNIQUE[table]))
+
+
 def rows(table: str) -> tuple[str, ...]:
     """Return how rows of a table are lost, changed, added and exchanged."""
     return quietly(table, *_rows(table))
