@@ -51,8 +51,12 @@ def test_what_needs_more_than_the_limit(limited: World, monkeypatch: pytest.Monk
     with pytest.raises(OperationError, match=rf'login "backup_reader" in database "{DATABASE}": .*{REMEDY}"backup_reader" SET'):
         limited.backup()
     assert [folder for folder in limited.set_folders() if (folder / "manifest.json").exists()] == sets
-    with pytest.raises(OperationError, match=rf"^FAIL: .* CANNOT BE RUN; .*{REMEDY}"):
+    # Before 18 the catalog's own queries need files, so that no check can be run.
+    with pytest.raises(OperationError, match=rf'^(FAIL: .* CANNOT BE RUN; |login "backup_reader" in database ).*{REMEDY}'):
         limited.run(integrity_check, "backup_reader")
+    # From here on of the login alone that writes: another takes the safety set.
+    limit(limited, -1, "backup_restorer")
+    execute(limited, "ALTER SYSTEM RESET work_mem", "SELECT pg_reload_conf()")
     with (
         monkeypatch.context() as patch,
         pytest.raises(OperationError, match=rf'login "backup_loader" .*{REMEDY}"backup_loader" SET'),
@@ -61,8 +65,6 @@ def test_what_needs_more_than_the_limit(limited: World, monkeypatch: pytest.Monk
         restore(limited)
     assert restore(limited).startswith("PLANNED, nothing touched: ")
     assert 'login "backup_loader" may have 0 of temporary files' in newest_report(limited, "bc-004-restore-plan")
-    # The limit of the login that writes is reached, after the safety set was taken by another.
-    limit(limited, -1, "backup_restorer")
     confirmed = {"dry_run": False, "confirm_database": DATABASE}
     with monkeypatch.context() as patch, pytest.raises(OperationError, match=rf'is as it was: .*{REMEDY}"backup_loader" SET'):
         patch.setattr(sql.session, "SORT_IN_MEMORY", LITTLE_TO_SORT)
