@@ -39,13 +39,14 @@ def find_detached(
     partitions = {
         item.name: item for item in _partitions((*manifest.inventory, *manifest.made)) if plain_name(item.name) in there - known
     }
-    parents = known | {plain_name(name) for name in partitions}
     asked = {"schema": context.namespace, "names": [*partitions]}
-    return {
-        name: partitions[name]
-        for kind, name in connection.execute(sql.partitions.STANDALONE, asked).fetchall()
-        if partitions[name].kind == kind and plain_name(partitions[name].parent) in parents
-    }
+    tables = connection.execute(sql.partitions.STANDALONE, asked).fetchall()
+    detached = {name: partitions[name] for kind, name in tables if partitions[name].kind == kind}
+    while orphans := [
+        name for name, item in detached.items() if plain_name(item.parent) not in known | {plain_name(other) for other in detached}
+    ]:
+        detached = {name: item for name, item in detached.items() if name not in orphans}
+    return detached
 
 
 def _partitions(items: Iterable[InventoryItem]) -> Iterator[InventoryItem]:
