@@ -4,7 +4,7 @@ pg_depend does not record what functions call, so only running them shows that n
 """
 
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -80,17 +80,26 @@ def exercise_triggers(server: Server, database: str, run: Run, context: Context)
         path, tables = read_source_path(connection, context.namespace), _tables(connection, oids)
         asked = {"oids": oids, "names": sql.triggers.ACTING_OUTSIDE}
         outside = {(row[0], row[1]): row[2] for row in connection.execute(sql.triggers.REACHING_OUTSIDE, asked)}
-    done = list[Exercise]()
+    done, pending = list[Exercise](), deque[tuple[_Table, str]]()
     for table in tables:
         for event, triggers in table.triggers.items():
             if called := outside.get((table.schema, table.name)):
                 why = f"its code may call {called}, which acts outside the database"
                 done.append(Exercise(table.qualified, event, triggers, Outcome.NOT_TRIED, why))
-                continue
-            try:
-                done += _write(server, database, run, context, table, event, path)
-            except OperationError as error:
-                done.append(Exercise(table.qualified, event, triggers, Outcome.FAILED, str(error)))
+            else:
+                pending.append((table, event))
+    while pending:
+        try:
+            # A function may terminate its session: the rest is tried in another.
+            with connect(server, database, run.title) as connection:
+                connection.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
+                connection.execute(sql.session.set_statement_timeout(STATEMENT_SECONDS))
+                while pending:
+                    done += _write(connection, context, *pending[0], path)
+                    pending.popleft()
+        except OperationError as error:
+            table, event = pending.popleft()
+            done.append(Exercise(table.qualified, event, table.triggers[event], Outcome.FAILED, str(error)))
     outcomes = [exercise.outcome for exercise in done]
     get_run_logger().info(
         "writes: %s", ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in Outcome if outcome in outcomes) or "none"
@@ -110,25 +119,16 @@ def _tables(connection: Connection, oids: list[int]) -> list[_Table]:
     return [_Table(*key, *columns[key], triggers, lacked) for key, triggers in events.items()]
 
 
-def _write(
-    server: Server,
-    database: str,
-    run: Run,
-    context: Context,
-    table: _Table,
-    event: str,
-    path: str,
-) -> list[Exercise]:
-    """Try an event in its own session, which a function may terminate."""
-    with connect(server, database, run.title) as connection:
-        connection.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
-        connection.execute(sql.session.set_statement_timeout(STATEMENT_SECONDS))
-        with connection.transaction(force_rollback=True):
-            connection.execute(sql.session.set_zone(context.timestamps))
-            place = {"schema": table.schema, "name": table.name}
-            for schema, trigger in connection.execute(sql.triggers.DEFERRED_TRIGGERS, place).fetchall():
-                connection.execute(sql.triggers.fire_at_once(schema, trigger))
-            return [*_exercise(connection, table, event, path)]
+def _write(connection: Connection, context: Context, table: _Table, event: str, path: str) -> list[Exercise]:
+    """Try an event in a transaction that is rolled back; the values of currval() are discarded too."""
+    with connection.transaction(force_rollback=True):
+        connection.execute(sql.session.set_zone(context.timestamps))
+        place = {"schema": table.schema, "name": table.name}
+        for schema, trigger in connection.execute(sql.triggers.DEFERRED_TRIGGERS, place).fetchall():
+            connection.execute(sql.triggers.fire_at_once(schema, trigger))
+        exercises = [*_exercise(connection, table, event, path)]
+    connection.execute(sql.triggers.FORGET_SEQUENCES)
+    return exercises
 
 
 def _exercise(connection: Connection, table: _Table, event: str, path: str) -> Iterator[Exercise]:
@@ -149,7 +149,7 @@ def _exercise(connection: Connection, table: _Table, event: str, path: str) -> I
         # For example with forced policies. The transaction ends here.
         yield Exercise(table.qualified, event, triggers, Outcome.NOT_TRIED, f"its rows cannot be read: {message_of(error)}")
         return
-    ways = [way for row in rows for way in _ways(table, event, *row)]
+    ways: Iterable[_Way] = (way for row in rows for way in _ways(table, event, *row))
     if event == "INSERT" and not rows:
         ways = [_Way([sql.triggers.insert_defaults(table.schema, table.name)])]
     tried = _try_ways(connection, table, path, set(triggers), ways)

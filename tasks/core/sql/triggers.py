@@ -90,6 +90,7 @@ REACHING_OUTSIDE = SQL(
        JOIN pg_class k ON k.oid = r.relation JOIN pg_namespace n ON n.oid = k.relnamespace GROUP BY 1, 2"""
 )
 
+FORGET_SEQUENCES = SQL("DISCARD SEQUENCES")
 KEYS_AROUND = SQL(
     """SELECT n.nspname, c.relname, k.conname FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
        JOIN pg_namespace n ON n.oid = c.relnamespace
