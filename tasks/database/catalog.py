@@ -80,11 +80,6 @@ class Members:
         return [relation for relation in self.relations if relation.kind == "r"]
 
     @property
-    def identity(self) -> frozenset[tuple[int, int, str | None]]:
-        """What must not change between lock and snapshot: relations, their files, their parents."""
-        return frozenset((relation.oid, relation.relfilenode, relation.parent) for relation in self.relations)
-
-    @property
     def objects(self) -> frozenset[ObjectId]:
         """What the relations need, with the included surroundings."""
         return self.choice.objects | self.around.objects

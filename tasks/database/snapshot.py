@@ -6,7 +6,7 @@ is current (https://www.postgresql.org/docs/current/sql-lock.html).
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +25,7 @@ from tasks.core.postgres.programs import Program
 from tasks.core.sets.manifest import Incarnation
 from tasks.core.sets.manifest import Snapshot as SnapshotFacts
 from tasks.database import catalog
-from tasks.database.catalog import Members, read_inventory, read_members
+from tasks.database.catalog import Member, Members, read_inventory, read_members, read_relations
 from tasks.database.locks import LOCK_WAIT_SECONDS, patient
 from tasks.database.schema import dump_schema
 from tasks.run.run import Run
@@ -108,9 +108,10 @@ def take_snapshot(
     archive.unlink(missing_ok=True)
     with patient(), connect(site.server, site.database, run.title) as coordinator:
         coordinator.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
-        planned = read_members(coordinator, site.context, claimed=site.claimed_tables)
+        planned = read_relations(coordinator, site.context)
         coordinator.execute(sql.snapshot.START_SNAPSHOT)
-        _lock(coordinator, planned)
+        if planned:
+            _lock(coordinator, planned)
         with connect(site.server, site.database, run.title) as looker:
             # It may queue behind a session waiting for the coordinator, which deadlock detection
             # does not see.
@@ -123,7 +124,7 @@ def take_snapshot(
         written = coordinator.execute(sql.server.WRITTEN_LOG).fetchall()[0][0]
         members = read_members(coordinator, site.context, claimed=site.claimed_tables)
         inventory = read_inventory(coordinator, members)
-        _require_unmoved(planned, members, before, inventory)
+        _require_unmoved(planned, members.relations, before, inventory)
         get_run_logger().info("snapshot %s of %d relations at LSN %s", name, len(members.relations), facts["lsn"])
         yield Snapshot(
             name, coordinator, members, inventory, archive,
@@ -131,8 +132,8 @@ def take_snapshot(
         )  # fmt: skip
 
 
-def _lock(coordinator: Connection, members: Members) -> None:
-    names = [(relation.schema, relation.name) for relation in members.relations]
+def _lock(coordinator: Connection, relations: Iterable[Member]) -> None:
+    names = [(relation.schema, relation.name) for relation in relations]
     try:
         coordinator.execute(sql.snapshot.lock_tables(names))
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
@@ -144,20 +145,25 @@ def _facts(coordinator: Connection) -> dict[str, Any]:
 
 
 def _require_unmoved(
-    planned: Members,
-    actual: Members,
+    planned: tuple[Member, ...],
+    actual: tuple[Member, ...],
     before: list[InventoryItem],
     after: list[InventoryItem],
 ) -> None:
-    pending = [relation.qualified for relation in actual.relations if relation.detach_pending]
+    pending = [relation.qualified for relation in actual if relation.detach_pending]
     if pending:
         raise MovedSnapshot(f"{', '.join(pending)}: a DETACH … CONCURRENTLY is pending; finish it: ALTER TABLE … DETACH … FINALIZE")
-    if planned.identity != actual.identity:
-        changed = sorted({relation.qualified for relation in {*planned.relations} ^ {*actual.relations}})
+    if _identities(planned) != _identities(actual):
+        changed = sorted({relation.qualified for relation in {*planned} ^ {*actual}})
         raise MovedSnapshot(f"tables or partitions changed while the snapshot was being taken: {', '.join(changed)}")
     if before != after:
         changed = sorted({f"{item.kind} {item.name}" for item in {*before} ^ {*after}})
         raise MovedSnapshot(f"the schema changed while it was being dumped: {', '.join(changed[:5])}")
+
+
+def _identities(relations: Iterable[Member]) -> set[tuple[int, int, str | None]]:
+    """Return what must not change between lock and snapshot: relations, their files, their parents."""
+    return {(relation.oid, relation.relfilenode, relation.parent) for relation in relations}
 
 
 def server_facts(connection: Connection) -> tuple[str, int, str, int, bool]:
