@@ -21,7 +21,12 @@ from tests.support.example import CONTEXT
 from tests.support.prefect_server import Runs
 from tests.support.world import World
 
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (PROJECT / "docs" / "notebook.md").read_text(encoding="utf-8"), re.M | re.S)
+
+def blocks_of(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (PROJECT / "docs" / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
+BLOCKS = blocks_of("notebook.md")
 STEPS = "dump_table", "compress", "upload", "refresh_view", "run_check", "detach_partition"
 
 
@@ -52,6 +57,10 @@ def bench(world: World, recorder: str, folder: Path, monkeypatch: pytest.MonkeyP
 def test_each_step_is_used_in_three_lines() -> None:
     assert [re.findall(r"^from tasks.steps import (\w+)$", cell, re.M) for cell in BLOCKS] == [[name] for name in STEPS] + [[]]
     assert [len(cell.split("\n")) - cell.count("\n\n") - 1 for cell in BLOCKS[:-1]] == [3] * len(STEPS)
+
+
+def test_the_japanese_page_has_the_same_blocks() -> None:
+    assert blocks_of("notebook.ja.md") == BLOCKS
 
 
 def test_the_cells_of_the_page_do_what_they_say(bench: World, runs: Runs) -> None:
@@ -94,7 +103,7 @@ def test_nothing_is_replaced_or_detached_by_mistake(bench: World) -> None:
             compress("report.csv")
         assert upload(CONTEXT, "notes.txt") == upload(CONTEXT, "notes.txt")
         Path("notes.txt").write_text("something else")
-        with pytest.raises(AlreadyExists, match="rename this file"):
+        with pytest.raises(AlreadyExists, match="rename the file to upload"):
             upload(CONTEXT, "notes.txt")
         with pytest.raises(UnsafeTarget, match="detach a partition"):
             detach_partition(CONTEXT, "policy_violations_2021")
