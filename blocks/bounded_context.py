@@ -14,6 +14,6 @@ class BoundedContext(Block):
     _description = "What is backed up and restored together, and where: written by `python -m deployments.register`."
 
     definition: Context = Field(description="what context.yaml says")
-    files: dict[str, str] = Field(description="the context folder as it is; it travels in every backup set")
+    files: dict[str, str] = Field(description="the files of the context folder; every backup set has a copy of them")
     database: str = Field(description="name of the SqlAlchemyConnector block of the server and its credentials")
     store: str = Field(description="block of the store: s3-bucket/<name> or local-file-system/<name>")

@@ -1,1 +1,4 @@
-"""What is set up around the flows: contexts, roles, the example database, local stack."""
+"""Setting up what the flows need: contexts, roles, registration.
+
+The example database and local servers are here too.
+"""

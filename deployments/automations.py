@@ -1,4 +1,4 @@
-"""The automations of a context: what Prefect's server does when a run fails or dies, the watch is silent, or a schema changes.
+"""The automations of a context: what Prefect's server does if a run fails or dies, if no watch succeeds, or if a schema changes.
 
 See https://docs.prefect.io/v3/concepts/automations
 """
@@ -20,15 +20,19 @@ from tasks.core.restore.drill import SCHEMA_CHANGED, automation_of_drills
 
 # Three runs of the watch, which runs every 15 minutes, and some margin.
 SILENCE = timedelta(hours=1)
-# A backup with the same schema asks for a drill again after a day, or in the same night if it is repeated.
+# A backup with the same schema requests a drill again after a day, or in the same night if the
+# backup is repeated.
 ASKED_ONCE = timedelta(hours=20)
-# Ten heartbeats, at the interval set in prefect.yaml: a restart of the server must not look like a dead run. Not less: within
-# five minutes Prefect lets an event follow the one before, and a server that was restarted in between holds it back for 15.
+# Ten heartbeats, at the interval set in prefect.yaml: a restart of the server must not look like a
+# dead run. Not fewer: for five minutes Prefect waits for the event before this one, and a restarted
+# server holds the event back for 15 minutes.
 DEAD_AFTER = timedelta(minutes=5)
 HEARTBEAT = "prefect.flow-run.heartbeat"
-# Events of a worker that starts a run, and of the run itself: each has to be followed by another one.
+# Events of a worker that starts a run, and of the run itself: each has to be followed by another
+# event of the run.
 ALIVE = {HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ("Pending", "Submitting", "Running"))}
-# Any other event of a run (it ended, it waits for a thaw without a process) counts as a sign of life.
+# Any other event of a run (it ended, it waits for a thaw without a process) counts as a sign of
+# life.
 ANYTHING = "prefect.flow-run.*"
 Stance = Literal[Posture.Reactive, Posture.Proactive]
 RUNS = ResourceSpecification({"prefect.resource.id": ANYTHING})
@@ -37,7 +41,10 @@ RUNS = ResourceSpecification({"prefect.resource.id": ANYTHING})
 def automations(
     context: Context, notified: UUID | None, drill: UUID | None, silence: timedelta = SILENCE, dead_after: timedelta = DEAD_AFTER
 ) -> list[AutomationCore]:
-    """Return the automations of a context; alarms need a notification block (`notified`), drills a deployment (`drill`)."""
+    """Return the automations of a context.
+
+    Alarms need a notification block (`notified`), drills a deployment (`drill`).
+    """
     alarms = [run_failed(context, notified), nothing_kept(context, notified, silence)] if notified else []
     return [run_died(context, dead_after), *([schema_changed(context, drill)] if drill else []), *alarms]
 
@@ -51,11 +58,12 @@ def run_failed(context: Context, block_id: UUID) -> AutomationCore:
     """Notify of each run that fails or crashes."""
     return AutomationCore(
         name=run_failed_name(context),
-        description="実行の失敗・異常終了を知らせます。Tells of each run that fails or crashes.",
+        description="実行の失敗・異常終了を知らせます。Notifies of each run that fails or crashes.",
         trigger=_trigger(context, {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}, Posture.Reactive, timedelta(0)),
         actions=[
             SendNotification(
-                block_document_id=block_id, subject="{{ flow_run.name }}: {{ flow_run.state.name }}",
+                block_document_id=block_id, subject="{{ flow_run.name }}: {{ flow_run.state.name "
+                                                    "}}",
                 body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
             )
         ],
@@ -63,11 +71,11 @@ def run_failed(context: Context, block_id: UUID) -> AutomationCore:
 
 
 def nothing_kept(context: Context, block_id: UUID, silence: timedelta) -> AutomationCore:
-    """Notify when the watch has not confirmed for a while that the RPO is kept: it failed, or it does not run."""
+    """Notify if the watch has not confirmed for a while that the RPO is kept, because it fails or does not run."""
     minutes = round(silence.total_seconds() / 60)
     return AutomationCore(
         name=f"{context.name}: no recovery point",
-        description="復旧時点の確認が途絶えたことを知らせます。Tells when the recovery point is no longer confirmed.",
+        description="復旧時点の確認が途絶えたことを知らせます。Notifies when the recovery point is no longer confirmed.",
         # Without `after` it also fires if there never was an event.
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": f"bounded-context.{context.name}"}),
@@ -81,7 +89,8 @@ def nothing_kept(context: Context, block_id: UUID, silence: timedelta) -> Automa
                 block_document_id=block_id,
                 subject=f"{context.name}: no restorable state confirmed for {minutes} minutes",
                 body=f"復旧可能な状態が{minutes}分間確認されていません。watch_recovery_point of {context.name} "
-                f"has not confirmed for {minutes} minutes that the RPO of {context.objectives.rpo} is kept: check whether "
+                f"has not confirmed for {minutes} minutes that the RPO of {context.objectives.rpo} "
+                "is kept: check whether "
                 "the worker runs, and what the last run of the watch reported.",
             )
         ],
@@ -89,26 +98,28 @@ def nothing_kept(context: Context, block_id: UUID, silence: timedelta) -> Automa
 
 
 def run_died(context: Context, dead_after: timedelta) -> AutomationCore:
-    """Set a run to crashed that was killed with its worker, also before it began, so that its concurrency slot is freed."""
+    """Set a run that was killed with its worker to crashed, also before it began, so that its concurrency slot is freed."""
     trigger = _trigger(context, {ANYTHING}, Posture.Proactive, dead_after)
     return AutomationCore(
         name=f"{context.name}: run died",
-        description="応答のなくなった実行を異常終了とします。Calls a run crashed that gives no sign of life.",
+        description="応答のなくなった実行を異常終了とします。Sets a run that sends no heartbeats any more to crashed.",
         trigger=trigger.model_copy(update={"after": ALIVE, "for_each": {"prefect.resource.id"}}),
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED, name="Crashed", force=False,
-                message=f"gave no sign of life for {dead_after}: killed, or its machine is down",
+                message=f"sent no heartbeat for {dead_after}: the process was killed, or its "
+                        "machine is down",
             )
         ],
     )  # fmt: skip
 
 
 def schema_changed(context: Context, drill: UUID) -> AutomationCore:
-    """Drill a set with a schema that no drill has restored yet: once for each schema, and again after a failed drill."""
+    """Start a drill of a set whose schema no drill has restored yet: once for each schema, and again after a failed drill."""
     return AutomationCore(
         name=automation_of_drills(context.name),
-        description="変更されたスキーマのバックアップで復旧訓練を行います。Drills a backup whose schema no drill has proven.",
+        description="変更されたスキーマのバックアップで復旧訓練を行います。Runs a drill of a backup whose schema no drill has "
+                    "proven.",
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": f"bounded-context.{context.name}"}),
             for_each={"prefect.resource.id", "schema.fingerprint", "drill.last"}, expect={SCHEMA_CHANGED},
@@ -138,7 +149,7 @@ def notification_block(client: SyncPrefectClient, context: Context) -> UUID | No
 
 
 def stale(client: SyncPrefectClient, expected: Iterable[AutomationCore]) -> list[tuple[AutomationCore, list[Automation]]]:
-    """Return the automations that are missing on the server, differ or are there twice, with those to replace."""
+    """Return the automations that are missing on the server, differ or exist twice, each with those that it replaces."""
     pairs = [(automation, list(client.read_automations_by_name(automation.name))) for automation in expected]
     return [
         (automation, saved) for automation, saved in pairs if len(saved) != 1 or _comparable(saved[0]) != _comparable(automation)
@@ -146,7 +157,7 @@ def stale(client: SyncPrefectClient, expected: Iterable[AutomationCore]) -> list
 
 
 def save(client: SyncPrefectClient, expected: Iterable[AutomationCore]) -> None:
-    """Save each automation once; names are not unique, so saving again would make a second one."""
+    """Save each automation once, in place of earlier ones: names are not unique, so saving it again would create a second one."""
     for automation, saved in stale(client, expected):
         client.create_automation(automation)
         for old in saved:
@@ -154,7 +165,7 @@ def save(client: SyncPrefectClient, expected: Iterable[AutomationCore]) -> None:
 
 
 def _comparable(automation: AutomationCore) -> str:
-    """Return an automation as text in a fixed order, for comparison: sets, and mappings from a database, have none."""
+    """Return an automation as text in a fixed order, for comparison, because sets and stored mappings have no fixed order."""
     content = automation.model_dump(mode="json", include={"name", "description", "enabled", "actions"})
     trigger = automation.trigger.model_dump(mode="json", exclude={"id"})
     ordered = {key: sorted(value) if isinstance(value, list) else value for key, value in trigger.items()}

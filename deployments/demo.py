@@ -1,7 +1,7 @@
-"""The main job as a story: back up a database, rehearse the disaster, lose it, restore it elsewhere from the store, compare.
+"""The demo (`make demo`): back up a database, rehearse its recovery, drop it, restore it on another server from the store, compare.
 
-`make demo`. Real servers on this machine, nothing else needed; exits 0 only if every comparison held. The reports that an
-operator would find in Prefect's UI are written to .local/.
+It runs real servers on this machine and needs nothing else. It exits with 0 only if all comparisons
+found equality. The reports that an operator would find in Prefect's UI are written to .local/.
 """
 
 import subprocess
@@ -43,7 +43,7 @@ Fingerprint = dict[str, tuple[int, str]]
 
 
 class Story:
-    """The story on the terminal, with the time."""
+    """The output on the terminal, with the time of each step."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
@@ -63,7 +63,7 @@ class Story:
 
 
 def main() -> None:
-    """Run the story; exit 0 only if everything that was lost is restored."""
+    """Run the demo; exit with 0 only if everything that was lost is restored."""
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--violations-per-year", type=int, default=30_000, help="rows in each of six yearly partitions")
     arguments = parser.parse_args()
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def run_story(story: Story, violations_per_year: int) -> bool:
-    """Run the whole story; return whether every comparison held."""
+    """Run the whole demo; return whether all comparisons found equality."""
     with ExitStack() as stack:
         with story.step("starting two PostgreSQL 18 servers, an S3 endpoint and a Prefect server"):
             source, target = (stack.enter_context(local.postgres()) for _ in range(2))
@@ -84,15 +84,15 @@ def run_story(story: Story, violations_per_year: int) -> bool:
             make_source(source, violations_per_year)
             make_logins(target)
         before, objects_before = fingerprint(source), count_objects(source)
-        story.say(f"it holds {sum(rows for rows, _ in before.values()):,} rows in {len(before)} relations")
+        story.say(f"the database has {sum(rows for rows, _ in before.values()):,} rows in {len(before)} relations")
         run_flow(story, "flows.backup", "daily_backup", source, "backup_reader", store, api)
         story.say(f"in the store: {stored(store)}")
-        story.say("a backup that was never restored is only a hope: the other server rehearses the disaster first")
+        story.say("a backup that was never restored proves nothing: the recovery is rehearsed on the other server first")
         run_flow(story, "flows.recovery", "recovery_drill", target, "backup_restorer", store, api)
         save_report(story, api, "bc-004-drill")
         with story.step("[red]the disaster[/red]: DROP DATABASE consulting_tool"), source.connect() as connection:
             connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(DATABASE)))
-        story.say("the other server is empty; the recovery gets its address and the store, nothing else")
+        story.say("the other server is empty; the recovery gets only the server's address and the store")
         run_flow(story, "flows.recovery", "disaster_recovery", target, "backup_restorer", store, api)
         same = compare(story, before, fingerprint(target), objects_before, count_objects(target))
         for key in ("bc-004-backup", "bc-004-recovery"):

@@ -1,4 +1,4 @@
-"""The objects of a context on a Prefect server besides its blocks: work pool, variables, the deployments of prefect.yaml.
+"""A context's objects on a Prefect server other than blocks: work pool, variables, and the deployments in prefect.yaml.
 
 See https://docs.prefect.io/v3/how-to-guides/deployments/prefect-yaml
 """
@@ -33,16 +33,22 @@ def declared(context: str) -> list[dict[str, Any]]:
     """Return the deployments that prefect.yaml has for a context.
 
     Raises:
-        BadInput: there are none.
+        BadInput: prefect.yaml has none.
     """
     every: list[dict[str, Any]] = yaml.safe_load(DECLARED.read_text("utf-8"))["deployments"]
     if own := [deployment for deployment in every if deployment["parameters"]["context"] == context]:
         return own
-    raise BadInput(f"prefect.yaml has no deployment of {context}; copy those of another context there, with its name and tag")
+    raise BadInput(
+        f"prefect.yaml has no deployment of {context}; copy the deployments of another context "
+        f"there, and change name and tag to {context}"
+    )
 
 
 def drills(client: SyncPrefectClient, context: str) -> UUID | None:
-    """Return the deployment of a context's drills, None if prefect.yaml or the server has none."""
+    """Return the deployment that runs a context's drills.
+
+    None if prefect.yaml or the server has none.
+    """
     for deployment in declared(context):
         if deployment["entrypoint"] == DRILL:
             with suppress(ObjectNotFound):

@@ -1,4 +1,4 @@
-"""What others could read of a registration, in transit or at rest: an API without a login, connections without TLS."""
+"""Warnings about secrets of a registration that others could read: a Prefect API without login, connections without TLS."""
 
 import ipaddress
 import os
@@ -26,29 +26,33 @@ from tasks.core.errors import UnsafeTarget
 ANSWER_SECONDS = 10.0
 # The answers to a request without a login; any other error is not about logins.
 CLOSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-# https://www.postgresql.org/docs/current/libpq-ssl.html: any other mode allows a server without TLS.
+# https://www.postgresql.org/docs/current/libpq-ssl.html: any other mode allows a server without
+# TLS.
 SAFE_SSL_MODES = ("require", "verify-ca", "verify-full")
 # Nothing is sent there; the kernel returns the source address it would use.
 DOCUMENTATION_ADDRESS = ("192.0.2.1", 9)
 LOGIN = (
-    "give the server a login (PREFECT_SERVER_API_AUTH_STRING='name:password' where it runs, the same as PREFECT_API_AUTH_STRING "
+    "give the server a login (PREFECT_SERVER_API_AUTH_STRING='name:password' where it runs, the "
+    "same as PREFECT_API_AUTH_STRING "
     "for workers and this shell)"
 )
 
 
 def check(*, allow_open_api: bool, only_look: bool) -> None:
-    """Warn on stderr of what others could read of a registration.
+    """Print warnings on stderr about secrets of a registration that others could read.
 
     Raises:
-        UnsafeTarget: other machines could read the passwords that would be saved, and that was not allowed.
+        UnsafeTarget: other machines could read the passwords that would be saved, and
+            --allow-open-api was not passed.
     """
     url = PREFECT_API_URL.value() or ""
     is_open = bool(url) and is_open_api(url)
     place = _beyond_this_machine(url) if is_open else ""
     if place and not (allow_open_api or only_look):
         raise UnsafeTarget(
-            f"refusing to save passwords: Prefect's API at {place} answers without a login, and whoever reaches it could read "
-            f"them; {LOGIN}, let it listen on 127.0.0.1 alone, or pass --allow-open-api"
+            f"refusing to save passwords: Prefect's API at {place} answers without a login, so "
+            f"that anybody who reaches it could read them; {LOGIN}, let it listen on 127.0.0.1 "
+            "only, or pass --allow-open-api"
         )
     warnings = [_of_open_api(place or url, bool(place))] if is_open else [*_of_clear_login(url)]
     for warning in [*warnings, *of_database(database_parameters()), *of_store(os.environ)]:
@@ -72,7 +76,7 @@ def is_open_api(url: str) -> bool:
     }
     with temporary_settings(bare), get_client(httpx_settings={"timeout": ANSWER_SECONDS}, sync_client=True) as client:
         try:
-            # The first block, without what is secret in it.
+            # Requests the first block, without its secrets.
             answer = client.request("POST", "/block_documents/filter", json={"limit": 1})
         except httpx.HTTPStatusError as error:
             if error.response.status_code in CLOSED:
@@ -83,7 +87,10 @@ def is_open_api(url: str) -> bool:
 
 
 def _beyond_this_machine(url: str) -> str:
-    """Return the address at which other machines reach an open API, or an empty text."""
+    """Return the address at which other machines can reach an API without login.
+
+    "" if there is none.
+    """
     if not is_loopback(_host(url)):
         return url
     elsewhere = _from_outside(url)
@@ -94,7 +101,7 @@ def _beyond_this_machine(url: str) -> str:
 
 
 def _from_outside(url: str) -> str:
-    """Return this machine's address as another machine would reach it, or an empty text without a network."""
+    """Return this machine's address as another machine would use it; "" without a network."""
     parts = urlsplit(url)
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -112,7 +119,9 @@ def _of_open_api(url: str, is_beyond: bool) -> str:
 
 def _of_clear_login(url: str) -> Iterator[str]:
     if _is_clear(url):
-        yield f"the login of Prefect's API travels unencrypted to {url}; put the server behind TLS, and https:// in PREFECT_API_URL"
+        yield (
+            f"the login of Prefect's API travels unencrypted to {url}; put the server behind TLS, and https:// in PREFECT_API_URL"
+        )
 
 
 def of_database(parameters: Mapping[str, str]) -> Iterator[str]:
@@ -122,8 +131,8 @@ def of_database(parameters: Mapping[str, str]) -> Iterator[str]:
     mode = parameters.get("sslmode", "prefer")
     if beyond and mode not in SAFE_SSL_MODES:
         yield (
-            f"PostgreSQL on {', '.join(beyond)} may be connected to without TLS (sslmode={mode}) unnoticed; "
-            "set PGSSLMODE=verify-full, and PGSSLROOTCERT"
+            f"connections to PostgreSQL on {', '.join(beyond)} may be without TLS unnoticed "
+            f"(sslmode={mode}); set PGSSLMODE=verify-full and PGSSLROOTCERT"
         )
 
 
@@ -136,7 +145,7 @@ def of_store(environment: Mapping[str, str]) -> Iterator[str]:
     """Yield the warnings on the store."""
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or ""
     if environment.get("BACKUP_STORE", "").startswith("s3://") and _is_clear(endpoint):
-        yield f"backups travel unencrypted to {endpoint}; write https:// in AWS_ENDPOINT_URL (AWS_CA_BUNDLE names a certificate)"
+        yield (f"backups travel unencrypted to {endpoint}; write https:// in AWS_ENDPOINT_URL (AWS_CA_BUNDLE names a certificate)")
 
 
 def _is_clear(url: str) -> bool:

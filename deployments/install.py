@@ -1,7 +1,7 @@
 """Installs the project into the environment that runs this, by uv: the same packages as by pip, in a tenth of the time.
 
-uv does not read pip's settings, so it gets those that say where packages come from. If it is unavailable or fails, pip installs.
-Needs only Python and pip: python deployments/install.py
+uv does not read pip's settings, so it gets those that say where packages come from. If it is
+unavailable or fails, pip installs. Needs only Python and pip: python deployments/install.py
 """
 
 import os
@@ -16,7 +16,8 @@ CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 WHAT = ["--constraint", str(CONSTRAINTS), "--editable", ".[local,dev]"]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 SERVERS_AND_TOOLS = ["deployments.demo", "deployments.up", "prefect.cli", "prefect.server.api.server", "moto.server", "pytest"]
-# pip's names (https://pip.pypa.io/en/stable/topics/configuration/), and uv's (https://docs.astral.sh/uv/reference/environment/).
+# pip's names (https://pip.pypa.io/en/stable/topics/configuration/), and uv's
+# (https://docs.astral.sh/uv/reference/environment/).
 SETTINGS = {
     "index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS", "cert": "SSL_CERT_FILE",
     "trusted-host": "UV_INSECURE_HOST", "no-index": "UV_NO_INDEX",
@@ -26,7 +27,8 @@ SETTINGS = {
 def settings_for_uv(listed: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Return pip's settings, as `pip config list` lists them, as variables for uv, except those that are set already.
 
-    Settings of pip's environment (PIP_INDEX_URL) come last in the list, and override those of its files.
+    Settings of pip's environment (PIP_INDEX_URL) come last in the list, and override those of its
+    files.
     """
     settings = dict[str, str]()
     for line in listed.splitlines():
@@ -58,8 +60,8 @@ def install_by_uv() -> bool:
 def compile_used() -> None:
     """Compile what flows, servers and tests import, which neither uv does nor an account without write access here.
 
-    Otherwise each process compiles it again, which doubles its start time. Most of the 14,000 files are never imported, and not
-    compiled.
+    Otherwise each process compiles it again, which doubles its start time. Most of the 14,000 files
+    are never imported, and not compiled.
     """
     used = [f"flows.{path.stem}" for path in sorted(Path("flows").glob("*.py"))] + SERVERS_AND_TOOLS
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

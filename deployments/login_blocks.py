@@ -1,4 +1,7 @@
-"""Connector blocks with a login for each kind of work, beside the context's: `<context>-reader`, -restorer, -loader, -roles."""
+"""Connector blocks with a login for each kind of work: `<context>-reader`, -restorer, -loader, -roles.
+
+They exist beside the context's own block.
+"""
 
 from collections.abc import Iterator
 
@@ -14,13 +17,14 @@ LOGINS = {"reader": "backup_reader", "restorer": "backup_restorer", "loader": "b
 
 
 def login_connectors(name: str, own: SqlAlchemyConnector) -> Iterator[tuple[str, SqlAlchemyConnector | str]]:
-    """Yield by name the block of each login that can connect, or why there is none: its work then uses the context's own login.
+    """Yield, by name, the block of each login that can connect, or why there is none.
 
-    BACKUP_READER_USER and BACKUP_READER_PASSWORD name the reader, and so on; the default is the login of roles.sql, with a
-    password from the passfile or from this environment.
+    Without it the context's own login does its work. BACKUP_READER_USER and BACKUP_READER_PASSWORD
+    name the reader, and so on; the default is the login of roles.sql, with a password from the
+    passfile or from this environment.
 
     Raises:
-        BadInput: a login that was named cannot connect.
+        BadInput: a login that the environment names cannot connect.
     """
     for kind, default in LOGINS.items():
         candidates, is_named = candidates_of(Server(), kind, default)
@@ -30,7 +34,10 @@ def login_connectors(name: str, own: SqlAlchemyConnector) -> Iterator[tuple[str,
         except BadInput:
             if is_named:
                 raise
-            yield block, f"no block {block}, its work uses the login of {name} until then: {_remedy(kind, default)}"
+            yield (
+                block,
+                f"no block {block} was saved; the login of {name} does its work until it exists: {_remedy(kind, default)}",
+            )
 
 
 def _remedy(kind: str, login: str) -> str:

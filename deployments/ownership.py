@@ -1,4 +1,4 @@
-"""Which cluster writes a context's sets: owner.json in its store, and as this cluster would write it."""
+"""The owner of a context's sets: comparing owner.json in the store with what this cluster would write there."""
 
 import os
 
@@ -14,10 +14,10 @@ from tasks.store.address import StoreAddress, open_store
 
 
 def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
-    """Write owner.json, or compare it: only one cluster writes a context's sets.
+    """Write owner.json, or compare the existing one, because only one cluster may write a context's sets.
 
     Raises:
-        BadInput: it names another cluster, and adopt is false.
+        BadInput: owner.json names another cluster, and `adopt` is false.
     """
     opened, key = open_store(store), f"{context.name}/{OWNER_FILE}"
     expected, current = owners(context, store, adopt=adopt)
@@ -26,7 +26,8 @@ def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
     elif current != expected and not adopt:
         raise BadInput(
             f"{other_owner(context, store, expected, current)}; "
-            "if this cluster takes over, for example after a disaster recovery, run again with --adopt"
+            "if this cluster takes over, for example after a disaster recovery, run again with "
+            "--adopt"
         )
     elif current != expected:
         opened.replace(key, expected, WARM_CLASS)
@@ -35,12 +36,12 @@ def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
 
 
 def _decided(owner: Owner, current: bytes | None) -> str:
-    """Return what an adoption decided now, where two servers had written."""
+    """Return what an adoption decided about sets, if two servers had written them."""
     if current is None or not owner.adopted or render_owner(owner) == current:
         return ""
     decision = owner.adopted[-1]
     counting = f"only those of the server started {decision.started} count" if decision.started else "none of them counts"
-    numbers = f"of the sets numbered {decision.since} to {decision.number} {counting}"
+    numbers = f"of the sets with numbers {decision.since} to {decision.number} {counting}"
     return f"; {numbers}; now take a full: python -m flows.backup daily_backup"
 
 
@@ -65,7 +66,7 @@ def owners(context: Context, store: StoreAddress, *, adopt: bool = False) -> tup
 
 
 def other_owner(context: Context, store: StoreAddress, expected: bytes, current: bytes | None) -> str:
-    """Return that owner.json is missing, or names another cluster."""
+    """Return the note that owner.json is missing, or names another cluster."""
     path = store.path(f"{context.name}/{OWNER_FILE}")
     return (
         f"{path} names another cluster ({_one_line(current)}), this one is {_one_line(expected)}"

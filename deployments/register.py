@@ -1,10 +1,11 @@
-"""Register a context: save its folder and the environment as blocks, claim the store, deploy, set the alarms.
+"""Register a context: save folder and environment as blocks, own its sets in the store, deploy flows, set up alarms.
 
 python -m deployments.register [--context bc-004] [--notify slack-webhook/operators] [--work-pool backup]
     [--adopt] [--check] [--allow-open-api]
 
-Reads deployments/contexts/<context>/, prefect.yaml and the environment: libpq's variables (PGHOST, PGPORT, PGUSER, PGPASSWORD,
-PGDATABASE, TLS, passfile), BACKUP_STORE and the usual AWS variables. It can be run again at any time.
+Reads deployments/contexts/<context>/, prefect.yaml and the environment: libpq's variables (PGHOST,
+PGPORT, PGUSER, PGPASSWORD, PGDATABASE, TLS, passfile), BACKUP_STORE and the usual AWS variables. It
+can be run again at any time.
 """
 
 import os
@@ -38,14 +39,14 @@ from tasks.core.restore.drill import automation_of_drills
 from tasks.run.site import CONTEXTS, environment_store, load
 from tasks.store.address import StoreAddress
 
-# The fields of the connector block; libpq's other parameters go into its query.
+# The fields of the connector block; libpq's other parameters become its `query`.
 NAMED_PARAMETERS = ("host", "port", "user", "password", "dbname")
 LOCAL_PARAMETERS = ("application_name", "client_encoding", "options")
 
 
 NO_SERVER = "no deployments and no alarms: PREFECT_API_URL names no Prefect server; export it and run again"
-NO_DRILLS = "a changed schema is not drilled: prefect.yaml has no deployment of recovery_drill for the context"
-NOBODY = "nobody is notified of failures: make a notification block in Prefect's UI and name it, --notify type/name"
+NO_DRILLS = "no drill will start when the schema changes: prefect.yaml has no deployment of recovery_drill for the context"
+NOBODY = "nobody is notified of failures: create a notification block in Prefect's UI, and pass it with --notify type/name"
 
 
 def main() -> None:
@@ -53,14 +54,20 @@ def main() -> None:
     parser = ArgumentParser(description="Register a context: blocks, store, deployments and alarms.", allow_abbrev=False)
     parser.add_argument("--context", default="bc-004")
     parser.add_argument("--adopt", action="store_true", help="let this cluster write the context's sets from now on")
-    parser.add_argument("--allow-open-api", action="store_true", help="save passwords though Prefect's API asks for no login")
-    parser.add_argument("--notify", help="the notification block (type/name) for failures, and for a silent watch")
-    parser.add_argument("--work-pool", help="the pool whose workers run the flows; created (process) if missing")
-    parser.add_argument("--home", help="where this project is on the machines of the workers")
+    parser.add_argument("--allow-open-api", action="store_true", help="save passwords although Prefect's API needs no login")
+    parser.add_argument(
+        "--notify", help="the notification block (type/name) for failed runs, and for the alarm that no watch succeeds"
+    )
+    parser.add_argument("--work-pool", help="the work pool whose workers run the flows; created with type process if it is missing")
+    parser.add_argument("--home", help="the folder of this project on the workers' machines")
     parser.epilog = (
         "Options that are omitted keep their registered values; the default pool is `backup`, the default folder this one."
     )
-    parser.add_argument("--check", action="store_true", help="change nothing; print what differs, and exit with 1 if anything does")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="change nothing; print what differs from the registration, and exit with 1 if anything differs",
+    )
     arguments = vars(parser.parse_args())
     name, check, adopt = (arguments.pop(key) for key in ("context", "check", "adopt"))
     allow_open_api = arguments.pop("allow_open_api")
@@ -71,9 +78,9 @@ def main() -> None:
     except OperationError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except (httpx.HTTPError, PrefectException) as error:
-        sys.exit(f"Prefect's server failed ({type(error).__name__}: {error}); what is printed above is done, run again later")
+        sys.exit(f"Prefect's server failed ({type(error).__name__}: {error}); the steps printed above are done; run again later")
     if check and printed:
-        sys.exit(f"{len(printed)} differences; run again without --check")
+        sys.exit(f"{len(printed)} differences; to remove them, run again without --check")
     if check:
         _print_line("nothing differs")
 
@@ -84,7 +91,10 @@ def _print_line(line: str) -> str:
 
 
 def register_all(name: str, *, adopt: bool, notify: str | None, work_pool: str | None, home: str | None) -> Iterator[str]:
-    """Register a context, and deploy its flows if there is a Prefect server; yield what was done, as it is done."""
+    """Register a context, and deploy its flows if there is a Prefect server.
+
+    Yield what was done, as it is done.
+    """
     notified = require_block(notify) if notify else None
     yield from register(name, adopt=adopt)
     if not PREFECT_API_URL.value():
@@ -171,7 +181,7 @@ def read_context(name: str) -> tuple[Context, dict[str, str]]:
     """Return a context as its folder defines it, and the folder's files.
 
     Raises:
-        BadInput: something in it is wrong; file, key and remedy are named.
+        BadInput: a file of the folder is not valid; the message names file, key and remedy.
     """
     folder = CONTEXTS / name
     files = read_context_folder(folder)
@@ -183,7 +193,8 @@ def register(name: str, *, adopt: bool = False) -> Iterator[str]:
     """Claim the store of a context and save its blocks; yield what was done, as it is done.
 
     Raises:
-        BadInput: folder, server or store is not usable, or the store belongs to another cluster and adopt is false.
+        BadInput: folder, server or store is not usable, or the store belongs to another cluster and
+            adopt is false.
     """
     context, files = read_context(name)
     store = environment_store()
@@ -207,12 +218,14 @@ def require_block(reference: str) -> UUID:
     """Return the id of a block.
 
     Raises:
-        BadInput: there is no such block.
+        BadInput: no block has this name.
     """
     try:
         block = cast(Block, Block.load(reference))
     except ValueError as error:
-        raise BadInput(f"no block {reference}; make it under Blocks in Prefect's UI, or name another (type/name)") from error
+        raise BadInput(
+            f"there is no block {reference}; create it under Blocks in Prefect's UI, or name another block (type/name)"
+        ) from error
     assert block._block_document_id  # noqa: S101
     return block._block_document_id
 
@@ -248,7 +261,8 @@ def store_blocks(store: StoreAddress) -> list[Block]:
     if not store.off_host:
         return [LocalFileSystem(basepath=str(Path(store.url)))]
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    # Keys with a session token expire, and the block would show the token: workers then use their own environment or role.
+    # Keys with a session token expire, and the block would show the token, so that they are not
+    # saved: workers use their own environment or role.
     lasting = not os.environ.get("AWS_SESSION_TOKEN")
     secret = os.environ.get("AWS_SECRET_ACCESS_KEY") if lasting else None
     credentials = AwsCredentials(

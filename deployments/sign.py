@@ -1,11 +1,12 @@
-"""Keys for signing backup sets, and signatures for the sets that are already in a store.
+"""Making keys for signing backup sets, and signing sets that are already in a store.
 
 python -m deployments.sign --new-key FOLDER
 python -m deployments.sign [--context bc-004] [SET …]
 
-The first makes a pair of keys. The second decodes each set and signs it with BACKUP_SIGNING_KEY; needs the store, and finds it as
-the flows do. Once BACKUP_VERIFY_KEY is set, a set without a signature is signed only if it is named: make sure where it
-comes from. After a change of keys, run without a name, it signs again what the old key signed.
+The first makes a pair of keys. The second decodes each set and signs it with BACKUP_SIGNING_KEY;
+needs the store, and finds it as the flows do. Once BACKUP_VERIFY_KEY is set, a set without a
+signature is signed only if it is named: make sure where it comes from. After a change of keys, run
+without a name, it signs again what the old key signed.
 """
 
 import os
@@ -26,7 +27,7 @@ PRIVATE_FILE, PUBLIC_FILE = "backup-signing.pem", "backup-verify.pem"
 
 @operation("sign-backups {context}")
 def sign_backups(context: str = "bc-004", sets: list[str] | None = None) -> str:
-    """Decode the sets of a context, in the store and in its local copy, and sign those that match their manifests.
+    """Verify the sets of a context, in the store and in its local copy, and sign those that match their manifests.
 
     Args:
         context: the bounded context.
@@ -43,7 +44,7 @@ def sign_backups(context: str = "bc-004", sets: list[str] | None = None) -> str:
 
 
 def main() -> None:
-    """Make keys, or sign sets, as the command line says."""
+    """Make keys or sign sets, as the command line requests."""
     parser = ArgumentParser(description="Sign backup sets.", allow_abbrev=False)
     parser.add_argument("--new-key", metavar="FOLDER", type=Path, help="only make a pair of keys in this folder")
     parser.add_argument("--context", default="bc-004")
@@ -59,7 +60,8 @@ def main() -> None:
     print(  # noqa: T201
         f"private key, for those who take backups: export {SIGNING_KEY}={private}\n"
         f"public key, for those who restore:       export {VERIFY_KEY}={public}\n"
-        "keep a copy of the public key where it outlives this machine and the store, and of the private key in a secret place"
+        "keep a copy of the public key where it outlives this machine and the store, and of the "
+        "private key in a secret place"
     )
 
 
@@ -67,7 +69,7 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
     """Write a new pair of keys; return the files of the private key, 0600, and of the public one.
 
     Raises:
-        BadInput: there are keys already, or the folder cannot be written.
+        BadInput: the folder has keys already, or cannot be written.
     """
     private, public = (folder.absolute() / name for name in (PRIVATE_FILE, PUBLIC_FILE))
     if public.exists():

@@ -1,7 +1,7 @@
-"""Everything on one machine for a look: PostgreSQL with the example database, a store, a Prefect server and a worker.
+"""`make up`: PostgreSQL with the example database, a store, a Prefect server and a worker, all on one machine.
 
-`make up`. Nothing else is needed; the data are kept in .local/up for the next `make up`. BACKUP_STORE and the AWS variables may
-name another store than the folder in there. Ctrl-C stops all of it.
+Nothing else is needed. The data are kept in .local/up for the next `make up`. BACKUP_STORE and the
+AWS variables may name another store than the folder in .local/up. Ctrl-C stops everything.
 """
 
 import fcntl
@@ -61,7 +61,7 @@ def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Itera
     """Run everything for as long as the block lasts; yield the address of Prefect's UI.
 
     Raises:
-        SystemExit: it is up already, or a part of it does not start.
+        SystemExit: the servers run already, or one of them does not start.
     """
     folder = require_own(folder.resolve(), 0o711)
     with ExitStack() as stack:
@@ -69,7 +69,7 @@ def up(story: Story, folder: Path, violations_per_year: int, port: int) -> Itera
         with story.step("starting PostgreSQL 18"):
             server = stack.enter_context(local.postgres(local.prefect_bin(), kept=folder / "postgresql", fsync="on"))
             make_example(server, folder / "example-made", violations_per_year)
-        with story.step("starting Prefect's server, on a database of its own in there"):
+        with story.step("starting Prefect's server, with its own database on that PostgreSQL server"):
             api = stack.enter_context(local.prefect_server(server, _usable(port), folder / "prefect"))
             stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
         # Keys that expire, and roles, are not in blocks.
@@ -109,7 +109,7 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            sys.exit(f"it is up already (lock: {folder / 'lock'}); stop that one first, with Ctrl-C")
+            sys.exit(f"`make up` is running already (lock: {folder / 'lock'}); stop it first, with Ctrl-C")
         yield
 
 
@@ -125,7 +125,10 @@ def _usable(port: int) -> int:
 
 
 def make_example(server: LocalServer, mark: Path, violations_per_year: int) -> None:
-    """Create the example database, unless the mark says that it was created; an unfinished one is dropped."""
+    """Create the example database, unless the mark says that it was created.
+
+    An unfinished one is dropped.
+    """
     if mark.exists():
         return
     with server.connect() as connection:
@@ -138,7 +141,7 @@ def register(story: Story, environment: dict[str, str]) -> None:
     """Register the context as an operator would.
 
     Raises:
-        SystemExit: it failed; its output is printed.
+        SystemExit: the registration failed; its output is printed.
     """
     with story.step(f"[bold]$ python -m deployments.register --work-pool {POOL}[/bold]"):
         done = subprocess.run(  # noqa: S603
@@ -153,7 +156,7 @@ def make_first(story: Story) -> None:
     """Let the worker take a first backup, drill the recovery, and report on it, unless that was done.
 
     Raises:
-        SystemExit: one of them failed.
+        SystemExit: one of these runs failed.
     """
     for name in FIRST:
         if was_done(name):

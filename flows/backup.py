@@ -1,7 +1,7 @@
 """Backups of a bounded context, and their list.
 
 Needs the database (a role with pg_read_all_data) and the store; leaves one committed and verified
-backup set, or nothing that is listed.
+backup set; after a failure no set is listed.
 By hand: python -m flows.backup daily_backup --context bc-004
 """
 
@@ -35,14 +35,16 @@ def daily_backup(
 ) -> str:
     """Back up the whole context under one snapshot, read every object back, and commit it as one set.
 
-    If its schema is not that of the last passed drill, a drill is requested. If a table lost too
-    many rows since the last good full, the set is stored as suspect, and the run fails.
+    If the schema changed since the last recovery drill that passed, a new drill is requested. If a
+    table lost too many rows since the last good full backup, the set is stored and marked as
+    suspect, and the run fails.
 
     Args:
         context: the bounded context to back up.
         label: a label for the set, such as `before release 12`.
-        keep_until: a timestamp (`2026-12-31`); the set is not pruned before.
-        accept_losses: accept that rows are missing since the last good full.
+        keep_until: a timestamp such as `2026-12-31`, until which the set is never pruned.
+        accept_losses: accept that tables lost rows since the last good full backup, because they
+            were deleted on purpose.
     """
     with begin("daily_backup", context) as run:
         site = find_site(context, "reader")
@@ -57,14 +59,16 @@ def daily_backup(
 
 @operation("differential-backup {context}")
 def differential_backup(context: str = "bc-004", label: str | None = None, accept_losses: bool = False) -> str:
-    """Store all changes since the newest full, including deletions; both restore the current state.
+    """Store all changes since the newest full backup, including deletions.
 
-    If no full can be its base, a full is taken instead, and the report says why.
+    A restore needs both sets. If no full backup can be the base, a full backup is taken instead,
+    and the report says why.
 
     Args:
         context: the bounded context to back up.
         label: a label for the set.
-        accept_losses: accept that rows are missing since the last good full.
+        accept_losses: accept that tables lost rows since the last good full backup, because they
+            were deleted on purpose.
     """
     with begin("differential_backup", context) as run:
         site = find_site(context, "reader")
@@ -79,7 +83,7 @@ def differential_backup(context: str = "bc-004", label: str | None = None, accep
 
 @operation("long-term-backup {context} {name}")
 def long_term_backup(context: str = "bc-004", name: str = "violations") -> str:
-    """Back up the tables of a long-term job into cold storage, read back before they become cold.
+    """Back up the tables of a long-term job, read them back, and move them to cold storage.
 
     Args:
         context: the bounded context.
@@ -92,23 +96,23 @@ def long_term_backup(context: str = "bc-004", name: str = "violations") -> str:
 
 
 def take_long_term(site: Site, run: Run, name: str, since: datetime) -> Manifest:
-    """Back up the tables of a long-term job, unless a set is newer than `since`; return the set."""
+    """Back up the tables of a long-term job, or return its set that was taken since `since`."""
     part = long_term.long_term_site(site, name)
     describe(site.server, site.store)
-    # A clean-up begins with its month's long-term backups: a concurrent run uses that set.
+    # A clean-up takes the month's long-term backup itself; a scheduled run meanwhile uses that set.
     lock = f"long-term {name} of {run.context}"
     with context_lock(site.server, lock, run.title, exclusive=True, wait_seconds=WAIT_SECONDS):
         manifest = long_term.long_term_since(site, name, since)
         if manifest is None:
             manifest = take.take_part(part, run, take.Occasion(sort=name))
-        # Also the set of a run that died before the set was cold.
+        # This also moves a set that an interrupted run left in warm storage.
         long_term.cool_long_term(part, name)
     return manifest
 
 
 @operation("list-backups {context}")
 def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
-    """List the backup sets of a context, newest first, with the problems that a listing shows.
+    """List the backup sets of a context, newest first, with the problems that are known without reading their data.
 
     Args:
         context: the bounded context.
@@ -116,7 +120,7 @@ def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
     instant = now()
     listing = list_sets(find_store(context), context)
     if listing.is_empty:
-        # A mistyped name has no sets either.
+        # No sets: the name may be mistyped, which this reports.
         find_context(context)
     rows = table.listing_rows(listing, instant, zone_of(listing))
     table.publish_listing(context, listing, rows, instant)

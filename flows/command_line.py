@@ -44,7 +44,7 @@ def run_from_command_line(*flows: AnyFlow) -> None:
 
 
 def _leave_at_once(code: str | int | None) -> None:
-    """End this process if the server is lost: Prefect would retry each event for minutes."""
+    """End this process at once if the server is lost: Prefect would retry each event for minutes."""
     if server_lost.is_set():
         if isinstance(code, str):
             _say(code)
@@ -84,11 +84,16 @@ def _run(chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
 
 
 class _NeverBegun(Exception):
-    """Prefect's server failed before the flow's function was called; the message says why."""
+    """Raised if Prefect's server failed before the flow's function was called.
+
+    The message says why.
+    """
 
 
 def _recorded(url: str, chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
-    """Run a flow that a server records; if the server is lost meanwhile, the outcome still counts.
+    """Run a flow that a server records.
+
+    If the server is lost meanwhile, the flow's own outcome counts.
 
     Raises:
         _NeverBegun: the server failed before anything was done.
@@ -170,7 +175,7 @@ def _reason(error: Exception) -> str:
 
 
 class _ExpectedErrors(logging.Filter):
-    """Drops the traceback of expected errors: their messages are sufficient."""
+    """Log filter that drops the traceback of expected errors: their messages are sufficient."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep every record."""
@@ -180,7 +185,10 @@ class _ExpectedErrors(logging.Filter):
 
 
 class _LostEvents(logging.Filter):
-    """Drops errors about events that a lost server did not get; the loss is reported once."""
+    """Log filter that drops errors about events not delivered to a lost server.
+
+    Its loss is reported once.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep all other records."""

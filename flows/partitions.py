@@ -27,13 +27,13 @@ from tasks.sets import thaw
 def create_partitions(context: str = "bc-004", ahead: Periods = 1, move_default_rows: bool = False) -> str:
     """Create the partitions of the current and next periods, and any missing ones.
 
-    Report the plan for all.
+    Report every partition, and what will become of it.
 
     Args:
         context: the bounded context.
         ahead: the number of future periods to create partitions for.
-        move_default_rows: move conflicting rows out of the DEFAULT partition, in the same
-            transaction, which blocks its readers.
+        move_default_rows: move rows of a new partition's period out of the DEFAULT partition;
+            readers of the DEFAULT partition are blocked meanwhile.
     """
     with begin("create_partitions", context) as run:
         site = logins.with_loader(find_site(context), run)
@@ -49,7 +49,8 @@ def create_partitions(context: str = "bc-004", ahead: Periods = 1, move_default_
 def archive_partitions(context: str = "bc-004", dry_run: bool = True, confirm_database: str | None = None) -> str:
     """Copy partitions past retention, restore and compare the copies, and drop what was copied.
 
-    A partition with rows that hold it is copied and kept. The next run finishes an interrupted one.
+    A partition with rows that match the rule's `hold` condition is copied, but not dropped. If a
+    run is interrupted, the next one finishes its work.
 
     Args:
         context: the bounded context.
@@ -95,8 +96,8 @@ def reattach_partition(
             nothing else.
         tier: how fast a cold set is thawed: Expedited (minutes), Standard (hours) or Bulk (half a
             day).
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
-            wrong signature.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set. A wrong
+            signature is never accepted.
     """
     with begin("reattach_partition", context) as run:
         site = logins.with_loader(find_site(context, trust_unsigned=trust_unsigned), run)
@@ -108,7 +109,9 @@ def reattach_partition(
             if mode == "side-by-side":
                 return restore_beside(site, run, copy.partition, copy.backup, None)
             if approval.required(site.context):
-                typed = approval.ask(f"{copy.partition} would be attached to {copy.table.qualified}, as {copy.backup} has it")
+                typed = approval.ask(
+                    f"{copy.partition} would be restored from {copy.backup} and attached to {copy.table.qualified}"
+                )
                 require_confirmed(site, typed, "attach a partition to a table")
             with context_lock(site.server, context, run.title, exclusive=True) as lock:
                 rows, unlike = reattach.reattach(site, run, lock, copy)

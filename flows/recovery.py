@@ -1,8 +1,8 @@
 """Disaster recovery from the store alone onto an empty server, and the drill that rehearses it.
 
-Needs the store (BACKUP_STORE and the usual AWS variables, or blocks) and the address of a server (PGHOST … or a connector
-block); no context folder, no other blocks, no Prefect server. Leaves the database under its old name,
-compared row by row.
+Needs the store (BACKUP_STORE and the usual AWS variables, or blocks) and the address of a server
+(PGHOST … or a connector block); no context folder, no other blocks, no Prefect server. Leaves the
+database under its old name, compared row by row.
 By hand: python -m flows.recovery disaster_recovery --context bc-004, or recovery_drill
 """
 
@@ -35,21 +35,22 @@ def disaster_recovery(
     resume: Literal["constraints"] | None = None,
     trust_unsigned: bool = False,
 ) -> str:
-    """Restore a lost database from the newest good backup, and prove that it is equal.
+    """Restore a lost database from the newest good backup, and prove that it equals the backup.
 
-    The database may be missing, without the context's tables, or have them empty. Foreign keys to
-    missing tables of other contexts are created later, by the same flow with resume="constraints".
+    The database may be missing, may lack the context's tables, or may have them empty. Foreign keys
+    to tables of other contexts that are still missing are created later, by this flow with
+    resume="constraints".
 
     Args:
         context: the bounded context to recover.
-        backup: `latest`, a timestamp (`2025-11-03 14:00`: the newest state by then), the id of a
-            set, or its s3:// or folder path.
-        target_database: the name of the database; by default the one it had.
+        backup: `latest`; a timestamp such as `2025-11-03 14:00`, for the newest state up to then;
+            the id of a set; or the s3:// or folder path of a set.
+        target_database: the name of the database to restore; by default the lost database's name.
         server: name of the connector block of the server to restore to; by default the context's
             own, or libpq's environment (PGHOST, PGPORT, PGUSER, …).
         resume: `constraints` restores nothing, but creates the missing foreign keys.
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
-            wrong signature.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set. A wrong
+            signature is never accepted.
     """
     with begin("disaster_recovery", context) as run:
         store = site.find_store(context, trust_unsigned=trust_unsigned)
@@ -62,7 +63,7 @@ def disaster_recovery(
 def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: str, target_database: str | None) -> str:
     """Create the foreign keys that a recovery left out.
 
-    Report those that fail, with the violating rows.
+    Report those that cannot be created, with the rows that violate them.
     """
     manifest = set_with_keys(store, run, backup)
     with context_lock(server, run.context, run.title, exclusive=True) as lock:
@@ -73,15 +74,18 @@ def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: 
 
 @operation("recovery-drill {context}")
 def recovery_drill(context: str = "bc-004", backup: str = "latest", keep: bool = False, trust_unsigned: bool = False) -> str:
-    """Rehearse a disaster recovery into a scratch database: compare, check, measure against the objectives.
+    """Rehearse a disaster recovery into a scratch database.
+
+    Compare and check it, and measure the recovery time and data loss.
 
     Args:
         context: the bounded context.
-        backup: `latest`, `random` (one of the last 30 days), a timestamp (`2025-11-03 14:00`: the
-            newest state by then), the id of a set, or its s3:// or folder path.
+        backup: `latest`; `random`, for a set of the last 30 days; a timestamp such as `2025-11-03
+            14:00`, for the newest state up to then; the id of a set; or the s3:// or folder path of
+            a set.
         keep: keep the scratch database for inspection; otherwise it is always dropped.
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
-            wrong signature.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set. A wrong
+            signature is never accepted.
     """
     with begin("recovery_drill", context) as run:
         store = site.find_store(context, trust_unsigned=trust_unsigned)

@@ -1,9 +1,10 @@
-"""Restoring a backup set: into a new database, or into the live one.
+"""Restoring a backup set into a new database or into the live one.
 
-Into a new one: needs the store and a login that may create databases; leaves a database that was
-compared with the backup row by row, or nothing. Into the live one: needs a login that owns the
-context's tables; leaves them as in the set, or untouched, and a safety set that undoes the restore.
-One table beside the live one: needs CREATE on the schema. By hand:
+A restore into a new database needs the store and a login that may create databases; it leaves a
+database that was compared with the backup row by row, or nothing. A restore into the live database
+needs a login that owns the context's tables; it leaves the tables as in the set, or unchanged, and
+a safety set that undoes the restore. A restore of one table beside the live one needs CREATE on the
+schema. By hand:
 python -m flows.restore full_restore --backup latest --target-database consulting_tool_copy
 python -m flows.restore full_restore --backup latest --in-place true
 python -m flows.restore table_restore --table invoices --backup latest --mode missing
@@ -55,22 +56,22 @@ def full_restore(
 
     Args:
         context: the bounded context to restore.
-        backup: `latest`, a timestamp (`2025-11-03 14:00`: the newest state by then), the id of a
-            set, or its s3:// or folder path.
+        backup: `latest`; a timestamp such as `2025-11-03 14:00`, for the newest state up to then;
+            the id of a set; or the s3:// or folder path of a set.
         target_database: the new database; it must not exist.
         in_place: restore into the live database, in one transaction, with a safety set taken first.
         dry_run: for a restore in place: only publish the plan.
         confirm_database: the name of the live database, to confirm that its rows may be changed.
-        on_schema_drift: if live tables have other columns than the set's: refuse, or restore the
-            common ones.
-        accept_effects_on_others: let foreign keys of other contexts delete or change rows that
-            refer to deleted ones.
-        objects: for a restore in place: only list objects that differ, with their statements
-            (plan), or set them back too (restore); missing objects are always created, additional
-            ones left.
+        on_schema_drift: what to do if the columns of live tables differ from those in the set:
+            refuse, or restore only the columns that both have.
+        accept_effects_on_others: allow that foreign keys of other contexts (ON DELETE CASCADE, SET
+            NULL) delete or change rows that refer to rows deleted by the restore.
+        objects: for a restore in place: `plan` only lists the objects that differ from the set,
+            with the statements that change them back; `restore` also executes these. Missing
+            objects are always created; objects that the set lacks are never dropped.
         require_approval: pause with the plan until an operator approves it in Prefect's UI.
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
-            wrong signature.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set. A wrong
+            signature is never accepted.
     """
     if in_place == (target_database is not None):
         raise BadInput("pass either target_database, to name a new database, or in_place=true, to restore into the live one")
@@ -104,36 +105,38 @@ def table_restore(
     require_approval: bool = False,
     trust_unsigned: bool = False,
 ) -> str:
-    """Restore one table, or one partition: beside the live one, or rows of it into the live one.
+    """Restore one table or partition under a new name beside the live one, or restore its rows into the live one.
 
     Args:
-        context: the bounded context that the table is of.
+        context: the bounded context that the table belongs to.
         table: the table, a partition, or the partitioned table with all its partitions.
-        backup: `latest`, a timestamp (`2025-11-03 14:00`: the newest state by then), the id of a
-            set, or its s3:// or folder path.
+        backup: `latest`; a timestamp such as `2025-11-03 14:00`, for the newest state up to then;
+            the id of a set; or the s3:// or folder path of a set.
         mode: side-by-side: a new table beside the live one (`invoices_restored_20251103_020000`).
             Into the live one: missing rows (missing), changed rows too (merge), or exactly the rows
             of the set (replace), which deletes rows inserted since.
         keys: only some rows: a list of key values (or of objects naming key columns), or a
             condition on key columns.
-        include_parents: also restore missing rows of other tables that the rows refer to.
+        include_parents: also restore rows of other tables that the restored rows refer to and that
+            are missing.
         dry_run: for a restore into the live table: only publish the plan.
         confirm_database: the name of the live database, to confirm that its rows may be changed.
-        on_schema_drift: if the live table has other columns than the set's: refuse, or restore the
-            common ones.
-        accept_effects_on_others: let foreign keys of other tables delete or change rows that refer
-            to deleted ones.
-        objects: for a restore into the live table: only list its objects that are missing or
-            differ, with their statements (plan), or create and set them back too (restore);
-            additional ones are left.
-        on_conflict: if a live row that the restore keeps has a unique value of a row of the set:
-            refuse, or skip that row and report it.
+        on_schema_drift: what to do if the columns of the live table differ from those in the set:
+            refuse, or restore only the columns that both have.
+        accept_effects_on_others: allow that foreign keys of other tables (ON DELETE CASCADE, SET
+            NULL) delete or change rows that refer to rows deleted by the restore.
+        objects: for a restore into the live table: `plan` only lists its objects that are missing
+            or differ from the set, with the statements that create them or change them back;
+            `restore` also executes these. Objects that the set lacks are never dropped.
+        on_conflict: what to do if a live row that the restore keeps has the same unique value as a
+            row of the set: refuse the restore, or skip the row of the set and report it.
         require_approval: pause with the plan until an operator approves it in Prefect's UI.
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
-            wrong signature.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set. A wrong
+            signature is never accepted.
     """
     with begin("table_restore", context) as run:
-        # Beside the live table nothing is done for its owner.
+        # A restore beside the live table runs no code of the owner, so that no further login is
+        # needed.
         site = find_site(context, trust_unsigned=trust_unsigned)
         site = logins.with_loader(site, run, acting=mode != "side-by-side")
         if mode == "side-by-side":
@@ -157,22 +160,22 @@ def restore_cleaned_up(
     require_approval: bool = False,
     trust_unsigned: bool = False,
 ) -> str:
-    """Restore rows that a clean-up deleted into the live tables, with their dependent rows in other tables.
+    """Restore rows that a clean-up deleted, with their dependent rows in other tables.
 
-    Existing rows are not changed.
+    Rows that exist in the live tables are not changed.
 
     Args:
         context: the bounded context.
         backup: the clean-up set that has the rows, by id or path.
         keys: only some rows of the rule's table, with their dependent rows: a list of key values
             (or of objects naming key columns), or a condition on key columns.
-        on_conflict: if a live row has a unique value of a row of the set: refuse, or skip that row
-            and report it.
+        on_conflict: what to do if a live row has the same unique value as a row of the set: refuse
+            the restore, or skip the row of the set and report it.
         dry_run: only publish the plan.
         confirm_database: the name of the live database, to confirm that rows may be inserted.
         require_approval: pause with the plan until an operator approves it in Prefect's UI.
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
-            wrong signature.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set. A wrong
+            signature is never accepted.
     """
     with begin("restore_cleaned_up", context) as run:
         site = logins.with_loader(find_site(context, trust_unsigned=trust_unsigned), run)
@@ -185,7 +188,7 @@ def restore_cleaned_up(
 
 
 def restore_legacy(site: Site, run: Run, path: str, target_database: str) -> str:
-    """Restore as much as possible of a file of older scripts, and report what it lacks."""
+    """Restore as much as possible of a dump file that older scripts made, and report what it lacks."""
     with report_failure(site.context), context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
         sweep_unfinished(lock, run.context)
         file = legacy_file.stage_archive(site.store, run, path)
@@ -194,7 +197,7 @@ def restore_legacy(site: Site, run: Run, path: str, target_database: str) -> str
 
 
 def restore_beside(site: Site, run: Run, table: str, backup: str, keys: Keys | None) -> str:
-    """Restore a table under another name; existing tables are not touched."""
+    """Restore a table under a new name; existing tables are not touched."""
     with report_failure(site.context):
         thaw.require_warm(site.store, run, backup, objective=site.context.objectives.rto)
         with context_lock(site.server, site.context.name, run.title):
@@ -206,7 +209,10 @@ def restore_beside(site: Site, run: Run, table: str, backup: str, keys: Keys | N
 def restore_rows(
     site: Site, run: Run, request: Request, dry_run: bool, confirm_database: str | None, require_approval: bool
 ) -> str:
-    """Plan to make live rows those of a set; once confirmed or approved, take a safety set and do it."""
+    """Plan to replace live rows with those of a set.
+
+    Once the plan is confirmed or approved, take a safety set and carry the plan out.
+    """
     logins.require_all_rows(site, run)
     thaw.require_warm(site.store, run, request.backup, objective=site.context.objectives.rto)
     if dry_run:
@@ -224,7 +230,7 @@ def restore_rows(
 
 
 def plan_rows(site: Site, run: Run, request: Request) -> MergePlan:
-    """Publish the plan; nothing is touched."""
+    """Publish the plan of a restore into a live database; nothing is changed."""
     staged = stage.stage_newest_good(site.store, run, request.backup)
     with plan.begin(site, run, staged.set, request) as merge:
         planned = plan.plan(merge, staged)
@@ -233,7 +239,10 @@ def plan_rows(site: Site, run: Run, request: Request) -> MergePlan:
 
 
 def write_approved_rows(site: Site, run: Run, request: Request) -> Done:
-    """Ask an operator to approve the plan, without locks meanwhile; again if it changed."""
+    """Ask an operator to approve the plan, without holding locks meanwhile.
+
+    Ask again if the plan changed.
+    """
     approval.require_somebody_to_ask()
     while True:
         planned = plan_rows(site, run, request)
@@ -244,7 +253,10 @@ def write_approved_rows(site: Site, run: Run, request: Request) -> Done:
 
 
 def write_rows(site: Site, run: Run, request: Request, confirm_database: str | None, approved: MergePlan | None = None) -> Done:
-    """Make live rows those of a set, after taking a safety set; or leave them unchanged."""
+    """Take a safety set, then replace live rows with those of a set.
+
+    After a failure the live rows are unchanged.
+    """
     with context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
         staged = stage.stage_newest_good(site.store, run, request.backup)
         with plan.begin(site, run, staged.set, request) as merge:
@@ -258,9 +270,9 @@ def write_rows(site: Site, run: Run, request: Request, confirm_database: str | N
 
 
 def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: str, target_database: str | None) -> str:
-    """Restore the newest good or the named set, and compare it.
+    """Restore the named set, or the newest good one, and compare the result with it.
 
-    Publish the report, also of a failure.
+    Publish the report, also after a failure.
     """
     describe(server, recovery.store)
     with reported(recovery, run):

@@ -1,8 +1,9 @@
 """Retention: of backup sets in the store, and of rows in the database.
 
-Both need store and database. prune_backups only asks the database for the time, with a role that may
-connect; clean_up_old_data needs a role that acts as the owner of the tables.
-By hand: python -m flows.retention prune_backups --context bc-004 [--dry-run false], or clean_up_old_data
+Both need store and database. prune_backups only asks the database for the time, with a role that
+may connect; clean_up_old_data needs a role that acts as the owner of the tables.
+By hand: python -m flows.retention prune_backups --context bc-004 [--dry-run false], or
+clean_up_old_data
 """
 
 from flows.backup import take_long_term
@@ -21,11 +22,11 @@ from tasks.sets.report import publish_pruning
 
 @operation("prune-backups {context}")
 def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
-    """Expire backup sets past retention, delete what expired a day ago, and remove leftovers of dead runs.
+    """Expire backup sets past retention, delete sets that expired a day ago, and remove what interrupted runs left.
 
-    Needed sets are kept: the newest full, the newest proven one, fulls that a differential needs.
-    Nothing is deleted while the newest set is suspect, no new full is taken, clocks differ, or the
-    database is down.
+    Sets that are needed are kept: the newest full backup, the newest one that was verified, and
+    full backups that a differential needs. Nothing is deleted while the newest set is suspect, full
+    backups have stopped, clocks differ, or the database is down.
 
     Args:
         context: the bounded context.
@@ -48,12 +49,12 @@ def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
 def clean_up_old_data(context: str = "bc-004", dry_run: bool = True, confirm_database: str | None = None) -> str:
     """Archive and delete rows past retention by the context's rules, after the month's long-term backups.
 
-    Rows that others refer to, or that a trigger keeps, stay and are reported, without blocking
-    others. The next run finishes an interrupted one.
+    Rows that other rows refer to, or that a trigger protects, are not deleted but reported; the
+    others are deleted. If a run is interrupted, the next one finishes its work.
 
     Args:
         context: the bounded context.
-        dry_run: only try it, in a transaction that is rolled back, and publish the plan.
+        dry_run: only try the deletion, in transactions that are rolled back, and publish the plan.
         confirm_database: the name of the database, to confirm that its rows may be deleted.
     """
     with begin("clean_up_old_data", context) as run:

@@ -23,14 +23,14 @@ def refresh_views(
 ) -> str:
     """Refresh materialized views in the order of their dependencies, and report how stale they were.
 
-    A populated view with a unique index is refreshed concurrently. A failed one does not stop the
-    others.
+    A populated view with a unique index is refreshed concurrently. If one view fails, the others
+    are still refreshed.
 
     Args:
         context: the bounded context.
-        views: which of its views; by default all.
-        statement_timeout_seconds: how long one view may take.
-        lock_timeout_seconds: how long to wait for a lock on one.
+        views: the materialized views to refresh; by default all of the context.
+        statement_timeout_seconds: the time limit for refreshing one view.
+        lock_timeout_seconds: how long to wait for the lock on one view.
     """
     with begin("refresh_views", context) as run:
         site = logins.with_loader(find_site(context), run)

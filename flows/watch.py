@@ -1,4 +1,4 @@
-"""Verifying backups, and watching that never more than the recovery point objective can be lost.
+"""Verifying backups, and watching that the recovery point objective is kept.
 
 Needs only the store; if a differential is due, also the database.
 By hand: python -m flows.watch watch_recovery_point, verify_backups or backup_report
@@ -31,11 +31,12 @@ def verify_backups(
 
     Args:
         context: the bounded context.
-        backup: `latest`, a timestamp (`2025-11-03 14:00`: the newest state by then), the id of a
-            set, or its s3:// or folder path.
-        fraction: instead, this share of all sets (0.25: a quarter), least recently decoded first.
-        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set; never a
-            wrong signature.
+        backup: `latest`; a timestamp such as `2025-11-03 14:00`, for the newest state up to then;
+            the id of a set; or the s3:// or folder path of a set.
+        fraction: instead of one backup, verify this share of all sets (0.25 is a quarter), those
+            verified longest ago first.
+        trust_unsigned: accept sets without a signature although BACKUP_VERIFY_KEY is set. A wrong
+            signature is never accepted.
     """
     with begin("verify_backups", context) as run:
         store = site.find_store(context, trust_unsigned=trust_unsigned)
@@ -51,16 +52,17 @@ def watch_recovery_point(
     refresh: bool = True,
     as_of: str | None = None,
 ) -> str:
-    """Measure the age of the newest restorable state; take a differential before it is too late.
+    """Measure the age of the newest restorable state.
 
-    Fails if more would be lost than the objective allows, now or before the next run.
+    Take a differential before the recovery point objective is missed. Fails if a disaster now, or
+    before the next run, would lose more than the objective allows.
 
     Args:
         context: the bounded context.
-        every_minutes: the interval between runs.
-        refresh: take that differential; otherwise only measure.
-        as_of: a timestamp (`2025-11-03 14:00`) to measure at instead of now; for a past one nothing
-            is taken.
+        every_minutes: the minutes from one run of this flow to the next.
+        refresh: take a differential if it is due; otherwise only measure.
+        as_of: a timestamp such as `2025-11-03 14:00` to measure at instead of now; if it is past,
+            no differential is taken.
     """
     with begin("watch_recovery_point", context) as run:
         definition, store = site.find_context(context), site.find_store(context)
@@ -89,10 +91,10 @@ def backup_report(context: str = "bc-004", days: Days = 30) -> str:
 
 
 def _refresh(context: str) -> str:
-    """Take a differential; return its outcome, also a failure, for the watch's report."""
+    """Take a differential; return its outcome for the report, even if it failed."""
     try:
         return f"a differential was due: {differential_backup(context)}"
-    except Exception as error:  # noqa: BLE001 - whatever failed, the watch goes on and reports it
+    except Exception as error:  # noqa: BLE001 - whatever failed, this run continues and reports it
         get_run_logger().error("a differential was due: %s", error)
         return f"a differential was due, and failed: {' '.join(str(error).split())}"
 

@@ -1,1 +1,4 @@
-"""One package a noun; each task is one effect that deserves a line in the UI."""
+"""The tasks, one package per noun.
+
+Each task is one effect, and has a line of its own in Prefect's UI.
+"""

@@ -35,7 +35,8 @@ VIEW_SECONDS, VIEW_LOCK_SECONDS = 1800, 30
 def dump_table(context: str, table: str, file: str | Path) -> StreamFacts:
     """Dump the rows of a table or partition as COPY text, compressed by zstd; replace the file.
 
-    Returns the numbers of rows and bytes, and the digest as in a set.
+    Returns the numbers of rows and bytes, and the digest, which equals that in a set with the same
+    rows.
 
     Raises:
         BadInput: the context has no such table, or it is partitioned: its partitions have the rows.
@@ -47,13 +48,14 @@ def dump_table(context: str, table: str, file: str | Path) -> StreamFacts:
             member = next((member for member in holding if table in (member.name, member.qualified)), None)
             if member is None:
                 known = ", ".join(member.name for member in holding)
-                raise BadInput(f'context {context} has no table "{table}" that holds rows; name one of {known}')
+                raise BadInput(f'context {context} has no table "{table}" that stores rows; name one of {known}')
             size = connection.execute(sql.rows.RELATION_BYTES, {"oids": [member.oid]}).fetchall()[0][1]
             encoding = encoding_of(connection)
         place = member.schema, member.name, list(member.columns)
         job = StreamJob(site.database, run.title, *place, encoding, file=str(staged))
         dumped = rows.dump_table(site.server, run, job, size)
-        # First beside the target, perhaps on another file system, so that no part of a dump has its name.
+        # Written beside the target first, which may be on another file system, so that an
+        # incomplete dump never has the target's name.
         Path(shutil.move(staged, f"{file}.part")).replace(file)
     return dumped.facts
 
@@ -68,7 +70,7 @@ def compress(file: str | Path) -> Path:
                 target.write(block)
             target.finish()
     except FileExistsError as error:
-        raise BadInput(f"{packed} already exists; move it away") from error
+        raise BadInput(f"{packed} already exists; move that file away") from error
     return packed
 
 
@@ -86,8 +88,9 @@ def upload(context: str, file: str | Path) -> str:
     if store.head(key) is None:
         store.put(key, source, WARM_CLASS, {"sha256": stored.sha256})
     elif stored_sha256(store, key) != stored.sha256:
-        raise AlreadyExists(f"{address.path(key)} exists with other content; rename this file")
-    # Also if it was there: what an earlier attempt stored was perhaps not read back.
+        raise AlreadyExists(f"{address.path(key)} exists with other content; rename the file to upload")
+    # Read back even if the object existed: an earlier attempt may have stored it without reading it
+    # back.
     read_back(store, key, stored, unmeasured)
     return address.path(key)
 
@@ -117,10 +120,12 @@ def detach_partition(context: str, partition: str, confirm_database: str | None 
 
 @step(name="refresh_view {view}")
 def refresh_view(context: str, view: str) -> Refreshed:
-    """Refresh a materialized view of the context; return how long that took, and how stale it was.
+    """Refresh a materialized view of the context.
+
+    Return how long that took, and how many rows were stale.
 
     Raises:
-        OperationError: it does not exist, or could not be refreshed.
+        OperationError: the view does not exist, or could not be refreshed.
     """
     with begin("refresh_view", context) as run:
         site = logins.with_loader(find_site(context), run)
@@ -129,7 +134,7 @@ def refresh_view(context: str, view: str) -> Refreshed:
             with connect(site.server, site.database, run.title) as connection:
                 existing = [known for known, _ in catalog.read_views(connection, chosen).values()]
             if not existing:
-                raise OperationError(f"{view} does not exist; create it, or restore it: full_restore --in-place")
+                raise OperationError(f"view {view} does not exist; create it, or restore it with: full_restore --in-place true")
             refreshed = views.refresh_view.fn(site.owners_login, site.database, run, existing[0], allowed)
     if refreshed.problem:
         raise OperationError(f"{refreshed.view} could not be refreshed: {refreshed.problem}")
@@ -141,7 +146,7 @@ def run_check(context: str, check: str, timeout_seconds: float = 600) -> Finding
     """Run one check of the context's `checks.sql`; return the violation count and the first keys.
 
     Raises:
-        BadInput: there is no such check.
+        BadInput: the context has no check of that name.
     """
     with begin("run_check", context) as run:
         return single.run_check(find_site(context, "reader"), run, check, timeout_seconds)

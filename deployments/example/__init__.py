@@ -1,8 +1,9 @@
 """The example database: consulting_tool with made-up rows, for the demo, the tests and the benchmark.
 
-The schema and its rows are SQL files beside this module; here is the order in which they run. Rows are loaded into
-bare tables, then come keys, indexes, triggers and views: the circular keys leave no other order, and the triggers
-would count everything twice. Needs the roles of deployments/roles.sql and a database in UTF8.
+The schema and its rows are SQL files beside this module; here is the order in which they run. Rows
+are loaded before keys, indexes, triggers and views are created, because of circular keys, and
+because the triggers would count everything twice. Needs the roles of deployments/roles.sql and a
+database in UTF8.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import psycopg
 from psycopg import sql
 
 TODAY = datetime(2026, 10, 31, tzinfo=UTC)
-"""Nothing in the example happened later."""
+"""The latest time of any row in the example."""
 
 YEARS = (2021, 2022, 2023, 2024, 2025, 2026, 2027)
 
@@ -46,7 +47,8 @@ _SETTINGS = {
     "jit": "off",
     "maintenance_work_mem": "512MB",
     "work_mem": "64MB",
-    # Rows come in the same order whatever the server would have planned.
+    # With these settings rows are inserted in the same order, whatever plan the server would
+    # choose.
     "max_parallel_workers_per_gather": "0",
     "synchronize_seqscans": "off",
 }
@@ -54,14 +56,17 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Year:
-    """One year of violations: so many, detected at or after `first` and before `end`, about `step` apart."""
+    """One year of violations: their number.
+
+    They are detected at or after `first` and before `end`, about `step` apart.
+    """
 
     year: int
     violations: int
 
     @property
     def leaf(self) -> str:
-        """Name the year's partition."""
+        """The name of the year's partition."""
         return f"policy_violations_{self.year}"
 
     @property
@@ -93,14 +98,16 @@ def create_example(
     years: Sequence[int] = YEARS,
     seed: int = 4,
 ) -> None:
-    """Fill an empty database with the example's schema and rows; equal arguments give equal rows, byte for byte.
+    """Fill an empty database with the example's schema and rows.
 
-    `connection_info` is a libpq connection string of an EMPTY database, for a superuser or a member of
-    consulting_owner who may create in schema public. `scale` is the size of the small tables, 1.0 as in production
-    (100 organizations); at least two organizations are made. A year in the future of TODAY gets an empty partition.
-    When it fails half-way, drop the database and begin again.
+    Equal arguments give equal rows, byte for byte. `connection_info` is a libpq connection string
+    of an EMPTY database, for a superuser or a member of consulting_owner who may create in schema
+    public. `scale` is the size of the small tables, 1.0 as in production (100 organizations); at
+    least two organizations are made. A year in the future of TODAY gets an empty partition. After a
+    failure, drop the database and start again.
 
-    Raises psycopg.Error: among others UndefinedObject without the roles, DuplicateTable in a database with tables.
+    Raises psycopg.Error: among others UndefinedObject without the roles, DuplicateTable in a
+    database with tables.
     """
     plan = [Year(year, violations_per_year) for year in years]
     with psycopg.connect(connection_info, autocommit=True, client_encoding="utf8") as conn:

@@ -1,4 +1,4 @@
-"""The large objects of a set: those that its rows refer to, under the same snapshot; no others."""
+"""The large objects of a set: only those that its rows refer to, read under the same snapshot."""
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -53,7 +53,7 @@ def add_large_objects(
     Without columns that refer to large objects the manifest is returned unchanged.
 
     Raises:
-        MovedSnapshot, OperationError: they cannot be read.
+        MovedSnapshot, OperationError: the large objects cannot be read.
     """
     members = [member for member in snapshot.members.holding_rows if only is None or member.qualified in only]
     references = large_objects.reference_columns(snapshot.coordinator, members)
@@ -77,7 +77,7 @@ def store_large_objects(
     """Store the large objects that these relations' rows refer to; return the manifest with them.
 
     Raises:
-        MovedSnapshot, OperationError: they cannot be read.
+        MovedSnapshot, OperationError: the large objects cannot be read.
     """
     started = time.monotonic()
     with large_objects.explained("reading large objects"):
@@ -132,7 +132,10 @@ def _take(
     references: References,
     base: Base | None,
 ) -> _Taken:
-    """Store the large objects that exist; one that does not was missing for the rows too."""
+    """Store the large objects that exist.
+
+    A reference to a missing one was already broken in the source.
+    """
     facts = [*large_objects.read_facts(connection, oids)]
     left_out = _parts_of_values(connection, references.parts)
     if not facts:
@@ -151,7 +154,7 @@ def _take(
 
 
 def _as_in(then: LargeObject, facts: Mapping[str, Any]) -> LargeObject:
-    """Return an object whose pages are those of the base."""
+    """Return a large object whose pages are taken from the base."""
     return LargeObject(**facts, pages=then.pages, plain_bytes=then.plain_bytes, digest=then.digest, inherited=True)
 
 
@@ -193,7 +196,7 @@ def _with_roles(connection: Connection, roles: Iterable[Role], objects: Iterable
 
 def _unreadable(connection: Connection, oids: Sequence[int]) -> LeftOut:
     login = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
-    why = f'rows reference it, and login "{login}" may not read large objects in the source; grant that, and back up again'
+    why = f'rows reference them, and login "{login}" may not read large objects in the source; grant that right, and back up again'
     return LeftOut(name=named(oids), why=why, statements=sql.large_objects.let_read(login).as_string() + ";")
 
 

@@ -15,7 +15,7 @@ from tasks.store.address import StoreAddress
 def keep_local_copy(site: Site, run: Run, manifest: Manifest) -> str | None:
     """Copy a stored set into the context's local folder, if it has one; return the outcome.
 
-    The set is safe in the store: a failed copy is reported, and does not fail the run.
+    The set is safe in the store: if the copy fails, that is reported, and the run does not fail.
     """
     local = site.context.local_copy
     if local is None:
@@ -27,7 +27,10 @@ def keep_local_copy(site: Site, run: Run, manifest: Manifest) -> str | None:
 
 @step(name="copy {manifest.id} to {copy.url}")
 def copy_here(site: Site, run: Run, manifest: Manifest, copy: StoreAddress) -> str:
-    """Copy a stored set into a folder of this machine; return its path there, or why there is no copy."""
+    """Copy a stored set into a folder of this machine.
+
+    Return its path there, or why there is no copy.
+    """
     try:
         # A differential cannot be restored without its full.
         for backup in filter(None, (read_base(site.store, manifest), manifest)):

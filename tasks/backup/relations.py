@@ -75,7 +75,7 @@ def stream_job(
     count_blocks: bool,
     only: RowKeys | None,
 ) -> StreamJob:
-    """Return what to stream of one relation, and into which staged file."""
+    """Return the job that streams one relation: its rows, and the staged file for them."""
     file, place = str(_staged_file(site, run, member)), (member.schema, member.name, list(member.columns))
     return StreamJob(site.database, run.title, *place, encoding, snapshot.name, file, count_blocks, only=only)
 
@@ -146,7 +146,10 @@ def _unchanged(member: Member, known: Relation, seconds: float) -> Relation:
 
 
 def _inherited(site: Site, run: Run, name: SetName, place: str, facts: StreamFacts) -> Inherited | None:
-    """Store which lines of the base are not rows of the relation any more; None if all are."""
+    """Store the numbers of the base's lines that are no longer rows of the relation.
+
+    Return None if nothing is inherited.
+    """
     rows = facts.rows - facts.taken
     if not rows:
         return None

@@ -1,4 +1,4 @@
-"""The rest of a set: its schema, list, context files, script, and the manifest."""
+"""The rest of a set: its schema dump, the -L list for pg_restore, context files, restore.sh, and the manifest."""
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -86,7 +86,10 @@ def _with_rows(site: Site, run: Run, crossing: borders.Borders) -> list[str]:
 
 
 def store_script(site: Site, run: Run, name: SetName, manifest: Manifest, source: Source, base: Base | None) -> Manifest:
-    """Store the script that restores a set without this project; return the manifest that names it."""
+    """Store the script that restores a set without this project.
+
+    Return the manifest that names it.
+    """
     path = source_path_of(manifest.database, site.context.namespace)
     script = restore_script(manifest, database_options(manifest.database, source.major), path, base.manifest if base else None)
     return manifest.model_copy(update={"restore_script": store_text(site, run, name, RESTORE_SCRIPT, script.encode())})
@@ -116,8 +119,10 @@ def _by_hand(crossing: borders.Borders, part: ContextPart) -> list[LeftOut]:
 def _require_complete(manifest: Manifest, listing: str) -> None:
     if lack := describe_lack(manifest, listing):
         raise OperationError(
-            f"{manifest.id} is not published, because it could not be restored: its {lack}; the schema may have changed "
-            "while it was dumped: run again, and if that does not help, look for them in `pg_dump --schema-only`"
+            f"{manifest.id} is not published, because it could not be restored: its {lack}; the "
+            "schema may have changed "
+            "while it was dumped: run again; if that does not help, check whether `pg_dump "
+            "--schema-only` prints these objects"
         )
 
 
@@ -142,8 +147,9 @@ def _only_superusers(connection: Connection, members: Members, part: ContextPart
 
 def _superuser_warnings(only_superusers: Mapping[str, str]) -> list[str]:
     return [
-        f"{name} can be created by a superuser only, and the context needs it: a recovery fails unless it is run by a "
-        f"superuser with BACKUP_LOAD_AS_SUPERUSER set; it then runs\n\n{sql_block(text)}"
+        f"{name} can be created by a superuser only, and the context needs it: a recovery fails "
+        "unless a superuser runs it with BACKUP_LOAD_AS_SUPERUSER set; the recovery then "
+        f"executes\n\n{sql_block(text)}"
         for name, text in only_superusers.items()
     ]
 
@@ -166,17 +172,20 @@ def _read_warnings(connection: Connection, members: Members, crossing: borders.B
 
 
 def _owned(owned: borders.Owned, loader: str) -> str:
-    """Return the warning about an owner that a recovery's loading login may not act for."""
+    """Return the warning about an owner that the login that loads a recovery may not create objects for."""
     hidden = len(owned.objects) - NAMES_SHOWN
     what = ", ".join(owned.objects[:NAMES_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
     if owned.is_superuser:
         return (
-            f"superuser {owned.role} owns {what}: a recovery fails unless BACKUP_LOAD_AS_SUPERUSER is set; "
+            f"superuser {owned.role} owns {what}: a recovery fails unless BACKUP_LOAD_AS_SUPERUSER "
+            "is set; "
             "better change the owner to the tables' owner (ALTER … OWNER TO)"
         )
     return (
-        f'{owned.role} owns {what}, and login "{loader}" may not act for {owned.role}: a recovery will need that; run on its '
-        f"server, as administrator: GRANT {quoted(owned.role)} TO {quoted(loader)}; or change the owner here"
+        f'{owned.role} owns {what}, and login "{loader}", which loads recoveries, is not a member '
+        f"of {owned.role}; run on the "
+        f"server to recover to, as administrator: GRANT {quoted(owned.role)} TO {quoted(loader)}; "
+        "or change the owner here"
     )
 
 

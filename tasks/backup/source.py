@@ -65,7 +65,7 @@ def require_readable(site: Site, run: Run, *, read_others: bool = True) -> None:
     """Check, before a plan that takes a set is published, that this login may read all it needs.
 
     Raises:
-        BadInput: it may not; all missing privileges are named at once.
+        BadInput: privileges are missing; all of them are named at once.
     """
     with patient(), connect(site.server, site.database, run.title) as connection:
         connection.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
@@ -73,7 +73,10 @@ def require_readable(site: Site, run: Run, *, read_others: bool = True) -> None:
 
 
 def _require_readable(connection: Connection, members: Members, *, read_others: bool) -> list[tuple[str, str]]:
-    """Check that the login may read the tables of this context; return those of other contexts that it may not read."""
+    """Check that the login may read the tables of this context.
+
+    Return the tables of other contexts that it may not read.
+    """
     own, oids = set(members.chosen_by_class["pg_class"]), {"oids": members.oids}
     login = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
     lacking = connection.execute(sql.catalog.UNREADABLE, {"sequences": members.chosen_by_class["pg_class"]}).fetchall()
@@ -84,8 +87,10 @@ def _require_readable(connection: Connection, members: Members, *, read_others: 
         privileges = [*sorted(grants), *([f"SELECT ON {tables}"] if tables else [])]
         remedy = " ".join(f'GRANT {privilege} TO "{login}";' for privilege in privileges)
         raise BadInput(
-            f'role "{login}" may not read {", ".join(row[2] for row in unreadable)} (the whole schema is dumped, which takes the '
-            f'right to read every table); run: {remedy} or, for all tables: GRANT pg_read_all_data TO "{login}"'
+            f'role "{login}" may not read {", ".join(row[2] for row in unreadable)} (the whole '
+            "schema is dumped, which takes the "
+            f"right to read every table); run: {remedy} or, for all tables: GRANT pg_read_all_data "
+            f'TO "{login}"'
         )
     if hidden := [row[0] for row in connection.execute(sql.catalog.HIDDEN_BY_ROW_SECURITY, oids)]:
         raise BadInput(
@@ -103,7 +108,9 @@ def snapshot_facts(source: Source, snapshot: Snapshot) -> SnapshotFacts:
     facts = placed_snapshot(snapshot.coordinator, snapshot.instant, snapshot.xmin, snapshot.lsn)
     if facts.system_identifier != source.system_identifier:
         raise OperationError(
-            f"connected to a different cluster than before (system identifier {facts.system_identifier}, "
-            f"before {source.system_identifier}); find out why the server's address changed, and run again"
+            "connected to a different cluster than before (system identifier "
+            f"{facts.system_identifier}, "
+            f"before {source.system_identifier}); find out why the server's address changed, and "
+            "run again"
         )
     return facts

@@ -45,10 +45,10 @@ SNAPSHOT_TRIES = 4
 
 @dataclass(frozen=True)
 class Occasion:
-    """Why a set is taken: its label, until when it is kept, and whether lost rows are accepted.
+    """The reason for a set: its label, until when it is kept, and whether lost rows are accepted.
 
-    `sort` is the kind, or the name of the long-term job; `only` has the rows to take by relation,
-    if not all; `made` are the objects created by the restore that the set is taken for.
+    `sort` is the kind, or the name of the long-term job. `only` limits the set to some rows of each
+    relation. `made` are the objects that the restore creates for which this safety set is taken.
     """
 
     label: str | None = None
@@ -91,7 +91,7 @@ def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | N
     If the schema changes meanwhile, it starts over.
 
     Raises:
-        BadInput: every restore would refuse the set.
+        BadInput: the set would be unsigned, and every restore with these settings would refuse it.
         MovedSnapshot: the schema changed at every attempt; no set is listed.
     """
     _require_signer(site.store)
@@ -103,7 +103,7 @@ def take_set(site: Site, run: Run, source: Source, why: Occasion, base: Base | N
 
 
 def take_part(part: Site, run: Run, why: Occasion, *, read_others: bool = True) -> Manifest:
-    """Take a set of a part of a context, under the context's lock and another run id.
+    """Take a set of some tables of a context, under the context's lock and a run id of its own.
 
     Raises:
         BadInput, MovedSnapshot: as check_source and take_set.
@@ -121,7 +121,7 @@ def require_writable(site: Site, run: Run, sort: str) -> None:
     """Check, before anything is dumped, that the store accepts a set of a kind.
 
     Raises:
-        BadInput: it does not.
+        BadInput: the store refuses sets of this kind.
     """
     name = new_set_name(site.context.name, sort, run.started, site.context.zone, run.id)
     site.store.opened.require_writable(f"{name.folder}/probe", upload_class(site.context.storage_classes.of(name.kind)))
@@ -131,7 +131,8 @@ def _require_signer(store: StoreAddress) -> None:
     """Refuse to take an unsigned set that every restore with these settings would refuse."""
     if store.trust.refuses_unsigned and store.signer is None:
         raise BadInput(
-            f"{VERIFY_KEY} is set and {SIGNING_KEY} is not: the set would not be signed, and every restore would refuse it; "
+            f"{VERIFY_KEY} is set and {SIGNING_KEY} is not: the set would not be signed, and every "
+            "restore would refuse it; "
             f"set {SIGNING_KEY} too, or unset both"
         )
 
@@ -144,7 +145,7 @@ def _take(
     base: Base | None,
     trusted: Manifest | None,
 ) -> Manifest:
-    # Listed before the snapshot is taken: these sets are older than it.
+    # Listed before the snapshot is taken: all of these sets are older than the snapshot.
     known = list_sets(site.store, site.context.name)
     with take_snapshot(site, run, source.pg_dump, source.unreadable) as snapshot:
         unfit = base and _incompatibility(base, source, snapshot)
@@ -164,7 +165,7 @@ def _take(
     fields: dict[str, Any] = {"label": why.label, "keep_until": why.keep_until, "losses": losses, "instead": instead}
     fields |= {"finished": now(), "made": list(why.made)}
     manifest = manifest.model_copy(update=fields | place)
-    # The base may have expired before it was held.
+    # The base may have expired before its protection from pruning began.
     read_base(site.store, manifest)
     # Last, because a folder with a script but no manifest counts as one that lost its manifest.
     manifest = store_script(site, run, name, manifest, source, fitting)
@@ -197,9 +198,9 @@ def _other_rows(
     manifest: Manifest,
     blocks: dict[str, BlockRows],
 ) -> list[str]:
-    """Return the relations whose rows a differential would wrongly inherit from a full.
+    """Return the relations whose rows a differential would wrongly inherit from a full backup.
 
-    Every row was read anyway; only relations with another digest are queried.
+    Only relations whose digest changed are queried.
     """
     if incompatibility(base, manifest.snapshot, snapshot.xmax, manifest.database.oid, manifest.inventory):
         return []
@@ -225,6 +226,6 @@ def _losses(site: Site, trusted: Manifest, relations: list[Relation]) -> list[st
 
 def _incompatibility(base: Base, source: Source, snapshot: Snapshot) -> str | None:
     if not base.blocks:
-        return "it has no rows by block"
+        return "it has no row counts by block"
     database = catalog.read_database(snapshot.coordinator)
     return incompatibility(base.manifest, snapshot_facts(source, snapshot), snapshot.xmax, database.oid, snapshot.inventory)

@@ -1,7 +1,7 @@
-"""Integrity checks of a database: those of the context's file, and those from the catalog.
+"""Integrity checks of a database: those in the context's file, and those generated from the catalog.
 
-All run in one READ ONLY transaction under one snapshot; a check that fails or exceeds its time is a
-finding itself.
+All run in one READ ONLY transaction under one snapshot. A check that ends with an error or exceeds
+its time limit is reported as a finding.
 """
 
 import time
@@ -37,15 +37,16 @@ SAMPLE_ROWS = 5
 @step(repeatable=True)
 def run_checks(
     server: Server, database: str, run: Run, context: Context, files: dict[str, str], timeout_seconds: float, instant: datetime,
-    loader: Server | None = None, without_loader: str = "no login was chosen for code of the tables' owner",
+    loader: Server | None = None, without_loader: str = "no login was configured to run code of "
+                                                        "the tables' owner",
     unfit: Mapping[str, str] | None = None,
 ) -> list[Finding]:  # fmt: skip
-    """Run the checks of the context's file and those from the catalog, each limited in time, as of an instant.
+    """Run the checks of the context's file and those generated from the catalog, each with a time limit.
 
     Checks that may call code of the tables' owner run as `loader`: those of the file, of views and
     of partitions. If there is no loader (`without_loader` says why), or it lacks a privilege, the
-    server's own login runs those that call only functions of PostgreSQL itself. `unfit` has the
-    names of checks that are not run, with the reasons.
+    server's own login runs the checks that call only functions of PostgreSQL itself. `unfit` has
+    the names of checks that are not run, with the reasons.
 
     Raises:
         BadInput: the file is not valid, or the database cannot be reached.
@@ -54,7 +55,7 @@ def run_checks(
     settings = sql.session.check_settings(context.timestamps, timeout_seconds)
     with connect(server, database, run.title) as connection, one_snapshot(connection), ExitStack() as stack:
         missing = missing_relations(connection, context)
-        existence = Check("tables and views are there", Severity.ERROR, "", "A table or view of the context is missing.")
+        existence = Check("tables and views exist", Severity.ERROR, "", "A table or view of the context is missing.")
         present = without_missing(context, missing)
         members = catalog.read_members(connection, present)
         path = read_source_path(connection, context.namespace)
@@ -69,7 +70,7 @@ def run_checks(
 
 @dataclass
 class Readers:
-    """The sessions of a run of checks, under one snapshot: the server's own login, and the loader, which may run owners' code."""
+    """The sessions that run the checks, under one snapshot: the server's own login, and the loader for owners' code."""
 
     server: Server
     database: str
@@ -85,7 +86,7 @@ class Readers:
 
     @cached_property
     def owners(self) -> Connection | None:
-        """The session that may run code of owners, or None."""
+        """The session whose login may run code of the tables' owners, or None."""
         if self.loader is None or self.loader == self.server:
             return self.own if self.loader else None
         snapshot = self.own.execute(sql.snapshot.EXPORT_SNAPSHOT).fetchall()[0][0]
@@ -97,11 +98,17 @@ class Readers:
 
     @cached_property
     def _aside(self) -> Connection:
-        """A session for a temporary view that shows what a query calls; its transactions are rolled back."""
+        """A session for a temporary view that shows what a query calls.
+
+        Its transactions are rolled back.
+        """
         return self.stack.enter_context(connect(self.server, self.database, self.title))
 
     def run(self, check: Check, path: str | None = None) -> Finding:
-        """Run a check that may call code of the tables' owner, by a login that may; one of the file with its `path`."""
+        """Run a check that may call code of the tables' owner, with a login that may run such code.
+
+        `path` is the search path of a check in the file.
+        """
         if absent := _absent(self.own, check, path):
             return absent
         reason = self.without_loader
@@ -121,10 +128,10 @@ class Readers:
             return _run(self.own, check, path)
         if unreadable and self.loader:
             reason = f'GRANT SELECT ON {", ".join(unreadable)} TO "{self.loader.user}"'
-        return _broken(check, f"not run: it calls {', '.join(code[:3])}, code of an owner; {reason}")
+        return _broken(check, f"not run: the check calls {', '.join(code[:3])}, code of a table's owner; {reason}")
 
     def _inspect(self, check: Check) -> tuple[str, list[str], list[str]]:
-        """Return the error of a query, the functions other than PostgreSQL's that it calls, and what `loader` may not read."""
+        """Return the error of a query, the functions called that are not PostgreSQL's, and the relations `loader` may not read."""
         login = self.loader.user if self.loader else self.own.info.user
         connection = self._aside
         with connection.transaction(force_rollback=True):
@@ -151,13 +158,17 @@ def _broken(check: Check, note: str, seconds: float = 0.0) -> Finding:
     return Finding(check.name, check.severity, Verdict.BROKEN, note=note, seconds=seconds)
 
 
-# Generated from the catalog alone, or with operators that only a superuser can create: they call no code of an owner.
+# Generated from the catalog alone, or with operators that only a superuser can create: they call no
+# code of an owner.
 WITHOUT_CODE = frozenset({"objects"})
 OTHERS_KEYS = "foreign keys of other contexts"
 
 
 def _run_made(readers: Readers, subject: str, make: Callable[[], Iterable[Check]]) -> list[Finding]:
-    """Generate checks from the catalog and run them; an error, for example because a view is locked, is a finding."""
+    """Generate checks from the catalog and run them.
+
+    An error, for example because a view is locked, is a finding.
+    """
     connection = readers.own
     try:
         with connection.transaction():
@@ -191,16 +202,20 @@ def without_missing(context: Context, missing: Iterable[str]) -> Context:
 
 
 def _absent(connection: Connection, check: Check, path: str | None) -> Finding | None:
-    """Return a finding if a relation of another context that a check needs is missing; it is not run then."""
+    """Return a finding if a relation of another context that a check needs is missing.
+
+    The check is not run then.
+    """
     absent = [relation for relation in check.needs if not catalog.is_there(connection, relation, path)]
-    note = f"{absent[0]} of another context is not here" if absent else ""
+    note = f"{absent[0]} of another context does not exist in this database" if absent else ""
     return Finding(check.name, check.severity, Verdict.NOT_RUN, note=note) if absent else None
 
 
 def _run(connection: Connection, check: Check, path: str | None = None, *, raises_denied: bool = False) -> Finding:
-    """Run a check; one of the file under the source's search path, because its names may lack schemas.
+    """Run a check.
 
-    A missing privilege is a finding too, or raised if `raises_denied`.
+    A check in the file runs under the source's search path, because its names may lack schemas. A
+    missing privilege is a finding too, or raised as an error if `raises_denied`.
     """
     started = time.monotonic()
     try:
@@ -234,7 +249,10 @@ def _key_checks(connection: Connection, members: Members) -> Iterator[Check]:
 
 
 def _others_key_checks(connection: Connection, members: Members) -> Iterator[Check]:
-    """Yield the checks of foreign keys of other contexts; a NOT VALID key may have had orphans before."""
+    """Yield the checks of foreign keys of other contexts.
+
+    A NOT VALID key may have had orphans from the beginning.
+    """
     asked, about = {"oids": members.oids}, "A row of another context refers to a row of this one that does not exist."
     for table, key, is_proven, query in connection.execute(sql.foreign_keys.INBOUND_KEY_ORPHANS, asked).fetchall():
         severity = Severity.ERROR if is_proven else Severity.WARNING
@@ -244,10 +262,28 @@ def _others_key_checks(connection: Connection, members: Members) -> Iterator[Che
 def _object_checks(connection: Connection, context: Context, members: Members) -> Iterator[Check]:
     views = [row[0] for row in connection.execute(sql.views.VIEW_OIDS, {"schema": context.namespace, "views": context.views})]
     for name, severity, query, relations, about in (
-        ("triggers enabled", Severity.ERROR, sql.checks.TRIGGERS_OFF, members.oids, "A trigger, or that of a key, is disabled."),
+        (
+            "triggers enabled",
+            Severity.ERROR,
+            sql.checks.TRIGGERS_OFF,
+            members.oids,
+            "A trigger, or the trigger of a foreign key, is disabled.",
+        ),
         ("indexes valid", Severity.ERROR, sql.checks.INDEXES_INVALID, members.oids, "An index is INVALID; REINDEX or drop it."),
-        ("constraints enforced", Severity.ERROR, sql.checks.CONSTRAINTS_OFF, members.oids, "A constraint is NOT ENFORCED."),
-        ("constraints proven", Severity.WARNING, sql.checks.CONSTRAINTS_UNPROVEN, members.oids, "A constraint is NOT VALID."),
+        (
+            "constraints enforced",
+            Severity.ERROR,
+            sql.checks.CONSTRAINTS_OFF,
+            members.oids,
+            "A constraint is NOT ENFORCED: PostgreSQL does not check it.",
+        ),
+        (
+            "constraints proven",
+            Severity.WARNING,
+            sql.checks.CONSTRAINTS_UNPROVEN,
+            members.oids,
+            "A constraint is NOT VALID: older rows may violate it.",
+        ),
         ("views populated", Severity.ERROR, sql.checks.VIEWS_EMPTY, views, "A materialized view is not populated; refresh it."),
     ):
         yield Check(name, severity, sql.checks.about(query, relations), about)
@@ -284,9 +320,13 @@ def calls_code(connection: Connection, name: str) -> bool:
 
 
 def offending(connection: Connection, query: str, path: str | None = None) -> tuple[int, list[str]]:
-    """Return the number of rows of a query, and the first few as text; `path` is the search path of a check of the file."""
+    """Return the number of rows of a query, and the first few as text.
+
+    `path` is the search path of a check in the file.
+    """
     statement = sql.checks.offending_rows(query, SAMPLE_ROWS)
-    # Prepared, because PostgreSQL then accepts one statement only: the text cannot end the transaction.
+    # Prepared, because PostgreSQL then accepts one statement only: the text cannot end the
+    # transaction.
     if path is None:
         cursor = connection.execute(statement, prepare=True)
     else:

@@ -19,16 +19,18 @@ from tasks.store.address import StoreAddress
 
 LARGE_OBJECTS = "large objects of the newest backup"
 CONTENT = "content of large objects"
-# A check reads this many bytes of content as text, and at least one object; which objects depends on the set.
+# A check reads this many bytes of content as text, and at least one object; which objects depends
+# on the set.
 MOST_BYTES = 256 << 20
 
 
 def compare_large_objects(
     server: Server, database: str, run: Run, context: Context, store: StoreAddress, manifest: Manifest, timeout_seconds: float
 ) -> list[Finding]:  # fmt: skip
-    """Compare the large objects of a set with the database: whether they exist, and the content of as many as the budget allows.
+    """Compare the large objects of a set with the database: whether they exist, and the content of some of them.
 
-    Only objects that rows still reference count. One that is missing or empty is lost; other content is a warning.
+    Only objects that rows still reference count. A missing or empty object is lost; changed content
+    is a warning.
 
     Raises:
         DamagedSet: the set's index of them cannot be read.
@@ -86,9 +88,9 @@ def _judge(
     if 0 < len(read) < len(known) - len(lost):
         note += f", at most {size(MOST_BYTES)} a check"
     samples = [f"{oid} is missing or empty" for oid in sorted(lost)]
-    samples += [f"{oid} has other content" for oid in sorted(changed)]
+    samples += [f"{oid} has changed content" for oid in sorted(changed)]
     if samples:
         counts = f"{len(lost):,} lost, {len(changed):,} changed"
-        note = f"{counts}; they are in {manifest.id}; if that was on purpose, take a backup now; {note}"
+        note = f"{counts}; the originals are in {manifest.id}; if the change was on purpose, take a backup now; {note}"
     check = Check(LARGE_OBJECTS, Severity.ERROR if lost else Severity.WARNING, "")
     return judge(check, len(samples), samples[:SAMPLE_ROWS], note=note)

@@ -1,7 +1,7 @@
 """Partitions whose period is over, compared with the newest good set, for up to `comparison_seconds`.
 
-They are read whole, as a backup reads them, one after the other under one snapshot. Rows of the set
-are downloaded only for a partition that differs, to find out which rows do.
+All their rows are read, one partition after the other, under one snapshot. Rows of the set are
+downloaded only for a partition that differs, to find out which rows differ.
 """
 
 import time
@@ -40,7 +40,7 @@ from tasks.sets.records import read_records
 from tasks.sets.stage import stage_relations
 from tasks.store.address import StoreAddress
 
-# How long to wait for a lock.
+# How long to wait for the lock on a partition.
 LOCK_SECONDS = 1.0
 SHORTEST_SECONDS = 0.01
 # 32 bytes of memory each; if there are more, only their numbers are compared.
@@ -50,9 +50,9 @@ PAST_SECONDS = (TimeoutError, psycopg.errors.QueryCanceled)
 
 @dataclass(frozen=True)
 class Subject:
-    """A past partition, with its leaf partitions and their relations in the set.
+    """A partition whose period is over, with its leaf partitions and their relations in the set.
 
-    `why` is the reason if it cannot be compared.
+    `why` is the reason if the partition cannot be compared.
     """
 
     partition: Partition
@@ -65,7 +65,7 @@ class Subject:
 class Comparing:
     """The session and the sets of a comparison, the newest good set first.
 
-    `deadline` is of the monotonic clock.
+    `deadline` is a time of the monotonic clock.
     """
 
     connection: Connection
@@ -85,12 +85,12 @@ class Comparing:
 
     @property
     def over(self) -> str:
-        """Why a partition is not compared when the time is up."""
-        return f"the {self.seconds} s of `comparison_seconds` were over"
+        """The reason given for partitions that are not compared because the time limit was reached."""
+        return f"the limit of {self.seconds} s (`comparison_seconds`) was reached"
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is up."""
+        """Whether the time limit is reached."""
         return time.monotonic() >= self.deadline
 
     def reading(self, relation: Relation) -> StreamJob:
@@ -104,9 +104,10 @@ class Comparing:
 def compare_past_partitions(
     server: Server, database: str, run: Run, context: Context, store: StoreAddress, timeout_seconds: float
 ) -> tuple[list[Finding], Rotation]:  # fmt: skip
-    """Compare partitions whose period is over with the newest good set, those tried longest ago first.
+    """Compare partitions whose period is over with the newest good set, those compared longest ago first.
 
-    Returns a finding, or none if the context has no partitions, and the rotation for the record of the check.
+    Returns a finding (none if the context has no partitions), and the rotation to store in the
+    record of the check.
     """
     rotation = Rotation()
     if not context.partitions:
@@ -151,15 +152,15 @@ def _subjects(
 def _why_not(partition: Partition, leaves: Sequence[Member], known: Mapping[str, Relation], set_id: str) -> str:
     """Return why a partition cannot be compared with a set, or nothing."""
     if partition.detach_pending:
-        return "a DETACH … CONCURRENTLY is unfinished, finish it: ALTER TABLE … DETACH PARTITION … FINALIZE"
+        return "its DETACH … CONCURRENTLY is unfinished; run: ALTER TABLE … DETACH PARTITION … FINALIZE"
     for leaf in leaves:
         if (relation := known.get(leaf.qualified)) is None:
-            return f"{set_id} lacks a part of it"
+            return f"{set_id} lacks one of its partitions"
         types = dict(zip(leaf.columns, leaf.types, strict=True))
         if relation.types and any(types.get(name) != kind for name, kind in zip(relation.columns, relation.types, strict=True)):
-            return f"it has other columns than in {set_id}"
+            return f"its columns differ from those in {set_id}"
         if not {*relation.columns} <= {*leaf.columns}:
-            return f"it lacks columns that it has in {set_id}"
+            return f"it lacks columns that {set_id} has"
     return ""
 
 
@@ -191,7 +192,10 @@ def _cleaned(comparing: Comparing, subject: Subject, since: Manifest) -> int:
 
 
 def _compare(comparing: Comparing, subject: Subject, finding: PartitionFinding) -> PartitionFinding:
-    """Compare one partition: number and digest of its rows, leaf partitions together, and if they differ, row by row."""
+    """Compare number and digest of the rows of a partition, all its leaf partitions together.
+
+    If they differ, compare row by row.
+    """
     connection, then, now = comparing.connection, RowDigest(), RowDigest()
     try:
         with connection.transaction():
@@ -217,9 +221,10 @@ def _digest_of(relation: Relation) -> RowDigest:
 
 
 def _compare_sets(comparing: Comparing, subject: Subject, finding: PartitionFinding, now: RowDigest) -> PartitionFinding:
-    """Compare the newest good set, which a partition equals, with the set that it equaled at the last check.
+    """Compare the newest good set, which a partition equals, with the set that the partition equaled at the last check.
 
-    This finds a change that was backed up between two checks. Only number and digest of the rows are compared.
+    This finds a change that was backed up between two checks. Only number and digest of the rows
+    are compared.
     """
     agreed = comparing.rotation.agreed.get(finding.name)
     earlier = next((manifest for manifest in comparing.sets[1:] if manifest.id == agreed), None)
@@ -231,7 +236,7 @@ def _compare_sets(comparing: Comparing, subject: Subject, finding: PartitionFind
         then.include(_digest_of(was))
     if earlier is None or (then.rows, then.hex) == (now.rows, now.hex):
         return finding
-    why = f"{comparing.manifest.id} has the rows as they are now, but {earlier.id}, which was equal before, has not"
+    why = f"{comparing.manifest.id} has the present rows, but {earlier.id}, which was equal at an earlier check, has other rows"
     cleaned = _cleaned(comparing, subject, earlier)
     changed = replace(finding, rows=(then.rows, now.rows), cleaned=cleaned, why=why)
     return changed if changed.is_grave else finding
@@ -241,7 +246,7 @@ def _differences_of_rows(comparing: Comparing, leaves: Sequence[tuple[Member, Re
     """Count rows by key: only in the set, different, and only in the database.
 
     Raises:
-        TimeoutError, psycopg.errors.QueryCanceled: the time is up.
+        TimeoutError, psycopg.errors.QueryCanceled: the time limit is reached.
         OperationError, zstandard.ZstdError: the rows of the set cannot be read.
     """
     connection, then, now = comparing.connection, RowBag(), RowBag()

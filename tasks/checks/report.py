@@ -42,9 +42,9 @@ def frame(findings: Iterable[Finding]) -> "pd.DataFrame":
 
 @step
 def publish_checks(site: Site, run: Run, findings: list[Finding], partitions: Rotation) -> str:
-    """Publish the report and the table of an integrity check, and keep its record; return its verdict.
+    """Publish the report and the table of a run of integrity checks, and store its record.
 
-    The record says when each of the past partitions was compared.
+    Return the verdict. The record also has when each partition whose period is over was compared.
 
     Raises:
         OperationError: a check of severity error failed or could not be run.
@@ -65,9 +65,9 @@ def _in_short(finding: Finding) -> str:
 
 
 def _record(site: Site, run: Run, record: CheckRecord) -> None:
-    """Keep the record of an integrity check.
+    """Store the record of a run of integrity checks.
 
-    A failure is only logged, because the store has a watch of its own.
+    A failure is only logged: a store that fails is reported by the watch.
     """
     try:
         keep_record(site.store, run.context, record)

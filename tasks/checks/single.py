@@ -14,7 +14,7 @@ from tasks.run.site import Site
 
 
 def run_check(site: Site, run: Run, name: str, timeout_seconds: float) -> Finding:
-    """Run a check of the context's file in the same way as all of them.
+    """Run one check of the context's file, under the same conditions as `integrity_check`.
 
     Raises:
         BadInput: there is no such check, the file is not valid, or the database cannot be reached.

@@ -1,4 +1,4 @@
-"""The database compared with the newest backup: lost and changed objects, lost rows."""
+"""Comparing the database with the newest backup: lost and changed objects, lost rows."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -30,8 +30,10 @@ from tasks.sets.listing import list_sets
 from tasks.sets.manifest import find_lack, name_of
 from tasks.store.address import StoreAddress
 
-NOT_SEEN = "not checked: a table of another context that had rows; no login here may read it, or it is locked"
-NOT_COUNTED = "not counted: that would run code of its owner, and there is no login for such code; see `integrity checks`"
+NOT_SEEN = "not checked: this table of another context had rows, and now no login here may read it, or it is locked"
+NOT_COUNTED = (
+    "not counted: counting would run code of the table's owner, and no login for such code is available; see `integrity checks`"
+)
 
 
 @step
@@ -41,7 +43,7 @@ def compare_with_newest_backup(
 ) -> list[Finding]:  # fmt: skip
     """Compare the database with the newest backup: lost and changed objects, and lost rows."""
     try:
-        # Not a suspect one: its lost rows would not be found.
+        # Not a suspect backup: rows lost before it would not be found.
         manifest = newest_trusted(store, context.name)
         if manifest is None and not any(RULES[entry.name.kind].may_be_latest for entry in list_sets(store, context.name).sets):
             note = f"no backup set of the context in {store.url}"
@@ -86,7 +88,8 @@ def _losses(
 ) -> tuple[list[str], tuple[list[str], list[str]], list[Difference] | None, dict[str, str]]:  # fmt: skip
     """Return lost objects, relations that lost rows, changed objects, and relations that could not be counted, with the reason.
 
-    Changed objects are None if the set is of another major version. Archived partitions and cleaned-up rows are not lost.
+    Changed objects are None if the set is of another major version. Archived partitions and
+    cleaned-up rows are not lost.
     """
     with connect(server, database, run.title) as connection, one_snapshot(connection):
         connection.execute(sql.session.limit_statements(timeout_seconds))
@@ -118,7 +121,8 @@ def _compare_objects(
     gone = archived - {relation.qualified for relation in members.relations}
     expected = [item for item in manifest.inventory if table_of(item) not in gone]
     inventory = with_moved_sequences(expected, catalog.read_inventory(connection, members, manifest.inventory))
-    # Texts are not parsed again here, as that writes: views and functions with another spelling are reported.
+    # Texts are not parsed again here, as that writes: views and functions with another spelling are
+    # reported.
     expecting = manifest.model_copy(update={"inventory": expected})
     compared = Comparison(connection, expecting, members, inventory, neighbours=neighbours)
     differences = compared.differences

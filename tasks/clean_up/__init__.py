@@ -1,1 +1,1 @@
-"""Rows past retention: found, archived, and deleted."""
+"""Clean-up of rows past retention: find them, archive them, delete them."""

@@ -1,8 +1,10 @@
-"""Deletes old rows with their dependent rows as an application would: mark them, unmark those that must stay, delete the others.
+"""Deletes old rows with their dependent rows, with triggers and foreign keys in force.
 
-Rows stay if other sessions lock them, if rows that stay reference them, if they are held or changed since they were archived, or
-if a trigger or a foreign key refuses. Each is reported with the reason, and stops no other. A plan does the same and is rolled
-back by the caller.
+The rows are marked first; rows that must stay are unmarked; the others are deleted. A row stays if
+another session locks it, if a row that stays references it, if the rule's `hold` keeps it, if it
+changed since it was archived, or if a trigger or a foreign key refuses the deletion. Each row that
+stays is reported with the reason; the others are deleted all the same. A plan does the same, and
+its caller rolls it back.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,18 +22,24 @@ from tasks.core.sql.clean_up import Table
 from tasks.core.sql.staging import Link
 from tasks.database.locks import ContextLock
 
-# Rows of a rule's table that are deleted in one transaction: other sessions may wait for one of them that long.
+# Rows of a rule's table that are deleted in one transaction, for which other sessions may have to
+# wait.
 BATCH_ROWS = 200
-# Less than PostgreSQL's deadlock_timeout of 1 s: in a deadlock we give way, unless the other session waited long before.
+# Less than PostgreSQL's deadlock_timeout of 1 s: in a deadlock this session gives up first, unless
+# the other one waited long before.
 LOCK_SECONDS = 0.5
-# After so many lock timeouts, batches with locked rows are no longer divided: all of their rows stay.
+# After this many lock timeouts, batches with locked rows are no longer divided: all of their rows
+# stay.
 PATIENCE = 40
-BLOCKED_BY_OTHERS = f"lock timeout after {LOCK_SECONDS:g} s: other sessions use it, or rows that its triggers write"
-CHANGED = "changed since it was archived, by another session or a deleted row's trigger, or a dependent row was"
+BLOCKED_BY_OTHERS = f"lock timeout after {LOCK_SECONDS:g} s: another session has locked this row, or rows that its triggers write"
+CHANGED = "this row or a dependent row changed since it was archived, by another session or by the trigger of a deleted row"
 
 
 class Blocked(Exception):
-    """Other sessions lock rows that a removal needs; it is rolled back, and `tried` has its rows."""
+    """Raised if other sessions lock rows that a removal needs.
+
+    The removal is rolled back; `tried` has its rows.
+    """
 
     def __init__(self, tried: Removed) -> None:
         self.tried = tried
@@ -47,11 +55,11 @@ def sweep(
 ) -> Iterator[Removed]:
     """Remove old rows in batches, the oldest first, each batch in its own transaction or savepoint.
 
-    After a lock timeout fewer rows are tried, in the end each alone; rows that stay locked are not deleted. A removal that is not
-    rolled back needs the context's lock.
+    After a lock timeout smaller batches are tried, in the end single rows; rows that are still
+    locked then are not deleted. A removal that is not rolled back needs the context's lock.
 
     Raises:
-        LostLock: the lock was lost; what was removed before stays removed.
+        LostLock: the context's lock was lost; rows removed before that stay removed.
     """
     size, failures = BATCH_ROWS, 0
     while True:
@@ -93,17 +101,20 @@ def remove(
     limit: int,
     archived: Mapping[int, tuple[int, Sequence[str]]] | None = None,
 ) -> Removed:
-    """Delete old rows of a rule's table with their dependent rows in the session's transaction; the result has those that stay.
+    """Delete old rows of a rule's table with their dependent rows, in the session's transaction.
+
+    The result also has the rows that stay.
 
     Args:
         connection: a session with a transaction and the fixed settings.
         subject: the rule.
         conditions: more conditions on rows of the rule's table, besides those of the rule.
-        limit: at most so many rows of the table, the oldest.
-        archived: delete only rows that are as archived; by oid of the relation: number and columns of its staging table.
+        limit: the greatest number of rows of the table to delete; the oldest are taken.
+        archived: delete only rows that are as they were archived; has, by oid of the relation,
+            number and columns of its staging table.
 
     Raises:
-        Blocked: a lock timed out; the transaction has to be rolled back.
+        Blocked: a lock timed out; the caller has to roll the transaction back.
     """
     removal = Removal(connection, subject)
     try:
@@ -160,7 +171,7 @@ def _mark_dependent(removal: Removal) -> None:
 
 
 def _spare_changed(removal: Removal, archived: Mapping[int, tuple[int, Sequence[str]]]) -> None:
-    """Keep rows that are not as archived, or that have a dependent row that is not."""
+    """Keep rows that changed since they were archived, or that have a dependent row that did."""
     for table in removal.subject.tables:
         for leaf in removal.subject.leaves_of(table):
             statement = sql.clean_up.roots_changed(table, (leaf.schema, leaf.name), archived.get(leaf.oid))
@@ -182,29 +193,33 @@ def _referenced(removal: Removal) -> dict[str, list[int]]:
         parent, child = subject.table_of(key["parent"]), subject.table_of(key["child"])
         assert parent  # noqa: S101
         if key["readable"]:
-            reason = f"{key['table']} references it, or a dependent row ({key['name']})"
+            reason = f"{key['table']} references this row or a dependent row ({key['name']})"
             statement = sql.clean_up.roots_referred_to(key["table"], child, parent, Link.of(key))
             # An unmarked row of a dependent table is locked by another session.
             note(reason, removal.connection.execute(statement).fetchall(), passing=bool(child and child.name in children))
-            # It may be deleted with the next ones.
+            # This row may be deleted with a later batch.
             removal.done.may_go |= bool(child) and reason in reasons
         elif (needed := _referenced_from_outside(removal, key, parent)) is not None:
-            reasons |= {f"{key['table']} references it, or a dependent row ({key['name']})": needed} if needed else {}
+            reasons |= {f"{key['table']} references this row or a dependent row ({key['name']})": needed} if needed else {}
         elif key["on_delete"] in ACTING:
             reason = (
-                f"rows of {key['table']} may reference it ({key['name']}, ON DELETE {key['on_delete']}), and this login cannot "
+                f"rows of {key['table']} may reference this row ({key['name']}, ON DELETE "
+                f"{key['on_delete']}), and this login cannot "
                 f'read them; GRANT SELECT ON {key["table"]} TO "{subject.login}"'
             )
             note(reason, removal.connection.execute(sql.clean_up.roots_of(parent)).fetchall())
-        # Otherwise the database refuses to delete referenced rows.
+        # With any other action the database itself refuses to delete referenced rows.
     for table, condition in subject.belonging:
-        reason = f"rows of {table.name} that belong to it are locked by other sessions, or were just inserted"
+        reason = f"rows of {table.name} that depend on this row are locked by other sessions, or were just inserted"
         note(reason, removal.written(sql.clean_up.roots_not_alone(table, subject.root, condition)).fetchall(), passing=True)
     return reasons
 
 
 def _referenced_from_outside(removal: Removal, key: Mapping[str, Any], parent: Table) -> list[int] | None:
-    """Return the rows that a table references which this login cannot read; None if the run's own login cannot either."""
+    """Return the rows that another table references, if this login cannot read that table.
+
+    None if the run's own login cannot either.
+    """
     rows = removal.connection.execute(sql.clean_up.values_of(parent, key["referenced"])).fetchall()
     counts = removal.subject.neighbours.count_referring(key, [row[1:] for row in rows])
     return None if counts is None else sorted({rows[number][0] for number in counts} & removal.roots.keys())

@@ -1,8 +1,10 @@
-"""What every rule would delete: all old rows are tried, in batches, in transactions that are rolled back.
+"""The plan of a clean-up: which rows every rule would delete.
 
-It blocks nobody longer than a clean-up does. A row that would be deleted exists again in the next transaction: its key is
-remembered, and where it references rows that are tried then, it is deleted with them again. What this cannot find out is reported
-as not known.
+All old rows are deleted for a try, in batches, in transactions that are rolled back; other sessions
+wait no longer than for a clean-up. After the rollback the rows exist again, so the keys of rows
+that would be deleted are stored: if such a row references rows that are tried later, it is deleted
+with them again. Rows of which this cannot show whether they would be deleted are reported as not
+known.
 """
 
 import time
@@ -28,7 +30,7 @@ from tasks.run.site import Site
 
 
 class Trial:
-    """Transactions that are rolled back, each after `rules.TRIAL_SECONDS`, and by table the keys of rows that would be deleted."""
+    """The transactions of a plan, rolled back after `rules.TRIAL_SECONDS`, and the keys of rows that would be deleted."""
 
     def __init__(self, site: Site, run: Run, connection: Connection) -> None:
         self.site, self.run, self.connection = site, run, connection
@@ -38,13 +40,13 @@ class Trial:
         self._transaction, self._deadline = ExitStack(), 0.0
 
     def begin(self) -> None:
-        """Begin a transaction; between two of them others can lock the context."""
+        """Begin a transaction. Between two transactions, other runs can lock the context."""
         self._transaction.enter_context(context_lock(self.site.server, self.site.context.name, self.run.title))
         self._transaction.enter_context(self.connection.transaction(force_rollback=True))
         self._deadline = time.monotonic() + rules.TRIAL_SECONDS
 
     def end(self) -> None:
-        """Roll back, and store the keys of the deleted rows where the next transactions see them."""
+        """Roll back, and store the keys of the deleted rows in TEMP tables for the next transactions."""
         self._transaction.close()
         for name, (table, keys) in self._new.items():
             if name not in self._going:
@@ -72,7 +74,10 @@ class Trial:
         return read_subject(self.connection, self.site.context, clean_up.rule, instant, neighbours, self._going, self.keys)
 
     def note(self, subject: Subject, removed: Removed) -> dict[str, list[Key]]:
-        """Remember the keys of deleted rows; return the new ones by relation: it may have been deleted before."""
+        """Remember the keys of deleted rows.
+
+        Return by relation the rows that were not deleted in an earlier transaction already.
+        """
         tables = {leaf.qualified: subject.tables[subject.tops[oid]] for oid, leaf in subject.leaves.items()}
         new_keys = dict[str, list[Key]]()
         for name, keys in removed.deleted.items():
@@ -87,7 +92,10 @@ class Trial:
 
 @step
 def plan(site: Site, run: Run) -> list[CleanUp]:
-    """Find out what every rule would delete, one after the other; all of it is rolled back."""
+    """Find out which rows each rule would delete, one rule after the other.
+
+    All deletions are rolled back.
+    """
     clean_ups = rules.rules_in_order(site, run)
     with session(site, run) as connection:
         require_temporary(connection)
@@ -104,7 +112,10 @@ def plan(site: Site, run: Run) -> list[CleanUp]:
 
 
 def _try_rule(trial: Trial, clean_up: CleanUp) -> None:
-    """Try all old rows of a rule, and those that stay again as long as rows that reference them are deleted."""
+    """Try all old rows of a rule.
+
+    Try rows that stay again, as long as rows that reference them are deleted.
+    """
     subject = trial.read(clean_up)
     clean_up.cutoff = subject.cutoff
     went = may_go = True

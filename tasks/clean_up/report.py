@@ -1,4 +1,4 @@
-"""Reports of a clean-up: what would be deleted, and what was."""
+"""Reports of a clean-up: which rows would be deleted, and which were."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from tasks.run.site import Site
 
 @step
 def publish_plan(site: Site, clean_ups: Sequence[CleanUp]) -> str:
-    """Publish what a clean-up would delete; return the verdict.
+    """Publish the plan of a clean-up: which rows it would delete. Return the verdict.
 
     Raises:
         OperationError: a rule cannot be followed.
@@ -38,7 +38,7 @@ def publish_cleaned(site: Site, clean_ups: Sequence[CleanUp]) -> str:
     context, verdict_line = site.context, verdict(clean_ups, planned=False)
     commands = [
         f"python -m flows.restore restore_cleaned_up --context {context.name} --backup {name}  # {clean_up.rule.table}"
-        # Referenced rows are restored first; they were deleted last.
+        # Referenced rows were deleted last, and have to be restored first.
         for clean_up in reversed(clean_ups)
         for name in reversed(clean_up.sets)
     ]

@@ -1,7 +1,8 @@
-"""Rows past retention: found, archived and read back, and only then deleted.
+"""Following the rules of a clean-up: old rows are found, archived and read back, and only then deleted.
 
-The rows of a rule are found by deleting them and rolling back, so that whatever refuses a row is known before anything is
-archived. A row is deleted only as it was archived; if a run dies, the next one finishes its work.
+The rows of a rule are found by deleting them and rolling back, so that every refusal is known
+before anything is archived. A row is deleted only if it is still as it was archived. If a run is
+interrupted, the next one finishes its work.
 """
 
 import shutil
@@ -44,16 +45,17 @@ from tasks.sets.manifest import name_of
 from tasks.sets.marks import finish_clean_up
 from tasks.sets.stage import StagedSet
 
-# Rows that are archived at once; and how long rows are tried in one transaction, in which others may wait for one of them.
+# Rows that are archived in one set; and the seconds that rows are tried in one transaction, for
+# which other sessions may have to wait.
 FOUND_ROWS = 20_000
 TRIAL_SECONDS = 3.0
 
 
 def require_archivable(site: Site, run: Run, month: datetime) -> None:
-    """Make sure before any row is tried that it could be archived, and that the long-term backups before it could be taken.
+    """Check, before any row is tried, that old rows can be archived and that the long-term backups can be taken.
 
     Raises:
-        BadInput: this login cannot read what that needs, or the store cannot be written.
+        BadInput: this login lacks a privilege to read for that, or the store cannot be written.
     """
     if not site.context.clean_up:
         return
@@ -65,7 +67,7 @@ def require_archivable(site: Site, run: Run, month: datetime) -> None:
 
 
 def rules_in_order(site: Site, run: Run) -> list[CleanUp]:
-    """Return the context's rules, those whose rows reference the rows of others first."""
+    """Return the context's rules, ordered so that referencing rows are deleted before the rows that they reference."""
     clean_ups = [CleanUp(rule) for rule in site.context.clean_up]
     place = {"schema": site.context.namespace, "tables": [clean_up.rule.table for clean_up in clean_ups]}
     with session(site, run) as connection:
@@ -82,12 +84,12 @@ def rules_in_order(site: Site, run: Run) -> list[CleanUp]:
 
 @contextmanager
 def explained(clean_up: CleanUp) -> Iterator[None]:
-    """Record what stops a rule as its problem, so that it does not stop the others."""
+    """Record an error that stops a rule as the rule's problem, so that the other rules are still followed."""
     try:
         yield
     except psycopg.Error as error:
         is_written = (error.sqlstate or "").startswith("42") and not isinstance(error, psycopg.errors.InsufficientPrivilege)
-        remedy = "; correct condition, hold or where of its rule in context.yaml" if is_written else ""
+        remedy = "; correct `condition`, `hold` or `where` of the rule in context.yaml" if is_written else ""
         clean_up.problem = f"{message_of(error)}{remedy}"
     except OperationError as error:
         clean_up.problem = str(error)
@@ -98,25 +100,31 @@ def explained(clean_up: CleanUp) -> Iterator[None]:
 
 
 def clean_up(site: Site, run: Run, followed: CleanUp) -> None:
-    """Follow a rule: finish what an earlier run left, then find, archive and delete; a failure is reported, and loses no row."""
+    """Follow a rule: finish the work of an interrupted run, then find, archive and delete old rows.
+
+    A failure is reported, and loses no row.
+    """
     written = set[tuple[str, str]]()
     with explained(followed):
         unfinished, damaged = unfinished_clean_ups(site.store, site.context.name, followed.rule.table)
-        followed.notes += [
-            f"{name} is damaged, and the only set with the rows that were deleted before its run died" for name in damaged
-        ]
+        followed.notes += [f"{name} is damaged, and no other set has the rows that its interrupted run deleted" for name in damaged]
         for manifest in unfinished:
             followed.notes.append(f"{manifest.id} was archived by a run that did not finish")
             delete_archived(site, run, followed, manifest, written)
         while _follow(site, run, followed, written):
-            get_run_logger().info("%s: rows were deleted that referenced rows that stayed; trying those again", followed.rule.table)
+            get_run_logger().info(
+                "%s: rows stayed only because of rows that are deleted now; trying them again", followed.rule.table
+            )
     vacuum(site, run, followed, sorted(written))
 
 
 def _follow(site: Site, run: Run, clean_up: CleanUp, written: set[tuple[str, str]]) -> bool:
-    """Find, archive and delete all old rows; return whether rows that stay may be deleted the next time."""
+    """Find, archive and delete all old rows.
+
+    Return whether rows that stay may be deleted in another pass.
+    """
     last, has_more, any_deleted, may_go = None, True, False, False
-    # Rows that stayed before are tried again.
+    # Rows that stayed in an earlier pass are tried again.
     clean_up.stays = {}
     while has_more:
         subject, result, has_more = find_rows(site, run, clean_up, last)
@@ -132,9 +140,9 @@ def _follow(site: Site, run: Run, clean_up: CleanUp, written: set[tuple[str, str
 
 @step(name="find old rows of {clean_up.rule.table}")
 def find_rows(site: Site, run: Run, clean_up: CleanUp, last: Sequence[str] | None) -> tuple[Subject, Removed, bool]:
-    """Return a rule as the database has it, the rows after the last one that would be deleted, and whether there are more.
+    """Return the rule's tables as read from the catalog, the next old rows that can be deleted, and whether more may follow.
 
-    The rows are deleted, and the transaction is rolled back.
+    The rows are deleted for a try, and the transaction is rolled back.
     """
     result, has_more, deadline = Removed(), True, time.monotonic() + TRIAL_SECONDS
     with (
@@ -178,11 +186,13 @@ def _keys(subject: Subject, deleted: Mapping[str, Sequence[Key]]) -> dict[str, R
 def delete_archived(site: Site, run: Run, clean_up: CleanUp, manifest: Manifest, written: set[tuple[str, str]]) -> Removed:
     """Delete the rows of a clean-up set that are still as they were archived, in batches, and count them.
 
-    The relations that were written are added to `written`.
+    The relations from which rows were deleted are added to `written`.
 
     Raises:
-        DamagedSet: the set read back differs from what was stored; nothing was deleted.
-        LostLock: the lock was lost; rows deleted before stay deleted, and the next run continues.
+        DamagedSet: the set differs from what was stored, when it was read back; nothing was
+            deleted.
+        LostLock: the context's lock was lost; rows deleted before that stay deleted, and the next
+            run continues.
     """
     removed, deleted = Removed(), dict[str, int]()
     clean_up.sets.append(manifest.id)
@@ -199,7 +209,7 @@ def delete_archived(site: Site, run: Run, clean_up: CleanUp, manifest: Manifest,
             chosen = [sql.deletion.is_staged(subject.root, own)]
             for batch in sweep(connection, subject, chosen, archived=archived, lock=lock) if own else ():
                 removed.add(batch)
-                # Recorded at once: the rows are deleted, whatever fails later.
+                # Recorded at once: the rows are deleted, even if a later step fails.
                 clean_up.record(Removed(deleted=batch.deleted))
                 written |= {(leaf.schema, leaf.name) for leaf in subject.leaves.values() if leaf.qualified in batch.deleted}
             deleted = _count_deleted(connection, subject, archived)
@@ -207,12 +217,12 @@ def delete_archived(site: Site, run: Run, clean_up: CleanUp, manifest: Manifest,
     finally:
         shutil.rmtree(run.folder / manifest.id, ignore_errors=True)
     finish_clean_up(site.store, name_of(manifest), {"instant": run.started, "run": run.id, "deleted": deleted})
-    get_run_logger().info("%d rows of %s deleted, of %d that it has", counted(removed.deleted), manifest.id, manifest.rows)
+    get_run_logger().info("%d rows of %s deleted, of %d in that set", counted(removed.deleted), manifest.id, manifest.rows)
     return removed
 
 
 def _count_deleted(connection: Connection, subject: Subject, archived: Mapping[int, tuple[int, Sequence[str]]]) -> dict[str, int]:
-    """Count by relation the staged rows that no longer exist, whichever run deleted them."""
+    """Count by relation the staged rows that no longer exist, including those that an earlier run deleted."""
     counts = dict[str, int]()
     for oid, (number, _) in archived.items():
         leaf, table = subject.leaves[oid], subject.tables[subject.tops[oid]]
@@ -222,9 +232,10 @@ def _count_deleted(connection: Connection, subject: Subject, archived: Mapping[i
 
 
 def _stage(connection: Connection, subject: Subject, staged: StagedSet) -> dict[int, tuple[int, Sequence[str]]]:
-    """Load the rows of a set into TEMP tables; return, by oid of a relation, the number of its TEMP table and its columns.
+    """Load the rows of a set into TEMP tables.
 
-    A relation with other columns now is not staged: its rows are not as they were archived.
+    Return, by oid of a relation, the number of its TEMP table and its columns. A relation whose
+    columns changed is not staged: its rows are not as they were archived.
     """
     leaves = {leaf.qualified: leaf for leaf in subject.leaves.values()}
     staged_tables = dict[int, tuple[int, Sequence[str]]]()
@@ -244,7 +255,10 @@ def _stage(connection: Connection, subject: Subject, staged: StagedSet) -> dict[
 
 @step(name="vacuum {clean_up.rule.table}")
 def vacuum(site: Site, run: Run, clean_up: CleanUp, relations: Sequence[tuple[str, str]]) -> None:
-    """Vacuum and analyze relations with deleted rows; if that fails, the rows are deleted nevertheless."""
+    """Vacuum and analyze relations with deleted rows.
+
+    A failure is only reported: the rows are deleted already.
+    """
     try:
         with session(site, run) as connection:
             connection.execute(sql.session.set_lock_timeout(LOCK_SECONDS))

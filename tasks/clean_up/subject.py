@@ -30,9 +30,10 @@ PRECISION = re.compile(r"\(\d\)")
 
 @dataclass(frozen=True)
 class Subject:
-    """A rule as the database has it: its tables, the rule's own first, the foreign keys to them, and before when rows are old.
+    """A rule as read from the catalog: its tables (the rule's own first), foreign keys, and the time before which rows are old.
 
-    `going` has by table where a plan stores the keys of rows that would be deleted: they still exist, but block no deletion.
+    `going` has, by table, the TEMP table in which a plan stores the keys of rows that would be
+    deleted: they still exist, but must not block other deletions.
     """
 
     rule: CleanUpRule
@@ -64,7 +65,7 @@ class Subject:
         return None if number is None else self.tables[number]
 
     def leaves_of(self, table: Table) -> list[Member]:
-        """Return the relations that hold a table's rows."""
+        """Return the relations in which a table's rows are stored: the table itself or its leaf partitions."""
         return [leaf for oid, leaf in self.leaves.items() if self.tops[oid] == table.number]
 
     @property
@@ -76,13 +77,13 @@ class Subject:
 
     @property
     def belonging(self) -> list[tuple[Table, Composed]]:
-        """The tables whose rows belong to the rule's own by a condition."""
+        """The tables whose rows depend on those of the rule's table by a condition (`where`), without a foreign key."""
         by_name = {table.name: table for table in self.tables}
         return [(by_name[child.table], sql.staging.in_brackets(child.where)) for child in self.rule.children if child.where]
 
     @property
     def old(self) -> list[Composed]:
-        """The conditions on too old rows of the rule's table."""
+        """The conditions that select rows past retention of the rule's table."""
         conditions = [sql.staging.in_brackets(self.rule.condition)] if self.rule.condition else []
         going = self.going.get(self.rule.table)
         stays = [SQL("NOT {}").format(sql.clean_up.is_going(self.root, self.root.bare, going))] if going else []
@@ -90,25 +91,30 @@ class Subject:
 
     @property
     def clock(self) -> Composed:
-        """The timestamp of a row of the rule's table that says how old it is: rows are ordered by it."""
+        """The SQL expression for the age of a row of the rule's table; rows are ordered by it."""
         return sql.clean_up.clock_of(self.root, self.rule.clock.columns, each=bool(self.rule.clock.each))
 
     @property
     def cutoff(self) -> str:
-        """The time before which rows are too old, for people."""
+        """The time before which rows are past retention, as text for reports."""
         return ", ".join(dict.fromkeys(cutoff.removesuffix(outcome.MIDNIGHT) for cutoff in self.cutoffs.values()))
 
 
 def _table(number: int, member: Member, facts: Mapping[str, Any], login: str, parents: Collection[str | None]) -> Table:
-    """Return a table of a rule, or refuse one whose rows this login cannot delete and archive by a key."""
+    """Return a table of a rule.
+
+    Refuse it if this login cannot delete its rows, or if they have no usable key.
+    """
     if not facts["owned"]:
-        raise BadInput(f'{member.qualified} does not belong to "{login}"; GRANT its owner TO "{login}"')
+        raise BadInput(f'login "{login}" is not a member of the owner of {member.qualified}; GRANT that owner TO "{login}"')
     if not facts["key"]:
         raise BadInput(f"{member.qualified} has no primary key to identify rows by; add one")
     if not {*facts["key"]} <= {*member.columns}:
         raise BadInput(f"the primary key of {member.qualified} is generated: rows cannot be archived with it")
     if member.kind == "r" and member.qualified in parents:
-        raise BadInput(f"tables inherit from {member.qualified}: its key does not identify their rows; take it out of clean_up")
+        raise BadInput(
+            f"tables inherit from {member.qualified}: its key does not identify their rows; remove this table from clean_up"
+        )
     return Table(number, member.schema, member.name, tuple(facts["key"]), tuple(facts["equal"]), tuple(facts["greater"]))
 
 
@@ -121,9 +127,10 @@ def read_subject(
     going: Mapping[str, Identifier] | None = None,
     before: Iterable[str] = (),
 ) -> Subject:
-    """Return a rule as a database has it, in a session with the fixed settings.
+    """Return a rule as read from the catalog, in a session with the fixed settings.
 
-    A plan passes where it stores keys of rows that would be deleted, and from which tables earlier rules would delete some.
+    A plan passes in which TEMP tables it stores keys of rows that would be deleted, and from which
+    tables earlier rules would delete rows.
 
     Raises:
         BadInput: a table or column does not exist or does not fit, or this login may not delete.
@@ -166,21 +173,22 @@ def _clock_type(clock: str, member: Member) -> str:
     kind = PRECISION.sub("", dict(zip(member.columns, member.types, strict=True)).get(clock, ""))
     if kind not in TIME_TYPES:
         fault = f"is a {kind}" if kind else "does not exist, or is generated"
-        raise BadInput(f"its clock {clock} {fault}; name a column of a date or timestamp type")
+        raise BadInput(f"its `clock` column {clock} {fault}; name a column of a date or timestamp type")
     return kind
 
 
 def _require_children(rule: CleanUpRule, context: Context, referring: Collection[str]) -> None:
     if unreferenced := [child.table for child in rule.children if child.where is None and child.table not in referring]:
         raise BadInput(
-            f"{', '.join(unreferenced)} of context {context.name} has no foreign key to any of the rule's tables; "
-            "give `where`: which rows belong to it"
+            f"{', '.join(unreferenced)} of context {context.name} has no foreign key to any of the "
+            "rule's tables; add `where`, a condition that says which rows depend on a row of the "
+            "rule's table"
         )
 
 
 @dataclass
 class Removal:
-    """A removal in progress: its rows by number, all keys it tried, its result, and the reasons that may pass."""
+    """A removal in progress: rows by number, all tried keys, the result, and reasons that a later pass may resolve."""
 
     connection: Connection
     subject: Subject
@@ -194,7 +202,10 @@ class Removal:
         return execute_written(self.connection, statement, self.subject.path)
 
     def stay(self, roots: Iterable[int], reason: str, *, unsure: bool = False) -> None:
-        """Keep rows, with their dependent rows; with `unsure` a plan reports them as not known."""
+        """Unmark rows and their dependent rows, so that they stay.
+
+        With `unsure` a plan reports them as not known.
+        """
         if staying := [root for root in roots if root in self.roots]:
             for table in self.subject.tables:
                 self.connection.execute(sql.clean_up.unmark(table, staying))

@@ -1,4 +1,7 @@
-"""Deletes marked rows with their triggers, and no others; refused rows are narrowed down, and stay."""
+"""Deletes exactly the marked rows, with triggers in force.
+
+Refused rows are found by dividing the batch, and stay.
+"""
 
 import re
 from collections import Counter
@@ -16,17 +19,20 @@ from tasks.core.postgres.source_path import source_path
 from tasks.core.sql.staging import Link
 
 LOCK_ERRORS = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-# Errors that are not about the rows: no disk, no memory, cancelled, broken connection.
+# Errors not caused by the rows: no disk space, no memory, a cancelled statement, a lost connection.
 NOT_OF_ROWS = ("53", "54", "57", "58", "F0", "XX")
 SUPPRESSED = "suppressed by a BEFORE DELETE trigger, on it or on a dependent row"
-TRIED_BESIDE = "tried while rows still existed that would be deleted first"
+TRIED_BESIDE = "tried while rows existed that a real clean-up would have deleted before it"
 RAISED_BY = re.compile(r"PL/pgSQL function ([^\s(]+\([^)]*\))")
-# What differs from row to row in the message of a trigger.
+# Parts of a trigger's message that differ from row to row.
 VALUES = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\d+")
 
 
 def delete_marked(removal: Removal) -> None:
-    """Delete the marked rows; a refusal is narrowed down to the rows that cause it."""
+    """Delete the marked rows.
+
+    If the database refuses, find the rows that cause it, and delete the others.
+    """
     pending = list(removal.roots)
     while pending:
         refused = dict[int, str]()
@@ -54,11 +60,14 @@ def _delete_or_halve(removal: Removal, roots: list[int], refused: dict[int, str]
 
 
 class _Refused(Exception):
-    """Other rows were deleted than those marked."""
+    """Raised if a deletion affected other rows than those marked."""
 
 
 def _try_to_delete(removal: Removal, roots: list[int]) -> str:
-    """Delete the marked rows of some roots; return why not, or an empty text. Rows already deleted do not count."""
+    """Delete the marked rows of some rows of the rule's table.
+
+    Return the reason if it is refused, else "". Rows already deleted do not count.
+    """
     connection, subject = removal.connection, removal.subject
     try:
         with connection.transaction():
@@ -66,7 +75,7 @@ def _try_to_delete(removal: Removal, roots: list[int]) -> str:
             _require_no_effects(removal, roots)
             expected = sum(connection.execute(sql.clean_up.count_marked(table, roots)).fetchall()[0][0] for table in subject.tables)
             before = _deleted_by_table(connection)
-            # Only this fires triggers.
+            # Only this statement fires triggers.
             with source_path(connection, subject.path):
                 deleted = [
                     (leaf, tuple(key))
@@ -93,7 +102,7 @@ def _try_to_delete(removal: Removal, roots: list[int]) -> str:
 
 
 def _require_no_effects(removal: Removal, roots: Sequence[int]) -> None:
-    """Refuse a deletion by which a foreign key among the rule's tables would change or delete rows that stay."""
+    """Refuse a deletion if a foreign key among the rule's tables would then change or delete rows that must stay."""
     for key in removal.subject.keys:
         parent, child = removal.subject.table_of(key["parent"]), removal.subject.table_of(key["child"])
         if parent and child and key["on_delete"] in ACTING:
@@ -109,17 +118,18 @@ def _deleted_by_table(connection: Connection) -> dict[int, tuple[str, int]]:
 def _require_no_other_deletions(
     after: Mapping[int, tuple[str, int]], before: Mapping[int, tuple[str, int]], deleted: Iterable[tuple[int, Key]]
 ) -> None:
-    """Refuse a deletion by which a foreign key or a trigger deleted other rows too: those are not archived."""
+    """Refuse a deletion if a foreign key or a trigger deleted further rows, which are not archived."""
     expected = Counter(leaf for leaf, _ in deleted)
     for oid, (name, rows) in after.items():
         if extra := rows - before.get(oid, ("", 0))[1] - expected[oid]:
             raise _Refused(
-                f"{extra:,} rows of {name} would be deleted with it, which the rule does not name; add it to its children"
+                f"{extra:,} rows of {name} would be deleted too, a table that the rule does not "
+                f"name; add {name} to the rule's `children`"
             )
 
 
 def _reason(error: psycopg.Error) -> str:
-    """Return what refused a deletion, without what differs from row to row."""
+    """Return the reason for a refused deletion, without the parts that differ from row to row."""
     function, message = RAISED_BY.search(error.diag.context or ""), message_of(error)
     if function is None:
         return message

@@ -28,7 +28,7 @@ def parse_instant(text: str, zone: tzinfo) -> datetime:
     A date alone is its midnight.
 
     Raises:
-        BadInput: it is not a valid timestamp.
+        BadInput: the text is not a valid timestamp.
     """
     spelled, _, zone_name = text.partition(" ")[2].partition(" ")
     place = text.removesuffix(f" {zone_name}") if zone_name else text
@@ -40,20 +40,24 @@ def parse_instant(text: str, zone: tzinfo) -> datetime:
     except (ValueError, ZoneInfoNotFoundError) as error:
         hint = f' (after "{spelled}" only the name of a time zone may follow)' if zone_name else ""
         raise BadInput(
-            f'"{text}" is not a valid timestamp{hint}; write for example "2025-11-03 14:00", "2025-11-03T14:00+09:00" '
+            f'"{text}" is not a valid timestamp{hint}; write for example "2025-11-03 14:00", '
+            '"2025-11-03T14:00+09:00" '
             f'or "2025-11-03 14:00 Asia/Tokyo"'
         ) from error
 
 
 def _zone_named(name: str, instant: datetime, zone: tzinfo) -> tzinfo:
-    """Return the zone of a name; an abbreviation such as JST is accepted if the context's own zone has it then."""
+    """Return the zone of a name.
+
+    An abbreviation such as JST is accepted if the context's own zone has it then.
+    """
     return zone if name == instant.replace(tzinfo=zone).tzname() else ZoneInfo(name)
 
 
 def before(instant: datetime, period: str, zone: tzinfo) -> datetime:
-    """Return the instant a period such as `3 years` before another, at the same time of day in a zone.
+    """Return the instant that lies a period such as `3 years` before another instant, at the same time of day in a zone.
 
-    A day that the month does not have becomes its last day: a year before 29 February is 28 February.
+    If the month lacks that day, its last day counts: a year before 29 February is 28 February.
     """
     match = PERIOD.fullmatch(period)
     if not match:
@@ -88,12 +92,12 @@ def start_of_day(instant: datetime, zone: tzinfo) -> datetime:
 
 
 def next_start(period: str, start: datetime, count: int = 1) -> datetime:
-    """Return the start of the next period, or of the one `count` periods later."""
+    """Return the start of the next period, or of the period `count` periods later."""
     return _months_before(start, -count * MONTHS[period])
 
 
 def starts_between(period: str, first: datetime, last: datetime) -> list[datetime]:
-    """Return the starts of the periods from one start to another, both included."""
+    """Return the starts of all periods from the period that begins at `first` to the one that begins at `last`, both included."""
     starts = [first]
     while starts[-1] < last:
         starts.append(next_start(period, starts[-1]))
@@ -104,7 +108,7 @@ def parse_period(text: str, period: str, zone: tzinfo) -> datetime:
     """Return the start of a period written as `2023`, `2023-05` or `2023-Q2`.
 
     Raises:
-        BadInput: it is not a period of that length.
+        BadInput: the text is not a month, quarter or year, as required.
     """
     match = CALENDAR_PERIOD.fullmatch(text)
     parts = {"year": True, "month": bool(match and match["month"]), "quarter": bool(match and match["quarter"])}

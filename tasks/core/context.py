@@ -37,29 +37,33 @@ class Context(Part):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="lowercase letters, digits and dashes")
     title: str
-    database: Name = Field(description="the database that the context lives in")
-    namespace: Name = Field("public", alias="schema", description="the schema its tables are in")
+    database: Name = Field(description="the name of the database")
+    namespace: Name = Field("public", alias="schema", description="the schema of its tables")
     tables: list[Name] = Field(min_length=1, description="its tables; of a partitioned table only the parent")
     partitions: list[PartitionRule] = Field([], description="the tables that are partitioned by time")
     views: list[Name] = Field([], description="its materialized views, and the plain views that they read")
-    include: list[Included] = Field([], description="further objects to take along, by kind and name")
-    neighbours: dict[str, list[Name]] = Field({}, description="tables of others, by context")
-    clean_up: list[CleanUpRule] = Field([], description="which old rows are deleted; rows that reference others are deleted first")
-    long_term: dict[JobName, LongTerm] = Field({}, description="backups of some tables that are kept for years, by job")
+    include: list[Included] = Field([], description="further objects to back up, by kind and name")
+    neighbours: dict[str, list[Name]] = Field({}, description="tables of other contexts, by context")
+    clean_up: list[CleanUpRule] = Field([], description="rules for deleting old rows; rows that reference others are deleted first")
+    long_term: dict[JobName, LongTerm] = Field({}, description="jobs that back up some tables and keep the sets for years")
     retention: Retention = Retention()
     storage_classes: StorageClasses = StorageClasses()
     local_copy: LocalCopy | None = None
     objectives: Objectives
-    max_row_loss: float = Field(0.2, ge=0, le=1, description="the share of its rows whose loss in one table is an alarm")
+    max_row_loss: float = Field(0.2, ge=0, le=1, description="the share of rows; if a table loses more, an alarm is raised")
     comparison_seconds: int = Field(
-        120, ge=0, le=86_400, description="how long an integrity check compares past partitions with the newest good set"
+        120,
+        ge=0,
+        le=86_400,
+        description="the time limit for comparing partitions of past periods with the newest good set, in seconds",
     )
-    time_zone: Zone = Field(description="the zone of names, schedules and retention")
-    timestamps: Zone = Field(description="the zone of columns of type timestamp without time zone")
-    drill_database: str | None = Field(None, description="the connector block of the server that drills restore to")
-    contacts: list[Contact] = Field([], description="whom to call")
+    time_zone: Zone = Field(description="the time zone of set names, schedules and retention")
+    timestamps: Zone = Field(description="the time zone of columns of type timestamp without time zone")
+    drill_database: str | None = Field(None, description="the connector block of the server on which drills run")
+    contacts: list[Contact] = Field([], description="the persons to call in an emergency")
     approval: Literal["required"] | None = Field(
-        None, description="`required`: a worker's run waits for approval before it changes live rows, whatever its parameters are"
+        None,
+        description="`required`: a run by a worker always waits for approval before it changes live rows, whatever its parameters",
     )
     _scope: Scope | None = PrivateAttr(None)
 
@@ -76,12 +80,15 @@ class Context(Part):
             raise ValueError(f"objectives.groups names {', '.join(twice)} twice")
         frozen = {rule.table for rule in self.partitions if rule.frozen_after}
         if cleaned := sorted(frozen.intersection(table for rule in self.clean_up for table in rule.tables)):
-            raise ValueError(f"clean_up deletes rows of {', '.join(cleaned)}, which has frozen_after; remove either")
+            raise ValueError(
+                f"clean_up deletes rows of {', '.join(cleaned)}, whose partitions must not change "
+                "by frozen_after; remove either key"
+            )
         return self
 
     @property
     def zone(self) -> ZoneInfo:
-        """The zone of names, schedules and retention."""
+        """The time zone of set names, schedules and retention."""
         return ZoneInfo(self.time_zone)
 
     def narrowed(self, scope: Scope) -> "Context":
@@ -92,12 +99,15 @@ class Context(Part):
 
     @property
     def scope(self) -> Scope | None:
-        """The part of the context that this is, if it was narrowed."""
+        """The tables and partitions that the context was narrowed to.
+
+        None if it is the whole context.
+        """
         return self._scope
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader with a limit on what aliases expand to."""
+    """A safe YAML loader that limits how many values aliases expand to."""
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
@@ -107,7 +117,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def _weight(node: yaml.Node, known: dict[int, int]) -> int:
-    """Return the number of values that a node expands to; too many for a node that contains itself."""
+    """Return the number of values that a node expands to.
+
+    Too many for a node that contains itself.
+    """
     if id(node) not in known:
         known[id(node)] = MOST_NODES
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
@@ -120,14 +133,15 @@ def parse_context(text: str, where: str) -> Context:
     """Parse a context file.
 
     Raises:
-        BadInput: it is not YAML, or a key is unknown, missing or wrong; the message names file, key and remedy.
+        BadInput: the file is not YAML, or a key is unknown, missing or wrong; the message names
+            file, key and remedy.
     """
     try:
         data = yaml.load(text, _Loader)  # noqa: S506 - it is the safe loader, with a limit
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise BadInput(f"{where}: not YAML: {' '.join(str(error).split())}; correct the line it names") from error
+        raise BadInput(f"{where}: not valid YAML: {' '.join(str(error).split())}; correct the line named there") from error
     if not isinstance(data, dict):
-        raise BadInput(f"{where}: has no keys; write name, title, database, tables … as in the bc-004 example")
+        raise BadInput(f"{where}: the file has no keys; write name, title, database, tables … as in the bc-004 example")
     try:
         return Context.model_validate(data)
     except ValidationError as error:
@@ -151,7 +165,7 @@ def read_context_folder(folder: Path) -> dict[str, str]:
     """Return the files of a context folder by name.
 
     Raises:
-        BadInput: there is no context.yaml in it.
+        BadInput: the folder has no context.yaml.
     """
     if not (folder / CONTEXT_FILE).is_file():
         raise BadInput(f"{folder} has no {CONTEXT_FILE}; a context is a folder with that file")

@@ -9,10 +9,10 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, C
 from tasks.core.calendar import PERIOD, name_of_period, starts_between
 from tasks.core.sets.name import JOB_NAME, RESERVED, Kind, is_cold
 
-# Other features of str.format, such as padding, are not allowed in names.
+# Placeholders in names; other features of str.format, such as padding, are not allowed.
 PARTITION_NAME = re.compile(r"(?:[^{}]|\{\{|\}\}|\{(?:year|month|quarter)(?::0?[1-9]d?)?\})+")
 
-# How a column spells periods: text that is quoted in bounds.
+# What a template for the values of a partition column may contain; the text is quoted in bounds.
 PERIOD_VALUES = re.compile(r"(?:[A-Za-z0-9_./ -]|\{(?:year|month|quarter)(?::0?[1-9]d?)?\})+")
 
 Name = Annotated[str, Field(min_length=1, max_length=63, description="a name in PostgreSQL, spelled as in the catalogue")]
@@ -34,7 +34,7 @@ Period = Annotated[str, AfterValidator(_period)]
 
 
 class Part(BaseModel):
-    """A part of a context's file; unknown keys are refused."""
+    """A mapping in a context's file; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,20 +44,22 @@ class PartitionRule(Part):
 
     table: Name = Field(description="the partitioned table")
     column: Name = Field(description="the column it is partitioned by")
-    period: Literal["month", "quarter", "year"] = Field(description="what one partition covers")
+    period: Literal["month", "quarter", "year"] = Field(description="the period that one partition covers")
     name: str = Field(description="the name of a partition, with {year} and {month:02} or {quarter}: invoices_{year}")
-    keep: Period = Field(description="how long a partition stays after its upper bound")
-    hold: str | None = Field(None, description="a condition on rows that keep their partition from being dropped")
+    keep: Period = Field(description="how long a partition is kept after its upper bound")
+    hold: str | None = Field(None, description="a condition on rows; a partition with a row for which it is true is not dropped")
     frozen_after: Period | None = Field(
-        None, description="how long after its upper bound a partition may still change; an integrity check fails if it does later"
+        None,
+        description="how long after its upper bound the rows of a partition may still change; an "
+        "integrity check fails if they change later",
     )
     values: str | None = Field(
-        None, description="how the column spells a period, where it is text or a number: {year}-{month:02}, {year}{month:02}"
+        None, description="for a column of type text or integer, how its values spell a period: {year}-{month:02}, {year}{month:02}"
     )
 
     @model_validator(mode="after")
     def _values_in_order(self) -> Self:
-        """Make sure that the spelled values sort by time: bounds of ranges are compared by them."""
+        """Make sure that the values sort in the order of time, as the bounds of ranges do."""
         if self.values is None:
             return self
         if not PERIOD_VALUES.fullmatch(self.values):
@@ -93,7 +95,7 @@ def _named(value: object) -> object:
 
 
 class Child(Part):
-    """A table whose rows are deleted with the rows that they reference by a foreign key, or belong to by a condition."""
+    """A table whose rows are deleted together with the rows that they reference by a foreign key, or depend on by a condition."""
 
     table: Name
     where: str | None = Field(None, description="the condition that joins both tables, each referred to by its name")
@@ -104,15 +106,18 @@ def _clocks(value: object) -> object:
 
 
 class Clocks(Part):
-    """The columns that say how old a row is: `any` of them, or `each`; NULL never makes a row old."""
+    """The columns that say how old a row is: `any` of them, or `each`.
 
-    any: list[Name] = Field([], description="columns of which one has to be old enough")
+    A row whose column is NULL is not old by that column.
+    """
+
+    any: list[Name] = Field([], description="columns of which at least one has to be old enough")
     each: list[Name] = Field([], description="columns that all have to be old enough")
 
     @model_validator(mode="after")
     def _either(self) -> Self:
         if bool(self.any) == bool(self.each):
-            raise ValueError("name a column, or with `any` or with `each` several: {any: [ended_at, deleted_at]}")
+            raise ValueError("name one column, or several with `any` or `each`: {any: [ended_at, deleted_at]}")
         if len(set(self.columns)) < len(self.columns):
             raise ValueError(f"{self.spelled} names a column twice")
         return self
@@ -133,13 +138,13 @@ class CleanUpRule(Part):
 
     table: Name = Field(description="the table")
     clock: Annotated[Clocks, BeforeValidator(_clocks)] = Field(
-        description="the date or timestamp column that says since when a row is not needed; or {any: […]}, {each: […]}"
+        description="the date or timestamp column from which the retention of a row counts; or {any: […]}, {each: […]}"
     )
-    keep: Period = Field(description="how long rows are kept after that")
-    condition: str | None = Field(None, description="a condition on rows: only rows for which it is true are deleted")
-    hold: str | None = Field(None, description="a condition on old rows: rows for which it is true stay, and are reported")
+    keep: Period = Field(description="how long rows are kept after the time in that column")
+    condition: str | None = Field(None, description="a condition; only rows for which it is true are deleted")
+    hold: str | None = Field(None, description="a condition; old rows for which it is true are not deleted, and are reported")
     children: list[Annotated[Child, BeforeValidator(_named)]] = Field(
-        [], description="tables whose rows are deleted with those of the table"
+        [], description="tables whose dependent rows are deleted together with rows of the table"
     )
 
     @property
@@ -183,7 +188,7 @@ class Objectives(Part):
 
     @property
     def group_promises(self) -> list[tuple[list[str], float, float]]:
-        """The objectives of groups of tables: tables, RTO and RPO in seconds."""
+        """The objectives of groups of tables, each as tables, RTO and RPO (both in seconds)."""
         return [(group.tables, group.rto.total_seconds(), group.rpo.total_seconds()) for group in self.groups]
 
     @property
@@ -207,7 +212,7 @@ class Retention(Part):
 
 def _readable_at_once(storage_class: str) -> str:
     if is_cold(storage_class):
-        raise ValueError(f"{storage_class!r} has to be thawed before it is read; such sets must be readable at once")
+        raise ValueError(f"objects in {storage_class!r} have to be thawed first, and sets of this kind must be readable at once")
     return storage_class
 
 
@@ -216,7 +221,10 @@ WarmClass = Annotated[StorageClass, AfterValidator(_readable_at_once)]
 
 
 class StorageClasses(Part):
-    """The S3 storage class for the data of each kind of set; manifests, schemas and lists are in STANDARD."""
+    """The S3 storage class for the data of each kind of set.
+
+    Manifests, schemas and lists are in STANDARD.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -225,9 +233,11 @@ class StorageClasses(Part):
     differential: WarmClass = Field(default="STANDARD", description="of differentials")
     safety: WarmClass = Field(default="STANDARD_IA", description="of sets that undo a restore into a live database")
     archive: StorageClass = Field(default="GLACIER", description="of archived partitions")
-    # Warm: a few rows, which may be needed again tomorrow.
+    # Not a cold class: these few rows may be needed again soon.
     clean_up: WarmClass = Field(
-        default="STANDARD_IA", validation_alias=AliasChoices("clean_up", "clean-up"), description="of old rows that were deleted"
+        default="STANDARD_IA",
+        validation_alias=AliasChoices("clean_up", "clean-up"),
+        description="of old rows that a clean-up deleted",
     )
     long_term: StorageClass = Field(
         default="GLACIER", validation_alias=AliasChoices("long_term", "long-term"), description="of the sets of long-term jobs"
@@ -244,14 +254,17 @@ def class_key(kind: Kind) -> str:
 
 
 class LocalCopy(Part):
-    """A second copy of each set in a folder of this machine, for a fast restore; not a backup by itself."""
+    """A second copy of each set in a folder of this machine, for a fast restore.
+
+    It is not a backup by itself.
+    """
 
     folder: str = Field(pattern=r"^/", description="an absolute path; the folder must exist")
     keep: Period = Field("3 days", description="how long the copies are kept")
 
 
 class Included(Part):
-    """An object other than a table to include, as pg_identify_object() names it."""
+    """An object that is no table and is backed up with the context, named as pg_identify_object() names it."""
 
     kind: Literal[
         "function", "procedure", "aggregate", "type", "view", "sequence", "cast", "operator", "collation",
@@ -261,7 +274,7 @@ class Included(Part):
 
 
 class Contact(Part):
-    """Whom to call."""
+    """A person to call in an emergency."""
 
     role: str
     reach: str

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 
-# Characters that JSON or PostgreSQL refuses, or that control a terminal; messages may quote any text.
+# Characters that JSON or PostgreSQL refuses, or that control a terminal; messages may quote any
+# text.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -18,11 +19,14 @@ class OperationError(Exception):
 
 
 class BadInput(OperationError):
-    """A parameter, a setting or a privilege is not what the operation needs; nothing was touched."""
+    """A parameter, a setting or a privilege is not what the operation needs.
+
+    Nothing was touched.
+    """
 
 
 class UnsafeTarget(OperationError):
-    """The target of a restore has, or could have, data that would be lost."""
+    """The restore or change is refused: its target has, or could have, data that would be lost."""
 
 
 class PlanChanged(OperationError):
@@ -38,7 +42,7 @@ class ServerUnavailable(OperationError):
 
 
 class AlreadyExists(OperationError):
-    """A create-only object exists already, and another run wrote it."""
+    """An object that must not be overwritten exists already, and another run wrote it."""
 
 
 class ColdObject(OperationError):
@@ -57,11 +61,11 @@ class DamagedSet(OperationError):
 
 
 class UntrustedSet(DamagedSet):
-    """A backup set is not signed as it must be: anybody may have written it, or changed it."""
+    """A backup set lacks a required signature or has a wrong one: anybody may have written or changed it."""
 
 
 class MovedSnapshot(OperationError):
-    """The schema changed, or a lock was requested, while the snapshot was taken; retry."""
+    """The schema changed, or a lock was not available, while the snapshot was taken; retry."""
 
 
 class LostLock(OperationError):
@@ -78,7 +82,7 @@ class ProgramFailed(OperationError):
 class BrokenKey(OperationError):
     """Rows refer to missing rows of another context.
 
-    Without that foreign key they can be loaded.
+    They can be loaded without that foreign key.
     """
 
 

@@ -1,12 +1,13 @@
-"""How PostgreSQL's catalog spells names, types and foreign keys: texts of a set that may go into a statement unchanged.
+"""The spelling of names, types and foreign keys in PostgreSQL's catalog.
 
-ruleutils.c prints these in one form only, so that anything else was not written by PostgreSQL
+Texts of a set may become part of a statement only if they have this spelling: ruleutils.c prints
+these in one form only, so that a text in another form was not written by PostgreSQL
 (https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-CATALOG).
 """
 
 import re
 
-# A quoted name may contain anything; possessive quantifiers keep long texts from taking long.
+# A quoted name may contain anything; possessive quantifiers keep matching fast for long texts.
 _NAME = r'(?:[^\W\d][\w$]*+|"(?:[^"\x00]|"")++")'
 IDENTIFIER = re.compile(_NAME)
 QUALIFIED = re.compile(rf"{_NAME}(?:\.{_NAME})?+")
@@ -38,7 +39,7 @@ def foreign_key_of(state: str) -> str | None:
     """Return the foreign key that a constraint's state begins with, or None if it is of another kind.
 
     Raises:
-        ValueError: it begins as a foreign key, and continues differently.
+        ValueError: the text begins like a foreign key, but is not spelled as PostgreSQL spells one.
     """
     if not state.startswith("FOREIGN KEY"):
         return None

@@ -1,4 +1,4 @@
-"""Types of values read from a store, with their bounds: no backup writes values beyond them.
+"""Types of values read from a store, with limits that every value written by a backup keeps.
 
 They are checked when a manifest, a mark or a record is read, so that no other code has to.
 """
@@ -20,7 +20,7 @@ def known_zone(name: str) -> str:
     """Return the name of a time zone.
 
     Raises:
-        ValueError: there is no such time zone.
+        ValueError: no time zone has this name.
     """
     try:
         ZoneInfo(name)
@@ -51,7 +51,7 @@ MOST = 1 << 62
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Sum = Annotated[int, Field(ge=0, le=2 * MOST - 1)]
 Oid = Annotated[int, Field(ge=0, lt=1 << 32)]
-TransactionId = Annotated[int, Field(ge=0, lt=1 << 64, description="a full transaction id")]
+TransactionId = Annotated[int, Field(ge=0, lt=1 << 64, description="a transaction id of 64 bits (xid8)")]
 Lsn = Annotated[
     str, Field(pattern=r"^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$", description="a log sequence number, such as 16/B374D848")
 ]
@@ -69,7 +69,7 @@ TypeName = Annotated[str, Field(max_length=1024), _spelled(TYPE.fullmatch, "type
 
 
 class StoredModel(BaseModel):
-    """A stored object: it has exactly its fields, and no NUL character."""
+    """Base of the models of stored objects: unknown fields and NUL characters are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

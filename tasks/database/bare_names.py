@@ -1,4 +1,4 @@
-"""Objects that PostgreSQL 17 and later would fail to re-create, because their code uses bare names."""
+"""Warnings about objects that PostgreSQL 17 and later would fail to re-create, because their code uses names without schema."""
 
 from tasks.core import sql
 from tasks.core.postgres.connection import Connection
@@ -13,10 +13,12 @@ def read_bare_names(connection: Connection, members: Members, schema: str) -> li
     called = connection.execute(sql.bare_names.CALLED_BARE, {"relations": members.chosen_by_class["pg_class"]}).fetchall()
     path = read_source_path(connection, schema)
     return [
-        f"{what} would fail in {SINCE}, which use a restricted search_path: {name} names {bare} without schema; "
+        f"creating {what} would fail in {SINCE}, which use a restricted search_path: {name} names "
+        f"{bare} without schema; "
         f"run ALTER FUNCTION {name} SET search_path = {path}"
         if kind == "function"
-        else f"materialized view {name} would fail in {SINCE}, which use a restricted search_path: a query in its text "
-        f"names {bare} without schema; re-create the view with the schema"
+        else f"refreshing materialized view {name} would fail in {SINCE}, which use a restricted "
+        f"search_path: its query names {bare} without schema; re-create the view with the "
+        "schema in its query"
         for kind, name, bare, what in called
     ]

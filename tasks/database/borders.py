@@ -1,4 +1,4 @@
-"""What crosses a context's border, and warnings about it for the manifest of a set."""
+"""Foreign keys and other objects that cross a context's border, and warnings about the source for the manifest."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -43,7 +43,7 @@ def read_borders(connection: Connection, members: Members, context: Context, cla
 
 @dataclass(frozen=True)
 class Owned:
-    """Objects of a context whose owner is a superuser, or a role that no loading login may act for."""
+    """Objects of a context whose owner is a superuser, or a role of which the login that loads recoveries is not a member."""
 
     role: str
     is_superuser: bool
@@ -51,7 +51,7 @@ class Owned:
 
 
 def read_owned_by_others(connection: Connection, members: Members, loader: str) -> list[Owned]:
-    """Return objects that the named loading login may not create for their owners, without members of extensions."""
+    """Return the objects, except members of extensions, that the named login may not create for their owners in a recovery."""
     asked = {**inventory_oids(members), "loader": loader}
     return [Owned(*row) for row in connection.execute(sql.surroundings.OWNED_BY_OTHERS, asked).fetchall()]
 
@@ -63,11 +63,15 @@ def read_made_by_superusers(connection: Connection, members: Members) -> list[Ob
 
 
 def read_misplaced(connection: Connection, members: Members) -> list[str]:
-    """Return warnings about members of extensions that these do not create, as they were moved or added."""
+    """Return warnings about members of extensions that CREATE EXTENSION will not create again.
+
+    They were moved or added later.
+    """
     moved = connection.execute(sql.surroundings.MISPLACED_MEMBERS, _pairs(members)).fetchall()
     return [
-        f"{name} is a member of extension {extension}, which creates nothing in that schema: a recovery will not find it; move it "
-        f"back (ALTER … SET SCHEMA), or make it the context's own (ALTER EXTENSION {quoted(extension)} DROP …)"
+        f"{name} is a member of extension {extension}, which does not create it in that schema: a "
+        "recovery would lack it; move it back (ALTER … SET SCHEMA), or remove it from the "
+        f"extension (ALTER EXTENSION {quoted(extension)} DROP …)"
         for name, extension in moved
     ]
 
@@ -87,7 +91,10 @@ def read_lasting_transactions(connection: Connection) -> list[str]:
     them again.
     """
     transactions = connection.execute(sql.server.LASTING_TRANSACTIONS, [LONG]).fetchall()
-    return [f"{who} has been open since {since:%Y-%m-%d %H:%M %Z}: differentials grow until it ends" for who, since in transactions]
+    return [
+        f"{who} has been open since {since:%Y-%m-%d %H:%M %Z}: differentials store more rows than necessary until it ends"
+        for who, since in transactions
+    ]
 
 
 def read_unusable(connection: Connection, members: Members) -> list[str]:

@@ -1,4 +1,4 @@
-"""A context in the catalog: its members, its objects, its borders."""
+"""Reading a context from the catalog: its relations, its other objects, and its foreign keys to other contexts."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -76,12 +76,12 @@ class Members:
 
     @property
     def holding_rows(self) -> list[Member]:
-        """Tables and leaf partitions: a partitioned table itself has no rows."""
+        """The tables and leaf partitions, which store rows; a partitioned table itself has none."""
         return [relation for relation in self.relations if relation.kind == "r"]
 
     @property
     def objects(self) -> frozenset[ObjectId]:
-        """What the relations need, with the included surroundings."""
+        """The objects that the relations need, and the included surrounding objects."""
         return self.choice.objects | self.around.objects
 
     @cached_property
@@ -97,12 +97,12 @@ def read_members(
 ) -> Members:
     """Return the context's relations as they are now, or in the session's snapshot.
 
-    With the relations that contexts have `claimed` (schema.table), also the surroundings of a whole
-    context.
+    If the relations that any context lists are `claimed` (schema.table), the surrounding objects of
+    the whole context are read too.
 
     Raises:
-        BadInput: a table or view of the context file is missing; or one is not `restorable`, if
-            required.
+        BadInput: a table or view of the context file is missing, or could not be restored although
+            `restorable` requires it.
     """
     relations = read_relations(connection, context)
     views = read_views(connection, context)
@@ -158,7 +158,10 @@ def read_views(connection: Connection, context: Context) -> dict[int, tuple[View
 
 
 def is_there(connection: Connection, name: str, path: str | None = None) -> bool:
-    """Return whether a relation exists, named as in SQL; names in user-written texts need the source's path."""
+    """Return whether a relation, named as in SQL, exists.
+
+    For names in user-written texts the session needs the source's search_path.
+    """
     with source_path(connection, path) if path else nullcontext():
         return bool(connection.execute(sql.catalog.RELATION_IS_THERE, {"name": name}).fetchall()[0][0])
 
@@ -173,21 +176,22 @@ def present(connection: Connection, context: Context) -> Context:
 
 def _require_whole(connection: Connection, context: Context, relations: Iterable[Member], choice: Choice) -> None:
     if odd := [relation.qualified for relation in relations if relation.kind not in ("r", "p")]:
-        raise BadInput(f"{', '.join(odd)}: foreign tables cannot be backed up; take them out of the context")
+        raise BadInput(f"{', '.join(odd)}: foreign tables cannot be backed up; remove them from the context")
     if choice.torn:
         needs = describe(connection, [*choice.torn, *choice.torn.values()])
         problem = "; ".join(f"{needs[object_id]} needs {needs[other]}" for object_id, other in choice.torn.items())
         raise BadInput(
-            f"{problem}: it cannot be restored without another context's tables; remove it from context {context.name}, "
-            "or add those; a default or check may call a function that reads them, unless that has a BEGIN ATOMIC "
-            "body"
+            f"{problem}: it cannot be restored without another context's tables; remove it from "
+            f"context {context.name}, or add those tables; a default or check may call a function "
+            "that reads them, if the function has no BEGIN ATOMIC body"
         )
 
 
 def _require_all(connection: Connection, context: Context, names: set[str]) -> None:
     if missing := [name for name in (*context.tables, *context.views) if name not in names]:
         raise BadInput(
-            f'database "{connection.info.dbname}", schema "{context.namespace}": {", ".join(missing)} not found; '
+            f'database "{connection.info.dbname}", schema "{context.namespace}": '
+            f"{', '.join(missing)} not found; "
             f"correct tables and views of context {context.name}, or connect to the right database"
         )
 
@@ -199,9 +203,10 @@ def _class_oids(connection: Connection) -> dict[str, int]:
 def read_inventory(
     connection: Connection, members: Members, expected: Iterable[InventoryItem] | None = None
 ) -> list[InventoryItem]:
-    """Return every object of the context as text; names must not depend on the session's search_path.
+    """Return every object of the context as text.
 
-    Objects of a set besides those of relations are found by the names in its inventory, `expected`.
+    Names must not depend on the session's search_path. Objects that belong to no relation are found
+    by the names in a set's inventory, `expected`.
     """
     with connection.transaction():
         connection.execute(sql.session.FIXED_SETTINGS)
@@ -240,13 +245,16 @@ def _expected_oids(connection: Connection, members: Members, expected: list[Inve
 
 
 def fingerprint(inventory: Iterable[InventoryItem]) -> str:
-    """Return the SHA-256 of columns and types, which decides whether two states can be merged."""
+    """Return the SHA-256 of columns and types: rows of one state can be restored into another only if it is the same."""
     lines = [f"{item.kind}\t{item.name}\t{item.columns}\n" for item in inventory if item.kind in FINGERPRINT_KINDS]
     return sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 def read_outbound_keys(connection: Connection, members: Members) -> list[ForeignKey]:
-    """Return the foreign keys to other contexts' tables; names must not depend on the session's search_path."""
+    """Return the foreign keys to other contexts' tables.
+
+    Names must not depend on the session's search_path.
+    """
     keys = dicts(connection, sql.catalog.FOREIGN_KEYS, {"oids": members.oids})
     return [key_of(key) for key in keys if key["table_oid"] in set(members.oids)]
 

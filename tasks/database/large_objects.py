@@ -1,4 +1,4 @@
-"""Large objects in a database: which of them rows name, their owners, and their content."""
+"""Large objects in a database: the references to them in rows, their owners, and their content."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ def read_references(connection: Connection, job: StreamJob, columns: Sequence[st
 
 
 def numbers_in(text: bytes) -> list[bytes]:
-    """Return the oids, or arrays of them, in a line of COPY text."""
+    """Return the oids in a line of COPY text, also those in arrays."""
     return NUMBER.findall(BOUNDS.sub(b"", text) if b"=" in text else text)
 
 
@@ -81,10 +81,10 @@ def described(facts: Mapping[str, Any], pages: RowDigest) -> LargeObject:
 
 
 def unchanged_since(connection: Connection, oids: Iterable[int], base: Mapping[int, LargeObject], xmin: int) -> set[int]:
-    """Return the objects with exactly the pages of a full: the same count, none younger than its snapshot.
+    """Return the objects whose pages are exactly those of a full backup: the same number, and none younger than its snapshot.
 
-    The proof is that of table blocks (tasks.core.rows.file_blocks): a rewritten page, or one of a
-    re-created object, is younger; a removed one changes the count.
+    This is proven as for table blocks (tasks.core.rows.file_blocks): a rewritten page, or a page of
+    a re-created object, is younger; a removed page changes the number.
     """
     unchanged = set[int]()
     for some in batched(sorted(oid for oid in oids if oid in base and base[oid].pages)):

@@ -36,7 +36,7 @@ LOCK_WAIT_SECONDS = 20
 
 @dataclass(frozen=True)
 class ContextLock:
-    """A held lock: its context, its session, and its entry in pg_locks."""
+    """A held context lock: the context, the session, and the entry in pg_locks."""
 
     context: str
     connection: Connection = field(repr=False, compare=False)
@@ -47,16 +47,20 @@ class ContextLock:
     mode: str
 
     def require_held(self, before: str, asking: Connection | None = None) -> None:
-        """Make sure that the lock is still held right `before` a step, asked in the step's session if given.
+        """Make sure, right `before` a step, that the lock is still held.
+
+        The step's own session asks, if it is given.
 
         Raises:
-            LostLock: it is not; the step must not be done.
+            LostLock: the lock is not held any more; the step must not be done.
         """
         if not self.is_held(asking):
             raise LostLock(
-                f'the lock of "{self.context}" was lost: its session {self.pid}, begun {_spelled(self.began)}, did not hold it any '
-                f"more at {_spelled(now())}, so another run may be at work; stopped before {before}, and nothing was done "
-                "without the lock; run again"
+                f'the lock of "{self.context}" was lost: its session {self.pid}, begun '
+                f"{_spelled(self.began)}, did not hold it any "
+                f"more at {_spelled(now())}, so that another run may have taken it; this run "
+                f"stopped before {before}, and did "
+                "nothing without the lock; run again"
             )
 
     def is_held(self, asking: Connection | None = None) -> bool:
@@ -81,8 +85,8 @@ def context_lock(
     """Hold the context's lock on a server.
 
     Raises:
-        BadInput: the connection uses a pooler, which would lose the lock.
-        OperationError: others held it for wait_seconds; they are named.
+        BadInput: the connection uses a pooler, which would lose the lock. OperationError: other
+            sessions, which are named, held the lock for wait_seconds.
     """
     with connect(_noticing(server), MAINTENANCE_DATABASE, title) as connection:
         _refuse_pooler(connection, server)
@@ -93,7 +97,8 @@ def context_lock(
             if time.monotonic() > deadline:
                 holders = ", ".join(row[0] for row in connection.execute(sql.locks.LOCK_HOLDERS, key))
                 raise OperationError(
-                    f'context "{context}" is locked by {holders or "a run that just ended"} for more than {wait_seconds:.0f} s; '
+                    f'context "{context}" is locked by {holders or "a run that just ended"} for '
+                    f"more than {wait_seconds:.0f} s; "
                     "wait for it to end, or end it, and run again"
                 )
             # Polled, because a waiting statement would hold a snapshot, which holds back vacuum.
@@ -111,14 +116,15 @@ def _refuse_pooler(connection: Connection, server: Server) -> None:
     pid = connection.execute(sql.locks.BACKEND_PID).fetchall()[0][0]
     if connection.info.backend_pid != pid:
         raise BadInput(
-            f"the server of {server.name} is reached through a connection pooler, which would lose locks and snapshots; "
+            f"the server of {server.name} is reached through a connection pooler, which would lose "
+            "locks and snapshots; "
             "give the address of PostgreSQL itself"
         )
 
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """Turn a lock timeout into a reason to retry.
+    """Turn a lock timeout in the block into MovedSnapshot, after which the caller retries.
 
     Raises:
         MovedSnapshot: lock timeout.
@@ -126,4 +132,6 @@ def patient() -> Iterator[None]:
     try:
         yield
     except psycopg.errors.LockNotAvailable as error:
-        raise MovedSnapshot(f"a relation stayed locked for {LOCK_WAIT_SECONDS} s: {error}; pg_locks says by whom") from error
+        raise MovedSnapshot(
+            f"a relation stayed locked for {LOCK_WAIT_SECONDS} s: {error}; pg_locks shows which session holds the lock"
+        ) from error

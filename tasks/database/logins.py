@@ -1,4 +1,4 @@
-"""Which login does what: the source's code runs as a login with the rights of its owner, and no others.
+"""The logins for different kinds of work: code of the source runs as a login that has only the rights of its owner.
 
 Checks, triggers, defaults, generated columns, domains, casts, index expressions, views and repairs
 are code of the tables' owner. SET ROLE and SET SESSION AUTHORIZATION do not confine code, as one
@@ -27,13 +27,13 @@ from tasks.run.site import Site, login_blocks
 LOADER, ROLES, RESTORER = "backup_loader", "backup_roles", "backup_restorer"
 AS_SUPERUSER = "BACKUP_LOAD_AS_SUPERUSER"
 ROLES_FILE = "psql -d postgres -f deployments/roles.sql"
-LET_IN = "give it a password (\\password {login}), and where that is not the one of this login, set BACKUP_LOADER_PASSWORD"
+LET_IN = "give it a password (\\password {login}), and set BACKUP_LOADER_PASSWORD if that is not the password of this login"
 
 
 def with_loader(site: Site, run: Run, *, acting: bool = True) -> Site:
     """Return the site with the login that runs the code of its live database, until the run ends.
 
-    If it is not `acting` for the owners, it need not be a member of them.
+    Without `acting`, the login need not be a member of the owners.
 
     Raises:
         BadInput: no login has exactly the owners' rights; or the database cannot be reached.
@@ -45,7 +45,8 @@ def require_all_rows(site: Site, run: Run) -> None:
     """Make sure that row-level security hides no rows of the live database from the tables' owner.
 
     Raises:
-        BadInput: it is forced on some tables, so that only part of their rows would be processed.
+        BadInput: row-level security is forced on some tables, so that only part of their rows would
+            be processed.
     """
     with connect(site.owners_login, site.database, run.title) as connection:
         members = catalog.read_members(connection, catalog.present(connection, site.context), restorable=False)
@@ -53,8 +54,9 @@ def require_all_rows(site: Site, run: Run) -> None:
     if hidden:
         remedy = " ".join(f"ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY;" for name in hidden)
         raise BadInput(
-            f"row-level security is forced on {', '.join(hidden)}: policies would hide rows even from the owner, as whom "
-            f"this runs; nothing was touched; run, and revert afterwards: {remedy}"
+            f"row-level security is forced on {', '.join(hidden)}: policies would hide rows from "
+            "this run, which works as the owner; nothing was changed; run this first, and revert "
+            f"it afterwards: {remedy}"
         )
 
 
@@ -82,7 +84,7 @@ def require_temporary(connection: Connection) -> None:
     """Refuse a login that may not create TEMP tables.
 
     Raises:
-        BadInput: it may not.
+        BadInput: the login lacks the privilege TEMPORARY.
     """
     if not _asked(connection, sql.logins.MAY_USE_TEMPORARY):
         name, login = connection.info.dbname, connection.info.user
@@ -95,20 +97,22 @@ def find_loader(
 ) -> Server:  # fmt: skip
     """Return the address with the login that runs these owners' code.
 
-    It is the configured login, else this one if it has no more rights than an owner, else
-    `backup_loader`, else one created for the run if this login may. Owners that do not exist as
-    roles are skipped.
+    It is the configured login, else this login if it has no more rights than an owner, else
+    `backup_loader`, else a login created for the run if this login may create one. Owners that do
+    not exist as roles are skipped.
 
     Args:
         server: the server, with the run's own login.
         run: the run, at whose end a login created for it is dropped.
         owners: the roles that own the objects.
-        is_live: skip superuser owners if there are others: their objects will be refused anyway.
+        is_live: skip owners that are superusers if there are others; their objects are refused in
+            any case.
         acting: the login must be a member of each owner.
         only_superusers: objects to create that only a superuser can.
 
     Raises:
-        BadInput: no login fits: it has more rights, lacks an owner's, or a superuser is required.
+        BadInput: no login fits, because it has more rights than the owners, is not a member of one,
+            or a superuser is required.
     """
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         there = dict(connection.execute(sql.logins.ROLES_THERE, {"names": sorted(owners)}).fetchall())
@@ -136,8 +140,9 @@ def _as_superuser(connection: Connection, server: Server, why: str, owners: Iter
             else "where "
         )
         raise BadInput(
-            f"{why}: owners' code could do anything to the server while loading; {instead}everyone who may change them is "
-            f"trusted like a superuser, run as a superuser and confirm it: {AS_SUPERUSER}=<that login>"
+            f"{why}: owners' code could do anything to the server while it is loaded; "
+            f"{instead}everyone who may change them is trusted like a superuser, run as a "
+            f"superuser and confirm that with {AS_SUPERUSER}=<that login>"
         )
     get_run_logger().warning('%s: code of owners runs as "%s" (%s)', why, login, AS_SUPERUSER)
     return server
@@ -160,30 +165,31 @@ def _choose(connection: Connection, server: Server, run: Run, owners: list[str],
     if not is_named and may_make:
         return _make_login(server, run, owners)
     raise BadInput(
-        f'login "{connection.info.user}" has more rights ({", ".join(beyond) or "roles that others own"}) '
+        f'login "{connection.info.user}" has more rights '
+        f"({', '.join(beyond) or 'roles that others own'}) "
         f"than the owners of the code that it would run, and {why}"
     )
 
 
 def candidates_of(server: Server, kind: str, default: str) -> tuple[list[Server], bool]:
-    """Return candidates of the login for a kind of work, by password, and whether it is configured.
+    """Return candidates for the login of a kind of work, one per possible password, and whether the login is configured.
 
-    BACKUP_<KIND>_USER and BACKUP_<KIND>_PASSWORD name it, or its own block beside the server's
+    BACKUP_<KIND>_USER and BACKUP_<KIND>_PASSWORD configure it, or its own block beside the server's
     block.
     """
     user, password = (os.environ.get(f"BACKUP_{kind.upper()}_{word}") for word in ("USER", "PASSWORD"))
     if not user and not password and (registered := login_blocks(server, kind)):
         return [registered], True
-    # A passfile has passwords by login; without one, all logins may share a password.
+    # A passfile has a password for each login; without a passfile, all logins may share a password.
     passwords = [password] if password else [None, server.password]
     return [server.as_login(user or default, password) for password in dict.fromkeys(passwords)], bool(user or password)
 
 
 def _fit(candidates: Iterable[Server], run: Run, owners: list[str]) -> Server | str:
-    """Return the first login that can connect, if it may act for all owners; else the reason.
+    """Return the first login that can connect, if it is a member of all owners; else the reason.
 
     Raises:
-        BadInput: it has further rights.
+        BadInput: the login has more rights than the owners.
     """
     reason = ""
     for login in candidates:
@@ -195,8 +201,10 @@ def _fit(candidates: Iterable[Server], run: Run, owners: list[str]) -> Server | 
             continue
         if beyond:
             raise BadInput(
-                f'login "{login.user}" has more rights than {", ".join(owners) or "the owners"}, whose code it runs: '
-                f"{', '.join(beyond)}; revoke them ({ROLES_FILE}), or name another login with BACKUP_LOADER_USER"
+                f'login "{login.user}" has more rights than {", ".join(owners) or "the owners"}, '
+                "whose code it runs: "
+                f"{', '.join(beyond)}; revoke these rights ({ROLES_FILE}), or name another login "
+                "with BACKUP_LOADER_USER"
             )
         if lacking:
             grants = " ".join(f'GRANT "{role}" TO "{login.user}";' for role in lacking)
@@ -219,13 +227,16 @@ def _asked(connection: Connection, question: psycopg.sql.SQL, **values: str) -> 
 
 
 def _make_login(server: Server, run: Run, owners: Iterable[str]) -> Server:
-    """Create a login that is a member of the owners; it is dropped when the run, or else the next run, ends."""
+    """Create a login that is a member of the owners.
+
+    It is dropped when the run, or else the next run, ends.
+    """
     name, password = f"{LOADER}_{run.id}_{secrets.token_hex(4)}", secrets.token_urlsafe(24)
     # This session's lock shows that the run is alive.
     keeper = run.until_end.enter_context(connect(server, MAINTENANCE_DATABASE, run.title))
     keeper.execute(sql.logins.LOCK, _key(name))
     until = keeper.execute(sql.logins.VALID_UNTIL, {"hours": sql.logins.LIFETIME_HOURS}).fetchall()[0][0]
-    # As a verifier, so that the password is in no log of the server.
+    # The password is sent as a SCRAM verifier, so that no log of the server has it.
     verifier = keeper.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
     keeper.execute(sql.logins.create_login(name, verifier, until))
     run.until_end.callback(_drop_login, server, run, name)
@@ -249,7 +260,9 @@ def _drop_login(server: Server, run: Run, name: str) -> None:
             _drop(connection, name)
     except (OperationError, psycopg.Error) as error:
         message = message_of(error) if isinstance(error, psycopg.Error) else str(error)
-        get_run_logger().warning('login "%s", created for this run, remains: %s; run: DROP ROLE "%s"', name, message, name)
+        get_run_logger().warning(
+            'login "%s", created for this run, could not be dropped: %s; run: DROP ROLE "%s"', name, message, name
+        )
 
 
 def _drop(connection: Connection, name: str) -> None:
@@ -258,7 +271,7 @@ def _drop(connection: Connection, name: str) -> None:
 
 
 def sweep_logins(connection: Connection) -> None:
-    """Drop the logins of dead runs, whose locks nobody holds."""
+    """Drop the logins that dead runs left, which nobody's advisory lock protects."""
     for (name,) in connection.execute(sql.logins.OF_RUNS).fetchall():
         if not connection.execute(sql.logins.TRY_LOCK, _key(name)).fetchall()[0][0]:
             continue
@@ -268,7 +281,7 @@ def sweep_logins(connection: Connection) -> None:
         except psycopg.Error as error:
             if connection.broken:
                 raise
-            get_run_logger().warning('login "%s" of a dead run remains: %s', name, message_of(error))
+            get_run_logger().warning('login "%s" of a dead run could not be dropped: %s', name, message_of(error))
         finally:
             connection.execute(sql.logins.UNLOCK, _key(name))
 

@@ -1,7 +1,7 @@
-"""Counting rows of other contexts' tables that refer to ours, with the run's own login.
+"""Counting rows of other contexts' tables that refer to this context.
 
-It may read where our owner's login may not. Values are passed as text in a TEMP table of built-in
-types, so that no owner's code is called.
+The run's own login is used, because it may read tables that the owner's login may not read. Values
+are passed as text in a TEMP table of built-in types, so that no owner's code is called.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ Values = Sequence[Sequence[str]]
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The address of the run's own login."""
+    """The server, with the run's own login, on which rows of other contexts are counted."""
 
     server: Server
     database: str
@@ -30,13 +30,13 @@ class Neighbours:
 
     @classmethod
     def of(cls, site: Site, run: Run) -> "Neighbours":
-        """Return the address for a run on a site."""
+        """Return the object for a run on a site."""
         return cls(site.server, site.database, run.title)
 
     def is_empty(self, table: str) -> bool | None:
-        """Return whether another context's table is empty, named as in the catalog.
+        """Return whether another context's table, named as in the catalog, is empty.
 
-        None if unreadable.
+        None if this login may not read it.
         """
         with connect(self.server, self.database, self.title) as connection:
             connection.execute(sql.session.FIXED_SETTINGS)
@@ -49,9 +49,9 @@ class Neighbours:
                 return None
 
     def count_referring(self, key: Mapping[str, Any], values: Values) -> dict[int, int] | None:
-        """Count the rows that refer to each value by another context's foreign key.
+        """Count, for each value, the rows that refer to it by another context's foreign key.
 
-        None if unreadable.
+        None if this login may not read them.
 
         Args:
             key: a row of sql.in_place.INBOUND_KEYS.

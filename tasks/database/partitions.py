@@ -1,4 +1,4 @@
-"""How a live table is partitioned by time, as far as the catalog tells any login that asks."""
+"""Reading from the catalog how a live table is partitioned by time, as far as any login may read it."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,10 @@ VALUE_TYPES = frozenset({"text", "character varying", "smallint", "integer", "bi
 
 @dataclass(frozen=True)
 class Division:
-    """A table that is partitioned as its rule says; `owned` is whether the login may act for its owner. Bounds are in `zone`."""
+    """A table that is partitioned as its rule requires.
+
+    `owned` is whether the login is a member of the table's owner. Bounds are in `zone`.
+    """
 
     oid: int
     owner: str
@@ -38,10 +41,10 @@ class Division:
 
 
 def read_division(connection: Connection, context: Context, rule: PartitionRule) -> Division:
-    """Return how the table of a rule is partitioned; the session has the fixed settings then.
+    """Return how the table of a rule is partitioned; this gives the session the fixed settings.
 
     Raises:
-        BadInput: it does not exist, or is not partitioned as its rule says.
+        BadInput: the table does not exist, or is not partitioned as its rule requires.
     """
     name = f"{context.namespace}.{rule.table}"
     connection.execute(sql.session.FIXED_SETTINGS)
@@ -60,21 +63,23 @@ def read_division(connection: Connection, context: Context, rule: PartitionRule)
 def _require_by_period(name: str, rule: PartitionRule, strategy: str, columns: list[str | None], column_type: str | None) -> None:
     if rule.values is None and ((strategy, columns) != ("r", [rule.column]) or column_type not in TIME_TYPES):
         raise BadInput(
-            f"{name} is not partitioned by range of {rule.column} alone, a date or timestamp; correct `partitions` of the context"
-            + (f", or give `values`: how {rule.column} spells a period" if column_type in VALUE_TYPES else "")
+            f"{name} is not partitioned by range of {rule.column} alone, a date or timestamp; "
+            "correct `partitions` of the context"
+            + (f", or add `values`, the template for the periods that {rule.column} spells" if column_type in VALUE_TYPES else "")
         )
     if rule.values is not None and (strategy not in ("r", "l") or columns != [rule.column] or column_type not in VALUE_TYPES):
         raise BadInput(
-            f"{name} is not partitioned by range or list of {rule.column} alone, a text or a whole number; "
+            f"{name} is not partitioned by range or list of {rule.column} alone, a text or a whole "
+            "number; "
             "correct `partitions` of the context, or remove `values`"
         )
 
 
 def parse_rule_bound(rule: PartitionRule, bound: str, zone: tzinfo) -> tuple[datetime | None, datetime | None]:
-    """Return the ends of a bound of a rule's table, given as the catalog spells it.
+    """Return the start and end of a partition's bound, given as the catalog spells it.
 
     Raises:
-        ValueError: its bounds are not those of periods.
+        ValueError: the bound is not one of periods.
     """
     return parse_spelled_bound(bound, rule.values, rule.period, zone) if rule.values else parse_bound(bound, zone)
 

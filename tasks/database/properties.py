@@ -1,4 +1,4 @@
-"""Options of CREATE DATABASE for a database like its source."""
+"""Options of CREATE DATABASE for a database that a restore creates."""
 
 from tasks.core.database.objects import DatabaseProperties
 

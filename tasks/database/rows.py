@@ -1,4 +1,4 @@
-"""Rows of tables and leaf partitions, out of a database and into one."""
+"""Rows of tables and leaf partitions: dumping, loading and reading them."""
 
 import json
 import time
@@ -48,7 +48,9 @@ class Dumped:
 
 
 def run_stream(server: Server, run: Run, job: StreamJob, size_bytes: int, moved: Moved = unmeasured) -> StreamFacts:
-    """Read a relation here if it is small, else in a child process; report how many bytes are done.
+    """Read a relation in this process if it is small, else in a child process.
+
+    Report the number of bytes read.
 
     Raises:
         MovedSnapshot: the snapshot is gone, or a lock conflicts; retry with another snapshot.
@@ -83,12 +85,14 @@ def _run_process(server: Server, run: Run, job: StreamJob, moved: Moved) -> Stre
         return StreamFacts.parse(facts)
     raise _error(
         job,
-        StreamFault(**answer["fault"]) if answer else StreamFault(f"its process ended with code {code} {complaint}", moved=False),
+        StreamFault(**answer["fault"])
+        if answer
+        else StreamFault(f"its process ended with exit code {code} {complaint}", moved=False),
     )
 
 
 def _last_answer(lines: Iterable[bytes], moved: Moved) -> dict[str, Any]:
-    """Pass on a process's progress; return its last answer, empty if it was killed."""
+    """Report the progress that a process prints; return its last line, or "" if it was killed."""
     answer: dict[str, Any] = {}
     for line in lines:
         # The last line of a killed process may be truncated.
@@ -127,7 +131,9 @@ def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
 
 
 def runs_code(server: Server, job: StreamJob) -> bool:
-    """Return whether a query of a relation, other than reading all of it, would run its owner's code.
+    """Return whether a query on a relation would run code of its owner.
+
+    Reading all rows by COPY never does.
 
     Raises:
         MovedSnapshot, OperationError: as run_stream.
@@ -145,10 +151,10 @@ def load_table(
 ) -> float | None:  # fmt: skip
     """Load a relation's rows into a new database, under the search_path of the `schema`'s code; return the seconds it took.
 
-    None if a row belongs to another partition here; the relation is then empty.
+    Returns None if a row belongs to another partition in this database; then nothing was loaded.
 
     Raises:
-        RestoreDiffers: another number of rows arrived than the manifest says.
+        RestoreDiffers: the number of loaded rows differs from the manifest.
     """
     with connect(server, database, title) as connection:
         try:
@@ -166,9 +172,9 @@ def load_table(
 def load_family(
     server: Server, database: str, title: str, schema: str, family: Family, sources: Mapping[str, list[RowSource]], encoding: str
 ) -> dict[str, float]:
-    """Load a hash-partitioned table's rows through that table, into emptied partitions.
+    """Load the rows of a hash-partitioned table through the table itself, after emptying its partitions.
 
-    Returns seconds by relation.
+    Returns the seconds by relation.
 
     Raises:
         RestoreDiffers: as load_table.
@@ -183,7 +189,10 @@ def load_family(
 def load_through(
     connection: Connection, family: Family, sources: Mapping[str, list[RowSource]], encoding: str, path: str
 ) -> dict[str, float]:
-    """Load a hash-partitioned table's rows through that table; return seconds by relation."""
+    """Load the rows of a hash-partitioned table through the table itself.
+
+    Return the seconds by relation.
+    """
     return {
         relation.qualified: load_rows(connection, relation, sources[relation.qualified], encoding, path, into=family.table)
         for relation in family.relations
@@ -192,13 +201,13 @@ def load_through(
 
 @contextmanager
 def _load_errors(connection: Connection, relation: Relation) -> Iterator[None]:
-    """Turn load errors into ours, naming the relation."""
+    """Turn errors of loading into errors of this project that name the relation."""
     try:
         yield
     except zstandard.ZstdError as error:
         raise DamagedSet(f"loading {relation.qualified}: {error}; restore another set") from error
     except psycopg.errors.CheckViolation as error:
-        # Checks have a name, partition bounds have none.
+        # The error names a violated check, but has no name if the bound of a partition is violated.
         kind = OperationError if error.diag.constraint_name else MisplacedRow
         raise kind(f"loading {relation.qualified}: {message_of(error)}") from None
     except psycopg.errors.ForeignKeyViolation as error:
@@ -213,14 +222,15 @@ def load_rows(
     connection: Connection, relation: Relation, sources: list[RowSource], encoding: str, path: str, *,
     freeze: bool = False, into: tuple[str, str] | None = None, moved: Moved = unmeasured,
 ) -> float:  # fmt: skip
-    """Load a relation's rows in a session with fixed settings, or into another table; return the seconds.
+    """Load a relation's rows, into another table if given, in a session with fixed settings.
 
-    Code that this runs has the search_path `path`: that of the context, also where a partition is in another schema.
+    Return the seconds it took. Code that runs meanwhile has the search_path `path`: that of the
+    context, also where a partition is in another schema.
 
     Raises:
         BrokenKey: an existing foreign key refuses the rows.
-        MisplacedRow: a row belongs to another partition here.
-        RestoreDiffers: another number of rows arrived than the manifest says.
+        MisplacedRow: a row belongs to another partition in this database.
+        RestoreDiffers: the number of loaded rows differs from the manifest.
     """
     started, written = time.monotonic(), 0
     place = into or (relation.namespace, relation.name)
@@ -231,12 +241,14 @@ def load_rows(
             for block in chain.from_iterable(source.blocks() for source in sources):
                 written += len(block)
                 if written > relation.plain_bytes:
-                    raise zstandard.ZstdError(f"more than {relation.plain_bytes:,} bytes of rows, as the manifest says")
+                    raise zstandard.ZstdError(
+                        f"the rows have more than the {relation.plain_bytes:,} bytes that the manifest states"
+                    )
                 copy.write(block)
                 moved(written)
         loaded = cursor.rowcount
     if loaded != relation.rows:
-        raise RestoreDiffers(f"{relation.qualified}: {loaded} rows loaded, the manifest says {relation.rows}")
+        raise RestoreDiffers(f"{relation.qualified}: {loaded} rows were loaded, but the manifest has {relation.rows}")
     seconds = time.monotonic() - started
     get_run_logger().info("%s: %d rows loaded in %.1f s", relation.qualified, loaded, seconds)
     return seconds
@@ -256,5 +268,5 @@ def read_back(server: Server, database: str, run: Run, relation: Relation, encod
 
 
 def reading_job(database: str, run: Run, relation: Relation, encoding: str) -> StreamJob:
-    """Return the job that reads a restored relation as the backup did."""
+    """Return the job that reads a restored relation in the same way as the backup did."""
     return StreamJob(database, run.title, relation.namespace, relation.name, relation.columns, encoding)

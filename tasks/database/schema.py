@@ -31,7 +31,7 @@ from tasks.run.site import Site
 def dump_schema(
     site: Site, run: Run, pg_dump: Program, archive: Path, encoding: str, unreadable: Sequence[tuple[str, str]]
 ) -> None:
-    """Dump the schema of the whole database except unreadable tables of others, 0600, in custom format.
+    """Dump the schema of the whole database, except unreadable tables of other contexts; custom format, mode 0600.
 
     Raises:
         MovedSnapshot: pg_dump failed, as when a table is dropped meanwhile; a retry may succeed.
@@ -48,9 +48,9 @@ def dump_schema(
 
 @dataclass(frozen=True)
 class Wanted:
-    """The part of an archive to restore, by (classid, oid) and schemas, and the archive's origin.
+    """The part of an archive to restore, given by (classid, oid) and schemas, and the expected origin of the archive.
 
-    The statements of objects `outside` that part are returned too, in the archive's encoding.
+    For objects `outside` that part only their statements are returned, in the archive's encoding.
     """
 
     origin: Origin
@@ -62,7 +62,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class ContextPart:
-    """The -L list of the context's part, a digest of what it creates, and statements of objects outside."""
+    """The -L list of the context's part, a digest of its objects, and the statements of objects outside that part."""
 
     listing: str
     digest: str
@@ -73,7 +73,7 @@ def context_part(run: Run, pg_restore: Program, archive: Path, wanted: Wanted) -
     """Return the context's part of the archive.
 
     Raises:
-        OperationError: the archive is of another database, or has nothing of the context.
+        OperationError: the archive was dumped from another database, or has nothing of the context.
     """
     listed = run.running.run(programs.list_command(pg_restore, archive), {}).output.decode(errors="replace")
     _require_origin(parse_origin(listed), wanted.origin)
@@ -86,10 +86,12 @@ def context_part(run: Run, pg_restore: Program, archive: Path, wanted: Wanted) -
 
 def _require_origin(actual: Origin | None, expected: Origin) -> None:
     if actual != expected.listed:
-        source = f'database "{actual.database}" of a server {actual.server}' if actual else "a database that it does not name"
+        source = f'database "{actual.database}" of a server {actual.server}' if actual else "a database without name"
         raise OperationError(
-            f'pg_dump was to dump database "{expected.database}" of a server {expected.server}, and dumped {source}: nothing is '
-            "published; see that no service file (PGSERVICE, PGSERVICEFILE) and no other setting leads programs elsewhere, and "
+            f'pg_dump dumped {source} instead of database "{expected.database}" of a server '
+            f"{expected.server}: the set is not "
+            "published; make sure that no service file (PGSERVICE, PGSERVICEFILE) and no other "
+            "setting redirects programs, and "
             "run again"
         )
 
@@ -101,7 +103,7 @@ def read_chunks(
     archive: Path,
     listing: Path,
 ) -> tuple[bytes, list[Chunk]]:
-    """Return a section of the context's part, or all of it, entry by entry, and the settings before."""
+    """Return the statements of the context's part, or of one section of it, entry by entry, and the settings that precede them."""
     warn_of_unsafe(run, pg_restore)
     argv = programs.script_command(pg_restore, archive, verbose=True, options=programs.restore_options(section, listing))
     return parse_chunks(run.running.run(argv, {}).output)

@@ -52,7 +52,7 @@ class Snapshot:
     written: str
 
     def require_held(self) -> None:
-        """Make sure that locks and snapshot were held until now.
+        """Make sure that the session that holds locks and snapshot is still alive.
 
         Raises:
             OperationError: the coordinator's session is gone.
@@ -65,12 +65,12 @@ class Snapshot:
     def require_flushed(self, site: Site, run: Run, wait_seconds: float = FLUSH_SECONDS) -> None:
         """Wait until a server crash cannot lose anything that the snapshot sees.
 
-        With asynchronous commit it sees transactions that are not flushed: after a crash others
-        would reuse their numbers and row positions
+        With asynchronous commit a snapshot sees transactions that are not flushed: after a crash
+        other transactions would reuse their numbers and row positions
         (https://www.postgresql.org/docs/current/wal-async-commit.html).
 
         Raises:
-            OperationError: it took too long.
+            OperationError: the server did not flush in time.
         """
         if self._is_flushed():
             return
@@ -80,8 +80,10 @@ class Snapshot:
         while not self._is_flushed():
             if time.monotonic() > deadline:
                 raise OperationError(
-                    f"the server did not flush WAL up to {self.written}, the snapshot's position, within {wait_seconds:.0f} s "
-                    "(asynchronous commit, a slow disk): after a crash the set would have rows that the server lacks; check "
+                    f"the server did not flush WAL up to {self.written}, the snapshot's position, "
+                    f"within {wait_seconds:.0f} s "
+                    "(asynchronous commit, a slow disk): after a crash the set would have rows "
+                    "that the server lacks; check "
                     "wal_writer_delay and the server's disk, and run again"
                 )
             time.sleep(FLUSH_LOOK_SECONDS)
@@ -97,9 +99,9 @@ def take_snapshot(
     pg_dump: Program,
     unreadable: Sequence[tuple[str, str]] = (),
 ) -> Iterator[Snapshot]:
-    """Lock the context's relations, dump the schema and export a snapshot, for the block.
+    """Lock the context's relations, dump the schema and export a snapshot for the duration of the block.
 
-    Others' `unreadable` tables (schema, name) are not dumped.
+    `unreadable` tables (schema, name) of other contexts are not dumped.
 
     Raises:
         MovedSnapshot: something changed in between; a retry may succeed.
@@ -113,12 +115,12 @@ def take_snapshot(
         if planned:
             _lock(coordinator, planned)
         with connect(site.server, site.database, run.title) as looker:
-            # It may queue behind a session waiting for the coordinator, which deadlock detection
-            # does not see.
+            # pg_dump may queue behind a session that waits for the coordinator; deadlock detection
+            # does not see that.
             looker.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))
             before = read_inventory(looker, read_members(looker, site.context, claimed=site.claimed_tables))
         dump_schema(site, run, pg_dump, archive, encoding_of(coordinator), unreadable)
-        # The transaction's first query takes its snapshot, which is fixed from here on.
+        # The transaction's first query takes its snapshot, which stays the same from then on.
         name = coordinator.execute(sql.snapshot.EXPORT_SNAPSHOT).fetchall()[0][0]
         facts = _facts(coordinator)
         written = coordinator.execute(sql.server.WRITTEN_LOG).fetchall()[0][0]
@@ -152,7 +154,9 @@ def _require_unmoved(
 ) -> None:
     pending = [relation.qualified for relation in actual if relation.detach_pending]
     if pending:
-        raise MovedSnapshot(f"{', '.join(pending)}: a DETACH … CONCURRENTLY is pending; finish it: ALTER TABLE … DETACH … FINALIZE")
+        raise MovedSnapshot(
+            f"{', '.join(pending)}: a DETACH … CONCURRENTLY is unfinished; finish it: ALTER TABLE … DETACH PARTITION … FINALIZE"
+        )
     if _identities(planned) != _identities(actual):
         changed = sorted({relation.qualified for relation in {*planned} ^ {*actual}})
         raise MovedSnapshot(f"tables or partitions changed while the snapshot was being taken: {', '.join(changed)}")
@@ -167,23 +171,24 @@ def _identities(relations: Iterable[Member]) -> set[tuple[int, int, str | None]]
 
 
 def server_facts(connection: Connection) -> tuple[str, int, str, int, bool]:
-    """Return what a server says of itself: system identifier, timeline, version, its number, whether it is a standby.
+    """Return facts that a server reports: system identifier, timeline, version, version number, whether it is a standby.
 
     Raises:
-        BadInput: the login may not ask.
+        BadInput: the login lacks the privilege to read these facts.
     """
     try:
         facts: tuple[str, int, str, int, bool] = connection.execute(sql.server.SERVER_FACTS).fetchall()[0]
     except psycopg.errors.InsufficientPrivilege as error:
         raise BadInput(
-            f"the cluster cannot be identified: {error}; run in that database: GRANT EXECUTE ON FUNCTION pg_control_system(), "
+            f"the cluster cannot be identified: {error}; run in that database: GRANT EXECUTE ON "
+            "FUNCTION pg_control_system(), "
             f'pg_control_checkpoint() TO "{connection.info.user}"'
         ) from error
     return facts
 
 
 def position(connection: Connection) -> tuple[SnapshotFacts, int, int]:
-    """Return when and where a session is now, the next transaction's id, and the oid of its database."""
+    """Return the current time and LSN of a session, the next transaction id, and the oid of its database."""
     facts = connection.cursor(row_factory=dict_row).execute(sql.snapshot.SNAPSHOT_FACTS).fetchall()[0]
     here = placed_snapshot(connection, facts["instant"], int(facts["xmin"]), facts["lsn"])
     return here, int(facts["xmax"]), catalog.read_database(connection).oid

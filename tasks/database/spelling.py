@@ -1,4 +1,4 @@
-"""How this server spells view and function texts that a set has in an earlier spelling.
+"""Texts of views and functions in a set, as this server would spell them.
 
 A dumped and restored text may use other words (`NULL::integer AS int4`) with the same meaning
 (https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-CATALOG). So the set's
@@ -24,10 +24,10 @@ DEFINES = re.compile(r"CREATE OR REPLACE (?:FUNCTION|PROCEDURE) ")
 def spelled_here(
     connection: Connection, then: Iterable[InventoryItem], now: Iterable[InventoryItem], path: str
 ) -> list[InventoryItem]:
-    """Return a set's objects, in this server's spelling where they mean the same.
+    """Return a set's objects, with texts in this server's spelling where the meaning is the same.
 
-    The session acts for their owners, and has no user schema in its search_path, so that names are
-    qualified.
+    The session acts as the objects' owners, and has no user schema in its search_path, so that
+    names are qualified.
     """
     there = {item.identity: item for item in now}
     return [
@@ -51,7 +51,10 @@ def _spelled_as(connection: Connection, item: InventoryItem, here: InventoryItem
 
 
 def _put_in_its_place(then: str, now: str, text: str) -> str | None:
-    """Return the part of one state in place of this text in the other; None if more differs."""
+    """Return the part of one state that stands where the other state has this text.
+
+    None if more than that part differs.
+    """
     before, _, after = now.partition(text)
     if not (then.startswith(before) and then.endswith(after)) or len(then) < len(before) + len(after):
         return None
@@ -63,7 +66,7 @@ def _view(connection: Connection, text: str, path: str) -> str | None:
 
 
 def _function(connection: Connection, text: str, name: str, path: str) -> str | None:
-    # CREATE FUNCTION executes nothing of it; any other statement might.
+    # CREATE FUNCTION does not execute the function's body; any other statement might.
     if not DEFINES.match(text):
         return None
     return _read(connection, as_written(text), sql.texts.FUNCTION_TEXT, {"name": name}, path)

@@ -1,4 +1,4 @@
-"""Reading a context's surroundings: what objects need, what code names, and independent objects."""
+"""Reading the objects around a context: dependencies, names in code, and objects that belong to no relation."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Database:
 
 
 def read_database_objects(connection: Connection, classes: Mapping[str, int], own: Collection[int]) -> Database:
-    """Return dependencies, and names in the code of functions, and of own defaults and triggers."""
+    """Return dependencies, and the names in the code of functions and of the context's defaults and triggers."""
     rows = connection.execute(sql.catalog.DEPENDENCIES).fetchall()
     dependencies = [Dependency((row[0], row[1]), (row[2], row[3]), row[4]) for row in rows]
     relations = connection.execute(sql.catalog.RELATIONS).fetchall()
@@ -36,7 +36,9 @@ def read_database_objects(connection: Connection, classes: Mapping[str, int], ow
 def read_surroundings(
     connection: Connection, database: Database, choice: Choice, own: Collection[int], context: Context, claimed: Collection[str]
 ) -> Surroundings:
-    """Return a context's included surroundings; `claimed` are the relations that contexts list.
+    """Return the included objects around a context.
+
+    `claimed` are the relations that any context lists.
 
     Raises:
         BadInput: an object in the context file's `include` does not exist, or cannot be included.
@@ -79,10 +81,12 @@ def _asked(connection: Connection, included: Iterable[Included]) -> dict[Include
         unknown = missing[0]
         bare = unknown.name.partition("(")[0].rpartition(".")[2]
         like = sorted(name for kind, name in there if kind == unknown.kind and name.partition("(")[0].rpartition(".")[2] == bare)
-        hint = f" (there is {', '.join(like)})" if like else ""
+        hint = f" (the database has {', '.join(like)})" if like else ""
         raise BadInput(
-            f'include: there is no {unknown.kind} "{unknown.name}" in database "{connection.info.dbname}"{hint}; name it as '
-            "pg_identify_object() does: with its schema, functions with the types of their arguments; or remove it"
+            f'include: there is no {unknown.kind} "{unknown.name}" in database '
+            f'"{connection.info.dbname}"{hint}; spell it as '
+            "pg_identify_object() does (with its schema; a function with its argument types), or "
+            "remove it"
         )
     return {item: there[item.kind, item.name] for item in wanted}
 
@@ -92,7 +96,7 @@ def _require_included(
 ) -> None:
     for item, object_id in asked.items():
         if object_id not in choice.objects | surroundings.objects:
-            why, other = surroundings.named.get(object_id, ("it is left out because of its dependencies", None))
+            why, other = surroundings.named.get(object_id, ("objects that it depends on are not in the set", None))
             name = describe(connection, [other])[other] if other else ""
             raise BadInput(f'include: {item.kind} "{item.name}" cannot be included: {why.format(name)}; remove it from `include`')
 
@@ -111,7 +115,7 @@ def left_out(
     """Return objects left out of a set that need the context, or that it needs: name and reason."""
     reasons = {
         **{
-            object_id: ("only {} needs it, which is left out", other)
+            object_id: ("only {} needs it, and that is left out", other)
             for object_id, other in choice.with_them.items()
             if other not in but
         },

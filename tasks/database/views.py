@@ -1,8 +1,8 @@
 """Refreshing materialized views of a live or restored database.
 
 CONCURRENTLY, which does not block readers, requires a populated view with a unique index over all
-rows (https://www.postgresql.org/docs/current/sql-refreshmaterializedview.html); others are
-refreshed plainly.
+rows (https://www.postgresql.org/docs/current/sql-refreshmaterializedview.html); all other views are
+refreshed without it.
 """
 
 import time
@@ -31,9 +31,9 @@ COUNTING_SECONDS = 60
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on a view's refresh and its lock wait, in seconds.
+    """The limits, in seconds, on the refresh of a view and on the wait for its lock.
 
-    Its stale rows are counted before and after.
+    With limits, stale rows are counted before and after the refresh.
     """
 
     statement_seconds: float
@@ -44,11 +44,11 @@ def chosen_views(context: Context, names: Sequence[str] | None) -> Context:
     """Return the context with the named views, or with all.
 
     Raises:
-        BadInput: it has no such view.
+        BadInput: the context has no view of that name.
     """
     names = names and [name.removeprefix(f"{context.namespace}.") for name in names]
     if names is not None and not names:
-        raise BadInput("views is an empty list; omit it for all, or name some")
+        raise BadInput("views is an empty list; omit views to refresh all of them, or name some")
     if unknown := [name for name in names or [] if name not in context.views]:
         known = f"name some of {', '.join(context.views)}" if context.views else "it has none"
         raise BadInput(f"{', '.join(unknown)}: no materialized view of context {context.name}; {known}")
@@ -58,7 +58,7 @@ def chosen_views(context: Context, names: Sequence[str] | None) -> Context:
 def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> list[Refreshed]:
     """Refresh views in the order of their dependencies.
 
-    A failure is reported, and stops no other view.
+    If one fails, that is reported, and the others are still refreshed.
     """
     with connect(site.server, site.database, run.title) as connection:
         there = catalog.read_views(connection, context)
@@ -72,10 +72,10 @@ def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> li
         try:
             outcome = refresh_view(site.owners_login, site.database, run, view, allowed)
         except OperationError as error:
-            # The session was lost; the next view has its own.
+            # The session was lost; the next view gets a session of its own.
             outcome = Refreshed(view.qualified, problem=str(error))
         if old := sorted(late[other] for other in reads & late.keys()):
-            outcome = replace(outcome, note=f"from old rows: it reads {', '.join(old)}")
+            outcome = replace(outcome, note=f"built from old rows of {', '.join(old)}")
         if outcome.problem or old:
             late[oid] = outcome.view
         refreshed.append(outcome)
@@ -84,9 +84,9 @@ def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> li
 
 @step(name="refresh_view {view.name}")
 def refresh_view(server: Server, database: str, run: Run, view: View, allowed: Limits | None = None) -> Refreshed:
-    """Refresh a materialized view.
+    """Refresh a materialized view; return the outcome.
 
-    Return the outcome. Without limits stale rows are not counted.
+    Without limits, stale rows are not counted.
     """
     name, place = view.qualified, {"name": sql.names.quoted_name(view.namespace, view.name)}
     with connect(server, database, run.title) as connection:
@@ -128,7 +128,10 @@ def _problem(connection: Connection, view: View, error: psycopg.Error, allowed: 
         holders = "; ".join(row[0] for row in connection.execute(sql.partitions.BLOCKERS, {"oids": oids}))
         return f"lock timeout after {allowed.lock_seconds:g} s ({holders or 'the blocking sessions have ended'}); run again"
     if allowed and isinstance(error, psycopg.errors.QueryCanceled) and seconds >= allowed.statement_seconds:
-        return f"it takes more than {allowed.statement_seconds:g} s; raise statement_timeout_seconds, or make its query faster"
+        return (
+            f"the refresh takes more than {allowed.statement_seconds:g} s; raise "
+            "statement_timeout_seconds, or make the view's query faster"
+        )
     denied = isinstance(error, psycopg.errors.InsufficientPrivilege)
     remedy = f'; GRANT its owner TO "{connection.info.user}"' if denied else ""
     return f"{message_of(error)}{remedy}"
@@ -155,10 +158,10 @@ def _staleness(connection: Connection, view: View) -> Staleness:
 
 @step
 def publish_refreshed(context: Context, refreshed: Sequence[Refreshed]) -> str:
-    """Publish which views were refreshed; return the verdict.
+    """Publish the report on refreshed views; return the verdict.
 
     Raises:
-        OperationError: one could not be refreshed.
+        OperationError: a view could not be refreshed.
     """
     line = verdict(refreshed)
     publish(f"{context.name}-views", line, refresh_report(line, refreshed), refresh_rows(refreshed), "refreshed")

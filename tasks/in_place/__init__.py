@@ -1,1 +1,1 @@
-"""Restoring into a live database: planned, approved, and done in one transaction."""
+"""Restoring into a live database: plan, approval, and the restore itself in one transaction."""

@@ -1,8 +1,9 @@
 """Merging a set into a live database: one transaction that makes its tables equal to the set.
 
-No table is dropped, truncated or swapped, so that others' keys, views and grants stay. Readers are
-never blocked. Writers of the context's tables are, as long as the transaction lasts (SHARE ROW
-EXCLUSIVE, https://www.postgresql.org/docs/current/explicit-locking.html), writers of other tables
+No table is dropped, truncated or swapped, so that foreign keys, views and grants of other contexts
+are kept. Readers are never blocked. Writers of the context's tables are blocked as long as the
+transaction lasts (SHARE ROW EXCLUSIVE,
+https://www.postgresql.org/docs/current/explicit-locking.html). Writers of other tables are blocked
 only when a partition is attached or a foreign key to their table is created, which is done last
 unless foreign keys refer to the partition.
 """
@@ -48,7 +49,7 @@ LOCK_TRIES = 4
 
 @dataclass(frozen=True)
 class Done:
-    """A restore into a live database, committed or with nothing to do, and what to refresh after it."""
+    """The outcome of a restore into a live database, and the relations and views to refresh afterwards."""
 
     planned: MergePlan
     merged: Merged | None = None
@@ -57,7 +58,7 @@ class Done:
 
 
 def require_confirmed(planned: MergePlan, confirm_database: str | None, approved: MergePlan | None = None) -> None:
-    """Refuse to change a live database that was not named, or otherwise than approved.
+    """Refuse to change a live database unless its name was passed and, if a plan was approved, the plan is the same.
 
     Raises:
         UnsafeTarget: confirm_database is not its name.
@@ -67,36 +68,41 @@ def require_confirmed(planned: MergePlan, confirm_database: str | None, approved
         raise PlanChanged("the plan changed since approval; review it again")
     if confirm_database != planned.database:
         raise UnsafeTarget(
-            f'refusing to change rows of the live database "{planned.database}"; look at the plan, then pass '
+            f'refusing to change rows of the live database "{planned.database}"; look at the plan, '
+            "then pass "
             f'confirm_database="{planned.database}"'
         )
 
 
 def carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: bool) -> Done:
-    """Make the live database equal to the set, in one transaction; a failure leaves it unchanged.
+    """Make the live database equal to the set in one transaction.
+
+    After a failure the database is unchanged.
 
     Raises:
-        RestoreDiffers: the result differs from the set; nothing was kept.
-        PlanChanged: the plan changed since approval; nothing was kept.
-        OperationError: lock timeout, or the database refused a row or an object; nothing was kept.
-        LostLock: the context's lock was lost; nothing was kept.
+        RestoreDiffers: the result differs from the set; all was rolled back.
+        PlanChanged: the plan changed since approval; all was rolled back.
+        OperationError: lock timeout, or the database refused a row or an object; all was rolled
+            back.
+        LostLock: the context's lock was lost; all was rolled back.
     """
     unmoved = again_on(MovedSnapshot, tries=LOCK_TRIES, between=lambda: stage(merge))
     try:
         merged = unmoved(_carry_out)(merge, planned, lock, approved=approved)
-        # A set of a part of the context lists no views, though its rows may be in some.
+        # A set of some tables lists no views, although views may read its rows.
         known = merge.members.views if merge.manifest.only else _own_views(merge)
     except MovedSnapshot as error:
-        raise OperationError(f'database "{planned.database}" is as it was: {error}{_holders(merge)}') from error
+        raise OperationError(f'database "{planned.database}" is unchanged: {error}{_holders(merge)}') from error
     except psycopg.Error as error:
         if merge.connection.broken:
             # It is unknown whether a COMMIT in progress succeeded.
             raise OperationError(
-                f"the session was lost ({message_of(error)}); unless the COMMIT had begun, the database is as it was: "
-                "make a plan (dry_run=true), which shows what differs"
+                f"the session was lost ({message_of(error)}); unless the COMMIT had begun, the "
+                "database is unchanged: make a plan (dry_run=true), which shows whether rows still "
+                "differ"
             ) from None
         raise OperationError(
-            f'database "{planned.database}" is as it was: {message_of(error, merge.connection.info.user)}'
+            f'database "{planned.database}" is unchanged: {message_of(error, merge.connection.info.user)}'
         ) from None
     views = tuple(view for view in known if view.materialized and view.populated)
     return Done(planned, merged, tuple(written_relations(merge)), views)
@@ -113,15 +119,18 @@ def _holders(merge: Merge) -> str:
     return f"; {'; '.join(holders)}; wait for these sessions or end them, then run again" if holders else "; run again"
 
 
-TAKEN_AGAIN = "the next clean-up deletes these rows again, unless they are changed by then or the rule's `hold` keeps them"
+TAKEN_AGAIN = (
+    "the next clean-up will delete these rows again, unless they are changed before that or match the rule's `hold` condition"
+)
 
 
 def _carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved: bool) -> Merged:
     phases = merge.phases
     with phases.phase("schema of the set"):
-        # Again, now including what is set back, which was not known when the plan was made.
+        # Read again, now with the objects that are changed back, which were not known when the plan
+        # was made.
         merge.sections = missing_chunks(merge)
-    started, unchanged = time.monotonic(), f'so that database "{planned.database}" is as it was'
+    started, unchanged = time.monotonic(), f'so that database "{planned.database}" is unchanged'
     with with_large_objects(merge) as large, merge.connection.transaction():
         with phases.phase("waiting for locks"):
             _lock(merge)
@@ -129,8 +138,8 @@ def _carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved:
         lock.require_held(f"rows were written, {unchanged}", merge.connection)
         _require_unmoved(merge)
         if not _is_safe(merge):
-            # Rows were written since it was taken: take it again under the lock, which admits no
-            # writes.
+            # Rows were written since the safety set was taken: take it again under the lock, which
+            # admits no writes.
             take_safety_set(merge)
         with phases.phase("comparing"):
             changes = _compare_under_lock(merge, planned, approved=approved)
@@ -139,23 +148,23 @@ def _carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved:
         with phases.phase("checks"):
             repaired = _repair(merge, watch)
             notes += [*large, *(check.line for check in watch.broken()), *([TAKEN_AGAIN] if merge.request.with_children else [])]
-            # Repairs write other tables too, which the safety set has: all of them are undone
-            # together.
+            # Repairs write other tables too, which the safety set has as well: an undo restores all
+            # of them together.
             left = [*left_over(merge), *large_objects_left(merge)]
             undo = undo_all(merge) if repaired or merge.request.with_children else undo
         # Logged before the commit, as this process may die right after it; without key values,
         # which         # only the report has.
-        get_run_logger().info("to undo it after the commit:\n%s", without_keys(merge, undo))
+        get_run_logger().info("to undo the restore after the commit:\n%s", without_keys(merge, undo))
         lock.require_held(f"the commit, {unchanged}", merge.connection)
     seconds = time.monotonic() - locked
-    get_run_logger().info("committed after %.1f s, %.1f s of them locked", time.monotonic() - started, seconds)
+    get_run_logger().info("committed after %.1f s; writers were blocked for %.1f s", time.monotonic() - started, seconds)
     return Merged(
         inserted, updated, deleted, planned.done, seconds, phases.seconds, undo, changes, notes, repaired, left, merge.skipped
     )
 
 
 def _compare_under_lock(merge: Merge, planned: MergePlan, *, approved: bool) -> list[Change]:
-    """Compare again what changed since the plan, now that writers are locked out."""
+    """Compare the relations again that changed since the plan was made, now that writers are locked out."""
     changes = {change.relation: change for change in planned.changes}
     for table in merge.tables:
         if not is_as_compared(merge, table):
@@ -165,10 +174,11 @@ def _compare_under_lock(merge: Merge, planned: MergePlan, *, approved: bool) -> 
             merge.ask(leaving)
     if approved and list(changes.values()) != list(planned.changes):
         raise PlanChanged("rows were written since the plan was made")
-    # Others may have inserted rows since the plan that refer to rows which go.
+    # Since the plan was made, other sessions may have inserted rows that refer to rows to be
+    # deleted.
     effects = refused(find_effects(merge), accept_effects=merge.request.accept_effects)
     if forbidden := [*effects, *collisions.refused(merge)]:
-        raise OperationError(f'database "{planned.database}" is as it was: {"; ".join(forbidden)}')
+        raise OperationError(f'database "{planned.database}" is unchanged: {"; ".join(forbidden)}')
     return list(changes.values())
 
 
@@ -184,7 +194,7 @@ def _write(merge: Merge, before: Section, after: Section) -> tuple[int, int, int
             loaded, (deleted, updated, inserted) = write_rows(merge)
         with phases.phase("comparing again"):
             compare_written(merge, loaded)
-        with phases.phase("indexes, keys, triggers of what was missing"):
+        with phases.phase("indexes, keys, triggers of missing objects"):
             connection.execute(sql.session.SORT_IN_MEMORY)
             notes += create(connection, after, made, attach=False)
         with phases.phase("attaching, keys to other contexts, sequences"):
@@ -202,9 +212,10 @@ def _write(merge: Merge, before: Section, after: Section) -> tuple[int, int, int
 
 
 def _repair(merge: Merge, watch: Watch) -> list[str]:
-    """Run the repairs of checks that the restored rows break; return what each repaired.
+    """Run the repairs of checks that the restored rows violate.
 
-    Triggers are off, as they would change timestamps and counters. An undo repairs nothing.
+    Return for each how many rows it repaired. Triggers are disabled, as they would change
+    timestamps and counters. An undo runs no repairs.
     """
     broken = [] if merge.is_undo else watch.broken()
     if not any(check.check.repair for check in broken):
@@ -236,25 +247,26 @@ def _require_unmoved(merge: Merge) -> None:
     """Make sure, under the lock, that the database is as it was when the plan was made.
 
     Raises:
-        MovedSnapshot: a table that was unchanged has new rows, and has to be staged too.
+        MovedSnapshot: rows were written to a table that had been unchanged since the set, so that
+            it has to be staged too.
         OperationError: tables or partitions were created, dropped or altered meanwhile.
     """
     members = read_members(merge.connection, merge.site.context, merge.detached)
     if members.relations != merge.members.relations:
         raise OperationError("tables or partitions changed since they were compared; nothing was touched; run again")
     if reasons := [*misfits(merge)]:
-        raise OperationError(f'database "{merge.site.database}" is as it was: {"; ".join(reasons)}')
+        raise OperationError(f'database "{merge.site.database}" is unchanged: {"; ".join(reasons)}')
     if moved := [table.name for table in merge.tables if table.unchanged and not is_unchanged(merge, table)]:
-        raise MovedSnapshot(f"{', '.join(moved)} changed meanwhile")
+        raise MovedSnapshot(f"rows of {', '.join(moved)} were written since the plan was made")
 
 
 def _is_safe(merge: Merge) -> bool:
-    """Return whether the safety set has the current rows of everything that the merge may write."""
+    """Return whether the safety set has the current rows of all tables that the restore may write."""
     safety = merge.safety
     if safety is None:
         return not merge.tables
     written = {table.name for table in merge.tables if not table.unchanged}
-    # Repairs may write its other tables. What is unchanged since the set was taken needs no check.
+    # Repairs may write further tables. Tables unchanged since the set was taken need no check.
     looked_at = [
         relation
         for relation in safety.relations
@@ -271,10 +283,10 @@ def _is_safe(merge: Merge) -> bool:
 
 @step
 def refresh(site: Site, run: Run, done: Done) -> None:
-    """Analyze the written relations, and refresh the set's materialized views.
+    """Analyze the written relations, and refresh the context's materialized views.
 
     Raises:
-        OperationError: a view cannot be refreshed; the rows are restored all the same.
+        OperationError: a view cannot be refreshed; the rows are restored nevertheless.
     """
     with patient(), connect(site.owners_login, site.database, run.title) as connection:
         connection.execute(sql.session.set_lock_timeout(LOCK_WAIT_SECONDS))

@@ -1,4 +1,4 @@
-"""Rows of a set whose unique values are held by live rows that the restore keeps."""
+"""Collisions: rows of a set that have the same unique values as live rows that the restore keeps."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +14,10 @@ from tasks.in_place.session import Merge, Table
 
 
 def settle(merge: Merge, table: Table) -> None:
-    """Find rows to write that collide with rows that stay; skipped ones count as not in the set.
+    """Find rows of the set that collide with live rows that stay.
 
-    A skipped row keeps its old values, and may therefore collide with another row.
+    Skipped rows count as not in the set. If a row is skipped, its live version keeps its values,
+    and may therefore collide with a further row.
     """
     table.collisions = []
     while collisions := list(_find(merge, table)):
@@ -39,16 +40,16 @@ def _find(merge: Merge, table: Table) -> Iterator[Collision]:
 
 
 def refused(merge: Merge) -> list[str]:
-    """Return how many rows collide, by constraint and without values, with the remedy."""
+    """Return the number of colliding rows by constraint, without values, and the remedy."""
     return [
-        f"{rows} have unique values of live rows that the restore keeps; the plan lists both by key: change the live rows, "
-        "restore with mode replace, or pass on_conflict=skip"
+        f"{rows} have the same unique values as live rows that the restore keeps; the plan lists "
+        "both by key: change the live rows, restore with mode replace, or pass on_conflict=skip"
         for rows in collision_counts(merge.collisions)
     ]
 
 
 def doubles(merge: Merge, table: Table) -> Iterator[str]:
-    """Yield unique indexes missing from the set that rows of the set violate."""
+    """Yield unique indexes that the set does not have and that rows of the set violate."""
     known = {item.name for item in merge.manifest.inventory if item.kind == "index"}
     for index in _indexes(merge, table) if table.is_replaced and table.staged else ():
         if index.name in known or _is_dropped(merge, index):
@@ -56,7 +57,8 @@ def doubles(merge: Merge, table: Table) -> Iterator[str]:
         if count := sum(row[0] for row in _ask(merge, sql.collisions.count_doubles(table.number, index))):
             yield (
                 f"{count:,} values of {table.name} are duplicates in {merge.manifest.id}, but "
-                f"{index.constraint}, which the set does not have, requires unique ones: {_dropped(table, index)}"
+                f"{index.constraint}, which the set does not have, requires unique ones: "
+                f"{_dropped(table, index)}"
             )
 
 
@@ -81,7 +83,8 @@ def _indexes(merge: Merge, table: Table) -> Iterator[UniqueIndex]:
 def _ask(merge: Merge, asked: psycopg.sql.Composed) -> list[tuple[Any, ...]]:
     """Return the rows of a query.
 
-    There are none if the set lacks a column of an index, which the database then reports.
+    None if the set lacks a column of an index, because the database reports such collisions when it
+    writes.
     """
     try:
         with merge.connection.transaction():

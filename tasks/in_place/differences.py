@@ -1,4 +1,4 @@
-"""The differences between a live context's objects and the set's, for plan, restore and verdict."""
+"""The differences between the objects of a live context and those of the set, for plan, restore and verdict."""
 
 from collections.abc import Iterable, Iterator
 
@@ -26,9 +26,9 @@ from tasks.sets.differences import Comparison
 
 
 def find(merge: Merge) -> list[Finding]:
-    """Return how the context's objects differ from the set, as far as requested.
+    """Return how the context's objects, as read for the plan, differ from the set, as far as the request concerns them.
 
-    What attaching or detaching a partition settles is no difference of its own.
+    Differences that go away when a partition is attached or detached are left out.
     """
     return [finding for finding in _find(merge, merge.members, merge.inventory) if not _settled(merge, finding.difference)]
 
@@ -89,21 +89,21 @@ def _find(merge: Merge, members: Members, inventory: Iterable[InventoryItem]) ->
 
 
 def find_now(merge: Merge) -> list[Finding]:
-    """Return the same for the current objects, including those just created."""
+    """Return how the current objects, including those just created, differ from the set."""
     context = with_tables(catalog.present(merge.connection, merge.whole), {*merge.detached, *merge.moved})
     members = catalog.read_members(merge.connection, context)
     return _find(merge, members, inventory_named_as_in_set(merge.connection, members, merge.manifest))
 
 
 def inventory_named_as_in_set(connection: Connection, members: Members, manifest: Manifest) -> list[InventoryItem]:
-    """Return the context's objects as they are, under the names that the set has."""
+    """Return the context's current objects, under the names that they have in the set."""
     return with_moved_sequences(manifest.inventory, catalog.read_inventory(connection, members, manifest.inventory))
 
 
 def _asks_rows(merge: Merge, difference: Difference, how: Remedy) -> bool:
-    """Return whether rows that the restore keeps may violate what it would create or set back.
+    """Return whether rows that the restore keeps may violate an object that it would create or change back.
 
-    Keys to other contexts are tried last; if rows violate them, they are left to do.
+    Keys to other contexts do not count: they are created last, and reported if rows violate them.
     """
     item, fact = difference.item, difference.fact
     if table_of(item) in {relation.qualified for relation in merge.absent} or (item.parent, item.name) in _to_others(merge):
@@ -118,22 +118,25 @@ def _to_others(merge: Merge) -> set[tuple[str, str]]:
 
 
 def _as_rights_allow(merge: Merge, difference: Difference, how: Remedy) -> Remedy:
-    """Return how an object is set back, or only the statement if others' rights are needed."""
+    """Return how an object is changed back.
+
+    If that takes rights that this login lacks, only the statement to run by hand.
+    """
     key, owner = difference.item, owner_of(difference.now) if difference.now else ""
     if how.how is How.CREATE and key.kind == "constraint" and (grant := rights.references(merge, key)):
         return Remedy(How.NOT, f"{grant} {how.by_hand}", "the tables' owner lacks REFERENCES on that table; run as its owner")
     if how.how is not How.NOT and _asks_rows(merge, difference, how):
-        return Remedy(How.NOT, how.by_hand, "rows that are kept may violate it: restore with mode replace, or run")
+        return Remedy(How.NOT, how.by_hand, "rows that the restore keeps may violate it: restore with mode replace, or run")
     if how.how is How.NOT or not owner:
         return how
     mine = merge.connection.execute(sql.databases.MAY_BECOME, {"names": [owner]}).fetchall()
-    return how if mine else Remedy(How.NOT, how.by_hand, f'only its owner "{owner}", or a superuser, may do it; run')
+    return how if mine else Remedy(How.NOT, how.by_hand, f'only its owner "{owner}", or a superuser, may change it; run')
 
 
 def stale_views(merge: Merge) -> list[ObjectChange]:
     """Return the set's materialized views that are stale.
 
-    A restore of rows refreshes them anyway.
+    A restore that writes rows refreshes views in any case.
     """
     changes, site = list[ObjectChange](), merge.site
     here = {(view.namespace, view.name) for view in merge.members.views if view.materialized and view.populated}
@@ -153,7 +156,7 @@ def stale_views(merge: Merge) -> list[ObjectChange]:
 
 
 def _is_done(merge: Merge, difference: Difference, how: Remedy) -> bool:
-    """Return whether this restore sets an object back."""
+    """Return whether this restore changes an object back."""
     item, request = difference.item, merge.request
     whole = request.table is None or (request.mode is Mode.REPLACE and request.keys is None)
     match how.how:

@@ -1,4 +1,4 @@
-"""Foreign keys that a merge concerns: to missing rows, and from rows that refer to deleted ones."""
+"""Foreign keys of a restore into a live database: to missing rows, and from rows that refer to deleted rows."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +13,7 @@ from tasks.in_place.session import Merge, Table, lineage
 
 
 def find_needs(merge: Merge) -> list[Need]:
-    """Return the missing rows that rows to write refer to."""
+    """Return the missing rows to which rows that will be written refer."""
     oids = sorted({oid for table in merge.tables for oid in lineage(merge.members, table.member).values()})
     needs = list[Need]()
     for key in dicts(merge.connection, sql.key_values.OUTBOUND_KEYS_OF, {"oids": oids}):
@@ -37,13 +37,13 @@ def find_needs(merge: Merge) -> list[Need]:
 
 
 def find_effects(merge: Merge) -> list[Effect]:
-    """Return keys of tables that are not fully restored, with how many rows refer to affected rows."""
+    """Return foreign keys of tables that are not restored as a whole, with the number of rows that refer to affected rows."""
     oids = {oid for table in merge.tables for oid in lineage(merge.members, table.member).values()}
     effects = list[Effect]()
     whole = _oids_that_become_whole(merge)
     for key in dicts(merge.connection, sql.in_place.INBOUND_KEYS, {"oids": sorted(oids)}):
-        # Rows of a table that is written are as in the set afterwards, or else the database refuses
-        # them, unless the key acts.
+        # Rows of a table that is written equal the set afterwards, or the database refuses them,
+        # unless the key has an action.
         is_dropped = merge.is_dropped("constraint", key["table"], unquoted(key["name"]))
         if (
             is_dropped
@@ -63,7 +63,7 @@ def find_effects(merge: Merge) -> list[Effect]:
 
 
 def empty_neighbours(merge: Merge, changes: Iterable[Change]) -> list[str]:
-    """Return other contexts' tables that refer to restored rows and are empty, perhaps by accident."""
+    """Return tables of other contexts that refer to restored rows and are empty, perhaps because they lost their rows."""
     filled = {change.relation for change in changes if change.insert}
     oids = {
         oid
@@ -78,20 +78,21 @@ def empty_neighbours(merge: Merge, changes: Iterable[Change]) -> list[str]:
     ]
     return [
         f"{table}, which refers to {referred}, "
-        + ("has no rows: if it lost them (TRUNCATE … CASCADE empties it too), restore them from the backups of its own context"
-           if is_empty else "may have no rows: this login may not read it")
+        + ("has no rows: if they were lost (TRUNCATE … CASCADE empties referring tables too), "
+           "restore them from the backups of its own context"
+           if is_empty else "may have lost its rows: this login may not read it to check that")
         for table, referred, is_empty in referring if is_empty is not False
     ]  # fmt: skip
 
 
 def refused(effects: Iterable[Effect], *, accept_effects: bool) -> list[str]:
-    """Return which keys of other contexts forbid the merge, each with the remedy."""
+    """Return the foreign keys of other contexts that forbid the restore, each with the remedy."""
     remedy = {False: "move or delete those rows first", True: "pass accept_effects_on_others=true if that is intended"}
     return [f"{effect.line}; {remedy[effect.acts]}" for effect in effects if effect.is_refused(accepted=accept_effects)]
 
 
 def _oids_that_become_whole(merge: Merge) -> set[int]:
-    """Return the tables that have exactly the set's rows afterwards, with all their partitions."""
+    """Return the oids of the tables that will have exactly the set's rows, with all their partitions."""
     partly = {
         oid
         for member in merge.members.holding_rows
@@ -106,8 +107,8 @@ def _count_referring(merge: Merge, key: dict[str, Any], table: Table) -> int | N
     if not set(key["referenced"]) <= set(table.columns):
         return None
     place = table.number, table.member.schema, table.member.name
-    # A key with an action fires even if the value returns in the same statement; one without checks
-    # at its end.
+    # A key with an action fires even if the same statement inserts the value again; a key without
+    # one is checked at the statement's end.
     referenced = dict(zip(key["referenced"], key["operators"], strict=True))
     noticed = sql.in_place.noticed_rows(
         *place, referenced, acts_on_delete=key["acts_on_delete"], acts_on_update=key["acts_on_update"]

@@ -1,4 +1,4 @@
-"""Large objects that a set's rows name: missing ones are created, differing ones only reported."""
+"""Large objects that rows of a set reference: missing ones are created, differing ones only reported."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +18,12 @@ from tasks.run.site import Site
 from tasks.sets.large_objects import staged_objects
 from tasks.sets.stage import StagedSet
 
-LEFT = "an undo could not restore the content of a large object; mode side-by-side shows the rows, restore a copy for the content"
+LEFT = (
+    "a restore does not change the content of large objects, because an undo could not restore "
+    "it; for the old content, restore the set into a new database"
+)
 
-UNREAD = "whether they exist, and with which content, is unknown; grant that, and plan again"
+UNREAD = "whether they exist, and with which content, is unknown; grant that right, and plan again"
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class LargeObjectDifferences:
 
     @property
     def changes(self) -> list[ObjectChange]:
-        """The changes to large objects as entries of a plan: missing objects are created, objects that differ are left."""
+        """The changes to large objects as entries of a plan: missing large objects are created, differing ones are left."""
         made = [f"{named(self.missing)} is missing"] if self.missing else []
         return [
             *(ObjectChange(text, Severity.ERROR, Remedy(How.CREATE), is_done=True) for text in made),
@@ -56,7 +59,7 @@ def large_objects_left(merge: Merge) -> list[ObjectChange]:
 
 
 def compare_live(site: Site, run: Run, staged: StagedSet, oids: Iterable[int]) -> LargeObjectDifferences:
-    """Compare some large objects of a set with those of the live database."""
+    """Compare the given large objects of a set with those of the live database."""
     wanted = {*oids}
     objects = [large_object for large_object in staged_objects(staged) if large_object.oid in wanted]
     if not objects:
@@ -75,7 +78,10 @@ def compare_live(site: Site, run: Run, staged: StagedSet, oids: Iterable[int]) -
 
 
 def _unlike(objects: Sequence[LargeObject], there: Sequence[LargeObject]) -> list[str]:
-    """Return how existing large objects differ; those with other content in one sentence."""
+    """Return how existing large objects differ from the set.
+
+    All with changed content in one sentence.
+    """
     known = {large_object.oid: large_object for large_object in there}
     both = [large_object for large_object in objects if large_object.oid in known]
     other = [
@@ -88,7 +94,7 @@ def _unlike(objects: Sequence[LargeObject], there: Sequence[LargeObject]) -> lis
 
 
 def _concerned(merge: Merge, columns: Mapping[str, list[str]]) -> set[int]:
-    """Return the oids of large objects that the merged rows of the set name."""
+    """Return the oids of the large objects that the rows to restore reference."""
     oids = set[int]()
     for table in merge.tables:
         if table.relation and (names := columns.get(table.relation.qualified)):
@@ -104,7 +110,7 @@ def _of_chosen(merge: Merge, table: Table, names: Iterable[str]) -> set[int]:
 
 
 def references_in(staged: StagedSet, relation: Relation, names: Sequence[str]) -> set[int]:
-    """Return the oids of large objects that the staged rows of a relation name."""
+    """Return the oids of the large objects that the staged rows of a relation reference."""
     places, oids = [relation.columns.index(name) for name in names if name in relation.columns], set[int]()
     for source in staged.sources(relation) if places else ():
         for lines in source.batches():
@@ -116,11 +122,16 @@ def references_in(staged: StagedSet, relation: Relation, names: Sequence[str]) -
 
 @contextmanager
 def with_large_objects(merge: Merge) -> Iterator[list[str]]:
-    """Create the missing large objects for the rows of the block, or none if it fails. Yields notes."""
+    """Create the missing large objects for the rows that the block writes.
+
+    If the block fails, remove them. Yields notes.
+    """
     missing = look_at_large_objects(merge).missing
     if not missing:
         yield []
         return
     with made_for(merge.site.server, merge.site.database, merge.run, merge.staged, missing) as to_do:
-        stays = f"{named(missing)} was created; an undo keeps it (once no row names it, remove it with lo_unlink(oid) or vacuumlo)"
+        stays = (
+            f"{named(missing)} was created; an undo does not remove it (once no row references it, run lo_unlink(oid) or vacuumlo)"
+        )
         yield [stays, *to_do]

@@ -1,4 +1,7 @@
-"""What a merge creates besides rows: missing objects, foreign keys, and positions of sequences."""
+"""Objects that a restore into a live database creates: missing objects, foreign keys.
+
+It also sets the positions of sequences.
+"""
 
 import re
 from collections.abc import Collection, Iterator
@@ -24,7 +27,7 @@ from tasks.restore.target import find_pg_restore
 from tasks.sets.stage import unpack
 from tasks.sets.texts import understood_check, understood_partition_key
 
-# How long a writer may have to wait because we queue for a lock.
+# How long a writer may have to wait because this session queues for a lock.
 LOCK_SECONDS = 5
 FOREIGN_KEY = re.compile(rb"\n    ADD CONSTRAINT .*? FOREIGN KEY \(", re.DOTALL)
 CREATE_TABLE = re.compile(rb"\nCREATE (UNLOGGED )?TABLE ")
@@ -66,11 +69,12 @@ def _replacing(chunk: Chunk, replaced: Collection[int]) -> Chunk:
 
 
 def _as_attached(merge: Merge, chunks: list[Chunk], entries: list[Entry]) -> list[Chunk]:
-    """Order indexes of tables first, so that attaching a partition finds its existing ones.
+    """Order indexes of tables before those of partitions, so that attaching a partition finds its existing indexes.
 
-    For each index of the table, by oid, PostgreSQL attaches the partition's first matching one.
+    For each index of the table, by oid, PostgreSQL attaches the partition's first matching index.
     """
-    # Indexes of views stay in place: a view may have to follow the keys that it groups by.
+    # Indexes of views keep their place: a view may have to be created after the primary key that it
+    # groups by.
     tables = {item.name for item in merge.manifest.inventory if item.kind in TABLES}
     indexes = [(item, ATTACHED.search(item.state)) for item in merge.missing if item.kind == "index" and item.parent in tables]
     asked = {"names": [attached["parent"] for _, attached in indexes if attached]}
@@ -101,7 +105,7 @@ def _partitions(merge: Merge) -> list[InventoryItem]:
 
 
 def _like_its_parent(merge: Merge, chunk: Chunk, partition: InventoryItem | None) -> Chunk:
-    """Create a partition LIKE its parent: a dump need not spell their checks identically."""
+    """Return the statement that creates a partition LIKE its parent, because a dump may spell the same checks differently."""
     if partition is None or not CREATE_TABLE.search(chunk.statements):
         return chunk
     owner = partition.state.removeprefix("owner ").partition(" | ")[0]
@@ -131,9 +135,10 @@ def _partition_key(merge: Merge, partition: InventoryItem) -> str:
 
 
 def _comes_last(chunk: Chunk) -> bool:
-    """Return whether an entry attaches something, or needs what is attached.
+    """Return whether an entry attaches a partition or an index, or has to follow an attachment.
 
-    Such are switches of inherited triggers, and foreign keys: rows may refer to a partition.
+    States of inherited triggers have to follow, and foreign keys, because rows may refer to a
+    partition.
     """
     statements = chunk.statements
     if b" TRIGGER " in statements and b"CREATE " not in statements:
@@ -144,10 +149,11 @@ def _comes_last(chunk: Chunk) -> bool:
 
 
 def create(connection: Connection, section: Section, made: set[int], *, attach: bool) -> list[str]:
-    """Create missing objects; with `attach`, attach partitions, last, as that locks others' tables.
+    """Create missing objects.
 
-    Attaching also creates indexes that a partition lacks. Returns notes about grants by others than
-    the owner.
+    With `attach`, attach partitions instead, which comes last because it locks tables of other
+    contexts. Attaching also creates indexes that a partition lacks. Returns notes about grants by
+    roles other than the owner.
     """
     chosen = [chunk for chunk in section.chunks if _comes_last(chunk) is attach]
     return create_missing(connection, section.settings, chosen, made, section.path, section.wanted) if chosen else []
@@ -182,7 +188,7 @@ def _missing_checks(merge: Merge) -> Iterator[tuple[InventoryItem, str]]:
 
 
 def definitions_taken(merge: Merge) -> Iterator[str]:
-    """Yield the missing checks and keys that are created from the set's texts, for the plan."""
+    """Yield, for the plan, the missing checks and keys whose definitions are taken from the set's inventory."""
     for item, definition in _missing_checks(merge):
         yield f"check {item.name} of {item.parent}: {definition}"
     there = {(key.table, key.name) for key in catalog.read_outbound_keys(merge.connection, merge.members)}
@@ -192,10 +198,10 @@ def definitions_taken(merge: Merge) -> Iterator[str]:
 
 
 def finish(merge: Merge) -> list[str]:
-    """Create, last, foreign keys to other contexts, whose tables that locks; return what failed.
+    """Create foreign keys to other contexts, last of all because that locks tables of other contexts; return which failed.
 
     Raises:
-        OperationError: a key was dropped to be re-created, and cannot be.
+        OperationError: a key was dropped to be re-created, and cannot be created.
     """
     keys = keys_to_make(merge)
     again = {item.identity: item for item in dropped_last(merge)}
@@ -205,14 +211,18 @@ def finish(merge: Merge) -> list[str]:
     unmade = [outcome for outcome in outcomes if not outcome.made]
     if lost := [outcome for outcome in unmade if ("constraint", outcome.key.table, sql.names.unquoted(outcome.key.name)) in again]:
         raise OperationError(
-            f'database "{merge.site.database}" is as it was: foreign key {lost[0].key.name} of {lost[0].key.table} cannot be '
+            f'database "{merge.site.database}" is unchanged: foreign key {lost[0].key.name} of '
+            f"{lost[0].key.table} cannot be "
             f"re-created: {lost[0].note}; fix that, or pass objects=plan"
         )
     return [f"foreign key {outcome.key.name} of {outcome.key.table}: {outcome.with_rows}" for outcome in unmade]
 
 
 def dropped_last(merge: Merge) -> list[InventoryItem]:
-    """Return the keys to other contexts to re-create: a drop locks others' tables for readers too."""
+    """Return the keys to other contexts that are dropped and re-created.
+
+    Both is done at the end, because it blocks readers of the other tables.
+    """
     outbound = {(key.table, sql.names.unquoted(key.name)) for key in merge.manifest.outbound_keys}
     return [
         finding.item for finding in merge.findings
@@ -222,7 +232,10 @@ def dropped_last(merge: Merge) -> list[InventoryItem]:
 
 
 def keys_to_make(merge: Merge) -> list[ForeignKey]:
-    """Return the keys to other contexts, and for a dropped table those of ours that went with it."""
+    """Return the keys to other contexts that have to be created.
+
+    For a dropped table, also return the context's own keys that were dropped with it.
+    """
     keys = [key for key in merge.manifest.outbound_keys if plain_name(key.table) in merge.names]
     if merge.request.table is None or not merge.absent:
         return keys
@@ -234,7 +247,10 @@ def _referenced(key: ForeignKey) -> str:
 
 
 def own_sequences(merge: Merge) -> list[OwnSequence]:
-    """Return the set's sequences that this context's tables use; for one table those it owns."""
+    """Return the set's sequences that this context's tables use.
+
+    For a restore of one table, return only those that the table owns.
+    """
     if merge.request.table is None:
         members = merge.members
         if merge.missing:

@@ -38,7 +38,7 @@ from tasks.run.site import Site
 from tasks.sets.choose import newest_manifest
 from tasks.sets.stage import Staged, StagedSet, staged_context
 
-# Seconds to write a row with its indexes and keys, and to read it back, relative to staging it #
+# The time to write a row with its indexes and keys, and to read it back, relative to staging it
 # (benchmarks/in_place.py).
 WRITING, READING = 6.0, 0.6
 # Columns compared at once: two joined tables may have 1664 (MaxTupleAttributeNumber).
@@ -49,11 +49,12 @@ def cleaned_table(site: Site, run: Run, backup: str) -> str:
     """Return the table whose deleted rows a clean-up set holds.
 
     Raises:
-        BadInput: there is no such set, or it is of another kind.
+        BadInput: there is no set of that name, or it is no clean-up set.
     """
     if backup == "latest" or is_instant(backup):
         raise BadInput(
-            f"backup {backup}: name the clean-up set that has the rows, as in the report of the clean-up, or in: "
+            f"backup {backup}: pass the id of the clean-up set that has the rows; the report of "
+            "the clean-up has it, and so has: "
             f"python -m flows.backup list_backups --context {site.context.name}"
         )
     manifest = newest_manifest(site.store, site.context.name, backup, run.started)
@@ -67,7 +68,7 @@ def cleaned_table(site: Site, run: Run, backup: str) -> str:
 
 @contextmanager
 def begin(site: Site, run: Run, staged: StagedSet, request: Request) -> Iterator[Merge]:
-    """Open a session on the live database, and stage everything that differs in TEMP tables.
+    """Open a session on the live database, and load into TEMP tables all rows of the set that may differ.
 
     Nothing is staged if the plan has refusals already.
 
@@ -119,21 +120,23 @@ def _tables(merge: Merge) -> Iterator[Table]:
 
 
 def _tables_of(merge: Merge, names: Iterable[str]) -> Iterator[Table]:
-    """Yield the named live relations that hold rows, with their counterparts in the set."""
+    """Yield the named live relations that store rows, with their counterparts in the set."""
     members, manifest, wanted = merge.members, merge.manifest, set(names)
     facts = {row["oid"]: row for row in dicts(merge.connection, sql.staging.MERGE_FACTS, {"oids": members.oids})}
     relations = {relation.qualified: relation for relation in manifest.relations}
     divided = {relation.parent for relation in manifest.relations}
     divided |= {plain_name(item.name) for item in manifest.inventory if item.kind == "partitioned table"}
-    # A set of some partitions has nothing of the others.
+    # A set of some partitions has no rows of the others.
     chosen = manifest.only.partitions if manifest.only else None
     for number, member in enumerate(members.holding_rows):
-        # A table newer than the set is left alone; of a newer partition, the set has no rows.
+        # A table newer than the set is left alone; a newer partition is included, without rows in
+        # the set.
         if chosen is not None and not {*chosen} & {*lineage(members, member)}:
             continue
         if member.qualified not in wanted or (member.qualified not in relations and not divided & set(lineage(members, member))):
             continue
-        # GENERATED ALWAYS identities cannot be updated: rows that differ in one are different rows.
+        # GENERATED ALWAYS identities cannot be updated: rows that differ in such a column count as
+        # different rows.
         always = facts[member.oid]["always"]
         primary = facts[member.oid]["key"]
         key = list(dict.fromkeys([*primary, *always])) if primary else []
@@ -151,7 +154,7 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
             compared |= {
                 relation.qualified: Change(relation.qualified, 0, relation.rows, insert=relation.rows) for relation in merge.absent
             }
-            # Rows of the same table may refer to each other: such a change belongs to that table.
+            # Rows of one table may refer to each other: then the change is added to that table.
             compared |= {change.relation: change for change in _include_parents(merge)}
             effects += find_effects(merge)
             merge.refusals += map(str, prerequisites.held_by_others(merge))
@@ -163,7 +166,7 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
     changes = list(compared.values())
     manifest, request = merge.manifest, merge.request
     in_the_way = [*collisions.refused(merge), *(line for table in merge.tables for line in collisions.doubles(merge, table))]
-    # Tables that no context has are where they were.
+    # Tables that belong to no context are not reported here.
     left_out = manifest.model_copy(update={"forgotten_tables": []})
     makes_tables = any(item.kind in TABLES for item in merge.missing)
     refusals = [*merge.refusals, *refused(effects, accept_effects=request.accept_effects), *in_the_way]
@@ -183,7 +186,8 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
         collisions=merge.collisions, skipped=merge.skipped,
         seen=empty_neighbours(merge, changes), not_in_set=in_short(left_out) if makes_tables else "",
         chores=chores(left_out) if makes_tables else [], not_undone=[] if refusals else [
-            *not_undone(merge), *(f"{change.what}; what is created of it stays" for change in large if change.is_done),
+            *not_undone(merge), *(f"{change.what}; an undo keeps what this restore creates of it"
+            for change in large if change.is_done),
         ],
     )  # fmt: skip
 
@@ -234,7 +238,7 @@ def compare(merge: Merge, table: Table) -> Change:
 
 
 def _seen(merge: Merge, table: Table) -> tuple[int, int]:
-    """Return an xmin older than any later change of a relation, and its row count."""
+    """Return an xmin that is older than all later changes of a relation, and the relation's row count."""
     xmin = int(dicts(merge.connection, sql.snapshot.SNAPSHOT_FACTS, {})[0]["xmin"])
     rows, _ = merge.ask(sql.rows.count_rows_and_old(table.member.schema, table.member.name, xmin))[0]
     return xmin, rows
@@ -243,7 +247,7 @@ def _seen(merge: Merge, table: Table) -> tuple[int, int]:
 def _include_parents(merge: Merge) -> list[Change]:
     """Add missing rows that restored rows refer to, if requested; refuse if the set lacks them.
 
-    Returns the changes in the relations that this added.
+    Returns the changes of the relations that were added for that.
     """
     tried, changes = set[Need](), dict[str, Change]()
     while needs := find_needs(merge):
@@ -263,20 +267,21 @@ def _may_come(merge: Merge, need: Need) -> bool:
 def _remedy(merge: Merge, need: Need) -> str:
     if merge.is_undo:
         return (
-            f"they were missing when {merge.manifest.id} was taken, too; to restore rows that refer to missing ones, drop the "
-            f"key: ALTER TABLE {need.table} DROP CONSTRAINT {need.key};"
+            f"these rows were missing already when {merge.manifest.id} was taken; to restore "
+            f"rows that refer to missing rows, drop the key: ALTER TABLE {need.table} DROP "
+            f"CONSTRAINT {need.key};"
         )
     if all(relation.qualified != need.parent for relation in merge.members.relations):
-        return f"{need.parent} belongs to another context: restore them there first"
-    return f"{merge.manifest.id} does not have them either" if merge.request.include_parents else "pass include_parents=true"
+        return f"{need.parent} belongs to another context: restore these rows there first"
+    return f"{merge.manifest.id} does not have these rows either" if merge.request.include_parents else "pass include_parents=true"
 
 
 def _include(merge: Merge, need: Need) -> list[Change]:
-    """Merge the needed rows of a parent table too: missing ones are inserted."""
+    """Add the needed rows of a parent table to the restore: missing rows are inserted."""
     names = {relation.qualified for relation in merge.members.relations if need.parent in lineage(merge.members, relation)}
     known = {table.name for table in merge.tables}
     for table in _tables_of(merge, names - known):
-        table.mode, table.why = Mode.MISSING, f"{need.table} refers to it"
+        table.mode, table.why = Mode.MISSING, f"{need.table} refers to these rows"
         merge.refusals += prerequisites.drifts(merge, table)
         stage_table(merge, table)
         merge.tables.append(table)
@@ -290,7 +295,7 @@ def _include(merge: Merge, need: Need) -> list[Change]:
 
 
 def _switches(merge: Merge) -> list[tuple[str, str, str, str]]:
-    """Return triggers whose state differs from the set: table, name, state here, state there."""
+    """Return triggers whose state differs from the set: table, name, state in the database, state in the set."""
     if merge.request.table is not None:
         return []
     then, now = trigger_states(merge.manifest.inventory), trigger_states(merge.inventory)

@@ -34,7 +34,7 @@ from tasks.restore.prerequisites import (
 )
 from tasks.restore.unproven import without_unproven_checks
 
-# Differing rows are kept in a TEMP table with two more columns: kind of difference and ctid.
+# Differing rows are stored in a TEMP table with two more columns: kind of difference and ctid.
 MOST_COLUMNS = 1600 - 2
 
 
@@ -45,7 +45,7 @@ def refusals(merge: Merge) -> Iterator[str]:
     login = merge.connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
     for member in merge.members.relations:
         if not facts_of[member.oid]["owned"]:
-            yield f'{member.qualified} does not belong to "{login}"; {_owner_remedy(merge, member, login)}'
+            yield f'login "{login}" is not a member of the owner of {member.qualified}; {_owner_remedy(merge, member, login)}'
         if facts_of[member.oid]["rules"]:
             yield f"{member.qualified} has rules, which would redirect writes; run ALTER TABLE … DISABLE RULE first"
         if member.detach_pending:
@@ -58,7 +58,8 @@ def refusals(merge: Merge) -> Iterator[str]:
         yield from drifts(merge, table)
         if not table.key and table.mode is not Mode.REPLACE:
             yield (
-                f"{table.name} has no primary key, so that mode {table.mode} would add the old version of a changed row beside "
+                f"{table.name} has no primary key, so that mode {table.mode} would add the old "
+                "version of a changed row beside "
                 "the new one; restore it with mode replace, or side by side"
             )
     for item in merge.missing:
@@ -87,21 +88,23 @@ def _attaching(item: InventoryItem) -> str:
 
 
 def _taken_names(merge: Merge) -> Iterator[str]:
-    """Yield missing indexes whose names other tables' indexes have, for example after a rename."""
+    """Yield missing indexes whose names indexes of other tables have, for example after a table was renamed."""
     names = {item.name: item.parent for item in merge.missing if item.kind == "index"}
     for name, table in merge.connection.execute(sql.prerequisites.TABLES_OF_INDEXES, {"names": [*names]}):
         if table != names[name]:
             yield (
-                f"index {name} exists, but on {table}; if that is {names[name]}, renamed, run: "
-                f"ALTER TABLE {table} RENAME TO {quoted(split_name(names[name])[1])}; else rename the index"
+                f"index {name} exists, but on {table}; if that is the renamed table {names[name]}, "
+                "run: "
+                f"ALTER TABLE {table} RENAME TO {quoted(split_name(names[name])[1])}; else rename "
+                "the index"
             )
 
 
 def drifts(merge: Merge, table: Table) -> Iterator[str]:
-    """Yield how a live relation's columns differ from the set's, if that is to be refused."""
+    """Yield how the columns of a live relation differ from those in the set, if the request refuses that."""
     if table.relation and merge.request.on_drift is Drift.REFUSE:
         for difference in drift(table.relation, table.member.columns, table.member.types):
-            yield f'{difference}; migrate, or pass on_schema_drift="common-columns"'
+            yield f'{difference}; migrate the table, or pass on_schema_drift="common-columns"'
 
 
 def obstacles(merge: Merge) -> Iterator[object]:
@@ -113,8 +116,9 @@ def obstacles(merge: Merge) -> Iterator[object]:
     for table in merge.tables:
         if len(table.columns) > MOST_COLUMNS:
             yield Obstacle(
-                table.name, f"has {len(table.columns)} columns, and rows of at most {MOST_COLUMNS} are compared",
-                "restore it beside the live one (mode side-by-side)",
+                table.name, f"has {len(table.columns)} columns, and only rows with at most "
+                            f"{MOST_COLUMNS} columns can be compared",
+                "restore the table beside the live one (mode side-by-side)",
             )  # fmt: skip
     if merge.missing:
         merge.sections = missing_chunks(merge)
@@ -122,7 +126,7 @@ def obstacles(merge: Merge) -> Iterator[object]:
 
 
 def _of_objects(merge: Merge) -> Iterator[Obstacle]:
-    """Yield what missing objects need that the database lacks or this login may not use."""
+    """Yield prerequisites of missing objects that the database lacks or this login may not use."""
     connection, manifest = merge.connection, merge.manifest
     wanted = [chunk for section in merge.sections for chunk in section.chunks if chunk.dump_id in section.wanted]
     entries = parse_list(merge.staged.files[manifest.schema_list.path].read_text(encoding="utf-8", errors="replace"))
@@ -141,7 +145,7 @@ def _tried(merge: Merge) -> list[psycopg.sql.SQL | psycopg.sql.Composed]:
 
 
 def _switched(merge: Merge) -> list[Member]:
-    """Return the relations whose triggers are switched off."""
+    """Return the relations whose triggers the restore disables."""
     states = merge.connection.execute(sql.triggers.TRIGGER_STATES, {"oids": merge.members.oids}).fetchall()
     enabled = {(schema, name) for schema, name, _, words, _ in states if words != "DISABLE"}
     return [member for member in merge.members.holding_rows if (member.schema, member.name) in enabled]
@@ -156,13 +160,15 @@ def _commands(merge: Merge) -> set[str]:
 
 
 def held_by_others(merge: Merge) -> Iterator[Obstacle]:
-    """Yield what depends on tables and views that an undo would drop, but was not created with them."""
+    """Yield objects that depend on tables and views that an undo would drop, but that the undone restore did not create."""
     names = [drop.item.name for drop in merge.drops if drop.item.kind in TABLES | VIEWS]
     keys = [f"{drop.item.parent}.{drop.item.name}" for drop in merge.drops if drop.item.kind == "constraint"]
     asked = {"names": names, "keys": keys}
     for name, holder in merge.connection.execute(sql.in_place.HELD_BY, asked).fetchall() if names else ():
         yield Obstacle(
-            name, f"was created by the restore that is undone and would be dropped, but {holder} depends on it", "drop that first"
+            name,
+            f"was created by the restore to be undone, and would be dropped, but {holder} depends on it",
+            "drop that object first",
         )
 
 
@@ -177,7 +183,7 @@ def row_obstacles(merge: Merge, changes: Mapping[str, Change]) -> Iterator[objec
 
 
 def _unidentified(merge: Merge, table: Table, change: Change) -> Iterator[Obstacle]:
-    """Yield that a published table has no replica identity, so that UPDATE and DELETE are refused."""
+    """Yield published tables without replica identity, for which PostgreSQL refuses UPDATE and DELETE."""
     place = table.member.schema, table.member.name
     asked = [
         *([sql.prerequisites.explain_update(*place, table.columns[0])] if change.update else []),
@@ -190,14 +196,17 @@ def _unidentified(merge: Merge, table: Table, change: Change) -> Iterator[Obstac
         except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.InvalidColumnReference) as error:
             identity = f"ALTER TABLE {quoted_name(*place)} REPLICA IDENTITY"
             yield Obstacle(
-                table.name, f"is published: {message_of(error)}", f"run: {identity} FULL; (afterwards, to revert it: "
-                f"{identity} DEFAULT;), or take it out of the publication",
+                table.name, f"is published: {message_of(error)}", f"run: {identity} FULL; "
+                                                                  "(afterwards, to revert it: "
+                                                                  f"{identity} DEFAULT;), or "
+                                                                  "remove the table from the "
+                                                                  "publication",
             )  # fmt: skip
             return
 
 
 def _is_proven(merge: Merge, table: Table) -> bool:
-    """Return whether the set's rows satisfy the live table's checks, as the set has the same ones."""
+    """Return whether the set's rows certainly satisfy the live table's checks, because the set has the same checks."""
 
     def asked_for(inventory: list[InventoryItem]) -> list[str]:
         rules = [item for item in inventory if item.kind == "constraint" and item.state.startswith(("CHECK", "NOT NULL"))]
@@ -222,7 +231,11 @@ def _refused_rows(merge: Merge, table: Table) -> Iterator[Obstacle]:
         without_unproven_checks(connection, [member.oid], merge.path, of_tables=False),
     ):
         if complaint := complaint_of(connection, sql.prerequisites.create_like_checked(member.schema, member.name)):
-            yield Obstacle(table.name, f"has checks that cannot be tried: {complaint}", "let event triggers allow it")
+            yield Obstacle(
+                table.name,
+                f"has checks that cannot be tried on the rows: {complaint}",
+                "let event triggers allow this login to create TEMP tables",
+            )
             return
         for (column,) in defaults:
             if column not in table.columns:
@@ -245,7 +258,7 @@ def _lifted_checks(merge: Merge, table: Table) -> set[str]:
 
 
 def _breaches(merge: Merge, table: Table) -> Iterator[Obstacle]:
-    """Yield the checks of that table that rows violate, one after the other."""
+    """Yield the checks of the TEMP table that rows violate, one after the other."""
     # If only some columns are updated, the row's other columns are unknown.
     whole = set(table.member.columns) == set(table.columns)
     tried = sql.prerequisites.try_rows(table.number, table.columns, "IU" if whole else "I")
@@ -260,14 +273,14 @@ def _breaches(merge: Merge, table: Table) -> Iterator[Obstacle]:
         except psycopg.Error as error:
             if merge.connection.broken:
                 raise
-            yield Obstacle(table.name, f"accepts no row of the set: {message_of(error)}", "restore it beside the live one")
+            yield Obstacle(table.name, f"accepts no row of the set: {message_of(error)}", "restore the table beside the live one")
             return
         else:
             return
 
 
 def _forget(merge: Merge, table: Table, error: psycopg.Error) -> Obstacle:
-    """Lift a violated check of the TEMP table; return how to lift it on the live one."""
+    """Drop a violated check of the TEMP table; return how to drop that check of the live table."""
     name, column = error.diag.constraint_name or "", error.diag.column_name or ""
     if isinstance(error, psycopg.errors.NotNullViolation):
         what, change, forget = f'NOT NULL of column "{column}"', "ALTER COLUMN {} DROP NOT NULL", sql.prerequisites.allow_null
@@ -276,8 +289,9 @@ def _forget(merge: Merge, table: Table, error: psycopg.Error) -> Obstacle:
     merge.connection.execute(forget(column))
     return Obstacle(
         table.name, f"would refuse rows of the set, one of which violates {what}",
-        f"run: ALTER TABLE {quoted_name(table.member.schema, table.member.name)} {change.format(quoted(column))}; "
-        "(afterwards it can be re-created, a check as NOT VALID)",
+        f"run: ALTER TABLE {quoted_name(table.member.schema, table.member.name)} "
+        f"{change.format(quoted(column))}; "
+        "(afterwards it can be created again, a CHECK as NOT VALID)",
     )  # fmt: skip
 
 
@@ -285,8 +299,10 @@ def _of_domain(table: Table, error: psycopg.Error) -> Obstacle:
     domain, name = quoted_name(error.diag.schema_name or "", error.diag.datatype_name or ""), error.diag.constraint_name
     what, change = (f'check constraint "{name}"', f"DROP CONSTRAINT {quoted(name)}") if name else ("NOT NULL", "DROP NOT NULL")
     return Obstacle(
-        table.name, f"would refuse rows of the set, one of which violates {what} of domain {domain}",
-        f"run: ALTER DOMAIN {domain} {change}; (afterwards it can be re-created, a check as NOT VALID)",
+        table.name, f"would refuse rows of the set, one of which violates {what} of domain "
+                    f"{domain}",
+        f"run: ALTER DOMAIN {domain} {change}; (afterwards it can be created again, a CHECK as NOT "
+        "VALID)",
     )  # fmt: skip
 
 
@@ -304,7 +320,7 @@ def notes(merge: Merge) -> Iterator[str]:
         for chunk in section.chunks:
             for grant in grants_by_others(chunk, merge.manifest.database.encoding) if _is_wanted(section, chunk) else ():
                 if not may_grant_as(merge.connection, grant.grantor):
-                    yield f'a grant by "{grant.grantor}" would be made by the owner instead; as a superuser, run: {grant.by_hand}'
+                    yield (f'a grant by "{grant.grantor}" would be made by the owner instead; as a superuser, run: {grant.by_hand}')
 
 
 def _is_wanted(section: Section, chunk: Chunk) -> bool:

@@ -20,13 +20,13 @@ from tasks.core.postgres.source_path import execute_written, read_source_path
 from tasks.database.catalog import is_there
 from tasks.in_place.session import Merge, lineage
 
-# How long a check may keep writers waiting.
+# The time limit of a check, as writers wait meanwhile.
 CHECK_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A check that finds more rows than before, or can no longer be run."""
+    """A check that finds more rows than before the restore, or can no longer be run."""
 
     number: int
     check: Check
@@ -35,16 +35,17 @@ class Broken:
 
     @property
     def line(self) -> str:
-        """What it is, as a sentence."""
+        """The check and its result as a sentence."""
         if self.why:
             return f"check {self.check.name} cannot be run: {self.why}"
-        return f"check {self.check.name} finds {self.rows:,} more rows than before: {self.check.about}"
+        return f"check {self.check.name} finds {self.rows:,} more rows than before the restore: {self.check.about}"
 
 
 class Watch:
-    """The checks that read tables which a restore of one table writes, with their earlier results.
+    """The checks that read tables which a restore of one table writes, with their results before the restore.
 
-    A restore of the whole context needs none: it becomes equal to the set.
+    A restore of the whole context needs no such checks, because the context becomes equal to the
+    set.
 
     Raises:
         BadInput: the file of checks is wrong.
@@ -65,12 +66,12 @@ class Watch:
         return [result for result in results if result.rows or result.why]
 
     def repair(self, broken: list[Broken]) -> list[str]:
-        """Run the repairs of checks; return what each repaired.
+        """Run the repairs of checks; return for each how many rows it repaired.
 
         Raises:
-            OperationError: one failed.
+            OperationError: a repair failed.
         """
-        # Rows that could not be noted before may have been broken independently of this restore.
+        # If the rows were not noted before the restore, they may have violated the check already.
         repairable = [
             check for check in broken if check.check.repair and check.rows and (check.number in self._noted or self._merge.absent)
         ]
@@ -80,7 +81,7 @@ class Watch:
                 if complaint := self._complaint(sql.staging.as_written(failed.check.repair)):
                     database = self._merge.site.database
                     raise OperationError(
-                        f'database "{database}" is as it was: the repair of check {failed.check.name} failed: {complaint}'
+                        f'database "{database}" is unchanged: the repair of check {failed.check.name} failed: {complaint}'
                     )
         return [f"{failed.check.name}: {failed.rows:,} rows" for failed in repairable]
 

@@ -31,7 +31,7 @@ from tasks.run.run import step
 
 @step
 def publish_plan(context: Context, plan: MergePlan, request: Request) -> str:
-    """Publish what a restore into a live database would do; return the verdict.
+    """Publish the plan of a restore into a live database; return the verdict.
 
     Raises:
         OperationError: the plan has refusals.
@@ -55,7 +55,10 @@ def publish_beside(context: Context, beside: Beside, passed_over: Sequence[str])
 
 @step
 def publish_merged(context: Context, done: Done) -> str:
-    """Publish what a restore into a live database did, and emit the event; return the verdict."""
+    """Publish the report of a restore into a live database, and emit the event.
+
+    Return the verdict.
+    """
     plan, merged = done.planned, done.merged
     if merged:
         verdict, undo = merged_verdict(plan, merged), merged.undo
@@ -86,7 +89,7 @@ def publish_archive(context: Context, restore: ArchiveRestore) -> str:
 
 @contextmanager
 def report_failure(context: Context) -> Iterator[None]:
-    """Report a failed restore by event and artifact, and let the failure pass."""
+    """Report a restore that fails in the block by event and artifact, and raise the error again."""
     try:
         with explained():
             yield

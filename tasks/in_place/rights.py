@@ -1,4 +1,4 @@
-"""Privileges that a merge lacks in the live database: checked in the plan, each with its GRANT."""
+"""Privileges that a restore needs and lacks in the live database: checked by the plan, each with its GRANT."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -29,9 +29,9 @@ def to_read(merge: Merge) -> Iterator[Obstacle]:
 
 
 def to_write(merge: Merge) -> Iterator[Obstacle]:
-    """Yield privileges that the login lacks to write rows, and to create and alter what is planned.
+    """Yield privileges that the login lacks to write rows, and to create and alter the planned objects.
 
-    All privileges are required on every table, as the changes may be different by then.
+    All privileges are required on every table, as other rows may differ when the restore runs.
     """
     wanted = {(table.member.oid, name, name) for table in merge.tables for name in ("INSERT", "UPDATE", "DELETE")}
     wanted |= {(relation.oid, *TO_LOCK) for relation in merge.members.relations if not relation.parent}
@@ -52,7 +52,7 @@ def to_write(merge: Merge) -> Iterator[Obstacle]:
 def _lacking(merge: Merge, question: SQL, asked: Mapping[str, Any]) -> Iterator[Obstacle]:
     login = merge.connection.info.user
     for name, privilege, remedy in merge.connection.execute(question, asked).fetchall():
-        yield Obstacle(name, f'denies {privilege} to login "{login}", which the restore needs', f"run: {remedy}")
+        yield Obstacle(name, f'does not grant {privilege} to login "{login}", which the restore needs', f"run: {remedy}")
 
 
 def _oids_with_new_triggers(merge: Merge) -> Iterator[int]:
@@ -102,7 +102,10 @@ def _altered(merge: Merge) -> Iterator[str]:
 
 
 def references(merge: Merge, key: InventoryItem) -> str:
-    """Return the GRANT REFERENCES on an existing table that a new key lacks; else ""."""
+    """Return the missing GRANT REFERENCES on an existing table to which a new key refers.
+
+    "" if it is not missing.
+    """
     if not (match := REFERENCED.search(key.state)):
         return ""
     columns = [unquoted(name) for name in match["columns"].split(", ")]

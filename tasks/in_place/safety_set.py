@@ -1,4 +1,4 @@
-"""The safety set, taken of everything that a merge writes, before it does: it undoes the merge."""
+"""The safety set: a set of all tables that a restore will write, taken before it writes them, so that the restore can be undone."""
 
 import re
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tasks.sets.upload import missing_class
 
 
 def take_safety_set(merge: Merge) -> None:
-    """Take a set of the current state, damaged or not: it undoes the merge."""
+    """Take a set of the present rows, damaged or not, with which the restore can be undone."""
     if not merge.tables:
         # None of the requested tables exists.
         return
@@ -28,8 +28,9 @@ def take_safety_set(merge: Merge) -> None:
         merge.safety = take_set(site, run, merge.source, why)
         if merge.safety.snapshot.incarnation != (here := position(merge.connection)[0].incarnation):
             raise OperationError(
-                f"safety set {merge.safety.id} is of another server than the one to be changed ({here}); nothing was touched; "
-                "find out why its address moved, and run again"
+                f"safety set {merge.safety.id} was taken from another server than the one to be "
+                f"changed ({here}); nothing was changed; find out why the server's address "
+                "changed, and run again"
             )
     get_run_logger().info("safety set %s taken", merge.safety.id)
     for warning in missing_class(site.store, site.context.storage_classes, Kind.SAFETY):
@@ -37,7 +38,7 @@ def take_safety_set(merge: Merge) -> None:
 
 
 def _what_is_written(merge: Merge) -> Context:
-    """Return the context reduced to the tables that are written, by repairs too."""
+    """Return the context reduced to the tables that the restore and its repairs write."""
     context = merge.site.context
     if merge.request.table is None:
         return context

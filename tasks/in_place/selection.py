@@ -1,4 +1,4 @@
-"""Which table and which of its rows are requested: names, and conditions on key columns."""
+"""The requested table and rows: names of relations, and conditions on key columns."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -23,12 +23,14 @@ CHILD_AND_PARENT = "c", "p"
 
 
 def names(request: Request, context: Context, members: Members, manifest: Manifest) -> tuple[frozenset[str], frozenset[str]]:
-    """Return schema.name of all requested relations, and of those that keys select rows of.
+    """Return schema.name of all requested relations, and of the relations from which `keys` select rows.
 
-    That is everything, or a table with its partitions; of a clean-up set also dependent tables.
+    These are all relations, or a table with its partitions; for a clean-up set also its dependent
+    tables.
 
     Raises:
-        BadInput: no such table; or a clean-up set would replace all other rows.
+        BadInput: the table does not exist, or a clean-up set would delete all other rows (mode
+            replace).
     """
     # A partition that a restore attached belongs to its table also when that is undone.
     known = (*manifest.inventory, *manifest.made)
@@ -36,7 +38,8 @@ def names(request: Request, context: Context, members: Members, manifest: Manife
     parents |= {relation.qualified: relation.parent or "" for relation in members.relations}
     if manifest.cleaned_table and request.mode is Mode.REPLACE:
         raise BadInput(
-            f"{manifest.id} has only rows that a clean-up deleted: mode replace would delete all others; restore them with "
+            f"{manifest.id} has only rows that a clean-up deleted: mode replace would delete all "
+            "others; restore them with "
             f"restore_cleaned_up, or with table_restore and mode {Mode.MISSING}"
         )
     if request.table is None:
@@ -51,7 +54,7 @@ def chosen_rows(merge: Merge) -> list[Composed]:
     """Return the requested condition on key columns; empty if there is none.
 
     Raises:
-        BadInput: it is not a condition, or there are no such columns.
+        BadInput: `keys` is not a condition, or names columns that do not exist.
     """
     if merge.request.keys is None:
         return []
@@ -66,7 +69,7 @@ def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], k
     """Return an operator's condition on a table's key columns, as PostgreSQL parsed it with the search_path `path`.
 
     Raises:
-        BadInput: it is not a condition, or the values do not fit those columns.
+        BadInput: `keys` is not a condition, or its values do not fit the types of the columns.
     """
     parsed = parse_keys(keys, key)
     try:
@@ -109,12 +112,12 @@ def unknown_keys(merge: Merge) -> Iterator[str]:
             for table in wanted
         ]
         if all(merge.ask(statement)[0][0] for statement in asked):
-            place = f"number {number} of the {len(parsed):,} keys"
-            yield f"{merge.request.table} has no row with {place}, neither in {merge.manifest.id} nor now; correct keys"
+            place = f"key number {number} of {len(parsed):,}"
+            yield f"neither {merge.manifest.id} nor the database has a row of {merge.request.table} with {place}; correct keys"
 
 
 def choose_children(merge: Merge) -> None:
-    """Select, in other tables of a clean-up set, the rows that depended on the selected ones."""
+    """Select, in other tables of a clean-up set, the rows that depended on the selected rows."""
     if merge.request.keys is None:
         return
     children = [table for table in merge.tables if table.name not in merge.keyed]

@@ -1,4 +1,4 @@
-"""The state of a merge of a backup set into a live database: session, request, differences."""
+"""The state of a restore into a live database while it is prepared: session, request, differences."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -32,13 +32,13 @@ from tasks.run.run import Run
 from tasks.run.site import Site
 from tasks.sets.stage import StagedSet
 
-# Kinds of objects that a table may need but does not own.
+# Kinds of objects that a table may need and that are not dropped with it.
 NEEDED = frozenset({"schema", "type", "function", "sequence"})
 
 
 @dataclass
 class Table:
-    """A live relation and its counterpart in the set, None if the set has no rows of it."""
+    """A live relation, and its counterpart in the set (None if the set has no rows of it)."""
 
     number: int
     member: Member
@@ -65,15 +65,16 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that the live table and the set have in common."""
+        """The columns that both the live table and the set have."""
         then = self.relation.columns if self.relation else list(self.member.columns)
         return [name for name in then if name in self.member.columns]
 
     @property
     def key(self) -> dict[str, str]:
-        """The columns that rows are matched by, each with its equality operator.
+        """The primary key columns by which rows are matched, each with its equality operator.
 
-        Empty if the set and the live table share no primary key, or if it is generated.
+        Empty if the set and the live table do not have the same primary key, or if the key is
+        generated.
         """
         if not set(self.identifying) <= set(self.columns):
             return {}
@@ -91,7 +92,7 @@ class Table:
 
     @property
     def becomes_whole(self) -> bool:
-        """Whether it does so in every column, so that digests can be compared."""
+        """Whether the restore makes its rows exactly those of the set in every column, so that digests can be compared."""
         return self.relation is not None and self.is_replaced and not drift(self.relation, self.member.columns, self.member.types)
 
     @property
@@ -102,7 +103,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """Archive entries of a set's schema, those to execute, and the search_path of their code."""
+    """Entries of a set's schema archive, which of them to execute, and the search_path of their code."""
 
     settings: bytes = b""
     chunks: Sequence[Chunk] = ()
@@ -112,7 +113,7 @@ class Section:
 
 @dataclass
 class Merge:
-    """A merge in preparation: the session with its staged rows, and the differences found."""
+    """A restore into a live database in preparation: the session with the staged rows, and the differences found."""
 
     site: Site
     run: Run
@@ -132,7 +133,7 @@ class Merge:
     detached: dict[str, InventoryItem] = field(default_factory=dict)
     moved: dict[str, InventoryItem] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
-    # Definitions and conditions that only the set has and that are applied; the plan lists them.
+    # Definitions and conditions that are taken from the set; the plan lists them.
     taken_from_set: list[str] = field(default_factory=list)
     safety: Manifest | None = None
     # Objects that differ from the set.
@@ -150,12 +151,12 @@ class Merge:
 
     @property
     def skipped(self) -> list[Collision]:
-        """The rows of the set that are skipped for that reason."""
+        """The rows of the set that are skipped, because live rows hold their unique values."""
         return [collision for table in self.tables for collision in table.skipped]
 
     @property
     def is_undo(self) -> bool:
-        """Whether it is the safety set of an earlier restore, whose rows may violate checks."""
+        """Whether this restore is an undo: the set is the safety set of an earlier restore, whose rows may violate checks."""
         return self.manifest.kind is Kind.SAFETY
 
     @property
@@ -172,7 +173,7 @@ class Merge:
 
     @property
     def drops(self) -> list[Finding]:
-        """The objects that an undo drops, because the undone restore created them."""
+        """The objects that an undo drops, because the restore to be undone created them."""
         return [finding for finding in self.findings if finding.remedy.how is How.DROP]
 
     def is_dropped(self, kind: str, parent: str, name: str) -> bool:
@@ -221,7 +222,7 @@ class Merge:
 
     @property
     def made_again(self) -> set[tuple[str, str, str]]:
-        """Existing objects that are re-created from the set, with the indexes dropped with them."""
+        """Existing objects that are dropped and re-created from the set, with the indexes that are dropped with them."""
         chosen = [finding.item for finding in self.findings if finding.is_done and finding.remedy.how in {How.ANEW, How.REPLACE}]
         dropped = {item.name for item in chosen if item.kind in {"index", "materialized view"}}
         with_them = [
@@ -233,7 +234,7 @@ class Merge:
 
     @property
     def leaves_rows(self) -> bool:
-        """Whether rows of the requested tables may stay that differ from the set."""
+        """Whether the restore may keep rows of the requested tables that differ from the set."""
         return self.request.table is not None and (self.request.mode is not Mode.REPLACE or self.request.keys is not None)
 
     def may_break(self, item: InventoryItem) -> bool:
@@ -245,7 +246,7 @@ class Merge:
         return bool(re.search(rf"\b(?:{'|'.join(map(re.escape, tables))})\b", view.state))
 
     def is_about(self, item: InventoryItem) -> bool:
-        """Return whether an object is a requested table, or belongs to one."""
+        """Return whether an object is a requested table, or belongs to a requested table."""
         return table_of(item) in self.names
 
     @property
@@ -261,7 +262,7 @@ class Merge:
     def ask(self, statement: Composed) -> list[tuple[Any, ...]]:
         """Execute a statement on live tables with the source's search_path, and return its rows.
 
-        Functions of their indexes may need it: the planner inlines them
+        Functions in index expressions may need that path, because the planner inlines them
         (https://www.postgresql.org/docs/current/xfunc-optimization.html).
         """
         cursor = execute_written(self.connection, statement, self.path)
@@ -274,12 +275,15 @@ class Merge:
 
     @cached_property
     def divided(self) -> dict[str, tuple[str, str]]:
-        """The hash-partitioned table of each live partition, whose rows may belong elsewhere here."""
+        """The hash-partitioned table of each live partition.
+
+        Rows of the set may belong to another partition in this database.
+        """
         return hash_tables(self.inventory, {relation.qualified: relation.parent for relation in self.members.relations})
 
     @property
     def about(self) -> str:
-        """What is restored, in words; empty for the whole context."""
+        """The restored table in words; empty for the whole context."""
         request = self.request
         if request.table is None:
             return ""
@@ -300,7 +304,7 @@ def lineage(members: Members, member: Member) -> dict[str, int]:
 
 
 def has_rows(merge: Merge, member: Member, rows: int, xmin: int) -> bool:
-    """Return whether a relation, in its old file, has as many rows as at xmin, none written since."""
+    """Return whether a relation still has its old file and the same number of rows, none of them written since `xmin`."""
     count, old = merge.ask(sql.rows.count_rows_and_old(member.schema, member.name, xmin))[0]
     return bool(count == old == rows)
 

@@ -1,4 +1,4 @@
-"""Objects that differ from the set, set back in the merge's transaction as far as requested."""
+"""Changing objects that differ from the set back to what the set has, in the restore's transaction, as far as requested."""
 
 from collections.abc import Iterator
 
@@ -19,12 +19,12 @@ from tasks.in_place.objects import dropped_last
 from tasks.in_place.session import Merge
 from tasks.sets.texts import understood_default
 
-# Dropped with everything in them after an undo has written its rows.
+# Such objects are dropped with everything in them after an undo has written its rows.
 HOLDERS = TABLES | {"function", "type", "sequence", "schema"}
 
 
 def make_way(merge: Merge) -> None:
-    """Drop what is re-created, and lift a NOT NULL or wrong bound that would refuse rows."""
+    """Drop the objects that will be re-created, and remove a NOT NULL or wrong bound that would refuse rows."""
     _attach_referenced(merge)
     for item in _dropped(merge):
         _execute(merge, item, drops(item.item))
@@ -49,7 +49,7 @@ def _attach_referenced(merge: Merge) -> None:
 
 
 def _dropped(merge: Merge) -> Iterator[Finding]:
-    """Yield what to drop now: not parts dropped with their parent's, nor keys to other contexts."""
+    """Yield the objects to drop before rows are written, except those dropped with another one and keys to other contexts."""
     chosen = [finding for finding in merge.findings if finding.is_done and finding.remedy.how is How.ANEW]
     last, identities = {item.identity for item in dropped_last(merge)}, {finding.item.identity for finding in chosen}
     parents = {item.name: item.parent for item in merge.inventory}
@@ -61,7 +61,10 @@ def _dropped(merge: Merge) -> Iterator[Finding]:
 
 
 def _altered(merge: Merge) -> list[Finding]:
-    """Return what to alter; re-created objects need only a comment, if they are checks."""
+    """Return the objects to alter.
+
+    Of re-created objects only checks need that, for their comments.
+    """
     again = {finding.item.identity for finding in merge.findings if finding.is_done and finding.remedy.how is How.ANEW}
     return [
         finding
@@ -74,17 +77,19 @@ def _altered(merge: Merge) -> list[Finding]:
 
 
 def set_back(merge: Merge) -> None:
-    """Alter what differs from the set; statements that depend on others are retried after them.
+    """Alter the objects that differ from the set.
+
+    A statement that depends on another one is retried after it.
 
     Raises:
-        OperationError: an object cannot be set back.
+        OperationError: an object cannot be changed back.
     """
     for finding, error in _settle(merge, [*merge.drops, *_altered(merge)]):
         raise _refused(merge, finding, error)
 
 
 def _settle(merge: Merge, left: list[Finding]) -> list[tuple[Finding, psycopg.Error]]:
-    """Run statements, repeating those refused as long as others succeed; return the refusals."""
+    """Run statements; repeat refused ones as long as others succeed; return the final refusals."""
     while left:
         refused = [(finding, error) for finding in left if (error := _try(merge, finding))]
         if len(refused) == len(left):
@@ -120,13 +125,14 @@ def _execute(merge: Merge, finding: Finding, statement: str) -> None:
 
 def _refused(merge: Merge, finding: Finding, error: psycopg.Error) -> OperationError:
     return OperationError(
-        f'database "{merge.site.database}" is as it was: {finding.difference.line}, and cannot be set back: {message_of(error)}; '
+        f'database "{merge.site.database}" is unchanged: {finding.difference.line}, and cannot be '
+        f"set back: {message_of(error)}; "
         f"fix that, or pass objects=plan; by hand: {finding.remedy.by_hand}"
     )
 
 
 def left_over(merge: Merge) -> list[ObjectChange]:
-    """Return what still differs from the set after writing; views are still to be refreshed.
+    """Return the objects that still differ from the set after writing; views are refreshed later.
 
     Raises:
         RestoreDiffers: an object could not be dropped or created.
@@ -134,9 +140,9 @@ def left_over(merge: Merge) -> list[ObjectChange]:
     missing = {item.identity for item in merge.missing}
     findings = differences.find_now(merge)
     if kept := [named(finding.item) for finding in findings if finding.remedy.how is How.DROP]:
-        raise RestoreDiffers(f'database "{merge.site.database}" is as it was: {"; ".join(kept[:10])} could not be dropped')
+        raise RestoreDiffers(f'database "{merge.site.database}" is unchanged: {"; ".join(kept[:10])} could not be dropped')
     if gone := [named(finding.item) for finding in findings if finding.difference.now is None and finding.item.identity in missing]:
-        raise RestoreDiffers(f'database "{merge.site.database}" is as it was: {"; ".join(gone[:10])} could not be created')
+        raise RestoreDiffers(f'database "{merge.site.database}" is unchanged: {"; ".join(gone[:10])} could not be created')
     return [_left(finding) for finding in findings if finding.remedy.how is not How.REFRESH]
 
 

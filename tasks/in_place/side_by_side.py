@@ -1,4 +1,4 @@
-"""One table of a set restored under another name beside the live one, which is not touched."""
+"""Restoring one table of a set under a new name beside the live table, which is not changed."""
 
 import time
 from collections.abc import Iterator
@@ -35,13 +35,14 @@ from tasks.sets.stage import StagedSet
 
 @step(name="restore {table} beside")
 def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Keys | None) -> Beside:
-    """Create a table with a set's rows of a table, with all or one of its partitions; compare them.
+    """Create a table with a set's rows of a table or partition, and compare the rows.
 
-    It has the columns and the primary key; no other indexes, keys or triggers.
+    The new table has the columns and the primary key, but no other indexes, keys or triggers.
 
     Raises:
-        BadInput: no such table, the new name is taken, CREATE is not granted, or keys are wrong.
-        RestoreDiffers: the loaded rows differ from the set; nothing was kept.
+        BadInput: there is no such table, the new name exists already, CREATE is not granted, or
+            `keys` is not valid. RestoreDiffers: the loaded rows differ from the set; all was rolled
+            back.
     """
     manifest, started = staged.manifest, time.monotonic()
     named, relations = _choose(manifest, site.context.namespace, table)
@@ -60,7 +61,7 @@ def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Ke
             if key:
                 connection.execute(sql.in_place.add_primary_key(*place, key))
             _hand_over(connection, place, manifest, first)
-            connection.execute(sql.in_place.comment_on_table(*place, f"restored from {manifest.id}; drop it after use"))
+            connection.execute(sql.in_place.comment_on_table(*place, f"restored from {manifest.id}; drop this table after use"))
             connection.execute(sql.rows.analyze_relation(*place))
         notes += _large_objects(site, run, staged, relations)
     all_rows = sum(relation.rows for relation in relations)
@@ -75,7 +76,7 @@ def _choose(manifest: Manifest, namespace: str, table: str) -> tuple[tuple[str, 
     """Return schema and name of the requested table, and the relations that store its rows: itself or its partitions.
 
     Raises:
-        BadInput: there is none, or its partitions have different columns.
+        BadInput: the set has no such table, or its partitions have different columns.
     """
     parents = {plain_name(item.name): plain_name(item.parent) for item in manifest.inventory if item.kind in TABLES}
     names = tables_named(table, namespace, parents, f"in {manifest.id}")
@@ -84,7 +85,8 @@ def _choose(manifest: Manifest, namespace: str, table: str) -> tuple[tuple[str, 
         raise BadInput(f"{table} has no partition in {manifest.id}")
     if odd := [relation.qualified for relation in chosen if relation.columns != chosen[0].columns]:
         raise BadInput(
-            f"{', '.join(odd)} has other columns, or another column order, than {chosen[0].qualified}; restore each partition alone"
+            f"{', '.join(odd)} has other columns, or another column order, than "
+            f"{chosen[0].qualified}; restore each partition by itself"
         )
     top = next((name for name in names if parents[name] not in names), None)
     if top is None:
@@ -105,18 +107,18 @@ def _primary_key(manifest: Manifest, relation: Relation) -> list[str]:
 
 @contextmanager
 def _explained(database: str, place: tuple[str, str]) -> Iterator[None]:
-    """Turn failures to create the table into BadInput with the remedy."""
+    """Turn errors of creating the table into BadInput with the remedy."""
     try:
         yield
     except psycopg.errors.DuplicateTable:
-        raise BadInput(f"{sql.names.quoted_name(*place)} exists already; check it, then drop or rename it") from None
+        raise BadInput(f"{sql.names.quoted_name(*place)} exists already; look at that table, then drop or rename it") from None
     except psycopg.errors.InsufficientPrivilege as error:
         remedy = f"GRANT USAGE, CREATE ON SCHEMA {sql.names.quoted(place[0])} TO …"
         raise BadInput(f'{message_of(error)}; run in database "{database}": {remedy}') from None
 
 
 def _create(connection: Connection, place: tuple[str, str], relation: Relation) -> list[str]:
-    """Create the empty table; return notes on columns whose type was replaced."""
+    """Create the empty table; return notes on columns that got another type than in the set."""
     types = relation.types or ["text"] * len(relation.columns)
     # Types come from the manifest: only what PostgreSQL parses as a type name gets into a
     # statement.
@@ -131,21 +133,18 @@ def _create(connection: Connection, place: tuple[str, str], relation: Relation) 
     ]
     connection.execute(sql.in_place.create_beside(*place, columns))
     return [
-        f"column {name} is text: type {kind} is not in this database"
+        f"column {name} has type text, because this database has no type {kind}"
         for name, kind, there in zip(relation.columns, types, known, strict=True)
         if not there
     ] + [
-        f"column {name} is {bases[kind]}: rows may violate a NOT VALID check of domain {kind}"
+        f"column {name} has type {bases[kind]} instead of domain {kind}, because rows may violate a NOT VALID check of the domain"
         for name, kind in zip(relation.columns, types, strict=True)
         if kind in bases
     ]
 
 
 def _hand_over(connection: Connection, place: tuple[str, str], manifest: Manifest, relation: Relation) -> None:
-    """Give the new table to its owner in the set if allowed.
-
-    This login may exist for one run only.
-    """
+    """Give the new table to the owner that it has in the set, if allowed, because this login may exist only for this run."""
     item = next(item for item in manifest.inventory if item.kind in TABLES and plain_name(item.name) == relation.qualified)
     owner = item.state.removeprefix("owner ").partition(" | ")[0]
     question = sql.databases.MAY_BECOME_16 if major_of(connection) >= 16 else sql.databases.MAY_BECOME
@@ -154,20 +153,23 @@ def _hand_over(connection: Connection, place: tuple[str, str], manifest: Manifes
 
 
 def _left_out(manifest: Manifest, relation: Relation) -> list[str]:
-    """Return a note if the table has generated columns, which the set's rows do not have."""
+    """Return a note if the set's table has generated columns, whose values sets do not store."""
     stated = next(
         (item.columns for item in manifest.inventory if item.kind in TABLES and plain_name(item.name) == relation.qualified), ""
     )
-    return ["generated columns are omitted"] if " GENERATED " in stated else []
+    return ["the table has no generated columns"] if " GENERATED " in stated else []
 
 
 def _large_objects(site: Site, run: Run, staged: StagedSet, relations: list[Relation]) -> list[str]:
-    """Return how large objects that the rows name differ in the live database, where they are left."""
+    """Return how large objects that the rows reference differ in the live database.
+
+    They are not changed.
+    """
     columns = staged.manifest.large_objects.columns if staged.manifest.large_objects else {}
     oids = {oid for relation in relations for oid in references_in(staged, relation, columns.get(relation.qualified, []))}
     compared = compare_live(site, run, staged, oids)
     gone = [
-        f"{name} that rows name is missing: full_restore into a new database has it"
+        f"{name}, which rows reference, is missing in the live database: restore it by full_restore into a new database"
         for name in ([named(compared.missing)] if compared.missing else [])
     ]
     return [*gone, *(f"of the live database, {text}" for text in (*compared.unlike, *compared.unread))]
@@ -179,7 +181,7 @@ def _load(
     """Load all rows and read them back.
 
     Raises:
-        RestoreDiffers: they differ from the set's.
+        RestoreDiffers: the rows differ from those of the set.
     """
     encoding = staged.manifest.database.encoding
     for relation in relations:

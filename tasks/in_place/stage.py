@@ -1,4 +1,4 @@
-"""A set's rows staged beside the live ones."""
+"""Staging a set's rows in TEMP tables of the live database."""
 
 from tasks.core import sql
 from tasks.core.backup.differential import incompatibility
@@ -23,7 +23,10 @@ def stage(merge: Merge) -> None:
 
 
 def _move_misplaced(merge: Merge) -> list[str]:
-    """Move staged rows of hash partitions to where they belong here; return why that fails."""
+    """Move staged rows of hash partitions to the partitions to which they belong in this database.
+
+    Return why that fails.
+    """
     problems = list[str]()
     for divided in {*merge.divided.values()}:
         partitions = [table for table in merge.tables if table.staged and merge.divided.get(table.name) == divided]
@@ -42,17 +45,18 @@ def _move_misplaced(merge: Merge) -> list[str]:
             merge.connection.execute(sql.staging.DROP_MISPLACED)
             if left:
                 problems.append(
-                    f"{left:,} rows of {partition.name} belong here to partitions of {'.'.join(divided)} that are not "
-                    "restored with it; restore the whole table"
+                    f"{left:,} rows of {partition.name} belong in this database to other "
+                    f"partitions of {'.'.join(divided)}, "
+                    "which are not restored too; restore the whole table"
                 )
     return problems
 
 
 def _same_line(merge: Merge) -> set[str]:
-    """Return the relations whose changes since the set show by the transactions that wrote them."""
+    """Return the relations whose changes since the set can be found by transaction ids."""
     with merge.connection.transaction():
         here, xmax, database = position(merge.connection)
-    # A clean-up set never has all rows of a relation.
+    # A clean-up set never has all rows of a relation, so that unchanged rows would tell nothing.
     if merge.manifest.cleaned_table or incompatibility(merge.manifest, here, xmax, database, merge.inventory):
         return set()
     return {
@@ -66,7 +70,7 @@ def _same_line(merge: Merge) -> set[str]:
 
 
 def stage_table(merge: Merge, table: Table, moved: Moved = unmeasured) -> None:
-    """Load the set's rows of one table into a TEMP table beside it."""
+    """Load the set's rows of one table into a TEMP table, which is then compared with the live table."""
     member, own = table.member, list(table.member.columns)
     columns = table.relation.columns if table.relation else own
     bases = bases_of_domains(merge.connection, member.oid)

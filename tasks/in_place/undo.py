@@ -1,4 +1,4 @@
-"""The commands that undo a merge by restoring its safety set, and what they do not restore."""
+"""The commands that undo a restore by restoring its safety set, and the changes that they do not revert."""
 
 import shlex
 from collections.abc import Iterator
@@ -15,13 +15,16 @@ from tasks.in_place.session import Merge, Table, lineage
 
 
 def undo_of(merge: Merge) -> str:
-    """Return the commands that restore the state before the merge, referring rows first."""
+    """Return the commands that bring back the state before the restore.
+
+    Rows that refer to others come first.
+    """
     context, database = merge.site.context.name, merge.site.database
     if merge.safety is None:
         dropped = shlex.quote(" ".join(_drops(merge)))
         return f"psql -v ON_ERROR_STOP=1 -d {shlex.quote(database)} -c {dropped}"
     back = replace(merge.request, backup=merge.safety.id, mode=Mode.REPLACE, include_parents=False, on_drift=Drift.REFUSE)
-    # Referenced rows were inserted as well, in other tables or in the same one.
+    # The restore also inserted referenced rows, in other tables or in the same one.
     included = [table for table in merge.tables if table.name not in merge.names or len(table.chosen) > 1]
     keys = [(table.name, _inserted_keys(merge, table)) for table in included]
     requests = [back, *(replace(back, table=table, keys=some) for table, some in keys if some)]
@@ -36,35 +39,43 @@ def undo_all(merge: Merge) -> str:
 
 
 def without_keys(merge: Merge, undo: str) -> str:
-    """Return the command that undoes everything, if the given ones list key values."""
+    """Return the command that undoes everything if the given commands contain key values, which must not be logged."""
     return undo_all(merge) if "--keys" in undo else undo
 
 
 def _drops(merge: Merge) -> Iterator[str]:
-    """Yield statements that drop re-created tables: first other tables' keys to them, and views."""
+    """Yield statements that drop re-created tables.
+
+    Before that, other tables' keys to them, and views on them.
+    """
     made = {item.name: item.parent for item in merge.missing if item.kind in TABLES}
     yield from (sql.staging.drop_constraint(key.table, key.name) for key in keys_to_make(merge) if key.table not in made)
     yield from reversed([drops(item) for item in merge.missing if item.kind in VIEWS])
-    # Together, as they may refer to each other.
+    # In one statement, as the tables may refer to each other.
     yield f"DROP TABLE {', '.join(name for name, parent in made.items() if parent not in made)};"
     yield from (drops(item, if_exists=True) for item in merge.missing if item.kind in {"function", "sequence", "type"})
 
 
 def not_undone(merge: Merge) -> list[str]:
-    """Return the changes that an undo does not revert, or only after something else."""
-    lasting = [f"{finding.difference.line}; it stays {finding.remedy.how}" for finding in merge.findings if finding.is_lasting]
+    """Return the changes that an undo does not revert, or reverts only after further steps."""
+    lasting = [
+        f"{finding.difference.line}; after an undo it is still {finding.remedy.how}"
+        for finding in merge.findings
+        if finding.is_lasting
+    ]
     return [*lasting, *_orphans(merge)]
 
 
 def _orphans(merge: Merge) -> Iterator[str]:
-    """Yield how many rows to delete or change refer to missing rows: their keys would refuse them."""
+    """Yield how many rows to delete or change refer to missing rows, so that an undo could not insert them again."""
     for table in merge.tables:
         oids = [*lineage(merge.members, table.member).values()]
         for key in () if table.unchanged else dicts(merge.connection, sql.key_values.OUTBOUND_KEYS_OF, {"oids": oids}):
             place, parent = (table.member.schema, table.member.name), (key["parent_schema"], key["parent_name"])
             if count := merge.ask(sql.key_values.orphans_to_go(table.number, place, Link.of(key), parent))[0][0]:
                 yield (
-                    f"{count:,} rows of {table.name} refer to missing rows of {'.'.join(parent)}: to restore them, drop the "
+                    f"{count:,} rows of {table.name} refer to missing rows of {'.'.join(parent)}: "
+                    "before an undo can restore them, drop the "
                     f"key: ALTER TABLE {key['table']} DROP CONSTRAINT {key['name']};"
                 )
 

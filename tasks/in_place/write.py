@@ -1,4 +1,4 @@
-"""The rows of a merge, written with triggers off, and read back."""
+"""Writing the rows of a restore with triggers disabled, and reading them back."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,10 @@ from tasks.restore.unproven import without_unproven_checks
 
 @contextmanager
 def triggers_off(merge: Merge) -> Iterator[None]:
-    """Disable user triggers, then set them as in the set, or as before if it lacks them."""
+    """Disable user triggers for the block.
+
+    Afterwards set each to its state in the set, or to its earlier state if the set lacks it.
+    """
     wanted = trigger_states(merge.manifest.inventory) if merge.request.table is None else {}
     triggers = merge.connection.execute(sql.triggers.TRIGGER_STATES, {"oids": merge.members.oids}).fetchall()
     for schema, table, trigger, words, _ in triggers:
@@ -59,16 +62,17 @@ def write_rows(merge: Merge) -> tuple[list[Relation], tuple[int, int, int]]:
 
 
 def write_differences(merge: Merge) -> tuple[int, int, int]:
-    """Write every difference in one statement; return rows deleted, updated and inserted.
+    """Write all differences of a table in one statement.
 
-    If rows swap unique values, these are parked first, or else the rows deleted and inserted.
+    Return the numbers of rows deleted, updated and inserted. If rows swap unique values, their
+    unique columns first get unused values, or else the rows are deleted and inserted.
     """
     tables = [table for table in merge.tables if not table.unchanged]
     for prepare in (_leave, _park):
         try:
             return _write_at_once(merge, tables, prepare)
         except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
-            get_run_logger().info("%s: rows swap unique values; trying another way", message_of(error))
+            get_run_logger().info("%s: rows swap unique values; writing them in several statements", message_of(error))
     return _write_at_once(merge, tables, _replace)
 
 
@@ -86,12 +90,15 @@ def _prepared(merge: Merge, table: Table, settable: Sequence[str]) -> sql.in_pla
 
 
 def _leave(_merge: Merge, table: Table) -> list[str]:
-    """Return the columns to write; most rows can be updated directly."""
+    """Return the columns to write without preparation, which suffices for most rows."""
     return table.changed
 
 
 def _park(merge: Merge, table: Table) -> list[str]:
-    """Set unique columns of the rows to update to unused values; return the columns to write."""
+    """Set the unique columns of the rows to update to unused values first.
+
+    Return the columns to write.
+    """
     member, parked = table.member, list[str]()
     for column, kind, length in merge.connection.execute(sql.in_place.PARKING_COLUMNS, {"oid": member.oid}).fetchall():
         if not column:
@@ -104,7 +111,10 @@ def _park(merge: Merge, table: Table) -> list[str]:
 
 
 def _replace(merge: Merge, table: Table) -> list[str]:
-    """Turn updates into delete and insert, if no key acts on that; return the columns to write."""
+    """Turn updates into DELETE and INSERT, if no foreign key acts on that.
+
+    Return the columns to write.
+    """
     if not merge.connection.execute(sql.in_place.KEYS_THAT_ACT, {"oid": table.member.oid}).fetchall():
         merge.connection.execute(sql.in_place.replace_instead_of_update(table.number))
     return table.changed
@@ -118,10 +128,10 @@ def load_new_relations(merge: Merge) -> list[Relation]:
 
 
 def compare_written(merge: Merge, loaded: Iterable[Relation]) -> None:
-    """Read back what was written, inside the transaction.
+    """Read the written rows back, inside the transaction, and compare them with the set.
 
     Raises:
-        RestoreDiffers: it differs from the set.
+        RestoreDiffers: the written rows differ from the set.
     """
     read = dict[str, RowDigest]()
     written = [table.relation for table in merge.tables if table.relation and not table.unchanged and table.becomes_whole]
@@ -131,16 +141,17 @@ def compare_written(merge: Merge, loaded: Iterable[Relation]) -> None:
     problems = unlike(merge.manifest, read)
     acted_on = {row[0] for row in merge.connection.execute(sql.in_place.TABLES_ACTED_ON, {"oids": merge.members.oids})}
     for table in merge.tables:
-        # With triggers off, only a foreign key of its own can have written it.
+        # With triggers disabled, only one of the table's own foreign keys can have changed rows.
         acted = table.unchanged and acted_on & set(lineage(merge.members, table.member).values())
         if acted and not is_unchanged(merge, table):
-            problems.append(f"{table.name}: one of its keys acted on written rows")
+            problems.append(f"{table.name}: the action of one of its foreign keys changed restored rows")
         if not table.unchanged and not table.becomes_whole:
             left = compare(merge, table)
             problems += [f"{table.name}: {left.rows} rows still differ"] if left.rows else []
     if problems:
         raise RestoreDiffers(
-            f'database "{merge.site.database}" is as it was: what was written differs from {merge.manifest.id}: '
+            f'database "{merge.site.database}" is unchanged: what was written differs from '
+            f"{merge.manifest.id}: "
             f"{'; '.join(problems[:10])}"
         )
 

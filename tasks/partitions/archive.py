@@ -1,7 +1,8 @@
-"""Partitions past retention: copied, the copy restored and compared, and only then dropped.
+"""Archiving partitions past retention: copy, restore and compare the copy, and only then drop the partition.
 
-The rows of a partition stay in the database until the transaction that drops it is committed; by then every object of their set
-was read back, and the set was restored once. If a run dies in between, the next one finishes its work.
+The rows of a partition stay in the database until the transaction that drops it is committed; by
+then every object of their set was read back, and the set was restored once. If a run is
+interrupted, the next one finishes its work.
 """
 
 import shutil
@@ -42,10 +43,11 @@ from tasks.sets.upload import cool, missing_class
 
 
 def require_archivable(site: Site, run: Run, due: Iterable[Archiving]) -> None:
-    """Find out before a plan promises it whether partitions could be copied, and the copies be restored and compared.
+    """Check, before a plan is published, that partitions can be copied, and the copies restored and compared.
 
     Raises:
-        BadInput: this login may not read what that needs, or make a database; or the store takes no set.
+        BadInput: this login may not read the partitions or create a database, or the store refuses
+            sets.
     """
     if all(one.problem for one in due):
         return
@@ -56,9 +58,9 @@ def require_archivable(site: Site, run: Run, due: Iterable[Archiving]) -> None:
 
 
 def archive(site: Site, run: Run, archiving: Archiving) -> Archiving:
-    """Copy one partition, verify the copy, and drop the partition unless rows hold it; after a failure it stays.
+    """Copy one partition, verify the copy, and drop the partition, unless rows match the rule's `hold` condition.
 
-    Returns the outcome.
+    After a failure the partition stays. Returns the outcome.
     """
     if archiving.problem:
         return archiving
@@ -79,7 +81,7 @@ def archive(site: Site, run: Run, archiving: Archiving) -> Archiving:
             outcome = replace(outcome, dropped=True, notes=[*outcome.notes, *staying(manifest.large_objects)])
         elif not held:
             outcome = replace(
-                outcome, notes=[*outcome.notes, "no row holds it any more: the next run reads its set back and drops it"]
+                outcome, notes=[*outcome.notes, "no row holds the partition any more: the next run reads its set back and drops it"]
             )
     except psycopg.Error as error:
         outcome = replace(outcome, problem=message_of(error))
@@ -96,7 +98,7 @@ def _table_of(connection: Connection, site: Site, archiving: Archiving) -> Parti
 
 
 def _attach_again(site: Site, run: Run, archiving: Archiving) -> None:
-    """Finish an interrupted DETACH … CONCURRENTLY, and attach the partition again: its rows are visible until it is dropped."""
+    """Finish an interrupted DETACH … CONCURRENTLY, and attach the partition again, so that its rows stay visible."""
     with session(site, run) as connection:
         table = _table_of(connection, site, archiving)
     with context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
@@ -104,13 +106,14 @@ def _attach_again(site: Site, run: Run, archiving: Archiving) -> None:
 
 
 def take_proven_archive(site: Site, run: Run, archiving: Archiving) -> tuple[Manifest, bool]:
-    """Return a set that has the partition's rows as they are now, and whether this run read back all of it.
+    """Return a set that has the partition's present rows, and whether this run read the whole set back.
 
-    Rows are never dropped because a mark says that their set was read back: anybody may have written the mark. It is enough
-    where rows stay. If an older set cannot be read now, because it is cold, another one is taken.
+    A mark that a set was read back is not enough for dropping rows, because anybody may have
+    written the mark; it is enough if the rows stay. If an earlier set cannot be read now, because
+    it is cold, another set is taken.
 
     Raises:
-        RestoreDiffers, DamagedSet: it is not what was stored; it is marked as damaged.
+        RestoreDiffers, DamagedSet: the set differs from what was stored, and was marked as damaged.
     """
     manifest = take_archive(site, run, archiving)
     try:
@@ -122,25 +125,25 @@ def take_proven_archive(site: Site, run: Run, archiving: Archiving) -> tuple[Man
 
 
 def take_archive(site: Site, run: Run, archiving: Archiving, *, anew: bool = False) -> Manifest:
-    """Return a set that has the partition's rows as they are now: one of an earlier run, or a new one."""
+    """Return a set that has the partition's present rows: a set of an earlier run, or a new one."""
     archives = [] if anew else archive_sets(site.store, site.context.name)
     with session(site, run) as connection:
         table = _table_of(connection, site, archiving)
         scope, leaves = table.scope(archiving.partition), leaves_of(connection, site.context, table, archiving.partition)
         if existing := archive_of(connection, table, archiving.partition, leaves, archives):
-            get_run_logger().info("%s has every row of %s", existing.id, archiving.partition.qualified)
+            get_run_logger().info("%s has all present rows of %s", existing.id, archiving.partition.qualified)
             return existing
     occasion = Occasion(label=archiving.partition.name, sort=Kind.ARCHIVE)
     return take_part(site.narrowed(scope), run, occasion, read_others=False)
 
 
 def prove_archive(site: Site, run: Run, manifest: Manifest, *, trust_mark: bool) -> bool:
-    """Restore an archive set into a scratch database and compare it, unless a trusted mark says that it was done.
+    """Restore an archive set into a scratch database and compare it, unless a trusted mark records that this was done.
 
-    Returns whether it was read back.
+    Returns whether the set was read back.
 
     Raises:
-        RestoreDiffers, DamagedSet: it is not what was stored; it is marked as damaged.
+        RestoreDiffers, DamagedSet: the set differs from what was stored, and was marked as damaged.
     """
     name = name_of(manifest)
     if (
@@ -164,12 +167,13 @@ def prove_archive(site: Site, run: Run, manifest: Manifest, *, trust_mark: bool)
 
 
 def compare_with_archive(site: Site, run: Run, archiving: Archiving, manifest: Manifest) -> tuple[int, int]:
-    """Read the live partition and compare its rows with the set, without blocking anybody; return all rows and those that hold it.
+    """Compare the rows of the live partition with the set, without blocking other sessions.
 
-    Whether rows were written since is checked again under the lock.
+    Return the number of all rows, and of rows that match the `hold` condition. Later, under the
+    lock, it is checked that no rows were written since.
 
     Raises:
-        RestoreDiffers: they differ.
+        RestoreDiffers: the rows differ.
     """
     problems = list[str]()
     with progress.of(run, f"comparing {archiving.partition.name} with its copy", manifest.plain_bytes, manifest.zone) as items:
@@ -183,20 +187,20 @@ def compare_with_archive(site: Site, run: Run, archiving: Archiving, manifest: M
         problems += find_changes(connection, leaves, manifest, sql.staging.as_written("false"))
         rows, held = count_rows(connection, table, leaves)
     if problems:
-        raise RestoreDiffers(f"it differs from {manifest.id}: {'; '.join(problems)}")
+        raise RestoreDiffers(f"the partition differs from {manifest.id}: {'; '.join(problems)}")
     return rows, held
 
 
 @step(name="drop {archiving.partition.name}")
 def drop_partition(site: Site, run: Run, archiving: Archiving, manifest: Manifest) -> None:
-    """Drop a partition in one short transaction that first makes sure that an archive set has all of it, and that no row holds it.
+    """Drop a partition in one short transaction, which first checks that an archive set has all rows and that no row holds it.
 
-    It is dropped while it is attached: that does not lock the tables that its foreign keys reference, as dropping a detached
-    partition would.
+    The partition is dropped while it is attached, because dropping a detached one would lock the
+    tables that its foreign keys reference.
 
     Raises:
-        RestoreDiffers: rows changed since; it stays.
-        OperationError: a lock timed out, or an object depends on the partition; it stays.
+        RestoreDiffers: rows changed since the set was taken; the partition stays. OperationError: a
+            lock timed out, or an object depends on the partition; the partition stays.
     """
     partition = archiving.partition
     with (
@@ -209,10 +213,11 @@ def drop_partition(site: Site, run: Run, archiving: Archiving, manifest: Manifes
 
         def change() -> None:
             connection.execute(sql.partitions.lock_alone([table.place]))
-            # A partition that is partitioned itself with all its partitions, in the order in which PostgreSQL locks them too.
+            # The partition with all its own partitions, if any, in the order in which PostgreSQL
+            # locks them too.
             connection.execute(sql.partitions.lock_whole([(partition.schema, partition.name), *default]))
             if not connection.execute(sql.partitions.IS_PARTITION, {"parent": table.oid, "oid": partition.oid}).fetchall():
-                raise OperationError(f"it is no longer a partition of {table.qualified}")
+                raise OperationError(f"the table is no longer a partition of {table.qualified}")
             leaves = leaves_of(connection, site.context, table, partition)
             if changes := find_changes(connection, leaves, manifest, hold):
                 raise RestoreDiffers("; ".join(changes))

@@ -1,4 +1,4 @@
-"""Attaches and detaches partitions in short transactions, with the foreign keys that this needs."""
+"""Attaching and detaching partitions in short transactions, with the foreign keys that this needs."""
 
 from collections.abc import Mapping
 
@@ -20,14 +20,17 @@ OTHERS = "rows of other partitions: being attached"
 
 
 def attach(connection: Connection, table: PartitionedTable, place: tuple[str, str], bound: str) -> None:
-    """Attach a table, in the caller's transaction; the tables that its foreign keys reference are locked last.
+    """Attach a table as a partition, in the caller's transaction.
+
+    Tables that its foreign keys reference are locked last.
 
     Raises:
-        OperationError: it is not attached, or lacks an index of its parent.
+        OperationError: the table is not attached afterwards, or lacks an index of its parent.
     """
     default = table.default
     if default:
-        # With this check ATTACH does not scan the DEFAULT partition while the referenced tables are locked.
+        # With this check ATTACH does not scan the DEFAULT partition while the referenced tables are
+        # locked.
         condition = sql.partitions.negated(table.within(*table.parse(bound)))
         connection.execute(sql.partitions.add_check(default.schema, default.name, OTHERS, condition))
     connection.execute(sql.partitions.attach(table.place, place, bound))
@@ -35,7 +38,7 @@ def attach(connection: Connection, table: PartitionedTable, place: tuple[str, st
         connection.execute(sql.partitions.drop_check(default.schema, default.name, OTHERS))
     oid = oid_of(connection, place)
     if not connection.execute(sql.partitions.IS_PARTITION, {"parent": table.oid, "oid": oid}).fetchall():
-        raise OperationError(f"{'.'.join(place)} was attached to {table.qualified} and is not a partition of it; rolled back")
+        raise OperationError(f"{'.'.join(place)} was attached to {table.qualified}, but is not a partition of it; rolled back")
     if columns := [row[0] for row in indexes_without(connection, table, oid)]:
         raise OperationError(f"{'.'.join(place)} would lack indexes on {', '.join(columns)}; rolled back")
 
@@ -50,9 +53,11 @@ def attach_partition(
     bound: str,
     triggers: Mapping[tuple[str, str], str],
 ) -> None:
-    """Make a table a partition; its rows are validated before anybody is blocked.
+    """Make a table a partition.
 
-    `triggers` has the states of the triggers that it gets from its parent, by table and name as the catalog spells them.
+    Its rows are validated beforehand, so that other sessions are blocked only briefly. `triggers`
+    has the states of the triggers that the partition inherits, by table and name as the catalog
+    spells them.
 
     Raises:
         OperationError: a lock timed out, or rows or columns do not fit; nothing was changed.
@@ -85,7 +90,7 @@ def attach_partition(
 def _make_key(
     connection: Connection, lock: ContextLock, place: tuple[str, str], key: str, definition: str, oids: list[int]
 ) -> None:
-    """Add a foreign key of the future parent, NOT VALID: it does not scan rows."""
+    """Add a foreign key of the future parent as NOT VALID, which scans no rows."""
     oid = oid_of(connection, place)
     if not connection.execute(sql.partitions.HAS_CONSTRAINT, {"oid": oid, "name": sql.names.unquoted(key)}).fetchall()[0][0]:
         at_once(
@@ -104,8 +109,10 @@ def _validate_key(connection: Connection, table: PartitionedTable, place: tuple[
         connection.execute(sql.partitions.validate_key(*place, key))
     except psycopg.errors.ForeignKeyViolation as error:
         raise OperationError(
-            f"{'.'.join(place)} cannot be attached to {table.qualified}: rows reference missing rows ({message_of(error)}): "
-            "restore those first (table_restore, include_parents), or restore with mode=side-by-side and look at the rows"
+            f"{'.'.join(place)} cannot be attached to {table.qualified}: rows reference missing "
+            f"rows ({message_of(error)}): "
+            "restore those first (table_restore, include_parents), or restore with "
+            "mode=side-by-side and look at the rows"
         ) from None
 
 
@@ -126,12 +133,13 @@ def detach_partition(
         def change() -> None:
             connection.execute(sql.partitions.detach(table.place, place, finalize=partition.detach_pending))
             if attach_again:
-                # Its foreign keys are valid, and a check has the condition of its bound: ATTACH scans no row.
+                # Its foreign keys are valid, and a check has the condition of its bound: ATTACH
+                # scans no row.
                 attach(connection, table, place, partition.bound)
                 for (check,) in connection.execute(sql.partitions.CHECKS_OF_BOUND, {"oid": partition.oid}).fetchall():
                     connection.execute(sql.partitions.drop_check(*place, check))
             elif connection.execute(sql.partitions.HAS_PARENT, {"oid": partition.oid}).fetchall()[0][0]:
-                raise OperationError(f"{partition.qualified} was detached and is still a partition; rolled back")
+                raise OperationError(f"{partition.qualified} was detached, but is still a partition; rolled back")
 
         oids = concerned(connection, table, partition)
         at_once(connection, lock, f"{partition.qualified} could not be detached", oids, change)

@@ -1,4 +1,4 @@
-"""Creates partitions before rows for them arrive."""
+"""Creating partitions before rows for them arrive."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -25,12 +25,13 @@ from tasks.run.site import Site
 def create_partitions(
     site: Site, run: Run, lock: ContextLock, instant: datetime, ahead: int, *, move_default_rows: bool
 ) -> list[Timeline]:
-    """Create the missing partitions: of the current period, of `ahead` periods to come, and of any that were missed.
+    """Create the missing partitions: for the current period, for `ahead` future periods, and for past periods that were missed.
 
-    A partition that cannot be created, or a table that does not fit its rule, is reported; the others are created.
+    A partition that cannot be created, or a table that does not fit its rule, is reported; the
+    others are created.
 
     Raises:
-        LostLock: the lock was lost; what was created before stays.
+        LostLock: the context's lock was lost; partitions created before that stay.
     """
     timelines = list[Timeline]()
     with session(site, run) as connection:
@@ -63,7 +64,10 @@ def _create_all(
     missing: Iterable[NewPartition],
     move_default_rows: bool,
 ) -> None:
-    """Create the missing partitions one after the other; the timeline gets those created, and the problems."""
+    """Create the missing partitions one after the other.
+
+    Add the created ones and the problems to the timeline.
+    """
     for partition in missing:
         try:
             timeline.moved[partition.name] = _create(connection, lock, table, partition, move_default_rows=move_default_rows)
@@ -77,7 +81,7 @@ def _create_all(
 
 
 def _missing_from_parent(connection: Connection, table: PartitionedTable, partitions: Iterable[Partition]) -> Iterator[str]:
-    """Yield what the partitions lack that their parent has, as the catalog has it after all were created."""
+    """Yield indexes that the parent has and partitions lack, read from the catalog after all partitions were created."""
     for partition in partitions:
         if partition.detach_pending:
             yield f"{partition.qualified}: {_finalize_remedy(table, partition)}"
@@ -110,7 +114,7 @@ def _create(
         attach(connection, table, (table.schema, partition.name), table.bound(partition.lower, partition.upper))
 
     failure = f"{table.schema}.{partition.name} could not be attached"
-    # The foreign keys of rows that move are checked, so there is no time limit then.
+    # Foreign keys of moved rows are checked, which may take long, so there is no time limit then.
     at_once(connection, lock, failure, concerned(connection, table), create, may_last=stray > 0)
     get_run_logger().info(
         "%s.%s created, from %s to %s", table.schema, partition.name, table.end(partition.lower), table.end(partition.upper)
@@ -122,12 +126,13 @@ def _require_room(connection: Connection, table: PartitionedTable, partition: Ne
     """Refuse a partition whose name is taken or whose period overlaps an existing one.
 
     Raises:
-        OperationError: what exists there, and the remedy.
+        OperationError: names the existing relation and the remedy.
     """
     name, bound = f"{table.schema}.{partition.name}", table.bound(partition.lower, partition.upper)
     if existing := next((existing for existing in table.partitions if existing.overlaps(partition.lower, partition.upper)), None):
         raise OperationError(
-            f"{name} cannot be created: {existing.qualified} has part of that period ({existing.bound}); split or rename that one"
+            f"{name} cannot be created: {existing.qualified} covers part of that period "
+            f"({existing.bound}); split or rename that partition"
         )
     parameters = {"schema": table.schema, "name": partition.name, "mark": MARK}
     occupant = connection.execute(sql.partitions.OCCUPANT, parameters).fetchone()
@@ -156,20 +161,20 @@ def _require_movable(
     """Refuse a partition for which the DEFAULT partition has rows that must not or cannot move.
 
     Raises:
-        OperationError: how many there are, and the remedy.
+        OperationError: names the number of such rows and the remedy.
     """
     if not stray:
         return
     problem = f"{table.schema}.{partition.name} cannot be created: {default.qualified} has {stray:,} rows of that period"
     if not move_default_rows:
         raise OperationError(
-            f"{problem}; pass move_default_rows=true to move them in one transaction, which blocks readers of that partition"
+            f"{problem}; pass move_default_rows=true to move these rows in one transaction, which blocks readers of that partition"
         )
     if default.is_divided:
         raise OperationError(f"{problem}, and is partitioned itself; move them by hand")
     if keys := [row[0] for row in connection.execute(sql.partitions.KEYS_TO, {"oid": table.oid})]:
         raise OperationError(
-            f"{problem}, which cannot be moved: {', '.join(keys)} would refer to missing rows meanwhile; move them by hand"
+            f"{problem}, which cannot be moved: rows would violate {', '.join(keys)} meanwhile; move the rows by hand"
         )
 
 
@@ -189,5 +194,5 @@ def _move_rows(connection: Connection, default: Partition, place: tuple[str, str
         connection.execute(sql.triggers.switch_trigger(schema, name, trigger, words))
     if moved < expected:
         get_run_logger().info(
-            "%s: %d rows counted, %d moved: the others were deleted meanwhile", default.qualified, expected, moved
+            "%s: %d rows were counted, and %d moved: the others were deleted meanwhile", default.qualified, expected, moved
         )

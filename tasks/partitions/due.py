@@ -1,4 +1,4 @@
-"""Partitions past retention: which they are, their rows, and whether an archive set has all of them."""
+"""Finding partitions past retention, counting their rows, and finding out whether an archive set has all their rows."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +30,10 @@ from tasks.sets.choose import archive_sets
 
 @step(repeatable=True)
 def find_due(site: Site, run: Run, instant: datetime) -> list[Archiving]:
-    """Find the partitions past the retention of their rule, by their upper bound, oldest first; nothing is changed."""
+    """Find the partitions past the retention of their rule, by their upper bound, oldest first.
+
+    Nothing is changed.
+    """
     archives = archive_sets(site.store, site.context.name)
     with session(site, run) as connection:
         return [archiving for rule in site.context.partitions for archiving in _of_table(connection, site, rule, instant, archives)]
@@ -39,7 +42,7 @@ def find_due(site: Site, run: Run, instant: datetime) -> list[Archiving]:
 def _of_table(
     connection: Connection, site: Site, rule: PartitionRule, instant: datetime, archives: Sequence[Manifest]
 ) -> list[Archiving]:
-    """Return the partitions of a table that are due; their own partitions are read once for all.
+    """Return the partitions of a table that are past retention, whose own partitions are read with one query.
 
     A table that does not fit its rule is returned as a problem, and does not stop the others.
     """
@@ -69,13 +72,13 @@ def _archiving(
             archive_set = archive_of(connection, table, partition, leaves, archives)
             archiving = replace(archiving, backup=archive_set.id if archive_set else None)
     except psycopg.Error as error:
-        # It does not stop the others.
+        # The problem of one table does not stop the others.
         archiving = replace(archiving, problem=message_of(error))
     return archiving
 
 
 def count_rows(connection: Connection, table: PartitionedTable, leaves: Sequence[Member]) -> tuple[int, int]:
-    """Count the rows of a partition's leaf partitions, and those that hold it."""
+    """Count the rows of a partition's leaf partitions, and of them those that match the `hold` condition."""
     hold, rows, held = sql.staging.as_written(table.rule.hold or "false"), 0, 0
     for leaf in leaves:
         counts = connection.execute(sql.partitions.count_rows(leaf.schema, leaf.name, hold)).fetchall()[0]
@@ -84,7 +87,7 @@ def count_rows(connection: Connection, table: PartitionedTable, leaves: Sequence
 
 
 def leaves_of(connection: Connection, context: Context, table: PartitionedTable, partition: Partition) -> list[Member]:
-    """Return the leaf partitions of a partition, or itself."""
+    """Return the leaf partitions of a partition, or the partition itself if it has none."""
     relations = catalog.read_relations(connection, context.narrowed(table.scope(partition)))
     return [member for members in below_each(relations, [partition.oid]) for member in members if member.kind != "p"]
 
@@ -92,7 +95,7 @@ def leaves_of(connection: Connection, context: Context, table: PartitionedTable,
 def archive_of(
     connection: Connection, table: PartitionedTable, partition: Partition, leaves: Sequence[Member], archives: Sequence[Manifest]
 ) -> Manifest | None:
-    """Return the newest archive set with the rows that a partition has now."""
+    """Return the newest archive set that has exactly the present rows of a partition."""
     hold = sql.staging.as_written("false")
     scope = table.scope(partition)
     candidates = (manifest for manifest in archives if manifest.only == scope)
@@ -102,15 +105,16 @@ def archive_of(
 def find_changes(connection: Connection, leaves: Sequence[Member], manifest: Manifest, hold: Composed) -> list[str]:
     """Return how relations changed since a set of them was taken.
 
-    Rows inserted or updated since were written by a transaction not older than the set's snapshot; if there are none, the number
-    of rows shows whether any were deleted. Rows for which `hold` is true are reported too.
+    Rows inserted or updated since then were written by a transaction not older than the set's
+    snapshot; if there are none, the number of rows shows whether any were deleted. Rows for which
+    `hold` is true are reported too.
     """
     snapshot, xmax, database = position(connection)
     if reason := incompatibility(manifest, snapshot, xmax, database, manifest.inventory):
         return [f"whether rows were written since {manifest.id} was taken is not known: {reason}"]
     relations = {relation.qualified: relation for relation in manifest.relations}
     if {leaf.qualified for leaf in leaves} != relations.keys():
-        return [f"it has other partitions than {manifest.id}"]
+        return [f"the partition now has other partitions of its own than in {manifest.id}"]
     return [change for leaf in leaves for change in _changes(connection, leaf, relations[leaf.qualified], manifest, hold)]
 
 
@@ -129,4 +133,4 @@ def _changes(connection: Connection, leaf: Member, archived: Relation, manifest:
         return [f"{rows - old:,} rows of {leaf.qualified} were written since {manifest.id} was taken"]
     if rows != archived.rows:
         return [f"{leaf.qualified} has {rows:,} rows, {manifest.id} has {archived.rows:,}"]
-    return [f"{held:,} rows of {leaf.qualified} hold it now"] if held else []
+    return [f"{held:,} rows of {leaf.qualified} hold the partition now"] if held else []

@@ -1,4 +1,4 @@
-"""Archived partitions restored: loaded and compared as separate tables, and then attached in one short transaction."""
+"""Restoring archived partitions: each is loaded and compared as a separate table, and then attached in one short transaction."""
 
 import re
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ BOUND = re.compile(r"\| bound (?P<bound>.*?)( \| |$)")
 
 @dataclass(frozen=True)
 class Archived:
-    """A partition in an archive set: its name as schema.name, the set, its bound, and the live table that it belonged to."""
+    """A partition in an archive set: its name as schema.name, the set, the bound, and the live table to which it belonged."""
 
     partition: str
     backup: str
@@ -52,14 +52,16 @@ class Archived:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Its schema and name."""
+        """The schema and name of the partition."""
         schema, _, name = self.partition.partition(".")
         return schema, name
 
 
 @step
 def find_archive(site: Site, run: Run, year: str | None, table: str | None, backup: str | None) -> Archived:
-    """Find the newest archive set with the partition of a period, or the named set, whatever its period.
+    """Find the newest archive set that has the partition of a period.
+
+    With `backup`, return the named set, whatever its period.
 
     Raises:
         BadInput: the period or the table is not valid, or no archive set has it.
@@ -71,7 +73,7 @@ def find_archive(site: Site, run: Run, year: str | None, table: str | None, back
     chosen = [rule for rule in rules if table in (None, rule.table, f"{site.context.namespace}.{rule.table}")]
     if len(chosen) != 1:
         names = ", ".join(rule.table for rule in rules) or "none"
-        problem = f"no table {table} is partitioned" if table else "name the table"
+        problem = f"there is no partitioned table {table}" if table else "name one of the partitioned tables"
         raise BadInput(f"{problem} in context {site.context.name}: {names}")
     with session(site, run) as connection:
         partitioned = read_table(connection, site.context, chosen[0])
@@ -82,36 +84,43 @@ def find_archive(site: Site, run: Run, year: str | None, table: str | None, back
         return partition
     known = sorted({name for manifest in archives if manifest.only for name in manifest.only.partitions or []})
     problem = f"no archive set {backup} of {site.context.name} is complete" if backup else (
-        f"no archive set of {site.context.name} has the partition of {partitioned.qualified} that begins {start:%Y-%m-%d}"
+        f"no archive set of {site.context.name} has the partition of {partitioned.qualified} that "
+        f"begins {start:%Y-%m-%d}"
     )  # fmt: skip
     raise BadInput(
-        f"{problem} (there are: {', '.join(known) or 'none'}); name another {partitioned.rule.period}, such as "
+        f"{problem} (there are: {', '.join(known) or 'none'}); name another "
+        f"{partitioned.rule.period}, such as "
         f"{EXAMPLES[partitioned.rule.period]}, or list sets: python -m flows.backup list_backups"
     )
 
 
 def _partitions(manifest: Manifest, table: PartitionedTable, start: datetime | None) -> Iterator[Archived]:
-    """Yield the partition of a table in a set, if it begins then."""
+    """Yield the partitions of a table in a set; with a start only the one that begins then."""
     named = manifest.only.partitions or [] if manifest.only else []
     for item in manifest.inventory:
         name = plain_name(item.name)
         if item.kind in TABLES and name in named and plain_name(item.parent) == table.qualified:
             bound = BOUND.search(item.state)
             with suppress(ValueError):
-                # Only a range of timestamps is accepted: the bound goes into a statement as it is.
+                # Only a range of timestamps is accepted, because the bound becomes part of a
+                # statement unchanged.
                 lower, _ = table.parse(bound["bound"] if bound else "")
                 if bound and start in (None, lower):
                     yield Archived(name, manifest.id, bound["bound"], table)
 
 
 def reattach(site: Site, run: Run, lock: ContextLock, archived: Archived) -> tuple[int, list[str]]:
-    """Restore the partition with the rows of the archive set; return their number, and what differs from the set.
+    """Restore the partition with the rows of the archive set.
+
+    Return the number of rows, and the differences from the set.
 
     Raises:
-        UnsafeTarget: its name is taken, or its period belongs to another partition.
-        RestoreDiffers: the restored partition differs from the set; rolled back.
-        OperationError: rows reference missing rows, or a lock timed out; the table is dropped again.
-        LostLock: the lock was lost; a table that is not attached yet stays, and the next run drops it.
+        UnsafeTarget: the partition's name is taken, or another partition covers its period.
+        RestoreDiffers: the restored partition differs from the set; all was rolled back.
+        OperationError: rows reference missing rows, or a lock timed out; the table is dropped
+            again.
+        LostLock: the context's lock was lost; a table that is not attached yet stays, and the next
+            run drops it.
     """
     _require_room(site, run, lock, archived)
     staged = stage.stage_newest_good(site.store, run, archived.backup)
@@ -126,7 +135,7 @@ def reattach(site: Site, run: Run, lock: ContextLock, archived: Archived) -> tup
         attach_partition(site, run, lock, archived.table, archived.place, archived.bound, trigger_states(manifest.inventory))
     except (OperationError, psycopg.Error):
         with suppress(OperationError, psycopg.Error):
-            # If this fails, the next run drops it.
+            # If this fails, the next run drops the table.
             _drop_unfinished(site, run, lock, archived)
         raise
     return rows, [*_differences(site, run, archived, manifest, same_major=same_major), *large.unlike, *large.unread, *notes]
@@ -150,14 +159,15 @@ def _require_room(site: Site, run: Run, lock: ContextLock, archived: Archived) -
     overlapping = [partition for partition in table.partitions if lower and upper and partition.overlaps(lower, upper)]
     if overlapping:
         raise UnsafeTarget(
-            f"{overlapping[0].qualified} has that period already ({overlapping[0].bound}): restore into it with table_restore, "
-            "or restore the archive with mode=side-by-side"
+            f"{overlapping[0].qualified} covers that period already ({overlapping[0].bound}): "
+            "restore into that partition with table_restore, or restore the archive with "
+            "mode=side-by-side"
         )
     with session(site, run) as connection:
         schema, name = archived.place
         occupant = connection.execute(sql.partitions.OCCUPANT, {"schema": schema, "name": name, "mark": MARK}).fetchone()
         if occupant:
-            raise UnsafeTarget(f"{archived.partition} is {occupant[0]}: rename it, or use mode=side-by-side")
+            raise UnsafeTarget(f"{archived.partition} exists already as {occupant[0]}: rename that, or use mode=side-by-side")
         if default := table.default:
             condition = table.within(lower, upper)
             stray = connection.execute(sql.partitions.count_rows(default.schema, default.name, condition)).fetchall()[0][1]
@@ -166,12 +176,12 @@ def _require_room(site: Site, run: Run, lock: ContextLock, archived: Archived) -
 
 
 def _drop_unfinished(site: Site, run: Run, lock: ContextLock, archived: Archived) -> None:
-    """Drop what a killed run left of the partition: a table that has our mark and is not attached."""
+    """Drop the table that a killed run left: it has this project's mark and is not attached."""
     schema, name = archived.place
     with session(site, run) as connection:
         occupant = connection.execute(sql.partitions.OCCUPANT, {"schema": schema, "name": name, "mark": MARK}).fetchone()
         if occupant == ("a table", True):
-            # Dropping it locks the tables that its foreign keys reference.
+            # Dropping the table locks the tables that its foreign keys reference.
             oids = concerned(connection, archived.table)
             failure = f"{archived.partition}, which is not attached yet, could not be dropped"
             at_once(connection, lock, failure, oids, lambda: connection.execute(sql.partitions.drop_table(schema, name)))

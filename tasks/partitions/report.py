@@ -1,4 +1,4 @@
-"""Reports of what was done, or would be done, with partitions."""
+"""Reports on partitions: created, archived and reattached ones, and plans."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from tasks.run.site import Site
 
 @contextmanager
 def explained(context: Context) -> Iterator[None]:
-    """Publish the error that stopped a run before its report, as an OperationError; the run fails."""
+    """Publish the error of a run that stops before its report, and raise it as an OperationError."""
     try:
         with artifacts.explained():
             yield
@@ -31,7 +31,7 @@ def explained(context: Context) -> Iterator[None]:
 
 @step
 def publish_timeline(context: Context, timelines: Sequence[Timeline], instant: datetime) -> str:
-    """Publish the existing partitions, with the fate of each; return the verdict.
+    """Publish the existing partitions, and what will become of each; return the verdict.
 
     Raises:
         OperationError: a needed partition could not be created.
@@ -47,7 +47,7 @@ def publish_timeline(context: Context, timelines: Sequence[Timeline], instant: d
 
 @step
 def publish_plan(site: Site, archivings: Sequence[Archiving]) -> str:
-    """Publish what would be archived; return the verdict.
+    """Publish which partitions would be archived; return the verdict.
 
     Raises:
         OperationError: a table does not fit its rule.
@@ -66,7 +66,9 @@ def publish_plan(site: Site, archivings: Sequence[Archiving]) -> str:
 
 @step
 def publish_archived(site: Site, archivings: Sequence[Archiving]) -> str:
-    """Publish what was archived, and emit an event for each dropped partition; return the verdict.
+    """Publish which partitions were archived, and emit an event for each dropped one.
+
+    Return the verdict.
 
     Raises:
         OperationError: a partition could not be archived.
@@ -88,7 +90,10 @@ def publish_archived(site: Site, archivings: Sequence[Archiving]) -> str:
 
 @step
 def publish_reattached(context: Context, archived: Archived, rows: int, differences: Sequence[str]) -> str:
-    """Publish that an archived partition is attached again, and how it differs; return the verdict."""
+    """Publish that an archived partition is attached again, and how it differs from its set.
+
+    Return the verdict.
+    """
     verdict = f"ATTACHED: {archived.partition} with {rows:,} rows of {archived.backup}, compared"
     if differences:
         verdict += f"; differs: {'; '.join(differences)}"

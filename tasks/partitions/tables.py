@@ -16,15 +16,17 @@ from tasks.core.postgres.connection import Connection
 from tasks.core.sets.manifest import Scope
 from tasks.database.partitions import parse_rule_bound, read_division
 
-# The name of a check on a table that will become a partition: with it ATTACH does not scan rows, and it shows that we created it.
+# The name of a check on a table that will become a partition. The check saves ATTACH the scan of
+# rows; its name marks the table as created by this project.
 MARK = "not attached yet: being restored"
 
 
 @dataclass(frozen=True)
 class PartitionedTable:
-    """A live table that is partitioned by time, from its rule and the catalog; its bounds are in `zone`.
+    """A live table that is partitioned by time, as its rule and the catalog describe it.
 
-    A partition has a range of its column or, with `is_list`, the values of its column for some periods.
+    Bounds are in `zone`. A partition has a range of values of the partition column or, with
+    `is_list`, the column's values for some periods.
     """
 
     rule: PartitionRule
@@ -64,7 +66,7 @@ class PartitionedTable:
         """Return the ends of a partition's bound, given as the catalog spells it.
 
         Raises:
-            ValueError: its bounds are not those of periods.
+            ValueError: the bound is not one of periods.
         """
         return parse_rule_bound(self.rule, bound, self.zone)
 
@@ -75,7 +77,10 @@ class PartitionedTable:
         return sql.partitions.range_bound(self.end(lower), self.end(upper))
 
     def within(self, lower: datetime | None, upper: datetime | None) -> Composed:
-        """Return the condition on a partition's rows; a check with it saves ATTACH PARTITION the scan."""
+        """Return the condition that a partition's rows satisfy.
+
+        A check with it saves ATTACH PARTITION the scan of the rows.
+        """
         if self.is_list:
             return sql.partitions.among(self.rule.column, self._values(lower, upper))
         return sql.partitions.within(self.rule.column, self.end(lower), self.end(upper))
@@ -93,13 +98,14 @@ def read_table(connection: Connection, context: Context, rule: PartitionRule) ->
     """Return one partitioned table with its partitions.
 
     Raises:
-        BadInput: it does not exist, is not partitioned as its rule says, or the login cannot act for its owner.
+        BadInput: the table does not exist, is not partitioned as its rule requires, or the login is
+            not a member of its owner.
     """
     facts = read_division(connection, context, rule)
     if not facts.owned:
         name, login = f"{context.namespace}.{rule.table}", connection.info.user
         raise BadInput(
-            f'{name} belongs to "{facts.owner}", whom login "{login}" cannot act for; run: GRANT "{facts.owner}" TO "{login}"'
+            f'{name} belongs to "{facts.owner}", of which login "{login}" is not a member; run: GRANT "{facts.owner}" TO "{login}"'
         )
     return PartitionedTable(
         rule, context.namespace, facts.oid, facts.owner, facts.tablespace, facts.column_type, facts.zone, facts.is_list,

@@ -1,8 +1,9 @@
-"""Changes that block nobody for longer than LOCK_SECONDS: each in one short transaction, rolled back if it takes longer.
+"""Changes to partitions that block other sessions for at most LOCK_SECONDS: each in one short transaction.
 
-A change that was rolled back is tried again. Only moving rows out of a DEFAULT partition has no limit: it blocks readers of that
-partition. New partitions are created as separate tables and attached, which does not block readers and writers of the others;
-CREATE TABLE … PARTITION OF would.
+A change that takes longer is rolled back and tried again. Only moving rows out of a DEFAULT
+partition has no limit; it blocks readers of that partition. New partitions are created as separate
+tables and attached, because CREATE TABLE … PARTITION OF would block readers and writers of the
+other partitions.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,14 +24,14 @@ from tasks.run.run import Run
 from tasks.run.site import Site
 
 T = TypeVar("T")
-# The longest time that we block anybody: half of it while we wait for a lock, and then what is done under it.
+# The longest time that other sessions are blocked; the wait for the lock may take half of it.
 LOCK_SECONDS = 5.0
 LOCK_TRIES = 4
 TIMED_OUT = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled)
 
 
 class ChangeTimedOut(OperationError):
-    """A change was rolled back, so that it blocks nobody any longer; it may be tried again."""
+    """A change took too long and was rolled back; it may be tried again."""
 
 
 @contextmanager
@@ -46,12 +47,12 @@ def at_once(
 ) -> T:
     """Make a change in one transaction that waits for a lock up to half of LOCK_SECONDS, and ends within LOCK_SECONDS.
 
-    After a timeout it is tried again, so that sessions queued behind it had their turn. With `may_last` only the wait for locks
-    is limited.
+    After a timeout it is tried again; meanwhile sessions queued behind it proceed. With `may_last`
+    only the wait for locks is limited.
 
     Raises:
-        OperationError: it timed out; nothing changed; the blocking sessions are named.
-        LostLock: the context's lock was lost; nothing changed.
+        OperationError: the change timed out; nothing was changed; the blocking sessions are named.
+        LostLock: the context's lock was lost; nothing was changed.
     """
     named = list(oids)
 
@@ -64,7 +65,11 @@ def at_once(
                 return result
         except TIMED_OUT as error:
             took_long = isinstance(error, psycopg.errors.QueryCanceled)
-            reason = f"not done within {LOCK_SECONDS:g} s" if took_long else f"{message_of(error)}, after {LOCK_SECONDS / 2:g} s"
+            reason = (
+                f"the change took longer than {LOCK_SECONDS:g} s"
+                if took_long
+                else f"{message_of(error)}, after {LOCK_SECONDS / 2:g} s"
+            )
             holders = "; ".join(row[0] for row in connection.execute(sql.partitions.BLOCKERS, {"oids": named}))
             remedy = f" ({holders}); run again when they are done" if holders else "; run again at a quieter time"
             raise ChangeTimedOut(f"{failure}: {reason}; nothing was changed{remedy}") from None
@@ -74,7 +79,7 @@ def at_once(
 
 @contextmanager
 def _ended_after(connection: Connection, seconds: float | None) -> Iterator[None]:
-    """Cancel the session's statement after so many seconds: before 17 the server cannot limit a transaction."""
+    """Cancel the session's statement after so many seconds, because servers before 17 cannot limit the time of a transaction."""
     timer = Timer(seconds or 0, connection.cancel)
     if seconds is not None:
         timer.start()

@@ -1,1 +1,1 @@
-"""Restoring sets, and dumps of older scripts, into a new or an empty database."""
+"""Restoring sets, and dump files of older scripts, into a new or an empty database."""

@@ -1,4 +1,4 @@
-"""The checks of a set, run in the database that was restored from it."""
+"""Running the integrity checks of a set in the database that was restored from it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,10 +29,13 @@ class Checked:
 def check_integrity(
     staged: StagedSet, target: Target, keys: Sequence[KeyOutcome], run: Run, phases: Phases, timeout_seconds: float = 600
 ) -> Checked:
-    """Run the set's checks; what fails here failed in the source, as both were found equal."""
+    """Run the set's checks.
+
+    Checks that fail would have failed in the source too, as the restored database equals it.
+    """
     manifest, size = staged.manifest, None
     if manifest.only:
-        # The checks concern the whole context.
+        # Checks read the whole context, of which this set has only a part.
         return Checked([*_broken_keys(keys), *_keys_not_here(manifest, set(), keys)])
     with phases.phase("integrity checks"):
         try:
@@ -65,7 +68,7 @@ def _name_of(key: ForeignKey) -> str:
 
 
 def _keys_not_here(manifest: Manifest, checked: set[str], outcomes: Sequence[KeyOutcome]) -> Iterator[Finding]:
-    """Yield findings for keys to other contexts' tables, which are not in the set."""
+    """Yield a finding for each foreign key to another context, whose tables are not in the set."""
     for key in manifest.outbound_keys:
         name = _name_of(key)
         if name not in checked and not any(outcome.orphans and outcome.key == key for outcome in outcomes):

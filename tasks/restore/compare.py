@@ -1,4 +1,4 @@
-"""Comparing the rows, digests and objects of a restored database with its set."""
+"""Comparing row counts, digests and objects of a restored database with its set."""
 
 from collections.abc import Sequence
 
@@ -24,10 +24,10 @@ from tasks.sets.stage import StagedSet, staged_context
 
 
 def compare_with_manifest(staged: StagedSet, target: Target, filled: Filled, run: Run, phases: Phases) -> None:
-    """Compare rows, digests and objects of the new database with the manifest.
+    """Compare row counts, digests and objects of the new database with the manifest.
 
     Raises:
-        RestoreDiffers: they differ; each difference is named.
+        RestoreDiffers: the database differs from the manifest; each difference is named.
     """
     manifest, differing = staged.manifest, [*filled.not_made]
     with phases.phase("comparison"):
@@ -40,8 +40,13 @@ def compare_with_manifest(staged: StagedSet, target: Target, filled: Filled, run
         differing += compare_objects(target.loader, target, run, staged, filled.keys)
     if differing:
         raise RestoreDiffers(
-            f'database "{target.name}" restored from {manifest.id} differs from the backup: {"; ".join(differing[:10])}'
-            + ("" if target.working_name == target.name else f'; it is kept as "{target.working_name}" for inspection'),
+            f'database "{target.name}" restored from {manifest.id} differs from the backup: '
+            f"{'; '.join(differing[:10])}"
+            + (
+                ""
+                if target.working_name == target.name
+                else f'; the restored database is kept as "{target.working_name}" for inspection'
+            ),
             differing,
         )
 

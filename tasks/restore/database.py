@@ -1,7 +1,7 @@
-"""Databases that a restore creates: under a working name, renamed when proven equal.
+"""Databases that a restore creates: under a working name, and renamed when they are proven equal to the backup.
 
-Until everything was compared, the database has a working name and a comment that marks it as ours.
-A run that dies leaves nothing under the final name, and the next run drops what has the mark.
+Until then the database has a comment that marks it as unfinished. A run that dies leaves no
+database under the final name, and the next run drops databases with that mark.
 """
 
 import re
@@ -25,13 +25,17 @@ from tasks.restore.roles import create_roles
 from tasks.restore.target import Target, mark_of
 from tasks.run.run import Run, step
 
-# Settings that load code into every session: an administrator sets them, not a set.
+# Settings that load code into every session: they are not applied from a set; an administrator has
+# to set them.
 LOADS_CODE = re.compile(r"\w*(preload_libraries|library_path|control_path)=", re.IGNORECASE)
 
 
 @step
 def sweep_unfinished(lock: ContextLock, context: str, *, scratch: bool = False) -> list[str]:
-    """Drop databases left by dead runs, and name them; the held lock shows that none is in use."""
+    """Drop databases left by dead runs, and return notes on them.
+
+    The context's lock, which is held, ensures that no run uses them.
+    """
     lock.require_held("databases of dead runs were dropped")
     left = lock.connection.execute(sql.databases.MARKED_DATABASES, {"mark": mark_of(context, scratch=scratch)}).fetchall()
     return [_swept(lock, name, comment) for name, comment in left]
@@ -45,7 +49,10 @@ def _drop(connection: Connection, lock: ContextLock, name: str) -> None:
 
 
 def _swept(lock: ContextLock, name: str, comment: str) -> str:
-    """Drop a dead run's database, and return a note; another login's database is only named."""
+    """Drop a dead run's database, and return a note.
+
+    A database of another login is not dropped, only named in the note.
+    """
     try:
         _drop(lock.connection, lock, name)
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectInUse) as error:
@@ -68,13 +75,15 @@ def create_database(server: Server, run: Run, manifest: Manifest, target: Target
             connection.execute(sql.databases.create_database(target.working_name, options))
         except psycopg.Error as error:
             raise BadInput(
-                f"the database cannot be created with the source's encoding and locale ({dict(options)}): {error}; "
+                "the database cannot be created with the source's encoding and locale "
+                f"({dict(options)}): {error}; "
                 "install that locale on the server"
             ) from error
         note = f"{target.mark} set {manifest.id}, run {run.id}, begun {run.started:%Y-%m-%d %H:%M:%S}Z"
         connection.execute(sql.databases.comment_on_database(target.working_name, note))
         create_roles(server, run, manifest, target)
-        # The source's code needs it while rows are loaded; our own sessions set another.
+        # The source's code needs this setting while rows are loaded; the sessions of this project
+        # override it.
         if path := path_setting(manifest.database.settings):
             connection.execute(sql.databases.set_for_database(target.working_name, "search_path", path))
         _hand_over(connection, manifest.database, target)
@@ -82,9 +91,9 @@ def create_database(server: Server, run: Run, manifest: Manifest, target: Target
 
 
 def _hand_over(connection: Connection, source: DatabaseProperties, target: Target) -> None:
-    """Give the database to its owner in the source if allowed.
+    """Give the database to the owner that it has in the source, if allowed.
 
-    Its owner may create in schema public.
+    The owner of a database may create objects in schema public.
     """
     mine = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
     if source.owner == mine:
@@ -94,7 +103,8 @@ def _hand_over(connection: Connection, source: DatabaseProperties, target: Targe
         connection.execute(sql.databases.set_database_owner(target.working_name, source.owner))
     else:
         target.to_do.append(
-            f'the database belonged to "{source.owner}", now to "{mine}": ALTER DATABASE "{target.name}" OWNER TO "{source.owner}"'
+            f'the database belonged to "{source.owner}", and now belongs to "{mine}": run ALTER '
+            f'DATABASE "{target.name}" OWNER TO "{source.owner}"'
         )
 
 
@@ -102,7 +112,8 @@ def _hand_over(connection: Connection, source: DatabaseProperties, target: Targe
 def unforced(run: Run, target: Target) -> Iterator[None]:
     """Lift FORCE ROW LEVEL SECURITY in a new database, so that owners see every row.
 
-    It is set again even if the block fails: a differing database is kept as it was restored.
+    FORCE is set again even if the block fails, because a database that differs is kept for
+    inspection.
     """
     with connect(target.loader, target.working_name, run.title) as connection, unforced_tables(connection):
         yield
@@ -110,7 +121,7 @@ def unforced(run: Run, target: Target) -> Iterator[None]:
 
 @contextmanager
 def unforced_tables(connection: Connection, oids: list[int] | None = None) -> Iterator[None]:
-    """Lift FORCE ROW LEVEL SECURITY on these tables, or all of the database, for the block."""
+    """Lift FORCE ROW LEVEL SECURITY on the given tables, or on all tables of the database, for the block."""
     tables = connection.execute(sql.logins.FORCED, {"oids": oids}).fetchall()
     for table in tables:
         connection.execute(sql.logins.force_row_security(*table, forced=False))
@@ -128,10 +139,10 @@ def drop_database(server: Server, run: Run, lock: ContextLock, target: Target) -
     """Drop the database under its working name.
 
     Raises:
-        LostLock: the lock was lost; its new holder drops the database.
+        LostLock: the context's lock was lost; the run that holds it now drops the database.
     """
     with suppress(BadInput), connect(target.loader, MAINTENANCE_DATABASE, run.title) as connection:
-        # The login that creates databases may not end sessions of the one that loads them.
+        # The login that creates databases may not end sessions of the login that loads them.
         lock.require_held(f'database "{target.working_name}" was dropped', connection)
         connection.execute(sql.logins.END_OWN_SESSIONS, {"name": target.working_name})
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
@@ -141,7 +152,7 @@ def drop_database(server: Server, run: Run, lock: ContextLock, target: Target) -
 
 @step
 def keep_database(server: Server, run: Run, lock: ContextLock, manifest: Manifest, target: Target, result: str) -> None:
-    """Keep a database under its working name, safe from the next sweep, with the result as its comment."""
+    """Keep a database under its working name, with the result as its comment, so that the next run does not drop it."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         lock.require_held(f'database "{target.working_name}" was kept', connection)
         note = f"restored from {manifest.id} and {result}"
@@ -176,7 +187,7 @@ def finish_database(server: Server, run: Run, lock: ContextLock, manifest: Manif
 
 
 def _grant(connection: Connection, source: DatabaseProperties, target: Target) -> None:
-    """Apply the source's grants on the database, to roles that exist here."""
+    """Apply the source's grants on the database to roles that exist on this server."""
     if not source.restricted:
         return
     connection.execute(sql.databases.revoke_public(target.working_name))
@@ -189,4 +200,4 @@ def _try(connection: Connection, statement: psycopg.sql.Composed, command: str, 
     try:
         connection.execute(statement)
     except psycopg.errors.Error as error:
-        target.to_do.append(f"{command} (refused here: {error})")
+        target.to_do.append(f"{command} (refused on this server: {error})")

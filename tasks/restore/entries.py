@@ -1,8 +1,9 @@
-"""Entries of a schema archive, executed one by one: missing ones, or those that pg_restore failed on.
+"""Executing single entries of a schema archive: of missing objects, or of failures of pg_restore.
 
-pg_restore works with an empty search_path. What an archive cannot schema-qualify then fails: names
-in function bodies that an entry runs, operators of IS DISTINCT FROM, NULLIF, JOIN … USING, CASE x
-WHEN. Only such entries are executed with the source's search_path.
+That program works with an empty search_path. Entries fail then if they depend on names that an
+archive cannot qualify with a schema: names in function bodies that an entry runs, operators of IS
+DISTINCT FROM, NULLIF, JOIN … USING, CASE x WHEN. Only such entries are executed with the source's
+search_path.
 """
 
 import re
@@ -34,8 +35,8 @@ OWNED = re.compile(rb"^ALTER SCHEMA .* OWNER TO .*;\n", re.MULTILINE)
 def create_frame_entry(connection: Connection, entry: Chunk) -> None:
     """Create a schema or an extension.
 
-    A schema keeps this login as owner if it may not give it away.
-    The comparison reports that, if the schema has more than extensions of the context.
+    If this login may not give a schema to its owner, the login stays its owner. The comparison with
+    the set reports that, unless the schema has only extensions of the context.
     """
     try:
         with connection.transaction():
@@ -96,7 +97,7 @@ def create_missing(
     connection: Connection, settings: bytes, chunks: Iterable[Chunk], made: set[int], path: str,
     wanted: Collection[int] | None = None,
 ) -> list[str]:  # fmt: skip
-    """Execute each wanted entry whose object is missing; entries about existing objects are skipped.
+    """Execute each wanted entry whose object is missing; skip entries of existing objects.
 
     Returns notes about grants by roles other than the owner.
     """
@@ -112,8 +113,8 @@ def create_missing(
         except (*IS_THERE, psycopg.errors.ForeignKeyViolation) as error:
             get_run_logger().info("not created: %s", message_of(error))
         except psycopg.errors.InsufficientPrivilege as error:
-            # An existing extension may belong to others, which CREATE … IF NOT EXISTS does not
-            # reveal. Missing schemas that this login may not create were reported before.
+            # CREATE … IF NOT EXISTS would hide that an extension exists already and may belong to
+            # others. Missing schemas that this login may not create were reported before.
             if not any(words in chunk.statements for words in (b"COMMENT ON EXTENSION", b"\nCREATE SCHEMA ")):
                 raise
             get_run_logger().info("not created: %s", message_of(error))

@@ -1,7 +1,8 @@
-"""Restoring into an existing database, without our tables or with all of them empty.
+"""Restoring into an existing database that lacks the context's tables, or has all of them empty.
 
-It may hold others' data, so everything is one transaction: either all is restored and compared, or
-nothing changes. Slower than a new database, which several sessions fill.
+The database may have other contexts' data, so the restore is one transaction: either all is
+restored and compared, or nothing changes. This is slower than a restore into a new database, which
+several sessions fill.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -54,20 +55,20 @@ def restore_into_existing(
     lock: ContextLock,
     phases: Phases,
 ) -> Filled:
-    """Create missing objects, load, compare and commit; a failure leaves the database as it was.
+    """Create missing objects, load, compare and commit; after a failure the database is unchanged.
 
     Raises:
         RestoreDiffers: rows or objects differ from the backup.
         OperationError: an object cannot be created or rows cannot be loaded.
-        UnsafeTarget: the oid of a large object is taken there.
+        UnsafeTarget: a large object with other content has an oid of the set.
     """
     create_roles(server, run, staged.manifest, target)
     with large_objects_beside(server, target.name, run, staged) as to_do:
         try:
             filled = _fill_whole(staged, target, run, lock, phases, with_outbound_keys=True)
         except BrokenKey as error:
-            # Dropping such keys locks other contexts' tables to the end, so only after one was
-            # violated.
+            # Dropping these keys locks other contexts' tables until the end, so it is done only
+            # after a key was violated.
             get_run_logger().warning("%s; retrying without the keys to other contexts", error)
             filled = _fill_whole(staged, target, run, lock, phases, with_outbound_keys=False)
         return replace(filled, to_do=[*filled.to_do, *to_do])
@@ -81,13 +82,13 @@ def _fill_whole(
         try:
             with connection.transaction():
                 filled = _fill(connection, staged, target, run, phases, with_outbound_keys=with_outbound_keys)
-                lock.require_held(f'the commit, so that database "{name}" is as it was', connection)
+                lock.require_held(f'the commit, so that database "{name}" is unchanged', connection)
             return filled
         except psycopg.Error as error:
             if connection.broken:
                 # It is unknown whether a COMMIT in progress succeeded.
                 raise
-            message = f'database "{name}" is as it was: {message_of(error)}; fix that, or name another target_database'
+            message = f'database "{name}" is unchanged: {message_of(error)}; fix that, or name another target_database'
             raise OperationError(message) from None
 
 
@@ -133,7 +134,7 @@ def _fill(
 
 
 def _keys_to_make(manifest: Manifest, dropped: list[ForeignKey]) -> tuple[list[ForeignKey], list[ForeignKey]]:
-    """Return the keys to create, within the context and to others: the set's, and those dropped."""
+    """Return the foreign keys to create, within the context and to others: those of the set, and dropped ones."""
     known = {(key.table, sql.names.unquoted(key.name)) for key in keys_of(manifest)}
     more = [key for key in dropped if (key.table, sql.names.unquoted(key.name)) not in known]
     within = [*own_keys(manifest), *(key for key in more if not key.references)]
@@ -141,9 +142,9 @@ def _keys_to_make(manifest: Manifest, dropped: list[ForeignKey]) -> tuple[list[F
 
 
 def _lock_empty(connection: Connection, context: Context) -> bool:
-    """Lock our existing tables, and check under the lock that they are empty.
+    """Lock the context's existing tables, and check under the lock that they are empty.
 
-    Return if there are any.
+    Return whether there are any.
     """
     asked = {"schema": context.namespace, "names": context.tables}
     missing = {row[0] for row in connection.execute(sql.catalog.MISSING_RELATIONS, asked)}
@@ -153,7 +154,8 @@ def _lock_empty(connection: Connection, context: Context) -> bool:
     for name in there:
         if connection.execute(sql.rows.holds_rows(context.namespace, name)).fetchall():
             raise UnsafeTarget(
-                f'{context.namespace}.{name} of database "{connection.info.dbname}" got rows since it was checked; '
+                f'{context.namespace}.{name} of database "{connection.info.dbname}" got rows after '
+                "it was found empty; "
                 "nothing was changed; find out who writes there before you run again"
             )
     return bool(there)
@@ -163,9 +165,9 @@ def _lock_empty(connection: Connection, context: Context) -> bool:
 def _triggers_and_keys_disabled(
     connection: Connection, members: Members, dropped: list[ForeignKey], *, with_outbound_keys: bool
 ) -> Iterator[None]:
-    """Disable triggers, and drop the keys among our tables, whose cycles no load order satisfies.
+    """Disable triggers, and drop the foreign keys among the context's tables, because no load order satisfies circular keys.
 
-    Triggers are restored afterwards; the caller re-creates the `dropped` keys.
+    Triggers are enabled again afterwards; the caller re-creates the `dropped` keys.
     """
     triggers = connection.execute(sql.triggers.TRIGGER_STATES, {"oids": members.oids}).fetchall()
     for schema, table, trigger, _, _ in triggers:
@@ -230,7 +232,10 @@ def _compare_rows(connection: Connection, manifest: Manifest, members: Members, 
 def _compare(
     connection: Connection, staged: StagedSet, target: Target, keys: Sequence[KeyOutcome], run: Run, path: str, *, had_tables: bool
 ) -> list[str]:
-    """Compare rows, digests and objects in the transaction; earlier objects that differ are returned."""
+    """Compare row counts, digests and objects in the transaction.
+
+    Return differences of objects that existed before.
+    """
     manifest = staged.manifest
     same_major = manifest.versions.server_major == target.server_major
     members = catalog.read_members(connection, staged_context(staged))
@@ -241,7 +246,7 @@ def _compare(
     if same_major:
         expected = spelled_here(connection, expected, restored, path)
     if had_tables:
-        # Objects may come from a migration, but every table must exist.
+        # Objects may have been created by a migration and differ, but every table must exist.
         differing += [f"{name} is missing" for name in missing_objects(_of(TABLES, expected), restored)]
         compared = expected, restored
     else:
@@ -252,11 +257,12 @@ def _compare(
         compared = _only(shared, expected), _only(shared, restored)
     if differing:
         raise RestoreDiffers(
-            f'database "{target.name}" is as it was: the restored {manifest.id} differs from the backup: '
+            f'database "{target.name}" is unchanged: the restored {manifest.id} differs from the '
+            "backup: "
             f"{'; '.join(differing[:10])}",
             differing,
         )
-    return [f"it existed before, and {difference}" for difference in compare_inventories(*compared, same_major=same_major)]
+    return [f"existed before the restore: {difference}" for difference in compare_inventories(*compared, same_major=same_major)]
 
 
 def _of(kinds: Collection[str], items: list[InventoryItem]) -> list[InventoryItem]:

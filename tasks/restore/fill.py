@@ -29,7 +29,7 @@ from tasks.sets.stage import StagedSet, staged_context, unpack
 
 @dataclass(frozen=True)
 class Filled:
-    """The result of filling a database: load seconds by relation, tried keys, failures, and notes."""
+    """The result of filling a database: load seconds by relation, foreign keys that had to be tried again, failures, and notes."""
 
     load_seconds: Mapping[str, float] = field(default_factory=dict)
     keys: Sequence[KeyOutcome] = ()
@@ -76,9 +76,9 @@ def fill_database(staged: StagedSet, target: Target, server: Server, run: Run, p
 
 
 def ignore_violated_foreign_keys(complaints: Iterable[str], outcomes: Iterable[KeyOutcome]) -> list[str]:
-    """Return the error messages except those about keys that rows violate, in any server language.
+    """Return the error messages without those about foreign keys that rows violate, in any language of the server.
 
-    Rows are compared with the backup: what they violate here, they violated in the source.
+    Rows are compared with the backup: keys that they violate here were violated in the source too.
     """
     broken = [f'"{sql.names.unquoted(outcome.key.name)}"' for outcome in outcomes if outcome.orphans]
     return [complaint for complaint in complaints if not any(name in complaint for name in broken)]
@@ -103,13 +103,13 @@ def load_tables(server: Server, run: Run, staged: StagedSet, target: Target, sch
         if any(loaded[relation.qualified] is None for relation in family.relations):
             loaded |= load_family(server, place, run.title, schema, family, staged.sources_of(family.relations), encoding)
     if refused := [name for name, seconds in loaded.items() if seconds is None]:
-        raise OperationError(f"{', '.join(refused)}: rows violate the bounds of their partition; restore another set")
+        raise OperationError(f"{', '.join(refused)}: rows are outside the bounds of their partition; restore another set")
     return {name: seconds for name, seconds in loaded.items() if seconds is not None}
 
 
 @step
 def set_sequences(server: Server, database: str, run: Run, manifest: Manifest) -> None:
-    """Set every sequence to its position in the manifest, which is at or above every stored row."""
+    """Set every sequence to its position in the manifest, which is at or above the values in all stored rows."""
     with connect(server, database, run.title) as connection:
         for sequence in manifest.sequences:
             place = {
@@ -125,7 +125,8 @@ def set_sequences(server: Server, database: str, run: Run, manifest: Manifest) -
 def analyze(server: Server, database: str, run: Run, schema: str) -> list[str]:
     """Analyze the new database; return which tables failed.
 
-    Expressions of indexes and statistics may need the search_path of the `schema`'s code.
+    Expressions of indexes and statistics may need the search_path of code of the context, whose
+    schema is `schema`.
     """
     with connect(server, database, run.title) as connection:
         if not complaint_of(connection, sql.rows.ANALYZE):

@@ -57,13 +57,13 @@ def own_keys(manifest: Manifest) -> list[ForeignKey]:
 
 
 def set_with_keys(store: StoreAddress, run: Run, backup: str) -> Manifest:
-    """Return the set whose keys a recovered database needs: the named one, or the newest, completed.
+    """Return the set whose foreign keys a recovered database needs: the named one, or the newest with earlier keys added.
 
-    Backups of a database recovered without some keys lack these, so the newest set of each earlier
-    database is included.
+    Backups of a database that was recovered without some keys lack these keys, so those in the
+    newest set of each earlier database are added.
 
     Raises:
-        BadInput: there is no such set.
+        BadInput: there is no set of that name.
     """
     newest = newest_manifest(store, run.context, backup, run.started)
     if backup != "latest":
@@ -97,8 +97,8 @@ def make_keys(
     """Create missing keys one by one; keys that rows violate are left out, and the rows counted.
 
     Each takes SHARE ROW EXCLUSIVE on both tables until its transaction ends
-    (https://www.postgresql.org/docs/current/sql-altertable.html). A caller with a transaction of
-    its own checks the context's lock itself.
+    (https://www.postgresql.org/docs/current/sql-altertable.html). A caller that is in a transaction
+    checks the context's lock itself.
     """
     connection.execute(sql.session.set_lock_timeout(lock_seconds))
     outcomes = [_make_key(connection, key, lock) for key in keys]
@@ -136,9 +136,9 @@ def _make_key(connection: Connection, key: ForeignKey, lock: ContextLock | None)
 
 
 def _orphaned(connection: Connection, key: ForeignKey) -> KeyOutcome:
-    """Count the violating rows, by creating the key as NOT VALID in a transaction rolled back."""
+    """Count the violating rows, by creating the key as NOT VALID in a transaction that is rolled back."""
     count, sample = 0, list[str]()
-    # Leaf by leaf: before 18 a partitioned table cannot have NOT VALID keys.
+    # For each leaf partition, because before 18 a partitioned table cannot have NOT VALID keys.
     for (leaf,) in connection.execute(sql.foreign_keys.LEAVES, {"table": key.table}).fetchall():
         with connection.transaction(force_rollback=True):
             if not connection.execute(sql.foreign_keys.IS_VALIDATED, {"table": leaf, "name": key.name}).fetchall():
@@ -157,12 +157,12 @@ def _orphaned(connection: Connection, key: ForeignKey) -> KeyOutcome:
 
 @step
 def try_keys(server: Server, run: Run, manifest: Manifest, database: str) -> list[KeyOutcome]:
-    """Try again to create the keys within a set that pg_restore could not, and count violating rows."""
+    """Try again to create the foreign keys within a set that pg_restore could not create, and count violating rows."""
     with connect(server, database, run.title) as connection:
         return make_keys(connection, own_keys(manifest), LOCK_WAIT_SECONDS)
 
 
 def exclude_unmade_keys(inventory: Iterable[InventoryItem], outcomes: Iterable[KeyOutcome]) -> list[InventoryItem]:
-    """Return an inventory without the foreign keys that could not be created, which are reported apart."""
+    """Return an inventory without the foreign keys that could not be created, which are reported separately."""
     unmade = {(outcome.key.table, outcome.key.name) for outcome in outcomes if not outcome.made}
     return [item for item in inventory if not (item.kind == "constraint" and (item.parent, sql.names.quoted(item.name)) in unmade)]

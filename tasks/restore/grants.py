@@ -12,15 +12,16 @@ from tasks.core.postgres.messages import message_of
 
 
 def make_grants(connection: Connection, grants: Iterable[Grant]) -> list[str]:
-    """Grant as the original grantor if this session's login may become it, else as the owner.
+    """Repeat grants as the original grantor if this session's login is a member of that role, else as the owner.
 
-    Returns notes about the latter: the privilege is there, but does not depend on the grantor's.
+    Returns notes about grants by the owner instead: the privilege exists, but does not depend on
+    the grantor's.
     """
     to_do = list[str]()
     for grant in grants:
         if not _made_as_grantor(connection, grant):
             complaint = complaint_of(connection, sql.staging.as_written(grant.statement), prepare=True)
-            lacks = f"which could not be repeated ({complaint})" if complaint else "which the owner granted here instead"
+            lacks = f"which could not be made ({complaint})" if complaint else "which the owner granted instead"
             to_do.append(f'a grant by "{grant.grantor}", {lacks}; as a superuser, run: {grant.by_hand}')
     return to_do
 

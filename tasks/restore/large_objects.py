@@ -1,4 +1,4 @@
-"""Large objects of a staged set, created with the oids that its rows name, and read back.
+"""Creating the large objects of a staged set with the oids that rows of the set reference, and reading them back.
 
 The run's own login creates them, like schemas and extensions: they contain no code. Each is created
 as its owner if the login may act as that role.
@@ -45,8 +45,8 @@ def make_large_objects(
     `created` gets their oids even if it fails.
 
     Raises:
-        DamagedSet: their pages cannot be read.
-        OperationError: the server refuses one.
+        DamagedSet: the pages of large objects cannot be read.
+        OperationError: the server refuses to create a large object.
     """
     objects = staged_objects(staged)
     chosen = [large_object for large_object in objects if wanted is None or large_object.oid in wanted]
@@ -73,7 +73,7 @@ def make_large_objects(
 
 
 def _able(connection: Connection, owners: Collection[str]) -> set[str]:
-    """Return the owners that the session may act as."""
+    """Return the owners whose role the session's login may take."""
     question = sql.databases.MAY_BECOME_16 if major_of(connection) >= 16 else sql.databases.MAY_BECOME
     return {row[0] for row in connection.execute(question, {"names": sorted(owners)})}
 
@@ -137,7 +137,10 @@ def _grants(large_object: LargeObject, owner: str) -> Iterator[psycopg.sql.Compo
 def differences(
     objects: Iterable[LargeObject], there: Iterable[LargeObject], able: Collection[str] | None = None
 ) -> list[tuple[int, str]]:
-    """Return how large objects differ, by oid; owner and grants count only where `able` has the owner."""
+    """Return how large objects differ, by oid.
+
+    Owner and grants count only where `able` has the owner.
+    """
     by_oid = {large_object.oid: large_object for large_object in there}
     differing = list[tuple[int, str]]()
     for large_object in objects:
@@ -166,21 +169,23 @@ def _to_give(objects: Iterable[LargeObject]) -> list[str]:
     by_owner = groupby(sorted(objects, key=lambda large_object: large_object.owner), key=lambda large_object: large_object.owner)
     given = [(owner, [large_object.oid for large_object in some]) for owner, some in by_owner]
     return [
-        f"{named(oids)} belonged to {owner}; run as administrator: `{sql.large_objects.give(oids, owner).as_string()}`"
+        f"{named(oids)} belonged to {owner}, and now to another role; run as administrator: "
+        f"`{sql.large_objects.give(oids, owner).as_string()}`"
         for owner, oids in given
     ]
 
 
 @contextmanager
 def large_objects_beside(server: Server, database: str, run: Run, staged: StagedSet) -> Iterator[list[str]]:
-    """Create a set's large objects in an existing database for the rows of the block.
+    """Create a set's large objects in an existing database for the rows that the block restores.
 
-    That is undone if the block fails. Existing ones with the set's content are kept. Yields what is
-    still to do.
+    If the block fails, remove them. Existing large objects with the set's content are kept. Yields
+    what is still to do.
 
     Raises:
-        UnsafeTarget: an oid is taken by other content; nothing was changed.
-        RestoreDiffers: what was made is not what the set has; it is gone again.
+        UnsafeTarget: an existing large object has an oid of the set, but other content; nothing was
+            changed.
+        RestoreDiffers: the created large objects differ from the set; they were removed again.
     """
     objects = staged_objects(staged)
     if not objects:
@@ -199,11 +204,13 @@ def large_objects_beside(server: Server, database: str, run: Run, staged: Staged
     ]
     if taken:
         raise UnsafeTarget(
-            f'refusing to restore into database "{database}": {named(taken)} has other content there than '
-            f"in {staged.manifest.id}, and rows would name it; find its owner and remove it (SELECT lo_unlink(oid)), or "
+            f'refusing to restore into database "{database}": {named(taken)} has other content '
+            "there than "
+            f"in {staged.manifest.id}, and restored rows would reference it; ask its owner and "
+            "remove it (SELECT lo_unlink(oid)), or "
             "name another target_database"
         )
-    notes = [f"it existed before, and {text}" for _, text in differences(kept, there.values())]
+    notes = [f"existed before the restore: {text}" for _, text in differences(kept, there.values())]
     with made_for(server, database, run, staged, {large_object.oid for large_object in objects} - there.keys()) as to_do:
         yield [*notes, *to_do]
 
@@ -216,19 +223,19 @@ def made_for(
     staged: StagedSet,
     missing: Collection[int],
 ) -> Iterator[list[str]]:
-    """Create large objects that a live database lacks, for as long as the block does not fail.
+    """Create large objects that a live database lacks; remove them if the block fails.
 
-    They are committed before the rows that name them: a killed run leaves them, and the next run
-    uses them.
+    They are committed before the rows that reference them; if the run is killed, they remain, and
+    the next run uses them.
 
     Raises:
-        RestoreDiffers: what was made is not what the set has; it is gone again.
+        RestoreDiffers: the created large objects differ from the set; they were removed again.
     """
     created = list[int]()
     try:
         made = make_large_objects(server, database, run, staged, missing, created)
         if made.differing:
-            raise RestoreDiffers(f'database "{database}" is as it was: {"; ".join(made.differing[:10])}', made.differing)
+            raise RestoreDiffers(f'database "{database}" is unchanged: {"; ".join(made.differing[:10])}', made.differing)
         yield [*made.to_do]
     except BaseException:
         _remove(server, database, run, created)
@@ -243,4 +250,4 @@ def _remove(server: Server, database: str, run: Run, created: Sequence[int]) -> 
                 connection.execute(sql.large_objects.UNLINK, {"oids": oids})
     except (psycopg.Error, OperationError) as error:
         message = message_of(error) if isinstance(error, psycopg.Error) else str(error)
-        get_run_logger().warning("%s remain, although no row names them: %s", named(created), message)
+        get_run_logger().warning("%s could not be removed, although no row references them: %s", named(created), message)

@@ -1,4 +1,4 @@
-"""Restoring a single pg_dump archive, as scripts left them beside the backup sets, entry by entry.
+"""Restoring a single pg_dump archive, made by older scripts, entry by entry.
 
 Entries that fail are reported; all others are restored.
 """
@@ -50,12 +50,12 @@ def restore_archive(
     path: str,
     target_database: str,
 ) -> ArchiveRestore:
-    """Restore an archive into a new database, which is dropped if the archive cannot be read to its end.
+    """Restore an archive into a new database, which is dropped again if the archive cannot be read to its end.
 
     Raises:
         UnsafeTarget: the database exists.
-        BadInput: the server is too old for it.
-        DamagedSet: it cannot be read to its end.
+        BadInput: the server is older than the archive's server.
+        DamagedSet: the archive cannot be read to its end.
     """
     started = time.monotonic()
     with connect(site.server, MAINTENANCE_DATABASE, run.title) as connection:
@@ -77,7 +77,7 @@ def restore_archive(
                 f"{failure.check}: {failure.offending:,} rows. {failure.note}" for failure in failures(run_checks(*checked))
             ]
         except BadInput as error:
-            restore.lacks.append(f"objects that the context's checks need: {error}")
+            restore.lacks.append(f"objects that the context's checks need are missing: {error}")
     restore.seconds = time.monotonic() - started
     return restore
 
@@ -110,7 +110,8 @@ def _chunks(run: Run, program: Program, file: Path, section: str) -> tuple[bytes
 @contextmanager
 def _new_database(site: Site, run: Run, lock: ContextLock, target: Target, facts: ArchiveFacts) -> Iterator[None]:
     """Create the database under its working name, rename it after the block, or drop it if that fails."""
-    # The archive names its encoding, and the server converts; SQL_ASCII has none to convert from.
+    # The archive states its encoding, from which the server converts; SQL_ASCII cannot be
+    # converted.
     ascii_only = [("ENCODING", "SQL_ASCII"), ("LC_COLLATE", "C"), ("LC_CTYPE", "C")]
     options = ascii_only if facts.encoding == "SQL_ASCII" else [("ENCODING", "UTF8")]
     try:
@@ -144,7 +145,7 @@ def _fill(site: Site, run: Run, restore: ArchiveRestore, target: Target, file: P
     settings, chunks = _chunks(run, pg_restore, file, "pre-data")
     with connect(site.server, target.working_name, run.title) as connection:
         for extension in full.extensions if full else []:
-            # An archive of single tables lacks the extensions that their defaults need.
+            # An archive of some tables lacks the extensions that defaults of these tables need.
             with suppress(psycopg.Error):
                 connection.execute(sql.databases.create_extension(extension))
         restore.complaints += _make(connection, settings, [chunk for chunk in chunks if _is_frame(chunk)])
@@ -163,11 +164,11 @@ def _fill(site: Site, run: Run, restore: ArchiveRestore, target: Target, file: P
             connection.execute(sql.databases.revoke_create(*lent))
         # Objects whose owner does not exist here stay with the login that created the database.
         if complaint := complaint_of(connection, sql.logins.take_over(target.loader.user)):
-            restore.complaints.append(f'objects of login "{target.loader.user}" remain its own: {complaint}')
+            restore.complaints.append(f'objects of login "{target.loader.user}" could not be given to their owners: {complaint}')
 
 
 def _is_frame(chunk: Chunk) -> bool:
-    """Return whether an entry is about a schema or extension, which needs CREATE on the database."""
+    """Return whether an entry creates a schema or extension, or belongs to one: that needs CREATE on the database."""
     return _title(chunk).startswith(FRAME)
 
 
@@ -182,7 +183,7 @@ def _make(connection: Connection, settings: bytes, chunks: Iterable[Chunk]) -> l
         complaint = complaint_of(connection, chunk.statements, but=(psycopg.errors.DuplicateSchema,))
         without_owner = OWNER.sub(b"", chunk.statements)
         if complaint and without_owner != chunk.statements and not complaint_of(connection, without_owner):
-            complaint = f"created, but without its owner: {complaint}"
+            complaint = f"created, but could not be given to its owner: {complaint}"
         complaints += [f"{_title(chunk)}: {complaint}"] if complaint else []
     return list(dict.fromkeys(complaints))
 

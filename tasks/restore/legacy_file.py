@@ -1,4 +1,4 @@
-"""Files of older scripts, downloaded and unpacked: archives of pg_dump, with or without gzip."""
+"""Downloading and unpacking dump files of older scripts: archives of pg_dump, with or without gzip."""
 
 import gzip
 import zlib
@@ -24,14 +24,14 @@ def stage_archive(store: StoreAddress, run: Run, path: str) -> Path:
     """Download a legacy file from the store, another bucket or this machine, and unpack it, 0600.
 
     Raises:
-        BadInput: it does not exist, or is not in pg_dump's custom format.
-        DamagedSet: it cannot be unpacked.
-        UntrustedSet: signatures are required, and it cannot have one.
+        BadInput: the file does not exist, or is not in pg_dump's custom format.
+        DamagedSet: the file cannot be unpacked.
+        UntrustedSet: signatures are required, and a dump file cannot have one.
     """
     store.trust.require_signed(path)
     address, key = _place(store, path)
     if (info := address.opened.require_readable(key)) is None:
-        raise BadInput(f"there is no {path}; list_backups shows the legacy files of the store")
+        raise BadInput(f"the file {path} does not exist; list_backups shows the legacy files in the store")
     require_space(run, info.bytes * 2)
     packed, file = run.folder / "archive.packed", run.folder / "archive.dump"
     with staging(packed):

@@ -1,4 +1,4 @@
-"""Restoring a set into a new database: staged and verified, filled, compared, and then renamed."""
+"""Restoring a set into a new database, which is filled from the verified set, compared with it, and then renamed."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,8 +27,8 @@ from tasks.store.address import StoreAddress
 class Recovery:
     """A restore of a whole set, with its results so far.
 
-    Its report uses them, also after a failure. Each step's result is stored here; steps do not
-    change it.
+    The report uses these results, also after a failure. Each step's result is stored here by the
+    caller; steps do not change this object.
     """
 
     store: StoreAddress
@@ -45,7 +45,7 @@ class Recovery:
     exercises: Sequence[Exercise] = ()
 
     def begin_at(self, asked: datetime | None) -> None:
-        """Count from the request of the thaw, which may have been made by an earlier, interrupted run."""
+        """Count the recovery time from the request of the thaw, which an earlier, interrupted run may have made."""
         if asked:
             with self.phases.phase("thaw"):
                 earlier = max((self.started - asked).total_seconds(), 0.0)
@@ -70,9 +70,9 @@ class Recovery:
 
 
 def stage(recovery: Recovery, server: Server, run: Run, backup: str, target_database: str | None) -> tuple[Staged, Target]:
-    """Choose a set and a fitting target, then download and verify the set.
+    """Choose a set and a database that it can be restored to, then download and verify the set.
 
-    Nothing else is touched.
+    Nothing is written to the server.
     """
     fitting = dict[str, Target]()
 
@@ -90,27 +90,32 @@ def stage(recovery: Recovery, server: Server, run: Run, backup: str, target_data
 def unfinished_database(
     recovery: Recovery, manifest: Manifest, target: Target, server: Server, run: Run, lock: ContextLock
 ) -> Iterator[None]:
-    """Create the database under its working name; on failure drop it, or keep it if it differs or is proven.
+    """Create the database under its working name.
 
-    If the lock was lost, its new holder drops the database, which has the mark of unfinished ones.
+    If the block fails, drop the database; but keep it if it differs from the backup, or is proven
+    equal to it. If the context's lock was lost, the run that holds it now drops the database, which
+    is marked as unfinished.
     """
     try:
         create_database(server, run, manifest, target)
         yield
     except RestoreDiffers:
-        keep_database(server, run, lock, manifest, target, "found different from it; drop it after use")
+        keep_database(server, run, lock, manifest, target, "found different from it; drop this database after use")
         raise
     except BaseException as error:
         run.running.stop(final=False)
-        # If another run dropped it, that ended our sessions: report the lost lock instead.
+        # If another run dropped the database, that ended this run's sessions: report the lost lock
+        # instead.
         lock.require_held(f'database "{target.working_name}" was finished')
         if not recovery.proven:
             drop_database(server, run, lock, target)
             raise
         keep_database(server, run, lock, manifest, target, "found equal to it, but not yet renamed")
         raise OperationError(
-            f'database "{target.working_name}" is complete and equal to {manifest.id}, but could not be finished: {error}; '
-            f'end the sessions in it and run: ALTER DATABASE "{target.working_name}" RENAME TO "{target.name}"'
+            f'database "{target.working_name}" is complete and equal to {manifest.id}, but could '
+            f"not be finished: {error}; "
+            f'end the sessions in it and run: ALTER DATABASE "{target.working_name}" RENAME TO '
+            f'"{target.name}"'
         ) from error
 
 
@@ -118,7 +123,10 @@ def unfinished_database(
 def scratch_database(
     recovery: Recovery, manifest: Manifest, target: Target, server: Server, run: Run, lock: ContextLock, *, keep: bool = False
 ) -> Iterator[None]:
-    """Create a drill's database; drop it in every case, unless it is to be kept."""
+    """Create a drill's database for the block.
+
+    Drop it afterwards in any case, unless it is to be kept.
+    """
     try:
         create_database(server, run, manifest, target)
         yield
@@ -126,7 +134,7 @@ def scratch_database(
         run.running.stop(final=False)
         if keep:
             result = "equal to it" if recovery.proven else "different from it, or not compared"
-            keep_database(server, run, lock, manifest, target, f"found {result} in a drill; drop it after use")
+            keep_database(server, run, lock, manifest, target, f"found {result} in a drill; drop this database after use")
         else:
             drop_database(server, run, lock, target)
             drop_roles(server, run, target)

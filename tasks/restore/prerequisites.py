@@ -1,7 +1,7 @@
-"""Prerequisites of a restore at its target: checked before anything is created, with the remedies.
+"""Prerequisites of a restore on its target server, checked before anything is created, each with the remedy.
 
-What the manifest tells is checked before the download; what only the schema archive tells
-(tablespaces, collations), before anything is created.
+Prerequisites that the manifest shows are checked before the download; those that only the schema
+archive shows (tablespaces, collations), after it.
 """
 
 import re
@@ -29,7 +29,7 @@ COLLATION = re.compile(rb'\bCOLLATE pg_catalog\.("(?:[^"]|"")+"|\w+)')
 EXTENSION = re.compile(
     rb'^CREATE EXTENSION IF NOT EXISTS ("(?:[^"]|"")+"|[^\s"]+) WITH SCHEMA ("(?:[^"]|"")+"|[^\s";]+);', re.MULTILINE
 )
-# A server never had more locks than it promises times this, and this many besides.
+# No tested server had room for more locks than this multiple of its settings, plus this number.
 MOST_LOCKS, MORE_LOCKS = 2.5, 1500
 
 
@@ -42,7 +42,7 @@ def missing_extensions(
 ) -> Iterator[Obstacle]:
     """Yield extensions that the server lacks, or that only a superuser may install in the new database.
 
-    If it is a database `recovered` under its name, a superuser may create it in advance.
+    If the database is `recovered` under its old name, a superuser may create it in advance.
     """
     barred = list[str]()
     for name, is_available, is_allowed in connection.execute(sql.prerequisites.EXTENSIONS, {"names": manifest.extensions}):
@@ -80,13 +80,15 @@ def uncreatable(connection: Connection, manifest: Manifest, schemas: Collection[
 
 
 def closed_schemas(connection: Connection, roles: Collection[str], schemas: Collection[str]) -> Iterator[Obstacle]:
-    """Yield existing schemas in which this login, or a role that will own objects, may not create."""
+    """Yield existing schemas in which this login, or a role that will own objects, may not create objects."""
     for schema in schemas:
         if connection.execute(sql.databases.SCHEMA_EXISTS, {"schema": schema}).fetchall()[0][0]:
             asked = {"owners": sorted({*roles, connection.info.user}), "schema": schema}
             for (role,) in connection.execute(sql.databases.SCHEMA_CREATORS, asked).fetchall():
                 grant = f'GRANT CREATE ON SCHEMA "{schema}" TO "{role}";'
-                yield _in_this(connection, f'schema "{schema}"', f'accepts no object of "{role}" from', grant)
+                yield _in_this(
+                    connection, f'schema "{schema}"', f'cannot get objects of "{role}", who lacks CREATE on it, from', grant
+                )
 
 
 def displaced_extensions(connection: Connection, chunks: Iterable[Chunk], encoding: str) -> Iterator[Obstacle]:
@@ -102,7 +104,7 @@ def displaced_extensions(connection: Connection, chunks: Iterable[Chunk], encodi
 
 
 def missing_here(connection: Connection, manifest: Manifest, needed: Collection[str]) -> Iterator[Obstacle]:
-    """Yield needed extensions that a database in use lacks: a restore in place creates none."""
+    """Yield needed extensions that a live database lacks: a restore in place creates no extensions."""
     there = {row[0] for row in connection.execute(sql.prerequisites.EXTENSIONS_HERE)}
     for name in manifest.extensions:
         if name in needed and name not in there:
@@ -124,9 +126,9 @@ def schemas_of_others(
     manifest: Manifest,
     there_already: Collection[str] = (),
 ) -> Iterator[Obstacle]:
-    """Yield owners of schemas that this login may not become, so that it cannot give them their schemas.
+    """Yield owners of schemas of which this login is not a member, so that it cannot give them their schemas.
 
-    Others' schemas that have only extensions of the context stay the login's.
+    Schemas of other contexts that have only extensions of this context keep the login as owner.
     """
     own = (item for item in manifest.inventory if item.kind == "schema" and not is_shared(manifest, item))
     schemas = [item for item in own if item.name not in (PUBLIC, *there_already)]
@@ -144,7 +146,7 @@ def schemas_of_others(
 
 
 def barred_schemas(connection: Connection, manifest: Manifest) -> Iterator[Obstacle]:
-    """Yield missing schemas and extensions that cannot be created, and schemas that accept no objects.
+    """Yield missing schemas and extensions that cannot be created, and schemas in which no objects can be created.
 
     That includes schemas that have only extensions of the context.
     """
@@ -169,7 +171,7 @@ def barred_tablespaces(
 ) -> Iterator[Obstacle]:
     """Yield tablespaces that the server lacks, or that this login may not use.
 
-    The own tablespace of `database` needs no privilege.
+    The default tablespace of `database` needs no privilege.
     """
     asked = {"names": tablespaces_of(chunks, manifest.database.encoding), "database": database}
     allowed = ", ".join(map(quoted, sorted(owners(manifest))))
@@ -179,7 +181,7 @@ def barred_tablespaces(
             made = f"CREATE TABLESPACE {quoted(name)} LOCATION '<an empty folder of the server>';"
             yield Obstacle(f'tablespace "{name}"', "does not exist on the server", f"run as a superuser: {made} {grant}")
         elif not is_allowed:
-            fact = f'accepts no table of login "{connection.info.user}"'
+            fact = f'may not be used by login "{connection.info.user}"'
             yield Obstacle(f'tablespace "{name}"', fact, f"run as a superuser: {grant}")
 
 
@@ -193,15 +195,16 @@ def missing_collations(connection: Connection, chunks: Iterable[Chunk], encoding
         yield Obstacle(
             f'collation pg_catalog."{name}"',
             f"does not exist on the server for {encoding}, and the backup needs it",
-            "install that locale there and run as a superuser, in databases postgres and template0 (ALTER DATABASE template0 "
+            "install that locale there and run as a superuser, in databases postgres and template0 "
+            "(ALTER DATABASE template0 "
             "ALLOW_CONNECTIONS true;): SELECT pg_import_system_collations('pg_catalog');",
         )
 
 
 def few_locks(connection: Connection, needed: int) -> Iterator[Obstacle]:
-    """Yield that the server's lock table is too small for one transaction of the restore.
+    """Yield an obstacle if the server's lock table is too small for one transaction of the restore.
 
-    A server has room for more locks than it promises
+    A server has room for more locks than its settings promise
     (https://www.postgresql.org/docs/current/runtime-config-locks.html): 2.0 times as many and a
     thousand were measured on 16, 2.2 times and a thousand on 18.
     """
@@ -217,7 +220,7 @@ def few_locks(connection: Connection, needed: int) -> Iterator[Obstacle]:
 def refusing_event_triggers(
     connection: Connection, tried: Iterable[psycopg.sql.SQL | psycopg.sql.Composed], tags: Collection[str]
 ) -> Iterator[Obstacle]:
-    """Yield event triggers that refuse this login's commands, as tried in a transaction rolled back."""
+    """Yield event triggers that refuse this login's commands, which is tried in a transaction that is rolled back."""
     there = event_triggers(connection, tags)
     if not there:
         return

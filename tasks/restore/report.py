@@ -52,7 +52,7 @@ def publish_recovery(recovery: Recovery, run: Run, failure: Exception | None = N
 
 
 def _remembered(recovery: Recovery, run: Run, facts: RecoveryFacts, verdict: str) -> dict[str, Any]:
-    """Record a drill, and read the records of the last ones.
+    """Record a drill, and read the records of the last drills.
 
     A failure is only noted in the report.
     """
@@ -82,10 +82,10 @@ def _record(recovery: Recovery, run: Run, facts: RecoveryFacts, verdict: str) ->
 
 @step
 def publish_keys(run: Run, outcomes: list[KeyOutcome]) -> str:
-    """Publish which foreign keys exist, and which cannot be created; return the verdict.
+    """Publish which foreign keys exist now, and which cannot be created; return the verdict.
 
     Raises:
-        OperationError: some cannot be created.
+        OperationError: some foreign keys cannot be created.
     """
     unmade = [outcome for outcome in outcomes if not outcome.made]
     missing = [f"{outcome.key.name} of {outcome.key.table}: {outcome.note}" for outcome in unmade]
@@ -106,7 +106,7 @@ def publish_keys(run: Run, outcomes: list[KeyOutcome]) -> str:
 
 @contextmanager
 def reported(recovery: Recovery, run: Run) -> Iterator[None]:
-    """Publish a report if the recovery fails, with the facts so far, and let the failure pass."""
+    """Publish a report if the recovery in the block fails, with the facts so far, and raise the error again."""
     try:
         yield
     except psycopg.Error as error:
@@ -129,7 +129,7 @@ def _publish_failure(recovery: Recovery, run: Run, failure: Exception) -> None:
 def facts_of(
     recovery: Recovery, failure: str | None = None, differences: Sequence[str] = (), records: Sequence[DrillRecord] = ()
 ) -> RecoveryFacts:
-    """Return the facts of a report."""
+    """Return the facts of a recovery for its report."""
     known: dict[str, Any] = {}
     if staged := recovery.staged:
         known = facts_of_set(recovery.store, staged)

@@ -17,7 +17,7 @@ from tasks.run.run import Run, step
 
 
 def create_roles(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
-    """Create the missing roles that objects need, NOLOGIN, and note them as to do."""
+    """Create the missing roles that objects need as NOLOGIN, and note for each what is still to do."""
     if target.roles is None:
         return
     with connect(target.roles, MAINTENANCE_DATABASE, run.title) as connection:
@@ -43,7 +43,7 @@ def _create_roles(connection: Connection, server: Server, manifest: Manifest, ta
 
 
 def allow_owners(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
-    """Grant owners CREATE on existing schemas for the restore: ALTER … OWNER TO requires it."""
+    """Grant owners CREATE on existing schemas during the restore, because ALTER … OWNER TO requires it."""
     with connect(server, target.working_name, run.title) as connection:
         for schema in schemas_with_objects(manifest):
             lend_create(connection, target, schema, owners(manifest))
@@ -61,7 +61,10 @@ def lend_create(connection: Connection, target: Target, schema: str, roles: Iter
 
 @step
 def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
-    """Revoke the temporary privileges that owners lack in the source; grant theirs in `public`."""
+    """Revoke the temporary privileges that owners lack in the source.
+
+    Grant those that they have on `public` there.
+    """
     privileges = {item.name: item.state for item in manifest.inventory if item.kind == "schema"}
     with connect(server, target.working_name, run.title) as connection:
         for schema, role in target.lent:
@@ -73,7 +76,7 @@ def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Targe
 
 @step
 def drop_roles(server: Server, run: Run, target: Target) -> None:
-    """Drop the roles created for a database that was dropped; a role in use stays."""
+    """Drop the roles created for a database that was dropped again; a role that is in use stays."""
     with connect(target.roles or server, MAINTENANCE_DATABASE, run.title) as connection:
         for role in target.created_roles:
             try:
@@ -81,4 +84,4 @@ def drop_roles(server: Server, run: Run, target: Target) -> None:
             except psycopg.Error as error:
                 if connection.broken:
                     raise
-                get_run_logger().warning('role "%s", created for this run, stays: %s', role, message_of(error))
+                get_run_logger().warning('role "%s", created for this run, could not be dropped: %s', role, message_of(error))

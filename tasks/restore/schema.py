@@ -1,4 +1,4 @@
-"""Sections of a dumped schema, of which the context's part is restored."""
+"""Restoring the context's part of a dumped schema, section by section."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ RESTORE_OPTIONS = {"maintenance_work_mem": sql.session.SORT_MEMORY, "synchronous
 
 @step(name="restore schemas and extensions")
 def restore_frame(server: Server, target: Target, run: Run, pg_restore: Program, archive: Path, listing: Path) -> list[str]:
-    """Create schemas and extensions, which contain no owner's code; all or nothing.
+    """Create schemas and extensions, which contain no code of owners; all of them or none.
 
     Returns notes about grants on schemas by roles other than their owners.
 
     Raises:
-        ProgramFailed: one could not be created.
+        ProgramFailed: a schema or extension could not be created.
     """
-    # The section of privileges on `public` depends on the archive: they come first, or last.
+    # The section that has privileges on `public` depends on the archive: pre-data or post-data.
     settings, chunks = read_chunks(run, pg_restore, None, archive, listing)
     with connect(server, target.working_name, run.title) as connection:
         try:
@@ -58,8 +58,8 @@ def restore_section(
     """Restore pre-data or post-data of the context's part, as the loading login.
 
     Return the failures. pre-data is all or nothing; in post-data an object that fails (a key that
-    rows violate, say) is reported and the rest continues. What fails in pg_restore is executed
-    entry by entry with the search_path of the `schema`'s code in its source.
+    rows violate, say) is reported and the rest continues. Entries that pg_restore fails to execute
+    are executed one by one with the search_path that code of `schema` had in the source.
 
     Raises:
         ProgramFailed: pg_restore was killed or failed, or an entry of pre-data failed.
@@ -76,7 +76,7 @@ def restore_section(
     failed = failed_entries(ended.errors, chunks) if ended and not whole else {chunk.dump_id for chunk in chunks}
     if ended and not failed:
         raise _failure(ended, section)
-    # Parallel jobs may also have blocked each other, as in a deadlock.
+    # Parallel jobs may also have blocked each other in a deadlock, so the entries are tried again.
     again = [chunk for chunk in chunks if chunk.dump_id in failed]
     with connect(target.loader, target.working_name, run.title) as connection:
         path = read_source_path(connection, schema)
@@ -97,7 +97,7 @@ def _create_whole(connection: Connection, settings: bytes, entries: Sequence[Chu
 
 
 def _failure(ended: Ended, section: str) -> ProgramFailed:
-    errors = without_rows(ended.errors) or "it was killed; run again"
+    errors = without_rows(ended.errors) or "the program was killed; run again"
     return ProgramFailed(f"{ended.program} ended with exit code {ended.code} in {section}: {errors}")
 
 
@@ -113,8 +113,8 @@ def _run(target: Target, run: Run, pg_restore: Program, section: str, archive: P
 class Listing:
     """Three parts of a -L list: the frame (schemas and extensions), objects, and delegated entries.
 
-    Delegated entries come last: they have grants by others than the owner, which pg_restore repeats
-    only for a superuser, or revoke privileges of the owner.
+    Delegated entries are executed last: they have grants by roles other than the owner, which
+    pg_restore can repeat only as a superuser, or revoke privileges of the owner.
     """
 
     frame: Path
@@ -140,9 +140,9 @@ def split_listing(run: Run, pg_restore: Program, archive: Path, listing: Path, e
 
 @step
 def restore_delegated_grants(server: Server, target: Target, run: Run, delegated: Sequence[Chunk], encoding: str) -> list[str]:
-    """Execute delegated entries: the owner's grants, then those of others.
+    """Execute the entries with grants by other roles than the owner: first their grants by the owner, then the others.
 
-    Return notes about these.
+    Return notes about the latter.
     """
     with connect(target.loader, target.working_name, run.title) as connection, connection.transaction():
         connection.execute(sql.session.encode_as(encoding))

@@ -1,4 +1,4 @@
-"""The database that a set is restored to: chosen, with all that it lacks reported beforehand."""
+"""Choosing the database that a set is restored to, and reporting beforehand all that it lacks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -40,7 +40,7 @@ TEMPLATE = "template0"
 class Target:
     """The database to create: its final and working name, and what is still to do.
 
-    `loader` is the login that runs the source's code, `roles` the one that creates missing roles.
+    `loader` is the login that runs the source's code, `roles` the login that creates missing roles.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Target:
 
 
 def mark_of(context: str, *, scratch: bool = False) -> str:
-    """Return how the comment of an unfinished database, or of a drill's scratch database, begins."""
+    """Return the beginning of the comment that marks an unfinished database, or a drill's scratch database."""
     return f"scratch database of a drill of {context}:" if scratch else f"unfinished restore of {context}:"
 
 
@@ -64,11 +64,10 @@ def mark_of(context: str, *, scratch: bool = False) -> str:
 def check_target(
     server: Server, run: Run, manifest: Manifest, target_database: str | None, *, scratch: bool = False, may_exist: bool = False
 ) -> Target:
-    """Check, before anything is touched, everything that prevents restoring the set there.
+    """Check, before anything is changed, all that could prevent restoring the set to this server.
 
-    A scratch database gets a name of its own.
-
-    An existing database is accepted only with may_exist, and only if it has no rows of ours.
+    A scratch database gets a name of its own. An existing database is accepted only with
+    `may_exist`, and only if it has no rows of the context.
 
     Raises:
         UnsafeTarget: a database of that name exists and must not be used.
@@ -99,7 +98,7 @@ def check_target(
 
 
 def _in_the_way_of(loader: Server, run: Run, manifest: Manifest, name: str, *, exists: bool) -> list[str]:
-    """Return what prevents the loading login from filling the database."""
+    """Return the obstacles that prevent the loading login from filling the database."""
     obstacles = list[str]()
     with gathered(obstacles), connect(loader, MAINTENANCE_DATABASE, run.title) as connection:
         # pg_restore and the loads open this many sessions in the new database.
@@ -114,7 +113,8 @@ def _require_new_enough(connection: Connection, manifest: Manifest) -> int:
     major = major_of(connection)
     if major < manifest.versions.server_major:
         raise BadInput(
-            f"the server is PostgreSQL {major}, the backup is from {manifest.versions.server_major}; "
+            f"the server is PostgreSQL {major}, the backup is from "
+            f"{manifest.versions.server_major}; "
             "restore to the same or a newer major version"
         )
     return major
@@ -135,14 +135,14 @@ def new_target(run: Run, name: str, *, scratch: bool = False) -> Target:
 
 
 def _require_empty(server: Server, run: Run, manifest: Manifest, name: str, *, may_exist: bool) -> None:
-    """Refuse an existing database, unless it may exist and our tables in it are empty and as expected."""
+    """Refuse an existing database, unless `may_exist` allows it and the context's tables in it are empty and as expected."""
     own = [(relation.namespace, relation.name) for relation in manifest.relations]
     try:
         with connect(server, name, run.title) as connection:
             columns = {(row[0], row[1]): row[2] for row in connection.execute(sql.databases.OWN_COLUMNS, _place(manifest))}
             holding = [relation for relation in columns if _may_hold_rows(connection, *relation)]
     except (psycopg.Error, BadInput) as error:
-        problem = f"its contents cannot be read ({' '.join(str(error).split())})"
+        problem = f"its content cannot be read ({' '.join(str(error).split())})"
         raise UnsafeTarget(_refusal(name, server, problem)) from error
     has, number = ("holds rows in", len(set(holding) & set(own))) if holding else ("has", len(columns.keys() & set(own)))
     if holding or not may_exist:
@@ -152,7 +152,10 @@ def _require_empty(server: Server, run: Run, manifest: Manifest, name: str, *, m
 
 
 def _may_hold_rows(connection: Connection, schema: str, name: str) -> bool:
-    """Return whether a relation has rows; where reading it would run its owner's code, judge by its size on disk."""
+    """Return whether a relation has rows.
+
+    If reading it would run its owner's code, judge by its size on disk.
+    """
     place = {"name": sql.names.quoted_name(schema, name)}
     if connection.execute(sql.logins.IS_EMPTY_ON_DISK, place).fetchall()[0][0]:
         return False
@@ -169,7 +172,7 @@ def _place(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def _require_fillable(loader: Server, run: Run, manifest: Manifest, name: str, *, exists: bool) -> None:
-    """Refuse a database whose empty tables the loading login may not fill, or lacks CREATE to complete."""
+    """Refuse a database whose empty tables the loading login may not fill, or in which it lacks CREATE for missing objects."""
     if not exists:
         return
     with connect(loader, name, run.title) as connection:
@@ -192,18 +195,20 @@ def _unlike(manifest: Manifest, columns: dict[tuple[str, str], list[str]]) -> It
 
 def _refusal(name: str, server: Server, problem: str) -> str:
     return (
-        f'refusing to restore into database "{name}" on the server of {server.name}: it exists and {problem}; '
+        f'refusing to restore into database "{name}" on the server of {server.name}: it exists and '
+        f"{problem}; "
         "name another target_database, or rename or drop that one first"
     )
 
 
 def _require_large_objects(connection: Connection, manifest: Manifest) -> None:
-    """Refuse a login that may not read large objects."""
+    """Refuse a login that may not read large objects, if the set has any."""
     large = manifest.large_objects
     if large and large.objects and not connection.execute(sql.large_objects.MAY_READ_ANYWHERE).fetchall()[0][0]:
         login = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
         raise BadInput(
-            f'login "{login}" may not read large objects, of which the backup has {large.objects:,}, to compare them; run: '
+            f'login "{login}" may not read large objects, of which the backup has '
+            f"{large.objects:,}, to compare them; run: "
             f"{sql.large_objects.let_read(login).as_string()};"
         )
 
@@ -212,7 +217,7 @@ def require_right_to_create(connection: Connection, *, creating: bool = True) ->
     """Refuse a login without CREATEDB, if a database is to be created.
 
     Raises:
-        BadInput: it lacks CREATEDB.
+        BadInput: the login lacks CREATEDB.
     """
     superuser, createdb, *_ = connection.execute(sql.databases.MY_RIGHTS).fetchall()[0]
     if not creating or superuser or createdb:
@@ -227,7 +232,7 @@ def require_right_to_create(connection: Connection, *, creating: bool = True) ->
 
 
 def _require_roles(connection: Connection, server: Server, run: Run, manifest: Manifest, loader: Server) -> Server | None:
-    """Return the login that creates the missing roles, None if none are missing."""
+    """Return the login that creates the missing roles; None if no role is missing."""
     needed = sorted(role.name for role in manifest.roles)
     existing = {row[0] for row in connection.execute(sql.databases.EXISTING_ROLES, {"names": needed})}
     missing = [role for role in needed if role not in existing]
@@ -239,14 +244,19 @@ def _require_roles(connection: Connection, server: Server, run: Run, manifest: M
             for role in missing
         )
         raise BadInput(
-            f'roles {", ".join(missing)} are missing, login "{server.user}" may not create them, and there is no login '
-            f'"{ROLES}" that may (BACKUP_ROLES_USER, BACKUP_ROLES_PASSWORD); run as administrator: {remedy}'
+            f'roles {", ".join(missing)} are missing, login "{server.user}" may not create them, '
+            "and there is no login "
+            f'"{ROLES}" that may (BACKUP_ROLES_USER, BACKUP_ROLES_PASSWORD); run as administrator: '
+            f"{remedy}"
         )
     return roles
 
 
 def members_of(manifest: Manifest, role: str, server: Server, loader: Server) -> list[str]:
-    """Return the logins to be members of a role; the loading one only of roles that own objects."""
+    """Return the logins that have to be members of a role.
+
+    The loading login only has to be a member of roles that own objects.
+    """
     return [server.user, *([loader.user] if role in owners(manifest) else [])]
 
 
@@ -254,12 +264,13 @@ def choose_target(purpose: Purpose, server: Server, run: Run, manifest: Manifest
     """Return the database on a server to which a set can be restored.
 
     Raises:
-        BadInput, UnsafeTarget: it cannot.
+        BadInput, UnsafeTarget: the set cannot be restored to this server.
     """
     if manifest.only and purpose is Purpose.RECOVERY:
         raise BadInput(
-            f"{manifest.id} has only a part of the context ({', '.join(manifest.only.tables)}), which is not a recovery; "
-            "restore it beside with full_restore and a target_database"
+            f"{manifest.id} has only some tables of the context "
+            f"({', '.join(manifest.only.tables)}), so it cannot be used for a disaster recovery; "
+            "restore it into a separate database with full_restore and target_database"
         )
     target = check_target(server, run, manifest, name, scratch=purpose is Purpose.DRILL, may_exist=purpose is Purpose.RECOVERY)
     find_pg_restore(manifest, target.server_major)
@@ -268,10 +279,10 @@ def choose_target(purpose: Purpose, server: Server, run: Run, manifest: Manifest
 
 @step
 def require_what_the_archive_needs(staged: StagedSet, target: Target, run: Run) -> None:
-    """Check, before anything is created, what only the schema archive tells of prerequisites.
+    """Check, before anything is created, the prerequisites that only the schema archive shows.
 
     Raises:
-        BadInput: the target lacks one, or the loading login may not use it.
+        BadInput: the target lacks a prerequisite, or the loading login may not use it.
     """
     manifest, obstacles = staged.manifest, list[Obstacle]()
     pg_restore = find_pg_restore(manifest, target.server_major)
@@ -293,6 +304,6 @@ def find_pg_restore(manifest: Manifest, server_major: int) -> Program:
     """Return a pg_restore that can read the archive and knows the server's version.
 
     Raises:
-        BadInput: none is installed.
+        BadInput: no such pg_restore is installed.
     """
     return find_program("pg_restore", max(manifest.versions.pg_dump_major, server_major))

@@ -1,6 +1,7 @@
-"""Test writes to a restored database, rolled back: an INSERT per table, and what triggers fire on.
+"""Test writes to a restored database, rolled back: an INSERT per table, and the events on which triggers fire.
 
-pg_depend does not record what functions call, so only running them shows that nothing is missing.
+The catalog pg_depend does not record which objects functions use, so only running them shows that
+nothing is missing.
 """
 
 import re
@@ -27,7 +28,7 @@ from tasks.restore.target import Target
 from tasks.run.run import Run, step
 from tasks.sets.stage import StagedSet, staged_context
 
-# A constraint or trigger that refuses one row may accept the next one.
+# A constraint or trigger that refuses one row may accept another row, so this many are tried.
 ROWS_TRIED = 20
 STATEMENT_SECONDS = 120
 # Integrity constraint violations, RAISE and ASSERT: the code ran, and refused the row.
@@ -59,9 +60,9 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Way:
-    """Statements, the last of which causes an event for a row.
+    """A way to cause an event for a row: statements, of which the last one causes it.
 
-    `removes` if a row must be deleted first.
+    `removes` is whether a row must be deleted first.
     """
 
     statements: list[Composed]
@@ -84,7 +85,7 @@ def exercise_triggers(server: Server, database: str, run: Run, context: Context)
     for table in tables:
         for event, triggers in table.triggers.items():
             if called := outside.get((table.schema, table.name)):
-                why = f"its code may call {called}, which acts outside the database"
+                why = f"code of this table may call {called}, which acts outside the database"
                 done.append(Exercise(table.qualified, event, triggers, Outcome.NOT_TRIED, why))
             else:
                 pending.append((table, event))
@@ -147,7 +148,7 @@ def _exercise(connection: Connection, table: _Table, event: str, path: str) -> I
         if connection.broken:
             raise
         # For example with forced policies. The transaction ends here.
-        yield Exercise(table.qualified, event, triggers, Outcome.NOT_TRIED, f"its rows cannot be read: {message_of(error)}")
+        yield Exercise(table.qualified, event, triggers, Outcome.NOT_TRIED, f"the table's rows cannot be read: {message_of(error)}")
         return
     ways: Iterable[_Way] = (way for row in rows for way in _ways(table, event, *row))
     if event == "INSERT" and not rows:
@@ -165,7 +166,7 @@ def _exercise(connection: Connection, table: _Table, event: str, path: str) -> I
         yield Exercise(table.qualified, event, rest, Outcome.REFUSED, tried.refusal)
         return
     if rest or not (triggers or tried.ran):
-        why = "its condition was not met" if rows else "the table has no row to try it with"
+        why = "the trigger's condition was not met by the rows tried" if rows else "the table has no row to try the write with"
         yield Exercise(table.qualified, event, rest, Outcome.NOT_FIRED, why)
 
 
@@ -228,7 +229,8 @@ def _try_ways(connection: Connection, table: _Table, path: str, wanted: set[str]
                 return tried
         else:
             tried.ran = True
-            # Of what a rule adds that is no query, such as NOTIFY, there is a word instead of a plan.
+            # Of what a rule adds that is no query, such as NOTIFY, there is a word instead of a
+            # plan.
             plans = [part for part in plan if isinstance(part, dict)]
             tried.fired |= {trigger["Trigger Name"] for part in plans for trigger in part.get("Triggers", []) if trigger["Calls"]}
             if wanted <= tried.fired:
@@ -237,10 +239,11 @@ def _try_ways(connection: Connection, table: _Table, path: str, wanted: set[str]
 
 
 def _judge(tried: _Tried, error: psycopg.Error, table: _Table) -> None:
-    """Record whether the row was refused, the try was inconclusive, or the code is broken."""
+    """Record whether the row was refused, the test write was inconclusive, or the code is broken."""
     state, function = error.sqlstate or "", error.diag.source_function or ""
     by = REFUSED_BY.get(function)
-    # A privilege that the owner lacks in the backup, too, is missing for all code run in its name; one on another object was lost.
+    # A privilege that the owner lacks in the backup, too, is missing for all code run in its name;
+    # one on another object was lost.
     message = error.diag.message_primary or ""
     is_denied = function == "aclcheck_error" and any(
         re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message) for name in table.lacked_by_owners
@@ -263,7 +266,7 @@ def _let_rows_go(connection: Connection, table: _Table) -> None:
 def try_triggers(staged: StagedSet, target: Target, run: Run, phases: Phases) -> list[Exercise]:
     """Test writes to each table of a restored database; reset the sequences if it is a new one.
 
-    Skipped for a part of a context, whose tables need the rest.
+    Skipped for a set of some tables, as triggers may need the other tables.
     """
     if staged.manifest.only:
         return []

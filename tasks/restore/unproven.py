@@ -1,7 +1,7 @@
-"""NOT VALID checks, which existing rows may violate, and so may the rows of a set.
+"""NOT VALID checks, which existing rows, and so rows of a set, may violate.
 
-A dump creates them after the rows. Existing ones are dropped and re-created around the load, in its
-transaction, so that they stay in force for other sessions
+A dump creates such checks after the rows. Existing ones are dropped before the load and re-created
+after it, in the same transaction, so that they stay in force for other sessions
 (https://www.postgresql.org/docs/current/sql-alterdomain.html).
 """
 

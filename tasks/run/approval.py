@@ -23,23 +23,26 @@ POLL_SECONDS = 5
 
 
 class Approval(RunInput):
-    """An operator's answer to a plan."""
+    """The form with an operator's answer to a plan."""
 
     decision: Literal["abort", "proceed"] = "abort"
-    database: str = Field(default="", description="to proceed, type the name of the database whose rows are changed")
+    database: str = Field(default="", description="to approve the plan, type the name of the database whose rows will be changed")
 
 
 def required(context: Context) -> bool:
-    """Return whether this run needs approval in any case: by its context, if a worker runs it.
+    """Return whether this run needs approval whatever its parameters are: if its context requires that and a worker runs it.
 
-    Users who may create runs may pass any parameters. Users who may also change deployments can run
-    any program as the worker: this does not stop them.
+    This stops users who may only create runs, with any parameters. It does not stop users who may
+    change deployments: they can run any program as the worker.
     """
     return context.approval == "required" and WORKERS_MARK in os.environ
 
 
 def required_unscheduled(context: Context) -> bool:
-    """Return the same for a flow whose scheduled runs need none: the deployment sets parameters."""
+    """Return whether this run needs approval, for a flow whose scheduled runs need none.
+
+    Their deployment sets the parameters.
+    """
     return required(context) and not _is_scheduled()
 
 
@@ -58,8 +61,8 @@ def require_somebody_to_ask() -> None:
     """
     if not PREFECT_API_URL.value() or ALONE in os.environ:
         raise BadInput(
-            "require_approval asks in Prefect's UI, and this run is on no Prefect server; set PREFECT_API_URL, or omit "
-            "require_approval and pass confirm_database"
+            "require_approval asks for approval in Prefect's UI, but no Prefect server records "
+            "this run; set PREFECT_API_URL, or omit require_approval and pass confirm_database"
         )
 
 
@@ -70,7 +73,8 @@ def ask(plan: str) -> str:
         UnsafeTarget: the operator aborts it.
     """
     form = Approval.with_initial_data(description=plan)
-    # An unpredictable key: a run can be created with past pauses and their answers.
+    # The key is unpredictable, because a run could be created with earlier pauses and their
+    # answers.
     key = secrets.token_hex(8)
     answer = pause_flow_run(wait_for_input=form, timeout=PATIENCE_SECONDS, poll_interval=POLL_SECONDS, key=key)
     if answer is None or answer.decision != "proceed":

@@ -23,7 +23,8 @@ from tasks.run.own_server import ALONE
 def publish(key: str, verdict: str, text: str, rows: list[dict[str, Any]], of: str = "relations") -> None:
     """Publish a report and its table under their keys; the verdict is their description.
 
-    The work is done: if Prefect's server does not answer, the report is lost, with a warning.
+    The work itself is done: if Prefect's server does not answer, only the report is lost, with a
+    warning.
     """
     try:
         create_markdown_artifact(key=key, markdown=text, description=verdict)
@@ -40,9 +41,10 @@ def emit(context: str, event: str, payload: dict[str, Any]) -> None:
 
 
 def deliver(context: str, event: str, payload: dict[str, Any], labels: dict[str, str], automation: str) -> str:
-    """Emit an event for an automation that matches the labels; return why it will not run, or "".
+    """Emit an event for an automation that matches the labels.
 
-    Prefect's own emit_event sends in the background and does not report failures.
+    Return why the automation will not run, or "". Prefect's own emit_event sends in the background
+    and does not report failures.
     """
     if ALONE in os.environ:
         return "no event could be sent, because there is no Prefect server"
@@ -57,7 +59,7 @@ def deliver(context: str, event: str, payload: dict[str, Any], labels: dict[str,
     if any(candidate.enabled for candidate in automations):
         return ""
     state = "off" if automations else "missing: python -m deployments.register"
-    return f'the event was sent, but automation "{automation}" is {state}'
+    return f'the event was sent, but the automation "{automation}" that it should start is {state}'
 
 
 def _resource(context: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A Prefect server for one run, if there is no other: Prefect runs no flow without one.
+"""A Prefect server for one run, if there is no other server: Prefect runs no flow without a server.
 
 It listens on the loopback address, requires a login that only this process knows, and ends with
 this process, even if that is killed. It logs to a file of its own.
@@ -48,7 +48,7 @@ Environment = Mapping[str, str]
 
 
 class _NotStarted(Exception):
-    """The server did not start; the message says why."""
+    """Raised if the server did not start; the message has the reason."""
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def own_server(*, as_configured: bool) -> Iterator[str]:
     """Run a Prefect server for the block; yield a warning about its records, or "".
 
     Its database is the configured one or, unless `as_configured`, the file in PREFECT_HOME. If that
-    is unusable, it is in a private folder that is removed at the end.
+    is unusable, the database is in a private folder that is removed at the end.
 
     Raises:
         OperationError: no server can be started here.
@@ -67,12 +67,13 @@ def own_server(*, as_configured: bool) -> Iterator[str]:
             given = dict(os.environ) if as_configured else _with_database(home)
             stack.enter_context(_used(folder, given))
         except _NotStarted as first:
-            warning = f"Prefect's own records in {home} cannot be used ({first}); this run is recorded nowhere and reads no blocks"
+            warning = f"Prefect's own database in {home} cannot be used ({first}); this run is not recorded and cannot read blocks"
             try:
                 stack.enter_context(_used(folder, _with_database(folder)))
             except _NotStarted as second:
                 raise OperationError(
-                    f"there is no Prefect server, and none can be started here: {second}; set PREFECT_API_URL, or "
+                    f"there is no Prefect server, and none can be started here: {second}; set "
+                    "PREFECT_API_URL, or "
                     "BACKUP_STAGING to a folder with space"
                 ) from None
         yield warning
@@ -86,11 +87,11 @@ def _with_database(home: Path) -> Environment:
 
 @contextmanager
 def _used(folder: Path, given: Environment) -> Iterator[None]:
-    """Run a server, and let this process use it."""
+    """Run a server for the block, and let this process use it."""
     login = f"run:{secrets.token_urlsafe(16)}"
     with _running(folder, given, login) as url:
         os.environ[ALONE] = "1"
-        # Nobody could follow a link to it.
+        # Nobody could open a link to this server.
         settings = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: login, PREFECT_API_KEY: None, PREFECT_UI_URL: ""}
         try:
             with temporary_settings(settings):
@@ -167,6 +168,6 @@ def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
 
 
 def _reason(log: Path) -> str:
-    """Return the last error of a log, in one line."""
+    """Return the last error in the server's log, in one line."""
     errors = ERROR.findall(log.read_text(errors="replace"))
     return " ".join(errors[-1].split())[:REASON_CHARACTERS] if errors else ""

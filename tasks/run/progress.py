@@ -1,7 +1,7 @@
 """Progress of long work: an artifact in Prefect's UI, and a bar on a terminal.
 
-Short work shows neither. One thread beside the work updates both, so that a slow or dead Prefect
-server delays the work only at its end.
+Short phases show neither. A separate thread updates both, so that a slow or dead Prefect server
+delays the work only at the phase's end.
 """
 
 import logging
@@ -44,7 +44,7 @@ FAILURE_CHARACTERS = 300
 
 @dataclass
 class _Phase:
-    """A phase as it is shown; `about` if its total is an estimate."""
+    """A phase as it is shown. `about` is whether its total is an estimate."""
 
     title: str
     key: str
@@ -89,8 +89,8 @@ def of(
 ) -> Iterator[dict[str, Item]]:
     """Show the progress of the block, which updates the yielded items, one per expected name.
 
-    Without any, only the phase's title and time are shown. With `about` the expected bytes are
-    estimates, corrected on the way.
+    Without items only the phase's title and time are shown. With `about` the expected bytes are
+    estimates, which are corrected meanwhile.
     """
     items = {name: Item(expected) for name, expected in expected_bytes.items()}
     shown = _Phase(f"{run.flow}, {phase}", f"{run.context}-progress", Tally(items, time.monotonic()), zone, about)
@@ -108,7 +108,10 @@ def of(
 
 
 def _reason(error: BaseException) -> str:
-    """Return why a phase stopped; the messages of other errors may quote rows."""
+    """Return why a phase stopped.
+
+    Of errors that are not this project's only the type is shown, because messages may quote rows.
+    """
     message = f": {' '.join(str(error).split())}" if isinstance(error, OperationError) else ""
     return f"{type(error).__name__}{message}"[:FAILURE_CHARACTERS]
 
@@ -128,7 +131,7 @@ def _show(phase: _Phase) -> None:
     """Show a long phase until it has ended, and then its outcome."""
     if phase.ended.wait(FIRST_SECONDS):
         return
-    # create_progress_artifact would use the run's own client, which waits for minutes.
+    # create_progress_artifact would use the run's own client, which retries for minutes.
     impatient = {"timeout": PATIENCE_SECONDS}
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True, httpx_settings=impatient) as client:
         with _bar(phase):

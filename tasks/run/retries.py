@@ -1,8 +1,8 @@
-"""Retries of repeatable work: a store did not answer, or a schema changed under its snapshot.
+"""Retries of repeatable work after a store did not answer, or a schema changed under its snapshot.
 
-Only one level retries. Prefect repeats a repeatable step, and shows it (AwaitingRetry, run count).
-A `persistent` function repeats itself outside of such a step, and leaves retries to it inside.
-Below both, the store's client repeats single requests. All share one time limit
+Only one level retries at a time. Prefect repeats a repeatable step, and shows it (AwaitingRetry,
+run count). A `persistent` function repeats itself outside of such a step, and leaves retries to it
+inside. Below both, the store's client repeats single requests. All share one time limit
 (tasks/core/run/patience.py).
 """
 
@@ -28,7 +28,7 @@ from tasks.core.run.patience import Trouble, is_shared, sharing
 P = ParamSpec("P")
 T = TypeVar("T")
 TRIES = 4
-# Errors that may pass; all others are raised at once.
+# Errors after which a retry may succeed; all others are raised at once.
 PASSING = (StoreUnavailable, ServerUnavailable)
 # Set when the work that a step is part of has failed.
 abandoned = ContextVar[Event | None]("abandoned", default=None)
@@ -41,7 +41,10 @@ def again_on(
     wait: WaitBaseT | None = None,
     between: Callable[[], object] = lambda: None,
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Repeat a function after this error, up to `tries` times in all; the last error is raised."""
+    """Return a decorator that repeats a function after this error, up to `tries` calls in all.
+
+    The last error is raised.
+    """
 
     def prepare(call: RetryCallState) -> None:
         _warn(call)
@@ -61,7 +64,10 @@ def _warn(call: RetryCallState) -> None:
 
 
 def persistent(work: Callable[P, T]) -> Callable[P, T]:
-    """Repeat repeatable work on the store after StoreUnavailable."""
+    """Return a function that repeats itself after StoreUnavailable.
+
+    Its work on the store must be repeatable.
+    """
     tries = again_on(StoreUnavailable, TRIES, wait_exponential(multiplier=2) + wait_random(0, 2))(work)
 
     @wraps(tries)
@@ -76,10 +82,10 @@ def persistent(work: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def attempt() -> Iterator[None]:
-    """Limit one attempt of a repeatable step to the time that earlier attempts left.
+    """Limit one attempt of a repeatable step to the time that earlier attempts left of the limit for retries.
 
     Raises:
-        OperationError: the work that the step is part of failed while it waited.
+        OperationError: another part of the same work failed while this step waited.
     """
     context = TaskRunContext.get()
     if context is None or not context.task.retries or is_shared():
@@ -100,7 +106,7 @@ def attempt() -> Iterator[None]:
 
 
 def may_pass(_: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Return whether Prefect should repeat a step after its error."""
+    """Return whether Prefect should repeat a step after an error."""
     trouble, given_up = _troubles.get(run.id), abandoned.get()
     if isinstance(state.data, PASSING) and trouble and not (given_up and given_up.is_set()) and trouble.may_pass():
         return True

@@ -1,4 +1,4 @@
-"""One run of a flow: its id, start time, private folder and child processes, until its end.
+"""One run of a flow: its id, start time, private folder and child processes.
 
 The folder is 0700, files in it are 0600; the next run removes the folder of a killed one.
 """
@@ -49,7 +49,7 @@ SMALL_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Run:
-    """Shared by all tasks of a run: plain values, and the handle that ends its child processes."""
+    """A run, shared by all its tasks: plain values, and the handle that ends its child processes."""
 
     flow: str
     context: str
@@ -67,7 +67,7 @@ class Run:
         return f"{self.context} {self.flow} {self.started:%Y-%m-%d %H:%M}Z {self.id}"[:63]
 
     def another(self) -> "Run":
-        """Return this run under another id: two sets of a run in a second need different names."""
+        """Return this run under another id, because two sets that a run takes within one second need different names."""
         return replace(self, id=new_run_id())
 
 
@@ -80,7 +80,7 @@ def warn_of_unsafe(run: Run, *programs: Program) -> None:
 
 
 def operation(pattern: str) -> Callable[[Callable[P, T]], Flow[P, T]]:
-    """Make a flow of a function; its runs are named by the pattern and their scheduled time.
+    """Return a decorator that makes a function a flow, whose runs are named by the pattern and their scheduled time.
 
     For example `daily-backup bc-004 2025-11-03 02:00 JST`; the pattern's fields are the flow's
     parameters. A returned text is also the message of the run's state.
@@ -101,7 +101,7 @@ def operation(pattern: str) -> Callable[[Callable[P, T]], Flow[P, T]]:
 
 @contextmanager
 def _rows_removed() -> Iterator[None]:
-    """Remove rows from errors that leave a flow or task: Prefect logs and stores these."""
+    """Remove rows from the texts of errors that leave a flow or task, because Prefect logs and stores errors."""
     try:
         yield
     except BaseException as error:
@@ -114,14 +114,16 @@ def _run_name(pattern: str) -> str:
     try:
         zone: tzinfo = find_context(parameters["context"]).zone
     except OperationError:
-        # The run itself reports what is wrong with its context.
+        # The run itself reports errors of its context.
         zone = UTC
     return f"{pattern.format(**parameters)} {flow_run.scheduled_start_time.astimezone(zone):%Y-%m-%d %H:%M %Z}"
 
 
 @contextmanager
 def begin(flow: str, context: str) -> Iterator[Run]:
-    """Begin a run; when it ends, even by an error, its processes are stopped and its folder is removed.
+    """Begin a run.
+
+    When it ends, even by an error, its processes are stopped and its folder is removed.
 
     Raises:
         BadInput: the staging folder cannot be created, other users can write to it, or the context
@@ -141,7 +143,7 @@ def begin(flow: str, context: str) -> Iterator[Run]:
 
 @contextmanager
 def _ended_with_worker() -> Iterator[None]:
-    """Interrupt the run when the worker that started it is gone: nothing else would end it."""
+    """Interrupt the run when the worker that started it is gone, because nothing else would end the run."""
     if WORKERS_MARK not in os.environ or not watching.acquire(blocking=False):
         # Run by hand; or a flow within a flow, whose process is already watched.
         yield
@@ -171,22 +173,25 @@ def _as_they_are(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Step(Task[..., Any]):
-    """A task that gets its arguments unchanged.
+    """A Prefect task that gets its arguments unchanged.
 
     Prefect would search every column of every relation of a manifest for results of other tasks,
     several times per task.
     """
 
     def __call__(self, *words: Any, **named: Any) -> Any:
-        """Run it in this thread."""
+        """Run the task in this thread."""
         return super().__call__(*map(opaque, words), **_as_they_are(named))
 
     def submit(self, *words: Any, **named: Any) -> Any:
-        """Run it in parallel with others."""
+        """Run the task in parallel with others; return the future."""
         return super().submit(*map(opaque, words), **_as_they_are(named))
 
     def map(self, *words: Any, **named: Any) -> Any:
-        """Run it for each item of the given lists, in parallel; pass other arguments to each."""
+        """Run the task for each item of the given lists, in parallel.
+
+        Other arguments are passed to each run.
+        """
         return super().map(*map(opaque, words), **_as_they_are(named))
 
 
@@ -195,10 +200,10 @@ def step(procedure: Callable[P, T]) -> Task[P, T]: ...
 @overload
 def step(*, name: str | None = None, repeatable: bool = False) -> Callable[[Callable[P, T]], Task[P, T]]: ...
 def step(procedure: Callable[P, T] | None = None, *, name: str | None = None, repeatable: bool = False) -> Any:
-    """Make a task of a function; its runs are named by a pattern of its parameters.
+    """Return a decorator that makes a function a task, whose runs are named by a pattern of its parameters.
 
-    A `repeatable` step is retried by Prefect after an error that may pass: reads, downloads, and
-    uploads of the run's own objects. A step that changes a database is never repeatable.
+    Prefect retries a `repeatable` step after a temporary error: reads, downloads, and uploads of
+    the run's own objects. A step that changes a database is never repeatable.
     """
     if procedure is None:
         return partial(step, name=name, repeatable=repeatable)
@@ -224,10 +229,10 @@ def staging_base() -> Path:
 
 @contextmanager
 def staging(file: Path) -> Iterator[None]:
-    """Add the remedy to errors of writing a staged file.
+    """Turn an error of writing a staged file in the block into an OperationError with the remedy.
 
     Raises:
-        OperationError: it cannot be written, mostly because the disk is full.
+        OperationError: the file cannot be written, mostly because the disk is full.
     """
     try:
         yield
@@ -244,6 +249,7 @@ def require_space(run: Run, needed_bytes: int) -> None:
     free = shutil.disk_usage(run.folder).free
     if free < needed_bytes:
         raise BadInput(
-            f"staging folder {run.folder.parent} has {free:,} bytes free, {needed_bytes:,} are needed; "
-            "free some, or set BACKUP_STAGING to a larger disk"
+            f"staging folder {run.folder.parent} has {free:,} bytes free, {needed_bytes:,} are "
+            "needed; "
+            "free space there, or set BACKUP_STAGING to a folder on a larger disk"
         )

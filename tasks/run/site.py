@@ -1,4 +1,4 @@
-"""Where a flow works: the context, its server and its store.
+"""The site of a run: the context, its server and its store.
 
 The environment (PGHOST or PGSERVICE, BACKUP_STORE) takes precedence over registered blocks: in a
 disaster the registered server is the dead one. The context's folder replaces a missing block.
@@ -53,11 +53,11 @@ class Site:
             OperationError: no login was chosen (tasks.database.logins.with_loader).
         """
         if self.loader is None:
-            raise OperationError("no login was chosen for code of the tables' owner")
+            raise OperationError("no login was chosen to run code of the tables' owner")
         return self.loader
 
     def narrowed(self, scope: Scope) -> "Site":
-        """Return the site of some tables of the context, without its views."""
+        """Return the site with only some tables of the context, without its views."""
         return replace(self, context=self.context.narrowed(scope))
 
 
@@ -69,7 +69,8 @@ def require_confirmed(site: Site, confirm_database: str | None, what: str) -> No
     """
     if confirm_database != site.database:
         raise UnsafeTarget(
-            f'refusing to {what} of the live database "{site.database}"; look at the plan, then pass '
+            f'refusing to {what} of the live database "{site.database}"; look at the plan, then '
+            "pass "
             f'confirm_database="{site.database}"'
         )
 
@@ -85,13 +86,14 @@ def load(kind: type[B], name: str) -> B | None:
 
 
 def find_site(context: str, login: str = "restorer", *, trust_unsigned: bool = False) -> Site:
-    """Return the site of a registered context, or of one by its folder and the environment.
+    """Return the site of a registered context, or of a context given by its folder and the environment.
 
-    `login` is one of the registered logins: `reader` changes nothing, `restorer` does.
+    `login` names one of the registered logins: `reader` for runs that change nothing, `restorer`
+    for others.
 
     Raises:
-        BadInput: the context is unknown, its file is invalid, BACKUP_STORE is missing, or a key is
-            not usable.
+        BadInput: the context is unknown, its file is invalid, BACKUP_STORE is not set, or a signing
+            or verification key is not usable.
     """
     definition, files, block = _definition(context)
     server, database = _server_of(block.database if block else None, login)
@@ -102,7 +104,7 @@ def find_site(context: str, login: str = "restorer", *, trust_unsigned: bool = F
 
 
 def require_apart(context: Context, store: StoreAddress) -> None:
-    """Refuse a local copy in the store's own folder: it would be no second copy.
+    """Refuse a folder for local copies that overlaps the store's own folder, as that would be no second copy.
 
     Raises:
         BadInput: the folders are the same, or one contains the other.
@@ -112,7 +114,8 @@ def require_apart(context: Context, store: StoreAddress) -> None:
     copy, main = Path(context.local_copy.folder).resolve(), Path(store.url).resolve()
     if copy == main or copy in main.parents or main in copy.parents:
         raise BadInput(
-            f'local_copy.folder "{context.local_copy.folder}" of {context.name} and the store {store.url} overlap; '
+            f'local_copy.folder "{context.local_copy.folder}" of {context.name} and the store '
+            f"{store.url} overlap; "
             "name another folder in its context.yaml"
         )
 
@@ -136,8 +139,9 @@ def _folder_of(context: str) -> dict[str, str]:
     if not folder.is_dir():
         known = ", ".join(sorted(path.name for path in CONTEXTS.glob("*/"))) or "none"
         raise BadInput(
-            f'unknown context "{context}": no block bounded-context/{context}, no folder {folder} (there: {known}); '
-            "correct the name or register it: python -m deployments.register"
+            f'unknown context "{context}": there is no block bounded-context/{context} and no '
+            f"folder {folder} (known: {known}); "
+            "correct the name or register the context: python -m deployments.register"
         )
     return read_context_folder(folder)
 
@@ -187,7 +191,7 @@ def _store_of(reference: str) -> StoreAddress:
 
         bucket = _required(S3Bucket, name, reference)
         credentials = cast("AwsCredentials", bucket.credentials)
-        # A block without keys means the worker's own environment or role.
+        # Without keys in the block, the worker's own environment or role is used.
         keyed = credentials.aws_access_key_id or credentials.profile_name or credentials.aws_client_parameters.endpoint_url
         prefix = bucket.bucket_folder.strip("/")
         return StoreAddress(f"s3://{bucket.bucket_name}" + (f"/{prefix}" if prefix else ""), credentials if keyed else None)
@@ -236,7 +240,8 @@ def _connector(name: str, login: str) -> tuple[Server, str | None]:
     connector = _read_connector(name)
     if connector is None:
         raise BadInput(
-            f"no block sqlalchemy-connector/{name}; register the server under that name, or correct the name "
+            f"no block sqlalchemy-connector/{name}; register the server under that name, or "
+            "correct the name "
             '("server" of a recovery, drill_database of the context)'
         )
     server, database = connector

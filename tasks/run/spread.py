@@ -1,4 +1,4 @@
-"""One step for each of many items, in parallel."""
+"""Running a step for each of many items, in parallel."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -19,9 +19,9 @@ Done = dict[int, Any]
 def spread(run: Run, work: Task[..., T], calls: Sequence[tuple[Any, ...]], sizes_bytes: Iterable[int]) -> list[T]:
     """Run a task for each tuple of arguments, in parallel; return the results in that order.
 
-    Small items share a few tasks, because a task costs Prefect's server more than their work.
-    If one fails, no further one is started, the programs of the others are ended, and its error is
-    raised.
+    Small items share a few tasks, because a task of its own costs Prefect's server more than the
+    item's work. If a task fails, no further task is started, the programs of the other tasks are
+    ended, and the error is raised.
     """
     share_of = repeat_small if work.retries else do_small
     large = [number for number, size in enumerate(sizes_bytes) if size > SMALL_BYTES]
@@ -39,7 +39,10 @@ def spread(run: Run, work: Task[..., T], calls: Sequence[tuple[Any, ...]], sizes
 
 
 def _do_small(work: Task[..., T], calls: Sequence[tuple[Any, ...]], count: int, done: Done) -> list[T]:
-    """Run a task's function for several items in one run; another attempt does the missing ones."""
+    """Run a task's function for several items in one task run.
+
+    A further attempt continues with the missing items.
+    """
     failed = abandoned.get()
     for place, call in enumerate(calls):
         if place not in done and not (failed and failed.is_set()):
@@ -53,7 +56,10 @@ repeat_small = step(name=NAME, repeatable=True)(_do_small)
 
 
 def _run_in_turn(run: Run, begin: Iterable[Callable[[], PrefectFuture[Any]]]) -> list[PrefectFuture[Any]]:
-    """Submit tasks, at most `jobs()` at a time, and wait; on an error end the others and raise it."""
+    """Submit tasks, at most `jobs()` at a time, and wait.
+
+    On an error end the others and raise it.
+    """
     futures, active, failed = list[PrefectFuture[Any]](), list[PrefectFuture[Any]](), Event()
     token = abandoned.set(failed)
     try:

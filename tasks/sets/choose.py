@@ -1,4 +1,4 @@
-"""Choosing sets: the newest good one, one by timestamp or id, those to be verified next."""
+"""Choosing sets: the newest good one, a set by timestamp or id, the sets to verify next."""
 
 import math
 import secrets
@@ -24,10 +24,11 @@ RECENT = timedelta(days=30)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A set to try; `damage` is what the listing shows to be wrong; a set that was `named` is the only candidate.
+    """A set that may be restored.
 
-    `aside` is why the set is set aside, so that it is passed over, and `storage_class` that of its data; both are not known of a
-    set that was named.
+    `damage` is what the listing shows to be wrong with it. A set that was `named` is the only
+    candidate. `aside` is why the set is set aside, so that it is passed over; `storage_class` is
+    the class of its data; both are not known for a named set.
     """
 
     name: SetName
@@ -38,12 +39,14 @@ class Candidate:
 
 
 def candidates(address: StoreAddress, context: str, backup: str, now: datetime) -> Iterator[Candidate]:
-    """Yield the sets to try: the named one, or all that may be `latest` or were taken by an instant, newest first.
+    """Yield the sets that may be restored, newest first: the named set, or all that may be `latest`, or all taken up to an instant.
 
-    Unreadable sets come before all others, because one may be the newest: they must not be passed over silently.
+    Unreadable sets come before all others: one of them may be the newest, and must not be passed
+    over silently.
 
     Raises:
-        BadInput: the reference is not valid, the instant is in the future, or there is no set at all.
+        BadInput: the reference is not valid, the instant is in the future, or there is no set at
+            all.
     """
     named = None if is_instant(backup) else parse_set_reference(backup, context, address.url)
     if named:
@@ -55,7 +58,8 @@ def candidates(address: StoreAddress, context: str, backup: str, now: datetime) 
     if not usable:
         legacy = f" ({len(listing.legacy)} legacy files exist)" if listing.legacy else ""
         raise BadInput(
-            f'no backup set of context "{context}" in {address.url}{legacy}; correct the context or BACKUP_STORE, '
+            f'no backup set of context "{context}" in {address.url}{legacy}; correct the context '
+            "or BACKUP_STORE, "
             "or take one: python -m flows.backup daily_backup"
         )
     if is_instant(backup):
@@ -65,16 +69,19 @@ def candidates(address: StoreAddress, context: str, backup: str, now: datetime) 
 
 
 def _past(backup: str, zone: tzinfo, now: datetime) -> datetime:
-    """Return an instant in the past: with one in the future `latest` would be restored, which nobody means.
+    """Return the instant that `backup` names.
+
+    An instant in the future is refused, because it would mean the same as `latest`.
 
     Raises:
-        BadInput: it is in the future.
+        BadInput: the instant is in the future.
     """
     instant = parse_instant(backup, zone)
     if instant > now:
         raise BadInput(
             f'backup "{backup}" is in the future: by the clock of this machine it is '
-            f"{now.astimezone(instant.tzinfo):%Y-%m-%d %H:%M:%S %Z}; name one that has passed, latest, or a set by its id"
+            f"{now.astimezone(instant.tzinfo):%Y-%m-%d %H:%M:%S %Z}; pass a timestamp in the past, "
+            "latest, or the id of a set"
         )
     return instant
 
@@ -88,8 +95,11 @@ def _taken_by(sets: list[ListedSet], instant: datetime) -> list[ListedSet]:
     states = {entry.name: entry.manifest.snapshot.instant for entry in sets if entry.manifest}
     if not any(taken <= instant for taken in states.values()):
         oldest = min(states.values(), default=None)
-        available = f"the oldest is of {oldest.astimezone(instant.tzinfo):%Y-%m-%d %H:%M:%S %Z}" if oldest else "none can be read"
-        raise BadInput(f"no backup at or before {instant:%Y-%m-%d %H:%M:%S %Z}: {available}; name a later instant, or a set")
+        available = f"the oldest is of {oldest.astimezone(instant.tzinfo):%Y-%m-%d %H:%M:%S %Z}" if oldest else "no set can be read"
+        raise BadInput(
+            f"no backup was taken at or before {instant:%Y-%m-%d %H:%M:%S %Z}: {available}; pass a "
+            "later timestamp, or the id of a set"
+        )
     return [entry for entry in sets if entry.name not in states or states[entry.name] <= instant]
 
 
@@ -99,11 +109,11 @@ def zone_of(listing: Listing) -> ZoneInfo:
 
 
 def newest_manifest(address: StoreAddress, context: str, backup: str, now: datetime) -> Manifest:
-    """Return the manifest of the named set, or for `latest` of the newest one that looks complete.
+    """Return the manifest of the named set, or for `latest` of the newest set that looks complete.
 
     Raises:
-        BadInput: there is no such set.
-        DamagedSet: the named one, or every one, is damaged.
+        BadInput: there is no set of that name. DamagedSet: the named set is damaged, or every set
+            is.
     """
     for candidate in candidates(address, context, backup, now):
         if not (candidate.damage or candidate.aside):
@@ -112,12 +122,15 @@ def newest_manifest(address: StoreAddress, context: str, backup: str, now: datet
 
 
 def why_aside(address: StoreAddress, name: SetName) -> str | None:
-    """Return why a complete set is neither `latest` nor a base; None if it may be both."""
+    """Return why a complete set is set aside, so that it is neither `latest` nor a base.
+
+    None if it is not set aside.
+    """
     return next((entry.aside for entry in list_sets(address, name.context).sets if entry.name == name), None)
 
 
 def newest_full(address: StoreAddress, context: str) -> Manifest | None:
-    """Return the manifest of the newest full that looks complete: the base of a differential."""
+    """Return the manifest of the newest full backup that looks complete: the base of a differential."""
     fulls = [entry for entry in list_sets(address, context).sets if entry.name.kind is Kind.FULL]
     for entry in fulls:
         if entry.damage:
@@ -126,13 +139,16 @@ def newest_full(address: StoreAddress, context: str) -> Manifest | None:
 
 
 def newest_trusted(address: StoreAddress, context: str) -> Manifest | None:
-    """Return the manifest of the newest full that looks complete and lost no rows: the next one is compared with it."""
+    """Return the manifest of the newest full backup that looks complete and lost no rows.
+
+    The next backup is compared with it.
+    """
     listed = (entry.usable for entry in list_sets(address, context).sets)
     return next((manifest for manifest in listed if manifest and manifest.kind is Kind.FULL and not manifest.losses), None)
 
 
 def good_sets(address: StoreAddress, context: str) -> list[Manifest]:
-    """Return the manifests of fulls and differentials that look complete and lost no rows, the newest first."""
+    """Return the manifests of full and differential sets that look complete and lost no rows, the newest first."""
     entries = (entry for entry in list_sets(address, context).sets if RULES[entry.name.kind].may_be_latest)
     return [entry.usable for entry in entries if entry.usable and not entry.usable.losses]
 
@@ -143,7 +159,7 @@ def archive_sets(address: StoreAddress, context: str) -> list[Manifest]:
 
 
 def departed_sets(address: StoreAddress, context: str) -> tuple[list[Manifest], list[CleanedUp]]:
-    """Return what was removed from the database on purpose, if its sets look complete: archived partitions, cleaned-up rows."""
+    """Return the sets of rows removed from the database on purpose (archived partitions, cleaned-up rows) that look complete."""
     complete = [entry for entry in list_sets(address, context).sets if entry.manifest and not entry.damage]
     archives = [entry.manifest for entry in complete if entry.manifest and entry.name.kind is Kind.ARCHIVE]
     cleaned = [(entry.manifest, entry.cleaned) for entry in complete if entry.manifest and entry.cleaned]
@@ -151,9 +167,10 @@ def departed_sets(address: StoreAddress, context: str) -> tuple[list[Manifest], 
 
 
 def unfinished_clean_ups(address: StoreAddress, context: str, table: str) -> tuple[list[Manifest], list[str]]:
-    """Return the clean-up sets of a rule's table whose rows may not all be deleted, because their run died; the oldest first.
+    """Return the clean-up sets of a rule's table whose rows may not all be deleted, because their run was interrupted.
 
-    Damaged ones are returned by their ids, also if their manifest does not show whose table they are of.
+    The oldest first. Damaged sets are returned by their ids, also if it cannot be read from which
+    table their rows are.
     """
     listed = [entry for entry in list_sets(address, context).sets if entry.name.kind is Kind.CLEAN_UP and entry.cleaned is None]
     manifests = [entry.manifest for entry in reversed(listed) if entry.manifest and not entry.damage]
@@ -164,10 +181,12 @@ def unfinished_clean_ups(address: StoreAddress, context: str, table: str) -> tup
 
 
 def longest_unverified(address: StoreAddress, context: str, fraction: float) -> tuple[list[str], int]:
-    """Return the ids of all sets, those never decoded first, then those decoded longest ago, and the size of a share, rounded up.
+    """Return the ids of all sets, those never decoded first, then those decoded longest ago.
+
+    Also return the number of sets in a share, rounded up.
 
     Raises:
-        BadInput: there is no set.
+        BadInput: the store has no set of the context.
     """
     sets = list_sets(address, context).sets
     if not sets:
@@ -177,10 +196,10 @@ def longest_unverified(address: StoreAddress, context: str, fraction: float) -> 
 
 
 def random_recent(address: StoreAddress, context: str, instant: datetime) -> str:
-    """Return the id of a random set of the last 30 days that looks complete.
+    """Return the id of a randomly chosen set of the last 30 days that looks complete.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is no such set.
     """
     listed = [(entry, entry.usable.snapshot.instant) for entry in list_sets(address, context).sets if entry.usable]
     recent = [entry.name.id for entry, taken in listed if RULES[entry.name.kind].may_be_latest and instant - taken <= RECENT]

@@ -1,8 +1,8 @@
-"""The comparison of a database's objects with a set's, for integrity checks and restores in place.
+"""Comparing the objects of a database with those of a set, for integrity checks and restores in place.
 
 Objects are compared by their definitions, as in recoveries (tasks/restore/compare.py), and by facts
-that dumps lack: keys whose triggers are off, INVALID indexes, keys to and from other contexts,
-positions of sequences, settings of the database.
+that dumps lack: foreign keys whose triggers are disabled, INVALID indexes, keys to and from other
+contexts, positions of sequences, settings of the database.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -29,11 +29,11 @@ from tasks.database.spelling import spelled_here
 
 @dataclass(frozen=True)
 class Comparison:
-    """A set, and a database as it is now.
+    """A comparison of a database as it is now with a set.
 
-    With a `path`, texts of the set are parsed again under it, so that equivalent texts are equal.
-    With `names` only these tables are compared. With `neighbours`, tables of other contexts are
-    checked too.
+    With a `path` as search_path, texts of the set are parsed again, so that equivalent texts are
+    equal. With `names` only these tables are compared. With `neighbours`, tables of other contexts
+    are checked too.
     """
 
     connection: Connection
@@ -110,7 +110,10 @@ class Comparison:
         return [_constraint(key) for key in chosen if key.table in existing]
 
     def _known(self, then: Iterable[InventoryItem], now: list[InventoryItem]) -> list[InventoryItem]:
-        """Return the live objects that the set can have: a set of some tables has no others, nor keys of others."""
+        """Return the live objects that the set can have.
+
+        A set of some tables has no objects of other tables, and no foreign keys of these.
+        """
         if self.manifest.only is None:
             return now
         tables = {plain_name(item.name) for item in self.manifest.inventory if item.kind in TABLES}
@@ -118,7 +121,7 @@ class Comparison:
         return [item for item in now if item.identity in known or (table_of(item) in tables and not foreign_key_of(item.state))]
 
     def _sequences_behind(self, then: Iterable[InventoryItem]) -> Iterator[Difference]:
-        """Yield the sequences that would return values again that they had returned before the set was taken."""
+        """Yield the sequences that would return values that they already returned before the set was taken."""
         items = {plain_name(item.name): item for item in then if item.kind == "sequence"}
         live = {(sequence.namespace, sequence.name): sequence for sequence in catalog.read_sequences(self.connection, self.members)}
         for was in self.manifest.sequences:
@@ -132,7 +135,7 @@ class Comparison:
                 yield Difference(item, item, facts.POSITION, str(was.last_value), str(now.last_value))
 
     def _around(self) -> Iterator[Difference]:
-        """Yield differences of the database, and of tables of other contexts."""
+        """Yield differences in properties of the database, and in tables of other contexts."""
         yield from self._of_database()
         asked = {"names": self.manifest.referring_tables}
         for (table,) in self.connection.execute(sql.in_place.TABLES_THERE, asked).fetchall() if self.neighbours else ():
@@ -170,7 +173,7 @@ def _with_defaults(items: list[InventoryItem], others: list[InventoryItem]) -> l
 
 
 def _switched_off(item: InventoryItem, keys: Mapping[str, str]) -> InventoryItem:
-    """Return an object; if it is a key whose triggers are off, with that fact."""
+    """Return an object; if it is a foreign key whose triggers are disabled, with that fact."""
     what = keys.get(f"{item.parent}.{item.name}") if item.kind == "constraint" else None
     return _with_fact(item, facts.NOT_ENFORCED, what) if what else item
 

@@ -50,7 +50,9 @@ def _read_index(manifest: Manifest, file: Path) -> list[LargeObject]:
 
 
 def staged_pages(staged: StagedSet, inherited: Collection[int], oids: Collection[int]) -> Iterator[list[bytes]]:
-    """Yield the pages of some of a staged set's objects; those of `inherited` objects are in the base.
+    """Yield the pages of some of a staged set's objects.
+
+    Those of `inherited` objects are in the base.
 
     Raises:
         zstandard.ZstdError, ValueError: they cannot be read.
@@ -68,7 +70,10 @@ def _of(lines: list[bytes], oids: Collection[int]) -> list[bytes]:
 
 
 def decode_large_objects(staged: StagedSet) -> list[str]:
-    """Recompute the digest of every large object of a staged set; return how they differ from its index."""
+    """Recompute the digest of every large object of a staged set.
+
+    Return how they differ from its index.
+    """
     objects = staged_objects(staged)
     inherited = {large_object.oid for large_object in objects if large_object.inherited}
     try:

@@ -23,17 +23,18 @@ from tasks.sets.marks import STATES
 from tasks.store.address import StoreAddress
 from tasks.store.interface import ObjectInfo, Store
 
-# How long the last object may exist without a manifest: its run is about to write it.
+# How long the last object of a set may exist without the manifest, which its run is about to write.
 ABOUT_TO_COMMIT = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class ListedSet:
-    """A set as a listing shows it; `damage` is what is wrong with it, as far as a listing shows.
+    """A set as a listing shows it.
 
-    `verified` is when it was last decoded, `held` since when a restore reads it, `pinned` whether an operator keeps it, `cleaned`
-    how many rows of a clean-up set were deleted, by relation, once that is done; `aside` is why the set, though complete, is
-    neither `latest` nor a base.
+    `damage` is what is wrong with the set, as far as a listing can show it. `verified` is when it
+    was last decoded, `held` since when a restore reads it, `pinned` whether an operator keeps it.
+    `cleaned` is the number of deleted rows of a clean-up set by relation, once all are deleted.
+    `aside` is why a complete set is set aside, so that it is neither `latest` nor a base.
     """
 
     name: SetName
@@ -49,7 +50,7 @@ class ListedSet:
 
     @property
     def usable(self) -> Manifest | None:
-        """Its manifest, unless it is known to be damaged or is set aside."""
+        """The manifest of the set, unless the set is known to be damaged or is set aside."""
         return None if self.damage or self.aside else self.manifest
 
 
@@ -77,7 +78,10 @@ class ExpiredSet:
 
 @dataclass(frozen=True)
 class UnfinishedSet:
-    """What a run left that died before its manifest; `since` is when it was marked to be swept."""
+    """An unfinished set, left by a run that died before it wrote the manifest.
+
+    `since` is when the set was marked for deletion.
+    """
 
     name: SetName
     since: datetime | None = None
@@ -118,8 +122,8 @@ class Listing:
 def list_sets(address: StoreAddress, context: str) -> Listing:
     """List a context's sets, newest first, reading nothing but their manifests.
 
-    A folder without manifest counts as a damaged set if it has the last object before the manifest, or if another set needs it:
-    then the manifest was lost.
+    A folder without manifest counts as a damaged set, whose manifest was lost, if it has the object
+    that is stored last before the manifest, or if another set needs it.
     """
     store = address.opened
     folders, legacy, adopted = defaultdict[SetName, dict[str, ObjectInfo]](dict), list[LegacyFile](), list[Adoption]()
@@ -153,7 +157,7 @@ def list_sets(address: StoreAddress, context: str) -> Listing:
 def _lost(
     address: StoreAddress, folders: Mapping[SetName, dict[str, ObjectInfo]], sets: Iterable[ListedSet]
 ) -> Iterator[ListedSet]:
-    """Yield the sets whose manifest was lost, with what is left to restore them by."""
+    """Yield the sets whose manifest was lost, with a note on how they can still be restored."""
     needing = defaultdict[str, list[str]](list)
     for entry in sets:
         if entry.manifest and entry.manifest.base:
@@ -164,7 +168,8 @@ def _lost(
         evidence += [f"needed by {', '.join(needing[name.id])}"] if name.id in needing else []
         if evidence:
             damage = (
-                f"{address.path(name.folder)}: manifest lost, {', '.join(evidence)}; never pruned: put its {MANIFEST_FILE} back, "
+                f"{address.path(name.folder)}: manifest lost, {', '.join(evidence)}; never pruned: "
+                f"put its {MANIFEST_FILE} back, "
                 "or delete the folder by hand"
             )
             yield ListedSet(name, None, "damaged", _class_of(objects), damage, held=_held(objects), pinned=PINNED_FILE in objects)
@@ -174,7 +179,7 @@ def _adopted(store: Store, key: str) -> list[Adoption]:
     try:
         return parse_owner(store.read(key), key).adopted
     except BadInput as error:
-        # Sets can be listed and restored without it.
+        # Sets can be listed and restored without owner.json.
         get_run_logger().warning("%s", error)
         return []
 
@@ -229,7 +234,7 @@ def _with_bases(sets: list[ListedSet]) -> list[ListedSet]:
     def with_base(entry: ListedSet) -> ListedSet:
         if entry.damage or entry.manifest is None or entry.manifest.base is None or entry.manifest.base in good_fulls:
             return entry
-        return replace(entry, state="damaged", damage=f"{entry.name.id}: its base {entry.manifest.base} is gone or damaged")
+        return replace(entry, state="damaged", damage=f"{entry.name.id}: its base {entry.manifest.base} is missing or damaged")
 
     return [with_base(entry) for entry in sets]
 
@@ -258,13 +263,13 @@ def _recorded_damage(store: Store, name: SetName, objects: dict[str, ObjectInfo]
 
 
 def _damage(manifest: Manifest, objects: dict[str, ObjectInfo]) -> str | None:
-    """Return what a listing shows to be wrong: an object that is missing or has another size."""
+    """Return what a listing shows to be wrong with a set: an object is missing or has another size."""
     for stored in manifest.objects:
         info = objects.get(stored.path)
         if info is None:
             return f"{stored.path} is missing"
         if info.bytes != stored.bytes:
-            return f"{stored.path} has {info.bytes} bytes, the manifest says {stored.bytes}"
+            return f"{stored.path} has {info.bytes} bytes, but {stored.bytes} in the manifest"
     return None
 
 

@@ -19,7 +19,7 @@ def fetch_manifest(address: StoreAddress, name: SetName) -> Manifest:
 
     Raises:
         BadInput: there is no such set.
-        DamagedSet: its manifest is damaged, or is another set's.
+        DamagedSet: its manifest is damaged, or belongs to another set.
     """
     manifest = find_manifest(address.opened, address, name)
     if manifest is None:
@@ -34,9 +34,9 @@ def find_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifes
     """Return the manifest of a set; None if there is none.
 
     Raises:
-        DamagedSet: its manifest is damaged, or is another set's.
-        UntrustedSet: it is not signed as it must be.
-        ColdObject: it has to be thawed first.
+        DamagedSet: its manifest is damaged, or belongs to another set.
+        UntrustedSet: the manifest lacks a required signature, or has a wrong one.
+        ColdObject: the object has to be thawed first.
     """
     key = f"{name.folder}/{MANIFEST_FILE}"
     if store.require_readable(key) is None:
@@ -49,10 +49,12 @@ def find_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifes
 
 @persistent
 def find_lack(address: StoreAddress, name: SetName, manifest: Manifest) -> str | None:
-    """Return as a sentence what a set's list does not restore, or what else is wrong with the list; only the list is read.
+    """Return as a sentence which objects the -L list of a set does not restore, or what else is wrong with the list.
+
+    Only the list is read.
 
     Raises:
-        ColdObject: it has to be thawed first.
+        ColdObject: the object has to be thawed first.
     """
     store, stored = address.opened, manifest.schema_list
     key = f"{name.folder}/{stored.path}"
@@ -65,11 +67,11 @@ def find_lack(address: StoreAddress, name: SetName, manifest: Manifest) -> str |
 
 
 def require_list(address: StoreAddress, name: SetName, manifest: Manifest) -> None:
-    """Make sure that a set's list restores everything in its manifest.
+    """Make sure that the -L list of a set restores everything in its manifest.
 
     Raises:
-        DamagedSet: it does not.
-        ColdObject: it has to be thawed first.
+        DamagedSet: the list does not restore everything.
+        ColdObject: the object has to be thawed first.
     """
     if problem := find_lack(address, name, manifest):
         remember_damage(address, name, problem)
@@ -82,10 +84,10 @@ def name_of(manifest: Manifest) -> SetName:
 
 
 def read_base(address: StoreAddress, manifest: Manifest) -> Manifest | None:
-    """Return the manifest of the full that a differential needs; a full needs none.
+    """Return the manifest of the full backup that a differential needs; None for a full backup.
 
     Raises:
-        DamagedSet: it is missing or damaged.
+        DamagedSet: the full backup is missing or damaged.
     """
     if manifest.base is None:
         return None
@@ -96,10 +98,10 @@ def read_base(address: StoreAddress, manifest: Manifest) -> Manifest | None:
 
 
 def inherited_parts(manifest: Manifest, base: Manifest) -> list[StoredObject]:
-    """Return the parts of a full that a differential needs.
+    """Return the parts of a full backup that a differential needs.
 
     Raises:
-        DamagedSet: the full has no such relation.
+        DamagedSet: the full backup lacks a relation that the differential needs.
     """
     parts = {relation.qualified: relation.parts for relation in base.relations}
     inherited = [relation.qualified for relation in manifest.relations if relation.inherited]

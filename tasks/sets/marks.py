@@ -1,4 +1,4 @@
-"""Marks beside a manifest: later findings about a set, and that it is being read."""
+"""Marks beside a manifest: later findings about a set, and the mark that the set is being read."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -21,11 +21,14 @@ STATES = ("drilled", "decoded")
 
 
 def remember_damage(address: StoreAddress, name: SetName, problem: str) -> None:
-    """Mark a set as damaged, so that every listing shows it; with read-only access to the store only a warning is logged."""
+    """Mark a set as damaged, so that every listing shows it.
+
+    With read-only access to the store only a warning is logged.
+    """
     try:
         _write_mark(address, name, DAMAGED_FILE, {"instant": now(), "found": problem})
     except OperationError as error:
-        get_run_logger().warning("that %s is damaged could not be recorded: %s", name.id, error)
+        get_run_logger().warning("%s is damaged, but that could not be recorded in the store: %s", name.id, error)
 
 
 def _write_mark(address: StoreAddress, name: SetName, file: str, facts: dict[str, Any]) -> None:
@@ -35,14 +38,17 @@ def _write_mark(address: StoreAddress, name: SetName, file: str, facts: dict[str
 
 @contextmanager
 def hold(address: StoreAddress, run: Run, names: Iterable[SetName]) -> Iterator[None]:
-    """Protect sets from pruning while they are read; with read-only access to the store they are read without protection."""
+    """Protect sets from pruning while they are read.
+
+    With read-only access to the store they are read without protection.
+    """
     content, held = json.dumps({"run": run.title, "since": f"{now():%Y-%m-%dT%H:%M:%SZ}"}) + "\n", list[str]()
     try:
         for name in names:
             held.append(f"{name.folder}/hold-{run.id}.json")
             address.opened.replace(held[-1], content.encode(), WARM_CLASS)
     except BadInput as error:
-        # The refused hold was not written.
+        # The store refused the hold file, so that there is none.
         held.pop()
         get_run_logger().warning("read without protection from pruning: %s", error)
     except OperationError as error:
@@ -54,7 +60,9 @@ def hold(address: StoreAddress, run: Run, names: Iterable[SetName]) -> Iterator[
             for key in held:
                 address.opened.delete(key)
         except OperationError as error:
-            get_run_logger().warning("a hold may remain, for a week at most: %s", error)
+            get_run_logger().warning(
+                "the file that protects the set from pruning could not be deleted, and counts for a week at most: %s", error
+            )
 
 
 @persistent
@@ -64,7 +72,11 @@ def finish_clean_up(address: StoreAddress, name: SetName, facts: dict[str, Any])
 
 
 def mark_if_possible(address: StoreAddress, name: SetName, state: str, facts: dict[str, Any]) -> str:
-    """Record the same, and return why if that fails: with read-only access to the store a set can be verified nevertheless."""
+    """Record that a set was verified as `mark` does.
+
+    Return why if that fails, because with read-only access to the store a set can still be
+    verified.
+    """
     try:
         mark(address, name, state, facts)
     except OperationError as error:

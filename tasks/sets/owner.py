@@ -1,4 +1,4 @@
-"""Which cluster writes a context's sets into a store."""
+"""The owner of a context's sets in a store: the cluster that writes them."""
 
 from prefect import get_run_logger
 
@@ -12,7 +12,9 @@ from tasks.store.address import StoreAddress
 
 @persistent
 def require_owner(address: StoreAddress, context: str, system_identifier: str) -> None:
-    """Make sure that this cluster is the one that writes this context's sets; the first one becomes it.
+    """Make sure that this cluster is the owner of this context's sets.
+
+    The first cluster that writes sets becomes the owner.
 
     Raises:
         BadInput: another cluster writes them.
@@ -26,13 +28,15 @@ def require_owner(address: StoreAddress, context: str, system_identifier: str) -
     owner = parse_owner(store.read(key), address.path(key)).system_identifier
     if owner != system_identifier:
         raise BadInput(
-            f"{address.path(key)}: sets of {context} are written by the cluster with system identifier {owner}, this one is "
-            f"{system_identifier}; after a disaster recovery take the store over: python -m deployments.register --adopt"
+            f"{address.path(key)}: sets of {context} are written by the cluster with system "
+            f"identifier {owner}, this one is "
+            f"{system_identifier}; after a disaster recovery take the store over: python -m "
+            "deployments.register --adopt"
         )
 
 
 @persistent
 def require_store(address: StoreAddress, context: str) -> None:
     """Make sure that the store is available before anything else is done."""
-    # A list: a HEAD has the same answer for a missing bucket as for a missing object.
+    # A listing, because HEAD gives the same answer for a missing bucket as for a missing object.
     list(address.opened.list(f"{context}/{OWNER_FILE}"))

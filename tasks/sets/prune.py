@@ -1,4 +1,4 @@
-"""Pruning: sets past retention expire, and are deleted a day later, as are sets that were never finished."""
+"""Pruning: sets past retention expire, and are deleted a day later; so are unfinished sets."""
 
 import json
 
@@ -23,7 +23,7 @@ from tasks.store.address import StoreAddress
 @step(name="expire {name.id}")
 @persistent
 def expire(address: StoreAddress, lock: ContextLock, name: SetName) -> None:
-    """Expire a set: its manifest gets another name. Another run may have done so already."""
+    """Expire a set by renaming its manifest. Another run may have done so already."""
     store, key = address.opened, f"{name.folder}/{MANIFEST_FILE}"
     if store.head(key) is None:
         return
@@ -42,7 +42,9 @@ def _delete(address: StoreAddress, lock: ContextLock, key: str) -> None:
 @step(name="delete {name.id}")
 @persistent
 def delete_expired(address: StoreAddress, lock: ContextLock, name: SetName) -> list[str]:
-    """Delete the objects of an expired set, its mark last; return the objects left because they do not belong to it.
+    """Delete the objects of an expired set, its mark last.
+
+    Return the objects in its folder that do not belong to it and are left.
 
     Raises:
         DamagedSet: its manifest cannot be read, so that its objects are not known.
@@ -53,16 +55,16 @@ def delete_expired(address: StoreAddress, lock: ContextLock, name: SetName) -> l
     manifest = parse_manifest(store.read(mark), address.path(mark))
     paths = [info.key.removeprefix(f"{name.folder}/") for info in store.list(f"{name.folder}/")]
     if MANIFEST_FILE in paths:
-        return [f"{name.id}: it was put back as a set"]
+        return [f"{name.id}: somebody put it back as a set"]
     ours = [path for path in paths if is_ours(path, (stored.path for stored in manifest.objects))]
     for path in sorted(ours, key=lambda path: path == EXPIRED_FILE):
         _delete(address, lock, f"{name.folder}/{path}")
-    return [f"{name.folder}/{path}: not of the set" for path in sorted({*paths} - {*ours})]
+    return [f"{name.folder}/{path}: does not belong to the set" for path in sorted({*paths} - {*ours})]
 
 
 @persistent
 def mark_dead(address: StoreAddress, run: Run, lock: ContextLock, name: SetName) -> None:
-    """Mark what a killed run left of a set, to be swept a day later."""
+    """Mark the unfinished set of a killed run, to be deleted a day later."""
     lock.require_held(f"{name.id} was marked to be swept")
     content = json.dumps({"instant": f"{run.started:%Y-%m-%dT%H:%M:%SZ}", "run": run.id}) + "\n"
     address.opened.replace(f"{name.folder}/{SWEPT_FILE}", content.encode(), WARM_CLASS)
@@ -71,7 +73,7 @@ def mark_dead(address: StoreAddress, run: Run, lock: ContextLock, name: SetName)
 @step(name="sweep {name.id}")
 @persistent
 def sweep(address: StoreAddress, lock: ContextLock, name: SetName) -> None:
-    """Delete what a killed run left of a set, its mark last, unless the set was committed or put back meanwhile."""
+    """Delete the unfinished set of a killed run, its mark last, unless the set was committed or put back meanwhile."""
     keys = [info.key for info in address.opened.list(f"{name.folder}/")]
     if not {f"{name.folder}/{file}" for file in (MANIFEST_FILE, EXPIRED_FILE, RESTORE_SCRIPT, PINNED_FILE)} & {*keys}:
         for key in sorted(keys, key=lambda key: key == f"{name.folder}/{SWEPT_FILE}"):
@@ -79,7 +81,9 @@ def sweep(address: StoreAddress, lock: ContextLock, name: SetName) -> None:
 
 
 def carry_out(address: StoreAddress, run: Run, lock: ContextLock, pruning: Pruning) -> None:
-    """Carry out the plan in an order in which no listed set ever lacks its base; expiring sets are recorded first.
+    """Carry out the plan, in such an order that no listed set ever lacks its base.
+
+    Sets that expire are recorded first.
 
     Raises:
         LostLock: the lock was lost; what was done before stays done, and the next run continues.

@@ -20,13 +20,13 @@ from tasks.store.address import StoreAddress
 
 @step
 def publish_pruning(context: Context, key: str, pruning: Pruning, *, dry_run: bool) -> str:
-    """Publish the plan or the outcome of a pruning; return the verdict."""
+    """Publish the plan or the outcome of pruning; return the verdict."""
     prefix = "would be " if dry_run else ""
     lines = [
         *(f"{'would expire' if dry_run else 'expired'}: {entry.name.id}" for entry in pruning.expiring),
         *(f"{prefix}deleted, expired for a day or longer: {name.id}" for name in pruning.to_delete),
-        *(f"{prefix}marked to be swept a day later, never finished: {name.id}" for name in pruning.to_mark),
-        *(f"{prefix}swept, never finished: {name.id}" for name in pruning.to_sweep),
+        *(f"{prefix}marked for deletion a day later, because it was never finished: {name.id}" for name in pruning.to_mark),
+        *(f"{prefix}deleted, because it was never finished: {name.id}" for name in pruning.to_sweep),
         *(f"{prefix}aborted, an upload of {upload.begun:%Y-%m-%d}: {upload.key}" for upload in pruning.to_abort),
     ]
     counts = f"{len(pruning.expiring)} sets expire, {len(pruning.to_delete)} are deleted, {len(pruning.to_sweep)} swept"
@@ -61,7 +61,9 @@ def facts_of_set(store: StoreAddress, staged: Staged) -> dict[str, Any]:
 def publish_verification(
     store: StoreAddress, run: Run, staged: Staged, phases: Phases, differences: Sequence[str], unmarked: str = ""
 ) -> str:
-    """Publish the result of verifying a set, and why it could not be recorded, if so; return the verdict.
+    """Publish the result of verifying a set, and why it could not be recorded, if so.
+
+    Return the verdict.
 
     Raises:
         DamagedSet: rows or digests differ from the manifest.

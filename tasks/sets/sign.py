@@ -1,4 +1,7 @@
-"""Signing sets that are already in a store: each is decoded first, and the content of its manifest stays the same."""
+"""Signing sets that are already in a store.
+
+Each set is verified first; the content of its manifest stays the same.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -19,7 +22,7 @@ from tasks.store.signing_keys import SIGNING_KEY, load_signer
 
 @dataclass
 class Signing:
-    """The outcome for the sets of a store: those signed now, those signed before, and why others are not signed."""
+    """The outcome for the sets of a store: those signed now, the number signed before, and why others are not signed."""
 
     signed: list[str] = field(default_factory=list)
     already: int = 0
@@ -33,10 +36,12 @@ class Signing:
 
 
 def signing_store(store: StoreAddress) -> StoreAddress:
-    """Return the address of a store whose sets are to be signed: sets without a signature are read too.
+    """Return the address of a store whose sets will be signed.
+
+    Through it, sets without a signature can be read too.
 
     Raises:
-        BadInput: there is no key to sign with.
+        BadInput: BACKUP_SIGNING_KEY is not set.
     """
     signer = load_signer(store.url, store.trust)
     if signer is None:
@@ -48,7 +53,7 @@ def named_sets(store: StoreAddress, context: str, references: Iterable[str]) -> 
     """Return the sets that an operator named.
 
     Raises:
-        BadInput: one is not a set of this context, or does not exist.
+        BadInput: a set does not exist, or belongs to another context.
     """
     names = list[SetName]()
     for reference in references:
@@ -60,9 +65,10 @@ def named_sets(store: StoreAddress, context: str, references: Iterable[str]) -> 
 
 
 def sign_sets(store: StoreAddress, run: Run, named: Iterable[SetName]) -> Signing:
-    """Sign the named sets of a store, or all; sets that cannot be decoded are reported, not signed.
+    """Sign the named sets of a store, or all sets.
 
-    Where signatures are required, a set without one is signed only if it was named: anybody may have written it.
+    Sets that cannot be verified are reported and not signed. If signatures are required, a set
+    without a signature is signed only if it was named, because anybody may have written it.
     """
     signing, chosen = Signing(), {*named}
     names = [name.name for name in list_sets(store, run.context).sets]
@@ -80,12 +86,14 @@ def sign_sets(store: StoreAddress, run: Run, named: Iterable[SetName]) -> Signin
 
 @step(name="sign {name.id}")
 def sign_set(store: StoreAddress, run: Run, name: SetName, *, named: bool) -> bool:
-    """Decode a set and sign its manifest with our key; return False if it has our signature already.
+    """Verify a set and sign its manifest with the signing key.
+
+    Return False if it already has a signature by that key.
 
     Raises:
-        UntrustedSet: it has another signature, or none and was not named.
-        DamagedSet: it differs from its manifest.
-        ColdObject: it has to be thawed first.
+        UntrustedSet: the set has another signature, or has none and was not named.
+        DamagedSet: the set differs from its manifest.
+        ColdObject: the set has to be thawed first.
     """
     signer = _signer_of(store)
     key, where = f"{name.folder}/{MANIFEST_FILE}", store.path(name.folder)
@@ -97,9 +105,9 @@ def sign_set(store: StoreAddress, run: Run, name: SetName, *, named: bool) -> bo
         parse_manifest(data, where, own)
     reading = replace(store, trust=replace(own, unsigned=True))
     manifest = decode_set(reading, run, name.id).manifest
-    # If somebody wrote the manifest meanwhile, another set was decoded.
+    # If somebody replaced the manifest meanwhile, another set was verified than would be signed.
     if parse_manifest(data, where, reading.trust) != manifest or store.opened.read(key) != data:
-        raise OperationError(f"{where}: its manifest changed while it was decoded; find out who writes there")
+        raise OperationError(f"{where}: the manifest changed while the set was verified; find out who writes there")
     _replace(store, key, sign_manifest(data, signer))
     get_run_logger().info("%s is signed", where)
     return True

@@ -35,8 +35,8 @@ def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path
     """Download one object of a set into a staged file, 0600, and compare it with the manifest.
 
     Raises:
-        DamagedSet: it is missing, or differs from the manifest.
-        ColdObject: it has to be thawed first.
+        DamagedSet: the object is missing, or differs from the manifest.
+        ColdObject: the object has to be thawed first.
     """
     store, key = address.opened, f"{name.folder}/{stored.path}"
     if (info := store.require_readable(key)) is None:
@@ -60,7 +60,7 @@ def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path
 
 @dataclass(frozen=True)
 class StagedSet:
-    """A set whose objects were all downloaded and match the manifest; files by path in the set, and in its base."""
+    """A downloaded set whose objects all match the manifest; `files` by path in the set, and in its base."""
 
     name: SetName
     manifest: Manifest
@@ -101,7 +101,10 @@ class StagedSet:
 
 @dataclass(frozen=True)
 class Staged:
-    """A chosen and staged set; the newer sets passed over; why the set is `aside`, if it was named and is set aside."""
+    """A chosen and downloaded set, and the newer sets that were passed over.
+
+    `aside` is the reason if the set was named although it is set aside.
+    """
 
     set: StagedSet
     passed_over: Sequence[str] = ()
@@ -114,23 +117,23 @@ class Staged:
             DamagedSet: sets were passed over; each is named.
         """
         if self.passed_over:
-            raise DamagedSet(f"{self.set.manifest.id} is good, but sets were passed over: {'; '.join(self.passed_over)}")
+            raise DamagedSet(f"{self.set.manifest.id} is good, but newer sets were passed over: {'; '.join(self.passed_over)}")
 
 
 def unpack(staged: StagedSet, stored: StoredObject) -> Path:
-    """Decompress a staged text of a set in its folder.
+    """Decompress a downloaded text of a set in its folder; return the new file.
 
     Raises:
-        DamagedSet: it cannot be unpacked, or is longer than the manifest says.
+        DamagedSet: the file cannot be decompressed, or is longer than the manifest states.
     """
     return unpack_file(staged.files[stored.path], stored, staged.manifest.id)
 
 
 def unpack_file(packed: Path, stored: StoredObject, set_id: str) -> Path:
-    """Decompress a staged file of a set in its folder.
+    """Decompress a downloaded file of a set in its folder; return the new file.
 
     Raises:
-        DamagedSet: it cannot be unpacked, or is longer than the manifest says.
+        DamagedSet: the file cannot be decompressed, or is longer than the manifest states.
     """
     plain = packed.with_suffix("")
     plain.touch(mode=0o600)
@@ -144,11 +147,14 @@ def unpack_file(packed: Path, stored: StoredObject, set_id: str) -> Path:
 
 
 def stage_newest_good(store: StoreAddress, run: Run, backup: str, check: Callable[[Manifest], None] | None = None) -> Staged:
-    """Download and verify the named set, or the newest complete one that fits; a set that `check` refuses is not downloaded.
+    """Download and verify the named set, or the newest complete set that passes `check`.
+
+    A set that `check` refuses is not downloaded.
 
     Raises:
         DamagedSet: the named set is damaged, or every set is.
-        BadInput, UnsafeTarget: there is no such set, or it cannot be restored into the target; nothing was changed.
+        BadInput, UnsafeTarget: there is no such set, or the set cannot be restored into the target;
+            nothing was changed.
     """
     passed_over = list[str]()
     for candidate in candidates(store, run.context, backup, run.started):
@@ -172,15 +178,18 @@ def stage_newest_good(store: StoreAddress, run: Run, backup: str, check: Callabl
 
 
 def _why_aside(store: StoreAddress, staged: StagedSet) -> str:
-    """Return why a named set is set aside, if it is: it can be restored, but must not be taken for the newest."""
+    """Return why a named set is set aside, or None.
+
+    It can be restored, but must not be taken for the newest state.
+    """
     may_be_latest = staged.manifest.number is not None and RULES[staged.manifest.kind].may_be_latest
     return (why_aside(store, staged.name) or "") if may_be_latest else ""
 
 
 def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> StagedSet:
-    """Download a set, and the rows that it inherits from its full."""
+    """Download a set, and the rows that it inherits from its full backup."""
     base_name, needed = None, list[StoredObject]()
-    # First, so that no hours are spent on a set that cannot be restored.
+    # Checked first, so that no hours are spent on downloading a set that cannot be restored.
     require_list(address, name, manifest)
     if base := read_base(address, manifest):
         base_name = SetName(name.context, Kind.FULL, base.id)
@@ -208,11 +217,11 @@ def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -
 
 @contextmanager
 def stage_relations(address: StoreAddress, run: Run, manifest: Manifest, relations: Collection[Relation]) -> Iterator[StagedSet]:
-    """Download the rows of some relations of a set, with those that they inherit from its full, for as long as the block.
+    """Download, for the block, the rows of some relations of a set, with the rows that they inherit from its full backup.
 
     Raises:
         DamagedSet: an object is missing or differs from the manifest.
-        ColdObject: it has to be thawed first.
+        ColdObject: the object has to be thawed first.
     """
     name, base, folder = name_of(manifest), read_base(address, manifest), run.folder / f"{manifest.id}-rows"
     part = manifest.model_copy(update={"relations": [*relations], "large_objects": None})
@@ -246,7 +255,7 @@ def context_text(staged: StagedSet, path: str) -> str:
     """Return a file of the context folder as the set has it.
 
     Raises:
-        DamagedSet: it is not in the set, is too large, or is not UTF-8.
+        DamagedSet: the file is not in the set, is too large, or is not UTF-8.
     """
     where, file = f"{staged.manifest.id}/{path}", staged.files.get(path)
     if file is None:

@@ -1,8 +1,10 @@
-"""What to prune in a store: a plan, made after clocks and locks were checked.
+"""Planning what to prune in a store, after clocks and locks were checked.
 
-Everything else in the store is left alone: objects that no set of ours names, that others wrote, or that cannot be read. The age of
-a set depends on the clocks of this machine, of the database server, which dated the sets, and of the store: if they differ, nothing
-is pruned. Nor is anything pruned while there is no new full, or the database cannot be reached: the sets may be all that is left.
+Everything else in the store is left alone: objects that belong to no set of this project, that
+others wrote, or that cannot be read. The age of a set depends on the clocks of this machine, of the
+database server, which dated the sets, and of the store: if these clocks differ, nothing is pruned.
+Nothing is pruned either while there is no new full backup or the database cannot be reached,
+because then the sets may be all that is left.
 """
 
 from collections.abc import Iterator
@@ -41,9 +43,9 @@ from tasks.store.interface import ObjectInfo, Upload
 
 @dataclass(frozen=True)
 class Pruning:
-    """What to do in a store: sets that expire, expired ones to delete, unfinished sets to mark and then to sweep.
+    """The plan for a store: sets that expire, expired sets to delete, unfinished sets to mark, and marked ones to delete.
 
-    `suspended` is why nothing is done.
+    `suspended` is the reason if nothing is done.
     """
 
     suspended: str | None = None
@@ -77,7 +79,7 @@ def places(context: Context, store: StoreAddress) -> Iterator[tuple[str, StoreAd
 
 @contextmanager
 def alone(context: str, run: Run) -> Iterator[ContextLock]:
-    """Lock the pruning of a context's sets; the lock is a separate one, so that backups and restores can go on.
+    """Lock the pruning of a context's sets, with a separate lock, so that backups and restores can run meanwhile.
 
     Raises:
         BadInput: the database cannot be reached; nothing is pruned.
@@ -87,16 +89,19 @@ def alone(context: str, run: Run) -> Iterator[ContextLock]:
             server = site.find_server(None, context)
             lock = stack.enter_context(context_lock(server, f"pruning of {context}", run.title, exclusive=True))
         except (BadInput, ServerUnavailable) as error:
-            raise BadInput(f"nothing is pruned while the database's clock and its locks cannot be read: {error}") from error
+            raise BadInput(f"nothing is pruned, because the database's clock and locks cannot be read: {error}") from error
         yield lock
 
 
 @step
 def survey(address: StoreAddress, context: Context, periods: dict[str, str], instant: datetime, lock: ContextLock) -> Pruning:
-    """Find out what to do at an instant with sets of kinds that have a period; nothing is changed.
+    """Make the plan for an instant, for sets of the kinds that have a retention period.
+
+    Nothing is changed.
 
     Raises:
-        OperationError: the clocks of this machine, the database server and the store differ, so that ages are not known.
+        OperationError: the clocks of this machine, the database server and the store differ, so
+            that ages are not known.
     """
     _require_clock(address, lock)
     listing = list_sets(address, context.name)
@@ -121,7 +126,7 @@ def _survey_expired(address: StoreAddress, listing: Listing, instant: datetime, 
     needed = {decision.set.base for decision in pruning.decisions if not decision.expires}
     for expired in listing.expired:
         if expired.name.id in needed:
-            pruning.left_alone.append(f"expired {expired.name.id}: a differential that is kept needs it; put it back as a set")
+            pruning.left_alone.append(f"expired {expired.name.id}: a differential that is kept needs this set; put it back")
         elif instant - expired.since >= GRACE and not _is_recent(expired.held, instant):
             until = f"{PINNED_FILE} is in its folder" if expired.pinned else _locked_until(address, expired.name, instant)
             if until:
@@ -131,7 +136,7 @@ def _survey_expired(address: StoreAddress, listing: Listing, instant: datetime, 
 
 
 def _survey_leftovers(address: StoreAddress, context: Context, listing: Listing, instant: datetime, pruning: Pruning) -> None:
-    """Find marks without a meaning, and uploads that nobody will finish."""
+    """Find marks that no longer apply, and uploads that nobody will finish."""
     sweep_marks = {f"{entry.name.folder}/{SWEPT_FILE}" for entry in listing.sets}
     pruning.dead_marks.extend(
         info.key
@@ -147,12 +152,15 @@ def _survey_leftovers(address: StoreAddress, context: Context, listing: Listing,
 
 
 def _lost(listing: Listing) -> list[str]:
-    """Return what is wrong with the sets whose manifest is unreadable or lost."""
+    """Return notes on the sets whose manifest is unreadable or lost."""
     return [entry.damage for entry in listing.sets if entry.manifest is None and entry.damage]
 
 
 def _require_clock(address: StoreAddress, lock: ContextLock) -> None:
-    """Refuse to judge the age of sets by clocks that differ; a store that is a folder has no clock of its own."""
+    """Refuse to judge the age of sets if the clocks differ.
+
+    A store that is a folder has no clock of its own.
+    """
     database: datetime = lock.connection.execute(sql.server.SERVER_CLOCK).fetchall()[0][0]
     _compare_clocks("the database server", database, now())
     if store := address.opened.clock():
@@ -184,7 +192,7 @@ def _stored(entry: ListedSet, instant: datetime, *, disputed: bool) -> StoredSet
 
 
 def _unless_locked(address: StoreAddress, listed: dict[str, ListedSet], decision: Decision, instant: datetime) -> Decision:
-    """Keep a set under object lock: its deletion would be refused, or only leave a delete marker."""
+    """Keep a set that is under object lock, because its deletion would be refused, or would only create a delete marker."""
     until = _locked_until(address, listed[decision.set.id].name, instant)
     return Decision(decision.set, expires=False, why=until) if until else decision
 
@@ -201,9 +209,9 @@ def _locked_until(address: StoreAddress, name: SetName, instant: datetime) -> st
 def _survey_unfinished(
     address: StoreAddress, listing: Listing, unfinished: UnfinishedSet, instant: datetime, pruning: Pruning
 ) -> None:
-    """Sweep a folder without manifest if all its objects are old and provably of the run that it is named after.
+    """Plan to delete a folder without manifest, if all its objects are old and provably written by the run in its name.
 
-    It is marked first, and swept a day later.
+    The folder is marked first, and deleted a day later.
     """
     name = unfinished.name
     objects = [info for info in address.opened.list(f"{name.folder}/") if info.key != f"{name.folder}/{SWEPT_FILE}"]
@@ -218,7 +226,7 @@ def _survey_unfinished(
 
 
 def _needed(address: StoreAddress, listing: Listing, name: SetName) -> str | None:
-    """Return which expired or unreadable set may need a folder without manifest as its full."""
+    """Return which expired or unreadable set may need a folder without manifest as its full backup."""
     if name.kind is not Kind.FULL:
         return None
     unreadable = [entry.name.id for entry in listing.sets if entry.name.kind is Kind.DIFFERENTIAL and entry.manifest is None]
@@ -231,15 +239,15 @@ def _needed(address: StoreAddress, listing: Listing, name: SetName) -> str | Non
                 unreadable.append(expired.name.id)
             else:
                 if base == name.id:
-                    return f"its manifest is lost, and expired {expired.name.id} needs it"
-    # A full is older than what needs it.
+                    return f"its manifest is lost, and expired {expired.name.id} needs this set"
+    # A full backup is older than the sets that need it.
     later = [set_id for set_id in unreadable if set_id[-20:] > name.id[-20:]]
-    return f"{later[0]} may need it, and cannot be read: delete or repair that set by hand" if later else None
+    return f"{later[0]} may need this set, and cannot be read: delete or repair {later[0]} by hand" if later else None
 
 
 def _strange(address: StoreAddress, name: SetName, objects: list[ObjectInfo]) -> str | None:
     foreign = [info.key for info in objects if not _is_of_its_run(address, name, info)]
-    return f"{', '.join(foreign[:3])} is not of its run; check who wrote it" if foreign else None
+    return f"{', '.join(foreign[:3])} was not written by the set's run; find out who wrote it" if foreign else None
 
 
 def _is_of_its_run(address: StoreAddress, name: SetName, info: ObjectInfo) -> bool:

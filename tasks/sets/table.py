@@ -55,7 +55,11 @@ def _warned(entry: ListedSet) -> str:
 
 
 def _unfinished_note(unfinished: UnfinishedSet, zone: ZoneInfo) -> str:
-    return f"no manifest; swept after {markdown.local_time(unfinished.since + GRACE, zone)}" if unfinished.since else "no manifest"
+    return (
+        f"no manifest, so that it is deleted after {markdown.local_time(unfinished.since + GRACE, zone)}"
+        if unfinished.since
+        else "no manifest"
+    )
 
 
 def _expired_row(expired: ExpiredSet, zone: ZoneInfo) -> dict[str, object]:

@@ -1,7 +1,8 @@
-"""SQL texts of a set: parsed by PostgreSQL as what they should be before they are used, and refused if they are more.
+"""Checking SQL texts of a set before they are used: PostgreSQL has to parse each as what it should be, and nothing more.
 
-A condition, a check or a key of a table may name columns and call functions without side effects; it must not contain a second
-statement, another query, or a function with side effects such as pg_terminate_backend.
+A condition, a check or a partition key may name columns and call functions without side effects; it
+must not contain a second statement, another query, or a function with side effects such as
+pg_terminate_backend.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,10 +25,10 @@ CHECK_SECONDS = 60
 
 @contextmanager
 def _reading(connection: Connection, where: str) -> Iterator[None]:
-    """Roll back what the block does, and name the text that was refused.
+    """Roll back the work of the block; if PostgreSQL refuses the text, name the text in the error.
 
     Raises:
-        DamagedSet: PostgreSQL refuses it.
+        DamagedSet: PostgreSQL refuses the text.
     """
     try:
         with connection.transaction(force_rollback=True):
@@ -54,10 +55,10 @@ def _make(connection: Connection, statement: Composed) -> None:
 
 
 def require_condition(connection: Connection, where: str, condition: str, child: tuple[str, str], root: tuple[str, str]) -> None:
-    """Make sure that a text is only a condition that joins the rows of two tables, each referred to by its name.
+    """Make sure that a text is nothing but a condition that joins the rows of two tables, each referred to by its name.
 
     Raises:
-        DamagedSet: it is not; the message says `where` it comes from.
+        DamagedSet: the text is not such a condition; the message says `where` it comes from.
     """
     with _reading(connection, where):
         path = read_source_path(connection, root[0])
@@ -66,16 +67,16 @@ def require_condition(connection: Connection, where: str, condition: str, child:
         relations, queries, acting = connection.execute(sql.set_texts.PARSED_VIEW, {"owner": owner}).fetchall()[0]
         both = {_oid_of(connection, relation) for relation in (child, root)}
     if acting:
-        raise DamagedSet(f"{where}: it calls {', '.join(acting)}, which a condition must not; nothing was done")
+        raise DamagedSet(f"{where}: the text calls {', '.join(acting)}, which a condition must not call; nothing was done")
     if queries != 1 or not {*relations} <= both:
-        raise DamagedSet(f"{where}: it is more than a condition on {child[1]} and {root[1]}; nothing was done")
+        raise DamagedSet(f"{where}: the text is more than a condition on {child[1]} and {root[1]}; nothing was done")
 
 
 def understood_check(connection: Connection, where: str, relation: tuple[str, str], definition: str) -> str:
     """Return a check constraint of an existing table as PostgreSQL spells it.
 
     Raises:
-        DamagedSet: the text is not one, or calls functions with side effects.
+        DamagedSet: the text is not a check constraint, or calls functions with side effects.
     """
     with _reading(connection, where):
         connection.execute(sql.set_texts.empty_like(*relation))
@@ -83,11 +84,12 @@ def understood_check(connection: Connection, where: str, relation: tuple[str, st
         parameters = {"oid": _oid_of(connection, ("pg_temp", relation[1])), "owner": _owner_of(connection, relation)}
         rows = connection.execute(sql.set_texts.PARSED_CHECK, parameters).fetchall()
     if len(rows) != 1:
-        raise DamagedSet(f"{where}: it is not the definition of a CHECK constraint; nothing was done")
+        raise DamagedSet(f"{where}: the text is not the definition of a CHECK constraint; nothing was done")
     text, acting = rows[0]
     if acting:
         raise DamagedSet(
-            f"{where}: it calls {', '.join(acting)}, which belongs to another role and may have side effects; create it by hand"
+            f"{where}: the text calls {', '.join(acting)}, which belongs to another role and may "
+            "have side effects; create it by hand"
         )
     return str(text)
 
@@ -96,7 +98,7 @@ def understood_default(connection: Connection, where: str, relation: tuple[str, 
     """Make sure that a text is the default of a column of an existing table, as PostgreSQL spells it.
 
     Raises:
-        DamagedSet: it is not, or more than that.
+        DamagedSet: the text is not a default, or is more than a default.
     """
     with _reading(connection, where):
         connection.execute(sql.set_texts.empty_like(*relation))
@@ -104,7 +106,7 @@ def understood_default(connection: Connection, where: str, relation: tuple[str, 
         parameters = {"oid": _oid_of(connection, ("pg_temp", relation[1])), "column": column}
         rows = connection.execute(sql.set_texts.PARSED_DEFAULT, parameters).fetchall()
     if rows != [(text,)]:
-        raise DamagedSet(f"{where}: it is not a column default; nothing was done")
+        raise DamagedSet(f"{where}: the text is not a column default; nothing was done")
 
 
 def understood_partition_key(connection: Connection, where: str, parent: tuple[str, str], key: str) -> str:
@@ -119,7 +121,7 @@ def understood_partition_key(connection: Connection, where: str, parent: tuple[s
 
 
 def unfit_checks(server: Server, database: str, run: Run, context: Context, checks: Iterable[Check]) -> Mapping[str, str]:
-    """Return by name why a check of a set is not run: it is not a query, or calls functions with side effects."""
+    """Return, by name of the check, why checks of a set are not run: the text is no query, or calls functions with side effects."""
     with connect(server, database, run.title) as connection:
         problems = {check.name: _unfit(connection, context, check) for check in checks}
     return {name: problem for name, problem in problems.items() if problem}
@@ -131,8 +133,9 @@ def _unfit(connection: Connection, context: Context, check: Check) -> str:
             path = read_source_path(connection, context.namespace)
             connection.execute(sql.session.check_settings(context.timestamps, CHECK_SECONDS))
             execute_written(connection, sql.set_texts.count_of(check.query), path, prepare=True)
-            # Functions that the set created in this database are allowed: its own triggers call them too.
+            # Functions that the set created in this database are allowed: its own triggers call
+            # them too.
             _, _, acting = connection.execute(sql.set_texts.PARSED_VIEW, {"owner": None}).fetchall()[0]
     except DamagedSet as error:
         return str(error)
-    return f"it calls {', '.join(acting)}, which a check must not" if acting else ""
+    return f"the check calls {', '.join(acting)}, which a check must not call" if acting else ""

@@ -1,7 +1,7 @@
-"""Thawing cold sets: requested, waited for, and read when they are readable.
+"""Thawing cold sets: request the thaw and wait until the set can be read.
 
-A run that a worker started does not keep the worker waiting: it reschedules itself for when the thaw should be done. A run that was
-started by hand waits.
+A run that a worker started does not occupy the worker meanwhile: it ends, and reschedules itself
+for the time when the thaw should be done. A run that was started by hand waits.
 """
 
 import json
@@ -42,7 +42,7 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=2), timedelta(minutes=15)
 
 @dataclass(frozen=True)
 class Thaw:
-    """A requested thaw: when, with which tier, and by which flow run."""
+    """A requested thaw: the time of the request, the tier, and the flow run."""
 
     requested: datetime
     tier: Tier
@@ -51,7 +51,7 @@ class Thaw:
 
 @dataclass(frozen=True)
 class Cold:
-    """Objects of a set that cannot be read yet, their storage classes, and the time zone for messages."""
+    """The objects of a set that cannot be read yet, their storage classes, and the time zone for messages."""
 
     name: SetName
     keys: list[str]
@@ -62,7 +62,7 @@ class Cold:
 def thaw_in_time(store: StoreAddress, run: Run, backup: str) -> datetime | None:
     """Thaw the set that a recovery is about to read, within half of its RTO, if that is known.
 
-    Returns when the thaw was requested that this run had to wait for; None if there was nothing to wait for.
+    Returns the time at which the thaw was requested; None if the run did not have to wait for one.
 
     Raises:
         ColdObject: the store cannot thaw it, or it took far longer than usual.
@@ -70,7 +70,8 @@ def thaw_in_time(store: StoreAddress, run: Run, backup: str) -> datetime | None:
     try:
         objective = site.find_context(run.context).objectives.rto
     except BadInput:
-        # After a disaster there may be neither block nor folder: as fast as possible.
+        # After a disaster there may be neither block nor folder; then the thaw is as fast as
+        # possible.
         objective = timedelta()
     return require_warm(store, run, backup, objective=objective)
 
@@ -78,9 +79,10 @@ def thaw_in_time(store: StoreAddress, run: Run, backup: str) -> datetime | None:
 def require_warm(
     store: StoreAddress, run: Run, backup: str, tier: Tier | None = None, objective: timedelta | None = None
 ) -> datetime | None:
-    """Thaw every object that a restore of a set reads; without a tier, within half of an objective.
+    """Thaw every object that a restore of a set reads.
 
-    Returns when the thaw was requested that this run had to wait for; None if there was nothing to wait for.
+    Without a tier, choose one that thaws within half of an objective. Returns the time at which the
+    thaw was requested; None if the run did not have to wait for one.
 
     Raises:
         ColdObject: the store cannot thaw it, or it took far longer than usual.
@@ -101,7 +103,7 @@ def require_warm(
 
 
 def _set_to_read(store: StoreAddress, run: Run, backup: str) -> Manifest | None:
-    """Return the manifest of the set that will be read: the named one, or the newest if all that fit are cold."""
+    """Return the manifest of the set that will be read: the named set, or the newest set if all suitable sets are cold."""
     try:
         fitting = [
             candidate
@@ -111,7 +113,7 @@ def _set_to_read(store: StoreAddress, run: Run, backup: str) -> Manifest | None:
         is_read = bool(fitting) and (fitting[0].named or all(is_cold(candidate.storage_class) for candidate in fitting))
         return fetch_manifest(store, fitting[0].name) if is_read else None
     except (BadInput, DamagedSet, ColdObject):
-        # The restore reports what is wrong with it.
+        # The restore itself reports what is wrong with the set.
         return None
 
 
@@ -156,7 +158,7 @@ def _request(store: StoreAddress, cold: Cold, tier: Tier) -> Thaw:
             else:
                 break
     mark = _read_mark(store, name)
-    # An old mark does not describe a later request.
+    # The mark of an old request is not valid for a later one.
     if mark and not is_new and (mark.flow_run == _this_run() or now() < deadline(mark.requested, cold.classes, mark.tier)):
         return mark
     thaw = Thaw(now(), usable_tier, _this_run())
@@ -176,13 +178,13 @@ def _read_mark(store: StoreAddress, name: SetName) -> Thaw | None:
     key = f"{name.folder}/{THAW_FILE}"
     if store.opened.head(key) is None:
         return None
-    # The mark only says since when; the store says what is readable.
+    # The mark only has the time of the request; which objects are readable is asked of the store.
     mark = parse_mark(ThawMark, store.opened.read(key))
     return Thaw(mark.asked, mark.tier, mark.flow_run) if mark else None
 
 
 def _requested_before(store: StoreAddress, name: SetName) -> datetime | None:
-    """Return when this run requested the set, before it was rescheduled."""
+    """Return when this flow run requested the thaw, before it was rescheduled."""
     mark = _read_mark(store, name)
     return mark.requested if mark and mark.flow_run and mark.flow_run == _this_run() else None
 
@@ -190,7 +192,8 @@ def _requested_before(store: StoreAddress, name: SetName) -> datetime | None:
 def _log_thaw(run: Run, cold: Cold, thaw: Thaw, objective: timedelta | None) -> None:
     ready = thaw.requested + usual_time(cold.classes, thaw.tier)
     remaining = "" if objective is None or not objective else (
-        f"; {markdown.clock((run.started + objective - ready).total_seconds())} of the recovery time objective remain then"
+        f"; {markdown.clock((run.started + objective - ready).total_seconds())} of the recovery "
+        "time objective remain then"
         if ready < run.started + objective else "; by then the recovery time objective is missed"
     )  # fmt: skip
     get_run_logger().warning(
@@ -203,21 +206,24 @@ def _wait(store: StoreAddress, cold: Cold, thaw: Thaw) -> None:
     """Wait until the objects can be read; a run that a worker started ends, and is rescheduled.
 
     Raises:
-        ColdObject: they could not be read before the deadline.
+        ColdObject: the objects could not be read before the deadline.
     """
     usual = usual_time(cold.classes, thaw.tier)
     waiting, pause, last = cold.keys, FIRST_PAUSE, deadline(thaw.requested, cold.classes, thaw.tier)
     while waiting := _unreadable(store, waiting):
         if now() >= last:
             raise ColdObject(
-                f"{cold.name.id}: {len(waiting)} objects cannot be read although they were requested with tier {thaw.tier} at "
-                f"{markdown.local_time(thaw.requested, cold.zone)}, {store.path(waiting[0])} among them; "
+                f"{cold.name.id}: {len(waiting)} objects cannot be read although they were "
+                f"requested with tier {thaw.tier} at "
+                f"{markdown.local_time(thaw.requested, cold.zone)}, {store.path(waiting[0])} among "
+                "them; "
                 "ask the store's operator, then run again"
             )
         if deployment.id:
             soon = max(thaw.requested + usual, now() + usual / 10)
             _reschedule(
-                soon, f"{cold.name.id} is being thawed ({thaw.tier}); checks again at {markdown.local_time(soon, cold.zone)}"
+                soon,
+                f"{cold.name.id} is being thawed ({thaw.tier}); this run checks again at {markdown.local_time(soon, cold.zone)}",
             )
         time.sleep(pause.total_seconds())
         pause = min(pause * 2, LONGEST_PAUSE, last - now() if last > now() else FIRST_PAUSE)

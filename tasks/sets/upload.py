@@ -27,7 +27,9 @@ def upload(
     storage_class: str,
     moved: Moved = unmeasured,
 ) -> StoredObject:
-    """Upload one object of a set, read it back and remove the staged file; each byte moves twice, there and back.
+    """Upload one object of a set, read it back, and remove the staged file.
+
+    Each byte is transferred twice.
 
     Raises:
         StoreUnavailable: the store did not accept it, or returns other bytes.
@@ -41,9 +43,9 @@ def upload(
 
 
 def read_back(store: Store, key: str, stored: StoredObject, moved: Moved) -> None:
-    """Read an object whole and compare it with what was sent."""
+    """Read a whole object and compare it with the bytes that were sent."""
     if (sha256 := stored_sha256(store, key, moved)) != stored.sha256:
-        raise StoreUnavailable(f"{key}: the store returns other bytes than were sent (sha256 {sha256}); try again")
+        raise StoreUnavailable(f"{key}: the store returns other bytes than were sent (their SHA-256 is {sha256}); try again")
 
 
 def stored_sha256(store: Store, key: str, moved: Moved = unmeasured) -> str:
@@ -54,7 +56,10 @@ def stored_sha256(store: Store, key: str, moved: Moved = unmeasured) -> str:
 
 @step(name="cool {name.id}", repeatable=True)
 def cool(address: StoreAddress, name: SetName, manifest: Manifest, storage_class: str) -> None:
-    """Move the data of a set that was read back to its storage class, if the store has it; manifest and list stay warm."""
+    """Move the data of a set, after they were read back, to the set's storage class, if the store has that class.
+
+    Manifest and list stay in STANDARD.
+    """
     classes = {address.opened.set_class(f"{name.folder}/{stored.path}", storage_class) for stored in manifest.data}
     get_run_logger().info("%s: %d objects are in class %s", name.id, len(manifest.data), "/".join(sorted(classes)))
 
@@ -65,14 +70,19 @@ def missing_class(address: StoreAddress, classes: StorageClasses, kind: Kind) ->
     if storage_class not in address.opened.lacking:
         return []
     return [
-        f"the store has no storage class {storage_class}: the data are in STANDARD; have the class set up there, or write "
-        f"storage_classes: {{{class_key(kind)}: STANDARD}} into the context's context.yaml and register it"
+        f"the store has no storage class {storage_class}: the data are in STANDARD; have the class "
+        "set up there, or write "
+        f"storage_classes: {{{class_key(kind)}: STANDARD}} into the context's context.yaml and "
+        "register it"
     ]
 
 
 @step(name="publish {name.id}", repeatable=True)
 def publish(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -> str:
-    """Commit a set: write its manifest, create-only and signed if there is a key, and read it back; return the set's path."""
+    """Commit a set: write its manifest, create-only and signed if there is a key, and read it back.
+
+    Return the set's path.
+    """
     store, key = address.opened, f"{name.folder}/{MANIFEST_FILE}"
     store.create(key, render_manifest(manifest, address.signer), WARM_CLASS, {"run": run.id, "set": name.id})
     if parse_manifest(store.read(key), address.path(key), address.trust) != manifest:

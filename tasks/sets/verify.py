@@ -1,4 +1,4 @@
-"""Verifies stored sets without restoring them: every byte is downloaded, every row decoded and counted."""
+"""Verifying stored sets without restoring them: every byte is downloaded, every row is decoded and counted."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -24,19 +24,19 @@ from tasks.store.address import StoreAddress
 
 
 def verify_set(store: StoreAddress, run: Run, backup: str) -> str:
-    """Verify the newest or the named set and record that it is good; return the verdict.
+    """Verify the named set or the newest one, and record that it is good; return the verdict.
 
     Raises:
-        DamagedSet: it differs from its manifest, or newer ones were passed over.
+        DamagedSet: the set differs from its manifest, or newer sets were passed over.
     """
     return decode_set(store, run, backup).verdict
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A verified set: the verdict, and the manifest that every row was compared with.
+    """A verified set: the verdict, and the manifest with which every row was compared.
 
-    `unmarked` is why that could not be recorded, if so.
+    `unmarked` is the reason if the result could not be recorded.
     """
 
     verdict: str
@@ -45,10 +45,10 @@ class Decoded:
 
 
 def decode_set(store: StoreAddress, run: Run, backup: str) -> Decoded:
-    """Verify a set as verify_set does; return the result.
+    """Verify a set as verify_set does; return the result instead of the verdict alone.
 
     Raises:
-        DamagedSet: as verify_set.
+        DamagedSet: as for verify_set.
     """
     phases = Phases()
     with phases.phase("download and verification"):
@@ -73,10 +73,11 @@ def decode_set(store: StoreAddress, run: Run, backup: str) -> Decoded:
 def verify_share(store: StoreAddress, run: Run, backups: Iterable[str], count: int) -> str:
     """Verify sets one after the other until `count` were good; return the verdict.
 
-    Damaged sets do not count: they come first each time, and the others would never be verified.
+    Damaged sets do not count, because they come first each time, and the others would never be
+    verified.
 
     Raises:
-        DamagedSet: some differ from their manifests; each is named.
+        DamagedSet: some sets differ from their manifests; each is named.
     """
     verified, unmarked, cold, damaged = 0, list[str](), list[str](), list[str]()
     for backup in backups:
@@ -85,7 +86,7 @@ def verify_share(store: StoreAddress, run: Run, backups: Iterable[str], count: i
         try:
             decoded = decode_set(store, run, backup)
         except ColdObject as error:
-            # The listing compared its sizes; more needs a thaw.
+            # The listing compared the sizes of its objects; more than that needs a thaw.
             cold.append(str(error))
             get_run_logger().info("only sizes were checked, as the objects are in cold storage: %s", error)
         except DamagedSet as error:
@@ -96,7 +97,7 @@ def verify_share(store: StoreAddress, run: Run, backups: Iterable[str], count: i
             unmarked += [decoded.unmarked] if decoded.unmarked else []
     summary = f"{verified} sets decoded" + (f", {len(cold)} cold ones: sizes checked only" if cold else "")
     if unmarked:
-        summary += f", but {len(unmarked)} could not be marked, so that the next run verifies them again"
+        summary += f", but {len(unmarked)} could not be marked as verified, so that the next run verifies them again"
     if damaged:
         raise DamagedSet(f"FAIL: {summary}, {len(damaged)} damaged: {'; '.join(damaged)}")
     return f"PASS: {summary}"
@@ -104,7 +105,10 @@ def verify_share(store: StoreAddress, run: Run, backups: Iterable[str], count: i
 
 @step
 def decode(staged: StagedSet, items: Mapping[str, Item]) -> list[str]:
-    """Recompute rows and digests of a staged set's relations and large objects; return how they differ from the manifest."""
+    """Recompute rows and digests of a staged set's relations and large objects.
+
+    Return how they differ from the manifest.
+    """
     relations = staged.manifest.relations
     rows = [problem for relation in relations for problem in _decoded(staged, relation, items[relation.qualified].at)]
     return [*rows, *decode_large_objects(staged)]

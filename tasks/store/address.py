@@ -1,4 +1,4 @@
-"""The address of a store: it is passed to tasks, and they open it when they need it."""
+"""The address of a store. Tasks get the address, and open the store when they need it."""
 
 import base64
 import hashlib

@@ -45,7 +45,9 @@ class FolderStore:
         """
         path = self._root / key
         if "\0" in key or not self._contains(path):
-            raise BadInput(f"{key!r} leads out of the store's folder {self._root}: nothing there is touched; remove the link")
+            raise BadInput(
+                f"{key!r} leads out of the store's folder {self._root}, where nothing is read or written; remove the link"
+            )
         return path
 
     def _contains(self, path: Path) -> bool:
@@ -70,7 +72,7 @@ class FolderStore:
 
     def _require_root(self) -> None:
         if not self._root.is_dir():
-            raise BadInput(f"{self._root}: no such folder; mount or make it, or correct BACKUP_STORE")
+            raise BadInput(f"the store's folder {self._root} does not exist; mount or create it, or correct BACKUP_STORE")
 
     def head(self, key: str) -> ObjectInfo | None:
         """Return size and time of a file."""
@@ -139,7 +141,7 @@ class FolderStore:
                 yield chunk
 
     def require_readable(self, key: str) -> ObjectInfo | None:
-        """Return the file's facts: no file in a folder is cold."""
+        """Return the file's facts; every file in a folder is readable."""
         return self.head(key)
 
     def require_writable(self, key: str, storage_class: str) -> None:
@@ -165,7 +167,7 @@ class FolderStore:
         return False
 
     def delete(self, key: str) -> None:
-        """Delete a file, and the folders that are empty then."""
+        """Delete a file, and its folders if they are empty then."""
         with self._answering(key):
             self._require_root()
             path = self._at(key)

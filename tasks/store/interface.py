@@ -1,7 +1,7 @@
 """The interface of a store. Keys are paths below the store's root.
 
-Differences between servers, and network errors, are handled in this package only: a download that was cut off continues
-at the same byte, and a create-only object is never overwritten.
+Differences between servers, and network errors, are handled in this package only. A download that
+was interrupted continues at the same byte; an object that must not exist yet is never overwritten.
 """
 
 import io
@@ -14,14 +14,14 @@ from typing import IO, Any, Protocol
 from tasks.core.errors import DamagedSet
 from tasks.core.run.progress import Moved, unmeasured
 
-# More than any manifest, mark or record has; these are read into memory.
+# The greatest size of an object that is read into memory: larger than any manifest, mark or record.
 MOST_READ_BYTES = 512 << 20
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """The facts that a store returns about an object without its content."""
+    """The facts that a store returns about an object without reading its content."""
 
     key: str
     bytes: int
@@ -33,7 +33,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class Upload:
-    """An unfinished upload: it is not in listings, but it is billed."""
+    """An unfinished upload, which is not listed but billed."""
 
     key: str
     begun: datetime
@@ -70,7 +70,7 @@ class Store(Protocol):
         """
 
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
-        """Store a small object that must not exist yet (AlreadyExists), except with the same content."""
+        """Store a small object. Raise AlreadyExists if it exists with other content."""
 
     def replace(self, key: str, data: bytes, storage_class: str) -> None:
         """Store a small object, and overwrite an existing one."""
@@ -93,7 +93,7 @@ class Store(Protocol):
     def require_writable(self, key: str, storage_class: str) -> None:
         """Raise an error unless an object can be stored under this key in this storage class.
 
-        Leave nothing there.
+        Afterwards nothing is left there.
         """
 
     def clock(self) -> datetime | None:
@@ -102,13 +102,14 @@ class Store(Protocol):
     def set_class(self, key: str, storage_class: str) -> str:
         """Move an object to another storage class, and return the class that it has then.
 
-        An object that is cold already is not moved, nor is any if the store lacks the class.
+        An object that is cold already is not moved. If the store lacks the class, no object is
+        moved.
         """
 
     def thaw(self, key: str, days: int, tier: str) -> bool:
         """Request that a cold object be readable for some days.
 
-        Return False if it is already requested.
+        Return False if that is already requested.
         """
 
     def delete(self, key: str) -> None:
@@ -125,7 +126,7 @@ def require_small(place: str, size: int) -> None:
     """Refuse an object that is too large to be read into memory.
 
     Raises:
-        DamagedSet: it is too large.
+        DamagedSet: the object is too large.
     """
     if size > MOST_READ_BYTES:
         raise DamagedSet(f"{place} has {size:,} bytes, too many for a manifest, a mark or a record; find out who wrote it")

@@ -1,4 +1,4 @@
-"""What the errors of an S3 server mean, whatever exception of the client library contains them.
+"""The meaning of errors of an S3 server, in whatever exception of the client library they are.
 
 A refusal is BadInput, without a retry. An error that may be temporary is StoreUnavailable.
 https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
@@ -28,7 +28,7 @@ PASSING = frozenset({
     "RequestTimeoutException", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "TooManyRequestsException",
     "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", *ABSENT,
 })  # fmt: skip
-# Refusals whatever their status.
+# Refusals, whatever their HTTP status.
 FINAL = frozenset({"301", "PermanentRedirect", "501", "NotImplemented", "507", "RequestTimeTooSkewed", "InvalidStorageClass"})
 DEMANDS_CHECKSUM = re.compile(r"md5|checksum", re.IGNORECASE)
 # Codes of a missing checksum if the message does not name it.
@@ -51,7 +51,7 @@ def code_of(error: BaseException) -> str:
 
 
 def answer_in(error: BaseException) -> ClientError | None:
-    """Return the server's answer that an error is, or contains."""
+    """Return the server's answer that is the error itself, or one of its causes."""
     return next((cause for cause in _causes(error) if isinstance(cause, ClientError)), None)
 
 
@@ -75,15 +75,15 @@ def is_refusal(error: ClientError) -> bool:
     if code in NO_RIGHT | BAD_KEYS | FINAL or FULL.fullmatch(code) or code == "NoSuchBucket":
         return True
     if code in ABSENT:
-        # In the answer to a listing it means that there is no such bucket.
+        # In the answer to a listing, 404 means that there is no such bucket.
         return error.operation_name.startswith("List")
     return 400 <= status < 500 and code not in PASSING
 
 
 def may_be_class(error: BaseException) -> bool:
-    """Return whether an object may have been refused because of its storage class.
+    """Return whether a server may have refused an object because of its storage class.
 
-    The codes differ by server.
+    The error codes differ by server.
     """
     answer = answer_in(error)
     if answer is None or not is_refusal(answer):
@@ -93,7 +93,10 @@ def may_be_class(error: BaseException) -> bool:
 
 
 def demands_checksum(error: BaseException) -> bool:
-    """Return whether the store may have refused an object because it came without a checksum; buckets with object lock do."""
+    """Return whether the store may have refused an object because it came without a checksum.
+
+    Buckets with object lock do.
+    """
     answer = answer_in(error)
     if answer is None or not is_refusal(answer):
         return False
@@ -102,7 +105,10 @@ def demands_checksum(error: BaseException) -> bool:
 
 
 def untrusted(error: BaseException) -> str:
-    """Return what is wrong with a server's certificate or with the CA file, and the remedy; "" if nothing is."""
+    """Return what is wrong with a server's certificate or with the CA file, and the remedy.
+
+    "" if the error has another cause.
+    """
     if not any(isinstance(cause, SSLError) for cause in _causes(error)):
         return ""
     bundle = os.environ.get("AWS_CA_BUNDLE")
@@ -121,7 +127,8 @@ def untrusted(error: BaseException) -> str:
             return "the server does not use TLS; write http:// in AWS_ENDPOINT_URL, or correct its port"
         if isinstance(cause, ssl.SSLError) and cause.reason in FAILED_HANDSHAKES:
             return (
-                f"the TLS handshake failed ({cause.reason}): no common version, or a client certificate is required; "
+                f"the TLS handshake failed ({cause.reason}): no common version, or a client "
+                "certificate is required; "
                 "have the configuration of the server, or of the proxy before it, corrected"
             )
         if isinstance(cause, FileNotFoundError | PermissionError | IsADirectoryError):

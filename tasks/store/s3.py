@@ -91,7 +91,11 @@ class S3Store:
             self._writes.in_class(storage_class, send)
 
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
-        """Put with If-None-Match, then read: the answer to our first request may have been lost."""
+        """Put with If-None-Match.
+
+        If the object exists, read and compare it, because the answer to an earlier attempt may have
+        been lost.
+        """
         existing = self.head(key)
         with self._answering(key):
             if existing is None:
@@ -113,7 +117,10 @@ class S3Store:
         self._writes.in_class(storage_class, lambda client, extra: client.put_object(**place, **extra))
 
     def require_writable(self, key: str, storage_class: str) -> None:
-        """Begin a multipart upload and abort it; a server without such uploads passes this test."""
+        """Begin a multipart upload and abort it.
+
+        A server that does not support such uploads passes this test.
+        """
         place: dict[str, Any] = {"Bucket": self._bucket, "Key": self._root + key}
         with self._answering(key):
             try:
@@ -161,7 +168,11 @@ class S3Store:
             yield from body.iter_chunks(RANGE_CHUNK_BYTES)
 
     def require_readable(self, key: str) -> ObjectInfo | None:
-        """Send HEAD; if the object is cold, request a byte, because some servers return cold objects."""
+        """Send HEAD.
+
+        If the object is in a cold class, request one byte, because some servers return cold objects
+        at once.
+        """
         with self._answering(key):
             facts = self._head(key)
             if facts is None:
@@ -170,7 +181,8 @@ class S3Store:
                 state = "is being thawed" if 'ongoing-request="true"' in facts.get("Restore", "") else "has to be thawed first"
                 raise ColdObject(
                     f"{self._place(key)} is in storage class {facts['StorageClass']} and {state}; "
-                    f"request it (aws s3api restore-object --bucket {self._bucket} --key '{self._root}{key}' "
+                    f"request the thaw (aws s3api restore-object --bucket {self._bucket} --key "
+                    f"'{self._root}{key}' "
                     "--restore-request Days=7) and run again when it is readable"
                 )
         return _info(key, facts)
@@ -185,7 +197,7 @@ class S3Store:
         return True
 
     def clock(self) -> datetime | None:
-        """Return the date in the server's answers, if there is one."""
+        """Return the server's time, from the Date header of an answer, if there is one."""
         with self._answering(""):
             answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root, MaxKeys=1)
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")

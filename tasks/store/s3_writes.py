@@ -1,4 +1,4 @@
-"""Writing objects as a server accepts them: in a storage class that it has, with the checksums that it requires."""
+"""Writing objects in such a way that a server accepts them: in a storage class that it has, with the checksums that it requires."""
 
 from collections.abc import Callable, Sequence
 from threading import Lock
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
-# Sends a request with a client, and these further arguments.
+# A function that sends a request with a client, and with these further arguments.
 Send = Callable[["S3Client", dict[str, Any]], T]
 
 
 class Writes:
-    """What is known in this run of how a server accepts objects; `client` sends the checksums that it requires.
+    """What this run has found out about how a server accepts objects.
 
-    `stricter` create clients that send more checksums; `lacking` are requested storage classes that the server does not have.
+    `client` sends the checksums that the server requires; `stricter` create clients that send more
+    checksums; `lacking` are requested storage classes that the server does not have.
     """
 
     def __init__(self, client: "S3Client", stricter: "Sequence[Callable[[], S3Client]]") -> None:
@@ -30,7 +31,8 @@ class Writes:
     def in_class(self, storage_class: str, send: Send[T]) -> T:
         """Store an object in a class.
 
-        If the server accepts it only without, it lacks the class from now on.
+        If the server accepts the object only without the class, the class counts as lacking from
+        now on.
         """
         extra: dict[str, Any] = {"StorageClass": storage_class}
         if storage_class == DEFAULT_CLASS or storage_class in self.lacking:
@@ -55,7 +57,7 @@ class Writes:
                     raise
 
     def _is_stricter(self, than: "S3Client") -> bool:
-        """Return whether there is another client by now, or can be created, that sends more checksums."""
+        """Return whether another client that sends more checksums is in use by now, or can be created."""
         with self._switching:
             if self.client is than and self._stricter:
                 self.client = self._stricter.pop(0)()

@@ -22,7 +22,9 @@ SECRET = "secret/"  # noqa: S105
 
 
 def load_trust(store: str, *, unsigned: bool) -> Trust:
-    """Return whose sets of a store are accepted; without BACKUP_VERIFY_KEY all are.
+    """Return the keys with which sets of a store have to be signed.
+
+    Without BACKUP_VERIFY_KEY all sets are accepted.
 
     Raises:
         BadInput: the file has no public keys, or every account may write it.
@@ -43,7 +45,8 @@ def load_signer(store: str, trust: Trust) -> Signer | None:
     """Return the signer of the sets of a store; None without BACKUP_SIGNING_KEY.
 
     Raises:
-        BadInput: there is no such key, others can read it, or its signatures would be refused here.
+        BadInput: the key does not exist, other accounts can read it, or BACKUP_VERIFY_KEY has no
+            key that verifies its signatures.
     """
     named = os.environ.get(SIGNING_KEY, "")
     if not named:
@@ -54,8 +57,9 @@ def load_signer(store: str, trust: Trust) -> Signer | None:
     own = key_id(signer.public_key)
     if trust.keys and own not in map(key_id, trust.keys):
         raise BadInput(
-            f"{VERIFY_KEY} has no key that fits {SIGNING_KEY}: sets signed here would be refused here; "
-            f"add its public key to the file: openssl pkey -in KEY -pubout"
+            f"{VERIFY_KEY} has no key that belongs to {SIGNING_KEY}: sets signed with these "
+            "settings would be refused with them; add the public key to the file: openssl pkey -in "
+            "KEY -pubout"
         )
     return signer
 
@@ -81,7 +85,9 @@ def _read_private(path: str) -> bytes:
 def _read(variable: str, path: str) -> bytes:
     if "-----" in path:
         # The message must not quote the value: it may be the key.
-        raise BadInput(f"{variable} holds a key instead of the path of its file; write it into a file, and name that")
+        raise BadInput(
+            f"{variable} holds a key instead of the path of a file; write the key into a file, and set {variable} to its path"
+        )
     try:
         return Path(path).read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The backups of the last days, read and reported; only the listing and the records are read."""
+"""Reading and reporting the backups of the last days; only the listing and the records are read."""
 
 from functools import partial
 from operator import itemgetter
@@ -24,7 +24,7 @@ OLDEST = itemgetter(slice(-1, None))
 
 @step(repeatable=True)
 def look_back(store: StoreAddress, context: Context, run: Run, days: int) -> Overview:
-    """Return what is known about the last days.
+    """Return the overview of the backups of the last days.
 
     Raises:
         OperationError: the store cannot be listed or read.

@@ -1,4 +1,4 @@
-"""The recovery point: measured, and published as an event, as an artifact and as the state of the run."""
+"""Measuring the recovery point, and publishing it as an event, as an artifact and as the state of the run."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -25,7 +25,9 @@ DURATIONS = 20
 
 @step
 def measure(store: StoreAddress, context: Context, instant: datetime, every: timedelta) -> RecoveryPoint:
-    """Return the newest state that could be restored at an instant, judged by the listing and by the list of its set.
+    """Return the newest state that could be restored at an instant.
+
+    It is judged by the listing of sets and by the -L list of the newest set.
 
     Raises:
         OperationError: the store cannot be read; the event says so.
@@ -44,9 +46,10 @@ def measure(store: StoreAddress, context: Context, instant: datetime, every: tim
         point = replace(point, damaged=[*(entry.damage for entry in listed if entry.damage), *problems])
         return _with_asides(point, listed, disputed=disputed)
     newest, manifest = usable[0]
-    # The instant of an unreadable set is not known; such sets come last in a listing.
+    # The date of an unreadable set is not known; such sets come last in a listing.
     newer = [entry for entry in listed if entry.manifest is None] + listed[: listed.index(newest)]
-    # A set stored by a clock that is ahead does not show how long another one was the newest.
+    # A set whose date comes from a clock that is ahead does not show how long another set was the
+    # newest.
     stored = [(min(each.snapshot.instant, each.finished), each.finished) for _, each in usable if each.finished <= instant]
     return replace(
         _with_asides(point, newer, disputed=disputed),
@@ -58,16 +61,17 @@ def measure(store: StoreAddress, context: Context, instant: datetime, every: tim
 
 
 def _listed_by(listing: Listing, instant: datetime) -> list[ListedSet]:
-    """Return the sets that may be `latest`, newest first, without those stored after an instant in the past.
+    """Return the sets that may be `latest`, newest first.
 
-    Sets dated in the future are included, so that they are reported.
+    Sets stored after an instant in the past are left out; sets dated in the future are included, so
+    that they are reported.
     """
     sets = (entry for entry in listing.sets if RULES[entry.name.kind].may_be_latest)
     return [entry for entry in sets if not (entry.manifest and instant < entry.manifest.finished <= now())]
 
 
 def _not_whole(store: StoreAddress, listed: Iterable[ListedSet]) -> list[str]:
-    """Return what is wrong with the newest sets that look complete, down to the first whose list restores everything."""
+    """Return the faults of the newest sets that look complete, down to the first set whose -L list restores everything."""
     problems = list[str]()
     for entry in listed:
         if entry.usable:
@@ -80,7 +84,10 @@ def _not_whole(store: StoreAddress, listed: Iterable[ListedSet]) -> list[str]:
 
 
 def _with_asides(point: RecoveryPoint, listed: list[ListedSet], *, disputed: bool) -> RecoveryPoint:
-    """Add the sets that are set aside; while that is disputed, one of their states may be the right one."""
+    """Add the sets that are set aside.
+
+    While no operator has decided between two servers, one of their states may be the right one.
+    """
     aside = [
         (entry.manifest.snapshot.instant, entry.aside) for entry in listed if entry.manifest and entry.aside and not entry.damage
     ]
@@ -93,7 +100,7 @@ def publish_point(context: Context, point: RecoveryPoint, done: list[str]) -> st
     """Emit the event, publish the artifact, and return the verdict.
 
     Raises:
-        OperationError: the objective is missed, or will be before the next run.
+        OperationError: the objective is missed, or will be missed before the next run.
     """
     verdict = "; ".join([recovery_point.verdict(point), *done])
     payload: dict[str, Any] = {

@@ -103,5 +103,5 @@ def test_not_approved_is_not_done(damaged: World, decision: str, database: str, 
 @pytest.mark.long
 def test_nobody_to_ask_is_told_before_anything_is_done(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.run.approval.PREFECT_API_URL", type("Unset", (), {"value": staticmethod(lambda: None)}))
-    with pytest.raises(BadInput, match="this run is on no Prefect server"):
+    with pytest.raises(BadInput, match="no Prefect server records this run"):
         world.run(full_restore, "backup_restorer", in_place=True, dry_run=False, require_approval=True)

@@ -66,7 +66,7 @@ def test_archived_dropped_and_brought_back_as_it_was(world: World, monkeypatch: 
     # Rows that the traffic wrote are in other partitions.
     theirs = ("policy_violations_2025", "policy_violations_2026")
     assert [one for one in before.differences(world.state()) if not any(name in one for name in theirs)] == []
-    with pytest.raises(UnsafeTarget, match="policy_violations_2022 has that period already"):
+    with pytest.raises(UnsafeTarget, match="policy_violations_2022 covers that period already"):
         reattach(world, year="2022")
 
 
@@ -136,11 +136,11 @@ def test_rows_that_hold_keep_their_partition(old: World) -> None:
     execute(old, f"UPDATE policy_violations SET status = 'active', resolved_at = NULL WHERE id = {ROW}")
     before = old.state()
     assert archive(old, dry_run=True) == "PLANNED, nothing touched: policy_violations_2022 would be archived and kept"
-    assert archive(old) == "ARCHIVED: policy_violations_2022 archived, held by rows"
+    assert archive(old) == "ARCHIVED: policy_violations_2022 archived, kept because of rows that hold it"
     assert before.differences(old.state()) == []
     (first,) = archives(old)
     # Nothing changed: nothing is copied twice.
-    assert archive(old) == "ARCHIVED: policy_violations_2022 archived, held by rows"
+    assert archive(old) == "ARCHIVED: policy_violations_2022 archived, kept because of rows that hold it"
     assert archives(old) == [first]
     execute(old, RESOLVED)
     assert archive(old) == "ARCHIVED: policy_violations_2022 archived and dropped"
@@ -349,7 +349,7 @@ def test_a_reattachment_that_is_killed_is_done_by_the_next_run(old: World, modul
     archive(old)
     kill(old, "reattach", module, name, when, count)
     if name == "analyze":
-        with pytest.raises(UnsafeTarget, match="has that period already"):
+        with pytest.raises(UnsafeTarget, match="covers that period already"):
             reattach(old, year="2022")
     else:
         assert "2022" not in leaves(old)

@@ -95,7 +95,7 @@ def test_a_held_row_that_other_rows_decide(old: World, monkeypatch: pytest.Monke
     execute(old, "UPDATE governance_policies SET status = 'active'")
     with monkeypatch.context() as patch:
         acting(patch, "cool", lambda: execute(old, "UPDATE governance_policies SET status = 'draft'"))
-        with pytest.raises(OperationError, match=r"rows of public\.policy_violations_2022 hold it now"):
+        with pytest.raises(OperationError, match=r"rows of public\.policy_violations_2022 hold the partition now"):
             archive(old)
     assert "2022" in leaves(old)
 

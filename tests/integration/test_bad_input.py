@@ -163,7 +163,7 @@ def test_a_target_that_is_there(filled: World) -> None:
 
     with filled.target.connect() as connection:
         connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(DATABASE)))
-    assert "its contents cannot be read" in refused(filled, "full_restore", UnsafeTarget, target_database=DATABASE)
+    assert "its content cannot be read" in refused(filled, "full_restore", UnsafeTarget, target_database=DATABASE)
 
 
 NO_NAME = "is not a name of 1 to 63 bytes; choose another"
@@ -193,7 +193,7 @@ def test_a_name_with_quotes_and_signs_is_a_name(filled: World, two_sets: TwoSets
 
 
 def test_the_template_database_is_no_target(filled: World) -> None:
-    assert "its contents cannot be read" in refused(filled, "full_restore", UnsafeTarget, target_database="template0")
+    assert "its content cannot be read" in refused(filled, "full_restore", UnsafeTarget, target_database="template0")
 
 
 @pytest.mark.parametrize("parameters", [{"in_place": True, "target_database": "x"}, {}])
@@ -224,7 +224,7 @@ def test_a_server_newer_than_every_program(
     monkeypatch.setattr(programs, "program_folders", lambda: [wheel_bin(16)])
     before = stored(filled)
     said = refused(filled, flow)
-    assert "18 or newer is needed" in said and f"found: 16 ({wheel_bin(16)}" in said
+    assert "18 or newer is needed" in said and f"installed: 16 ({wheel_bin(16)}" in said
     assert "install postgresql-client-18 or point PG_BIN at its bin folder" in said
     assert stored(filled) == before
     # Neither was a database made that is gone again.
@@ -233,7 +233,7 @@ def test_a_server_newer_than_every_program(
 
 def test_no_program_at_all_leaves_an_empty_store_empty(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "program_folders", list)
-    assert "found: none" in refused(world, "daily_backup")
+    assert "installed: none" in refused(world, "daily_backup")
     assert stored(world) == {}
 
 
@@ -399,7 +399,7 @@ def test_what_the_target_lacks(needy: World) -> None:
 STORES = [
     ({"BACKUP_STORE": ""}, BadInput, "BACKUP_STORE is not set; write s3://bucket"),
     ({"BACKUP_STORE": "ftp://somewhere"}, BadInput, "neither s3://bucket"),
-    ({"BACKUP_STORE": "/no/such/folder"}, BadInput, "/no/such/folder: no such folder; mount or make it, or correct BACKUP_STORE"),
+    ({"BACKUP_STORE": "/no/such/folder"}, BadInput, "/no/such/folder does not exist; mount or create it, or correct BACKUP_STORE"),
     ({"BACKUP_STORE": "s3://no-such-bucket/x"}, BadInput, "s3://no-such-bucket/x/bc-004/.*NoSuchBucket.*check bucket, credentials"),
     ({"AWS_ENDPOINT_URL": "http://127.0.0.1:{closed}"}, StoreUnavailable, "bc-004/.*127.0.0.1.*check the network and AWS_ENDP"),
     ({"AWS_ENDPOINT_URL": "nonsense"}, BadInput, "settings of the store: .*nonsense"),
@@ -443,9 +443,9 @@ def test_no_credentials_at_all(world: World, s3: LocalS3) -> None:
     ("content", "fact"),
     [
         ('{"system_identifier": "42"}', "are written by the cluster with system identifier 42, this one is "),
-        ("not JSON", "does not name the cluster that writes here"),
-        ("[]", "does not name the cluster that writes here"),
-        ("", "does not name the cluster that writes here"),
+        ("not JSON", "does not name the cluster that writes sets here"),
+        ("[]", "does not name the cluster that writes sets here"),
+        ("", "does not name the cluster that writes sets here"),
     ],
 )
 def test_the_store_of_another_cluster(world: World, content: str, fact: str) -> None:
@@ -509,7 +509,9 @@ def test_a_staging_folder_that_is_too_small(filled: World, two_sets: TwoSets) ->
     with small_disk(filled.folder / "small", 1) as disk:
         filled.extra = {"BACKUP_STAGING": str(disk)}
         said = refused(filled, "daily_backup")
-        assert f"staging folder {disk} has " in said and "free some, or set BACKUP_STAGING to a larger disk" in said
+        assert (
+            f"staging folder {disk} has " in said and "free space there, or set BACKUP_STAGING to a folder on a larger disk" in said
+        )
         with disk.joinpath("filler").open("wb") as filler:
             filler.write(bytes(900_000))
         assert f"staging folder {disk} has " in refused(filled, "disaster_recovery")

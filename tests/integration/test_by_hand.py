@@ -196,8 +196,8 @@ def test_prefects_own_records_cannot_be_used(world: World, folder: Path, state: 
     else:
         {"spoilt": spoil, "of a newer release": make_newer}[state](home)
     said = by_hand(world, "backup", "list_backups", "backup_reader", PREFECT_API_URL="", PREFECT_HOME=str(home), **environment)
-    assert said.count(f"Prefect's own records in {home} cannot be used (") == 1
-    assert said.count("this run is recorded nowhere") == 1
+    assert said.count(f"Prefect's own database in {home} cannot be used (") == 1
+    assert said.count("this run is not recorded") == 1
 
 
 @pytest.mark.long
@@ -220,4 +220,7 @@ def test_nobody_is_asked_where_nobody_could_answer(world: World, home: Path, two
     words = ["--in-place", "true", "--dry-run", "false", "--require-approval", "true"]
     process = world.start("restore", "full_restore", "backup_restorer", None, words, **environment)
     said, _ = process.communicate(timeout=300)
-    assert process.returncode == 1 and "require_approval asks in Prefect's UI, and this run is on no Prefect server" in said, said
+    assert (
+        process.returncode == 1
+        and "require_approval asks for approval in Prefect's UI, but no Prefect server records this run" in said
+    ), said

@@ -37,7 +37,7 @@ from tests.support.world import World, new_world
 FILES = read_context_folder(site.CONTEXTS / CONTEXT)
 DEFINITION = parse_context(FILES[CONTEXT_FILE], "")
 OBJECTS, ROWS, CHANGED = WITNESSES
-THERE = "tables and views are there"
+THERE = "tables and views exist"
 SOON, LATER = "partitions of policy_violations for the next 30 days", "partitions of policy_violations for the next year"
 KEYS_TO_USERS = {
     "key organization_members.organization_members_user_fkey", "key team_members.team_members_user_fkey",
@@ -263,7 +263,7 @@ def test_what_offends_is_counted_and_at_most_five_are_shown(copy: World) -> None
     assert (found.offending, len(found.sample)) == (wrong, 5)
     assert all({word.split("=")[0] for word in one.split(", ")} == {"team_id", "member_count", "counted"} for one in found.sample)
     assert (findings[ROWS].offending, len(findings[ROWS].sample)) == (8, 5)
-    assert "public.policy_scopes: 0 of 100 rows" in findings[ROWS].sample
+    assert "public.policy_scopes: 0 of 100 rows left" in findings[ROWS].sample
     shown = frame(findings.values())
     assert list(shown.columns) == ["check", "severity", "offending rows", "sample keys", "verdict", "note", "seconds"]
     assert set(shown["check"][:2]) == {"team_member_count", ROWS}, "what failed comes first"
@@ -314,7 +314,10 @@ def test_without_the_users_what_needs_them_is_not_run(copy: World) -> None:
         connection.execute("DROP TABLE users CASCADE")
     found = {one.check: one for one in check(copy)}
     for name in ("policy_scope_user", "violation_user"):
-        assert (found[name].verdict, found[name].note) == (Verdict.NOT_RUN, "public.users of another context is not here")
+        assert (found[name].verdict, found[name].note) == (
+            Verdict.NOT_RUN,
+            "public.users of another context does not exist in this database",
+        )
 
 
 def test_a_database_without_our_tables_is_red(healthy: World) -> None:
@@ -520,7 +523,7 @@ def test_before_the_first_backup_nothing_is_compared(healthy: World) -> None:
 
 
 def test_a_store_that_is_not_there_is_a_finding(healthy: World) -> None:
-    note = "/nowhere/at/all: no such folder; mount or make it, or correct BACKUP_STORE"
+    note = "the store's folder /nowhere/at/all does not exist; mount or create it, or correct BACKUP_STORE"
     assert witnesses(healthy, "/nowhere/at/all") == [(name, Verdict.BROKEN, note) for name in WITNESSES]
 
 

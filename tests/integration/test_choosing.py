@@ -59,7 +59,8 @@ def test_an_instant_is_in_the_contexts_zone(stored: World, two_sets: TwoSets) ->
 
 def test_nothing_is_that_old(stored: World) -> None:
     with pytest.raises(
-        BadInput, match=r"no backup at or before 2001-01-01 00:00:00 JST: the oldest is of 20.* JST; name a later instant"
+        BadInput,
+        match=r"no backup was taken at or before 2001-01-01 00:00:00 JST: the oldest is of 20.* JST; pass a later timestamp",
     ):
         chosen(stored, "2001-01-01")
 
@@ -96,7 +97,7 @@ def test_no_flow_takes_an_instant_to_come_for_now(
 
 def test_a_damaged_one_is_passed_over_aloud(stored: World, two_sets: TwoSets) -> None:
     (Path(stored.store["BACKUP_STORE"]) / CONTEXT / "daily" / two_sets.newer / "schema.list").unlink()
-    with pytest.raises(DamagedSet, match=f"{two_sets.older} is good, but sets were passed over: .*{two_sets.newer}"):
+    with pytest.raises(DamagedSet, match=f"{two_sets.older} is good, but newer sets were passed over: .*{two_sets.newer}"):
         chosen(stored, taken(stored)[1])
 
 

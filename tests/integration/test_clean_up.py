@@ -98,7 +98,7 @@ def test_what_is_still_needed_stays_and_holds_up_nothing_else(world: World) -> N
     old = {table: count(world, table, condition) for table, condition in OLD.items()}
     planned, plan_text = plan(world), report("clean-up-plan")
     done, text = clean_up(world), report()
-    needed = "{}: public.{} references it, or a dependent row ({}) ({})"
+    needed = "{}: public.{} references this row or a dependent row ({}) ({})"
     for said in (text, plan_text):
         assert needed.format("1 rows of team_members", "team_leaders", "team_leaders_member_fkey", member) in said
         assert f"refused by keep_last_leader(): team … would be left without an active leader ({leader}" in said
@@ -153,7 +153,8 @@ SILENT = (
 @pytest.mark.parametrize(
     ("triggers", "said"),
     [(SILENT, "suppressed by a BEFORE DELETE trigger, on it or on a dependent row"),
-     (GREEDY, "1 rows of public.policy_scopes would be deleted with it, which the rule does not name; add it to its children")],
+     (GREEDY, "1 rows of public.policy_scopes would be deleted too, a table that the rule does not name; "
+      "add public.policy_scopes to the rule's `children`")],
     ids=["keeps", "takes more"],
 )  # fmt: skip
 def test_triggers_that_do_otherwise_than_was_meant_keep_rows(world: World, triggers: tuple[str, ...], said: str) -> None:
@@ -319,12 +320,12 @@ def test_what_fails_deletes_nothing(world: World, monkeypatch: pytest.MonkeyPatc
     ("rule", "said"),
     [
         pytest.param({"table": "teams", "clock": "ended_at", "keep": "3 years"},
-                     "teams: its clock ended_at does not exist", marks=long),
+                     "teams: its `clock` column ended_at does not exist", marks=long),
         pytest.param({"table": "teams", "clock": "name", "keep": "3 years"},
-                     "its clock name is a character varying(200); name a column of", marks=long),
+                     "its `clock` column name is a character varying(200); name a column of", marks=long),
         ({"table": "teams", "clock": "deleted_at", "keep": "3 years", "condition": "no_such"}, 'column "no_such" does not exist'),
         pytest.param({"table": "teams", "clock": "deleted_at", "keep": "3 years", "children": ["governance_rules"]},
-                     "governance_rules of context bc-004 has no foreign key to any of the rule's tables; give", marks=long),
+                     "governance_rules of context bc-004 has no foreign key to any of the rule's tables; add `where`", marks=long),
     ],
     ids=["no clock", "no time", "wrong condition", "no child"],
 )  # fmt: skip
@@ -398,17 +399,19 @@ def test_a_clean_up_set_is_never_taken_for_a_whole_one(world: World) -> None:
         with pytest.raises(BadInput, match="has only rows that a clean-up deleted: mode replace would delete all others"):
             world.run(flow, "backup_restorer", **words, **more)
     with pytest.raises(
-        OperationError, match=r"team_members has no row with number 1 of the 1 keys, neither in .* nor now; correct keys"
+        OperationError, match=r"neither .* nor the database has a row of .*team_members with key number 1 of 1; correct keys"
     ):
         bring_back(world, one["id"], keys=["00000000-0000-0000-0000-000000000000"])
     world.backup()
-    with pytest.raises(BadInput, match="backup latest: name the clean-up set that has the rows"):
+    with pytest.raises(BadInput, match="backup latest: pass the id of the clean-up set that has the rows"):
         bring_back(world, "latest")
     (full,) = world.set_folders()
     with pytest.raises(BadInput, match="is not a clean-up set; name one"):
         bring_back(world, full.name)
     assert before.differences(world.state()) == []
-    with pytest.raises(BadInput, match=r"has only a part of the context \(team_members\), which is not a recovery"):
+    with pytest.raises(
+        BadInput, match=r"has only some tables of the context \(team_members\), so it cannot be used for a disaster recovery"
+    ):
         world.recover(backup=one["id"])
     assert world.recover().startswith("PASS")
     world.run(full_restore, "backup_restorer", backup=one["id"], target_database="beside")

@@ -46,5 +46,5 @@ def test_a_clock_that_is_no_time_is_named(world: World, monkeypatch: pytest.Monk
         world, monkeypatch, ITEMS | {"clock": {"any": ["ended", "id"]}}, ["items"],
         "CREATE TABLE items (id int PRIMARY KEY, ended date)",
     )  # fmt: skip
-    with pytest.raises(Exception, match="items: its clock id is a integer; name a column of a date or timestamp type"):
+    with pytest.raises(Exception, match="items: its `clock` column id is a integer; name a column of a date or timestamp type"):
         plan(world)

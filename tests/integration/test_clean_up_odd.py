@@ -160,7 +160,7 @@ def test_rows_that_belong_by_a_condition_are_never_left_alone(world: World, monk
         connection.execute(f"SELECT FROM policy_scopes WHERE target_id = '{team}' FOR UPDATE".encode())
         clean_up(world)
     assert ask(world, f"SELECT id::text FROM teams WHERE {OLD['teams']}") == [(team,)]
-    assert "rows of policy_scopes that belong to it are locked by other sessions" in report()
+    assert "rows of policy_scopes that depend on this row are locked by other sessions" in report()
     clean_up(world)
     assert (count(world, "teams", OLD["teams"]), count(world, "policy_scopes", f"target_id = '{team}'")) == (0, 0)
 
@@ -177,7 +177,7 @@ def test_a_row_that_a_trigger_needs_holds_up_few_and_nobody_for_long(world: Worl
         assert max(waits) < 3 * delete.LOCK_SECONDS + 2 * TRIAL_SECONDS
         with live(world, "UPDATE lists SET items = items WHERE id = 7"):
             clean_up(world)
-        assert "other sessions use it, or rows that its triggers write" in report()
+        assert "another session has locked this row, or rows that its triggers write" in report()
     left = count(world, "items")
     assert 3 <= left < 300
     clean_up(world)
@@ -278,7 +278,7 @@ def test_an_unfinished_set_that_is_damaged_is_named_every_time(world: World, mon
         clean_up(world)
     for _ in range(2):
         clean_up(world)
-        assert f"{folder.name} is damaged, and the only set with the rows that were deleted before its run died" in report()
+        assert f"{folder.name} is damaged, and no other set has the rows that its interrupted run deleted" in report()
     assert count(world, "team_leaders", OLD["team_leaders"]) == 0
 
 

@@ -91,7 +91,7 @@ def test_an_application_writes_between_plan_and_restore(world: World, monkeypatc
 
     monkeypatch.setattr(safety_set, "take_safety_set", meanwhile)
     if on_conflict == "refuse":
-        with pytest.raises(OperationError, match=r"is as it was: 1 rows of public.policy_scopes \(policy_scopes_target_key\)"):
+        with pytest.raises(OperationError, match=r"is unchanged: 1 rows of public.policy_scopes \(policy_scopes_target_key\)"):
             restore_table(world)
         assert count(world, "policy_scopes") == rows + 1
     else:

@@ -186,7 +186,7 @@ def test_a_recovery_says_what_it_passed_over_and_brings_back_the_older_state(wor
     world.assert_recovered(two_sets.before_older)
     report = Artifact.get(f"{CONTEXT}-recovery")
     assert report is not None
-    passed_over = str(report.data).split("## Sets that were passed over")[1].split("##")[0]
+    passed_over = str(report.data).split("## Newer sets that were passed over")[1].split("##")[0]
     assert two_sets.newer in passed_over
 
 
@@ -226,11 +226,13 @@ def test_a_newer_version_of_the_manifest_is_refused_with_the_remedy(world: World
     manifest = set_folder(world, two_sets.newer) / "manifest.json"
     rewrite(manifest, version=2)
 
-    with pytest.raises(DamagedSet, match=f"{two_sets.newer}: manifest version 2, this project reads 1; use a newer release"):
+    with pytest.raises(
+        DamagedSet, match=f"{two_sets.newer}: the manifest has version 2, this release reads only 1; use a newer one"
+    ):
         verify(world, two_sets.newer)
     chosen, passed_over = staged(world)
     assert chosen == two_sets.older
-    assert "manifest version 2" in passed_over[0]
+    assert "the manifest has version 2" in passed_over[0]
 
 
 def rewrite(manifest: Path, **changes: object) -> None:

@@ -294,7 +294,7 @@ def test_rows_that_come_after_the_plan(world: World, monkeypatch: pytest.MonkeyP
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(OperationError, match=r"is as it was: .*1 of its rows are outside its bound"),
+        pytest.raises(OperationError, match=r"is unchanged: .*1 of its rows are outside its bound"),
     ):
         patch.setattr(apply, "_lock", late)
         restore(world)

@@ -198,7 +198,7 @@ def test_a_standby_that_follows(world: World) -> None:
         before = world.state()
         # Whose rows the primary's full has, its transactions do not say here: a server's own sets are its base.
         assert "differential" not in world.run(differential_backup, "backup_reader", standby)
-        assert "another server answers now" in str(newest(world)["note"])
+        assert "this is another server now" in str(newest(world)["note"])
         assert "differential" in world.run(differential_backup, "backup_reader", standby)
         assert newest(world)["rows"] == sum(rows.count for rows in before.rows.values())
         assert world.recover().startswith("PASS")
@@ -229,7 +229,7 @@ def test_another_database_of_the_same_name(world: World) -> None:
     drop_databases(world.source)
     copy_template(world.source)
     listed = differential(world)
-    assert (listed["kind"], "it is of another database" in str(listed["note"])) == ("full", True)
+    assert (listed["kind"], "it was taken from another database" in str(listed["note"])) == ("full", True)
 
 
 @long
@@ -241,7 +241,7 @@ def test_another_cluster(world: World) -> None:
     owner.unlink()
     world.run(differential_backup, "backup_reader", world.target)
     listed = newest(world)
-    assert (listed["kind"], "it is of another cluster" in str(listed["note"])) == ("full", True)
+    assert (listed["kind"], "it was taken from another cluster" in str(listed["note"])) == ("full", True)
 
 
 @long
@@ -260,7 +260,7 @@ def test_a_copy_of_the_cluster_that_is_behind_or_went_its_own_way(world: World) 
             # Rows of its own, and further on in its own log than the base.
             connection.execute("SELECT pg_switch_wal() FROM generate_series(1, 3)")
         world.run(differential_backup, "backup_reader", copy)
-        assert any("it is of another timeline" in note for note in notes(world))
+        assert any("it was taken from another timeline" in note for note in notes(world))
 
 
 @long
@@ -276,8 +276,8 @@ def test_without_its_base_it_is_nothing(world: World, harm: str) -> None:
         (base / "data" / "teams.copy.zst").write_bytes(b"")
     listed = newest(world)
     assert listed["state"] == "damaged"
-    assert f"its base {base.name} is gone or damaged" in str(listed["note"])
-    with pytest.raises(DamagedSet, match=f"its base {base.name} is gone or damaged"):
+    assert f"its base {base.name} is missing or damaged" in str(listed["note"])
+    with pytest.raises(DamagedSet, match=f"its base {base.name} is missing or damaged"):
         world.recover()
     assert databases(world.target) == set()
     # The next one has nothing to stand on, and is whole by itself.

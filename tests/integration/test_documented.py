@@ -210,7 +210,7 @@ STORIES: dict[str, list[Case]] = {
         Case(RUNBOOK, "14. Passwords or keys were changed",
              [DONE, "block bounded-context/bc-004", "STORED: bc-004_differential", "PASS: .* decoded"]),
         Case(RUNBOOK, "15. The staging disk is full", ["Use%", STORED], {"LARGER": "{folder}/larger"}),
-        Case(RUNBOOK, "16. The store cannot be reached", [Fails("no such folder"), LISTED], {}, copy_store,
+        Case(RUNBOOK, "16. The store cannot be reached", [Fails("does not exist; mount or create it"), LISTED], {}, copy_store,
              environment={"BACKUP_STORE": "{folder}/absent"}),
         Case(RUNBOOK, "17. Prefect's server is down", [r"no Prefect server at (?s:.*)STORED"], in_shell=True,
              environment={"PREFECT_API_URL": "http://127.0.0.1:9/api"}),
@@ -242,7 +242,7 @@ STORIES: dict[str, list[Case]] = {
 }  # fmt: skip
 # What the flows of the table by hand say on a database that is there and backed up, where that is not a good verdict.
 FAILING = {
-    "reattach_partition": "no archive", "disaster_recovery": "refusing", "restore_cleaned_up": "name the clean-up set",
+    "reattach_partition": "no archive", "disaster_recovery": "refusing", "restore_cleaned_up": "pass the id of the clean-up set",
 }  # fmt: skip
 
 

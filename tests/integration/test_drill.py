@@ -279,7 +279,7 @@ def test_the_report_has_the_evidence(rehearsed: Rehearsed) -> None:
     assert report.section("Phases").strip().startswith("![seconds of each phase](data:image/svg+xml;base64,")
     assert rehearsed.older in report.section("Objectives")
     assert "extrapolated" in report.section("Objectives")
-    relations = report.section("Relations, each compared by rows and digest and found identical")
+    relations = report.section("Relations, each compared by row count and digest, and identical")
     assert all(f"| {name} | {rows.count:,} |" in relations for name, rows in rehearsed.state_of_older.rows.items())
     assert "FAILED" not in report.section("Integrity checks")
     fired = report.section("Test writes, with their triggers, rolled back")
@@ -294,7 +294,9 @@ def test_the_report_has_the_evidence(rehearsed: Rehearsed) -> None:
     assert all(key.split(".")[1] in report.section("Still to do") for key in OUTBOUND_KEYS)
     assert "**Not off-host:**" in report.text
     assert INCONSISTENT not in report.text
-    assert not {"What failed", "Differences from the backup", "Left by earlier runs, and removed"} & {*report.titles}
+    assert not {"What failed", "Differences from the backup", "Databases that earlier runs left, and that were dropped"} & {
+        *report.titles
+    }
 
 
 def test_the_table_has_every_relation(rehearsed: Rehearsed) -> None:
@@ -345,7 +347,7 @@ def test_the_scratch_database_is_kept_on_demand_and_survives_the_next_drill(stor
     code, said = by_hand(stored, "--keep", "true", "--backup", rehearsed.newer)
     assert code == 0, said[-3000:]
     (kept,) = databases(stored.target)
-    note = f"restored from {rehearsed.newer} and found equal to it in a drill; drop it after use"
+    note = f"restored from {rehearsed.newer} and found equal to it in a drill; drop this database after use"
     assert comment_on(stored.target, kept) == note
     # The triggers fired in it, and rows went and came back: nothing of that may be left.
     after = state_of(stored.target, kept)
@@ -355,7 +357,7 @@ def test_the_scratch_database_is_kept_on_demand_and_survives_the_next_drill(stor
 
     random = drill(stored, backup="random")
     assert databases(stored.target) == {kept}
-    assert "Left by earlier runs, and removed" not in random.report.titles
+    assert "Databases that earlier runs left, and that were dropped" not in random.report.titles
     # Of a set that somebody, or chance, chose there is no recovery point to be judged.
     for report, record in ((named, records(stored)[-2]), (random.report, random.record)):
         assert report.verdict.startswith("PASS: RTO ")
@@ -393,9 +395,9 @@ def test_an_object_of_another_day_fails_the_drill_although_an_older_set_is_good(
     shutil.copyfile(older / TEAMS, newer / TEAMS)
     failed = drill(stored)
     assert re.match(r"FAIL: 1 newer sets passed over, RTO .*17 relations identical", failed.verdict)
-    (said,) = failed.report.section("Sets that were passed over").strip().splitlines()
+    (said,) = failed.report.section("Newer sets that were passed over").strip().splitlines()
     assert f"daily/{rehearsed.newer}: {TEAMS} has " in said
-    assert failed.report.titles[0] == "Sets that were passed over"
+    assert failed.report.titles[0] == "Newer sets that were passed over"
     assert rehearsed.older in failed.verdict
     assert (failed.record["proven"], failed.record["passed"]) == (True, False)
     assert databases(stored.target) == set()
@@ -415,7 +417,7 @@ def test_an_object_of_another_day_under_a_manifest_that_fits_is_told_by_its_rows
     assert report.titles[:2] == ["What failed", "Differences from the backup"]
     (difference,) = report.section("Differences from the backup").strip().splitlines()
     assert difference.startswith("- public.teams: ")
-    assert "NOT proven equal" in report.text
+    assert "equality was NOT proven" in report.text
     assert (record["proven"], record["passed"], record["set"]) == (False, False, rehearsed.newer)
     assert databases(stored.target) == set()
     assert not (set_folder(stored, rehearsed.newer) / "drilled.json").exists()
@@ -483,7 +485,7 @@ def kill_pg_restore(world: World, section: str) -> None:
         pytest.param(in_schema, OperationError, "pg_restore ended with exit code 137", 2, marks=long),
         pytest.param(in_data, OperationError, "loading public.teams", 3, marks=long),
         pytest.param(in_indexes, OperationError, "post-data", 4),
-        pytest.param(in_rows, RestoreDiffers, "public.teams: 49 rows loaded, the manifest says 50", 3, marks=long),
+        pytest.param(in_rows, RestoreDiffers, "public.teams: 49 rows were loaded, but the manifest has 50", 3, marks=long),
     ],
     ids=["download", "schema", "data", "indexes", "rows"],
 )
@@ -550,7 +552,7 @@ def test_triggers_that_do_not_run_fail_the_drill(world: World) -> None:
     )
     world.backup()
     failed = drill(world)
-    assert failed.verdict.startswith("FAIL: 1 triggers do not run, RTO ")
+    assert failed.verdict.startswith("FAIL: 1 writes fail because of triggers, RTO ")
     (said,) = failed.report.section("Writes that fail").strip().splitlines()
     assert re.match(r"- UPDATE on public.governance_rules \(.*note_rules.*\): function nowhere\(\) does not exist", said)
     assert failed.report.titles[0] == "Writes that fail"
@@ -586,7 +588,7 @@ def test_a_trigger_that_did_not_fire_is_not_said_to_have_run(world: World) -> No
         ("governance_rules", "did not fire"), ("policy_scopes", "FAILED"), ("organization_units", "FAILED"),
         ("governance_policies", "ran"), ("teams", "FAILED"),
     }  # fmt: skip
-    assert failed.verdict.startswith("FAIL: 3 triggers do not run, RTO ")
+    assert failed.verdict.startswith("FAIL: 3 writes fail because of triggers, RTO ")
 
 
 @long
@@ -712,7 +714,7 @@ def test_the_orphan_of_a_killed_drill_is_removed_by_the_next_one(held: Gates) ->
     shutil.rmtree(world.folder / "staging")
     next_one = drill(world)
     assert next_one.verdict.startswith("PASS: ")
-    (said,) = next_one.report.section("Left by earlier runs, and removed").strip().splitlines()
+    (said,) = next_one.report.section("Databases that earlier runs left, and that were dropped").strip().splitlines()
     assert said.startswith(f'- database "{orphan}" of a dead run was dropped')
     assert databases(world.target) == {*BYSTANDERS}
 

@@ -274,11 +274,11 @@ def test_a_copy_that_writes_into_the_same_store(lab: World, machine: Machine) ->
         go_on(lab)
         # It looks like a server that was restarted elsewhere.
         assert "differential" not in lab.differential()
-        assert "another server answers now" in listed(lab)[0]["note"]
+        assert "this is another server now" in listed(lab)[0]["note"]
 
         lab.source = production
         purpose(lab, "production")
-        with pytest.raises(OperationError, match=r"SET ASIDE: .* two servers write here: .* is back; find out which"):
+        with pytest.raises(OperationError, match=r"SET ASIDE: .* two servers write here: .* takes backups again; find out which"):
             lab.backup()
         assert states(lab) == ["full set aside", "full set aside", "full stored"]
         of_production, of_staging, first = (row["id"] for row in listed(lab))
@@ -290,7 +290,7 @@ def test_a_copy_that_writes_into_the_same_store(lab: World, machine: Machine) ->
         with pytest.raises(OperationError, match=f"FAIL: {first}, age .*; 3 newer sets are SET ASIDE: two servers write here"):
             lab.run(watch_recovery_point, "backup_reader", every_minutes=1)
         assert len(states(lab)) == 4
-        with pytest.raises(DamagedSet, match=f"{first} is good, but sets were passed over: .* is set aside: two servers"):
+        with pytest.raises(DamagedSet, match=f"{first} is good, but newer sets were passed over: .* is set aside: two servers"):
             lab.run(verify_backups, "backup_reader")
         said = recovered(lab)
         assert not said.startswith(("staging", "production"))
@@ -305,7 +305,7 @@ def test_a_copy_that_writes_into_the_same_store(lab: World, machine: Machine) ->
         assert f"{of_staging} is SET ASIDE: two servers write here" in said
 
         # Production is right.
-        assert "of the sets numbered 2 to 4 only those of the server started" in adopt(lab)
+        assert "of the sets with numbers 2 to 4 only those of the server started" in adopt(lab)
         assert states(lab) == ["differential stored", "full stored", "full set aside", "full decoded"]
         assert recovered(lab).startswith("production: ")
         purpose(lab, "production later")
@@ -346,7 +346,7 @@ def test_a_promoted_standby_and_its_former_primary(world: World) -> None:
             world.backup()
         assert states(world) == ["full set aside", "differential set aside", "full set aside", "full stored"]
         said = adopt(world, standby)
-        assert "of the sets numbered 2 to 4 only those of the server started" in said
+        assert "of the sets with numbers 2 to 4 only those of the server started" in said
         assert states(world) == ["full set aside", "differential stored", "full stored", "full stored"]
         assert recovered(world).startswith("promoted later: ")
 
@@ -442,7 +442,7 @@ def test_the_memory_of_a_machine_put_back_is_seen_by_its_log(lab: World, machine
             told(patch, "instant", "'F0/0'")
             lab.backup()
         with pytest.raises(
-            OperationError, match=r"SET ASIDE: .* is behind .*, which it took itself .* it was restored to an older state"
+            OperationError, match=r"SET ASIDE: .* is behind .*, which it took itself .* the server was restored to an older state"
         ):
             lab.backup()
         assert states(lab) == ["full set aside", "full set aside", "full stored"]
@@ -460,7 +460,7 @@ def test_a_safety_set_of_another_server_undoes_nothing(world: World, monkeypatch
         take_set = take.take_set
         monkeypatch.setattr(safety_set, "take_set", lambda site, *said: take_set(replace(site, server=Server(login)), *said))
         purpose(world, "changed")
-        with pytest.raises(OperationError, match="is of another server than the one to be changed"):
+        with pytest.raises(OperationError, match="was taken from another server than the one to be changed"):
             world.run(full_restore, "backup_restorer", in_place=True, dry_run=False, confirm_database=DATABASE)
     assert purposes(world) == [("changed",)]
 
@@ -477,7 +477,7 @@ def test_the_old_server_taken_back_after_a_recovery_elsewhere(world: World) -> N
     world.run(differential_backup, "backup_reader", world.target)
     assert states(world) == ["differential stored", "full stored", "full stored"]
     # The way back is said once, and is no alarm.
-    assert "of the sets numbered 2 to 3 only those of the server started" in adopt(world)
+    assert "of the sets with numbers 2 to 3 only those of the server started" in adopt(world)
     purpose(world, "back")
     assert "differential" in world.differential()
     assert states(world) == ["differential stored", "differential set aside", "full set aside", "full stored"]

@@ -144,13 +144,13 @@ def with_where(folder: Path, where: str) -> None:
 REFUSED = {
     INJECTED: "cannot insert multiple commands into a prepared statement",
     f"true); {PWNED}; --": "syntax error",
-    "pg_sleep(0) IS NOT NULL": "it calls pg_sleep(double precision), which a condition must not",
-    "pg_terminate_backend(-1)": "it calls pg_terminate_backend",
-    "set_config('role', 'none', false) = ''": "it calls set_config",
-    "EXISTS (SELECT FROM pg_authid)": "it is more than a condition on policy_scopes and teams",
-    "(SELECT true)": "it is more than a condition on policy_scopes and teams",
-    "true) JOIN users ON (true": "it is more than a condition on policy_scopes and teams",
-    "true) WHERE (lo_import('/etc/passwd') > 0": "it calls lo_import",
+    "pg_sleep(0) IS NOT NULL": "the text calls pg_sleep(double precision), which a condition must not",
+    "pg_terminate_backend(-1)": "the text calls pg_terminate_backend",
+    "set_config('role', 'none', false) = ''": "the text calls set_config",
+    "EXISTS (SELECT FROM pg_authid)": "the text is more than a condition on policy_scopes and teams",
+    "(SELECT true)": "the text is more than a condition on policy_scopes and teams",
+    "true) JOIN users ON (true": "the text is more than a condition on policy_scopes and teams",
+    "true) WHERE (lo_import('/etc/passwd') > 0": "the text calls lo_import",
     "policy_scopes.target_id = teams.id UNION SELECT": "syntax error",
     "policy_scopes.target_id": "must be type boolean",
     "no such column": "syntax error",
@@ -204,7 +204,7 @@ def test_every_version_reads_texts_alike(any_version: World) -> None:
         own = "CHECK ((name)::text <> ''::text) NOT VALID"
         assert texts.understood_check(connection, "x", teams, own).startswith("CHECK (")
         execute(any_version, "CREATE FUNCTION public.is_fine(text) RETURNS boolean LANGUAGE sql AS 'SELECT true'")
-        with pytest.raises(DamagedSet, match=r"^x: it calls public\.is_fine\(text\), which belongs to another role"):
+        with pytest.raises(DamagedSet, match=r"^x: the text calls public\.is_fine\(text\), which belongs to another role"):
             texts.understood_check(connection, "x", teams, "CHECK (public.is_fine(name))")
         execute(any_version, "ALTER FUNCTION public.is_fine(text) OWNER TO consulting_owner")
         assert "is_fine" in texts.understood_check(connection, "x", teams, "CHECK (public.is_fine(name))")
@@ -258,15 +258,15 @@ def test_checks_of_a_set_do_nothing(stored: World, two_sets: TwoSets) -> None:
     with nothing_happens(stored):
         stored.recover(backup=two_sets.newer)
     said = report("recovery")
-    assert "sleeper" in said and "it calls pg_sleep(double precision), which a check must not" in said
-    assert "it calls pg_terminate_backend(integer,bigint), which a check must not" in said
+    assert "sleeper" in said and "the check calls pg_sleep(double precision), which a check must not call" in said
+    assert "the check calls pg_terminate_backend(integer,bigint), which a check must not call" in said
     assert "cannot insert multiple commands into a prepared statement" in said
     assert "honest" not in said.partition("## Integrity")[0]
 
 
 CHECK_STATES = {
     f"CHECK (true); {PWNED}; SELECT (true)": "cannot insert multiple commands",
-    "CHECK ((pg_sleep(0) IS NOT NULL))": "it calls pg_sleep",
+    "CHECK ((pg_sleep(0) IS NOT NULL))": "the text calls pg_sleep",
     # The owner's login may not even that.
     "CHECK ((lo_import('/etc/passwd') > 0))": "permission denied for function lo_import",
     "CHECK (true) , OWNER TO backup_reader": "must be able to SET ROLE",
@@ -426,7 +426,7 @@ def bomb(count: int = 300 << 20) -> bytes:
 @pytest.mark.parametrize("path", ["schema.dump.zst", "data/teams.copy.zst"])
 def test_what_is_packed_unpacks_to_what_the_manifest_says(stored: World, two_sets: TwoSets, path: str) -> None:
     exchange(newest(stored, two_sets), path, bomb())
-    with pytest.raises(DamagedSet, match=r"unpacks to more than the [\d,]+ bytes of the manifest"):
+    with pytest.raises(DamagedSet, match=r"decompressed it has more than the [\d,]+ bytes that the manifest states"):
         stored.recover(backup=two_sets.newer)
     if path.startswith("data/"):
         with pytest.raises(DamagedSet, match=r"public\.teams: its parts cannot be decompressed"):

@@ -47,7 +47,7 @@ CASES = {
     "a key of its own acts on what comes back": Case(
         [*CODES, "CREATE TABLE u (id int PRIMARY KEY, code text REFERENCES t (code) ON DELETE CASCADE)",
          "INSERT INTO u VALUES (1, 'a'), (2, 'b')"],
-        ["UPDATE t SET id = gen_random_uuid()"], r"odd.u: one of its keys acted on written rows",
+        ["UPDATE t SET id = gen_random_uuid()"], r"odd.u: the action of one of its foreign keys changed restored rows",
     ),
     "another's key acts on what comes back": Case(
         [*CODES, "CREATE TABLE others (id int PRIMARY KEY, code text REFERENCES t (code) ON DELETE CASCADE)",

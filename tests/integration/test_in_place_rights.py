@@ -58,9 +58,9 @@ def test_a_table_made_again_has_the_policies_that_bind_its_owner(world: World) -
     before = world.state()
     world.backup("postgres")
     execute(world, "DROP TABLE policy_scopes")
-    assert "; 1 object not in it (policy theirs on " in plan(world)
+    assert "; 1 object not in the set (policy theirs on " in plan(world)
     verdict = restore(world)
-    assert verdict.startswith("RESTORED") and "; 1 object not in it (policy theirs on " in verdict
+    assert verdict.startswith("RESTORED") and "; 1 object not in the set (policy theirs on " in verdict
     assert "## Still to do: objects not in the set" in newest_report(world)
     assert ask(world, "SELECT relforcerowsecurity FROM pg_class WHERE relname = 'policy_scopes'") == [(True,)]
     execute(world, theirs)

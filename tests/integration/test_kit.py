@@ -165,7 +165,7 @@ def test_a_kit_is_private_whole_and_says_no_secret(made: World) -> None:
 def test_its_date_disturbs_nothing_and_is_told_by_the_drill(world: World) -> None:
     world.backup()
     world.run(recovery_drill, "backup_restorer")
-    assert "no kit exists: `python -m deployments.kit FOLDER`" in artifact(world, f"{CONTEXT}-drill")["data"]
+    assert "there is no recovery kit; make one: `python -m deployments.kit FOLDER`" in artifact(world, f"{CONTEXT}-drill")["data"]
     listed = world.run(list_backups, "backup_reader")
     done = make_kit(world, world.folder / "kit")
     assert done.returncode == 0 and str(world.store_folder / CONTEXT / "kit.json") in done.stdout

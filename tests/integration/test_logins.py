@@ -83,7 +83,9 @@ def test_a_loader_that_may_more_is_refused_by_name(
 ) -> None:  # fmt: skip
     assert find(roles, folder, user) == "backup_loader"
     change(roles, statement)
-    with pytest.raises(BadInput, match=f'login "backup_loader" has more rights than consulting_owner.*: {beyond}; revoke them'):
+    with pytest.raises(
+        BadInput, match=f'login "backup_loader" has more rights than consulting_owner.*: {beyond}; revoke these rights'
+    ):
         find(roles, folder, user)
 
 

@@ -44,7 +44,7 @@ from tests.support.world import World
 long = pytest.mark.long
 HELD = f"FROM pg_locks WHERE locktype = 'advisory' AND classid = {SPACE} AND granted AND mode = 'ExclusiveLock'"
 LOST = (
-    r"the lock of \"[^\"]+\" was lost: its session \d+, .*; stopped before .*, and nothing was done without the lock; run again"
+    r"the lock of \"[^\"]+\" was lost: its session \d+, .*; this run stopped before .*, and did nothing without the lock; run again"
     r"|a session .* was lost: "
 )
 TABLES = ("teams", "team_members", "team_leaders", "policy_scopes", "policy_violations", "organizations")
@@ -409,7 +409,9 @@ def test_what_counts_as_lost(world: World) -> None:
         loss = Loss(world.source, lambda: None)
         assert loss.lose()
         for connection in (asking, None):
-            with pytest.raises(LostLock, match=rf"session {lock.pid}, .*; stopped before x, and nothing was done without the lock"):
+            with pytest.raises(
+                LostLock, match=rf"session {lock.pid}, .*; this run stopped before x, and did nothing without the lock"
+            ):
                 lock.require_held("x", connection)
         assert loss.second
         loss.second.close()

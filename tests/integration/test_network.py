@@ -375,7 +375,7 @@ def test_latest_passes_a_cold_set_over(s3_world: World, s3: LocalS3, two_sets: T
     assert two_sets.older in s3_world.recover()
     report = Artifact.get(f"{CONTEXT}-recovery")
     assert report is not None
-    passed_over = str(report.data).split("## Sets that were passed over")[1].split("##")[0]
+    passed_over = str(report.data).split("## Newer sets that were passed over")[1].split("##")[0]
     assert f"{key} is in storage class GLACIER" in passed_over
     s3_world.assert_recovered(two_sets.before_older)
 

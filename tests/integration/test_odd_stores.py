@@ -395,9 +395,9 @@ def test_a_set_is_verified_where_it_cannot_be_marked(readable: World, two_sets: 
     assert verdict.startswith(f"PASS: {two_sets.newer} decoded in ") and verdict.endswith(", not marked")
     said = report(readable, f"{CONTEXT}-verification")
     assert f"that {two_sets.newer} was decoded could not be recorded in the store" in said and "AccessDenied" in said
-    assert "a hold may remain" not in caplog.text
+    assert "the file that protects the set from pruning could not be deleted" not in caplog.text
     verdict = str(readable.run(verify_backups, "backup_reader", fraction=1))
-    assert verdict == "PASS: 2 sets decoded, but 2 could not be marked, so that the next run verifies them again"
+    assert verdict == "PASS: 2 sets decoded, but 2 could not be marked as verified, so that the next run verifies them again"
 
 
 @pytest.mark.long

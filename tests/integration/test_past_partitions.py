@@ -224,7 +224,7 @@ def test_without_time_nothing_is_compared_and_nothing_is_said_to_be_equal(copy: 
     finding, rotation = compare(copy, defined(comparison_seconds=0))
     assert finding.verdict is Verdict.NOT_RUN and not finding.fails
     assert finding.note.startswith("0 of 6 partitions whose period is over were compared with ")
-    assert "not compared: the 0 s of `comparison_seconds` were over: " in finding.note
+    assert "not compared: the limit of 0 s (`comparison_seconds`) was reached: " in finding.note
     assert all(f"{name} (last compared never)" in finding.note for name in PAST)
     assert "not compared within 7 days, raise `comparison_seconds`: " in finding.note
     assert rotation == Rotation()
@@ -319,7 +319,7 @@ def test_other_columns_are_not_compared(copy: World) -> None:
     assert compare(copy)[0].verdict is Verdict.OK, "what the set has is there"
     execute(copy, "ALTER TABLE policy_violations ALTER COLUMN severity TYPE varchar(40)")
     finding, _ = compare(copy)
-    assert finding.verdict is Verdict.NOT_RUN and "it has other columns than in bc-004_full_" in finding.note
+    assert finding.verdict is Verdict.NOT_RUN and "its columns differ from those in bc-004_full_" in finding.note
     assert "comparison_seconds" not in finding.note, "more time would not help"
 
 

@@ -136,7 +136,7 @@ def test_what_the_file_cannot_say_stops_only_what_it_concerns(world: World, monk
     with pytest.raises(OperationError) as error:
         create(world)
     assert "created sales_2026_12, sales_2027_01; public.by_hash is not partitioned by range of id alone" in str(error.value)
-    assert "or give `values`: how id spells a period" in str(error.value)
+    assert "or add `values`, the template for the periods that id spells" in str(error.value)
     with pytest.raises(OperationError) as error:
         archive(world, dry_run=True)
     assert "old_2026_08, old_2026_09 would be archived and dropped; public.by_hash stays: " in str(error.value)

@@ -141,7 +141,7 @@ def test_tablespaces_that_are_closed(any_version: World, monkeypatch: pytest.Mon
     ]
     execute(world, "SET allow_in_place_tablespaces = on", "CREATE TABLESPACE \"She'lf\" LOCATION ''")
     closed = (
-        'tablespace "She\'lf" accepts no table of login "backup_loader"; run as a superuser: GRANT CREATE ON TABLESPACE "She\'lf"'
+        'tablespace "She\'lf" may not be used by login "backup_loader"; run as a superuser: GRANT CREATE ON TABLESPACE "She\'lf"'
     )
     try:
         moved = [f'ALTER TABLE odd.{name} SET TABLESPACE "She\'lf"' for name in ("t", "part")]

@@ -165,7 +165,7 @@ def test_a_backup_and_a_recovery_show_how_far_they_are(large: World, eager: None
         assert f": done: {moved}, " in watch.of(phase)[-1][1]
     unmeasured = watch.of("making indexes and keys")
     assert [share for share, _ in unmeasured] == [0] * (len(unmeasured) - 1) + [100]
-    assert "what remains cannot be measured" in unmeasured[0][1]
+    assert "the remaining time cannot be estimated" in unmeasured[0][1]
 
 
 def test_a_run_that_fails_stays_where_it_stopped(large: World, way: FaultyProxy, eager: None) -> None:

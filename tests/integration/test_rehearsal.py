@@ -30,7 +30,10 @@ from tests.support.world import World
 
 long = pytest.mark.long
 AS_OWNER = "SET ROLE consulting_owner"
-UNANSWERED = 'the event was sent, but automation "bc-004: schema changed" is missing: python -m deployments.register'
+UNANSWERED = (
+    'the event was sent, but the automation "bc-004: schema changed" that it should start is missing: '
+    "python -m deployments.register"
+)
 
 
 def said_of_schema(world: World) -> str:
@@ -56,7 +59,7 @@ def event_about(world: World, set_id: str) -> dict[str, Any]:
 def test_a_schema_that_is_not_proven_is_told(world: World) -> None:
     world.backup()
     (first,) = world.set_folders()
-    assert said_of_schema(world) == f"schema not proven: no drill ever ran: {UNANSWERED}"
+    assert said_of_schema(world) == f"schema not proven: no drill has run yet: {UNANSWERED}"
     to_do = report(world, f"{CONTEXT}-backup").partition("## Still to do")[2]
     assert f"python -m flows.recovery recovery_drill --backup {first.name}" in to_do
     event = event_about(world, first.name)
@@ -72,7 +75,7 @@ def test_a_schema_that_is_not_proven_is_told(world: World) -> None:
     )  # fmt: skip
     world.extra = {"PG_BIN": str(local.prefect_bin())}
     world.backup()
-    assert said_of_schema(world).startswith(f"as in {first.name}, of which a drill passed on 20")
+    assert said_of_schema(world).startswith(f"unchanged since {first.name}, whose drill passed on 20")
     execute(world, AS_OWNER, "CREATE TABLE policy_violations_2031 PARTITION OF policy_violations "
             "FOR VALUES FROM ('2031-01-01') TO ('2032-01-01')")  # fmt: skip
     world.backup()
@@ -88,7 +91,7 @@ def test_without_a_server_a_backup_says_that_nobody_was_asked(world: World) -> N
         said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     assert "STORED: " in said
-    assert "schema not proven: no drill ever ran: no event could be sent, because there is no Prefect server" in said
+    assert "schema not proven: no drill has run yet: no event could be sent, because there is no Prefect server" in said
 
 
 @long
@@ -99,7 +102,7 @@ def test_a_store_that_cannot_be_read_leaves_open_what_was_proven(world: World) -
     with (drills / "20200101T000000Z_dead.json").open("wb") as file:
         file.truncate(1 << 40)
     world.backup()
-    assert said_of_schema(world).startswith("whether it changed since the last drill is unknown: ")
+    assert said_of_schema(world).startswith("whether the schema changed since the last drill is unknown: ")
 
 
 CHANGES = {
@@ -226,7 +229,7 @@ def register(world: World, *words: str) -> tuple[int, str | None]:
 @long
 def test_a_schema_is_drilled_once_and_again_if_that_failed(deployed: Deployed) -> None:
     first, second = deployed.back_up(), deployed.back_up()
-    assert said_of_schema(deployed.world) == "schema not proven: no drill ever ran: drill asked for"
+    assert said_of_schema(deployed.world) == "schema not proven: no drill has run yet: drill requested"
     assert deployed.drilled().keys() == {first}
     assert deployed.drilled()[first].parameters == {"context": CONTEXT, "backup": first}
     with deployed.worker():
@@ -237,9 +240,9 @@ def test_a_schema_is_drilled_once_and_again_if_that_failed(deployed: Deployed) -
             "'BEGIN PERFORM nowhere(); RETURN NEW; END'")  # fmt: skip
     broken = deployed.back_up()
     assert said_of_schema(deployed.world).startswith(f"schema changed since the last drill ({first}, ")
-    assert said_of_schema(deployed.world).endswith("): drill asked for")
+    assert said_of_schema(deployed.world).endswith("): drill requested")
     with deployed.worker():
-        assert "triggers do not run" in deployed.end_of(deployed.drilled()[broken])
+        assert "writes fail because of triggers" in deployed.end_of(deployed.drilled()[broken])
     # Nothing was proven: the next night asks again.
     again = deployed.back_up()
     assert deployed.drilled().keys() == {first, broken, again}
@@ -253,10 +256,10 @@ def test_what_answers_a_changed_schema_is_registered(deployed: Deployed) -> None
     (automation,) = deployed.client.read_automations_by_name(name)
     deployed.client.pause_automation(automation.id)
     deployed.back_up()
-    assert said_of_schema(deployed.world).endswith(f'the event was sent, but automation "{name}" is off')
+    assert said_of_schema(deployed.world).endswith(f'the event was sent, but the automation "{name}" that it should start is off')
     assert f'automation "{name}" differs' in str(register(deployed.world, "--check")[1])
     deployed.client.delete_automation(automation.id)
     assert f'automation "{name}" is missing' in str(register(deployed.world, "--check")[1])
     assert register(deployed.world) == (0, None)
     deployed.back_up()
-    assert said_of_schema(deployed.world).endswith(": drill asked for")
+    assert said_of_schema(deployed.world).endswith(": drill requested")

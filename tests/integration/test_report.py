@@ -156,7 +156,7 @@ def test_a_gap_a_damaged_set_and_a_drill_that_failed(month: Month) -> None:
     # Two fulls and what builds on them.
     assert re.search(r"damaged: \d+ sets", look)
     assert f"- {bad}: data/teams.copy.zst is missing" in look
-    assert "more than 4:00:00 would have been lost (RPO)" in look and "no full for more than 26:00:00: " in look
+    assert "more than 4:00:00 would have been lost (RPO)" in look and "no full backup for more than 26:00:00: " in look
     assert "the last drill did not pass" in look
     missed = [line for line in section(world, "Each day").splitlines() if "**MISSED**" in line]
     assert len(missed) >= 3
@@ -176,10 +176,10 @@ def test_an_empty_store_and_one_that_is_not_there(month: Month, real: World) -> 
     store.mkdir()
     world.store = {"BACKUP_STORE": str(store)}
     said = report(world)
-    assert said == f'EMPTY: no backup set of context "{CONTEXT}" in {store}; make one: `daily_backup`'
+    assert said == f'EMPTY: no backup set of context "{CONTEXT}" in {store}; take one: `daily_backup`'
     assert published(world) == f"# EMPTY\n\n**{said.removeprefix('EMPTY: ')}**\n"
     store.rmdir()
-    with pytest.raises(OperationError, match="no such folder"):
+    with pytest.raises(OperationError, match="does not exist; mount or create it"):
         report(world)
     with pytest.raises(ParameterTypeError, match="greater than or equal to 1"):
         report(world, days=0)

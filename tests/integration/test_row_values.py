@@ -32,7 +32,13 @@ SECONDS = 300
 # The tables of Prefect's database that hold reports, and what operators typed themselves.
 REPORTS = {"artifact", "artifact_collection"}
 TYPED = {"flow_run"}
-TO_DO = "## To undo it", "## Still to do\n", "## Rows in the way", "## Old rows that stay, and why", "rows are those of the backup"
+TO_DO = (
+    "## To undo it",
+    "## Still to do\n",
+    "## Live rows that have unique values of rows to restore",
+    "## Old rows that stay, and why",
+    "rows are those of the backup",
+)
 
 
 @dataclass

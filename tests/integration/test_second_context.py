@@ -471,7 +471,7 @@ def test_a_month_that_rows_hold_or_a_key_needs_stays(both: World, monkeypatch: p
     execute(both, *(f'DROP TABLE performance."Feedback 2026-{month:02}"' for month in range(1, 6)),
             "UPDATE performance.evaluations SET state = 'open' WHERE evaluated_on = '2026-01-15'")  # fmt: skip
     before = state(both)
-    assert change(both, archive_partitions) == "ARCHIVED: evaluations_2026_01 archived, held by rows"
+    assert change(both, archive_partitions) == "ARCHIVED: evaluations_2026_01 archived, kept because of rows that hold it"
     execute(both, "UPDATE performance.evaluations SET state = 'closed'")
     before = state(both)
     with pytest.raises(OperationError, match=r"evaluations_2026_01 stays: .*scores_evaluation_fkey"):

@@ -439,7 +439,7 @@ def test_workers_killed_in_the_midst(operated: Operated, client: SyncPrefectClie
             dead = ended(client, run, DEAD_AFTER.total_seconds() + 120)
             assert dead.state_name == "Crashed" and dead.state
             # A run that was ended with its worker says nothing any more; one that saw its worker go says so itself.
-            assert (number == signal.SIGKILL) != ("no sign of life" in str(dead.state.message))
+            assert (number == signal.SIGKILL) != ("no heartbeat" in str(dead.state.message))
             wait_for(partial(said_about, dead.name), 60, "the alarm")
         # One that gives its process back while it waits is not dead.
         assert state_of(client, waiting) == "AwaitingThaw"

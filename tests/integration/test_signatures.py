@@ -286,7 +286,7 @@ def test_what_is_not_as_it_was_signed_is_refused(
     }  # fmt: skip
     with pytest.raises(DamagedSet if is_swapped else UntrustedSet, match=f"{differential.name}:? {said}"):
         verify(signed, differential.name)
-    with pytest.raises(DamagedSet, match=f"{newer.name} is good, but sets were passed over: .*{differential.name}:? {said}"):
+    with pytest.raises(DamagedSet, match=f"{newer.name} is good, but newer sets were passed over: .*{differential.name}:? {said}"):
         verify(signed)
     watched = signed.run(watch_recovery_point, "backup_reader", refresh=False)
     assert newer.name in watched and "1 newer or equally new sets are damaged" in watched
@@ -316,7 +316,7 @@ def test_a_differential_on_a_full_that_is_not_trusted(signed: World, others: Key
     assert states(signed) == {older.name: "stored", newer.name: "untrusted", differential.name: "damaged"}
     with pytest.raises(DamagedSet, match=f"{differential.name} cannot be restored without its base.*{newer.name} is not signed"):
         verify(signed, differential.name)
-    with pytest.raises(DamagedSet, match=f"{older.name} is good, but sets were passed over"):
+    with pytest.raises(DamagedSet, match=f"{older.name} is good, but newer sets were passed over"):
         verify(signed)
     assert verify(signed, trust_unsigned=True).startswith("PASS")
     foreign(signed, newer / MANIFEST_FILE, others)
@@ -402,7 +402,7 @@ def test_wrong_settings_are_told_before_anything_is_touched(world: World, keys: 
     opened.chmod(0o644)
     extra, said = {
         "no signer": (keys.verifying, "BACKUP_VERIFY_KEY is set and BACKUP_SIGNING_KEY is not"),
-        "other signer": (others.signing | keys.verifying, "BACKUP_VERIFY_KEY has no key that fits BACKUP_SIGNING_KEY"),
+        "other signer": (others.signing | keys.verifying, "BACKUP_VERIFY_KEY has no key that belongs to BACKUP_SIGNING_KEY"),
         "open": ({"BACKUP_SIGNING_KEY": str(opened)}, "can be read by other accounts"),
         "no file": ({"BACKUP_SIGNING_KEY": "/nowhere/key.pem"}, "BACKUP_SIGNING_KEY /nowhere/key.pem: No such file"),
         "no block": ({"BACKUP_SIGNING_KEY": "secret/none-such"}, "there is no block secret/none-such"),

@@ -212,7 +212,7 @@ def test_a_function_of_that_name_that_does_something_else(backed_up: World) -> N
     execute(backed_up, "CREATE FUNCTION is_last_leader(team uuid, leader uuid) RETURNS boolean LANGUAGE sql AS 'SELECT false'",
             "ALTER FUNCTION is_last_leader OWNER TO consulting_owner")  # fmt: skip
     text = target_text(backed_up)
-    with pytest.raises(OperationError, match=r"is as it was: .*function public.is_last_leader\(uuid,uuid\) differs"):
+    with pytest.raises(OperationError, match=r"is unchanged: .*function public.is_last_leader\(uuid,uuid\) differs"):
         backed_up.recover()
     assert target_text(backed_up) == text
 
@@ -233,7 +233,7 @@ def test_somebody_reads_an_empty_table_for_long(backed_up: World, monkeypatch: p
     with psycopg.connect(backed_up.target.conninfo(DATABASE)) as reader:
         reader.execute("SELECT FROM teams")
         with pytest.raises(
-            OperationError, match='database "consulting_tool" is as it was: canceling statement due to lock timeout'
+            OperationError, match='database "consulting_tool" is unchanged: canceling statement due to lock timeout'
         ):
             backed_up.recover()
     assert backed_up.recover().startswith("PASS")
@@ -341,7 +341,7 @@ def test_a_schema_that_is_there_may_be_granted_to_others(backed_up: World) -> No
     give_users(backed_up)
     execute(backed_up, "GRANT CREATE ON SCHEMA public TO backup_reader")
     assert backed_up.recover().startswith("PASS")
-    assert "it existed before, and schema public differs" in report(backed_up)
+    assert "existed before the restore: schema public differs" in report(backed_up)
 
 
 @pytest.mark.long
@@ -361,7 +361,7 @@ def test_a_partition_that_is_not_attached_is_no_place_for_rows(backed_up: World)
     execute(backed_up, "ALTER TABLE policy_violations DETACH PARTITION policy_violations_2024")
     text = target_text(backed_up)
     with pytest.raises(
-        OperationError, match=r"is as it was: .*table public.policy_violations_2024 of .*policy_violations is missing"
+        OperationError, match=r"is unchanged: .*table public.policy_violations_2024 of .*policy_violations is missing"
     ):
         backed_up.recover()
     assert target_text(backed_up) == text

@@ -249,7 +249,7 @@ def test_an_address_that_is_none(url: str, said: str) -> None:
 
 def test_a_bucket_or_folder_that_is_not_there_is_refused_at_once(s3: LocalS3, tmp_path: Path) -> None:
     missing = StoreAddress("s3://no-such-bucket/prefix", credentials(s3)), StoreAddress(f"{tmp_path}/none")
-    for address, said in zip(missing, ("NoSuchBucket.*check bucket", "no such folder; mount or make it"), strict=True):
+    for address, said in zip(missing, ("NoSuchBucket.*check bucket", "does not exist; mount or create it"), strict=True):
         with pytest.raises(BadInput, match=f"{address.url}.*{said}"):
             list(open_store(address).list("bc-004/"))
         with pytest.raises(BadInput, match=f"{address.url}.*{said}"):

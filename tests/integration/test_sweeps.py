@@ -114,9 +114,9 @@ def test_what_nothing_speaks_for_goes_in_two_steps(kept_world: World) -> None:
         assert ", 0 swept" in prune(kept_world, dry_run=True)
         assert not mark.exists()
         assert ", 0 swept" in prune(kept_world)
-        assert f"marked to be swept a day later, never finished: {full.name}" in report()
+        assert f"marked for deletion a day later, because it was never finished: {full.name}" in report()
     assert (full / "data").exists()
-    assert "no manifest; swept after " in notes(kept_world)[full.name]
+    assert "no manifest, so that it is deleted after " in notes(kept_world)[full.name]
     # Within that day, and while somebody reads it, it stays.
     stamp = (now() + timedelta(days=8)).timestamp()
     os.utime(mark, (stamp, stamp))
@@ -231,7 +231,7 @@ def test_a_database_that_is_gone_prunes_nothing(kept_world: World) -> None:
         with (
             later(days=40),
             pytest.raises(
-                BadInput, match=r"nothing is pruned while the database's clock and its locks cannot be read.*check that the server"
+                BadInput, match=r"nothing is pruned, because the database's clock and locks cannot be read.*check that the server"
             ),
         ):
             prune(kept_world, dry_run=dry_run)
@@ -250,8 +250,8 @@ def test_nothing_is_pruned_while_no_full_comes(kept_world: World) -> None:
             patch.setattr(runs, "now", lambda days=days: now() + timedelta(days=days))
             for dry_run in (True, False):
                 said = prune(kept_world, dry_run=dry_run)
-                assert said.startswith("SUSPENDED: no new full for ")
-                assert "of 2.0 days allowed between two: nothing is pruned; find out why" in said
+                assert said.startswith("SUSPENDED: no new full backup for ")
+                assert "at most 2.0 days are allowed between two: nothing is pruned; find out why" in said
                 assert "nothing is pruned" in report()
         patch.setattr(runs, "now", lambda: now() + timedelta(days=1.9))
         assert contents(kept_world) == before

@@ -66,7 +66,7 @@ def test_what_needs_more_than_the_limit(limited: World, monkeypatch: pytest.Monk
     assert restore(limited).startswith("PLANNED, nothing touched: ")
     assert 'login "backup_loader" may have 0 of temporary files' in newest_report(limited, "bc-004-restore-plan")
     confirmed = {"dry_run": False, "confirm_database": DATABASE}
-    with monkeypatch.context() as patch, pytest.raises(OperationError, match=rf'is as it was: .*{REMEDY}"backup_loader" SET'):
+    with monkeypatch.context() as patch, pytest.raises(OperationError, match=rf'is unchanged: .*{REMEDY}"backup_loader" SET'):
         patch.setattr(sql.session, "SORT_IN_MEMORY", LITTLE_TO_SORT)
         restore(limited, **confirmed)
     assert unlike(damaged, limited.state()) == []

@@ -69,7 +69,7 @@ def test_it_comes_up_stops_and_goes_on(folder: Path) -> None:
             text=True,
             check=False,
         )
-        assert again.returncode == 1 and "it is up already" in again.stderr
+        assert again.returncode == 1 and "`make up` is running already" in again.stderr
     assert at_work(folder) == []
     assert "everything is stopped" in (folder / "first.log").read_text()
     with up(state, folder / "second.log") as url:

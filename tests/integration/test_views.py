@@ -112,12 +112,12 @@ def test_what_could_not_be_counted_is_not_called_none(world: World, monkeypatch:
         "UPDATE teams SET name = name || '!'",
     )  # fmt: skip
     edit_context(world, monkeypatch, views=["mv_writes"])
-    said = "stale rows unknown of public.mv_writes (not counted: cannot execute INSERT in a read-only transaction"
+    said = "the number of stale rows is unknown of public.mv_writes (not counted: cannot execute INSERT in a read-only transaction"
     assert refresh(world).startswith(f"REFRESHED: public.mv_writes; {said}")
     assert "not counted: " in shown()["mv_writes"]["stale before"]
     edit_context(world, monkeypatch, views=["mv_writes", "mv_new", "mv_team_statistics"])
     verdict = refresh(world)
-    assert re.search(r"; [1-9]\d* rows were stale, stale rows unknown of public\.mv_", verdict), verdict
+    assert re.search(r"; [1-9]\d* rows were stale, the number of stale rows is unknown of public\.mv_", verdict), verdict
     assert "public.mv_new (never populated)" in verdict
 
 
@@ -183,8 +183,8 @@ def test_what_reads_a_failed_view_is_refreshed_from_old_rows_and_says_so(world: 
     execute(world, CHAIN, "ALTER MATERIALIZED VIEW mv_z_first OWNER TO postgres", "GRANT SELECT ON mv_z_first TO consulting_owner")
     edit_context(world, monkeypatch, views=CHAINED)
     failed(world)
-    assert shown()["mv_m_second"]["how"].endswith("; from old rows: it reads public.mv_z_first")
-    assert shown()["mv_a_third"]["how"].endswith("; from old rows: it reads public.mv_m_second, public.mv_z_first")
+    assert shown()["mv_m_second"]["how"].endswith("; built from old rows of public.mv_z_first")
+    assert shown()["mv_a_third"]["how"].endswith("; built from old rows of public.mv_m_second, public.mv_z_first")
 
 
 def test_who_uses_a_view_for_long_is_named(world: World) -> None:
@@ -210,7 +210,7 @@ def test_a_view_that_takes_too_long_is_ended(world: World, monkeypatch: pytest.M
     )
     edit_context(world, monkeypatch, views=["mv_slow", "mv_team_statistics"])
     said = failed(world, statement_timeout_seconds=1)
-    assert "public.mv_slow: it takes more than 1 s; raise statement_timeout_seconds" in said
+    assert "public.mv_slow: the refresh takes more than 1 s; raise statement_timeout_seconds" in said
     assert "refreshed: public.mv_team_statistics" in said
 
 

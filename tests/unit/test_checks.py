@@ -225,14 +225,14 @@ def test_every_finding_is_counted_once(findings: list[Finding]) -> None:
 )
 def test_lost_rows(before: int, now: int | None, allowed: float, *, lost: bool) -> None:
     counted = {} if now is None else {"public.teams": now}
-    said = f"public.teams: {now} of {before} rows"
+    said = f"public.teams: {now} of {before} rows left"
     assert list(lost_rows([("public.teams", before)], counted, allowed)) == ([said] if lost else [])
 
 
 def test_lost_rows_are_named_in_the_order_given() -> None:
     before = [("public.b", 1_000_000), ("public.a", 5), ("public.c", 3)]
     now = {"public.a": 0, "public.b": 1234, "public.c": 3}
-    assert list(lost_rows(before, now, 0.2)) == ["public.b: 1,234 of 1,000,000 rows", "public.a: 0 of 5 rows"]
+    assert list(lost_rows(before, now, 0.2)) == ["public.b: 1,234 of 1,000,000 rows left", "public.a: 0 of 5 rows left"]
 
 
 ROWS = st.integers(min_value=0, max_value=10**9)

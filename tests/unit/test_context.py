@@ -78,8 +78,8 @@ def test_storage_classes() -> None:
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
-        ({"daily": "GLACIER"}, "key 'storage_classes.daily': 'GLACIER' has to be thawed before it is read"),
-        ({"clean_up": "DEEP_ARCHIVE"}, "key 'storage_classes.clean_up': 'DEEP_ARCHIVE' has to be thawed"),
+        ({"daily": "GLACIER"}, "key 'storage_classes.daily': objects in 'GLACIER' have to be thawed first"),
+        ({"clean_up": "DEEP_ARCHIVE"}, "key 'storage_classes.clean_up': objects in 'DEEP_ARCHIVE' have to be thawed"),
         ({"weekly": "STANDARD"}, "unknown key 'storage_classes.weekly'"),
         ({"archive": ""}, "key 'storage_classes.archive': "),
         ({"archive": "A B"}, "key 'storage_classes.archive': "),
@@ -118,7 +118,7 @@ def test_a_missing_key(key: str) -> None:
          "key 'partitions.0.frozen_after': 'soon' is not a valid period; "),
         ({"partitions": [PARTITIONS | {"name": "n_{year}", "frozen_after": "1 year"}],
           "clean_up": [{"table": "a", "clock": "c", "keep": "1 year"}]},
-         "clean_up deletes rows of a, which has frozen_after; remove either"),
+         "clean_up deletes rows of a, whose partitions must not change by frozen_after; remove either key"),
         ({"comparison_seconds": -1}, "key 'comparison_seconds': "),
         ({"objectives": GROUPED | {"groups": [{"tables": ["b"], "rto": "1 hour", "rpo": "1 hour"}]}},
          "objectives.groups names b, which are not in `tables`; correct the value"),
@@ -129,8 +129,8 @@ def test_a_missing_key(key: str) -> None:
             "key 'objectives.groups.0.rpo' is missing; add it",
         ),
         ({"clean_up": [{"table": "a", "clock": {"any": ["x"], "each": ["y"]}, "keep": "1 year"}]},
-         "key 'clean_up.0.clock': name a column, or with `any` or with `each` several: {any: [ended_at, deleted_at]}"),
-        ({"clean_up": [{"table": "a", "clock": {}, "keep": "1 year"}]}, "key 'clean_up.0.clock': name a column, or with `any`"),
+         "key 'clean_up.0.clock': name one column, or several with `any` or `each`: {any: [ended_at, deleted_at]}"),
+        ({"clean_up": [{"table": "a", "clock": {}, "keep": "1 year"}]}, "'clean_up.0.clock': name one column, or several"),
         ({"clean_up": [{"table": "a", "clock": {"each": ["x", "x"]}, "keep": "1 year"}]}, "x and x names a column twice"),
         ({"clean_up": [{"table": "a", "clock": ["x"], "keep": "1 year"}]}, "key 'clean_up.0.clock': "),
         ({"partitions": [PARTITIONS | {"period": "week"}]}, "key 'partitions.0.period': "),
@@ -152,12 +152,12 @@ def test_every_mistake_is_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("tables: [a, b\nname: x\n", "f: not YAML: .*line 2.*correct the line it names"),
-        ("a: b: c", "f: not YAML: .*line 1"),
-        ("\tx: 1", "f: not YAML"),
-        ("", "f: has no keys; write name, title"),
-        ("- a", "f: has no keys"),
-        ("!!python/object/apply:os.system [echo]", "f: not YAML"),
+        ("tables: [a, b\nname: x\n", "f: not valid YAML: .*line 2.*correct the line named there"),
+        ("a: b: c", "f: not valid YAML: .*line 1"),
+        ("\tx: 1", "f: not valid YAML"),
+        ("", "f: the file has no keys; write name, title"),
+        ("- a", "f: the file has no keys"),
+        ("!!python/object/apply:os.system [echo]", "f: not valid YAML"),
     ],
 )
 def test_no_yaml(text: str, said: str) -> None:

@@ -33,32 +33,32 @@ def test_a_base_that_fits() -> None:
 @pytest.mark.parametrize(
     ("now", "said"),
     [
-        ({"system_identifier": "8"}, "it is of another cluster"),
-        ({"timeline": 2}, "it is of another timeline"),
-        ({"database": 2}, "it is of another database"),
+        ({"system_identifier": "8"}, "it was taken from another cluster"),
+        ({"timeline": 2}, "it was taken from another timeline"),
+        ({"database": 2}, "it was taken from another database"),
         ({"lsn": "0/FFF"}, "this server is behind it"),
         ({"timeline": 0, "lsn": "0/FFF"}, "this server is behind it"),
         (
             {"timeline": 0},
-            "a standby did not say which timeline it follows (it receives nothing, or the login lacks pg_read_all_stats)",
+            "the standby did not report which timeline it follows (it receives no WAL, or the login lacks pg_read_all_stats)",
         ),
         ({"xmin": 699}, "this server is behind it"),
         (
             {"incarnation": AGAIN},
-            "the server was restarted since (2025-11-02T00:00:00.000001Z, before that 2025-11-01T00:00:00.000001Z)",
+            "the server was restarted since (started 2025-11-02T00:00:00.000001Z, at that backup 2025-11-01T00:00:00.000001Z)",
         ),
         (
             {"incarnation": HERE.model_copy(update={"address": "10.0.0.2:5432"})},
-            "another address answers now (10.0.0.2:5432, then 10.0.0.1:5432)",
+            "the server has another address now (10.0.0.2:5432, at that backup 10.0.0.1:5432)",
         ),
         (
             {"incarnation": AGAIN.model_copy(update={"address": "local socket:5432"})},
-            "another server answers now (local socket:5432, then 10.0.0.1:5432)",
+            "this is another server now (local socket:5432, at that backup 10.0.0.1:5432)",
         ),
-        ({"incarnation": None}, "it does not record when its server was started"),
+        ({"incarnation": None}, "it does not record when the server was started"),
         # What is behind says so first, however it came to be so.
         ({"incarnation": AGAIN, "lsn": "0/FFF"}, "this server is behind it"),
-        ({"xmax": 700 + MOST_TRANSACTIONS}, "1,073,741,824 transactions have come since"),
+        ({"xmax": 700 + MOST_TRANSACTIONS}, "1,073,741,824 transactions began since that backup, too many to compare ids"),
         ({"inventory": [TABLE.model_copy(update={"columns": "id text"})]}, "table public.teams changed"),
         ({"inventory": [TABLE, TYPE]}, "type public.mood changed"),
     ],
@@ -70,7 +70,7 @@ def test_a_base_that_does_not(now: dict[str, Any], said: str) -> None:
 def test_a_base_of_an_older_release_is_none() -> None:
     older = samples.manifest()
     said = incompatibility(older, samples.snapshot(xmin=750, lsn="0/2000", incarnation=HERE), 800, 1, [TABLE])
-    assert said == "it does not record when its server was started"
+    assert said == "it does not record when the server was started"
 
 
 def test_tables_may_come_and_go() -> None:

@@ -37,7 +37,7 @@ def test_a_database_that_nothing_is_said_of(parameters: Mapping[str, str]) -> No
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"host": "db.example.org"}, "db.example.org may be connected to without TLS (sslmode=prefer)"),
+        ({"host": "db.example.org"}, "connections to PostgreSQL on db.example.org may be without TLS unnoticed (sslmode=prefer)"),
         ({"host": "localhost,db.example.org", "sslmode": "allow"}, "PostgreSQL on db.example.org may"),
         ({"host": "localhost", "hostaddr": "10.0.0.7"}, "10.0.0.7"),
     ],

@@ -132,9 +132,9 @@ def test_the_drill_of_the_newest_set_that_passed_is_the_last() -> None:
 @pytest.mark.parametrize(
     ("records", "why"),
     [
-        ([], "schema not proven: no drill ever ran"),
-        ([drill(passed=False)], "schema not proven: none passed of 1 drills"),
-        ([drill()], "schema not proven: those that passed did not record what they restored"),
+        ([], "schema not proven: no drill has run yet"),
+        ([drill(passed=False)], "schema not proven: none of 1 drills passed"),
+        ([drill()], "schema not proven: the drills that passed did not record which schema they restored"),
         ([drill(schema_fingerprint=A)],
          "schema changed since the last drill (bc-004_full_20251103_020000_3f9c, 2025-11-03 02:00:00 JST)"),
     ],

@@ -212,12 +212,12 @@ def looked_at(*sets: SetFacts, **changes: Any) -> list[str]:
     [
         ({}, []),
         ({"off_host": False}, ["the store is not off-host"]),
-        ({"drill_records": []}, ["no drill in the last 35 days, there is no record of any"]),
-        ({"drill_records": [drill(instant=ago(days=36))]}, ["no drill in the last 35 days, the last was at 2025-09-28"]),
+        ({"drill_records": []}, ["no drill in the last 35 days, no drill is recorded"]),
+        ({"drill_records": [drill(instant=ago(days=36))]}, ["no drill in the last 35 days, the last drill was at 2025-09-28"]),
         ({"drill_records": [drill(instant=ago(days=34))]}, []),
         ({"drill_records": [drill(passed=False), drill()]}, ["the last drill did not pass"]),
         ({"drill_records": [drill(instant=ago(days=1)), drill(passed=False)]}, []),
-        ({"objectives": Objectives(rto=timedelta(seconds=40), rpo=FOUR)}, ["the last drill did not pass, or would not with"]),
+        ({"objectives": Objectives(rto=timedelta(seconds=40), rpo=FOUR)}, ["the last drill did not pass, or would not pass with"]),
         ({"check_records": []}, ["no integrity check is recorded in these days"]),
         ({"check_records": [check(80, result())]}, ["no integrity check is recorded in these days"]),
         ({"check_records": [check(2, result(Verdict.FAILED, 3))]}, ["failing as of 2025-11-03 04:45:00 JST: 1 integrity check"]),
@@ -234,17 +234,17 @@ def test_what_is_to_be_looked_at(changes: dict[str, Any], said: list[str]) -> No
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        (each(3.5, verified=ago(days=9)), "nothing was decoded for 9 days"),
-        (each(3.5, verified=None), "nothing was decoded yet"),
+        (each(3.5, verified=ago(days=9)), "no set was verified (decoded) for 9 days"),
+        (each(3.5, verified=None), "no set was verified (decoded) yet"),
         ([*each(3.5), full(40, state="damaged", note="/x is missing")], "damaged: 1 set"),
         ([*each(3.5), full(40, state="damaged", instant=None, finished=None)], "damaged: 1 set"),
         ([*each(3.5), full(40, state="suspect")], "suspect: 1 set; find out"),
         ([*each(3.5), full(-1)], "dated in the future: 1 set; set the clocks"),
-        ([*each(3.5), full(0.5, size=250_000_000)], "fulls are much larger or smaller"),
-        ([*each(3.5), full(0.5, size=650_000_000)], "fulls are much larger or smaller"),
+        ([*each(3.5), full(0.5, size=250_000_000)], "full backups are much larger or smaller"),
+        ([*each(3.5), full(0.5, size=650_000_000)], "full backups are much larger or smaller"),
         ([*each(3.5), full(0.5, minutes=16)], "backups took more than 3 times as long"),
-        ([*each(3.5, days=1), *map(one_set, range(24, 76, 3)), full(76)], "no full for more than 26:00:00: 1 time"),
-        ([*map(one_set, range(1, 76, 3)), full(76)], "no full for more than 26:00:00: 1 time"),
+        ([*each(3.5, days=1), *map(one_set, range(24, 76, 3)), full(76)], "no full backup for more than 26:00:00: 1 time"),
+        ([*map(one_set, range(1, 76, 3)), full(76)], "no full backup for more than 26:00:00: 1 time"),
     ],
 )  # fmt: skip
 def test_sets_to_look_at(sets: list[SetFacts], said: str) -> None:
@@ -351,7 +351,7 @@ def test_the_verdict_says_it_in_one_line() -> None:
 
 def test_an_empty_store_is_one_statement() -> None:
     seen = overview([], legacy=3)
-    said = 'EMPTY: no backup set of context "bc-004" in s3://b (3 legacy files there); make one: `daily_backup`'
+    said = 'EMPTY: no backup set of context "bc-004" in s3://b (3 legacy files there); take one: `daily_backup`'
     assert verdict(seen) == said
     assert report(seen) == f"# EMPTY\n\n**{said.removeprefix('EMPTY: ')}**\n"
     assert set_rows(seen) == []

@@ -46,7 +46,7 @@ RELATION = samples.relation(columns=["id", "名"], types=["uuid", "text"])
         (["名", "id"], ["text", "uuid"], []),
         (["id"], ["uuid"], ["public.teams no longer has column 名"]),
         (["id", "名", "x"], ["uuid", "text", "date"], ["public.teams has a column x date that the set does not have"]),
-        (["id", "名"], ["uuid", "bytea"], ["public.teams.名 was text, is bytea"]),
+        (["id", "名"], ["uuid", "bytea"], ["public.teams.名 has type bytea, in the set text"]),
     ],
 )
 def test_drift(columns: list[str], types: list[str], said: list[str]) -> None:
@@ -192,12 +192,12 @@ def test_keys(said: Keys, understood: object) -> None:
 @pytest.mark.parametrize(
     ("said", "key", "refused"),
     [
-        ("id > 1", [], "without primary key"),
+        ("id > 1", [], "has no primary key"),
         ("  ", ["id"], "keys is empty"),
         ([], ["id"], "name rows by values of id"),
         ("[1", ["id"], "not a JSON list"),
-        ([{"x": 1}], ["id"], "the same of the key columns id"),
-        ([{"id": 1}, {"at": 1}], ["id", "at"], "the same of the key columns id, at"),
+        ([{"x": 1}], ["id"], "the same selection of the key columns id"),
+        ([{"id": 1}, {"at": 1}], ["id", "at"], "the same selection of the key columns id, at"),
         ([None], ["id"], "is not a value of a key column"),
     ],
 )

@@ -141,9 +141,9 @@ def test_what_is_found_is_told() -> None:
     found = find_dispute([P1, S2], [], here("P", 3), 3)
     assert found
     assert found.why == (
-        "two servers write here: S2 is from the one at 10.0.0.2:5432, started start of S, and the one at 10.0.0.1:5432, "
-        "started start of P, which took P1 before, is back; "
-        "find out which server is right, and run there: python -m deployments.register --adopt"
+        "two servers write here: S2 is from the server at 10.0.0.2:5432, started start of S, and the server at 10.0.0.1:5432, "
+        "started start of P, which took P1 before that, takes backups again; "
+        "find out which server has the right data, and run there: python -m deployments.register --adopt"
     )
     behind = find_dispute([P1, AHEAD], [], here("P", 3), 3)
     assert behind
@@ -244,7 +244,7 @@ def test_owner_json_is_what_it_was_where_nothing_was_decided() -> None:
     decided = Owner(system_identifier="7", adopted=[BY_P, Adoption(since=4, number=5)])
     assert parse_owner(render_owner(decided), "owner.json") == decided
     for spoilt in (b"", b"{}", b"[]", b'{"system_identifier": "7", "adopted": 5}'):
-        with pytest.raises(BadInput, match=r"owner\.json does not name the cluster that writes here"):
+        with pytest.raises(BadInput, match=r"owner\.json does not name the cluster that writes sets here"):
             parse_owner(spoilt, "owner.json")
 
 
@@ -286,7 +286,7 @@ def test_the_watch_fails_while_newer_sets_are_set_aside_and_takes_no_more_of_the
 def test_a_backup_that_finds_two_histories_says_so_first() -> None:
     said = backup_verdict(FOUND, 1, ZONE)
     assert said.startswith("SET ASIDE: P3, ")
-    assert said.endswith(", but neither `latest` nor a base: two servers")
+    assert said.endswith(", but set aside, so that it is neither `latest` nor a base: two servers")
     said = backup_verdict(taken("P", 3, aside=FORK), 1, ZONE)
     assert said.startswith("STORED: P3, ")
     assert said.endswith(", but forked")
@@ -298,7 +298,7 @@ def test_nothing_is_pruned_while_it_is_disputed_which_sets_count() -> None:
         for day in (3, 2, 1)
     ]
     decided = plan(sets, samples.INSTANT, ZONE, {Kind.FULL: "30 days"})
-    said = "the history of bc-004_full_20250102_020000_0000 is not decided: nothing is pruned"
+    said = "it is not decided yet to which history bc-004_full_20250102_020000_0000 belongs: nothing is pruned"
     assert [(one.expires, one.why) for one in decided] == [(False, said)] * 3
     decided = plan([replace(one, disputed=False) for one in sets], samples.INSTANT, ZONE, {Kind.FULL: "30 days"})
     assert [one.expires for one in decided] == [False, True, True]

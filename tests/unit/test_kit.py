@@ -13,12 +13,12 @@ KIT = Kit(context="bc-004", made=samples.INSTANT, version="1.0", set="bc-004_ful
 @pytest.mark.parametrize(
     ("kit", "days", "said"),
     [
-        (None, 0, "no kit exists: `python -m deployments.kit FOLDER`"),
+        (None, 0, "there is no recovery kit; make one: `python -m deployments.kit FOLDER`"),
         (KIT, 0, "0 days ago, with bc-004_full_20251103_020000_3f9c"),
         (
             KIT,
             91,
-            "91 days ago, with bc-004_full_20251103_020000_3f9c; older than 90 days: make it again, `python -m deployments.kit",
+            "91 days ago, with bc-004_full_20251103_020000_3f9c; that is more than 90 days: make it again, `python -m ",
         ),
     ],
 )

@@ -26,10 +26,10 @@ def test_what_is_left_out_is_told_with_its_statements() -> None:
 def test_older_sets_tell_names_alone() -> None:
     older = manifest(left_out=["rule r on table app.t"], forgotten_tables=["app.f"])
     assert chores(older) == [
-        "table app.f and its rows are in no backup: it is in no context",
+        "table app.f and its rows are in no backup, because no context lists the table",
         "rule r on table app.t is not in the backup: it needs another context's table; its statements are not in the manifest",
     ]
-    assert in_short(older) == "2 objects not in it (rule r on table app.t, app.f)"
+    assert in_short(older) == "2 objects not in the set (rule r on table app.t, app.f)"
 
 
 def test_older_sets_say_which_columns_may_name_large_objects() -> None:
@@ -38,14 +38,14 @@ def test_older_sets_say_which_columns_may_name_large_objects() -> None:
     table = relation().model_copy(update={"columns": [*types], "types": [*types.values()]})
     older = manifest(relations=[table], inventory=[lo], extensions=["lo"])
     name = f"the large objects that {table.qualified}(a, b, c, d, e) references"
-    assert in_short(older) == f"1 object not in it ({name})"
-    assert chores(older)[0].startswith(f"{name} is not in the backup: the release that took it stored none")
+    assert in_short(older) == f"1 object not in the set ({name})"
+    assert chores(older)[0].startswith(f"{name} is not in the backup: the release that took the set stored no large objects")
     none = LargeObjects(columns={table.qualified: ["a"]}, objects=0, plain_bytes=0, digest="0" * 32, seconds=0)
     assert in_short(older.model_copy(update={"large_objects": none})) == ""
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(0, ""), (1, "1 object not in it (a0)"), (5, "5 objects not in it (a0, a1, a2, and 2 more)")]
+    ("count", "said"), [(0, ""), (1, "1 object not in the set (a0)"), (5, "5 objects not in the set (a0, a1, a2, and 2 more)")]
 )
 def test_a_verdict_names_the_first(count: int, said: str) -> None:
     by_hand = [LeftOut(name=f"a{number}", why="w", statements="") for number in range(count)]

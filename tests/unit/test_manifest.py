@@ -81,7 +81,7 @@ def canonical(value: object) -> bytes:
 
 def test_another_version_is_refused_with_the_remedy() -> None:
     assert parse(rewritten()) == manifest()
-    with pytest.raises(DamagedSet, match=r"^s3://b/set: manifest version 2, this project reads 1; use a newer release"):
+    with pytest.raises(DamagedSet, match=r"^s3://b/set: the manifest has version 2, this release reads only 1; use a newer one"):
         parse(rewritten(version=2))
 
 

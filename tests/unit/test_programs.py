@@ -50,10 +50,11 @@ def test_beta_and_development_versions_count(folders: list[Path], tmp_path: Path
 def test_none_is_new_enough(folders: list[Path], tmp_path: Path) -> None:
     folders += [install(tmp_path / "old", "15.4")]
     with pytest.raises(
-        BadInput, match=rf"pg_dump 18 or newer .* found: 15 \({tmp_path}/old/pg_dump\); install postgresql-client-18 or .* PG_BIN"
+        BadInput,
+        match=rf"pg_dump 18 or newer .* installed: 15 \({tmp_path}/old/pg_dump\); install postgresql-client-18 or .* PG_BIN",
     ):
         find_program("pg_dump", 18)
-    with pytest.raises(BadInput, match="found: none"):
+    with pytest.raises(BadInput, match="installed: none"):
         find_program("pg_restore", 15)
 
 

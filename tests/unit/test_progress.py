@@ -70,7 +70,7 @@ def test_the_end_is_told_only_when_something_is_done() -> None:
         (Progress(0, 4e9, 0, 0.0), False, "0 B of 4.0 GB, 0.0%, 0 B/s"),
         (Progress(1e9, 4e9, 20, 0.25), False, "1.0 GB of 4.0 GB, 25.0%, 50.0 MB/s, expected end 2025-11-03 21:01:00 JST"),
         (Progress(1e9, 4e9, 20, 0.25), True, "1.0 GB of about 4.0 GB, 25.0%, 50.0 MB/s, expected end 2025-11-03 21:01:00 JST"),
-        (Progress(0, 0, 130, None), False, "for 0:02:10 so far; what remains cannot be measured"),
+        (Progress(0, 0, 130, None), False, "running for 0:02:10; the remaining time cannot be estimated"),
     ],
 )
 def test_what_is_said_on_the_way(seen: Progress, about: bool, text: str) -> None:

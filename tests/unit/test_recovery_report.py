@@ -108,7 +108,7 @@ def section(text: str, title: str) -> str:
         ({"findings": [WORN, WORN], "schema_was_there": True},
          f"PASS: {REACHED}; {REHEARSED}; integrity checks failed (2 checks)"),
         ({"findings": [FINE, STALE]}, f"PASS: {REACHED}; {REHEARSED}"),
-        ({"exercises": [RAN, BROKEN]}, f"FAIL: 1 triggers do not run, {REACHED}; {REHEARSED}"),
+        ({"exercises": [RAN, BROKEN]}, f"FAIL: 1 writes fail because of triggers, {REACHED}; {REHEARSED}"),
         # A database that is back is back, and does not pass if it takes no writes.
         ({"exercises": [RAN, BROKEN], "purpose": Purpose.COPY},
          f"RECOVERED, WRITES FAIL: public.teams: function other() does not exist; restored in 0:00:48, 2 relations identical; "
@@ -161,10 +161,10 @@ def test_a_good_report() -> None:
     text = report()
     assert text.startswith(f"# PASS\n\n**{REACHED}; {REHEARSED}**\n")
     assert headings(text) == [
-        "Still to do", "Objectives", "Phases", "Relations, each compared by rows and digest and found identical",
+        "Still to do", "Objectives", "Phases", "Relations, each compared by row count and digest, and identical",
     ]  # fmt: skip
     assert section(text, "Still to do").strip() == "Nothing."
-    assert "| recovery time (RTO) | 0:00:48 | 4:00:00 | from the start of the run to its last phase |" in text
+    assert "| recovery time (RTO) | 0:00:48 | 4:00:00 | from the start of the run to the end of its last phase |" in text
     assert "| recovery point (RPO) | 0:12:31 | 4:00:00 | age of the state at the start of the run |" in text
     assert f"| set | `{SET}` |" in text and f"| path | `s3://b/bc-004/daily/{SET}` |" in text
     assert "| state of | 2025-11-03 02:00:00 JST |" in text
@@ -181,10 +181,11 @@ def test_what_failed_comes_first() -> None:
     )  # fmt: skip
     assert text.startswith("# FAIL\n\n**the session was lost")
     assert headings(text) == [
-        "What failed", "Differences from the backup", "Writes that fail", "Sets that were passed over",
+        "What failed", "Differences from the backup", "Writes that fail", "Newer sets that were passed over",
         "The source was already inconsistent (rows are those of the backup)", "Still to do", "Objectives",
         "Phases", "Integrity checks: 1 ok, 1 FAILED, 1 warning", "Test writes, with their triggers, rolled back",
-        "Relations, each compared by rows and digest and found identical", "The last drills", "Left by earlier runs, and removed",
+        "Relations, each compared by row count and digest, and identical", "The last drills",
+        "Databases that earlier runs left, and that were dropped",
         "Warnings of the backup", "Contacts",
     ]  # fmt: skip
     assert text.index("**Not off-host:** the store is a folder") < text.index("## What failed")
@@ -192,9 +193,9 @@ def test_what_failed_comes_first() -> None:
         "What failed": ["the session was lost"],
         "Differences": DIFFERENCES,
         "Writes that fail": [BROKEN_LINE],
-        "Sets that were": ["s3://b/newer: damaged"],
+        "Newer sets": ["s3://b/newer: damaged"],
         "Still to do": ["make the key"],
-        "Left by": ["bc-004_drill_0000"],
+        "Databases that": ["bc-004_drill_0000"],
         "Warnings": ["trigger t is DISABLED"],
         "Contacts": ["DBA責任者: 03-0000", "infra: x"],
     }.items():
@@ -221,7 +222,7 @@ def test_what_fails_in_a_phase_shows_the_phases_up_to_it(reached: int) -> None:
     assert rows == ["phase", "---", *phases, "**total**"]
     assert f"| **total** | {sum(phases.values()):.1f} s |" in text
     assert section(text, "What failed").strip().endswith("- the disk is full")
-    assert ("Relations, as in the backup; NOT proven equal" in headings(text)) is bool(reached)
+    assert ("Relations, the figures are those of the backup; equality was NOT proven" in headings(text)) is bool(reached)
     assert "found identical" not in text and "extrapolated" not in text
 
 
@@ -349,12 +350,13 @@ def test_any_time_can_be_drawn_against_the_limit(seconds: float) -> None:
 @pytest.mark.parametrize(
     ("note", "remedy"),
     [
-        ('relation "users" does not exist (42P01)', "public.users belongs to another context: recover that, too"),
-        ('relation "audit.log" does not exist (42P01)', "create what is not in the backup, see below: table audit.log;"),
+        ('relation "users" does not exist (42P01)', "public.users belongs to another context: recover that context too"),
+        ('relation "audit.log" does not exist (42P01)',
+         "create the objects that are not in the backup (see below): table audit.log;"),
         ("function unaccent(text) does not exist (42883)",
-         "create what is not in the backup, see below: table audit.log, extension lib;"),
+         "create the objects that are not in the backup (see below): table audit.log, extension lib;"),
         ("permission denied for schema x (42501)",
-         "create what is not in the backup, see below: table audit.log, extension lib;"),
+         "create the objects that are not in the backup (see below): table audit.log, extension lib;"),
     ],
 )  # fmt: skip
 def test_what_brings_back_what_a_write_needs(note: str, remedy: str) -> None:
@@ -370,4 +372,4 @@ def test_what_brings_back_what_a_write_needs(note: str, remedy: str) -> None:
 
 def test_what_nobody_knows_the_name_of_is_told_all_the_same() -> None:
     (said,) = writes_to_do([BROKEN], sample())
-    assert "create or grant what it names: an extension, or an object of another context" in said
+    assert "or grant the missing privilege, that the error names: an extension, or an object of another context" in said

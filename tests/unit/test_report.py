@@ -88,7 +88,7 @@ FINE = Finding("teams", Severity.ERROR, Verdict.OK, seconds=0.04)
 FAILED = Finding("key", Severity.ERROR, Verdict.FAILED, 1234, ["id=1", "id=2"], "A row refers to nothing.", 130)
 WARNED = Finding("view", Severity.WARNING, Verdict.WARNING, 1, ["id=3"], "It is stale.")
 BROKEN = Finding("slow", Severity.ERROR, Verdict.BROKEN, note="canceling statement due to statement timeout")
-LEFT = Finding("user", Severity.ERROR, Verdict.NOT_RUN, note="users of another context is not here")
+LEFT = Finding("user", Severity.ERROR, Verdict.NOT_RUN, note="users of another context does not exist in this database")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ LEFT = Finding("user", Severity.ERROR, Verdict.NOT_RUN, note="users of another c
         (FAILED, "**key** (FAILED): 1,234 offending. A row refers to nothing.\n    - `id=1`\n    - `id=2`\n    - …"),
         (WARNED, "**view** (warning): 1 offending. It is stale.\n    - `id=3`"),
         (BROKEN, "slow (CANNOT BE RUN): canceling statement due to statement timeout"),
-        (LEFT, "user (not run): users of another context is not here"),
+        (LEFT, "user (not run): users of another context does not exist in this database"),
     ],
 )
 def test_a_finding_as_a_sentence(finding: Finding, line: str) -> None:

@@ -45,7 +45,7 @@ def test_a_period_ends_on_the_calendar() -> None:
         ([one("b", 1, restorable=False), one("a", 90)], "it is the newest state that can be restored"),
         ([one("b", 1, Kind.DIFFERENTIAL, base="c"), one("a", 90)], "it is the newest full"),
         ([one("a", 90, Kind.DIFFERENTIAL, base="b", restorable=True)], "it is the newest state that can be restored"),
-        ([one("c", 1, proven=True), one("b", 5, Kind.DIFFERENTIAL, base="a"), one("a", 90)], "b needs it"),
+        ([one("c", 1, proven=True), one("b", 5, Kind.DIFFERENTIAL, base="a"), one("a", 90)], "b needs this set"),
         ([one("b", 1, suspect=True), one("a", 90)], "the newest set b is suspect: nothing is pruned"),
         ([one("b", 1, proven=True), one("a", 90, held=True)], "it is being read"),
         ([one("b", 1, proven=True), one("a", 90, keep_until=NOW + timedelta(days=1))], "to be kept until 2026-01-01 02:00 UTC"),
@@ -137,10 +137,10 @@ def test_while_no_full_comes(days: list[float], rpo: float, age: float | None) -
         return missing_full(fulls, NOW + timedelta(days=passed), timedelta(hours=rpo))
 
     if age is None:
-        assert said(0) == "no full can be restored: nothing is pruned"
+        assert said(0) == "no full backup can be restored: nothing is pruned"
     else:
         assert said(age - days[0] - 0.01) is None
-        assert f"of {age:.1f} days allowed between two" in str(said(age - days[0] + 0.01))
+        assert f"at most {age:.1f} days are allowed between two" in str(said(age - days[0] + 0.01))
 
 
 def test_kinds_without_a_period_are_kept() -> None:

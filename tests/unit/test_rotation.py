@@ -121,7 +121,7 @@ def test_what_differs_does_not_hide_what_was_not_compared() -> None:
     assert (finding.verdict, finding.offending, finding.seconds) == (Verdict.FAILED, 2, 1.5)
     assert finding.sample == ["p: 9 rows in the set, 11 now: 1 only in the set, 2 changed, 3 only in the database"]
     assert finding.note == (
-        "if that was on purpose, take a backup now; 2 of 3 partitions whose period is over were compared with s; "
+        "if the change was on purpose, take a backup now; 2 of 3 partitions whose period is over were compared with s; "
         "not compared: time: q (last compared 2026-11-01); not compared within 7 days, raise `comparison_seconds`: q"
     )
     assert "; which ones differ is not known: time" in UNTOLD.line

@@ -126,14 +126,14 @@ def signature_with(**changes: Any) -> bytes:
         (signature_with(key=key_id(OTHER.public_key())), "is signed with key"),
         (signature_with(store=COPY), "does not match"),
         (signature_with(value="0" * 128), "does not match"),
-        (signature_with(value="0" * 126), "its signature is not valid"),
-        (signature_with(value=envelope()["signature"]["value"].upper()), "its signature is not valid"),
-        (signature_with(algorithm="none"), "its signature is not valid"),
-        (signature_with(more=1), "its signature is not valid"),
-        (canonical(envelope() | {"signature": None}), "its signature is not valid"),
-        (canonical(envelope() | {"signature": [envelope()["signature"]]}), "its signature is not valid"),
-        (canonical(envelope() | {"signatures": []}), "the manifest is altered"),
-        (canonical({**envelope(UNSIGNED), "Signature": envelope()["signature"]}), "the manifest is altered"),
+        (signature_with(value="0" * 126), "its signature is malformed"),
+        (signature_with(value=envelope()["signature"]["value"].upper()), "its signature is malformed"),
+        (signature_with(algorithm="none"), "its signature is malformed"),
+        (signature_with(more=1), "its signature is malformed"),
+        (canonical(envelope() | {"signature": None}), "its signature is malformed"),
+        (canonical(envelope() | {"signature": [envelope()["signature"]]}), "its signature is malformed"),
+        (canonical(envelope() | {"signatures": []}), "the manifest was altered"),
+        (canonical({**envelope(UNSIGNED), "Signature": envelope()["signature"]}), "the manifest was altered"),
         (render_manifest(manifest(), Signer(KEY, COPY)), f"was signed for store {COPY}, .*export {SIGNED_FOR}={COPY}"),
     ],
 )  # fmt: skip
@@ -244,7 +244,7 @@ def test_files_that_are_missing_and_keys_instead_of_files(
         with pytest.raises(BadInput, match=f"^{variable} {named}: .*; name the PEM file, or make a pair of keys"):
             load()
     monkeypatch.setenv(variable, KEY.private_bytes(**PKCS8()).decode())
-    with pytest.raises(BadInput, match=f"^{variable} holds a key instead of the path of its file") as refused:
+    with pytest.raises(BadInput, match=f"^{variable} holds a key instead of the path of a file") as refused:
         load()
     assert KEY.private_bytes(**PKCS8()).decode().splitlines()[1] not in str(refused.value)
 
@@ -277,7 +277,7 @@ def test_new_keys_fit_each_other_and_nothing_is_overwritten(tmp_path: Path, monk
 
 def test_a_key_whose_signatures_would_be_refused_signs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SIGNING_KEY, str(written(tmp_path, OTHER.private_bytes(**PKCS8()))))
-    with pytest.raises(BadInput, match=f"{VERIFY_KEY} has no key that fits {SIGNING_KEY}"):
+    with pytest.raises(BadInput, match=f"{VERIFY_KEY} has no key that belongs to {SIGNING_KEY}"):
         load_signer(STORE, TRUST)
 
 

@@ -80,7 +80,7 @@ def test_what_code_of_the_taken_names_comes_along_or_is_named() -> None:
     code = {function(1): "RETURN f2() + f3()", function(2): "RETURN 1", function(3): "RETURN 1"}
     found = look_around([], [stands(function(1)), stands(function(2), ELSEWHERE), stands(function(3), ELSEWHERE, "them")], code)
     assert found.objects == {function(1), function(2)}
-    assert found.named == {function(3): ("{} belongs to them, who owns no table of the context", function(3))}
+    assert found.named == {function(3): ("{} belongs to them, a role that owns no table of the context", function(3))}
 
 
 def test_a_relation_of_others_that_the_contexts_code_names_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Whether a full can be the base of a differential, and which relations inherit rows from it."""
+"""Whether a full backup can be the base of a differential, and which relations inherit rows from it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,24 +12,24 @@ from tasks.core.sets.large_objects import LargeObject
 from tasks.core.sets.manifest import Manifest, Relation, Snapshot
 from tasks.core.sets.order import lsn_position
 
-# Half of what age() can tell apart: a row that is younger than this may not look old.
+# Half the range of age(): beyond it, PostgreSQL could take a young row for an old one.
 MOST_TRANSACTIONS = 1 << 30
 TYPES = frozenset({"type"})
 
 
 @dataclass(frozen=True)
 class Base:
-    """The manifest of a full, its rows by block of each relation, and its large objects by oid."""
+    """The full backup that a differential is based on: manifest, row counts by block, large objects by oid."""
 
     manifest: Manifest
     blocks: dict[str, BlockRows]
     large_objects: Mapping[int, LargeObject] = field(default_factory=dict)
 
     def part_of(self, oid: int, relfilenode: int, name: str, columns: Iterable[str], layout: str) -> "BasePart | None":
-        """Return the full's part of a table, if file and layout are the same and it has rows by block.
+        """Return the base's part of a table, if the table's file and layout are the same and the base has its row counts by block.
 
-        Another layout gives unchanged rows another text: a column that was dropped and added again
-        has its name, its type, and none of its values.
+        With another layout, unchanged rows have another text: a column that was dropped and added
+        again has its old name and type, but none of its old values.
         """
         relation = self._by_name.get(name)
         if relation is None or not layout:
@@ -47,7 +47,7 @@ class Base:
 
 @dataclass(frozen=True)
 class BasePart:
-    """One relation of a base."""
+    """One relation of a base: its rows, and their counts by block."""
 
     relation: Relation
     blocks: BaseBlocks
@@ -56,11 +56,11 @@ class BasePart:
 def incompatibility(
     base: Manifest, snapshot: Snapshot, xmax: int, database_oid: int, inventory: Iterable[InventoryItem]
 ) -> str | None:
-    """Return why a full cannot be the base of a differential of this snapshot; None if it can.
+    """Return why a full backup cannot be the base of a differential of this snapshot.
 
-    Rows are compared by 64-bit transaction ids (xid8), which never repeat until the server is
-    restarted. A restarted server may have the data directory of another day, or be a copy: its WAL
-    and transaction ids then continue those of another history.
+    None if it can. Changed rows are found by 64-bit transaction ids (xid8), which never repeat
+    until the server is restarted. A restarted server may have the data directory of another day, or
+    be a copy: its WAL and transaction ids then continue another history.
     """
     then = base.snapshot
     pairs = {
@@ -69,15 +69,15 @@ def incompatibility(
         "database": (base.database.oid, database_oid),
     }
     if other := [name for name, (before, after) in pairs.items() if before != after]:
-        return f"it is of another {other[0]}"
+        return f"it was taken from another {other[0]}"
     if lsn_position(snapshot.lsn) < lsn_position(then.lsn) or snapshot.xmin < then.xmin:
         return "this server is behind it"
     if not (snapshot.timeline and then.timeline):
-        return "a standby did not say which timeline it follows (it receives nothing, or the login lacks pg_read_all_stats)"
+        return "the standby did not report which timeline it follows (it receives no WAL, or the login lacks pg_read_all_stats)"
     if other_life := _other_life(then, snapshot):
         return other_life
     if xmax - then.xmin >= MOST_TRANSACTIONS:
-        return f"{xmax - then.xmin:,} transactions have come since"
+        return f"{xmax - then.xmin:,} transactions began since that backup, too many to compare ids"
     if moved := _moved(base.inventory, inventory):
         return f"{moved} changed"
     return None
@@ -85,18 +85,18 @@ def incompatibility(
 
 def _other_life(then: Snapshot, now: Snapshot) -> str | None:
     if then.incarnation is None or now.incarnation is None:
-        return "it does not record when its server was started"
+        return "it does not record when the server was started"
     was, current = then.incarnation, now.incarnation
     if current == was:
         return None
     if current.address == was.address:
-        return f"the server was restarted since ({current.started}, before that {was.started})"
-    what = "address" if current.started == was.started else "server"
-    return f"another {what} answers now ({current.address}, then {was.address})"
+        return f"the server was restarted since (started {current.started}, at that backup {was.started})"
+    fact = "the server has another address" if current.started == was.started else "this is another server"
+    return f"{fact} now ({current.address}, at that backup {was.address})"
 
 
 def _moved(before: Iterable[InventoryItem], after: Iterable[InventoryItem]) -> str | None:
-    """Return a table or type that changed, so that unchanged rows may have another text."""
+    """Return a table or type whose definition changed, so that unchanged rows may have another text; None if none changed."""
     spelled = {item.identity: item.columns for item in before if item.kind in TABLES}
     for item in after:
         if item.kind in TABLES and spelled.get((item.kind, item.parent, item.name), item.columns) != item.columns:
@@ -106,15 +106,15 @@ def _moved(before: Iterable[InventoryItem], after: Iterable[InventoryItem]) -> s
 
 
 def render_block_rows(blocks: dict[str, BlockRows]) -> bytes:
-    """Return rows by block as the bytes that are stored."""
+    """Return row counts by block as the bytes that are stored."""
     return json.dumps({name: rows.plain for name, rows in blocks.items()}, ensure_ascii=False).encode()
 
 
 def parse_block_rows(data: bytes, where: str) -> dict[str, BlockRows]:
-    """Return rows by block.
+    """Return the row counts by block that bytes contain.
 
     Raises:
-        DamagedSet: the bytes are not rows by block.
+        DamagedSet: the bytes are not row counts by block.
     """
     try:
         return {name: BlockRows.parse(rows) for name, rows in json.loads(data).items()}

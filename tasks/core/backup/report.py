@@ -12,14 +12,17 @@ from tasks.core.sets.manifest import Manifest, Relation
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Whether a drill proved a set's schema, or was asked for; `to_do` if that failed."""
+    """Whether a drill proved a set's schema, or was requested.
+
+    `to_do` is the command to run if the request failed.
+    """
 
     outcome: str
     to_do: str = ""
 
 
 def relation_rows(relations: Iterable[Relation], seconds: Mapping[str, float] | None = None) -> list[dict[str, object]]:
-    """Return one row a relation, for the table artifact."""
+    """Return one row per relation, for the table artifact."""
     return [
         {
             "relation": relation.qualified,
@@ -51,14 +54,22 @@ def relation_table(manifest: Manifest, seconds: Mapping[str, float] | None) -> s
 def backup_verdict(manifest: Manifest, seconds: float, zone: ZoneInfo) -> str:
     """Return the verdict on a backup, in one line."""
     warned = f", {len(manifest.warnings)} warnings" if manifest.warnings else ""
-    lost = f", but rows are gone since the last good full: {'; '.join(manifest.losses[:3])}" if manifest.losses else ""
+    lost = f", but tables lost rows since the last good full backup: {'; '.join(manifest.losses[:3])}" if manifest.losses else ""
     aside, own = manifest.aside, bool(manifest.aside and manifest.aside.holds(manifest.number or 0))
     word = "SUSPECT" if lost else "SET ASIDE" if own else "STORED"
-    other = "" if not aside else f", but neither `latest` nor a base: {aside.why}" if own else f", but {aside.why}"
+    other = (
+        ""
+        if not aside
+        else f", but set aside, so that it is neither `latest` nor a base: {aside.why}"
+        if own
+        else f", but {aside.why}"
+    )
     without = f", {short}" if (short := in_short(manifest)) else ""
     return (
-        f"{word}: {manifest.id}, {len(manifest.relations)} relations, {manifest.rows:,} rows, {size(manifest.bytes)} "
-        f"in {duration(seconds)}, state of {local_time(manifest.snapshot.instant, zone)}{warned}{without}{lost}{other}"
+        f"{word}: {manifest.id}, {len(manifest.relations)} relations, {manifest.rows:,} rows, "
+        f"{size(manifest.bytes)} "
+        f"in {duration(seconds)}, state of "
+        f"{local_time(manifest.snapshot.instant, zone)}{warned}{without}{lost}{other}"
     )
 
 
@@ -87,8 +98,10 @@ def backup_report(
     large = manifest.large_objects
     facts = [
         ("set", f"`{manifest.id}`"), ("path", f"`{path}`"), ("state of", local_time(manifest.snapshot.instant, zone)),
-        ("LSN", manifest.snapshot.lsn), ("server", f"PostgreSQL {manifest.versions.server}, database {manifest.database.name}"),
-        ("took", duration(seconds)), ("stored", f"{size(manifest.bytes)} ({manifest.bytes:,} bytes), read back and compared"),
+        ("LSN", manifest.snapshot.lsn), ("server", f"PostgreSQL {manifest.versions.server}, "
+                                                   f"database {manifest.database.name}"),
+        ("took", duration(seconds)), ("stored", f"{size(manifest.bytes)} ({manifest.bytes:,} "
+                                                "bytes), read back and compared"),
         *([("large objects", large_objects(large))] if large else []),
         *([("differential against", f"`{manifest.base}`")] if manifest.base else []),
         *([("full instead of a differential", manifest.instead)] if manifest.instead else []),
@@ -104,10 +117,12 @@ def backup_report(
         part
         for part in (
             headline(backup_verdict(manifest, seconds, zone)), place,
-            section("Suspect: rows are gone since the last good full", manifest.losses), section("Warnings", manifest.warnings),
+            section("Suspect: tables lost rows since the last good full backup", manifest.losses),
+        section("Warnings", manifest.warnings),
             section("Another history", [manifest.aside.why] if manifest.aside else []),
             table(["what", "value"], facts) + "\n", "## Relations\n", relation_table(manifest, None) + "\n",
-            section("Foreign keys to other contexts, to be created after a restore once their tables exist", keys),
+            section("Foreign keys to other contexts, to be created after a restore once their "
+                    "tables exist", keys),
             section("Not in the backup: to be created by hand after a recovery", chores(manifest)),
             section("Still to do", to_do, "Nothing.\n"),
         )

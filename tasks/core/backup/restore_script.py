@@ -1,4 +1,4 @@
-"""Facts about stored files, and the script that restores them with PostgreSQL's own programs."""
+"""The script that restores a set with PostgreSQL's own programs, without this project."""
 
 import hashlib
 import shlex
@@ -145,21 +145,25 @@ def restore_script(
         f'createdb --template=template0 --owner={_word(manifest.database.owner)} {options} "$NEW"',
         f"rows schema.dump.zst | most {manifest.schema_archive.most_plain_bytes} > schema.dump",
         'script "" <(grep -E "$FRAME" schema.list) | run "$NEW"',
-        f'LENT=$(ask "$NEW" <<< {_word(_lacking_create(manifest, "GRANT CREATE ON SCHEMA %I TO %I;"))})',
-        f'TAKEN=$(ask "$NEW" <<< {_word(_lacking_create(manifest, "REVOKE CREATE ON SCHEMA %I FROM %I;"))})',
+        'LENT=$(ask "$NEW" <<< '
+        f'{_word(_lacking_create(manifest, "GRANT CREATE ON SCHEMA %I TO %I;"))})',
+        'TAKEN=$(ask "$NEW" <<< '
+        f'{_word(_lacking_create(manifest, "REVOKE CREATE ON SCHEMA %I FROM %I;"))})',
         'run "$NEW" <<< "$LENT"',
         *SPLIT_LISTS,
         "section pre-data objects.list",
         *_load_commands(manifest, base),
         *large_object_commands(manifest, base),
-        # A key is proven by a query, from which policies would keep rows that they keep even from the owner.
+        # A key is proven by a query, from which policies would keep rows that they keep even from
+        # the owner.
         f'FORCED=$(ask "$NEW" <<< {_word(FORCED_TABLES)})',
         'as_loader "${INTO[@]}" <<< "${FORCED// FORCE / NO FORCE }"',
         "section post-data objects.list",
         'script "" grants.list | run "$NEW"',
         'as_loader "${INTO[@]}" <<< "$FORCED"',
         f'as_loader "${{INTO[@]}}" <<< {_word(_set_sequences(manifest))}',
-        'under "${INTO[@]}" --command="SET client_min_messages = error" --command=ANALYZE || echo "ANALYZE is left to do" >&2',
+        'under "${INTO[@]}" --command="SET client_min_messages = error" --command=ANALYZE || echo '
+        '"ANALYZE is left to do" >&2',
         f'under "${{INTO[@]}}" <<< {_word(_refresh_views(manifest))}',
         'run "$NEW" <<< "$TAKEN"',
         f'run "$NEW" <<< {_word(_own_grants(manifest))}',
@@ -190,7 +194,8 @@ def _superusers(manifest: Manifest) -> str:
     """Return the query for why a superuser has to load the set; it returns "" if none has to."""
     made = f"only a superuser can make {', '.join(manifest.only_superusers)}" if manifest.only_superusers else None
     statement = SQL(
-        "SELECT concat_ws('; ', 'objects belong to ' || string_agg(rolname, ', ') || ', a superuser', {}) FROM pg_roles "
+        "SELECT concat_ws('; ', 'objects belong to ' || string_agg(rolname, ', ') || ', a "
+        "superuser', {}) FROM pg_roles "
         "WHERE rolsuper AND rolname = ANY ({})"
     )
     return statement.format(Literal(made), Literal(sorted(owners(manifest)))).as_string()
@@ -200,7 +205,8 @@ def _memberships(manifest: Manifest) -> str:
     """Return the query for GRANTs of the owners to the login in psql variable `loader`."""
     return (
         SQL(
-            "SELECT format('GRANT %I TO %I%s;', rolname, :'loader', CASE WHEN current_setting('server_version_num')::int >= 160000 "
+            "SELECT format('GRANT %I TO %I%s;', rolname, :'loader', CASE WHEN "
+            "current_setting('server_version_num')::int >= 160000 "
             "THEN ' WITH INHERIT TRUE, SET TRUE' END) FROM pg_roles WHERE rolname = ANY ({})"
         )
         .format(Literal(sorted(owners(manifest))))
@@ -213,7 +219,8 @@ def _lacking_create(manifest: Manifest, statement: str) -> str:
     schemas = schemas_with_objects(manifest)
     return (
         SQL(
-            "SELECT format({}, n.nspname, r.rolname) FROM pg_namespace n CROSS JOIN pg_roles r WHERE n.nspname = ANY ({}) "
+            "SELECT format({}, n.nspname, r.rolname) FROM pg_namespace n CROSS JOIN pg_roles r "
+            "WHERE n.nspname = ANY ({}) "
             "AND r.rolname = ANY ({}) AND NOT has_schema_privilege(r.oid, n.oid, 'CREATE')"
         )
         .format(Literal(statement), Literal(schemas), Literal(sorted(owners(manifest))))
@@ -256,7 +263,10 @@ def _load_command(
     of_base: Mapping[str, Sequence[str]],
     into: tuple[str, str] | None = None,
 ) -> str:
-    """Return the command that loads a relation; `of_base` has the paths of the base's parts of each."""
+    """Return the command that loads a relation.
+
+    `of_base` has the paths of the base's parts of each.
+    """
     place = into or (relation.namespace, relation.name)
     command = sql.rows.copy_rows_in(*place, relation.columns, encoding, freeze=False).as_string()
     rows = [f"rows {' '.join(_word(part.path) for part in relation.parts)}"] if relation.parts else []

@@ -1,4 +1,7 @@
-"""Rows lost since a backup: more than the allowed share make a set suspect."""
+"""Rows lost since a backup.
+
+A set is suspect if a table lost more than the allowed share of its rows.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -10,7 +13,7 @@ from tasks.core.sets.manifest import Manifest, Relation
 
 
 def archived_since(previous: Manifest, archives: Iterable[Manifest]) -> frozenset[str]:
-    """Return the relations whose rows an archive set has, as in the backup or newer: not lost."""
+    """Return the relations whose rows are in an archive set, taken since the backup: these rows are not lost."""
     known = {relation.qualified: relation for relation in previous.relations}
     return frozenset(
         then.qualified
@@ -27,7 +30,7 @@ def archived_since(previous: Manifest, archives: Iterable[Manifest]) -> frozense
 
 @dataclass(frozen=True)
 class CleanedUp:
-    """The number of cleaned-up rows by relation, and when they were archived."""
+    """The number of rows by relation that a clean-up deleted, and when they were archived."""
 
     instant: datetime
     rows: Mapping[str, int]
@@ -35,7 +38,7 @@ class CleanedUp:
 
 
 def cleaned_since(previous: Manifest, cleaned: Iterable[CleanedUp]) -> Counter[str]:
-    """Return the number of rows by relation cleaned up since a backup: they are not lost."""
+    """Return by relation how many rows clean-ups deleted since a backup: these rows are not lost."""
     counts = Counter[str]()
     for clean_up in cleaned:
         if _is_since(clean_up.number, clean_up.instant, previous):
@@ -51,11 +54,11 @@ def _is_since(number: int | None, instant: datetime, previous: Manifest) -> bool
 
 
 def lost_rows(before: Iterable[tuple[str, int]], now: dict[str, int], allowed_share: float) -> Iterator[str]:
-    """Yield each existing relation that lost more than the allowed share of its rows, or all."""
+    """Yield each existing relation that lost more than the allowed share of its rows, or all of them."""
     for relation, rows in before:
         left = now.get(relation)
         if left is not None and (left < rows * (1 - allowed_share) or (rows and not left)):
-            yield f"{relation}: {left:,} of {rows:,} rows"
+            yield f"{relation}: {left:,} of {rows:,} rows left"
 
 
 def losses_between(
@@ -78,7 +81,7 @@ def losses_between(
 
 
 def tables_by_hash(manifest: Manifest) -> dict[str, str]:
-    """Return each partition's hash-partitioned table: a recovery may move its rows."""
+    """Return the hash-partitioned table of each partition: a recovery may move rows between its partitions."""
     return {leaf.qualified: family.qualified for family in families(manifest) for leaf in family.relations}
 
 

@@ -1,1 +1,1 @@
-"""Integrity checks: how they are defined, what they found, and what is kept of that."""
+"""Integrity checks: their definitions, findings and stored records."""

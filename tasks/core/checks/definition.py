@@ -19,7 +19,8 @@ from enum import StrEnum
 from tasks.core.errors import BadInput
 
 CHECKS_FILE = "checks.sql"
-# Possessive quantifiers: the file of a set is read too, and may contain any text.
+# Possessive quantifiers keep matching fast: the file in a set is read too, and may contain any
+# text.
 CHECK = re.compile(r"^--[ \t]*+check:(?P<name>.*)$", re.MULTILINE)
 # The end of a query's last line: its semicolon, and a comment after it.
 END = re.compile(r"(?<![; \t])[ \t]*+(;[ \t]*+)++(--.*)?\Z")
@@ -70,24 +71,30 @@ class Finding:
 
     @property
     def fails(self) -> bool:
-        """Whether the run fails because of it: also if a check of severity error could not be run."""
+        """Whether the run fails because of this finding.
+
+        A check of severity error that could not be run fails it too.
+        """
         return is_failure(self.severity, self.verdict)
 
     @property
     def is_remarkable(self) -> bool:
-        """Whether somebody has to read it."""
+        """Whether somebody has to read this finding."""
         return self.verdict is not Verdict.OK
 
     @property
     def about_others(self) -> "Finding":
-        """The finding on rows of other contexts: if they cannot be read, the check is not run, and the run does not fail."""
+        """The same finding for a check on rows of other contexts.
+
+        If they cannot be read, the check counts as not run, and the run does not fail.
+        """
         if self.verdict is not Verdict.BROKEN:
             return self
         return replace(self, verdict=Verdict.NOT_RUN, note=f"not checked: {self.note}")
 
 
 def is_failure(severity: Severity, verdict: Verdict) -> bool:
-    """Return whether a run fails because of a check with this result."""
+    """Return whether a run fails because a check has this severity and verdict."""
     return severity is Severity.ERROR and verdict in (Verdict.FAILED, Verdict.BROKEN)
 
 
@@ -101,7 +108,8 @@ def parse_checks(text: str, where: str) -> list[Check]:
     """Return the checks of a file.
 
     Raises:
-        BadInput: a check has no name, severity or query, or the name of another check; the message names file, check and remedy.
+        BadInput: a check has no name, severity or query, or the name of another check; the message
+            names file, check and remedy.
     """
     pieces = CHECK.split(text.replace("\r\n", "\n"))
     if before := [line for line in pieces[0].splitlines() if line.strip() and not line.lstrip().startswith("--")]:

@@ -1,4 +1,4 @@
-"""How grave the difference of an object from the newest backup is."""
+"""The severity of a difference between an object and the newest backup."""
 
 from collections.abc import Iterable
 
@@ -25,7 +25,7 @@ def severity(difference: Difference) -> Severity:
 
 
 def came_with_time(differences: Iterable[Difference], then: Iterable[InventoryItem]) -> set[tuple[str, str, str]]:
-    """Return the identities of regularly new objects: partitions for the future, and what belongs to new tables."""
+    """Return the identities of new objects that are expected: partitions for future periods, and objects of new tables."""
     new = [difference.item for difference in differences if difference.then is None]
     divided = {item.name for item in then if item.kind == "partitioned table"}
     tables = {item.name: item for item in new if item.kind in TABLES}
@@ -38,12 +38,15 @@ def came_with_time(differences: Iterable[Difference], then: Iterable[InventoryIt
 def is_grave(difference: Difference) -> bool:
     """Return whether a difference is an error.
 
-    The text of a view may change by a dump and restore.
+    A changed text of a view alone is not: a dump and restore may change it.
     """
     return severity(difference) is Severity.ERROR and difference.item.kind not in VIEWS
 
 
 def in_short(difference: Difference) -> str:
-    """Return the object and what of it changed, without texts, which may be long, except for tables of other contexts."""
+    """Return the object and which of its facts changed.
+
+    Without their texts, which may be long, except for tables of other contexts.
+    """
     is_short = not difference.fact or difference.item.kind == facts.OTHERS_TABLE
     return difference.line if is_short else f"{named(difference.item)}: {difference.fact}"

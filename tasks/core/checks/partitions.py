@@ -29,7 +29,8 @@ class RowDifferences:
 class PartitionFinding:
     """The comparison of a partition.
 
-    `why` is the reason if it was not compared, or, with `rows`, not row by row.
+    `why` is the reason if the partition was not compared, or, with `rows`, if it was not compared
+    row by row.
     """
 
     name: str
@@ -42,17 +43,20 @@ class PartitionFinding:
 
     @property
     def is_compared(self) -> bool:
-        """Whether all its rows were read."""
+        """Whether all rows of the partition were read."""
         return self.rows is not None
 
     @property
     def is_equal(self) -> bool:
-        """Whether it has exactly the rows of the set."""
+        """Whether the partition has exactly the rows of the set."""
         return self.is_compared and self.differences is None and not self.why
 
     @property
     def differs(self) -> bool:
-        """Whether it differs from the set so that it is reported: new rows only if it is frozen."""
+        """Whether the partition differs from the set in a way that is reported.
+
+        Additional rows are reported only for a frozen partition.
+        """
         if self.differences is None:
             return self.is_compared and bool(self.why)
         remarkable = self.differences.changed or (self.differences.new and self.is_frozen)
@@ -60,7 +64,7 @@ class PartitionFinding:
 
     @property
     def is_grave(self) -> bool:
-        """Whether the run fails: a frozen partition differs, or rows are lost that no clean-up archived."""
+        """Whether the run fails because a frozen partition differs, or because rows are lost that no clean-up archived."""
         if self.is_frozen:
             return self.is_compared and (self.differences is not None or bool(self.why))
         before, now = self.rows or (0, 0)
@@ -86,9 +90,9 @@ def judge_partitions(
     Args:
         set_id: the set that they were compared with.
         partitions: the comparison of each.
-        overdue: those not compared within a turn.
+        overdue: partitions not compared within the last `rotation.TURN` days.
         seconds: how long the comparison took.
-        most: how many of the differing ones are described.
+        most: how many differing partitions are described.
     """
     differing = sorted(filter(lambda partition: partition.differs, partitions), key=lambda partition: not partition.is_grave)
     compared = sum(partition.is_compared for partition in partitions)
@@ -97,7 +101,7 @@ def judge_partitions(
     if overdue:
         notes.append(f"not compared within {TURN.days} days, raise `comparison_seconds`: {', '.join(overdue)}")
     severity = Severity.ERROR if any(partition.is_grave for partition in differing) else Severity.WARNING
-    note = "; ".join(["if that was on purpose, take a backup now", *notes] if differing else notes)
+    note = "; ".join(["if the change was on purpose, take a backup now", *notes] if differing else notes)
     if not differing and compared < len(partitions):
         return Finding(PARTITIONS, severity, Verdict.NOT_RUN, note=note, seconds=seconds)
     return judge(Check(PARTITIONS, severity, ""), len(differing), [partition.line for partition in differing[:most]], seconds, note)

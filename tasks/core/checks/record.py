@@ -1,4 +1,7 @@
-"""Records of integrity checks, and the changes between them; without samples, because these are keys of rows."""
+"""Records of integrity checks, and the changes between them.
+
+Records have no samples, because samples are keys of rows.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +34,11 @@ class CheckResult(BaseModel):
 
     @property
     def decisive(self) -> tuple[Verdict, int]:
-        """What counts as a change: not the number of rows of warnings, such as a view that is hours old."""
+        """The part of a result whose change is reported.
+
+        For warnings the number of rows does not count, because it varies, for example of stale rows
+        of a view.
+        """
         return self.verdict, self.offending if self.severity is Severity.ERROR else 0
 
 
@@ -61,7 +68,7 @@ class Change:
 
 
 def results_of(findings: Iterable[Finding]) -> list[CheckResult]:
-    """Return the results of findings."""
+    """Return the results of findings, by check."""
     return [
         CheckResult(check=finding.check, severity=finding.severity, verdict=finding.verdict, offending=finding.offending)
         for finding in findings
@@ -69,7 +76,7 @@ def results_of(findings: Iterable[Finding]) -> list[CheckResult]:
 
 
 def changes(newest_first: Sequence[CheckRecord]) -> list[Change]:
-    """Return the changes from each run to the next, the newest first."""
+    """Return how results changed from each run to the next, the newest change first."""
     return [change for later, earlier in pairwise(newest_first) for change in _between(earlier, later)]
 
 

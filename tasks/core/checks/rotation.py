@@ -1,4 +1,4 @@
-"""The order in which integrity checks compare partitions if time is short: those tried longest ago first."""
+"""The order in which integrity checks compare partitions: those compared longest ago first, as time may not suffice."""
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
@@ -15,9 +15,10 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Rotation(BaseModel):
-    """When each partition was last tried, and last compared completely; kept in the record of each check.
+    """When each partition was last tried, and last compared completely.
 
-    `agreed` has the set that it was equal to; a partition that differed is not in it.
+    Stored in the record of each check. `agreed` has the set that each partition was equal to;
+    partitions that differed are not in `agreed`.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -27,16 +28,16 @@ class Rotation(BaseModel):
     agreed: dict[Label, Label] = {}
 
     def ordered(self, names: Collection[str], now: datetime) -> list[str]:
-        """Return names, those tried longest ago first.
+        """Return the names of partitions, those tried longest ago first.
 
-        Of those never tried, the first one depends on the day.
+        Which of those never tried comes first depends on the day.
         """
         listed = sorted(names)
         day = now.toordinal() % len(listed) if listed else 0
         return sorted([*listed[day:], *listed[:day]], key=lambda name: _known(self.tried, name, now))
 
     def overdue(self, names: Collection[str], now: datetime) -> list[str]:
-        """Return those that were not compared within a turn."""
+        """Return the names of partitions that were not compared within the last TURN days."""
         return [name for name in names if now - _known(self.compared, name, now) > TURN]
 
     def last(self, name: str) -> str:
@@ -46,7 +47,7 @@ class Rotation(BaseModel):
     def after(
         self, names: Collection[str], tried: Collection[str], compared: Collection[str], agreed: Mapping[str, str], now: datetime
     ) -> "Rotation":
-        """Return the rotation after a check, without partitions that no longer exist."""
+        """Return the rotation as it is after a check, without partitions that no longer exist."""
         stayed = {name: set_id for name, set_id in self.agreed.items() if name not in compared}
         return Rotation(
             tried=_of(names, self.tried | dict.fromkeys(tried, now)),
@@ -60,6 +61,6 @@ def _of(names: Collection[str], facts: Mapping[str, T]) -> dict[str, T]:
 
 
 def _known(instants: Mapping[str, datetime], name: str, now: datetime) -> datetime:
-    """Return when that was, or NEVER; an instant in the future comes from a wrong clock."""
+    """Return the instant, or NEVER for an instant in the future, which comes from a wrong clock."""
     instant = instants.get(name, NEVER)
     return instant if instant <= now else NEVER

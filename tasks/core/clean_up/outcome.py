@@ -17,16 +17,20 @@ MIDNIGHT = " 00:00:00"
 
 
 def cutoff(rule: CleanUpRule, instant: datetime, kind: str, zone: tzinfo, timestamps: tzinfo) -> str:
-    """Return the time before which rows are too old, as a value of their clock column: a midnight in the context's zone.
+    """Return the time before which rows are past retention, as a value of the column for the age.
 
-    `kind` is the type of the column; `timestamps` is the zone that timestamps without time zone mean.
+    It is a midnight in the context's zone. `kind` is the type of the column; `timestamps` is the
+    zone of timestamps without time zone.
     """
     midnight = start_of_day(before(instant, rule.keep, zone), zone)
     return spell_end(midnight, kind, timestamps if kind == "timestamp without time zone" else zone)
 
 
 def groups(tables: Iterable[int], references: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Return tables in order, each before those that it references; tables that reference each other are in one group."""
+    """Return tables in order, each before those that it references.
+
+    Tables that reference each other are in one group.
+    """
     reach = {table: {table} for table in tables}
     pairs = [pair for pair in references if pair[0] in reach and pair[1] in reach]
     for _ in reach:
@@ -47,9 +51,10 @@ def groups(tables: Iterable[int], references: Iterable[tuple[int, int]]) -> list
 class Removed:
     """The result of a removal: keys of deleted rows by relation (`deleted`), and of rows of the rule's table that stay, by reason.
 
-    `unsure` are rows that a plan could not delete while rows existed that would be deleted first. `examined` is how many rows were
-    tried, `last` clock and key of the last one. With `may_go` rows stay only because of rows of the rule's own tables, which may be
-    deleted the next time.
+    `unsure` are rows that a plan could not delete because rows still existed that a clean-up
+    deletes before them. `examined` is the number of rows tried, `last` the age column and key of
+    the last one. With `may_go`, some rows stay only because of rows of the rule's own tables, which
+    a later pass may delete.
     """
 
     examined: int = 0
@@ -71,7 +76,10 @@ class Removed:
 
 @dataclass
 class CleanUp:
-    """One rule, and the plan or the outcome for its old rows; `untried` is how many rows a plan could not try."""
+    """A rule, and the plan or the outcome for its old rows.
+
+    `untried` is the number of rows that a plan could not try.
+    """
 
     rule: CleanUpRule
     cutoff: str = ""
@@ -91,21 +99,24 @@ class CleanUp:
                 ours.setdefault(reason, []).extend(keys)
 
     def forget_reasons(self) -> None:
-        """Forget which rows stayed: they are tried again."""
+        """Forget which rows stayed, because they are tried again."""
         self.stays, self.unsure = {}, {}
 
     @property
     def too_old(self) -> str:
-        """Which rows are too old."""
+        """The condition for rows past retention, as text for reports."""
         return f"{self.rule.clock.spelled} before {self.cutoff.removesuffix(MIDNIGHT)}" if self.cutoff else self.rule.keep
 
     @property
     def not_known(self) -> int:
-        """How many old rows of the rule's table may be deleted or stay: a plan could not find out."""
+        """The number of old rows of the rule's table of which the plan could not find out whether they would be deleted."""
         return self.untried + sum(len(keys) for keys in self.unsure.values())
 
     def fate(self, *, planned: bool) -> str:
-        """Return the deleted rows by relation; in a plan also how many are not known (of a failed rule: not known at all)."""
+        """Return the number of deleted rows by relation, as text.
+
+        A plan adds the number of rows that are not known; after a failure nothing is known.
+        """
         unknown = "not known" if self.problem else f"{self.not_known:,} not known" if self.not_known else ""
         return ", ".join(part for part in (self.rows_by_relation, unknown if planned else "") if part) or "none"
 
@@ -116,27 +127,27 @@ class CleanUp:
 
     @property
     def staying(self) -> int:
-        """How many old rows of the rule's table stay."""
+        """The number of old rows of the rule's table that stay."""
         return sum(len(keys) for keys in self.stays.values())
 
     @property
     def reason_counts(self) -> list[str]:
-        """Why rows stay, with how many."""
+        """The reasons why rows stay, each with the number of rows."""
         return _counted(self.rule.table, self.stays)
 
     @property
     def reasons(self) -> list[str]:
-        """The same with some of their keys: for reports, never for a log, a state or an error."""
+        """The reasons why rows stay, with keys of some of these rows: for reports, never for a log, a state or an error."""
         return _with_keys(self.rule.table, self.stays)
 
     @property
     def doubt_counts(self) -> list[str]:
-        """Why it is not known whether rows would be deleted, with how many."""
+        """The reasons why it is not known whether rows would be deleted, each with the number of rows."""
         return [*_counted(self.rule.table, self.unsure), *self._locked]
 
     @property
     def doubts(self) -> list[str]:
-        """The same with some of their keys, for reports."""
+        """The same reasons with keys of some of these rows: for reports only."""
         return [*_with_keys(self.rule.table, self.unsure), *self._locked]
 
     @property
@@ -157,7 +168,7 @@ def _with_keys(table: str, rows: Mapping[str, Sequence[Key]]) -> list[str]:
 
 
 def verdict(clean_ups: Sequence[CleanUp], *, planned: bool) -> str:
-    """Return in one line what would be done, or was."""
+    """Return in one line what a clean-up would do, or did."""
     rows = sum((clean_up.rows for clean_up in clean_ups), Counter[str]())
     parts = [", ".join(f"{count:,} rows of {name}" for name, count in rows.items())] if rows else ["no row"]
     parts[0] += " would be archived and deleted" if planned else " archived and deleted"
@@ -172,7 +183,7 @@ def verdict(clean_ups: Sequence[CleanUp], *, planned: bool) -> str:
 
 
 def clean_up_report(verdict: str, clean_ups: Sequence[CleanUp], commands: Sequence[str], *, planned: bool) -> str:
-    """Return the report of a plan, or of what was done."""
+    """Return the report of a plan or of its outcome."""
     rows = [
         (
             f"`{clean_up.rule.table}`", clean_up.too_old,
@@ -185,7 +196,7 @@ def clean_up_report(verdict: str, clean_ups: Sequence[CleanUp], commands: Sequen
     table = (
         markdown.table(heads[:columns], [row[:columns] for row in rows], (3,)) if rows else "The context has no rules (`clean_up`)."
     )
-    title = "To do it" if planned else "To restore rows"
+    title = "To carry it out" if planned else "To restore rows"
     parts = [
         markdown.headline(verdict),
         f"{table}\n",
@@ -201,7 +212,7 @@ def clean_up_report(verdict: str, clean_ups: Sequence[CleanUp], commands: Sequen
 
 
 def clean_up_rows(clean_ups: Iterable[CleanUp]) -> list[dict[str, object]]:
-    """Return one row a rule, for the table artifact."""
+    """Return one row per rule, for the table artifact."""
     return [
         {
             "rule": clean_up.rule.table,
@@ -219,5 +230,5 @@ def clean_up_rows(clean_ups: Iterable[CleanUp]) -> list[dict[str, object]]:
 
 
 def counted(deleted: Mapping[str, Sequence[Key]]) -> int:
-    """Return how many rows were deleted."""
+    """Return the number of deleted rows."""
     return sum(map(len, deleted.values()))

@@ -1,1 +1,1 @@
-"""A database's objects: which belong to the context, and whether two databases have the same."""
+"""A database's objects: which of them belong to the context, and whether they are the same in two databases."""

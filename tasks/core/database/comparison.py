@@ -25,7 +25,7 @@ def _cast_each(match: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of an object: `then` is None if it is new, `now` if it is gone, else a fact changed."""
+    """A difference of an object: `then` is None if the object is new, `now` is None if it is missing, else a fact of it changed."""
 
     then: InventoryItem | None
     now: InventoryItem | None
@@ -56,7 +56,10 @@ def find_differences(
     *,
     same_major: bool,
 ) -> list[Difference]:
-    """Return the differences of objects, fact by fact; facts only within one major version."""
+    """Return the differences of objects, fact by fact.
+
+    Facts are compared only within one major version.
+    """
     before, after = ({item.identity: item for item in items} for items in (source, now))
     gone = [Difference(item, None) for identity, item in before.items() if identity not in after]
     added = [Difference(None, item) for identity, item in after.items() if identity not in before]
@@ -65,7 +68,10 @@ def find_differences(
 
 
 def with_moved_sequences(then: Iterable[InventoryItem], now: Iterable[InventoryItem]) -> list[InventoryItem]:
-    """Return `now`, with sequences owned by other columns than `then` under their old owner, as a fact."""
+    """Return `now`, but with sequences whose owning column changed listed under the owner in `then`.
+
+    The new owner becomes a fact.
+    """
     parents = {item.name: item.parent for item in then if item.kind == "sequence"}
     return [
         _moved(item, parents[item.name]) if item.kind == "sequence" and parents.get(item.name, item.parent) != item.parent else item

@@ -16,7 +16,8 @@ WORD = re.compile(r"\w+")
 # Unquoted names may contain a dollar sign, which also begins parameter numbers.
 WORD_WITH_DOLLAR = re.compile(r"\w[\w$]*")
 
-# auto, internal, and the two kinds of partition dependencies: parts dropped with their owner.
+# auto, internal, and the two kinds of partition dependencies: such objects are dropped together
+# with the referenced one.
 BELONGING = frozenset("aiPS")
 OTHERS_RELATIONS = frozenset("rpvmf")
 # Lower oids belong to objects that every database has.
@@ -36,11 +37,11 @@ class Dependency:
 
 @dataclass(frozen=True)
 class NamedObject:
-    """An object that code may name, with its own code; without a name, it only has code.
+    """An object that code may name, with its own code; an object without a name only has code.
 
-    Members of extensions count as named only if they are `called` or cast to, qualified if
-    PostgreSQL has the same name. `beyond` means that only a superuser can create the extension.
-    `literal` code (defaults, triggers) consists of texts, which name no functions.
+    A member of an extension counts as named only if it is `called` or cast to, and with its schema
+    if PostgreSQL has an object of that name. `beyond` means that only a superuser can create the
+    extension. `literal` code (defaults, triggers) consists of texts, which name no functions.
     """
 
     id: ObjectId
@@ -69,11 +70,11 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Choice:
-    """The context's objects.
+    """The context's objects, and the objects left out.
 
-    Also those left out, with the foreign object that they need, and what only those need.
-    `torn` are relations of the context that need another context's, or their defaults and checks
-    that do: with one of them nothing can be restored.
+    These need another context's object, which is named, or are needed only by such objects. `torn`
+    are relations of the context, or their defaults and checks, that need another context's
+    relation: a set with one of them could not be restored.
     """
 
     objects: frozenset[ObjectId]
@@ -83,9 +84,10 @@ class Choice:
 
 
 def choose_objects(graph: "Graph") -> Choice:
-    """Return the closure over the context's relations.
+    """Return the context's relations with all objects that they need.
 
-    Objects that need another context's relation are left out, and so is what only they need.
+    Objects that need another context's relation are left out, and so are objects that only those
+    need.
     """
     chosen, met = graph.closure(graph.own, graph.lost.keys() - graph.own)
     left_out = graph.topmost(met, met)
@@ -100,10 +102,10 @@ def choose_objects(graph: "Graph") -> Choice:
 
 
 class Graph:
-    """The dependency graph of a database's objects, seen from some relations.
+    """The dependency graph of a database's objects, seen from the context's relations.
 
-    Relations neither given nor `neutral` are other contexts'; `lost` maps what needs one to that
-    one.
+    All other relations, except `neutral` ones, belong to other contexts; `lost` maps each object
+    that needs such a relation to that relation.
     """
 
     def __init__(self, catalogue: Catalogue, relations: Iterable[int], neutral: Iterable[int] = ()) -> None:
@@ -128,9 +130,10 @@ class Graph:
     def closure(
         self, start: Iterable[ObjectId], barred: Set[ObjectId], *, theirs: bool = False, named: bool = True
     ) -> tuple[set[ObjectId], set[ObjectId]]:
-        """Return all that objects need, with its parts, up to barred objects; and which of these were met.
+        """Return all that the objects need, with its parts.
 
-        Other contexts' relations are followed only with `theirs`, names in code only with `named`.
+        Also return which of the `barred` objects are needed; the search stops there. Other
+        contexts' relations are followed only with `theirs`, names in code only with `named`.
         """
         chosen, met, pending = set[ObjectId](), set[ObjectId](), list(start)
         while pending:
@@ -147,7 +150,7 @@ class Graph:
         return chosen, met
 
     def only_for(self, left_out: Iterable[ObjectId], chosen: Set[ObjectId], met: Set[ObjectId]) -> dict[ObjectId, ObjectId]:
-        """Return what left-out objects need besides the chosen ones, each with one of them."""
+        """Return the objects that only left-out objects need, each with a left-out object that needs it."""
         needs = dict[ObjectId, ObjectId]()
         for object_id in sorted(left_out):
             needed = {other for other in self.closure({object_id}, chosen)[0] - met if other[1] >= FIRST_OID}
@@ -155,7 +158,7 @@ class Graph:
         return needs
 
     def torn(self) -> dict[ObjectId, ObjectId]:
-        """Return own relations that are lost, or the defaults and checks that cause it."""
+        """Return the context's relations that need another context's relation, or the defaults and checks that cause that."""
         torn = dict[ObjectId, ObjectId]()
         for relation in sorted(self.own & self.lost.keys()):
             reasons = [d.dependent for d in self.below[relation] if d.dependent in self._inline and d.dependent in self.lost]

@@ -51,7 +51,7 @@ class Role(StoredModel):
 
 
 class ForeignKey(StoredModel):
-    """A foreign key that crosses the context's border."""
+    """A foreign key between a table of the context and a table of another context."""
 
     name: SqlName
     table: QualifiedName
@@ -77,7 +77,7 @@ class LeftOut(StoredModel):
 
 
 class DatabaseGrant(StoredModel):
-    """A privilege on the database; PUBLIC's if it has no role."""
+    """A privilege on the database; without a role it is granted to PUBLIC."""
 
     privilege: Literal["CONNECT", "CREATE", "TEMPORARY"]
     role: Name | None
@@ -87,7 +87,7 @@ class DatabaseGrant(StoredModel):
 class DatabaseProperties(StoredModel):
     """Properties for CREATE DATABASE and ALTER DATABASE.
 
-    `locale` is of ICU or the builtin provider.
+    `locale` is the locale of the ICU or builtin provider.
     """
 
     oid: Oid
@@ -113,7 +113,7 @@ RELATIONS = TABLES | VIEWS | {"sequence", "index", "foreign table"}
 
 
 class InventoryItem(StoredModel):
-    """An object of the context, spelled so that a dump and restore does not change it."""
+    """An object of the context as text that a dump and restore does not change."""
 
     kind: Label
     name: str

@@ -1,8 +1,8 @@
-"""Objects around a context that are part of no relation: included if they are the context's, else named.
+"""Objects that belong to no relation but may belong to the context, such as functions and publications.
 
-Included is what lives in the context's schemas, or needs its relations, if it belongs to their
-owner and that role can create it; also casts and operators of types that the context uses.
-Everything else of the kind is named, with the reason.
+An object is included if it is in one of the context's schemas or needs its relations, and if the
+relations' owner owns it and can create it. Casts and operators of types that the context uses are
+included too. All others are named in the set, each with the reason why it is not included.
 """
 
 import re
@@ -24,7 +24,7 @@ OF_TYPES = ("pg_cast", "pg_operator", "pg_opclass", "pg_transform")
 
 @dataclass(frozen=True)
 class Bystander:
-    """An independent object: its schema's oid, its owner, and whether a non-superuser may create it.
+    """An object that belongs to no relation: its schema's oid, its owner, and whether a non-superuser may create it.
 
     `wide` objects belong to the whole database.
     """
@@ -38,7 +38,11 @@ class Bystander:
 
 @dataclass(frozen=True)
 class Around:
-    """The surroundings of a context: schemas and owners of its relations, relation names, code, bystanders."""
+    """The facts that decide which objects are included.
+
+    These are schemas and owners of the context's relations, relation names, code, and the objects
+    that belong to no relation.
+    """
 
     schemas: Collection[int]
     owners: Collection[str]
@@ -76,7 +80,7 @@ def choose_surroundings(graph: Graph, choice: Choice, around: Around) -> Surroun
     taken = {object_id for object_id in taken if not graph.is_brought(object_id)}
     met = taken | named.keys() | near.known | near.theirs
     for object_id, other in graph.only_for(named, decided, met).items():
-        named[object_id] = ("only {} needs it, which is not in the backup", other)
+        named[object_id] = ("only {} needs it, and that is not in the backup", other)
     return Surroundings(frozenset(taken), named | near.relations_in_code())
 
 
@@ -88,16 +92,16 @@ class _Near:
 
     @cached_property
     def known(self) -> frozenset[ObjectId]:
-        """Objects that are decided already."""
+        """Objects for which the decision is made."""
         return self.choice.objects | self.choice.left_out.keys() | self.choice.with_them.keys()
 
     @cached_property
     def theirs(self) -> set[ObjectId]:
-        """What other contexts' relations need and have."""
+        """The objects that other contexts' relations need or consist of."""
         return self.graph.closure(self.graph.others, self.choice.objects, theirs=True)[0]
 
     def concerned(self) -> Iterator[ObjectId]:
-        """Yield bystanders that need the context, share its schemas, are requested, or are database-wide."""
+        """Yield the objects that need the context, share its schemas, are requested, or belong to the whole database."""
         bystanders = self.around.bystanders
         theirs, needing = self.theirs, self._needing()
         for object_id, facts in bystanders.items():
@@ -146,11 +150,11 @@ class _Near:
             if facts and not facts.plain:
                 return "only a superuser can make {}", other
             if facts and facts.owner is not None and facts.owner not in self.around.owners and object_id not in self.around.asked:
-                return f"{{}} belongs to {facts.owner}, who owns no table of the context", other
+                return f"{{}} belongs to {facts.owner}, a role that owns no table of the context", other
         return None
 
     def relations_in_code(self) -> dict[ObjectId, tuple[str, ObjectId | None]]:
-        """Return others' relations, and extensions, that code of own objects names but does not need."""
+        """Return other contexts' relations, and extensions, that code of the context names without a recorded dependency."""
         reasons = dict[ObjectId, tuple[str, ObjectId | None]]()
         for object_id in sorted(self.choice.objects & (self.around.code.keys() | self.graph.mentions.keys())):
             mentions = self.graph.mentions.get(object_id, set())

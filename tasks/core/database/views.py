@@ -1,4 +1,4 @@
-"""Refreshes of materialized views: how, how stale they were, and what failed."""
+"""Refreshes of materialized views: how each was refreshed, how stale it was, and which failed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,10 @@ from tasks.core.report import markdown
 
 @dataclass(frozen=True)
 class Staleness:
-    """A view's rows, and how many a refresh would remove or add; None if not counted in time."""
+    """The number of a view's rows, and how many a refresh would remove or add.
+
+    None if they were not counted within the time limit.
+    """
 
     rows: int | None = None
     stale: int | None = None
@@ -21,7 +24,7 @@ class Staleness:
 
     @property
     def shown(self) -> int | str:
-        """The same for a table artifact."""
+        """The number of stale rows, or why it is unknown, for a table artifact."""
         return self.why if self.stale is None else self.stale
 
 
@@ -29,7 +32,8 @@ class Staleness:
 class Refreshed:
     """The outcome of one refresh.
 
-    `plainly` is why readers had to wait, `after` is set on success.
+    `plainly` is the reason if it was not CONCURRENTLY, so that readers waited. `after` is set on
+    success.
     """
 
     view: str
@@ -50,7 +54,7 @@ class Refreshed:
 
 
 def verdict(outcomes: Sequence[Refreshed]) -> str:
-    """Return the verdict in one line."""
+    """Return the verdict on the refreshes in one line."""
     done = [outcome for outcome in outcomes if not outcome.problem]
     names = ", ".join(outcome.view for outcome in done)
     summary = f"{names}; {_stale_rows(done)}; {markdown.duration(sum(outcome.seconds for outcome in done))}" if done else ""
@@ -67,11 +71,11 @@ def _stale_rows(done: Sequence[Refreshed]) -> str:
     counted = [outcome.before.stale for outcome in done if outcome.before.stale is not None]
     unknown = [f"{outcome.view} ({outcome.before.why})" for outcome in done if outcome.before.stale is None]
     parts = [f"{sum(counted):,} rows were stale"] if counted else []
-    return ", ".join([*parts, *([f"stale rows unknown of {', '.join(unknown)}"] if unknown else [])])
+    return ", ".join([*parts, *([f"the number of stale rows is unknown of {', '.join(unknown)}"] if unknown else [])])
 
 
 def refresh_report(verdict: str, outcomes: Iterable[Refreshed]) -> str:
-    """Return the report as markdown."""
+    """Return the report of the refreshes as Markdown."""
     rows = [
         (
             f"`{outcome.view}`",
@@ -85,7 +89,7 @@ def refresh_report(verdict: str, outcomes: Iterable[Refreshed]) -> str:
         for outcome in outcomes
     ]
     heads = ["view", "time", "rows before", "rows after", "stale before", "stale after", "how"]
-    note = "Stale rows are additional or missing rows of the view, compared with its query.\n"
+    note = "Stale rows are rows that the view has and its query no longer returns, or the reverse.\n"
     return "\n".join([markdown.headline(verdict), markdown.table(heads, rows, right=(1, 2, 3, 4, 5)), "", note])
 
 

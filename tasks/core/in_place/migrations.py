@@ -1,6 +1,6 @@
-"""Types and columns, which are migrated and not restored: the reason, and a statement to begin with.
+"""Types and columns, which need a migration and are not restored: the reason, and a statement to start the migration with.
 
-These statements are never run: they contain the set's texts as they are.
+These statements are never executed, because they contain texts of the set unchanged.
 """
 
 import re
@@ -10,12 +10,12 @@ from tasks.core.database.comparison import Difference
 from tasks.core.database.objects import InventoryItem
 from tasks.core.in_place.objects import How, Remedy
 
-COLUMNS_ARE_MIGRATED = "types and generated values of columns are migrated, not restored"
-TYPES_ARE_MIGRATED = "types are migrated, not restored"
+COLUMNS_ARE_MIGRATED = "a restore does not change types and generated values of columns; migrate them"
+TYPES_ARE_MIGRATED = "a restore does not change types; migrate them"
 
 
 def begin_of_migration(difference: Difference, now: InventoryItem, where: str, column: str) -> str:
-    """Return a statement to begin a migration with, for columns that are missing or differ in type."""
+    """Return a statement to start a migration with, for a column that is missing or has another type."""
     then, here = (facts.facts(item) if item else {} for item in (difference.then, now))
     had, has = then.get(f"{where}: {facts.TYPE}"), here.get(f"{where}: {facts.TYPE}")
     change = f"ALTER TABLE {now.name} {{}} COLUMN {column}{{}};"
@@ -31,7 +31,7 @@ def begin_of_migration(difference: Difference, now: InventoryItem, where: str, c
 
 
 def of_type(difference: Difference, now: InventoryItem) -> Remedy:
-    """Return why a type is left as it is, with a statement to begin a migration with."""
+    """Return why a type is not restored, with a statement to start a migration with."""
     was, becomes, domain = difference.was, difference.becomes, f"ALTER DOMAIN {now.name}"
     match difference.fact:
         case facts.DEFAULT | facts.NOT_NULL:

@@ -1,4 +1,4 @@
-"""Objects that differ from a set: how each is set back, or why it is left."""
+"""Objects that differ from a set: how each is changed back, or why it is left."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,7 +13,10 @@ STATES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALW
 
 
 class How(StrEnum):
-    """How an object is set back; the value completes "it is …"."""
+    """The way in which an object is changed back to what the set has.
+
+    The value completes "it is …".
+    """
 
     ALTER = "altered"
     ANEW = "dropped and re-created"
@@ -31,7 +34,10 @@ class How(StrEnum):
 
 @dataclass(frozen=True)
 class Remedy:
-    """How an object is set back, by which statements (`before` runs before the rows), or why not."""
+    """The statements that change an object back to what the set has, or why there are none.
+
+    `before` runs before the rows are written.
+    """
 
     how: How
     statement: str = ""
@@ -46,7 +52,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class ObjectChange:
-    """An object that differs from the set: the difference, its severity, and its remedy."""
+    """An object that differs from the set: the difference, its severity, and the remedy."""
 
     what: str
     severity: Severity
@@ -64,22 +70,22 @@ class ObjectChange:
 
 @dataclass(frozen=True)
 class Finding:
-    """A difference of an object, its remedy, and whether this restore applies it."""
+    """A difference of an object, its remedy, and whether this restore applies the remedy."""
 
     difference: Difference
     remedy: Remedy
     is_done: bool
-    # An undo does not revert it.
+    # An undo does not revert this change.
     is_lasting: bool = False
 
     @property
     def item(self) -> InventoryItem:
-        """The object as in the set, or as it is now if the set lacks it."""
+        """The object as in the set, or as in the database if the set lacks it."""
         return self.difference.item
 
     @property
     def change(self) -> ObjectChange:
-        """The same for reports."""
-        why = self.remedy.why or "pass objects=restore, or run"
+        """The difference and its remedy, for reports."""
+        why = self.remedy.why or "pass objects=restore to change it back, or run"
         remedy = Remedy(self.remedy.how, self.remedy.by_hand, why)
         return ObjectChange(self.difference.line, severity(self.difference), remedy, self.is_done)

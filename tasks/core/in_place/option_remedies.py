@@ -16,7 +16,7 @@ from tasks.core.in_place.migrations import COLUMNS_ARE_MIGRATED
 from tasks.core.in_place.objects import How, Remedy
 from tasks.core.sql.names import unquoted
 
-OF_ALL = "it concerns the whole database, which others use as well"
+OF_ALL = "it concerns the whole database, which other applications use as well"
 # Settings whose values are lists of identifiers.
 LISTS = frozenset({
     "search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries", "shared_preload_libraries",
@@ -57,13 +57,15 @@ def _of_setting(difference: Difference) -> Remedy:
 def _of_role_settings(difference: Difference) -> Remedy:
     parts = Identifier(difference.item.name), Identifier(difference.item.columns)
     reset = spelled("ALTER ROLE {} IN DATABASE {} RESET ALL", *parts)
-    return Remedy(How.NOT, reset, f"{OF_ALL}; then set what it was: {difference.was or 'nothing'}")
+    return Remedy(How.NOT, reset, f"{OF_ALL}; then set again what the set has: {difference.was or 'nothing'}")
 
 
 def _of_extension(difference: Difference) -> Remedy:
     parts = Identifier(difference.item.name), Literal(difference.was)
     return Remedy(
-        How.NOT, spelled("ALTER EXTENSION {} UPDATE TO {}", *parts), "extension versions are migrated, if there is a downgrade path"
+        How.NOT,
+        spelled("ALTER EXTENSION {} UPDATE TO {}", *parts),
+        "a restore does not change the version of an extension; change it, if the extension has such an update path",
     )
 
 
@@ -96,7 +98,8 @@ def of_sequence(then: InventoryItem, now: InventoryItem) -> Remedy:
         return Remedy(How.NOT, "", "its settings in the set could not be parsed")
     cycle = "CYCLE" if match["cycle"] == "t" else "NO CYCLE"
     settings = (
-        f"AS {match['type']} INCREMENT {match['increment']} MINVALUE {match['least']} MAXVALUE {match['most']} "
+        f"AS {match['type']} INCREMENT {match['increment']} MINVALUE {match['least']} MAXVALUE "
+        f"{match['most']} "
         f"START {match['start']} CACHE {match['cache']} {cycle}"
     )
     return Remedy(How.ALTER, spelled("ALTER SEQUENCE {} {}", SQL(now.name), SQL(settings)))

@@ -1,4 +1,4 @@
-"""The plan of a restore into a live database, and its result: changes, needs, effects on others."""
+"""The plan of a restore into a live database, and its result: changed rows, missing parent rows, effects on other contexts."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,9 +14,9 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Need:
-    """Missing rows of `parent` that restored rows refer to, by the values of a key's columns.
+    """Missing rows of `parent` that restored rows refer to, given by the values of the foreign key's columns.
 
-    The operators are the key's equality operators.
+    `operators` are the key's equality operators.
     """
 
     key: str
@@ -36,9 +36,9 @@ class Need:
 
 @dataclass(frozen=True)
 class Change:
-    """How many rows of a live relation differ.
+    """The number of rows of a live relation that differ.
 
-    `unchanged` if none was written since the set was taken.
+    `unchanged` if no row was written since the set was taken.
     """
 
     relation: str
@@ -58,7 +58,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Collision:
-    """A row of the set whose unique value a live row keeps; both given by their key's values."""
+    """A row of the set that has the same unique value as a live row that the restore keeps.
+
+    Both are given by their key values.
+    """
 
     table: str
     constraint: str
@@ -68,11 +71,12 @@ class Collision:
 
     @property
     def line(self) -> str:
-        """A sentence with the values: for reports, never for a log, a state or an error."""
+        """The collision as a sentence with key values: for reports, never for a log, a state or an error."""
         columns = ", ".join(self.columns)
         return (
-            f"{self.table}: the row with {columns} = {', '.join(self.key)} has the value of {self.constraint} that the live row "
-            f"with {columns} = {', '.join(self.holder)} holds"
+            f"{self.table}: the row with {columns} = {', '.join(self.key)} of the set has the "
+            f"same value of {self.constraint} as the live row with {columns} = "
+            f"{', '.join(self.holder)}"
         )
 
 
@@ -87,9 +91,9 @@ def collision_counts(collisions: Sequence[Collision]) -> list[str]:
 
 @dataclass(frozen=True)
 class Effect:
-    """Another context's foreign key, and how many rows refer to affected ones.
+    """Another context's foreign key, and how many rows refer to rows that the restore deletes or changes.
 
-    The number is None if unreadable.
+    The number is None if this login may not read them.
     """
 
     key: str
@@ -99,11 +103,11 @@ class Effect:
 
     @property
     def acts(self) -> bool:
-        """Whether the key would delete or change the referring rows."""
+        """Whether the key (ON DELETE CASCADE, SET NULL …) would delete or change the referring rows."""
         return self.on_delete in ACTING
 
     def is_refused(self, *, accepted: bool) -> bool:
-        """Return whether it forbids the merge: the database would refuse, or others' rows would change."""
+        """Return whether the key forbids the restore: the database would refuse it, or rows of other contexts would change."""
         if self.rows == 0:
             return False
         if self.acts:
@@ -115,14 +119,15 @@ class Effect:
         """The effect as a sentence."""
         count = "rows that this login may not count (it lacks SELECT)" if self.rows is None else f"{self.rows:,} rows"
         return (
-            f"foreign key {self.key} of {self.table} (ON DELETE {self.on_delete}): {count} refer to rows "
+            f"foreign key {self.key} of {self.table} (ON DELETE {self.on_delete}): {count} refer "
+            "to rows "
             "that would be deleted or changed"
         )
 
 
 @dataclass(frozen=True)
 class MergePlan:
-    """All that a merge would do."""
+    """All that a restore into a live database would do."""
 
     backup: str
     state_of: datetime
@@ -160,17 +165,20 @@ class MergePlan:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether the restore would change nothing."""
         return not (any(self.rows) or self.done or self.triggers)
 
     @property
     def done(self) -> list[ObjectChange]:
-        """The objects that are created or set back, without triggers, which are listed separately."""
+        """The objects that are created or changed back.
+
+        Triggers to enable or disable are listed separately.
+        """
         return [change for change in self.objects if change.is_done and change.remedy.how is not How.SWITCH]
 
     @property
     def left(self) -> list[ObjectChange]:
-        """The objects that differ from the set and are left."""
+        """The objects that differ from the set and are not changed."""
         return [change for change in self.objects if not change.is_done]
 
     @property
@@ -181,11 +189,14 @@ class MergePlan:
 
     @property
     def aim(self) -> str:
-        """The goal: the whole database, or rows of one table, as in the set."""
+        """The goal of the restore in words: the whole database, or rows of one table, as in the set."""
         return self.about or f'database "{self.database}" becomes {self.backup}'
 
     def does_as(self, other: "MergePlan") -> bool:
-        """Return whether it would do the same; current lock holders, and durations, may differ."""
+        """Return whether another plan would do the same.
+
+        Lock holders and estimated durations may differ.
+        """
         same = (
             "backup",
             "database",
@@ -204,7 +215,7 @@ class MergePlan:
 
 @dataclass(frozen=True)
 class Merged:
-    """The result of a merge: rows, seconds by phase, how long writers waited, and how to undo it."""
+    """The result of a restore into a live database: rows, seconds by phase, waits of writers, and how to undo it."""
 
     inserted: int
     updated: int
@@ -222,13 +233,13 @@ class Merged:
 
 
 def drift(relation: Relation, columns: Sequence[str], types: Sequence[str]) -> list[str]:
-    """Return how a live table's columns differ from the set's, as sentences."""
+    """Return as sentences how the columns of a live table differ from those in the set."""
     then = dict(zip(relation.columns, relation.types or [""] * len(relation.columns), strict=True))
     now = dict(zip(columns, types, strict=True))
     gone = [f"{relation.qualified} no longer has column {name}" for name in then.keys() - now.keys()]
     new = [f"{relation.qualified} has a column {name} {now[name]} that the set does not have" for name in now.keys() - then.keys()]
     other = [
-        f"{relation.qualified}.{name} was {then[name]}, is {now[name]}"
+        f"{relation.qualified}.{name} has type {now[name]}, in the set {then[name]}"
         for name in then
         if name in now and then[name] and then[name] != now[name]
     ]

@@ -1,8 +1,8 @@
-"""Remedies: the statement that sets an object back, or why it is left.
+"""Remedies: the statement that changes an object back to what the set has, or why it is left.
 
-Statements contain names as in the live catalog. A set's texts get into them as a literal or an
-identifier, or after matching a pattern; PostgreSQL parses a default before it is used. Definitions
-come from the set's archive, not from these texts.
+Statements contain names as in the live catalog. Texts of a set become part of a statement only as a
+literal or an identifier, or if they match a pattern; PostgreSQL parses a default before it is used.
+Definitions come from the set's archive, not from these texts.
 """
 
 import re
@@ -23,11 +23,11 @@ ONLY_SUPERUSER = "only a superuser may disable the triggers of a foreign key"
 
 HOLD_NO_ROWS = frozenset({"constraint", "trigger", "policy", "rule", "index", "view", "statistics"})
 OF_OTHERS = "it belongs to another context"
-SHARED_SCHEMA = "others use the schema too: its owner decides"
+SHARED_SCHEMA = "other contexts use the schema too: ask its owner"
 
 
 def remedy(difference: Difference, own: Collection[str], constraints: Collection[tuple[str, str]]) -> Remedy:
-    """Return how an object is set back.
+    """Return how an object is changed back to what the set has.
 
     Args:
         difference: what differs.
@@ -50,7 +50,7 @@ def remedy(difference: Difference, own: Collection[str], constraints: Collection
     chosen = _OF_FACTS.get(difference.fact)
     if difference.fact == facts.DEFINITION:
         return _of_definition(then, now, constraints)
-    return chosen(difference, now) if chosen else Remedy(How.NOT, "", "it cannot be set back alone")
+    return chosen(difference, now) if chosen else Remedy(How.NOT, "", "it cannot be changed back by itself")
 
 
 def name_of(item: InventoryItem) -> Composable:
@@ -76,7 +76,7 @@ def drops(item: InventoryItem, *, if_exists: bool = False) -> str:
 
 
 def _gone_by_hand(item: InventoryItem) -> str:
-    """Return the statement that drops an object without rows, or detaches a partition, if not needed."""
+    """Return the statement with which an operator can drop an object without rows, or detach a partition, if it is not needed."""
     if item.kind in TABLES:
         return _detaches(item) if facts.BOUND in facts.facts(item) else ""
     return drops(item) if item.kind in HOLD_NO_ROWS else ""
@@ -88,7 +88,7 @@ def drops_made(difference: Difference) -> Remedy:
 
 
 def is_lasting(difference: Difference, how: Remedy, own: Collection[str], constraints: Collection[tuple[str, str]]) -> bool:
-    """Return whether a remedy is irreversible: nothing could set the object back to what it is now."""
+    """Return whether a remedy is irreversible: no statement could change the object back to its present state."""
     if how.how in {How.CREATE, How.ATTACH, How.DETACH, How.NOT, How.DROP, How.ADVANCE}:
         return how.how is How.ADVANCE
     back = Difference(difference.now, difference.then, difference.fact, difference.becomes, difference.was)
@@ -98,7 +98,7 @@ def is_lasting(difference: Difference, how: Remedy, own: Collection[str], constr
 def made(item: InventoryItem) -> str:
     """Return the statement that creates an object from its definition.
 
-    It is "" if the inventory lacks that.
+    "" if the inventory has no definition.
     """
     definition = facts.facts(item).get(facts.DEFINITION, "").strip()
     if item.kind == "constraint":
@@ -120,7 +120,7 @@ def _of_definition(then: InventoryItem, now: InventoryItem, constraints: Collect
         return Remedy(How.NOT, f"{drops(now)} {made(then)}", "keys of other tables may refer to it")
     if now.kind in {"index", "constraint", "trigger", "rule", "policy", "statistics", "materialized view"}:
         return Remedy(How.ANEW, f"{drops(now)} {made(then)}".strip())
-    return Remedy(How.NOT, "", "its definition is migrated, not restored")
+    return Remedy(How.NOT, "", "a restore does not change its definition; migrate it")
 
 
 def _of_column(difference: Difference, now: InventoryItem) -> Remedy:
@@ -198,7 +198,7 @@ def moves(difference: Difference, partition: InventoryItem, keys: Iterable[str])
 
 def _of_validity(difference: Difference, now: InventoryItem) -> Remedy:
     if difference.was:
-        return Remedy(How.NOT, "", "it is validated here, which does no harm")
+        return Remedy(How.NOT, "", "it is validated in this database, which does no harm")
     return Remedy(How.ALTER, spelled("ALTER TABLE {} VALIDATE CONSTRAINT {}", SQL(now.parent), Identifier(now.name)))
 
 
@@ -219,7 +219,7 @@ def _of_key_triggers(difference: Difference, now: InventoryItem) -> Remedy:
 
 def _of_population(difference: Difference, now: InventoryItem) -> Remedy:
     if difference.was:
-        return Remedy(How.NOT, "", "it is populated here, which does no harm")
+        return Remedy(How.NOT, "", "it is populated in this database, which does no harm")
     return Remedy(How.REFRESH, spelled("REFRESH MATERIALIZED VIEW {}", SQL(now.name)))
 
 
@@ -252,7 +252,7 @@ def _of_replica_identity(difference: Difference, now: InventoryItem) -> Remedy:
         index = Identifier(split_name(now.name)[1])
         return Remedy(How.ALTER, spelled("ALTER TABLE {} REPLICA IDENTITY USING INDEX {}", SQL(now.parent), index))
     if words is None or now.kind == "index":
-        return Remedy(How.NOT, "", "it is set with its index, or with its table")
+        return Remedy(How.NOT, "", "it is set together with its index, or with its table")
     return Remedy(How.ALTER, spelled("ALTER TABLE {} REPLICA IDENTITY {}", SQL(now.name), SQL(words)))
 
 

@@ -20,13 +20,14 @@ def plan_verdict(plan: MergePlan) -> str:
     inserts, updates, deletes = plan.rows
     touched = sum(bool(change.rows) for change in plan.changes)
     what = (
-        f"{inserts:,} rows to insert, {updates:,} to update, {deletes:,} to delete in {touched} relations"
+        f"{inserts:,} rows to insert, {updates:,} to update, {deletes:,} to delete in {touched} "
+        "relations"
         f"{_done(plan.done, 'to create', 'to set back', 'to drop')}: {plan.aim}"
     )
     if plan.refusals:
         return f"REFUSED, nothing touched: {'; '.join(plan.refusals[:5])}"
     nothing = "nothing to do" if plan.left or plan.skipped else NOTHING[bool(plan.not_compared)]
-    left = f"; {objects_left(plan.left)} and would be left" if plan.left else ""
+    left = f"; {objects_left(plan.left)} and would be left unchanged" if plan.left else ""
     left += f"; skipped: {', '.join(collision_counts(plan.skipped))}" if plan.skipped else ""
     left += f"{_neighbours_in_short(plan)}{_not_in_set(plan)}{_lasting(plan)}"
     return f"PLANNED, nothing touched: {nothing if plan.is_empty else what}{left}{plan.caution}"
@@ -47,7 +48,7 @@ def _done(done: Sequence[ObjectChange], made: str, altered: str, dropped: str) -
 
 
 def objects_left(left: Sequence[ObjectChange]) -> str:
-    """Return how many objects differ from the set, with the first names, errors first."""
+    """Return the number of objects that differ from the set, with the names of the first few, errors first."""
     ordered = sorted(left, key=lambda change: change.severity is not Severity.ERROR)
     grave = sum(change.severity is Severity.ERROR for change in left)
     names = "; ".join(change.what.partition(" was [")[0] for change in ordered[:SHOWN])
@@ -56,9 +57,9 @@ def objects_left(left: Sequence[ObjectChange]) -> str:
 
 
 def unchanged_verdict(plan: MergePlan) -> str:
-    """Return the verdict in one line if there was nothing to do."""
+    """Return the verdict of a restore that had nothing to do, in one line."""
     skipped = [f"skipped: {', '.join(collision_counts(plan.skipped))}"] if plan.skipped else []
-    left = [f"{objects_left(plan.left)} and were left"] if plan.left else []
+    left = [f"{objects_left(plan.left)} and were left unchanged"] if plan.left else []
     nothing = f"{NOTHING[bool(plan.not_compared)]}, nothing was touched"
     outcome = f"nothing was touched; {', '.join([*skipped, *left])}" if skipped or left else nothing
     word = ROWS_SKIPPED if skipped else RESTORED_BUT if left else RESTORED
@@ -94,23 +95,25 @@ def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
         ("set", f"`{plan.backup}`"), ("state of", local_time(plan.state_of, zone)), ("database", f"`{plan.database}`"),
         ("comparing took", duration(plan.comparing_seconds)),
         ("writers of the context would wait about", duration(plan.waiting_seconds)),
-        ("disk space for staging on the server", f"{size(plan.staged_bytes)}; written rows need more, in tables and WAL; SQL "
+        ("disk space for staging on the server", f"{size(plan.staged_bytes)}; written rows need "
+                                                 "more, in tables and WAL; SQL "
          "cannot tell how much is free"),
     ]  # fmt: skip
     parts = [
         headline(plan_verdict(plan)), section("Why it is refused", plan.refusals), table(["what", "value"], facts) + "\n",
         _changes(plan.changes), section("Objects to create or set back", [change.line for change in plan.done]),
         section("What an undo would not revert", plan.not_undone),
-        section("Triggers to switch", plan.triggers),
+        section("Triggers to enable or disable", plan.triggers),
         section("Objects that differ and are left as they are", [change.line for change in plan.left]),
-        section("Rows in the way", [collision.line for collision in plan.collisions]),
+        section("Live rows that have unique values of rows to restore", [collision.line for collision in plan.collisions]),
         section("Rows that would be skipped", [collision.line for collision in plan.skipped]),
-        section("Taken from the set alone", plan.taken_from_set),
+        section("Definitions that only the set has", plan.taken_from_set),
         section("Worth knowing", plan.notes),
-        section("Keys of other contexts", [effect.line for effect in plan.effects]),
-        section("What is not in the set", plan.chores),
+        section("Foreign keys of other contexts", [effect.line for effect in plan.effects]),
+        section("Objects that are not in the set", plan.chores),
         _seen(plan), section("Who holds locks now", plan.holders), section("Sets passed over", plan.passed_over),
-        "" if plan.refusals or plan.is_empty or not command else f"## To carry it out\n\n```\n{command}\n```\n",
+        "" if plan.refusals or plan.is_empty or not command else "## To carry it "
+                                                                 f"out\n\n```\n{command}\n```\n",
     ]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
@@ -118,7 +121,7 @@ def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
 def _changes(changes: Sequence[Change]) -> str:
     """Return the relations that change as a table; all of them are in the table artifact."""
     changing = [change for change in changes if change.rows]
-    same = f"{len(changes) - len(changing)} of {len(changes)} relations are as in the set.\n"
+    same = f"{len(changes) - len(changing)} of {len(changes)} relations already equal the set.\n"
     rows = [
         (
             change.relation,
@@ -158,7 +161,8 @@ def merged_verdict(plan: MergePlan, merged: Merged) -> str:
     word = ROWS_SKIPPED if merged.skipped else RESTORED_BUT if merged.left else RESTORED
     return (
         f"{word}: {rows}: {merged.inserted:,} inserted, {merged.updated:,} updated, "
-        f"{merged.deleted:,} deleted{skipped}{created}{left}; writers waited {duration(merged.locked_seconds)}"
+        f"{merged.deleted:,} deleted{skipped}{created}{left}; writers waited "
+        f"{duration(merged.locked_seconds)}"
         f"{_neighbours_in_short(plan)}{_not_in_set(plan)}{plan.caution}"
     )
 
@@ -169,14 +173,15 @@ def merged_report(plan: MergePlan, merged: Merged) -> str:
     parts = [
         headline(merged_verdict(plan, merged)),
         f"## To undo it\n\n```\n{merged.undo}\n```\n",
-        "It restores the written tables, or the listed rows, to their state before: rows inserted since are deleted. "
+        "It restores the written tables, or the listed rows, to their state before: rows inserted "
+        "since are deleted. "
         "Without its last line it only makes a plan.\n",
-        section("What that does not revert", plan.not_undone),
+        section("What the undo does not revert", plan.not_undone),
         _changes(merged.changes),
         section("Created or set back", [change.line for change in merged.created]),
         section("Repaired by checks", merged.repaired),
         section("Triggers switched", plan.triggers),
-        section("Keys of other contexts", [effect.line for effect in plan.effects]),
+        section("Foreign keys of other contexts", [effect.line for effect in plan.effects]),
         _seen(plan),
         section("Sets passed over", plan.passed_over),
         "## Phases\n\n" + table(["phase", "time"], phases, (1,)) + "\n",
@@ -190,7 +195,7 @@ def merged_report(plan: MergePlan, merged: Merged) -> str:
 
 @dataclass(frozen=True)
 class Beside:
-    """A table that was restored under another name."""
+    """A table that was restored under a new name beside the live one."""
 
     name: str
     table: str
@@ -209,13 +214,14 @@ def beside_verdict(beside: Beside) -> str:
     """Return the verdict in one line."""
     part = "" if beside.rows == beside.all_rows else f" of {beside.all_rows:,}"
     return (
-        f"RESTORED: {beside.rows:,}{part} rows of {beside.table} as of {beside.backup} are in {beside.name} of database "
+        f"RESTORED: {beside.rows:,}{part} rows of {beside.table} as of {beside.backup} are in "
+        f"{beside.name} of database "
         f'"{beside.database}"; nothing else was touched'
     ) + (f"; {beside.backup} is SET ASIDE: {beside.aside}" if beside.aside else "")
 
 
 def beside_report(beside: Beside, zone: tzinfo, passed_over: Sequence[str]) -> str:
-    """Return the markdown report of a restore beside the live table, with what to do next."""
+    """Return the report of a restore beside the live table as Markdown, with the next steps."""
     facts = [
         ("set", f"`{beside.backup}`"), ("state of", local_time(beside.state_of, zone)), ("table", f"`{beside.name}`"),
         ("rows", f"{beside.rows:,} of {beside.all_rows:,}, read back and compared"), ("took", duration(beside.seconds)),

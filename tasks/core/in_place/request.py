@@ -11,16 +11,16 @@ from tasks.core.sql.names import plain_name
 
 
 class Drift(StrEnum):
-    """What to do if the live tables have other columns than the set's."""
+    """What to do if the columns of live tables differ from those in the set."""
 
     REFUSE = "refuse"
     COMMON_COLUMNS = "common-columns"
 
 
 class Objects(StrEnum):
-    """Whether objects that differ are only listed, or set back too.
+    """Whether objects that differ from the set are only listed, or changed back too.
 
-    Missing ones are always created.
+    Missing objects are always created.
     """
 
     PLAN = "plan"
@@ -28,14 +28,14 @@ class Objects(StrEnum):
 
 
 class OnConflict(StrEnum):
-    """Whether rows whose unique values kept rows hold make it refuse, or are skipped and reported."""
+    """What to do with a row of the set if a kept live row has its unique value: refuse the restore, or skip the row."""
 
     REFUSE = "refuse"
     SKIP = "skip"
 
 
 class Mode(StrEnum):
-    """Which rows a restore writes: missing ones, also changed ones, or also those not in the set."""
+    """Which rows a restore writes: missing ones, changed ones too (merge), or exactly those of the set (replace)."""
 
     MISSING = "missing"
     MERGE = "merge"
@@ -43,7 +43,7 @@ class Mode(StrEnum):
 
     @property
     def writes(self) -> str:
-        """The kinds of difference, as the statements of a merge name them."""
+        """The kinds of difference that the mode writes, as the statements of a restore name them."""
         return {Mode.MISSING: "I", Mode.MERGE: "IU", Mode.REPLACE: "IUD"}[self]
 
 
@@ -54,7 +54,7 @@ Keys = str | Sequence[KeyValue | Mapping[str, KeyValue]]
 
 @dataclass(frozen=True)
 class Request:
-    """The request: the whole context, or one table of it."""
+    """A requested restore into a live database: of the whole context, or of one table."""
 
     backup: str
     on_drift: Drift = Drift.REFUSE
@@ -69,12 +69,13 @@ class Request:
     on_conflict: OnConflict = OnConflict.REFUSE
 
     def command(self, context: str, database: str) -> str:
-        """Return the command that carries it out."""
+        """Return the command that carries out the request."""
         flow, keys = "table_restore" if self.table else "full_restore --in-place true", self.keys
         keys_text = keys if keys is None or isinstance(keys, str) else json.dumps(keys, ensure_ascii=False)
         one_table = self.table if self.table and not self.with_children else None
         words = [
-            f"python -m flows.restore {'restore_cleaned_up' if self.with_children else flow} --context {context} "
+            f"python -m flows.restore {'restore_cleaned_up' if self.with_children else flow} "
+            f"--context {context} "
             f"--backup {shlex.quote(self.backup)}",
             *([f"--table {shlex.quote(one_table)} --mode {self.mode}"] if one_table else []),
             *([f"--keys {shlex.quote(keys_text)}"] if keys_text else []),
@@ -94,7 +95,7 @@ def tables_named(table: str, namespace: str, parents: Mapping[str, str], where: 
     `parents` maps tables to parents, or "".
 
     Raises:
-        BadInput: there is no such table.
+        BadInput: there is no table of that name.
     """
     wanted = plain_name(table).removeprefix(".")
     names = {name for name in (wanted, f"{namespace}.{wanted}") if name in parents}
@@ -120,11 +121,11 @@ def parse_keys(keys: Keys, key: Sequence[str]) -> str | list[dict[str, str]]:
     `[{"id": "6f0c…", "issued_at": "2025-11-03 01:02:03"}]`.
 
     Raises:
-        BadInput: the table has no key, or the keys are neither.
+        BadInput: the table has no primary key, or the keys are neither a condition nor such a list.
     """
     listed = _parse_list(keys) if isinstance(keys, str) and keys.lstrip().startswith("[") else keys
     if not key:
-        raise BadInput("keys: a table without primary key has none; omit keys")
+        raise BadInput("keys: the table has no primary key to name rows by; omit keys")
     if isinstance(listed, str):
         if not listed.strip():
             raise BadInput("keys is empty; omit it, or name rows by their key")
@@ -132,7 +133,8 @@ def parse_keys(keys: Keys, key: Sequence[str]) -> str | list[dict[str, str]]:
     rows = [dict(value) if isinstance(value, Mapping) else {key[0]: value} for value in listed]
     if not rows or any(row.keys() != rows[0].keys() or not row or not row.keys() <= set(key) for row in rows):
         raise BadInput(
-            f"keys: name rows by values of {key[0]}, or by objects that all name the same of the key columns {', '.join(key)}"
+            f"keys: name rows by values of {key[0]}, or by objects, each with the same selection "
+            f"of the key columns {', '.join(key)}"
         )
     return [{name: _as_text(value) for name, value in row.items()} for row in rows]
 

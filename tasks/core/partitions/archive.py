@@ -10,9 +10,10 @@ from tasks.core.report import markdown
 
 @dataclass(frozen=True)
 class Archiving:
-    """A partition past the retention of its rule; `held` is how many of its rows keep it from being dropped.
+    """A partition past the retention of its rule.
 
-    `backup` is the archive set that has its rows, if there is one.
+    `held` is the number of rows that match the rule's `hold` condition, so that the partition is
+    not dropped. `backup` is the archive set that has its rows, if there is one.
     """
 
     table: str
@@ -27,7 +28,7 @@ class Archiving:
 
     @property
     def plan(self) -> str:
-        """What would be done."""
+        """What the plan would do with this partition, in words."""
         if self.problem:
             return f"stays: {self.problem}"
         before = "finish an interrupted DETACH … CONCURRENTLY, attach it again, " if self.partition.detach_pending else ""
@@ -38,18 +39,18 @@ class Archiving:
 
     @property
     def outcome(self) -> str:
-        """What was done."""
+        """What was done with this partition, in words."""
         if self.problem:
             return f"stays: {self.problem}"
         notes = "".join(f"; {note}" for note in self.notes)
         if self.dropped:
             return f"archived as {self.backup}, restored and compared, dropped{notes}"
-        reason = f"{self.hold} is true for {self.held:,} rows" if self.held else "its rows no longer hold it"
+        reason = f"{self.hold} is true for {self.held:,} rows" if self.held else "no row holds it any more"
         return f"archived as {self.backup}, restored and compared; stays: {reason}{notes}"
 
 
 def plan_verdict(archivings: Sequence[Archiving]) -> str:
-    """Return in one line what would be done."""
+    """Return in one line which partitions would be archived."""
     leaving = [archiving.partition.name for archiving in archivings if not (archiving.held or archiving.problem)]
     staying = [archiving.partition.name for archiving in archivings if archiving.held and not archiving.problem]
     parts = [f"{', '.join(leaving)} would be archived and dropped"] if leaving else []
@@ -59,11 +60,11 @@ def plan_verdict(archivings: Sequence[Archiving]) -> str:
 
 
 def verdict(archivings: Sequence[Archiving]) -> str:
-    """Return in one line what was done."""
+    """Return in one line which partitions were archived."""
     dropped = [archiving.partition.name for archiving in archivings if archiving.dropped]
     held = [archiving.partition.name for archiving in archivings if not archiving.dropped and not archiving.problem]
     parts = [f"{', '.join(dropped)} archived and dropped"] if dropped else []
-    parts += [f"{', '.join(held)} archived, held by rows"] if held else []
+    parts += [f"{', '.join(held)} archived, kept because of rows that hold it"] if held else []
     problems = [f"{archiving.partition.qualified} stays: {archiving.problem}" for archiving in archivings if archiving.problem]
     if problems:
         return f"FAIL: {'; '.join([*parts, *problems])}"
@@ -71,7 +72,7 @@ def verdict(archivings: Sequence[Archiving]) -> str:
 
 
 def archive_report(verdict: str, archivings: Sequence[Archiving], zone: ZoneInfo, commands: Sequence[str], *, planned: bool) -> str:
-    """Return the report of a plan, or of what was done."""
+    """Return the report of a plan or of its outcome."""
     rows = [
         (
             f"`{archiving.partition.qualified}`",
@@ -94,7 +95,7 @@ def archive_report(verdict: str, archivings: Sequence[Archiving], zone: ZoneInfo
 
 
 def archiving_rows(archivings: Sequence[Archiving], *, planned: bool) -> list[dict[str, object]]:
-    """Return one row a partition, for the table artifact."""
+    """Return one row per partition, for the table artifact."""
     return [
         {
             "partition": archiving.partition.qualified,

@@ -1,4 +1,4 @@
-"""Periods that a partition column spells as text or as a number: '2024', '2024-03', 202403, as bounds of ranges or of lists."""
+"""Partition columns whose values spell periods as text or as numbers: '2024', '2024-03', 202403, in bounds of ranges or lists."""
 
 import re
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ PER_YEAR = {"month": 12, "quarter": 4}
 
 
 def spell_period(start: datetime, template: str, zone: tzinfo) -> str:
-    """Return the column's value for the period that begins then."""
+    """Return the column's value for the period that begins at an instant."""
     return name_of_period(template, start.astimezone(zone))
 
 
 def spell_instant(rule: PartitionRule, instant: datetime, zone: tzinfo) -> str:
-    """Return the column's value for a row of that instant: the instant itself, or the spelling of its period."""
+    """Return the column's value for a row of an instant: the instant itself, or the spelling of its period."""
     return spell_period(start_of(rule.period, instant, zone), rule.values, zone) if rule.values else instant.isoformat()
 
 
@@ -36,7 +36,7 @@ def parse_spelled_bound(text: str, template: str, period: str, zone: tzinfo) -> 
     """Return the ends of a range, or of a list of consecutive periods, given as the catalog spells it.
 
     Raises:
-        ValueError: it is neither, or its values are not periods.
+        ValueError: the bound is neither a range nor such a list, or its values are not periods.
     """
     if match := RANGE.fullmatch(text):
         lower, upper = match["lower"], match["upper"]
@@ -57,7 +57,10 @@ def _require_consecutive(text: str, starts: Sequence[datetime], period: str) -> 
 
 
 def _start_of(value: str, template: str, zone: tzinfo, *, is_end: bool = False) -> datetime:
-    """Return when the period of a value begins; the end of a range may be the thirteenth month, the fifth quarter."""
+    """Return the start of the period that a value spells.
+
+    As the end of a range, a thirteenth month or fifth quarter is accepted.
+    """
     plain = value.strip("'")
     match = re.fullmatch(PLACE.sub(_digits, re.sub(r"([.])", r"\\\1", template)), plain)
     if not match:

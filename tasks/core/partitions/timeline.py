@@ -16,9 +16,11 @@ ENDLESS = frozenset({"MINVALUE", "MAXVALUE", "infinity", "-infinity"})
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition from the catalog; `lower` and `upper` are None if it has no such end, or is the DEFAULT partition.
+    """A partition from the catalog.
 
-    `rows` is PostgreSQL's estimate, None before the first ANALYZE; `strange` is why the bound cannot be compared with a period.
+    `lower` and `upper` are None where its range has no end, and for the DEFAULT partition. `rows`
+    is PostgreSQL's estimate, None before the first ANALYZE. `strange` is the reason if its bound
+    cannot be compared with a period.
     """
 
     oid: int
@@ -40,20 +42,22 @@ class Partition:
         return f"{self.schema}.{self.name}"
 
     def overlaps(self, lower: datetime, upper: datetime) -> bool:
-        """Return whether a period overlaps it."""
+        """Return whether a period overlaps the range of the partition."""
         return self.is_range and (self.lower is None or self.lower < upper) and (self.upper is None or lower < self.upper)
 
     @property
     def is_range(self) -> bool:
-        """Whether it has the rows of a span of time."""
+        """Whether the partition has the rows of a time range."""
         return not (self.is_default or self.detach_pending or self.strange)
 
 
 def parse_bound(text: str, zone: tzinfo) -> tuple[datetime | None, datetime | None]:
-    """Return the ends of a range, given as the catalog spells it; timestamps without offset are in the zone.
+    """Return the ends of a range, given as the catalog spells it.
+
+    Timestamps without offset are taken to be in the zone.
 
     Raises:
-        ValueError: it is not a range of one date or timestamp column.
+        ValueError: the bound is not a range of one date or timestamp column.
     """
     match = BOUND.fullmatch(text)
     if not match:
@@ -106,7 +110,7 @@ def missing_partitions(
 
 
 def _spans(existing: Sequence[Partition]) -> list[tuple[datetime, datetime]]:
-    """Return the spans of time that partitions cover without a gap."""
+    """Return the time ranges that partitions cover without a gap."""
     spans = list[tuple[datetime, datetime]]()
     for start, end in sorted(
         (partition.lower or NEVER_BEFORE, partition.upper or NEVER_AFTER) for partition in existing if partition.is_range
@@ -129,7 +133,7 @@ def is_past_retention(rule: PartitionRule, partition: Partition, now: datetime, 
 
 
 def is_frozen(rule: PartitionRule, partition: Partition, now: datetime, zone: tzinfo) -> bool:
-    """Return whether nothing of a partition may change any more."""
+    """Return whether rows of a partition must not change any more, by the rule's `frozen_after`."""
     return rule.frozen_after is not None and is_over(partition, before(now, rule.frozen_after, zone))
 
 
@@ -141,7 +145,7 @@ def due_partitions(rule: PartitionRule, existing: Iterable[Partition], now: date
 
 @dataclass
 class Timeline:
-    """The partitions of one table, those created, and the problems."""
+    """The partitions of one table, the partitions that this run created, and the problems."""
 
     table: str
     rule: PartitionRule
@@ -160,7 +164,7 @@ def timeline_verdict(timelines: Sequence[Timeline]) -> str:
 
 
 def timeline_rows(timelines: Iterable[Timeline], now: datetime, zone: tzinfo) -> list[dict[str, object]]:
-    """Return one row a partition, oldest first: bounds, rows, bytes, fate."""
+    """Return one row per partition, oldest first: bounds, rows, bytes, and what will become of it."""
     return [
         {
             "table": timeline.table,
@@ -186,9 +190,9 @@ def _fate(timeline: Timeline, partition: Partition, now: datetime, zone: tzinfo)
     if partition.strange:
         return f"never archived: {partition.strange}"
     if partition.is_default:
-        return "has the rows of no other partition"
+        return "the DEFAULT partition: has the rows that fit no other partition"
     if partition.detach_pending:
-        return "a DETACH … CONCURRENTLY is unfinished: its rows are invisible"
+        return "its DETACH … CONCURRENTLY is unfinished, so that its rows are invisible"
     if is_past_retention(timeline.rule, partition, now, zone):
         return f"older than {timeline.rule.keep}: to be archived by archive_partitions"
     made = "created now; " if partition.name in {new.name for new in timeline.made} else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Chunk:
     """The statements of an entry of a verbose script.
 
-    Entries without a class concern what they need.
+    An entry without a class (a comment, a grant) belongs to the object on which it depends.
     """
 
     dump_id: int
@@ -62,7 +62,7 @@ def without_place(chunk: Chunk) -> bytes:
 
 
 def tablespace_of(chunk: Chunk) -> bytes:
-    """Return the tablespace of an entry as SQL writes it: '' for the database's own."""
+    """Return the tablespace of an entry as SQL writes it: '' for the database's default tablespace."""
     return place_of(chunk).get(TABLESPACE, NO_TABLESPACE)
 
 
@@ -73,6 +73,6 @@ def place_of(chunk: Chunk) -> dict[bytes, bytes]:
 
 
 def _without_place(text: bytes, place: Mapping[bytes, bytes]) -> tuple[bytes, Mapping[bytes, bytes]]:
-    """Return the text without settings for the next entry, and the settings in force then."""
+    """Return the text without the settings that apply to the next entry, and those settings."""
     match = PLACE.search(text)
     return (text[: match.start()], {**place, **dict(PLACE_SETTING.findall(match[0]))}) if match else (text, place)

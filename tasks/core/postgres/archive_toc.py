@@ -1,4 +1,4 @@
-"""The table of contents of a pg_dump archive, and -L lists of one context's part of it.
+"""The table of contents of a pg_dump archive, and -L lists of the context's part of it.
 
 `pg_restore --list` shows each entry's (classid, oid); entries without a class (comments,
 privileges, attachments, row security) are found by their dependencies, from `pg_restore --verbose
@@ -52,7 +52,7 @@ class Origin:
 
     @property
     def listed(self) -> "Origin":
-        """The same as a list prints it, on one line."""
+        """The origin with the database's name as pg_restore --list prints it, on one line."""
         return Origin(self.database.translate(ON_ONE_LINE), self.server)
 
 
@@ -86,7 +86,7 @@ def choose_entries(
     objects: Collection[tuple[int, int]],
     schemas: Collection[str],
 ) -> list[Entry]:
-    """Return the entries of chosen objects, and those about them or a schema, in archive order."""
+    """Return the entries of the chosen objects, and of comments and grants on them or on schemas, in archive order."""
     # Archives have no entry for schema `public`; entries about it are known by its name.
     about_schemas = tuple(f"{kind} - SCHEMA {schema} " for schema in schemas for kind in ("ACL", "COMMENT"))
     always = ALWAYS + about_schemas
@@ -152,7 +152,7 @@ def failed_entries(errors: str, chunks: Iterable[Chunk]) -> set[int]:
 
 
 def some_of_list(listing: str, entries: Collection[int]) -> str:
-    """Return the lines of a -L list for some entries."""
+    """Return only those lines of a -L list that belong to some entries."""
     lines = (line for line in listing.split("\n") if (match := ENTRY.match(line)) and int(match["dump_id"]) in entries)
     return "".join(f"{line}\n" for line in lines)
 
@@ -196,13 +196,16 @@ def entries_of(items: Iterable[InventoryItem], entries: Iterable[Entry]) -> set[
 
 
 def comparable(rest: str) -> str:
-    """Return an entry's text in the form of titles, so that it begins with its object's title."""
+    """Return an entry's text in the form that `titles_of` uses, so that it begins with its object's title."""
     kind, _, named = rest.partition(" ")
     return _function_title(kind, named) if kind in NAMES_OF_KINDS["function"] else f"{rest} "
 
 
 def titles_of(item: InventoryItem) -> list[str]:
-    """Return the titles that the list may have for an object, unquoted: kind, schema, table, name."""
+    """Return the titles (kind, schema, table, name.
+
+    Unquoted) under which the list may have an object.
+    """
     kinds = NAMES_OF_KINDS.get(item.kind, ())
     if item.kind in OF_A_TABLE:
         schema, table = split_name(item.parent)
@@ -215,7 +218,7 @@ def titles_of(item: InventoryItem) -> list[str]:
 
 
 def title(*words: str) -> str:
-    """Return the beginning of an entry with these words."""
+    """Return the title that consists of these words."""
     return f"{' '.join(words)} ".translate(ON_ONE_LINE)
 
 

@@ -29,7 +29,8 @@ SESSION_OPTIONS = {
     # Policies are code of the table's owner: raise an error instead of running them.
     "row_security": "off", "bytea_output": "hex", "quote_all_identifiers": "off", "standard_conforming_strings": "on",
 }  # fmt: skip
-# Parameters that we set ourselves; values from the environment or a service file are dropped.
+# Parameters that this module sets itself; values from the environment or a service file are
+# dropped.
 OWN_PARAMETERS = frozenset({"options", "client_encoding", "application_name", "fallback_application_name"})
 # If another server is given, the environment must not complete its address: empty means libpq's
 # default.
@@ -38,7 +39,7 @@ SERVICE = frozenset({"service", "servicefile"})
 # Variables for the location of programs and files, irrelevant to sessions.
 PROGRAMS_OWN = frozenset({"PG_BIN", "PGSYSCONFDIR", "PGLOCALEDIR", "PG_COLOR"})
 
-# What a server that is being started or stopped says to who comes; libpq hands on no code.
+# Messages of a server that is starting or stopping; libpq passes on no error code for these.
 NOT_YET = re.compile(r"the database system is |server closed the connection|Connection reset|terminating connection")
 
 Connection = psycopg.Connection[TupleRow]
@@ -48,8 +49,8 @@ Connection = psycopg.Connection[TupleRow]
 class Server:
     """A server as libpq connection parameters; missing ones come from libpq's environment.
 
-    `parameters` is not in the repr, as it has the password. `block` names the connector block it is
-    from.
+    `parameters` is not in the repr, as it has the password. `block` names the connector block that
+    the parameters come from.
     """
 
     parameters: dict[str, str] = field(default_factory=dict, repr=False)
@@ -64,7 +65,7 @@ class Server:
 
     @property
     def password(self) -> str | None:
-        """The given password, not one of a passfile."""
+        """The password given in the parameters or the environment, not one from a passfile."""
         return self.conninfo("").get("password")
 
     def as_login(self, user: str, password: str | None) -> "Server":
@@ -107,7 +108,7 @@ class Server:
 
     @property
     def _environment(self) -> dict[str, str]:
-        """The server's parameters from the environment and its service file, without the address if that is given."""
+        """The parameters from the environment and its service file, without the address if the address is given."""
         defaults = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val and o.val != o.compiled}
         others = {keyword: value for keyword, value in defaults.items() if keyword not in OWN_PARAMETERS}
         if self.parameters.keys().isdisjoint(ADDRESS):
@@ -128,7 +129,8 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
 
     Raises:
         BadInput: the server cannot be reached, or refuses the login or the database.
-        ServerUnavailable: it is being started or stopped, or the session was lost during the block.
+        ServerUnavailable: the server is starting or stopping, or the session was lost during the
+            block.
         OperationError: a statement needed more temporary files than the login may have.
     """
     try:
@@ -136,7 +138,8 @@ def connect(server: Server, database: str, application_name: str) -> Iterator[Co
         connection = psycopg.connect(make_conninfo(**server.conninfo(database) | session), autocommit=True)
     except psycopg.OperationalError as error:
         raise (ServerUnavailable if NOT_YET.search(str(error)) else BadInput)(
-            f'cannot connect to database "{database}" on the server of {server.name} ({server.address}): '
+            f'cannot connect to database "{database}" on the server of {server.name} '
+            f"({server.address}): "
             f"{' '.join(str(error).split())}; "
             "check that the server runs, its address, the login and its rights (GRANT CONNECT)"
         ) from error
@@ -173,8 +176,8 @@ def complaint_of(
 ) -> str:  # fmt: skip
     """Execute a statement in its own transaction or savepoint; return the error message, or "".
 
-    Prepared, only one statement is accepted: nothing can end the transaction. Errors in `but` are
-    ignored.
+    As it is prepared, PostgreSQL accepts one statement only: nothing in it can end the transaction.
+    Errors in `but` are ignored.
     """
     try:
         with connection.transaction():

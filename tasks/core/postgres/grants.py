@@ -37,12 +37,12 @@ class Grant:
 
     @property
     def by_hand(self) -> str:
-        """The statements with which a superuser repeats it."""
+        """The statements with which a superuser can repeat the grant."""
         return f"SET ROLE {quoted(self.grantor)}; {self.statement} RESET ROLE;"
 
 
 def grants_by_others(chunk: Chunk, encoding: str) -> list[Grant]:
-    """Return the grants by others in an entry, up to the first statement that is something else."""
+    """Return the grants by others in an entry, up to the first statement that is not a grant."""
     grants, codec = list[Grant](), codec_of(encoding)
     for block in BY_ANOTHER.finditer(chunk.statements) if _has_grants(chunk) else ():
         grantor, text = (block[part].decode(codec, "replace") for part in ("grantor", "statements"))

@@ -27,7 +27,7 @@ def is_temporary_limit(error: psycopg.Error) -> bool:
 
 
 def message_of(error: psycopg.Error, login: str = "") -> str:
-    """Return an error's message if it names only objects, else its type and what it concerns."""
+    """Return an error's message if it names only objects, else the error's type and the objects concerned."""
     state, diag = error.sqlstate or "", error.diag
     if is_temporary_limit(error):
         return f"{diag.message_primary}; {MORE_TEMPORARY.replace('…', quoted(login) if login else '…')}"
@@ -38,7 +38,7 @@ def message_of(error: psycopg.Error, login: str = "") -> str:
 
 
 def forget_rows(error: BaseException) -> None:
-    """Replace texts that may quote rows in an error and its causes: Prefect records them."""
+    """Replace texts that may quote rows in an error and its causes, because Prefect records errors."""
     for part in _chain(error):
         # Errors of psycopg itself (a lost connection) have no diagnostics, and quote nothing.
         if isinstance(part, psycopg.Error) and part.diag.message_primary:

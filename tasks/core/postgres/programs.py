@@ -1,4 +1,4 @@
-"""PostgreSQL's client programs: finding them, their arguments, and running them.
+"""PostgreSQL's client programs: how to find them, their arguments, and how to run them.
 
 Every program runs under `supervise.py` in its own session, and ends when this process ends.
 """
@@ -56,7 +56,10 @@ def installed_programs(name: str) -> list[Program]:
 
 @cache
 def _program_at(path: Path, *_file: int) -> Program | None:
-    """Return the program in a file, which is asked once per process: a run looks several times."""
+    """Return the program in a file.
+
+    Its version is asked once per process, because a run needs it several times.
+    """
     try:
         output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
     except OSError:
@@ -77,7 +80,7 @@ def find_program(name: str, at_least: int) -> Program:
     if not fitting:
         have = ", ".join(f"{program.major} ({program.path})" for program in installed) or "none"
         raise BadInput(
-            f"{name} {at_least} or newer is needed for this server, found: {have}; "
+            f"{name} {at_least} or newer is needed for this server; installed: {have}; "
             f"install postgresql-client-{at_least} or point PG_BIN at its bin folder"
         )
     return min(fitting, key=lambda program: program.major)
@@ -91,9 +94,10 @@ FIRST_SAFE_MINORS = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 def unsafe_programs(programs: Iterable[Program]) -> list[str]:
     """Return warnings about programs that allow a hostile source's dump to execute commands."""
     return [
-        f"{program.path} is version {program.version}, with which a hostile source can execute commands where its dump is "
-        "restored (CVE-2025-8714); "
-        f"install {f'{program.major}.{minor}' if (minor := FIRST_SAFE_MINORS.get(program.major)) else 'version 18'} or newer"
+        f"{program.path} is version {program.version}, with which a dump from a hostile source can "
+        "execute commands on this machine (CVE-2025-8714); "
+        "install "
+        f"{f'{program.major}.{minor}' if (minor := FIRST_SAFE_MINORS.get(program.major)) else 'version 18'} or newer"
         for program in programs
         if _lacks_restrict(program)
     ]
@@ -155,7 +159,10 @@ def restore_command(
     *,
     stop: bool,
 ) -> list[str]:
-    """Return the argv that restores selected entries into a database; with stop, all or nothing."""
+    """Return the argv that restores selected entries into a database.
+
+    With `stop`, all of them or nothing.
+    """
     return [
         str(program.path), f"--dbname={_quoted(database)}", "--no-password", *options,
         *(["--exit-on-error", "--single-transaction"] if stop else [f"--jobs={jobs}"]), str(archive),
@@ -163,7 +170,7 @@ def restore_command(
 
 
 def script_run_command(program: Program, script: Path, database: str, *, stop: bool) -> list[str]:
-    """Return the argv of psql that runs a script; with stop, all or nothing."""
+    """Return the argv of psql that runs a script; with `stop`, all of it or nothing."""
     options = ["--no-psqlrc", "--quiet", "--no-password", *(["--set=ON_ERROR_STOP=1", "--single-transaction"] if stop else [])]
     return [str(program.path), *options, f"--dbname={_quoted(database)}", f"--file={script}"]
 
@@ -199,7 +206,7 @@ class Running:
         """
         with self._lock:
             if self._stopped:
-                raise ProgramFailed(f"{argv[0]} is not started: the run is being stopped")
+                raise ProgramFailed(f"{argv[0]} was not started, because the run is being stopped")
             pipe = subprocess.PIPE
             process = subprocess.Popen(  # noqa: S603
                 argv, stdin=pipe, stdout=pipe, stderr=pipe, env=_complete({"LC_ALL": "C", **environment}), start_new_session=True
@@ -216,7 +223,7 @@ class Running:
         """Run a program to its end.
 
         Raises:
-            ProgramFailed: it ended with another code than 0, and check is true.
+            ProgramFailed: the program's exit code is not 0, and `check` is true.
         """
         with self._drained(argv, environment) as (process, errors):
             assert process.stdout  # noqa: S101
@@ -231,7 +238,7 @@ class Running:
         """Run a program and yield its output, line by line.
 
         Raises:
-            ProgramFailed: it ended with another code than 0.
+            ProgramFailed: the program's exit code is not 0.
         """
         with self._drained(argv, environment) as (process, errors):
             assert process.stdout  # noqa: S101
@@ -245,7 +252,10 @@ class Running:
         argv: Sequence[str],
         environment: Environment,
     ) -> Iterator[tuple[subprocess.Popen[bytes], list[bytes]]]:
-        """Start a supervised program whose stdout the block reads to its end; collect its stderr."""
+        """Start a supervised program whose stdout the block reads to its end.
+
+        Collect its stderr.
+        """
         # communicate() would close stdin, which makes the supervisor stop: drain both outputs by
         # hand.
         with self.start(supervised(argv), environment) as process:
@@ -257,7 +267,7 @@ class Running:
             drain.join()
 
     def stop(self, *, final: bool) -> None:
-        """Kill every process of the run; with final, refuse to start another."""
+        """Kill every process of the run; with `final`, refuse to start further ones."""
         with self._lock:
             self._stopped = self._stopped or final
             processes = list(self._processes)

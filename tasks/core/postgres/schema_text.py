@@ -1,7 +1,7 @@
-"""A digest of what the statements of a dumped schema create.
+"""A digest of the objects that the statements of a dumped schema create.
 
-It ignores ids, comments and settings of pg_dump, and the order of entries: dumps by another minor
-version, or of a restored database, have the same digest.
+Ids, comments and settings of pg_dump, and the order of entries, do not count: dumps by another
+minor version, or of a restored database, have the same digest.
 """
 
 import re
@@ -22,7 +22,7 @@ PRIVILEGE = re.compile(rb"(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES|SET SESSION A
 
 
 def digest_of(chunks: Iterable[Chunk], chosen: Collection[int]) -> str:
-    """Return the SHA-256 of what chosen entries of a verbose script create.
+    """Return the SHA-256 of the objects that chosen entries of a verbose script create.
 
     `chosen` has dump ids.
     """

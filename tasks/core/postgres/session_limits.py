@@ -8,7 +8,7 @@ from tasks.core.postgres.connection import Connection
 def require_sessions(connection: Connection, needed: int, *, in_database: bool) -> None:
     """Make sure that this login may open `needed` more sessions.
 
-    `in_database`, in this database too.
+    With `in_database`, in this database too.
 
     Raises:
         BadInput: a CONNECTION LIMIT forbids it.
@@ -22,12 +22,16 @@ def require_sessions(connection: Connection, needed: int, *, in_database: bool) 
     for place, limit, used in places:
         if 0 <= limit < used + needed:
             raise BadInput(
-                f"{place} has CONNECTION LIMIT {limit}, {used} are in use, and this run takes {needed} more; run: "
-                f"ALTER {place} CONNECTION LIMIT {used + needed} (or more), or reduce parallelism with BACKUP_JOBS"
+                f"{place} has CONNECTION LIMIT {limit}, {used} are in use, and this run takes "
+                f"{needed} more; run: "
+                f"ALTER {place} CONNECTION LIMIT {used + needed} (or more), or reduce parallelism "
+                "with BACKUP_JOBS"
             )
     if of_server < taken_at_all + needed:
         raise BadInput(
-            f"the server has {of_server} connections for logins like {login} (max_connections), {taken_at_all} are in use, and "
-            f"this run takes {needed} more; end sessions, or run: ALTER SYSTEM SET max_connections = … (requires a "
+            f"the server has {of_server} connections for logins like {login} (max_connections), "
+            f"{taken_at_all} are in use, and "
+            f"this run takes {needed} more; end sessions, or run: ALTER SYSTEM SET max_connections "
+            "= … (requires a "
             "restart), or reduce parallelism with BACKUP_JOBS"
         )

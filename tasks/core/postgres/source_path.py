@@ -51,7 +51,7 @@ def source_path_of(source: DatabaseProperties, schema: str) -> str:
 def source_path(connection: "Connection", path: str) -> Iterator[None]:
     """Execute the block, and nothing else of the transaction, with the source's search_path.
 
-    After an error, whoever opened the transaction or savepoint ends it, which restores the path.
+    After an error, the caller ends the transaction or savepoint, which restores the path.
     """
     is_idle = connection.info.transaction_status == TransactionStatus.IDLE
     with connection.transaction() if is_idle else nullcontext():
@@ -63,8 +63,8 @@ def source_path(connection: "Connection", path: str) -> Iterator[None]:
 def execute_written(connection: "Connection", statement: SQL | Composed | bytes, path: str, *, prepare: bool | None = None) -> Any:
     """Execute a statement with user-written parts in a transaction; return the cursor.
 
-    If it qualifies all names it runs with our search_path, so that no object of others can replace
-    a built-in one; else with the source's.
+    If the statement works with our own search_path, that is used, so that no object of others can
+    replace a built-in one; else the source's.
     """
     try:
         with connection.transaction():

@@ -1,8 +1,9 @@
 """Run a program that must not outlive its caller.
 
-Usage: python supervise.py SIGNAL USER PROGRAM [ARGUMENT ...], in a session of its own. The caller holds
-the other end of its stdin: when that closes, for whatever reason (even SIGKILL), the program gets SIGNAL,
-and half a minute later the whole process group is killed. USER is empty or the account to use.
+Usage: python supervise.py SIGNAL USER PROGRAM [ARGUMENT ...], in a session of its own. The caller
+holds the other end of its stdin: when that closes, for whatever reason (even SIGKILL), the program
+gets SIGNAL, and half a minute later the whole process group is killed. USER is empty or the account
+to use.
 """
 
 import os

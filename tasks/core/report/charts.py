@@ -32,7 +32,10 @@ def bars(alternative: str, seconds: Mapping[str, float]) -> str:
 
 
 def against_limit(alternative: str, points: Sequence[tuple[datetime, float, bool]], limit_seconds: float) -> str:
-    """Return a chart of durations over time and their limit (logarithmic: they should be far apart), as Markdown."""
+    """Return a chart of durations over time and of their limit, as Markdown.
+
+    The scale is logarithmic, because both should be far apart.
+    """
     figure = _figure(figsize=(8, 2.8), layout="constrained")
     axes = figure.subplots()
     axes.axhline(limit_seconds, color=LIMIT, linestyle="--")
@@ -78,7 +81,8 @@ def over_time(alternative: str, series: Mapping[str, Points], unit: str, limit: 
 
 
 def _figure(**options: Any) -> "Figure":
-    # Imported only where a chart is drawn: the import takes longer than most flows take to get to their report.
+    # Imported only where a chart is drawn: the import takes longer than most flows take to get to
+    # their report.
     from matplotlib.figure import Figure
 
     return Figure(**options)
@@ -93,7 +97,8 @@ def _markdown(figure: "Figure", alternative: str) -> str:
     from matplotlib import rc_context
 
     with rc_context(STYLE), catch_warnings():
-        # Without the glyphs only the width of a name is a guess.
+        # Without these glyphs, only the width of a name is estimated; the reader's own font shows
+        # the name.
         filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(drawn, format="svg", metadata={"Date": None})
     return f"![{alternative}](data:image/svg+xml;base64,{base64.b64encode(drawn.getvalue()).decode()})"

@@ -1,4 +1,4 @@
-"""The pieces of reports in Markdown: headlines, sections, tables, and figures as people read them."""
+"""The pieces of reports in Markdown: headlines, sections, tables, durations, sizes and times."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,18 +6,18 @@ from datetime import datetime, timedelta, tzinfo
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as h:mm:ss, as seconds with tenths below two minutes."""
+    """Return seconds as h:mm:ss; below two minutes as seconds with tenths."""
     return f"{seconds:.1f} s" if seconds < 120 else str(timedelta(seconds=round(seconds)))
 
 
 def clock(seconds: float) -> str:
-    """Return seconds as h:mm:ss, days as hours: how objectives are written."""
+    """Return seconds as h:mm:ss, with days as hours, as objectives are written."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def age(seconds: float) -> str:
-    """Return seconds in days, below two days as h:mm:ss."""
+    """Return seconds as days; below two days as h:mm:ss."""
     days = int(seconds // 86400)
     return f"{days:,} days" if days >= 2 else clock(max(seconds, 0))
 
@@ -28,7 +28,7 @@ def several(count: int, noun: str) -> str:
 
 
 def size(count: int) -> str:
-    """Return bytes in a fitting unit."""
+    """Return a number of bytes in a fitting unit, for example `1.5 GB`."""
     value, units = float(count), ["B", "KB", "MB", "GB", "TB"]
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
@@ -64,9 +64,12 @@ def sql_block(statements: str) -> str:
 
 
 def promises(groups: Iterable[tuple[Sequence[str], float, float]]) -> str:
-    """Return the objectives of groups of tables: tables, RTO and RPO in seconds; nothing without groups."""
+    """Return the objectives of groups of tables: tables, RTO and RPO in seconds.
+
+    Without groups the text is empty.
+    """
     items = [f"- {', '.join(tables)}: RTO {clock(rto)}, RPO {clock(rpo)}" for tables, rto, rpo in groups]
-    heading = "Promised of some tables; a set has all of them, so the strictest limit is the one to keep:\n\n"
+    heading = "Objectives of single tables; a set has all tables, so the strictest objective applies:\n\n"
     return heading + "\n".join(items) + "\n" if items else ""
 
 

@@ -1,4 +1,4 @@
-"""Records of drills, and what several show: how the recovery time develops, and up to which size it fits."""
+"""Records of drills, and what they show: how the recovery time develops, and for which database size it suffices."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, tzinfo
@@ -15,7 +15,7 @@ SCHEMA_CHANGED = "schema.changed"
 
 
 class DrillRecord(Record):
-    """A drill: times in seconds, sizes in bytes.
+    """The record of a drill; times in seconds, sizes in bytes.
 
     Without a proven restore there is no recovery time.
     """
@@ -33,8 +33,8 @@ class DrillRecord(Record):
     database_bytes: Count | None
     rows: Sum | None
     phases: dict[str, Duration]
-    number: Count | None = Field(default=None, description="that of the set among its context's; older records: none")
-    schema_fingerprint: Digest | None = Field(default=None, description="that of the set; older records: none")
+    number: Count | None = Field(default=None, description="the set's number in its context; older records: none")
+    schema_fingerprint: Digest | None = Field(default=None, description="the fingerprint of the set's schema; older records: none")
 
 
 def automation_of_drills(context: str) -> str:
@@ -49,13 +49,20 @@ def last_proven(records: Iterable[DrillRecord]) -> DrillRecord | None:
 
 
 def why_unproven(newest_first: Sequence[DrillRecord], proven: DrillRecord | None, zone: tzinfo) -> str:
-    """Return why no drill proves the schema; `proven` is the last drill that counts."""
+    """Return why no drill proves the schema.
+
+    `proven` is the last drill that passed and recorded a fingerprint.
+    """
     if proven:
         return f"schema changed since the last drill ({proven.set}, {local_time(proven.instant, zone)})"
     if not newest_first:
-        return "schema not proven: no drill ever ran"
+        return "schema not proven: no drill has run yet"
     passed = any(record.passed for record in newest_first)
-    reason = "those that passed did not record what they restored" if passed else f"none passed of {len(newest_first)} drills"
+    reason = (
+        "the drills that passed did not record which schema they restored"
+        if passed
+        else f"none of {len(newest_first)} drills passed"
+    )
     return f"schema not proven: {reason}"
 
 
@@ -67,8 +74,5 @@ def carries_to_bytes(record: DrillRecord) -> int | None:
 
 
 def recovery_point_age(snapshot: datetime, instant: datetime) -> timedelta:
-    """Return the data loss if the disaster came at an instant and only this snapshot were left.
-
-    >= 0.
-    """
+    """Return the data loss, at least 0, if the disaster came at an instant and only this snapshot were left."""
     return max(instant - snapshot, timedelta(0))

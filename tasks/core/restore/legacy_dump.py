@@ -1,4 +1,4 @@
-"""Single pg_dump archives, from scripts older than backup sets: their facts, and what they lack."""
+"""Single pg_dump archives, made by scripts older than this project: their facts, and what they lack."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,15 +10,15 @@ OWNER = re.compile(rb"^ALTER [A-Z ]+ .* OWNER TO (.*);\n", re.MULTILINE)
 COPY = re.compile(rb'COPY (?P<table>(?:"(?:[^"]|"")+"|[^ "])+) .*FROM stdin;\n', re.DOTALL)
 END_OF_ROWS = b"\\.\n"
 LACKS = (
-    "row counts and digests: the loaded rows are those of the file, but whether these were all is unknown",
-    "the time, transaction and LSN of its snapshot, and thus its order among backup sets",
+    "row counts and digests: all rows of the file were loaded, but whether the file had all rows of the database is unknown",
+    "the time, transaction and LSN of its snapshot: whether a backup set is newer is unknown",
     "roles, and settings of the database",
 )
 
 
 @dataclass(frozen=True)
 class ArchiveFacts:
-    """The facts in an archive's header."""
+    """The facts that an archive's header has."""
 
     path: str
     bytes: int
@@ -65,7 +65,7 @@ class ArchiveRestore:
 
     @property
     def lost(self) -> int:
-        """The number of rows of the file that are not in the database."""
+        """The number of rows that the file has and the database lacks."""
         return sum(relation.rows - relation.loaded for relation in self.loaded)
 
 
@@ -80,8 +80,10 @@ def archive_verdict(restore: ArchiveRestore) -> str:
         else ""
     )
     return (
-        f'{word}: {rows:,} rows of {len(restore.loaded)} relations are in database "{restore.database}"{lost}, '
-        f"{len(restore.complaints)} objects could not be created; a legacy file has nothing to compare with"
+        f"{word}: {rows:,} rows of {len(restore.loaded)} relations are in database "
+        f'"{restore.database}"{lost}, '
+        f"{len(restore.complaints)} objects could not be created; a legacy file has nothing to "
+        "compare with"
     )
 
 
@@ -89,16 +91,17 @@ def archive_report(restore: ArchiveRestore) -> str:
     """Return the report of a restored archive as markdown."""
     facts = [
         ("file", f"`{restore.facts.path}`"), ("bytes", f"{restore.facts.bytes:,}"), ("created", restore.facts.created),
-        ("of", f"database {restore.facts.database}, PostgreSQL {restore.facts.server_major}, pg_dump {restore.facts.pg_dump}"),
+        ("of", f"database {restore.facts.database}, PostgreSQL {restore.facts.server_major}, "
+               f"pg_dump {restore.facts.pg_dump}"),
         ("restored into", f"`{restore.database}`"), ("took", duration(restore.seconds)),
     ]  # fmt: skip
     rows = [(relation.table, f"{relation.rows:,}", f"{relation.loaded:,}", relation.complaint) for relation in restore.loaded]
     parts = [
         headline(archive_verdict(restore)),
         table(["what", "value"], facts) + "\n",
-        section("What such a file lacks", [*LACKS, *restore.lacks]),
+        section("What a single dump file lacks", [*LACKS, *restore.lacks]),
         section("What could not be created", restore.complaints),
-        section("Integrity checks that fail", restore.violations),
+        section("Integrity checks that failed", restore.violations),
         "## Rows\n\n" + table(["relation", "in the file", "loaded", "why not"], rows, (1, 2)) + "\n",
     ]
     return "\n".join(part for part in parts if part)

@@ -16,13 +16,13 @@ class Obstacle:
     remedy: str
 
     def __str__(self) -> str:
-        """Return the obstacle as a sentence."""
+        """Return object, fact and remedy as a sentence."""
         return f"{self.subject} {self.fact}; {self.remedy}"
 
 
 @contextmanager
 def gathered(refusals: list[str]) -> Iterator[None]:
-    """Collect a BadInput of the block, and continue."""
+    """If the block raises BadInput, add its message to the obstacles, and continue."""
     try:
         yield
     except BadInput as error:
@@ -30,7 +30,7 @@ def gathered(refusals: list[str]) -> Iterator[None]:
 
 
 def refuse(obstacles: Iterable[object]) -> None:
-    """Refuse a restore because of all obstacles.
+    """Refuse a restore if there are obstacles; the message names all of them.
 
     Raises:
         BadInput: there are obstacles.

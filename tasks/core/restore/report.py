@@ -1,4 +1,4 @@
-"""The report of a recovery or a drill, or of as much of it as was done before it failed.
+"""The report of a recovery or a drill; after a failure it has what was done until then.
 
 It is one long module because its facts, verdict and sections are read together.
 """
@@ -24,7 +24,10 @@ SHOWN = 3
 
 
 class Purpose(StrEnum):
-    """What a restore is for; only a drill fails if an objective is missed."""
+    """The purpose of a restore: a recovery or a drill.
+
+    Only a drill fails if an objective is missed.
+    """
 
     RECOVERY = "recovery"
     COPY = "copy"
@@ -33,7 +36,10 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True)
 class RecoveryFacts:
-    """The facts of a restore; times in seconds. There is no set if it failed before one was chosen."""
+    """The facts of a restore; times in seconds.
+
+    There is no set if it failed before one was chosen.
+    """
 
     purpose: Purpose
     started: datetime
@@ -70,14 +76,17 @@ class RecoveryFacts:
 
     @property
     def rpo_seconds(self) -> float | None:
-        """Seconds of data loss if the disaster came at the start; None for a set chosen by name."""
+        """Seconds of data loss if the disaster had come when the run started.
+
+        None if the set was chosen by name.
+        """
         if self.manifest is None or not self.newest:
             return None
         return recovery_point_age(self.manifest.snapshot.instant, self.started).total_seconds()
 
     @property
     def missed(self) -> list[str]:
-        """The objectives that were missed."""
+        """The recovery objectives that were missed."""
         rpo = self.rpo_seconds
         # To the second, as both are shown.
         late = round(self.rto_seconds) > self.rto.total_seconds()
@@ -86,7 +95,7 @@ class RecoveryFacts:
 
     @property
     def broken_writes(self) -> list[Exercise]:
-        """Writes that fail in the restored database, because triggers or defaults do."""
+        """Writes that fail in the restored database, because triggers or defaults fail."""
         return [exercise for exercise in self.exercises if exercise.outcome is Outcome.FAILED]
 
     @property
@@ -96,24 +105,26 @@ class RecoveryFacts:
 
     @property
     def broken_rules(self) -> list[Finding]:
-        """Important checks that found violations."""
+        """Checks of severity error that found violations."""
         return [finding for finding in self.findings if finding.fails and finding.verdict is Verdict.FAILED]
 
     @property
     def unrun(self) -> list[Finding]:
-        """Important checks that could not be run."""
+        """Checks of severity error that could not be run."""
         return [finding for finding in self.findings if finding.fails and finding.verdict is Verdict.BROKEN]
 
     @property
     def problems(self) -> list[str]:
-        """Why it failed, or empty."""
+        """The reasons why the restore failed; empty if it succeeded."""
         if self.failure:
             return [self.failure]
         if self.differences:
             return [f"{len(self.differences)} differences from the backup: {'; '.join(self.differences[:3])}"]
         reasons = list[str]()
         if self.broken_writes:
-            words = "triggers do not run" if all(exercise.triggers for exercise in self.broken_writes) else "writes fail"
+            words = (
+                "writes fail because of triggers" if all(exercise.triggers for exercise in self.broken_writes) else "writes fail"
+            )
             reasons.append(f"{len(self.broken_writes)} {words}")
         if self.purpose is Purpose.DRILL:
             reasons += [f"{name} missed" for name in self.missed]
@@ -153,13 +164,16 @@ def recovery_verdict(facts: RecoveryFacts) -> str:
 
 
 def _briefly(broken: Iterable[Exercise]) -> list[str]:
-    """Return tables with the error of writes to them, the first of each kind."""
+    """Return the distinct errors of failing writes, each with its table.
+
+    Of many errors only the first few are returned.
+    """
     lines = list(dict.fromkeys(f"{exercise.table}: {exercise.note}" for exercise in broken))
     return [*lines[:SHOWN], *([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])]
 
 
 def _whose(facts: RecoveryFacts) -> str:
-    """Return what failed checks mean: a database equal to its backup violates them as its source did."""
+    """Return what failed checks mean: if the database equals its backup, the source violated them too."""
     return "integrity checks failed" if facts.schema_was_there else "the source was already inconsistent"
 
 
@@ -178,7 +192,7 @@ def _reached(facts: RecoveryFacts) -> str:
 
 
 def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
-    """Return the report as markdown: failures and tasks first, then the evidence."""
+    """Return the report as Markdown: failures and what is still to do first, then the evidence."""
     parts = [
         headline(verdict),
         "" if facts.off_host else "**Not off-host:** the store is a folder; if this machine is lost, so are the backups.\n",
@@ -186,7 +200,7 @@ def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
         section("Differences from the backup", facts.differences),
         section("Writes that fail", [exercise.line for exercise in facts.broken_writes]),
         section("Writes that could not be tried", [exercise.line for exercise in facts.untried_writes]),
-        section("Sets that were passed over", facts.passed_over),
+        section("Newer sets that were passed over", facts.passed_over),
         section("The named set is set aside", [facts.aside] if facts.aside else []),
         section("Suspect: rows were missing when this set was taken", facts.manifest.losses if facts.manifest else []),
         section("Checks that could not be run", map(finding_line, facts.unrun)),
@@ -199,7 +213,7 @@ def recovery_report(facts: RecoveryFacts, verdict: str) -> str:
         _triggers(facts),
         _relations(facts),
         past_drills("The last drills", facts.records, facts.rto, facts.zone),
-        section("Left by earlier runs, and removed", facts.removed),
+        section("Databases that earlier runs left, and that were dropped", facts.removed),
         section("Warnings of the backup", facts.manifest.warnings if facts.manifest else []),
         section("Contacts", [f"{contact.role}: {contact.reach}" for contact in facts.contacts]),
     ]
@@ -212,7 +226,7 @@ def _objectives(facts: RecoveryFacts) -> str:
             "recovery time (RTO)",
             clock(facts.rto_seconds),
             clock(facts.rto.total_seconds()),
-            "from the start of the run to its last phase",
+            "from the start of the run to the end of its last phase",
         )
     ]
     if facts.rpo_seconds is not None:
@@ -241,14 +255,17 @@ def _objectives(facts: RecoveryFacts) -> str:
 
 
 def _carries(facts: RecoveryFacts) -> str:
-    """Return up to which database size the RTO would hold."""
+    """Return an estimate of the database size up to which the RTO would be kept."""
     limit = carries_to_bytes(record_of(facts, "", "")) if facts.purpose is not Purpose.COPY else None
     if not limit or not facts.database_bytes:
         return ""
     return (
-        f"The restored database takes {size(facts.database_bytes)}. If the time grew in proportion, the RTO would be missed at "
-        f"about **{size(limit)}**, {limit / facts.database_bytes:,.0f} times as much. This is extrapolated from this run alone, "
-        "not measured: indexes take slightly more than in proportion, and a slower network or disk adds to it.\n"
+        f"The restored database takes {size(facts.database_bytes)}. If the time grew in "
+        "proportion, the RTO would be missed at "
+        f"about **{size(limit)}**, {limit / facts.database_bytes:,.0f} times as much. This is "
+        "extrapolated from this run alone, "
+        "not measured: indexes take slightly more than in proportion, and a slower network or disk "
+        "adds to it.\n"
     )
 
 
@@ -280,7 +297,11 @@ def _triggers(facts: RecoveryFacts) -> str:
 def _relations(facts: RecoveryFacts) -> str:
     if facts.manifest is None:
         return ""
-    title = "each compared by rows and digest and found identical" if facts.proven else "as in the backup; NOT proven equal"
+    title = (
+        "each compared by row count and digest, and identical"
+        if facts.proven
+        else "the figures are those of the backup; equality was NOT proven"
+    )
     return f"## Relations, {title}\n\n" + relation_table(facts.manifest, facts.load_seconds) + "\n"
 
 

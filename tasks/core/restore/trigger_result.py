@@ -20,7 +20,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Exercise:
-    """An event on a table, and the triggers that it fires, if any."""
+    """A test write: the event, the table, and the triggers that fire, if any."""
 
     table: str
     event: str
@@ -30,7 +30,7 @@ class Exercise:
 
     @property
     def line(self) -> str:
-        """The result as a sentence."""
+        """The result of the test write as a sentence."""
         fired = f" ({', '.join(self.triggers)})" if self.triggers else ""
         return f"{self.event} on {self.table}{fired}: {self.note}"
 
@@ -39,7 +39,7 @@ WORD = re.compile(r"\w[\w$]*")
 
 
 def writes_to_do(exercises: Iterable[Exercise], manifest: Manifest) -> list[str]:
-    """Return what is still to do so that writes succeed."""
+    """Return what has to be done so that the failing writes succeed."""
     return [f"{exercise.line}; {_remedy(exercise.note, manifest)}" for exercise in exercises if exercise.outcome is Outcome.FAILED]
 
 
@@ -52,10 +52,11 @@ def _remedy(note: str, manifest: Manifest) -> str:
     # An error names a function, not its extension.
     by_hand = named or [entry.name for entry in manifest.by_hand if entry.why.startswith("the code of ")]
     if theirs:
-        return f"{', '.join(theirs)} belongs to another context: recover that, too; until then such writes fail"
+        return f"{', '.join(theirs)} belongs to another context: recover that context too; until then such writes fail"
     if by_hand:
-        return f"create what is not in the backup, see below: {', '.join(by_hand)}; until then such writes fail"
+        return f"create the objects that are not in the backup (see below): {', '.join(by_hand)}; until then such writes fail"
     return (
-        "create or grant what it names: an extension, or an object of another context, which is to be recovered, too; "
-        "until then such writes fail"
+        "create the missing object, or grant the missing privilege, that the error names: an "
+        "extension, or an object of another context, which has to be recovered too; until then "
+        "such writes fail"
     )

@@ -1,7 +1,9 @@
-"""Bags of rows that are compared without a database: which of the rows, and which keys, one has and the other has not.
+"""Two bags (multisets) of rows compared without a database: how many rows, and how many keys, only one of them has.
 
-The digest of a relation says whether it has other rows; these say how many. A row is one line of COPY text, a key the text of
-its key columns; of each 64 bits of XXH3 are kept: a collision, of a million rows one in 30 million, hides one row of the count.
+The digest of a relation shows whether rows differ; bags show how many. A row is one line of COPY
+text, a key the text of its key columns. Of each text only 64 bits of XXH3 are kept. If two texts
+have the same hash, the count is too low by one row; with a million rows the probability is one in
+30 million.
 """
 
 from array import array
@@ -10,12 +12,12 @@ from collections.abc import Iterable, Sequence
 
 import xxhash
 
-# So that only a small part of two bags is counted at a time.
+# Bags are divided into parts, so that only a small part of two bags is compared at a time.
 PARTS = 256
 
 
 class Bag:
-    """Texts, each as the 64 bits of its hash; the same text may be in it several times."""
+    """A multiset of texts, each kept as the 64 bits of its hash."""
 
     def __init__(self) -> None:
         self._parts = [array("Q") for _ in range(PARTS)]
@@ -26,12 +28,12 @@ class Bag:
             self._parts[number % PARTS].append(number)
 
     def beyond(self, other: "Bag") -> int:
-        """Return how many of its texts the other has not, equal ones counted off against each other."""
+        """Return how many texts of this bag have no counterpart in the other bag."""
         return sum((Counter(own) - Counter(others)).total() for own, others in zip(self._parts, other._parts, strict=True))
 
 
 class RowBag:
-    """Rows of a relation, and the keys that they have; without key columns each row is its own key."""
+    """The rows of a relation, and their keys. Without key columns each row is its own key."""
 
     def __init__(self) -> None:
         self.rows, self.keys = Bag(), Bag()

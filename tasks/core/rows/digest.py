@@ -1,8 +1,9 @@
 """The order-independent digest of a relation: one 128-bit number for a bag of rows.
 
-A row is one line of COPY text format, newline included. Each row is hashed by XXH3-128 (fast, well mixed, not
-cryptographic: it guards against loss and mix-up, while the stored bytes are guarded by SHA-256) and the hashes are added
-modulo 2**128, so that the same rows in another physical order give the same digest and a doubled row does not cancel.
+A row is one line of COPY text format, newline included. Each row is hashed by XXH3-128, and the
+hashes are added modulo 2**128. So the same rows in another physical order have the same digest, and
+a duplicated row changes it. XXH3 is fast but not cryptographic: it detects lost and confused rows;
+against tampering the stored bytes have a SHA-256.
 """
 
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ MODULUS = 1 << 128
 
 @dataclass(slots=True)
 class RowDigest:
-    """Count and digest of the rows seen so far."""
+    """The count and the digest of the rows added so far."""
 
     rows: int = 0
     total: int = 0

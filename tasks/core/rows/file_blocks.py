@@ -1,10 +1,13 @@
-"""What changed in a table since a full backup, block by block of its file.
+"""Finding the rows of a table that changed since a full backup, block by block of the table's file.
 
-A row version that both snapshots see has not moved as long as the table has the same file (relfilenode): only a rewrite moves
-rows (https://www.postgresql.org/docs/current/storage-page-layout.html). COPY reads blocks in order, so the rows
-of a block are consecutive lines of what it sends. A full backup records how many rows each block had. A block that has as
-many rows now, none of them younger than the full's oldest unfinished transaction, has the same rows: they are among those that
-the full saw, and as many. Of every other block a differential takes all rows, and leaves out the full's lines.
+A row version that both snapshots see has not moved as long as the table has the same file
+(relfilenode): only a rewrite moves rows
+(https://www.postgresql.org/docs/current/storage-page-layout.html). COPY reads blocks in order, so
+the rows of a block are consecutive lines of its output. A full backup records how many rows each
+block had. If a block now has the same number of rows, and none is younger than the oldest
+transaction that was unfinished at the full backup, the rows are the same: each is one that the full
+backup saw, and none is missing. Of every other block a differential stores all rows, and leaves out
+the lines that the full backup has of it.
 """
 
 from array import array
@@ -13,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-# At most this many counts are kept of a relation: the blocks of a larger one are counted in groups.
+# The greatest number of counts kept for a relation: in a larger one, blocks are counted in groups.
 MOST_COUNTS = 1 << 16
 # A relation has at most 2**32 blocks.
 MOST_SHIFT = 32
@@ -25,9 +28,9 @@ Lines = tuple[int, int]
 
 @dataclass(frozen=True)
 class BlockRows:
-    """How many rows each group of 2**shift blocks held, from the first block on.
+    """The number of rows in each group of 2**shift blocks, from the first block on.
 
-    An array, not a list: Prefect visits each element of the lists that a task gets.
+    An array, not a list, because Prefect visits each element of lists passed to a task.
     """
 
     shift: int
@@ -35,15 +38,15 @@ class BlockRows:
 
     @classmethod
     def of(cls, shift: int, rows: Iterable[int]) -> Self:
-        """Return these counts."""
+        """Return an object with the given counts."""
         return cls(shift, array("L", rows))
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Self:
-        """Return the counts in a JSON object.
+        """Return the counts that a JSON object contains.
 
         Raises:
-            ValueError, KeyError, TypeError, OverflowError: it has no valid counts.
+            ValueError, KeyError, TypeError, OverflowError: the object has no valid counts.
         """
         shift, rows = int(plain["shift"]), plain["rows"]
         if not 0 <= shift <= MOST_SHIFT or len(rows) > MOST_COUNTS:
@@ -58,7 +61,7 @@ class BlockRows:
 
 @dataclass(frozen=True)
 class BaseBlocks:
-    """A relation in a full backup: rows by block, and the oldest transaction that was unfinished then."""
+    """A relation in a full backup: row counts by block, and the oldest transaction that was unfinished at that time."""
 
     xmin: int
     counted: BlockRows
@@ -66,7 +69,7 @@ class BaseBlocks:
 
 @dataclass(frozen=True)
 class BlockState:
-    """A group of blocks now: its number, all its rows, and those older than the full's snapshot."""
+    """The present state of a group of blocks: its number, all its rows, and rows older than the full backup's snapshot."""
 
     number: int
     rows: int
@@ -75,24 +78,31 @@ class BlockState:
 
 @dataclass(frozen=True)
 class Changes:
-    """Half-open runs of lines, counted from 0: `taken` of what COPY sends now, `left_out` of what the full has."""
+    """Half-open ranges of lines, counted from 0.
+
+    `taken` are lines that COPY sends now, `left_out` lines of the full backup that are not
+    inherited.
+    """
 
     taken: list[Lines]
     left_out: list[Lines]
 
     @property
     def rows_taken(self) -> int:
-        """Rows that a differential stores."""
+        """The number of rows that a differential stores."""
         return sum(stop - start for start, stop in self.taken)
 
 
 def shift_for(blocks: int) -> int:
-    """Return how many bits of a block's number to drop so that a relation of so many blocks is counted in bounded memory."""
+    """Return how many low bits of block numbers to ignore, so that the counts of a relation fit into bounded memory."""
     return max(0, (max(blocks, 1) - 1).bit_length() - MOST_COUNTS.bit_length() + 1)
 
 
 def find_changes(base: BlockRows, now: Iterable[BlockState]) -> Changes:
-    """Compare the blocks of a relation with those that a full backup saw; states come in the order of blocks."""
+    """Compare the blocks of a relation with those in a full backup.
+
+    `states` are in the order of blocks.
+    """
     taken, left_out = list[Lines](), list[Lines]()
     states = {state.number: state for state in now}
     position = base_position = 0
@@ -107,7 +117,7 @@ def find_changes(base: BlockRows, now: Iterable[BlockState]) -> Changes:
 
 
 def _extend(runs: list[Lines], start: int, stop: int) -> None:
-    """Append a run of lines, or extend the last one."""
+    """Append a range of lines to `runs`, or extend the last range if they adjoin."""
     if runs and runs[-1][1] == start:
         runs[-1] = (runs[-1][0], stop)
     elif start < stop:
@@ -115,7 +125,7 @@ def _extend(runs: list[Lines], start: int, stop: int) -> None:
 
 
 class Chosen:
-    """Picks runs of lines out of blocks of lines."""
+    """Selects ranges of lines from blocks of lines."""
 
     def __init__(self, runs: list[Lines]) -> None:
         self._runs = runs
@@ -123,7 +133,7 @@ class Chosen:
         self._position = 0
 
     def of(self, lines: list[bytes]) -> list[bytes]:
-        """Return those of the next lines that are in the runs."""
+        """Return, of the next block of lines, the lines that are in the ranges."""
         first, after = self._position, self._position + len(lines)
         self._position = after
         chosen = list[bytes]()
@@ -135,7 +145,7 @@ class Chosen:
 
 
 def complement(runs: Iterable[Lines]) -> list[Lines]:
-    """Return the lines that are in none of the runs, without an end."""
+    """Return the ranges of lines between the given ranges; the last range has no end."""
     gaps, position = list[Lines](), 0
     for start, stop in runs:
         _extend(gaps, position, start)
@@ -144,15 +154,15 @@ def complement(runs: Iterable[Lines]) -> list[Lines]:
 
 
 def render_lines(runs: Iterable[Lines]) -> str:
-    """Return runs as text: on each line the numbers of the first and the last line of a run, counted from 1."""
+    """Return ranges of lines as text: on each line the numbers of the first and the last line of a range, counted from 1."""
     return "".join(f"{start + 1} {stop}\n" for start, stop in runs)
 
 
 def parse_lines(text: bytes, most: int = ENDLESS) -> Iterator[Lines]:
-    """Yield the runs of lines in a text, up to line `most`.
+    """Yield the ranges of lines that a text contains, up to line `most`.
 
     Raises:
-        ValueError: the text has no such runs.
+        ValueError: the text does not contain such ranges.
     """
     end = 0
     for line in text.splitlines():

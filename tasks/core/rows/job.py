@@ -9,7 +9,7 @@ from tasks.core.rows.file_blocks import BaseBlocks, BlockRows
 
 @dataclass(frozen=True)
 class RowKeys:
-    """Rows by key: its columns, their types, their equality operators, and the values of each column as text."""
+    """A selection of rows by key: the columns, their types and equality operators, and the values of each as text."""
 
     columns: list[str]
     types: list[str]
@@ -19,10 +19,11 @@ class RowKeys:
 
 @dataclass(frozen=True)
 class StreamJob:
-    """What to read, under which snapshot, into which file; without a file the rows are only counted and hashed.
+    """A job: which relation to read, under which snapshot, into which file.
 
-    With `count_blocks` the rows of each block are counted too; with a `base` only rows of changed blocks are written; with `only`
-    only these rows are read.
+    Without a file the rows are only counted and hashed. With `count_blocks` the rows of each block
+    are counted too; with a `base` only rows of changed blocks are written; with `only` only these
+    rows are read.
     """
 
     database: str
@@ -47,10 +48,11 @@ class StreamJob:
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """Rows, digest (32 hex digits), bytes before and after compression, SHA-256 of the file.
+    """The result of a job: rows, digest (32 hex digits), bytes before and after compression, SHA-256 of the file.
 
-    If the job asks for them: rows by block (none for a table that is not a heap), how many rows of changed blocks were written,
-    and which lines of the base they replace (as render_lines writes them).
+    If the job requests them, also the row counts by block (none for a table that is not a heap),
+    the number of rows of changed blocks that were written, and the lines of the base that they
+    replace (as render_lines writes them).
     """
 
     rows: int
@@ -70,9 +72,10 @@ class StreamFacts:
 
 @dataclass(frozen=True)
 class StreamFault:
-    """Why a stream ended early.
+    """The reason why a job failed.
 
-    `moved` if the schema changed, so that another snapshot may succeed; `lost` if the session was, so that another one may.
+    `moved` if the schema changed, so that another snapshot may succeed; `lost` if the session was
+    lost, so that another session may succeed.
     """
 
     message: str

@@ -33,7 +33,7 @@ class RowSource:
                 yield block
 
     def batches(self) -> Iterator[list[bytes]]:
-        """Yield the same rows line by line, in lists of about 256 KB.
+        """Yield the rows that are not left out as lines of COPY text, in lists of about 256 KB.
 
         Raises:
             zstandard.ZstdError: a part is not zstd, or is truncated.

@@ -1,10 +1,11 @@
-"""One relation as a stream: COPY text through the row digest and the compressor into one private file.
+"""Streaming one relation: COPY text is hashed, compressed and written to one private file.
 
-Run as `python -m tasks.core.rows.stream` it is a small process of its own, because the row loop holds the interpreter's lock: the
-job is one JSON line on stdin; stdout gets lines of JSON: the progress, repeatedly, and finally the facts. It ends at once when
-stdin closes.
-libpq is driven through psycopg's wrapper of it (https://www.postgresql.org/docs/current/libpq-copy.html): a Python-level
-iteration over the rows costs about a third more.
+`python -m tasks.core.rows.stream` does this in a process of its own, because the loop over the rows
+holds the interpreter's lock. The job is one JSON line on stdin; stdout gets lines of JSON: the
+progress, repeatedly, and finally the facts. The process ends at once when stdin closes. libpq is
+called through psycopg's low-level wrapper
+(https://www.postgresql.org/docs/current/libpq-copy.html): iterating over the rows with psycopg's
+own COPY takes about a third longer.
 """
 
 import json
@@ -33,7 +34,8 @@ from tasks.core.rows.job import StreamFacts, StreamFault, StreamJob
 from tasks.core.run.progress import Moved, unmeasured
 
 BLOCK_BYTES = 1 << 16
-# The server is stopped or crashed, or an administrator ended the session; class 08 is the connection's own, as is no state at all
+# The server stopped or crashed, or an administrator ended the session. Class 08, or no state at
+# all, means that the connection failed
 # (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 LOST_SESSION = ("08", "57P01", "57P02", "57P03", "57P05")
 MORE_SPACE = "free some space, or set BACKUP_STAGING to a larger disk"
@@ -80,12 +82,13 @@ def reading(server: Server, job: StreamJob) -> Iterator[Connection]:
 def seeing(
     server: Server, database: str, application_name: str, snapshot: str | None, relations: Sequence[tuple[str, str]]
 ) -> Iterator[Connection]:
-    """Open a session with a snapshot, of which it locks some relations, or with a new one."""
+    """Open a session with the given snapshot and lock some relations, or with a new snapshot."""
     with connect(server, database, application_name) as connection:
         connection.execute(sql.snapshot.START_SNAPSHOT)
         if snapshot:
             connection.execute(sql.snapshot.import_snapshot(snapshot))
-            # A queued ACCESS EXCLUSIVE would let COPY wait for ever behind the coordinator's own lock.
+            # A queued ACCESS EXCLUSIVE would let COPY wait for ever behind the coordinator's own
+            # lock.
             if relations:
                 connection.execute(sql.snapshot.lock_tables(relations, nowait=True))
         connection.execute(sql.session.FIXED_SETTINGS)
@@ -93,7 +96,7 @@ def seeing(
 
 
 def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
-    """Return whether a relation has exactly the rows of the base: as many, and none of them younger.
+    """Return whether a relation has exactly the rows of the base: the same number, and none written since.
 
     Raises:
         psycopg.Error: as stream_relation.
@@ -104,7 +107,10 @@ def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
 
 
 def runs_code(server: Server, job: StreamJob) -> bool:
-    """Return whether a query on a relation would run its owner's code; a COPY of all rows would not."""
+    """Return whether a query on a relation would run code of its owner.
+
+    A COPY of all rows never does.
+    """
     with reading(server, job) as connection:
         name = {"name": sql.names.quoted_name(job.schema, job.name)}
         return bool(connection.execute(sql.logins.CODE_WHEN_PLANNED, name).fetchall()[0][0])
@@ -116,7 +122,11 @@ def _changes(connection: Connection, job: StreamJob, base: BaseBlocks) -> Change
 
 
 def _count_blocks(connection: Connection, job: StreamJob) -> BlockRows | None:
-    """Count rows by block; not of tables that are no heap, which have no such blocks, nor where a query would run their code."""
+    """Count rows by block.
+
+    Return none for tables that are no heap, which have no such blocks, and none where a query would
+    run code of the owner.
+    """
     name = {"name": sql.names.quoted_name(job.schema, job.name)}
     if connection.execute(sql.logins.CODE_WHEN_PLANNED, name).fetchall()[0][0]:
         return None
@@ -132,7 +142,10 @@ def _count_blocks(connection: Connection, job: StreamJob) -> BlockRows | None:
 
 
 def digest_relation(connection: Connection, job: StreamJob, moved: Moved = unmeasured) -> RowDigest:
-    """Read one relation in a session with the fixed settings; return count and digest of its rows."""
+    """Read one relation in a session with the fixed settings.
+
+    Return count and digest of its rows.
+    """
     digest = RowDigest()
     for rows, size in row_blocks(connection, job):
         digest.add(rows, size)
@@ -151,9 +164,9 @@ def row_blocks(connection: Connection, job: StreamJob) -> Iterator[tuple[list[by
 
 
 def copied_blocks(connection: Connection, query: Composed) -> Iterator[tuple[list[bytes], int]]:
-    """Yield the rows that a COPY … TO STDOUT sends, in such blocks.
+    """Yield the rows that a COPY … TO STDOUT sends, in blocks of about 64 KB, with each block's size.
 
-    The server sends one CopyData message a row, and text format has no newline inside a row.
+    The server sends one CopyData message per row, and text format has no newline inside a row.
     """
     pgconn = connection.pgconn
     pgconn.send_query(query.as_bytes(connection))
@@ -173,7 +186,7 @@ def copied_blocks(connection: Connection, query: Composed) -> Iterator[tuple[lis
         else:
             break
     _expect(pgconn.get_result(), pq.ExecStatus.COMMAND_OK, connection)
-    # libpq takes the next command only after it has reported the last result.
+    # libpq accepts the next command only after it has reported the last result.
     while pgconn.get_result() is not None:
         pass
     yield rows, size
@@ -201,7 +214,7 @@ def _expect(result: pq.abc.PGresult | None, status: pq.ExecStatus, connection: C
     if result is None or not result.error_message:
         raise psycopg.OperationalError(connection.pgconn.get_error_message("utf-8"))
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-    # Without details and contexts: they quote rows, as messages about data do.
+    # Without details and contexts, and without messages about data: they quote rows.
     message = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message).decode("utf-8", "replace").strip()
     if state.startswith(QUOTING_CLASSES):
         message = f"{psycopg.errors.lookup(state).__name__} ({state})"
@@ -209,8 +222,8 @@ def _expect(result: pq.abc.PGresult | None, status: pq.ExecStatus, connection: C
 
 
 def describe_fault(error: Exception) -> StreamFault:
-    """Return why a stream ended early."""
-    # No lock, no snapshot or no table any more: the schema changed, and another snapshot may succeed.
+    """Return the fault that describes why a job failed."""
+    # The lock, snapshot or table is gone: the schema changed, and another snapshot may succeed.
     forget_rows(error)
     schema_changes = psycopg.errors.LockNotAvailable, psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedTable
     message = f"the staged file cannot be written: {error}; {MORE_SPACE}" if isinstance(error, OSError) else str(error)
@@ -246,7 +259,7 @@ def _progress_reporter() -> Moved:
 
 
 def main() -> int:
-    """Do the job given on stdin."""
+    """Carry out the job that stdin contains."""
     order = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_when_abandoned, daemon=True).start()
     job = StreamJob.parse(order["job"])

@@ -1,4 +1,4 @@
-"""zstd within bounds: no more is unpacked than the manifest says, whatever the packed bytes would expand to."""
+"""Decompressing zstd within limits: never more bytes than the manifest states, whatever the compressed bytes would expand to."""
 
 import io
 from collections.abc import Iterator
@@ -9,22 +9,22 @@ from typing import Any
 import zstandard
 
 BLOCK_BYTES = 1 << 18
-# PostgreSQL sends no longer row; a row is kept in memory whole.
+# PostgreSQL sends no row longer than this; each row is kept in memory as a whole.
 MOST_LINE_BYTES = 1 << 30
 
 
 class Unpacked(io.RawIOBase):
-    """The plain bytes of a packed file, up to a maximum, of which `left` may still follow.
+    """The decompressed bytes of a file, up to a maximum; `left` more may follow.
 
-    Raises, while it is read:
-        zstandard.ZstdError: the file, or a line of it, is longer than allowed.
+    Raises, while it is read: zstandard.ZstdError: the decompressed file, or a line of it, is longer
+    than allowed.
     """
 
     def __init__(self, packed: zstandard.ZstdDecompressionReader, most_bytes: int) -> None:
         self._packed, self._most, self.left, self._line = packed, most_bytes, most_bytes, 0
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True: the stream is readable."""
         return True
 
     def read(self, size: int = -1) -> bytes:
@@ -32,11 +32,11 @@ class Unpacked(io.RawIOBase):
         block: bytes = self._packed.read(size)
         self.left -= len(block)
         if self.left < 0:
-            raise zstandard.ZstdError(f"it unpacks to more than the {self._most:,} bytes of the manifest")
+            raise zstandard.ZstdError(f"decompressed it has more than the {self._most:,} bytes that the manifest states")
         newline = block.rfind(b"\n")
         self._line = self._line + len(block) if newline < 0 else len(block) - newline
         if self._line > MOST_LINE_BYTES:
-            raise zstandard.ZstdError(f"it has a line of more than {MOST_LINE_BYTES:,} bytes")
+            raise zstandard.ZstdError(f"decompressed it has a line of more than {MOST_LINE_BYTES:,} bytes")
         return block
 
     def readinto(self, target: Any) -> int:
@@ -57,7 +57,7 @@ def blocks_of(file: Path, most_bytes: int) -> Iterator[bytes]:
     """Yield the plain bytes of a packed file in blocks of about 256 KB.
 
     Raises:
-        zstandard.ZstdError: it is not zstd, is truncated, or is larger than that.
+        zstandard.ZstdError: the file is not zstd, is truncated, or is larger than allowed.
     """
     with unpacked(file, most_bytes) as plain:
         while block := plain.read(BLOCK_BYTES):

@@ -1,4 +1,4 @@
-"""How long work is retried while the network fails: all attempts, pauses and requests together."""
+"""The time limit for retries while the network fails: for all attempts, pauses and requests together."""
 
 import math
 import time
@@ -8,7 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 PATIENCE_SECONDS = 300.0
-# Longer than a store's client repeats one request: a failure after such a pause is a new one.
+# Longer than a store's client repeats one request: a failure after such a pause begins a new
+# series.
 QUIET_SECONDS = 200.0
 
 
@@ -42,11 +43,14 @@ def sharing(trouble: Trouble) -> Iterator[None]:
 
 
 def is_shared() -> bool:
-    """Return whether this is within such a block."""
+    """Return whether this code runs within a block of `sharing`."""
     return _shared.get() is not None
 
 
 def is_left() -> bool:
-    """Record a network failure; return whether to retry (outside of such a block always)."""
+    """Record a network failure.
+
+    Return whether to retry (outside of a block of `sharing` always).
+    """
     trouble = _shared.get()
     return trouble is None or trouble.may_pass()

@@ -1,4 +1,4 @@
-"""How long each phase of an operation took."""
+"""The duration of each phase of an operation."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Phases:
-    """Seconds by phase, in order and without gaps: time between two phases belongs to the later one."""
+    """Seconds by phase, in order and without gaps: time between two phases counts for the later one."""
 
     clock: Callable[[], float] = time.monotonic
     seconds: dict[str, float] = field(default_factory=dict)

@@ -30,12 +30,12 @@ class Item:
         self.moved = position
 
     def read(self, position: float) -> None:
-        """Set the bytes read so far: a byte counts half until it is stored."""
+        """Set the bytes read so far; a byte that is read but not yet stored counts half."""
         self.expected = max(self.expected, position)
         self.moved = position / 2
 
     def known(self, expected: float) -> None:
-        """Set the size, once the item was read or need not be."""
+        """Set the size, which is known once the item was read, or need not be read."""
         self.expected, self.moved = expected, expected / 2
 
     def sent(self, total: float, position: float) -> None:
@@ -91,7 +91,7 @@ def progress_line(progress: Progress, now: datetime, zone: tzinfo, *, about: boo
     With `about` the total is an estimate.
     """
     if progress.share is None:
-        return f"for {duration(progress.seconds)} so far; what remains cannot be measured"
+        return f"running for {duration(progress.seconds)}; the remaining time cannot be estimated"
     total = f"{'about ' if about else ''}{size(round(progress.expected))}"
     parts = [f"{size(round(progress.moved))} of {total}", f"{progress.share:.1%}", f"{size(round(progress.rate))}/s"]
     if progress.seconds_left is not None:

@@ -1,9 +1,10 @@
 """Whether the -L list of a set restores everything that its manifest names.
 
-Not checked, for lack of an entry of their own: CHECK and NOT NULL constraints, which are created with their table;
-indexes of constraints; triggers, which a partition gets from its table; the rule of a view, which is an entry only where views
-depend on each other; the schema `public`, and what PostgreSQL or an extension creates; defaults, privileges
-and comments; foreign keys to other contexts, which are created from the manifest; and what the manifest lists as left out.
+Not checked, because they have no entry of their own: CHECK and NOT NULL constraints, which are
+created with their table; indexes of constraints; triggers, which a partition gets from its table;
+the rule of a view, which is an entry only where views depend on each other; the schema `public`,
+and what PostgreSQL or an extension creates; defaults, privileges and comments; foreign keys to
+other contexts, which are created from the manifest; and what the manifest lists as left out.
 """
 
 import re
@@ -19,7 +20,8 @@ from tasks.core.sets.left_out import absent
 from tasks.core.sets.manifest import Manifest
 from tasks.core.sql.names import split_name
 
-# The class of relations: the only one whose oids both the list and the manifest have (catalog/pg_class.dat).
+# The class of relations: the only one whose oids both the list and the manifest have
+# (catalog/pg_class.dat).
 PG_CLASS = 1259
 # Part of every database, so that pg_dump may have no entry for them.
 BUILT_IN = frozenset({"plpgsql", "public"})
@@ -65,7 +67,8 @@ def _kinds(titles: Iterable[str]) -> list[str]:
 def _without_entry(needed: Iterable[Needed], entries: Iterable[Entry]) -> Iterator[str]:
     """Yield the objects for which no entry is left; each entry is for one object.
 
-    The owner follows the name without a separator, so an entry may begin with several titles: the longest comes first.
+    The owner follows the name without a separator, so an entry may begin with several titles: the
+    longest comes first.
     """
     texts = sorted(comparable(entry.rest) for entry in entries)
     used = set[int]()
@@ -86,7 +89,7 @@ def _beginning(texts: Sequence[str], start: str) -> Iterator[int]:
 
 
 def _first_line(text: str) -> str:
-    """Return what older sets store of a name with a line or paragraph separator."""
+    """Return the part of a name with a line or paragraph separator that older sets store."""
     return text.splitlines()[0]
 
 

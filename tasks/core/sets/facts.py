@@ -11,7 +11,11 @@ from tasks.core.values import Instant, Sum
 
 
 class SetFacts(BaseModel):
-    """A set in a few figures; instants are None if its manifest cannot be read. `verified` is the last decoding or drill."""
+    """A set in a few figures.
+
+    Instants are None if the set's manifest cannot be read. `verified` is the time of the last
+    verification or drill.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -27,34 +31,38 @@ class SetFacts(BaseModel):
 
     @property
     def took(self) -> timedelta | None:
-        """How long it took from its state to its manifest."""
+        """How long the backup took, from its snapshot to its manifest."""
         return self.finished - self.instant if self.instant and self.finished else None
 
     @property
     def is_damaged(self) -> bool:
-        """Whether it cannot be restored, or could not when it expired."""
+        """Whether the set cannot be restored, or could not be restored when it expired."""
         return self.state in ("damaged", "untrusted")
 
     @property
     def verdict(self) -> str:
-        """The state in one word."""
+        """The state of the set in one word."""
         if self.expired:
             return "expired"
         return self.state if self.state in ("suspect", "damaged", "untrusted", "set aside") else "ok"
 
     @property
     def recovery_state(self) -> tuple[datetime, datetime] | None:
-        """When the state was taken that it restores as `latest`, and when it was stored."""
+        """When the state was taken that the set restores as `latest`, and when it was stored.
+
+        None if it cannot serve as `latest`.
+        """
         if self.instant is None or self.finished is None or not RULES[self.kind].may_be_latest:
             return None
         if self.is_damaged or self.state == "set aside":
             return None
-        # A server whose clock is ahead must not make a state newer than its manifest.
+        # If the server's clock is ahead, the manifest's time counts: a state is never newer than
+        # its manifest.
         return min(self.instant, self.finished), self.finished
 
 
 class ExpiryRecord(Record):
-    """The sets that expired in one pruning."""
+    """The record of the sets that expired in one pruning."""
 
     folder: ClassVar[str] = "expired"
 

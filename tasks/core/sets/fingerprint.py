@@ -1,4 +1,7 @@
-"""The fingerprint of what a restore creates besides rows: sets with the same one are restored by the same statements."""
+"""The fingerprint of all that a restore creates besides rows.
+
+Sets with the same fingerprint are restored by the same statements.
+"""
 
 import json
 from collections.abc import Mapping
@@ -11,11 +14,12 @@ NOT_MADE = {"oid", "role_settings"}
 
 
 def fingerprint_of(manifest: Manifest, statements: str, extensions: Mapping[str, str]) -> str | None:
-    """Return the SHA-256 of what a restore of a whole context creates, None for a part of one.
+    """Return the SHA-256 of all that a restore of a whole context creates besides rows.
 
-    That is the digest of the `statements` of the set's part of the schema (columns, bounds of partitions, indexes, keys, code,
-    owners, grants, comments …), `extensions` with their versions, the names of roles, the database's own properties, keys to other
-    contexts, and which materialized views are computed.
+    None for a part of a context. That is the digest of the `statements` of the set's part of the
+    schema (columns, bounds of partitions, indexes, keys, code, owners, grants, comments …),
+    `extensions` with their versions, the names of roles, the database's own properties, keys to
+    other contexts, and which materialized views are computed.
     """
     if manifest.only:
         return None

@@ -1,8 +1,9 @@
 """Hash-partitioned tables: a row may belong to another partition in another database.
 
-The hash of an enum's label is that of its oid, which differs between databases; that of a text may depend on the processor and on
-the collation's version. So rows are compared by the partitioned table, and loaded through it if a partition refuses
-them (https://www.postgresql.org/docs/current/app-pgdump.html, --load-via-partition-root).
+The hash of an enum's label is that of its oid, which differs between databases; that of a text may
+depend on the processor and on the collation's version. So rows are compared by the partitioned
+table, and loaded through it if a partition refuses them
+(https://www.postgresql.org/docs/current/app-pgdump.html, --load-via-partition-root).
 """
 
 import re
@@ -31,7 +32,7 @@ class Family:
 
 
 def hash_tables(inventory: Iterable[InventoryItem], parents: Mapping[str, str | None]) -> dict[str, tuple[str, str]]:
-    """Return the topmost hash-partitioned table, as (schema, name), of each relation that has one, by schema.name."""
+    """Return, by schema.name of a partition, its topmost hash-partitioned table as (schema, name)."""
     divided = {plain_name(item.name): item for item in inventory if item.kind == "partitioned table"}
     tables = dict[str, tuple[str, str]]()
     for relation, parent in parents.items():
@@ -53,7 +54,7 @@ def families(manifest: Manifest) -> list[Family]:
 
 
 def differences(relation: Relation, rows: int, digest: str) -> list[str]:
-    """Return how the rows read of a relation differ from the manifest."""
+    """Return how the rows of a relation, as read, differ from the manifest."""
     if (rows, digest) == (relation.rows, relation.digest):
         return []
     return [f"{relation.qualified}: {rows} rows with digest {digest}, the backup has {relation.rows} with {relation.digest}"]
@@ -62,8 +63,8 @@ def differences(relation: Relation, rows: int, digest: str) -> list[str]:
 def unlike(manifest: Manifest, digests: Mapping[str, RowDigest]) -> list[str]:
     """Return how the relations that were read (by schema.name) differ from the manifest.
 
-    Hash partitions are compared together: PostgreSQL itself keeps every row in the one that it belongs to. The rows of relations
-    that are not in `digests` are known to be as in the manifest.
+    Hash partitions are compared together: PostgreSQL itself keeps every row in the one that it
+    belongs to. The rows of relations that are not in `digests` are known to be as in the manifest.
     """
     families_by_relation = dict[str, Family]()
     for family in families(manifest):
@@ -94,6 +95,7 @@ def _unlike_together(family: Family, digests: Iterable[RowDigest]) -> list[str]:
     if (expected.rows, expected.hex) == (actual.rows, actual.hex):
         return []
     return [
-        f"{family.qualified}: {actual.rows} rows with digest {actual.hex}, the backup has {expected.rows} with {expected.hex}, "
+        f"{family.qualified}: {actual.rows} rows with digest {actual.hex}, the backup has "
+        f"{expected.rows} with {expected.hex}, "
         "all partitions together"
     ]

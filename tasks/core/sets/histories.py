@@ -1,8 +1,10 @@
-"""Whether the sets of a store have one history, or two servers write there; which sets are set aside, and who decided so.
+"""Finding out whether two servers write into the same store, so that its sets have two histories.
 
-A server that was restarted, recovered elsewhere or promoted looks like a new one, and is accepted. There are two histories for
-certain if a server is back although another has written since, or if it is behind a set that it took itself. Sets are compared by
-their numbers: a set with a higher number was started when the others were stored.
+The sets of one of them are then set aside. A server that was restarted, recovered elsewhere or
+promoted looks like a new server, and is accepted. There are two histories for certain in two cases:
+a server takes backups again after another server did, or a server is behind a set that it took
+itself. Sets are ordered by their numbers: a set was started after all sets with lower numbers were
+stored.
 """
 
 import json
@@ -15,13 +17,15 @@ from tasks.core.sets.manifest import Incarnation, Manifest, SetAside, Snapshot
 from tasks.core.sets.name import RULES
 from tasks.core.sets.order import lsn_position
 
-ADOPT = "find out which server is right, and run there: python -m deployments.register --adopt"
+ADOPT = "find out which server has the right data, and run there: python -m deployments.register --adopt"
 
 
 class Adoption(BaseModel):
-    """An operator's decision: of the sets from `since` to `number` only those of the server started at `started` count.
+    """An operator's decision between two servers.
 
-    Without `started` none counts. Sets of `rejected` servers do not count, until these are adopted.
+    Of the sets numbered `since` to `number` only those of the server started at `started` count;
+    without `started` none counts. Later sets of the `rejected` servers do not count either, until
+    an operator adopts such a server.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -33,7 +37,7 @@ class Adoption(BaseModel):
 
 
 class Owner(BaseModel):
-    """The content of owner.json: which cluster writes a context's sets, and what was decided where two did."""
+    """The content of owner.json: the cluster that writes a context's sets, and the decisions if two servers did."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
 
@@ -50,13 +54,14 @@ def parse_owner(data: bytes, where: str) -> Owner:
     """Return the content of owner.json.
 
     Raises:
-        BadInput: it names no cluster.
+        BadInput: the text names no cluster.
     """
     try:
         return Owner.model_validate_json(data)
     except ValidationError as error:
         raise BadInput(
-            f"{where} does not name the cluster that writes here; write it again: python -m deployments.register --adopt"
+            f"{where} does not name the cluster that writes sets here; write that file again: "
+            "python -m deployments.register --adopt"
         ) from error
 
 
@@ -66,7 +71,7 @@ def next_number(manifests: Iterable[Manifest], adopted: Iterable[Adoption]) -> i
 
 
 def sets_aside(manifests: Sequence[Manifest], adopted: Sequence[Adoption]) -> dict[str, str]:
-    """Return the ids of the sets that must be neither `latest` nor a base, each with the reason."""
+    """Return the ids of the sets that are set aside (never `latest` nor a base), each with the reason."""
     ranges = [
         *open_disputes(manifests, adopted),
         *(manifest.aside for manifest in manifests if manifest.aside and manifest.aside.before is not None),
@@ -93,9 +98,9 @@ def open_disputes(manifests: Iterable[Manifest], adopted: Sequence[Adoption]) ->
 
 
 def find_dispute(manifests: Sequence[Manifest], adopted: Sequence[Adoption], snapshot: Snapshot, number: int) -> SetAside | None:
-    """Return which sets are of another history than a snapshot for a set with this number; None if there are none.
+    """Return which sets belong to another history than the snapshot of a new set with this number.
 
-    The sets were listed before the snapshot was taken.
+    None if there are none. The sets were listed before the snapshot was taken.
     """
     if disputes := open_disputes(manifests, adopted):
         return SetAside(
@@ -107,7 +112,7 @@ def find_dispute(manifests: Sequence[Manifest], adopted: Sequence[Adoption], sna
     if start is None:
         return None
     if _is_rejected(start, adopted):
-        reason = f"another server was adopted, and this one, which started {start}, was not; {ADOPT}"
+        reason = f"another server was adopted, and not this one, started {start}; {ADOPT}"
         return SetAside(why=reason, since=number, before=number + 1)
     own_history = sorted(
         (manifest for manifest in manifests if manifest.number and not _ruled_out(manifest, adopted)),
@@ -117,7 +122,10 @@ def find_dispute(manifests: Sequence[Manifest], adopted: Sequence[Adoption], sna
 
 
 def _returned(own_history: Iterable[Manifest], snapshot: Snapshot) -> SetAside | None:
-    """Return the sets since another server wrote after this one, which still runs; a standby has no writes of its own."""
+    """Return the sets from the first one on that another server wrote, although this server still runs.
+
+    A standby does not count, as it has no writes of its own.
+    """
     writers = (
         []
         if snapshot.standby
@@ -129,21 +137,24 @@ def _returned(own_history: Iterable[Manifest], snapshot: Snapshot) -> SetAside |
     for manifest in writers:
         if (manifest.number or 0) > (last_own.number or 0) and not _is_of_start(manifest, snapshot):
             reason = (
-                f"two servers write here: {manifest.id} is from the one {_spelled(manifest.snapshot.incarnation)}, and the one "
-                f"{_spelled(snapshot.incarnation)}, which took {last_own.id} before, is back; {ADOPT}"
+                f"two servers write here: {manifest.id} is from the server "
+                f"{_spelled(manifest.snapshot.incarnation)}, and the server "
+                f"{_spelled(snapshot.incarnation)}, which took {last_own.id} before that, "
+                f"takes backups again; {ADOPT}"
             )
             return SetAside(why=reason, since=manifest.number or 0)
     return None
 
 
 def _behind(own_history: Iterable[Manifest], snapshot: Snapshot) -> SetAside | None:
-    """Return the sets since one that this server took itself, and that it is behind now."""
+    """Return the sets from the first one on that this server took itself and is behind now."""
     for manifest in own_history:
         if _is_of_start(manifest, snapshot) and manifest.snapshot.timeline == snapshot.timeline and _is_after(manifest, snapshot):
             reason = (
-                f"the server {_spelled(snapshot.incarnation)} is behind {manifest.id}, which it took itself (it is at "
-                f"{snapshot.lsn}, the set is at {manifest.snapshot.lsn}): it was restored to an older state, or a copy of it "
-                f"writes too; {ADOPT}"
+                f"the server {_spelled(snapshot.incarnation)} is behind {manifest.id}, which "
+                f"it took itself (it is at {snapshot.lsn}, the set is at "
+                f"{manifest.snapshot.lsn}): the server was restored to an older state, or a "
+                f"copy of it writes sets too; {ADOPT}"
             )
             return SetAside(why=reason, since=manifest.number or 0, by_start=False)
     return None
@@ -169,12 +180,13 @@ def _spelled(incarnation: Incarnation | None) -> str:
 
 
 def forked(differing: Sequence[str], base: Manifest, number: int) -> SetAside | None:
-    """Return a full and its differentials, if relations that count as unchanged since then have other rows now."""
+    """Return a full backup and its differentials as another history, if supposedly unchanged relations have other rows."""
     if not differing or base.number is None:
         return None
     reason = (
-        f"no row of {', '.join(differing)} counts as written since {base.id}, but the rows differ: the history forked, as "
-        "when a virtual machine is set back to a snapshot; that set and its differentials are of the other history"
+        f"no row of {', '.join(differing)} counts as written since {base.id}, but the rows "
+        "differ: the history forked, as when a virtual machine is reset to a snapshot; that "
+        "set and its differentials belong to the other history"
     )
     return SetAside(why=reason, since=base.number, before=number)
 
@@ -185,7 +197,7 @@ def adoption(manifests: Sequence[Manifest], adopted: Sequence[Adoption], snapsho
     dispute = find_dispute(manifests, adopted, snapshot, number)
     if dispute is None:
         return None
-    # A server that was rejected before: the sets since then are of the other one.
+    # This server was rejected before: the sets since then belong to the other server.
     since = dispute.since if dispute.before is None else max(earlier.number for earlier in adopted) + 1
     started = _start(snapshot) if dispute.by_start else None
     starts = {_start(manifest.snapshot) for manifest in manifests if (manifest.number or 0) >= since}
@@ -199,7 +211,7 @@ def _is_rejected(start: str, adopted: Iterable[Adoption]) -> bool:
 
 
 def _ruled_out(manifest: Manifest, adopted: Sequence[Adoption]) -> str | None:
-    """Return why a set does not count by the decisions: the last one on it, or on its server, holds."""
+    """Return why a set does not count; the last decision on the set or on its server applies."""
     number, start = manifest.number or 0, _start(manifest.snapshot)
     for decision in reversed(adopted):
         within = decision.since <= number <= decision.number
@@ -208,8 +220,8 @@ def _ruled_out(manifest: Manifest, adopted: Sequence[Adoption]) -> str | None:
         if start == decision.started:
             return None
         return (
-            f"the server that started {decision.started} was adopted, and this set is of another one"
+            f"the server started at {decision.started} was adopted, and this set was taken by another server"
             if decision.started
-            else "it was set aside by register --adopt: its history is not known"
+            else "register --adopt set it aside, because its history is not known"
         )
     return None

@@ -1,4 +1,4 @@
-"""Recovery kits: the mark of one in the store, and the notice of its age in drill reports."""
+"""Recovery kits: the mark of a kit in the store, and the notice of its age in drill reports."""
 
 from datetime import datetime, timedelta
 
@@ -8,7 +8,7 @@ from tasks.core.sets.name import SET_ID
 
 # The file's name in the kit's folder, and in the store below the context's name.
 KIT_FILE = "kit.json"
-# Addresses, logins and the newest set change; a kit is made again four times a year.
+# Addresses, logins and the newest set change, so a kit should be made again four times a year.
 OLD_AFTER = timedelta(days=90)
 MAKE = "python -m deployments.kit FOLDER"
 
@@ -40,6 +40,6 @@ def parse_kit(data: bytes) -> Kit | None:
 def kit_notice(kit: Kit | None, instant: datetime) -> str:
     """Return how old the kit is, and the remedy if it is too old or there is none."""
     if kit is None:
-        return f"no kit exists: `{MAKE}`"
+        return f"there is no recovery kit; make one: `{MAKE}`"
     age = f"made {kit.made:%Y-%m-%d}, {(instant - kit.made).days} days ago, with {kit.set}"
-    return f"{age}; older than {OLD_AFTER.days} days: make it again, `{MAKE}`" if instant - kit.made > OLD_AFTER else age
+    return f"{age}; that is more than {OLD_AFTER.days} days: make it again, `{MAKE}`" if instant - kit.made > OLD_AFTER else age

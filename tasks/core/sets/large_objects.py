@@ -1,6 +1,7 @@
 """Large objects of a set: those that rows of its relations reference, with content, owner and privileges.
 
-The index has one line of JSON for each; their pages are lines of COPY text, so that digests and stock tools treat them as rows.
+The index has one line of JSON for each; their pages are lines of COPY text, so that digests and
+stock tools treat them as rows.
 """
 
 import json
@@ -22,18 +23,21 @@ SHOWN = 3
 
 
 class LargeObjects(StoredModel):
-    """A set's large objects in figures; `columns` are the columns of each relation (schema.name) that reference them."""
+    """A set's large objects in figures.
+
+    `columns` are the columns of each relation (schema.name) that reference them.
+    """
 
     columns: dict[Label, list[Name]]
     objects: Count
-    inherited: Count = Field(default=0, description="how many of them have their pages in the base")
-    plain_bytes: Count = Field(description="of all pages as text, also inherited ones")
+    inherited: Count = Field(default=0, description="how many of them have their pages in the base set")
+    plain_bytes: Count = Field(description="the size of all pages as text, including inherited ones")
     digest: str = Field(pattern=DIGEST, description="sum modulo 2**128 of XXH3-128 of each page's text, as of rows")
     seconds: Duration
 
 
 class Grant(StoredModel):
-    """A privilege on an object; without a role it is PUBLIC's."""
+    """A privilege on a large object; without a role it is granted to PUBLIC."""
 
     role: Name | None
     privilege: Literal["SELECT", "UPDATE"]
@@ -54,7 +58,7 @@ class LargeObject(StoredModel):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it holds no byte: it has no page, or the empty one that lo_truncate leaves."""
+        """Whether the object has no bytes: it has no page, or only the empty page that lo_truncate leaves."""
         return self.plain_bytes <= len(f"{self.oid}\t0\t\\\\x\n")
 
 
@@ -84,7 +88,7 @@ def total_of(objects: Iterable[LargeObject]) -> str:
 
 
 def by_object(lines: Sequence[bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield the oids of pages, each with its pages.
+    """Yield each oid in the pages, with its pages.
 
     Raises:
         ValueError: a line is not a page.
@@ -94,7 +98,7 @@ def by_object(lines: Sequence[bytes]) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def digest_pages(batches: Iterable[list[bytes]]) -> dict[int, RowDigest]:
-    """Return pages and digest of each object.
+    """Return the number of pages and their digest, by object.
 
     Raises:
         ValueError: a line is not a page.
@@ -129,7 +133,10 @@ def other_contents(objects: Iterable[LargeObject], read: Mapping[int, RowDigest]
 
 
 def within_budget(objects: Sequence[LargeObject], set_id: str, most_bytes: int) -> list[LargeObject]:
-    """Return as many objects as fit, at least one, from a start that differs with each set, so that in time all are chosen."""
+    """Return as many objects as the budget allows, at least one.
+
+    The first one differs with each set, so that all objects are chosen in turn.
+    """
     first = int.from_bytes(sha256(set_id.encode()).digest()) % max(len(objects), 1)
     chosen, total = list[LargeObject](), 0
     for large_object in (*objects[first:], *objects[:first]):
@@ -141,12 +148,13 @@ def within_budget(objects: Sequence[LargeObject], set_id: str, most_bytes: int) 
 
 
 def staying(large_objects: LargeObjects | None) -> list[str]:
-    """Return a note on large objects whose rows were deleted: they stay, unless a trigger removed them."""
+    """Return a note on large objects of deleted rows: they remain in the database, unless a trigger removed them."""
     if large_objects is None or not large_objects.objects:
         return []
     return [
-        f"the set has the {several(large_objects.objects, 'large object')} that its rows reference; in the database they stay, "
-        "unless a trigger removed them: vacuumlo removes those that no row references any more"
+        f"the set has the {several(large_objects.objects, 'large object')} that its rows "
+        "reference; in the database they remain, unless a trigger removed them: run vacuumlo to "
+        "remove those that no row references any more"
     ]
 
 

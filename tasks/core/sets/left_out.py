@@ -1,4 +1,4 @@
-"""Objects around a context that a set does not have: whoever restores the set creates them by hand."""
+"""Objects that refer to the context and that a set does not have: after a restore they have to be created by hand."""
 
 import re
 from collections.abc import Iterable, Iterator, Set
@@ -9,17 +9,22 @@ from tasks.core.report.markdown import several, sql_block
 from tasks.core.sets.manifest import Manifest
 
 SHOWN = 3
-OLDER = "the release that took it stored none; take a new backup, or export them from the source (lo_export) while it exists"
+OLDER = (
+    "the release that took the set stored no large objects; take a new backup, or export them "
+    "from the source (lo_export) while it exists"
+)
 DOMAIN_OVER_OID = re.compile(r" \| d \| oid(\[\])?( \||$)")
 
 
 def chores(manifest: Manifest) -> list[str]:
-    """Return, as Markdown, the surrounding objects that are not in a set, each with the statements that create it."""
+    """Return, as Markdown, the objects that are not in a set, each with the statements that create it."""
     named = {left_out.name for left_out in manifest.by_hand}
     older = [
         LeftOut(name=name, why="it needs another context's table", statements="") for name in manifest.left_out if name not in named
     ]
-    forgotten = [f"table {table} and its rows are in no backup: it is in no context" for table in manifest.forgotten_tables]
+    forgotten = [
+        f"table {table} and its rows are in no backup, because no context lists the table" for table in manifest.forgotten_tables
+    ]
     older += [LeftOut(name=name, why=OLDER, statements="") for name in _large_objects_of_older(manifest)]
     left_out = [f"{item.name} is not in the backup: {item.why}{_quoted(item.statements)}" for item in (*older, *manifest.by_hand)]
     return [*forgotten, *left_out]
@@ -32,7 +37,10 @@ def _quoted(statements: str) -> str:
 
 
 def _large_objects_of_older(manifest: Manifest) -> list[str]:
-    """Return the columns of an older set that may reference large objects, by their types; such a set has no large objects."""
+    """Return the columns of an older set that may reference large objects, by their types.
+
+    Such a set has no large objects.
+    """
     if manifest.large_objects is not None:
         return []
     domains = {item.name for item in manifest.inventory if item.kind == "type" and DOMAIN_OVER_OID.search(item.state)}
@@ -53,15 +61,15 @@ def _large_objects_of_older(manifest: Manifest) -> list[str]:
 
 
 def in_short(manifest: Manifest) -> str:
-    """Return the same in short for a verdict; an empty text if nothing is left out."""
+    """Return the objects that are not in a set in short, for a verdict; "" if there are none."""
     by_hand, large_objects = [item.name for item in manifest.by_hand], _large_objects_of_older(manifest)
     names = [*dict.fromkeys([*by_hand, *manifest.left_out, *large_objects, *manifest.forgotten_tables])]
     and_more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return f"{several(len(names), 'object')} not in it ({', '.join([*names[:SHOWN], *and_more])})" if names else ""
+    return f"{several(len(names), 'object')} not in the set ({', '.join([*names[:SHOWN], *and_more])})" if names else ""
 
 
 def absent(items: Iterable[InventoryItem], left_out: Iterable[str]) -> frozenset[tuple[str, str, str]]:
-    """Return the identities of an inventory's objects that are left out, with those that partitions have because of them."""
+    """Return the identities of objects that are left out, with the indexes and triggers that partitions inherit from them."""
     inventory, names = list(items), frozenset(left_out)
     parents = {item.name: item.parent for item in inventory if item.kind in TABLES}
     identities = {item.identity for item in inventory if _is_named(item, names)}
@@ -78,7 +86,7 @@ def without_absent(items: Iterable[InventoryItem], left_out: Iterable[str]) -> l
 
 
 def _is_named(item: InventoryItem, names: frozenset[str]) -> bool:
-    """Return whether an object is among names as pg_describe_object spells them."""
+    """Return whether an object is among names, which are spelled as by pg_describe_object."""
     words = f"{item.kind} {item.name}"
     if item.kind in OF_A_TABLE:
         return any(text.startswith(f"{words} on ") and text.endswith(f" {item.parent}") for text in names)
@@ -88,7 +96,7 @@ def _is_named(item: InventoryItem, names: frozenset[str]) -> bool:
 def _because_of(
     identities: Set[tuple[str, str, str]], inventory: Iterable[InventoryItem], parents: dict[str, str]
 ) -> Iterator[InventoryItem]:
-    """Yield the indexes and triggers that partitions have because of their parent's."""
+    """Yield the indexes and triggers that partitions have because their parent has them."""
     indexes = {name for kind, _, name in identities if kind == "index"}
     for item in inventory:
         if item.kind == "index" and item.parent in parents:

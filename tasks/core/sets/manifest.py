@@ -35,7 +35,8 @@ SCHEMA_ARCHIVE, SCHEMA_LIST, RESTORE_SCRIPT, BLOCK_ROWS = "schema.dump.zst", "sc
 
 # PostgreSQL's limit is 1,600 (https://www.postgresql.org/docs/current/limits.html).
 MOST_COLUMNS = 1600
-# The largest unpacked size of an object if the manifest does not say it: rows and catalogs compress less than this.
+# If the manifest does not state the unpacked size of an object, it is limited to this multiple:
+# rows and catalogs compress less.
 MOST_TIMES_PACKED, MOST_MORE_BYTES = 1000, 64 << 20
 
 # Without control characters, which would move a terminal's cursor or end a line of a report.
@@ -54,17 +55,17 @@ class StoredObject(StoredModel):
 
     @property
     def staged_name(self) -> str:
-        """Its file name in a staging folder, which has no subfolders."""
+        """The object's file name in a staging folder, which has no subfolders."""
         return self.path.replace("/", "-")
 
     @property
     def most_plain_bytes(self) -> int:
-        """The largest size it may have unpacked; older manifests do not say it."""
+        """The largest size that the object may have when it is unpacked, which older manifests do not state."""
         return MOST_TIMES_PACKED * self.bytes + MOST_MORE_BYTES if self.plain_bytes is None else self.plain_bytes
 
 
 class Inherited(StoredModel):
-    """Rows of the same relation in the base, which a differential does not store again."""
+    """Rows of the same relation in the base set, which a differential does not store again."""
 
     rows: Count
     left_out: StoredObject | None = Field(default=None, description="the lines of the base that are not inherited")
@@ -82,7 +83,10 @@ class Relation(StoredModel):
     types: list[TypeName] = Field(
         default=[], max_length=MOST_COLUMNS, description="the type of each column, qualified; older sets: none"
     )
-    layout: Label = Field(default="", description="what turns stored bytes into rows; empty if that is not the relation's alone")
+    layout: Label = Field(
+        default="",
+        description="the settings by which stored bytes become the text of rows; empty if they depend on other objects too",
+    )
     rows: Count
     digest: str = Field(pattern=r"^[0-9a-f]{32}$", description="sum modulo 2**128 of XXH3-128 of each row's COPY text")
     plain_bytes: Count
@@ -110,19 +114,22 @@ class Relation(StoredModel):
 
     @property
     def objects(self) -> list[StoredObject]:
-        """Its objects in this set."""
+        """The objects of the relation in this set."""
         return [*self.parts, *([self.inherited.left_out] if self.inherited and self.inherited.left_out else [])]
 
 
 class Incarnation(StoredModel):
     """One uninterrupted run of a server at one address, as the server reports it."""
 
-    started: Label = Field(description="when its postmaster started: UTC, to the microsecond")
-    address: Label = Field(description="where it was reached: its own address, or `local socket`, and its port")
+    started: Label = Field(description="when the server's postmaster started: UTC, to the microsecond")
+    address: Label = Field(description="where the server was reached: its own address, or `local socket`, and its port")
 
 
 class Snapshot(StoredModel):
-    """When and where the rows were read; older sets do not say in which incarnation of the server."""
+    """When and where the rows were read.
+
+    Older sets do not state in which incarnation of the server.
+    """
 
     instant: Instant
     xmin: TransactionId
@@ -136,7 +143,8 @@ class Snapshot(StoredModel):
 class SetAside(StoredModel):
     """Sets that are neither `latest` nor a base, by their numbers, because a backup found proof of a second history.
 
-    Without `before`, sets to come are among them too, until an operator says which server is right.
+    Without `before`, future sets are set aside too, until an operator decides which server is
+    right.
     """
 
     why: str
@@ -145,7 +153,7 @@ class SetAside(StoredModel):
     by_start: bool = Field(default=True, description="whether sets are told apart by the starts of their servers")
 
     def holds(self, number: int) -> bool:
-        """Return whether a set of this number is among them."""
+        """Return whether the set with this number is set aside."""
         return self.since <= number and (self.before is None or number < self.before)
 
 
@@ -170,19 +178,21 @@ class Scope(StoredModel):
 
 
 class Manifest(StoredModel):
-    """Version 1 of the manifest."""
+    """The manifest of a backup set, in version 1 of its format."""
 
     version: Literal[1] = 1
     context: str = Field(pattern=rf"^{CONTEXT_NAME.pattern}$")
     kind: Kind
     id: str
     base: str | None = Field(default=None, description="the id of a full of the same context")
-    instead: str | None = Field(default=None, description="why this is a full although a differential was requested")
+    instead: str | None = Field(default=None, description="why this is a full backup although a differential was requested")
     label: str | None = Field(default=None, description="the name that an operator gave it")
     keep_until: Instant | None = Field(default=None, description="never pruned before")
-    only: Scope | None = Field(default=None, description="its part of the context, if it is not the whole")
+    only: Scope | None = Field(
+        default=None, description="the tables and partitions that the set has, if it is not the whole context"
+    )
     number: Count | None = Field(
-        default=None, ge=1, description="1 + the highest of the context when it was taken; older sets: none"
+        default=None, ge=1, description="the set's number: 1 + the highest of the context when the set was taken; older sets: none"
     )
     aside: SetAside | None = Field(default=None, description="the sets of another history, as this backup found")
     losses: list[str] = Field(default=[], description="why it is suspect: tables that lost too many rows since a good full")
@@ -195,7 +205,7 @@ class Manifest(StoredModel):
     database: DatabaseProperties
     fingerprint: str
     schema_fingerprint: Digest | None = Field(
-        default=None, description="SHA-256 of all that a restore creates besides rows; partial and older sets: none"
+        default=None, description="SHA-256 of all that a restore creates besides rows; sets of some tables and older sets: none"
     )
     relations: list[Relation]
     views: list[View]
@@ -211,14 +221,17 @@ class Manifest(StoredModel):
         default=[], description="table.key of each foreign key with a disabled trigger; restores enable it; older sets: none"
     )
     left_out: list[str]
-    by_hand: list[LeftOut] = Field(default=[], description="what is not in it and has to be created by hand; older sets: none")
+    by_hand: list[LeftOut] = Field(
+        default=[], description="the objects that are not in the set and have to be created by hand; older sets: none"
+    )
     only_superusers: dict[str, str] = Field(
-        default={}, description="what of it only a superuser can create, with the statements; older sets: none"
+        default={}, description="the objects that only a superuser can create, with the statements; older sets: none"
     )
     forgotten_tables: list[str]
     inventory: list[InventoryItem]
     inventory_version: Literal[1, 2] = Field(
-        default=1, description="2 has properties of columns (storage, statistics targets …), too; older sets: 1"
+        default=1,
+        description="version of the inventory; 2 also has properties of columns (storage, statistics targets …); older sets: 1",
     )
     extension_versions: dict[Name, Label] = Field(default={}, description="older sets have none")
     made: list[InventoryItem] = Field(
@@ -229,8 +242,10 @@ class Manifest(StoredModel):
     context_files: list[StoredObject]
     warnings: list[str]
     restore_script: StoredObject | None = None
-    block_rows: StoredObject | None = Field(default=None, description="rows by block of each relation, for differentials to come")
-    large_objects: LargeObjects | None = Field(default=None, description="those that rows name; older sets have none")
+    block_rows: StoredObject | None = Field(
+        default=None, description="row counts by block of each relation, for later differentials"
+    )
+    large_objects: LargeObjects | None = Field(default=None, description="the large objects that rows name; older sets have none")
     large_object_index: StoredObject | None = None
     large_object_pages: StoredObject | None = None
 
@@ -257,7 +272,7 @@ class Manifest(StoredModel):
         if self.base is not None and (self.kind is not Kind.DIFFERENTIAL or not self.base.startswith(f"{self.context}_")):
             raise ValueError(f"base {self.base} cannot be the base of a {self.kind} set of {self.context}")
         if self.made and self.kind is not Kind.SAFETY:
-            raise ValueError(f"a {self.kind} set names what a restore made")
+            raise ValueError(f"a {self.kind} set names objects that a restore created, which only safety sets do")
         if max(self.rows, self.bytes, sum(self.plain_bytes.values())) > MOST:
             raise ValueError("rows, bytes or plain_bytes add up to more than any set has")
         if bool(self.large_objects and self.large_objects.objects) != bool(self.large_object_index):
@@ -287,7 +302,7 @@ class Manifest(StoredModel):
 
     @property
     def objects(self) -> list[StoredObject]:
-        """Every object of the set but the manifest."""
+        """Every object of the set except the manifest."""
         optional = [stored for stored in (self.restore_script, self.block_rows, self.large_object_index) if stored]
         return [*self.data, self.schema_archive, self.schema_list, *self.context_files, *optional]
 
@@ -299,7 +314,10 @@ class Manifest(StoredModel):
 
     @property
     def cleaned_table(self) -> str | None:
-        """The table of a clean-up set's rule; the set has some of its rows with their dependent rows, and no others."""
+        """The table of the rule for which a clean-up set was taken.
+
+        The set has some rows of this table and their dependent rows only.
+        """
         return self.only.tables[0] if self.kind is Kind.CLEAN_UP and self.only else None
 
     @property

@@ -24,7 +24,10 @@ def render_manifest(manifest: Manifest, signer: Signer | None = None) -> bytes:
 
 
 def sign_manifest(data: bytes, signer: Signer) -> bytes:
-    """Return the bytes of an intact manifest with a new signature in place of any old one; its content stays the same."""
+    """Return the bytes of an intact manifest with a new signature in place of any old one.
+
+    Its content stays the same.
+    """
     return _signed(_opened(data)[0], signer)
 
 
@@ -42,19 +45,23 @@ def _canonical(value: object) -> bytes:
 
 
 def _sealed(plain: bytes, seal: dict[str, Any]) -> bytes:
-    """Return the canonical JSON of a body and its seal; the body is in canonical JSON already, and is only indented."""
+    """Return the canonical JSON of a body with its seal (checksum, and signature if any).
+
+    The body is canonical JSON already, and is only indented.
+    """
     body = plain.removesuffix(b"\n").replace(b"\n", b"\n ")
     return _canonical({"manifest": None, **seal}).replace(b": null", b": " + body, 1)
 
 
 def _opened(data: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Return the text of a body, and its seal, as `_sealed` put them together.
+    """Split a text into body and seal, the reverse of `_sealed`.
 
-    Writing a manifest again takes ten times as long as reading it, and a listing reads all of them.
+    Rendering a manifest again to compare it would take ten times as long as reading it, and a
+    listing reads all manifests.
     """
     body, mark, seal = data.removeprefix(BEGIN).partition(END)
     if not (data.startswith(BEGIN) and mark):
-        # Not one of ours, even if it is JSON.
+        # Not a manifest of this project, even if it is JSON.
         json.loads(data)
         return _canonical(None), {}
     return body.replace(b"\n ", b"\n") + b"\n", json.loads(b"{" + mark[1:] + seal)
@@ -74,7 +81,7 @@ def parse_manifest(data: bytes, where: str, trust: Trust | None = None) -> Manif
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedSet(f"{where}: the manifest cannot be read ({type(error).__name__}); restore another set") from error
     if not intact or not seal.keys() <= SEAL:
-        raise DamagedSet(f"{where}: the manifest is altered (its checksum differs); restore another set")
+        raise DamagedSet(f"{where}: the manifest was altered (its checksum differs); restore another set")
     if trust and "signature" in seal:
         trust.require(seal["signature"], plain, where)
     elif trust:
@@ -82,7 +89,7 @@ def parse_manifest(data: bytes, where: str, trust: Trust | None = None) -> Manif
     if not isinstance(body, dict) or body.get("version") != VERSION:
         body = body if isinstance(body, dict) else {}
         raise DamagedSet(
-            f"{where}: manifest version {body.get('version')!r:.40}, this project reads {VERSION}; use a newer release"
+            f"{where}: the manifest has version {body.get('version')!r:.40}, this release reads only {VERSION}; use a newer one"
         )
     try:
         return Manifest.model_validate(body)

@@ -1,4 +1,7 @@
-"""Marks: small files beside a manifest with what was found or done later. A mark that cannot be parsed is ignored."""
+"""Marks: small files beside a manifest that record later findings and actions.
+
+A mark that cannot be parsed is ignored.
+"""
 
 from typing import TypeVar
 

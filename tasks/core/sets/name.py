@@ -41,7 +41,8 @@ class Kind(StrEnum):
 
     FULL = "full"
     DIFFERENTIAL = "differential"
-    # Taken before a live database is changed, even if its rows are damaged: it undoes the change.
+    # Taken before a live database is changed, even if the rows are damaged: this set undoes the
+    # change.
     SAFETY = "safety"
     # Of one partition, taken before it is dropped.
     ARCHIVE = "archive"
@@ -67,7 +68,8 @@ RULES = {
     Kind.CLEAN_UP: KindRule("clean-up", may_be_latest=False),
     Kind.LONG_TERM: KindRule("", may_be_latest=False),
 }
-# Names that a long-term job must not have: folders and ids of other sets, and other folders of a context.
+# Names that a long-term job must not have: folders and ids of other sets, and other folders of a
+# context.
 RESERVED = frozenset({*Kind, *(rule.folder for rule in RULES.values()), "drills", "checks", "expired"})
 
 
@@ -87,7 +89,7 @@ def sort_of(set_id: str) -> str:
 
 @dataclass(frozen=True)
 class SetName:
-    """Context, kind and id of a set, as in its folder."""
+    """Context, kind and id of a set; its folder in the store follows from them."""
 
     context: str
     kind: Kind
@@ -142,14 +144,17 @@ def parse_set_reference(reference: str, context: str, root: str) -> SetName | No
     if LEGACY.search(folder):
         raise BadInput(
             f'backup "{reference}" is a file of older scripts; restore it into a new database: '
-            f"python -m flows.restore full_restore --context {context} --backup {reference} --target-database NAME"
+            f"python -m flows.restore full_restore --context {context} --backup {reference} "
+            "--target-database NAME"
         )
     name = parse_set_folder(folder)
     if name is None:
         raise BadInput(
-            f'backup "{reference}" is neither "latest", nor a timestamp (such as 2025-11-03 14:00), nor the id of a set '
+            f'backup "{reference}" is neither "latest", nor a timestamp (such as 2025-11-03 '
+            "14:00), nor the id of a set "
             f"(such as {context}_full_20251103_020000_3f9c), "
-            f"nor the path of one below {root}; list them with: python -m flows.backup list_backups --context {context}"
+            f"nor the path of one below {root}; list them with: python -m flows.backup "
+            f"list_backups --context {context}"
         )
     if name.context != context:
         raise BadInput(f'backup "{reference}" belongs to context {name.context}, not {context}; name that context')

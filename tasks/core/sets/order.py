@@ -1,4 +1,7 @@
-"""Which backup set is newer: by LSN where that can be compared, else by which was stored later; never by a clock."""
+"""The order of backup sets by age: by LSN where LSNs can be compared, else by the order in which sets were stored.
+
+Never by a clock.
+"""
 
 import heapq
 from collections import defaultdict
@@ -19,8 +22,9 @@ def newest_first(
 ) -> list[T]:
     """Order by LSN within one incarnation of a server (system identifier, timeline, incarnation), across incarnations by number.
 
-    Sets that are set aside count as another incarnation, whatever their manifests say: a server that was restored to an older state
-    is behind them. Sets of older releases have no number: they come after all others, by their instants.
+    Sets that are set aside count as another incarnation, whatever their manifests state: a server
+    that was restored to an older state has lower LSNs. Sets of older releases have no number: they
+    come after all others, by their instants.
     """
     numbered, old = defaultdict[object, list[T]](list), defaultdict[object, list[T]](list)
     for item in items:

@@ -1,4 +1,7 @@
-"""Which backup sets are past retention: a pure plan over the existing sets, made before anything is changed."""
+"""The plan of pruning: which of the existing backup sets are past retention.
+
+It is made before anything is changed.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,30 +15,37 @@ from tasks.core.sets.manifest_file import MANIFEST_FILE
 from tasks.core.sets.name import LEGACY, RULES, Kind, sort_of
 
 EXPIRED_FILE = "expired.json"
-# Beside a manifest: damage that a verification found, and that an operator keeps the set.
+# Files beside a manifest: damage that a verification found; the mark by which an operator keeps the
+# set.
 DAMAGED_FILE = "damaged.json"
 PINNED_FILE = "pinned.json"
-# Also beside it: when a thaw was requested; that the rows of a clean-up set were deleted.
+# Further files beside a manifest: when a thaw was requested; that the rows of a clean-up set were
+# deleted.
 THAW_FILE = "thaw.json"
 CLEANED_FILE = "cleaned-up.json"
-# In a folder without manifest: that it was found unfinished, and is swept later.
+# In a folder without manifest: the mark that the set was found unfinished, and will be deleted
+# later.
 SWEPT_FILE = "unfinished.json"
 MARKS = frozenset({EXPIRED_FILE, MANIFEST_FILE, DAMAGED_FILE, "decoded.json", "drilled.json", THAW_FILE, CLEANED_FILE, SWEPT_FILE})
 HOLD = re.compile(r"hold-[0-9a-f]{4}\.json")
-# What a backup writes into the folder of its set; other objects there are not ours.
+# The names that a backup writes into the folder of its set; other objects there are left alone.
 WRITTEN = re.compile(r"(data|context)/[^/]+|schema\.dump\.zst|schema\.list|restore\.sh|block-rows\.json\.zst")
-# How long an expired set can be put back.
+# How long an expired set is kept, so that it can be put back.
 GRACE = timedelta(hours=24)
 # Unfinished sets of this age are dead: no backup and no restore takes a week.
 DEAD = timedelta(days=7)
-# Fulls are taken daily, or as rarely as the existing ones were; one may fail, and the next run makes up for it.
+# Fulls are taken daily, or as rarely as the existing ones were; one may fail, and the next run
+# makes up for it.
 FULL_EVERY = timedelta(days=1)
 SLACK = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class StoredSet:
-    """The facts of a set that the plan needs; the instant is None if its manifest cannot be read."""
+    """The facts of a set that the plan needs.
+
+    `instant` is None if the set's manifest cannot be read.
+    """
 
     id: str
     kind: Kind
@@ -57,7 +67,7 @@ class StoredSet:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a set expires, and why."""
+    """The decision whether a set expires, and the reason."""
 
     set: StoredSet
     expires: bool
@@ -67,11 +77,13 @@ class Decision:
 def plan(
     newest_first: Sequence[StoredSet], now: datetime, zone: tzinfo, periods: Mapping[str, str], suspended: str | None = None
 ) -> list[Decision]:
-    """Decide for every set, in the given order, whether it expires; kinds without a period never do.
+    """Decide for every set, in the given order, whether it expires.
 
-    A set expires when its state is older than its kind's period, unless it is the newest that can be restored, the newest full, or
-    the newest full that was decoded or drilled, a kept differential needs it, or somebody reads, pinned or labelled it. Nothing
-    expires while the newest set is suspect, or pruning is `suspended`.
+    Kinds without a period never do. A set expires when its state is older than the period of its
+    kind. Exceptions are the newest set that can be restored, the newest full backup, the newest
+    full backup that was decoded or drilled, full backups that a kept differential needs, and sets
+    that are being read, pinned, or kept until a later date. Nothing expires while the newest set is
+    suspect, or pruning is `suspended`.
     """
     alarm = suspended or suspicion(newest_first)
     newest = _newest(newest_first)
@@ -84,9 +96,11 @@ def plan(
             (decision.set.id for decision in decisions.values() if decision.set.base == stored.id and not decision.expires), None
         )
         young = _is_young(stored, now, zone, periods)
-        reason = alarm or young or _protection(stored, now) or newest.get(stored.id) or (f"{needed} needs it" if needed else None)
+        reason = (
+            alarm or young or _protection(stored, now) or newest.get(stored.id) or (f"{needed} needs this set" if needed else None)
+        )
         if stored.kind is Kind.FULL and _stamp(stored.id) < _stamp(unreadable):
-            reason = reason or f"{unreadable} may need it, and cannot be read: delete or repair that set by hand"
+            reason = reason or f"{unreadable} may need this set, and cannot be read: delete or repair {unreadable} by hand"
         decisions[stored.id] = Decision(stored, reason is None, reason or f"older than {periods[stored.sort]}")
     return [decisions[stored.id] for stored in newest_first]
 
@@ -97,30 +111,31 @@ def _stamp(set_id: str) -> str:
 
 
 def suspicion(newest_first: Sequence[StoredSet]) -> str | None:
-    """Return why nothing is pruned: the newest set is suspect, or the history of sets is not decided; None otherwise."""
+    """Return why nothing is pruned: the newest set is suspect, or nobody decided yet which history is right; None otherwise."""
     if disputed := next((stored.id for stored in newest_first if stored.disputed), None):
-        return f"the history of {disputed} is not decided: nothing is pruned"
+        return f"it is not decided yet to which history {disputed} belongs: nothing is pruned"
     newest = next((stored for stored in newest_first if stored.instant and RULES[stored.kind].may_be_latest), None)
     return f"the newest set {newest.id} is suspect: nothing is pruned" if newest and newest.suspect else None
 
 
 def missing_full(newest_first: Sequence[StoredSet], now: datetime, rpo: timedelta) -> str | None:
-    """Return why nothing is pruned: there is no new full, so that old sets may be the last ones, or a clock is wrong; or None.
+    """Return why nothing is pruned: there is no new full backup, so that old sets may be the last ones, or a clock is wrong.
 
-    The newest restorable full may be as old as the usual interval between fulls (their median, at least a day), plus a day or the
-    recovery point objective, whichever is longer.
+    None otherwise. The newest restorable full may be as old as the usual interval between fulls
+    (their median, at least a day), plus a day or the recovery point objective, whichever is longer.
     """
     taken = sorted(stored.instant for stored in newest_first if stored.kind is Kind.FULL and stored.instant and stored.restorable)
     if not taken:
-        return "no full can be restored: nothing is pruned"
+        return "no full backup can be restored: nothing is pruned"
     distances = [(later - earlier).total_seconds() for earlier, later in pairwise(taken)]
     every = max(FULL_EVERY, timedelta(seconds=median(distances))) if distances else FULL_EVERY
     allowed, age = every + max(SLACK, rpo), now - taken[-1]
     if age <= allowed:
         return None
     return (
-        f"no new full for {_days(age)}, of {_days(allowed)} allowed between two: nothing is pruned; find out why the "
-        "backups fail, or who set the clock ahead, and take one: python -m flows.backup daily_backup"
+        f"no new full backup for {_days(age)}, and at most {_days(allowed)} are allowed "
+        "between two: nothing is pruned; find out why the backups fail, or who set the clock "
+        "ahead, and take a full backup: python -m flows.backup daily_backup"
     )
 
 
@@ -129,7 +144,7 @@ def _days(span: timedelta) -> str:
 
 
 def _newest(newest_first: Sequence[StoredSet]) -> dict[str, str]:
-    """Return the sets that are never pruned because they are the newest of their sort, by id with the reason."""
+    """Return the sets that are never pruned because they are the newest of their kind, by id with the reason."""
     restorable = [stored for stored in newest_first if stored.restorable and RULES[stored.kind].may_be_latest]
     fulls = [stored for stored in restorable if stored.kind is Kind.FULL]
     sorts = {

@@ -1,8 +1,9 @@
-"""Schemas that a context uses without having tables there: their owner and the privileges of others are not the context's.
+"""Shared schemas, which a context uses without having tables there.
 
-These are `public`, and schemas of others that only have extensions of the context. An archive restores the properties of `public`
-only for a context with tables in it. The privileges of the context's own roles in them are restored separately, and nothing else of
-them is compared.
+Their owner and other roles' privileges do not belong to the context. These are `public`, and other
+contexts' schemas that only have extensions of the context. An archive restores the properties of
+`public` only for a context with tables in it. In shared schemas only the privileges of the
+context's own roles are restored and compared.
 """
 
 import re
@@ -16,7 +17,8 @@ from tasks.core.sql.names import split_name
 
 PUBLIC = "public"
 MADE = RELATIONS | {
-    "function", "type", "operator", "collation", "text search configuration", "text search dictionary",
+    "function", "type", "operator", "collation", "text search configuration", "text search "
+                                                                              "dictionary",
 }  # fmt: skip
 PRIVILEGES = "CREATE", "USAGE"
 PRIVILEGES_PREFIX = "privileges "
@@ -34,7 +36,7 @@ class SchemaGrant:
 
     @property
     def words(self) -> str:
-        """The same as an inventory spells it."""
+        """The privilege as an inventory spells it."""
         return f"{self.role}={self.privilege}{'*' if self.grantable else ''}"
 
 
@@ -50,9 +52,10 @@ def own_grants(manifest: Manifest) -> list[SchemaGrant]:
 
 
 def comparable(manifest: Manifest, items: Iterable[InventoryItem]) -> list[InventoryItem]:
-    """Return objects of the set or of a database, with no more of them than the set's inventory can have.
+    """Return the objects of a set or a database that can be compared: those that the set's inventory can have.
 
-    Of shared schemas these are only the privileges of the context's own roles; the rest depends on the inventory's version.
+    Of shared schemas these are only the privileges of the context's own roles; the rest depends on
+    the inventory's version.
     """
     roles = owners(manifest)
     recorded = items if manifest.inventory_version > 1 else (_as_in_version_1(item) for item in items if item.kind != "column")

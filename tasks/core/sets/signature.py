@@ -1,7 +1,8 @@
 """Signatures of manifests: Ed25519 (RFC 8032), https://cryptography.io/en/latest/hazmat/primitives/asymmetric/ed25519/.
 
-What is signed is the manifest, byte for byte, and the address of the store that it was written for. The manifest names
-context, kind, id, base and instants of its set, and every object with size and SHA-256: so all of a set is covered.
+The signed text is the manifest, byte for byte, and the address of the store that it was written
+for. The manifest names context, kind, id, base and instants of its set, and every object with size
+and SHA-256, so that the signature covers the whole set.
 """
 
 import re
@@ -26,14 +27,18 @@ from tasks.core.errors import BadInput, UntrustedSet
 
 NEW_KEY = "make a pair of keys: python -m deployments.sign --new-key FOLDER"
 SIGNED_FOR = "BACKUP_SIGNED_FOR"
-# Part of the signed text, so that no other signature of a key can pass for that of a manifest.
+# Part of the signed text, so that a signature made for another purpose is never valid for a
+# manifest.
 PURPOSE = "signature of a backup set's manifest, version 1"
 PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 SHORT = 16
 
 
 class Signature(BaseModel):
-    """The signature of a manifest; `key` is the SHA-256 of the raw public key, `value` the signature, both hexadecimal."""
+    """The signature of a manifest.
+
+    `key` is the SHA-256 of the raw public key, `value` the signature, both hexadecimal.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -44,7 +49,10 @@ class Signature(BaseModel):
 
 
 def _message(store: str, body: bytes) -> bytes:
-    """Return the signed text; a store's address has no line break, so two manifests and stores never give the same text."""
+    """Return the signed text.
+
+    A store's address has no line break, so two manifests and stores never give the same text.
+    """
     return f"{PURPOSE}\n{store}\n".encode() + body
 
 
@@ -62,7 +70,7 @@ class Signer:
 
     @property
     def public_key(self) -> Ed25519PublicKey:
-        """The key that its signatures are verified with."""
+        """The public key with which signatures by this signer are verified."""
         return self.key.public_key()
 
     def sign(self, body: bytes) -> dict[str, str]:
@@ -75,10 +83,11 @@ class Signer:
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose sets are trusted; without keys all sets are.
+    """The keys whose signatures are trusted; without keys all sets are accepted.
 
-    `stores` are the addresses that a set may have been signed for: the store's own, and those of which it is a copy.
-    `unsigned` accepts sets without a signature, but no wrong signature.
+    `stores` are the addresses that a set may have been signed for: the store's own, and those of
+    stores of which it is a copy. `unsigned` accepts sets without a signature, but never a wrong
+    signature.
     """
 
     keys: tuple[Ed25519PublicKey, ...] = ()
@@ -94,11 +103,12 @@ class Trust:
         """Refuse a set without signature, if one is required.
 
         Raises:
-            UntrustedSet: anybody may have written it.
+            UntrustedSet: the set has no signature, so that anybody may have written it.
         """
         if self.refuses_unsigned:
             raise UntrustedSet(
-                f"{where} is not signed, and BACKUP_VERIFY_KEY is set; restore another set, or, if you know where it comes from, "
+                f"{where} is not signed, and BACKUP_VERIFY_KEY is set; restore another set, or, if "
+                "you know where it comes from, "
                 "sign it (python -m deployments.sign SET) or pass trust_unsigned"
             )
 
@@ -106,19 +116,20 @@ class Trust:
         """Make sure that a manifest's signature is by one of the keys, and for this manifest and this store.
 
         Raises:
-            UntrustedSet: it is not; who wrote the set is not known.
+            UntrustedSet: the signature is not valid; it is not known who wrote the set.
         """
         if not self.keys:
             return
         try:
             parsed = Signature.model_validate(signature)
         except ValidationError as error:
-            raise UntrustedSet(f"{where}: its signature is not valid (or of a newer release); restore another set") from error
+            raise UntrustedSet(f"{where}: its signature is malformed (or made by a newer release); restore another set") from error
         key = next((key for key in self.keys if key_id(key) == parsed.key), None)
         if key is None:
             accepted = ", ".join(key_id(key)[:SHORT] for key in self.keys)
             raise UntrustedSet(
-                f"{where} is signed with key {parsed.key[:SHORT]}, BACKUP_VERIFY_KEY has {accepted}; restore another set, or, "
+                f"{where} is signed with key {parsed.key[:SHORT]}, BACKUP_VERIFY_KEY has "
+                f"{accepted}; restore another set, or, "
                 "if that key is one of yours, add its public key to the file"
             )
         try:
@@ -129,7 +140,8 @@ class Trust:
             ) from error
         if parsed.store not in self.stores:
             raise UntrustedSet(
-                f"{where} was signed for store {parsed.store}, not for this one; restore another set, or, if this store is a copy "
+                f"{where} was signed for store {parsed.store}, not for this one; restore another "
+                "set, or, if this store is a copy "
                 f"of it that you made, export {SIGNED_FOR}={parsed.store}"
             )
 
@@ -138,7 +150,7 @@ def parse_signing_key(pem: bytes, where: str) -> Ed25519PrivateKey:
     """Return a private key.
 
     Raises:
-        BadInput: it is not a private key, has a passphrase, or is of another kind.
+        BadInput: the file has no private key, or the key has a passphrase or is not an Ed25519 key.
     """
     try:
         key = load_pem_private_key(pem, password=None)
@@ -158,7 +170,7 @@ def parse_verify_keys(pem: bytes, where: str) -> tuple[Ed25519PublicKey, ...]:
     """Return the public keys of a file, one PEM block after the other.
 
     Raises:
-        BadInput: there is none, or one is not a public key, or is of another kind.
+        BadInput: the file has no public key, or a key that is not a public Ed25519 key.
     """
     if keys := tuple(_verify_keys(pem.decode("ascii", "replace"), where)):
         return keys

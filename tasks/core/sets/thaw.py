@@ -1,4 +1,4 @@
-"""Cold storage: how long a thaw takes, and which retrieval tier fits (AWS's figures, the upper ends of the usual times).
+"""Cold storage: how long a thaw takes, and which retrieval tier to choose (AWS's figures, the upper ends of the usual times).
 
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects-retrieval-options.html
 """
@@ -9,7 +9,7 @@ from typing import Literal
 
 Tier = Literal["Expedited", "Standard", "Bulk"]
 TIERS: tuple[Tier, ...] = ("Bulk", "Standard", "Expedited")
-# By storage class: the usual time of each tier; DEEP_ARCHIVE has no fast one.
+# By storage class: the usual time of each tier; DEEP_ARCHIVE has no Expedited tier.
 USUAL = {
     "GLACIER": {"Bulk": timedelta(hours=12), "Standard": timedelta(hours=5), "Expedited": timedelta(minutes=5)},
     "DEEP_ARCHIVE": {"Bulk": timedelta(hours=48), "Standard": timedelta(hours=12)},
@@ -19,17 +19,20 @@ DAYS = 7
 
 
 def usual_time(classes: Collection[str], tier: Tier) -> timedelta:
-    """Return how long a thaw of some storage classes usually takes; a class without the tier uses the next slower one."""
+    """Return how long a thaw of some storage classes usually takes.
+
+    For a class without the tier, the next slower tier counts.
+    """
     return max((_times(storage_class)[_possible(storage_class, tier)] for storage_class in classes), default=timedelta())
 
 
 def possible_tier(classes: Collection[str], tier: Tier) -> Tier:
-    """Return the tier if all classes have it, else a slower one that they have."""
+    """Return the tier if all classes have it, else the next slower tier that all of them have."""
     return min((_possible(storage_class, tier) for storage_class in classes), key=TIERS.index, default=tier)
 
 
 def fitting_tier(classes: Collection[str], limit: timedelta) -> Tier:
-    """Return the slowest (cheapest) tier that is usually done within a limit, else the fastest one."""
+    """Return the slowest (cheapest) tier whose thaw usually ends within a time limit, else the fastest tier."""
     fitting = [tier for tier in TIERS if usual_time(classes, tier) <= limit and possible_tier(classes, tier) == tier]
     return fitting[0] if fitting else possible_tier(classes, "Expedited")
 

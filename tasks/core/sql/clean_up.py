@@ -136,9 +136,11 @@ def mark_old(table: Table, clock: Composable, conditions: Sequence[Composed], ho
     )  # fmt: skip
     return SQL(
         "WITH old_rows AS ({}), "
-        "numbered AS MATERIALIZED (SELECT pg_catalog.row_number() OVER (ORDER BY clock, {key}) AS root, * FROM old_rows), "
+        "numbered AS MATERIALIZED (SELECT pg_catalog.row_number() OVER (ORDER BY clock, {key}) AS "
+        "root, * FROM old_rows), "
         "marked AS (INSERT INTO {} SELECT root, {key} FROM numbered WHERE NOT held) "
-        "SELECT root, ARRAY[{texts}], held, ARRAY[clock::pg_catalog.text, {texts}] FROM numbered ORDER BY root"
+        "SELECT root, ARRAY[{texts}], held, ARRAY[clock::pg_catalog.text, {texts}] FROM numbered "
+        "ORDER BY root"
     ).format(old, table.marks, key=SQL(", ").join(table.marked_key), texts=as_texts(table.marked_key))
 
 
@@ -150,7 +152,8 @@ def count_old(table: Table, conditions: Sequence[Composed]) -> Composed:
 
 def _mark_more(table: Table, alias: Composable, joined: Composed) -> Composed:
     return SQL(
-        "INSERT INTO {marks} SELECT DISTINCT root, {names} FROM (SELECT {mark}.root, {key} FROM {joined} FOR UPDATE OF {alias} "
+        "INSERT INTO {marks} SELECT DISTINCT root, {names} FROM (SELECT {mark}.root, {key} FROM "
+        "{joined} FOR UPDATE OF {alias} "
         "SKIP LOCKED) AS referring EXCEPT SELECT root, {names} FROM {marks}"
     ).format(
         marks=table.marks, names=SQL(", ").join(table.marked_key), key=table.key_of(alias), joined=joined, alias=alias,
@@ -222,9 +225,10 @@ def roots_referred_to(
     key: Link,
     roots: Sequence[int] | None = None,
 ) -> Composed:
-    """Return the roots of marked rows that unmarked rows refer to; `child` is named as in the catalog.
+    """Return the roots of marked rows that unmarked rows refer to.
 
-    With `roots` only these are considered, and only rows marked for them count as going.
+    `child` is named as in the catalog. With `roots` only these are considered, and only rows marked
+    for them count as going.
     """
     asked, going = SQL("true").format(), SQL("true").format()
     if roots is not None:
@@ -232,7 +236,8 @@ def roots_referred_to(
     stays: Composable = SQL("true")
     if marked:
         stays = SQL("NOT EXISTS (SELECT FROM {} AS o WHERE {} AND {})").format(marked.marks, marked.is_marked(ROW, "o"), going)
-    return SQL("SELECT DISTINCT {marks}.root FROM {} AS {} JOIN {} AS {} ON {} JOIN {} AS {marks} ON {} WHERE {} AND {}").format(
+    return SQL("SELECT DISTINCT {marks}.root FROM {} AS {} JOIN {} AS {} ON {} JOIN {} AS {marks} "
+               "ON {} WHERE {} AND {}").format(
         SQL(child), ROW, parent.place, PARENT, key.refers(ROW, PARENT), parent.marks, parent.is_marked(PARENT), asked, stays,
         marks=Identifier(MARKED),
     )  # fmt: skip

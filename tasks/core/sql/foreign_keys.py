@@ -76,7 +76,8 @@ _ORPHANS = """SELECT k.oid::bigint, c.relname, k.conname,
          AND NOT coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false)
        GROUP BY k.oid, k.conrelid, k.confrelid, k.conname, k.conkey, k.confmatchtype, c.relname, c.relkind, f.relkind, p.conkey
        ORDER BY 2, 3"""
-# Of keys of other tables to these: which table, as SQL names it, and whether the key was ever proven.
+# Of keys of other tables to these: which table, as SQL names it, and whether the key was ever
+# proven.
 INBOUND_KEY_ORPHANS = SQL(
     f"""SELECT k.conrelid::regclass::text, k.conname::text, k.convalidated, found.query
         FROM ({_ORPHANS.replace("<which>", "k.confrelid = ANY (%(oids)s::oid[]) AND k.conrelid <> ALL (%(oids)s::oid[])")})

@@ -141,7 +141,8 @@ def needed_values(
     )
     stays = SQL(place).format(Identifier(*table), PLACE, now, then, equal=SQL(EQUAL))
     return SQL(
-        "SELECT DISTINCT {} FROM {} AS d WHERE ({}) AND {} AND NOT EXISTS (SELECT FROM {} AS p WHERE {}){}"
+        "SELECT DISTINCT {} FROM {} AS d WHERE ({}) AND {} AND NOT EXISTS (SELECT FROM {} AS p "
+        "WHERE {}){}"
         " AND NOT (d.{} {} 'U' AND {})"
     ).format(
         SQL(", ").join(SQL("d.{}::pg_catalog.text").format(Identifier(column)) for column in columns), temp(DIFFERENCE, number),
@@ -157,8 +158,10 @@ def orphans_to_go(number: int, table: tuple[str, str], key: Link, parent: tuple[
         SQL(", ").join(SQL("{}.{}").format(SQL(alias), Identifier(column)) for column in key.columns) for alias in ("t", "d")
     )
     return SQL(
-        "SELECT pg_catalog.count(*) FROM ONLY {table} AS t JOIN {difference} AS d ON d.{place} {equal} t.ctid WHERE {present} AND "
-        "(d.{what} {equal} 'D' OR ROW({now})::pg_catalog.text {unequal} ROW({then})::pg_catalog.text) "
+        "SELECT pg_catalog.count(*) FROM ONLY {table} AS t JOIN {difference} AS d ON d.{place} "
+        "{equal} t.ctid WHERE {present} AND "
+        "(d.{what} {equal} 'D' OR ROW({now})::pg_catalog.text {unequal} "
+        "ROW({then})::pg_catalog.text) "
         "AND NOT EXISTS (SELECT FROM {parent} AS p WHERE {same})"
     ).format(
         table=Identifier(*table), difference=temp(DIFFERENCE, number), place=PLACE, present=present, what=WHAT, now=now, then=then,

@@ -69,13 +69,17 @@ def count_pages(oids: Sequence[int], since: int) -> Composed:
 
 
 def act_as(role: str | None) -> Composed:
-    """Act as a role, which then owns what is created, for the rest of the transaction; no code runs."""
+    """Act as a role, which then owns what is created, for the rest of the transaction.
+
+    No code runs.
+    """
     return SQL("SET LOCAL ROLE {}").format(Identifier(role) if role else SQL("NONE"))
 
 
 CREATE = SQL("SELECT lo_create(oid) FROM unnest(%(oids)s::oid[]) AS oid")
 PUT = SQL(
-    "SELECT lo_put(p.oid, p.first, p.data) FROM unnest(%(oids)s::oid[], %(firsts)s::bigint[], %(contents)s::bytea[]) "
+    "SELECT lo_put(p.oid, p.first, p.data) FROM unnest(%(oids)s::oid[], %(firsts)s::bigint[], "
+    "%(contents)s::bytea[]) "
     "AS p (oid, first, data)"
 )
 # Writes an empty page, as lo_truncate leaves at a page boundary; 131072 is INV_WRITE.

@@ -26,7 +26,8 @@ def copy_chosen_out(
     pairs = zip(key, equal, wanted, strict=True)
     same = SQL(" AND ").join(SQL("t.{} {} w.{}").format(Identifier(own), SQL(operator), name) for own, operator, name in pairs)
     return SQL(
-        "COPY (SELECT {} FROM ONLY {} AS t WHERE EXISTS (SELECT FROM unnest({}) AS w ({}) WHERE {})) TO STDOUT (ENCODING {})"
+        "COPY (SELECT {} FROM ONLY {} AS t WHERE EXISTS (SELECT FROM unnest({}) AS w ({}) WHERE "
+        "{})) TO STDOUT (ENCODING {})"
     ).format(
         SQL(", ").join(map(Identifier, columns)), Identifier(schema, name), lists, SQL(", ").join(wanted), same, Literal(encoding),
     )  # fmt: skip
@@ -72,14 +73,17 @@ def is_old(since: int) -> Composed:
     not younger than what the snapshot sees.
     """
     return SQL(
-        "(pg_catalog.age(xmin) OPERATOR(pg_catalog.<) (SELECT pg_catalog.age(pg_catalog.xid(pg_catalog.pg_snapshot_xmax("
-        "pg_catalog.pg_current_snapshot())))) OR pg_catalog.age(xmin) OPERATOR(pg_catalog.>) pg_catalog.age({}::pg_catalog.xid))"
+        "(pg_catalog.age(xmin) OPERATOR(pg_catalog.<) (SELECT "
+        "pg_catalog.age(pg_catalog.xid(pg_catalog.pg_snapshot_xmax("
+        "pg_catalog.pg_current_snapshot())))) OR pg_catalog.age(xmin) OPERATOR(pg_catalog.>) "
+        "pg_catalog.age({}::pg_catalog.xid))"
     ).format(Literal(str(since % (1 << 32))))
 
 
 RELATION_BLOCKS = SQL(
     "SELECT pg_relation_size(%(name)s::regclass) / current_setting('block_size')::bigint, "
-    "(SELECT a.amname = 'heap' FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE c.oid = %(name)s::regclass)"
+    "(SELECT a.amname = 'heap' FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE c.oid = "
+    "%(name)s::regclass)"
 )
 
 

@@ -99,10 +99,10 @@ DOMAIN_COLUMNS = SQL(
 def create_staging(
     number: int, schema: str, name: str, columns: Sequence[str], own: Sequence[str], bases: Mapping[str, str]
 ) -> Composed:
-    """Create the TEMP table for a relation's staged rows, typed as the live one; dropped columns are text.
+    """Create the TEMP table for a relation's staged rows, typed as the live one.
 
-    Domain columns have their base types (`bases`): the set's rows may violate a check of the
-    domain.
+    Dropped columns are text. Domain columns have their base types (`bases`): the set's rows may
+    violate a check of the domain.
     """
     own_or_base = (
         SQL("{0}::{1} AS {0}").format(Identifier(column), SQL(bases[column]))
@@ -208,7 +208,8 @@ def changed_columns(number: int, schema: str, name: str, columns: Sequence[str])
 def count_differences(number: int, chosen_rows: Composed) -> Composed:
     """Count rows to insert, to update and to delete, and those staged."""
     return SQL(
-        "SELECT count(*) FILTER (WHERE {what} = 'I'), count(*) FILTER (WHERE {what} = 'U'), count(*) FILTER (WHERE {what} = 'D'), "
+        "SELECT count(*) FILTER (WHERE {what} = 'I'), count(*) FILTER (WHERE {what} = 'U'), "
+        "count(*) FILTER (WHERE {what} = 'D'), "
         "(SELECT count(*) FROM {staged} WHERE {chosen_rows}) FROM {difference}"
     ).format(what=WHAT, staged=temp(STAGED, number), difference=temp(DIFFERENCE, number), chosen_rows=chosen_rows)
 

@@ -1,4 +1,7 @@
-"""What needs attention in the backups of the last days; the watch and the checks have alarms of their own."""
+"""Anomalies: what needs attention in the backups of the last days.
+
+The watch and the checks have alarms of their own.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +20,8 @@ from tasks.core.watch.recovery_point import LEAST_DURATION, Gap
 FULL_EVERY = timedelta(hours=26)
 # Scheduled monthly and weekly, with some tolerance.
 DRILL_EVERY, DECODE_EVERY = timedelta(days=35), timedelta(days=8)
-# A value is unusual compared with the median of up to COMPARED sets before it; with fewer than LEAST_COMPARED nothing is.
+# A value is compared with the median of up to COMPARED sets before it; with fewer than
+# LEAST_COMPARED sets before it, no value counts as unusual.
 COMPARED, LEAST_COMPARED = 14, 3
 MUCH_LARGER, MUCH_SLOWER = 1.5, 3.0
 SHOWN = 5
@@ -25,20 +29,20 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Anomaly:
-    """Something to look at, and its cases."""
+    """A kind of anomaly, and its cases."""
 
     text: str
     cases: Sequence[str] = field(default_factory=tuple)
 
     @property
     def line(self) -> str:
-        """The item of a list, with the first cases below it."""
+        """The anomaly as a list item, with its first cases below."""
         and_more = [f"… and {len(self.cases) - SHOWN} more"] if len(self.cases) > SHOWN else []
         return "".join([self.text, *(f"\n    - {case}" for case in [*self.cases[:SHOWN], *and_more])])
 
 
 def anomalies(overview: Overview) -> list[Anomaly]:
-    """Return what to look at, the worst first."""
+    """Return the anomalies, the worst first."""
     return [
         *_states(overview),
         *_sets(overview),
@@ -53,14 +57,14 @@ def anomalies(overview: Overview) -> list[Anomaly]:
 def _states(overview: Overview) -> Iterator[Anomaly]:
     rpo = clock(overview.objectives.rpo.total_seconds())
     if not overview.can_be_restored:
-        yield Anomaly("nothing in the store can be restored: take a full now, `daily_backup`")
+        yield Anomaly("no set in the store can be restored: take a full backup now, `daily_backup`")
     if overview.missed:
         yield Anomaly(
             f"more than {rpo} would have been lost (RPO): {several(len(overview.missed), 'time')}", _gaps(overview, overview.missed)
         )
     if late := [gap for gap in overview.gaps_between_fulls if gap.age > FULL_EVERY]:
         yield Anomaly(
-            f"no full for more than {clock(FULL_EVERY.total_seconds())}: {several(len(late), 'time')}", _gaps(overview, late)
+            f"no full backup for more than {clock(FULL_EVERY.total_seconds())}: {several(len(late), 'time')}", _gaps(overview, late)
         )
 
 
@@ -79,7 +83,10 @@ def _sets(overview: Overview) -> Iterator[Anomaly]:
     if suspect := [facts for facts in overview.listed if facts.state == "suspect" and overview.is_recent(facts)]:
         yield Anomaly(f"suspect: {several(len(suspect), 'set')}; {ACCEPT}", [f"`{facts.id}`: {facts.note}" for facts in suspect])
     if aside := [facts for facts in overview.listed if facts.state == "set aside" and overview.is_recent(facts)]:
-        yield Anomaly(f"of another history: {several(len(aside), 'set')}", [f"`{facts.id}`: {facts.note}" for facts in aside])
+        yield Anomaly(
+            f"set aside, because they belong to another history: {several(len(aside), 'set')}",
+            [f"`{facts.id}`: {facts.note}" for facts in aside],
+        )
     if ahead := overview.of_the_future:
         text = f"dated in the future: {several(len(ahead), 'set')}; set the clocks of this machine and of the database server"
         yield Anomaly(text, [f"`{facts.id}`" for facts in ahead])
@@ -93,7 +100,7 @@ def _unusual(overview: Overview) -> Iterator[Anomaly]:
         for number, usual in sizes.items()
         if overview.is_recent(fulls[number])
     ]:
-        yield Anomaly("fulls are much larger or smaller than those before", cases[::-1])
+        yield Anomaly("full backups are much larger or smaller than those before", cases[::-1])
     if slow := [case for kind in (Kind.FULL, Kind.DIFFERENTIAL) for case in _slow(overview, overview.restorable_sets(kind))]:
         yield Anomaly(f"backups took more than {MUCH_SLOWER:.0f} times as long as those before", slow)
 
@@ -122,22 +129,22 @@ def unusual_values(values: Sequence[float], above: float, below: float = 0.0) ->
 def _drills(overview: Overview) -> Iterator[Anomaly]:
     last = next(iter(overview.drill_records), None)
     if last is None or overview.instant - last.instant > DRILL_EVERY:
-        when = f"the last was at {local_time(last.instant, overview.zone)}" if last else "there is no record of any"
-        yield Anomaly(f"no drill in the last {DRILL_EVERY.days} days, {when}: `recovery_drill`")
+        when = f"the last drill was at {local_time(last.instant, overview.zone)}" if last else "no drill is recorded"
+        yield Anomaly(f"no drill in the last {DRILL_EVERY.days} days, {when}: run `recovery_drill`")
     if last and (not last.passed or timedelta(seconds=last.rto_seconds) > overview.objectives.rto):
-        yield Anomaly(f"the last drill did not pass, or would not with the present objectives: {last.verdict}")
+        yield Anomaly(f"the last drill did not pass, or would not pass with the present objectives: {last.verdict}")
 
 
 def _decodings(overview: Overview) -> Iterator[Anomaly]:
     last = overview.verified_sets[0][0] if overview.verified_sets else None
     if last is None or overview.instant - last > DECODE_EVERY:
         when = f"for {age((overview.instant - last).total_seconds())}" if last else "yet"
-        yield Anomaly(f"nothing was decoded {when}: `verify_backups`")
+        yield Anomaly(f"no set was verified (decoded) {when}: run `verify_backups`")
 
 
 def _checks(overview: Overview) -> Iterator[Anomaly]:
     if not overview.checks:
-        yield Anomaly("no integrity check is recorded in these days: `integrity_check`")
+        yield Anomaly("no integrity check is recorded in these days: run `integrity_check`")
         return
     last = overview.checks[0]
     if failing := [f"{result.check}: {result.outcome}" for result in last.results if is_failure(result.severity, result.verdict)]:

@@ -22,7 +22,7 @@ from tasks.core.watch.recovery_point import Gap, gaps
 
 @dataclass(frozen=True)
 class Day:
-    """One day in the context's zone: the sets taken, and the gap in which most would have been lost."""
+    """One day in the context's zone: the sets taken, and the gap of the day in which a disaster would have lost most."""
 
     start: datetime
     sets: Sequence[SetFacts]
@@ -36,9 +36,9 @@ class Day:
 
 @dataclass(frozen=True)
 class Overview:
-    """The days up to an instant; sets and records also from before, where something is compared with them.
+    """The backups of the days up to an instant, with earlier sets and records for comparison.
 
-    All fulls are known from `fulls_since` on, all restorable states from `states_since` on.
+    All full backups are known from `fulls_since` on, all restorable states from `states_since` on.
     """
 
     context: str
@@ -86,7 +86,7 @@ class Overview:
 
     @cached_property
     def taken(self) -> list[SetFacts]:
-        """The sets of these days, newest first; then those whose date is not known."""
+        """The sets of these days, newest first; then the sets whose date is not known."""
         unreadable = [facts for facts in self.sets if not facts.instant]
         return [facts for facts in reversed(in_order(self.sets)) if self.is_recent(facts)] + unreadable
 
@@ -99,15 +99,16 @@ class Overview:
         return sum(facts.kind is kind for facts in self.taken)
 
     def restorable_sets(self, kind: Kind) -> list[SetFacts]:
-        """Return the sets of a kind that can be restored, or could until they expired, oldest first, also older ones."""
+        """Return all sets of a kind that can be restored, or could be restored until they expired, oldest first."""
         restorable = [facts for facts in self.sets if facts.kind is kind and not facts.is_damaged]
         return [facts for facts in in_order(restorable) if facts not in self.of_the_future]
 
     @cached_property
     def gaps(self) -> list[Gap]:
-        """How long each state was the newest restorable one, oldest first, from when all states are known.
+        """The gaps between restorable states, oldest first, from the time on when all states are known.
 
-        A gap that began earlier counts from then: newer states that expired before are not known.
+        A gap that began before that time counts from that time, because states that expired earlier
+        are not known.
         """
         states = [state for facts in self.sets if (state := facts.recovery_state) and state[1] <= self.instant]
         recent_gaps = [gap for gap in gaps(states, self.instant) if gap.until > max(self.since, self.states_since)]
@@ -115,12 +116,12 @@ class Overview:
 
     @property
     def known_since(self) -> datetime | None:
-        """Since when the recovery point is known: at the earliest from the first state on."""
+        """The time since when the recovery point is known: not before the first state."""
         return max(self.since, self.states_since, self.gaps[0].stored) if self.gaps else None
 
     @property
     def worst(self) -> Gap | None:
-        """The gap in which most would have been lost."""
+        """The gap in which a disaster would have lost most."""
         return max(self.gaps, key=lambda gap: gap.age, default=None)
 
     @property
@@ -135,7 +136,7 @@ class Overview:
 
     @property
     def gaps_between_fulls(self) -> list[Gap]:
-        """The time from each full to the next, or up to now, from when all fulls are known."""
+        """The time from each full backup to the next, or until now, from the time on when all full backups are known."""
         fulls = [facts.instant for facts in self.restorable_sets(Kind.FULL) if facts.instant]
         pairs = [pair for pair in pairwise([*fulls, self.instant]) if pair[1] > max(self.since, self.fulls_since)]
         return [Gap(max(first, self.fulls_since), first, next_instant) for first, next_instant in pairs]
@@ -164,7 +165,7 @@ class Overview:
 
     @property
     def verified_sets(self) -> list[tuple[datetime, SetFacts]]:
-        """The sets in the store that were decoded or drilled, with the last time, newest first."""
+        """The sets in the store that were decoded or drilled, each with the last time, newest first."""
         dated = [(facts.verified, facts) for facts in self.listed if facts.verified]
         return sorted(dated, key=lambda pair: pair[0], reverse=True)
 

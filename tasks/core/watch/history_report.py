@@ -1,4 +1,4 @@
-"""The report on the backups of the last days: a verdict, what to look at, then the evidence."""
+"""The report on the backups of the last days: the verdict, the anomalies, then the evidence."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,7 +20,7 @@ def overview_verdict(overview: Overview, anomalies: Sequence[Anomaly]) -> str:
     """Return the verdict on the backups in one line."""
     if not overview.sets:
         legacy = f" ({several(overview.legacy, 'legacy file')} there)" if overview.legacy else ""
-        return f'EMPTY: no backup set of context "{overview.context}" in {overview.url}{legacy}; make one: `daily_backup`'
+        return f'EMPTY: no backup set of context "{overview.context}" in {overview.url}{legacy}; take one: `daily_backup`'
     other_sets = sum(not RULES[facts.kind].may_be_latest for facts in overview.taken)
     taken = [
         several(overview.count(Kind.FULL), "full"), several(overview.count(Kind.DIFFERENTIAL), "differential"),
@@ -100,7 +100,7 @@ def _points_over_time(overview: Overview) -> str:
     limit = overview.objectives.rpo.total_seconds() / HOUR
     chart = over_time("age of the newest restorable state against the limit", {"age": points}, "hours", limit)
     explanation = "\n\n" + _why_since(overview, since) if since > overview.since else ""
-    return f"## Recovery point\n\nHow old the newest restorable state was that was stored by then.{explanation}\n\n{chart}\n"
+    return f"## Recovery point\n\nThe age of the newest restorable state in the store at each time.{explanation}\n\n{chart}\n"
 
 
 def _why_since(overview: Overview, since: datetime) -> str:
@@ -171,11 +171,11 @@ def _ago(overview: Overview, instant: datetime) -> str:
 
 def _checks(overview: Overview) -> str:
     if not overview.checks:
-        return section("Integrity checks", [], "None of these days is recorded.\n")
+        return section("Integrity checks", [], "No check is recorded in these days.\n")
     last, changed = overview.checks[0], overview.changed_checks
     lines = [f"{several(len(overview.checks), 'run')}, the last at {local_time(last.instant, overview.zone)}: {last.verdict}"]
     if not changed:
-        return section("Integrity checks", [*lines, "every check has the same result as the time before"])
+        return section("Integrity checks", [*lines, "no check changed its result"])
     rows = [(local_time(change.instant, overview.zone), change.check, change.line) for change in changed[:CHANGES_SHOWN]]
     more = f"\n… and {len(changed) - CHANGES_SHOWN} changes before.\n" if len(changed) > CHANGES_SHOWN else ""
     return section("Integrity checks", lines) + "\n" + table(["when", "check that changed", "how"], rows) + "\n" + more

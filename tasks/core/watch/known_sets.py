@@ -1,4 +1,4 @@
-"""The sets of the last weeks: those that are listed, and the expired ones that pruning recorded."""
+"""The known sets: those in the store, and expired ones that pruning recorded."""
 
 from collections.abc import Iterable
 from datetime import datetime, tzinfo
@@ -9,15 +9,18 @@ from tasks.core.sets.facts import ExpiryRecord, SetFacts
 
 
 def known_sets(listed: Iterable[SetFacts], records: Iterable[ExpiryRecord]) -> list[SetFacts]:
-    """Return the sets in the store and the expired ones; an expired set that was put back counts as in the store."""
+    """Return the sets in the store and the expired ones.
+
+    An expired set that was put back counts as in the store.
+    """
     expired = {facts.id: facts.model_copy(update={"expired": True}) for record in records for facts in record.sets}
     return [*(expired | {facts.id: facts for facts in listed}).values()]
 
 
 def complete_since(first_record: datetime, retention: Retention, zone: tzinfo) -> tuple[datetime, datetime]:
-    """Return since when all fulls, and since when all restorable states, are known, given the first record of expired sets.
+    """Return since when all full backups, and since when all restorable states, are known, given the first record of expired sets.
 
-    Sets that expired earlier are not known: older releases recorded none.
+    Sets that expired before that record are not known, because older releases recorded none.
     """
     fulls, differentials = (before(first_record, period, zone) for period in (retention.daily, retention.differential))
     return fulls, max(fulls, differentials)

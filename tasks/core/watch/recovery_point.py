@@ -1,4 +1,4 @@
-"""The recovery point: how old the newest restorable state is, and whether the next measurement could come too late."""
+"""The recovery point: the age of the newest restorable state, and whether a differential is due."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,9 +28,11 @@ class State(StrEnum):
 class RecoveryPoint:
     """The newest restorable set at an instant, when its state was taken (`taken`), and newer sets that are damaged.
 
-    `longest` is how long the slowest of the last backups took from its state to its manifest; `every` is the time between two
-    measurements; `exposed` is the most that would have been lost since the last one, until a newer set was stored; `aside` has
-    the reasons why newer sets are set aside; `disputed` is the newest of their states while an operator has to decide.
+    `longest` is how long the slowest of the last backups took from its snapshot to its manifest;
+    `every` is the time between two measurements; `exposed` is the most that a disaster would have
+    lost since the last measurement, before a newer set was stored; `aside` has the reasons why
+    newer sets are set aside; `disputed` is the newest of their states while an operator has to
+    decide between two servers.
     """
 
     instant: datetime
@@ -48,13 +50,14 @@ class RecoveryPoint:
 
     @property
     def age(self) -> timedelta | None:
-        """What would be lost now; None if everything would."""
+        """The data loss, as a time, if a disaster came now; None if everything would be lost."""
         return recovery_point_age(self.taken, self.instant) if self.taken else None
 
     @property
     def is_due(self) -> bool:
-        """Whether a differential has to be taken now, because the next one could come too late."""
-        # While it is not decided which server is right, more sets of the same state would only fill the store.
+        """Whether a differential has to be taken now, because the next measurement could come too late."""
+        # While an operator has to decide which server is right, more sets of the same state would
+        # only fill the store.
         ages = [recovery_point_age(instant, self.instant) for instant in (self.taken, self.disputed) if instant]
         return not ages or min(ages) + RUNS_AHEAD * self.every + self.longest > self.rpo
 
@@ -75,7 +78,7 @@ def verdict(point: RecoveryPoint) -> str:
     aside = f"; {len(point.aside)} newer sets are SET ASIDE: {point.aside[0]}" if point.aside else ""
     if point.age is None:
         damaged = "".join(f"; {damage}" for damage in point.damaged)
-        return f"FAIL: nothing can be restored; the RPO is {clock(point.rpo.total_seconds())}{damaged}{aside}"
+        return f"FAIL: no set can be restored; the RPO is {clock(point.rpo.total_seconds())}{damaged}{aside}"
     words = [f"{point.newest}, age {clock(point.age.total_seconds())} of {clock(point.rpo.total_seconds())}"]
     if not point.off_host:
         words.append("not off-host")
@@ -85,21 +88,21 @@ def verdict(point: RecoveryPoint) -> str:
     if aside:
         return f"FAIL: {facts}{aside}"
     if point.suspect:
-        return f"FAIL: {facts}, is SUSPECT: rows are missing since the last good full; {ACCEPT}"
+        return f"FAIL: {facts}, is SUSPECT: tables lost rows since the last good full backup; {ACCEPT}"
     if point.age <= point.rpo < point.exposed:
-        return f"FAIL: {facts}: before it was stored, {clock(point.exposed.total_seconds())} would have been lost"
+        return f"FAIL: {facts}: a disaster just before it was stored would have lost {clock(point.exposed.total_seconds())}"
     if point._is_of_the_future:
         return f"FAIL: {facts}: its state is dated in the future; set the clocks of this machine and of the database server"
     return {
         State.KEPT: f"PASS: {facts}",
-        State.AT_RISK: f"FAIL: {facts}: it will be exceeded before the next run can store a newer state",
-        State.MISSED: f"FAIL: {facts}: more would be lost than the RPO allows",
+        State.AT_RISK: f"FAIL: {facts}: the age will exceed the RPO before the next run can store a newer state",
+        State.MISSED: f"FAIL: {facts}: a disaster now would lose more than the RPO allows",
     }[point.state]
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How long a state was the newest stored one: when it was taken, when it was stored, and when a newer one was."""
+    """The time in which a state was the newest: when it was taken and stored, and when a newer state was stored."""
 
     taken: datetime
     stored: datetime
@@ -107,14 +110,15 @@ class Gap:
 
     @property
     def age(self) -> timedelta:
-        """The most that would have been lost in it."""
+        """The most that a disaster in this gap would have lost."""
         return self.until - self.taken
 
 
 def gaps(states: Iterable[tuple[datetime, datetime]], end: datetime | None = None) -> list[Gap]:
-    """Return the gaps between states, oldest first, and the gap up to the end, if there is an end.
+    """Return the gaps between states, oldest first, and the gap from the last state to the end, if an end is given.
 
-    A state is when it was taken and when it was stored; a state that was stored after a newer one closes no gap.
+    A state is a pair of times: when it was taken and when it was stored. A state that was stored
+    after a newer one closes no gap.
     """
     newest = list[tuple[datetime, datetime]]()
     for taken, stored in sorted(states, key=lambda state: (state[1], state[0])):
@@ -125,7 +129,7 @@ def gaps(states: Iterable[tuple[datetime, datetime]], end: datetime | None = Non
 
 
 def exposure(states: Iterable[tuple[datetime, datetime]], since: datetime) -> timedelta:
-    """Return the most that would have been lost just before a newer state was stored, since an instant."""
+    """Return the most that a disaster since an instant, just before a newer state was stored, would have lost."""
     return max((gap.age for gap in gaps(states) if gap.until > since), default=timedelta(0))
 
 
