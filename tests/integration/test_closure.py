@@ -202,7 +202,7 @@ def test_what_is_not_the_contexts_own_is_named_with_its_statement(world: World, 
     assert [name for name, one in found.items() if not one.statements] == []
     for text in (left, to_do(report(world, f"{CONTEXT}-recovery")), report(world, f"{CONTEXT}-backup")):
         assert [name for name in found if f"{name} is not in the backup" not in text] == []
-    assert f"{len(found)} objects not in it" in report(world, f"{CONTEXT}-recovery").partition("\n## ")[0]
+    assert f"{len(found)} objects not in the set" in report(world, f"{CONTEXT}-recovery").partition("\n## ")[0]
     before = odd_statements(world, world.source)
     with world.connect(world.target) as connection:
         connection.execute(NEIGHBOURS[1].replace("CREATE TABLE", "CREATE SCHEMA beside; CREATE TABLE").encode())
@@ -283,7 +283,7 @@ def test_what_a_login_has_to_act_for_is_named_the_same_night(world: World, monke
     world.backup(context=CONTEXT)
     (warning,) = newest(world).warnings
     assert (
-        warning.startswith('consulting_app owns function odd.by_app(), and login "backup_loader" may not act') and grant in warning
+        warning.startswith('consulting_app owns function odd.by_app(), and login "backup_loader", which loads recoveries, is not a member') and grant in warning
     )
     assert warning in report(world, f"{CONTEXT}-backup")
     with pytest.raises(BadInput, match=grant):

@@ -37,7 +37,7 @@ def test_a_unique_value_that_a_live_row_holds(world: World) -> None:
         assert not any(one in str(refused.value) for one in ids)
     assert count(world, "policy_scopes") == rows - 5
     planned = newest_report(world, "bc-004-restore-plan")
-    assert all(f"id = {one} has the value of policy_scopes_target_key" in planned for one in ids)
+    assert all(f"id = {one} of the set has the same value of policy_scopes_target_key" in planned for one in ids)
     verdict = restore_table(world, on_conflict="skip")
     assert verdict.startswith("RESTORED, BUT ROWS WERE SKIPPED: ")
     assert "5 inserted, 0 updated, 0 deleted, skipped: 3 rows of public.policy_scopes (policy_scopes_target_key)" in verdict

@@ -139,7 +139,7 @@ def test_what_may_not_be_read_is_named(any_version: World, monkeypatch: pytest.M
     world.source.allow_login("narrow")
     try:
         said = world.backup("narrow", context=CONTEXT)
-        assert re.search(r"STORED.*1 object not in it \(8 large objects \(71001, 71002, 71003, …\)\)", said)
+        assert re.search(r"STORED.*1 object not in the set \(8 large objects \(71001, 71002, 71003, …\)\)", said)
         assert "GRANT pg_read_all_data TO" in report(world, f"{CONTEXT}-backup")
         said = str(world.run(full_restore, "backup_restorer", context=CONTEXT, target_database="copy"))
         assert "8 large objects (71001, 71002, 71003, …)" in said

@@ -45,8 +45,8 @@ WANTING = {
 def assert_told(drawn: Drawn, verdict: str) -> None:
     """Assert that a verdict tells what is not in the set."""
     count = len(drawn.named())
-    event(f"not in it: {count}")
-    assert (f"{count} object" in verdict and "not in it" in verdict) if count else "not in it" not in verdict, verdict
+    event(f"not in the set: {count}")
+    assert (f"{count} object" in verdict and "not in the set" in verdict) if count else "not in the set" not in verdict, verdict
 
 
 def recovered(drawn: Drawn) -> str:
@@ -114,7 +114,7 @@ def is_restored_in_place(servers: TwoServers, schema: Schema, done: Changes) -> 
             damaged.assert_equal(drawn.state(servers.source), views="stored")
         else:
             event(f"in place: {said.split(':')[0]}")
-            if "not in it" in said:
+            if "not in the set" in said:
                 drawn.make_what_went(manifest)
             before.assert_equal(drawn.state(servers.source))
 

@@ -122,7 +122,7 @@ def test_rows_brought_back_with_their_parents(recorded: Recorded) -> None:
     done = ("--include-parents", "true", "--dry-run", "false", "--confirm-database", DATABASE)
     assert "only_once" in recorded.run("restore", "table_restore", *words, *done, code=1)
     recorded.execute(f"DELETE FROM teams WHERE name = '{CONTENT}'")
-    assert "to undo it after the commit" in recorded.run("restore", "table_restore", *words, *done)
+    assert "to undo the restore after the commit" in recorded.run("restore", "table_restore", *words, *done)
     report = artifact(recorded, f"{CONTEXT}-restore")
     assert "--keys" in report and KEY in report
 
@@ -182,7 +182,7 @@ def test_an_error_that_leaves_a_task(recorded: Recorded) -> None:
 
 def test_nothing_of_it_is_kept(recorded: Recorded) -> None:
     tables = recorded.tables()
-    assert "to undo it after the commit" in tables["log"] and len(recorded.said) > 8
+    assert "to undo the restore after the commit" in tables["log"] and len(recorded.said) > 8
     kept = {name: text for name, text in tables.items() if name not in TYPED}
     # Prefect tells of each report that is made or replaced, and what stands in it.
     kept["events"] = "\n".join(line for line in kept["events"].splitlines() if "\tprefect.artifact" not in line)

@@ -238,7 +238,7 @@ WRONG_KEYS: dict[str, Any] = {
     "may only call IMMUTABLE functions": "pg_terminate_backend(1) OR id IS NULL",
     "cannot insert multiple commands": "true); DROP TABLE public.users; SELECT (true",
     "InvalidTextRepresentation (22P02)": ["x"],
-    "that all name the same of the key columns id": [{"name": "x"}],
+    "each with the same selection of the key columns id": [{"name": "x"}],
     "not a JSON list": "[1",
     "keys is empty": " ",
 }

@@ -244,7 +244,7 @@ def recoveries(s: Sample, before: Whole) -> None:
     assert s.run(recovery_drill).startswith("PASS")
     said = s.world.recover(context=s.context.name)
     assert said.startswith("PASS")
-    assert ("not in it" in said) == bool(s.manifest().by_hand)
+    assert ("not in the set" in said) == bool(s.manifest().by_hand)
     s.complete()
     before.assert_equal(s.state(of_target=True))
     assert s.run(full_restore, target_database="beside").startswith("PASS")
