@@ -105,7 +105,9 @@ def part_of_context(site: Site, run: Run, source: Source, snapshot: Snapshot) ->
     described = frozenset(identity for identity in named if identity[0] != subscription)
     described |= {*borders.read_made_by_superusers(snapshot.coordinator, members)}
     origin, encoding = Origin(site.database, source.server), encoding_of(snapshot.coordinator)
-    wanted = Wanted(origin, schemas, members.objects, described, encoding)
+    parts = borders.read_parts_of_views(snapshot.coordinator, members, described)
+    outside = {object_id: {*parts.get(object_id, ())} - described for object_id in described}
+    wanted = Wanted(origin, schemas, members.objects, outside, encoding)
     return context_part(run, source.pg_restore, snapshot.archive, wanted)
 
 

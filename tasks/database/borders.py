@@ -1,5 +1,7 @@
 """Foreign keys and other objects that cross a context's border, and warnings about the source for the manifest."""
 
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -60,6 +62,15 @@ def read_made_by_superusers(connection: Connection, members: Members) -> list[Ob
     """Return objects of the context that only a superuser can create, whoever owns them."""
     asked = {**_pairs(members), "oids": members.oids, "schemas": []}
     return sorted((row[0], row[1]) for row in connection.execute(sql.surroundings.MADE_BY_SUPERUSERS, asked).fetchall())
+
+
+def read_parts_of_views(connection: Connection, members: Members, objects: Collection[ObjectId]) -> dict[ObjectId, list[ObjectId]]:
+    """Return, for each of some objects that is a view, the rules, triggers, defaults and indexes that are dropped with it."""
+    oids = [oid for class_id, oid in objects if class_id == members.classes["pg_class"]]
+    parts = defaultdict[ObjectId, list[ObjectId]](list)
+    for *view, class_id, oid in connection.execute(sql.surroundings.PARTS_OF_VIEWS, {"oids": oids}):
+        parts[view[0], view[1]].append((class_id, oid))
+    return dict(parts)
 
 
 def read_misplaced(connection: Connection, members: Members) -> list[str]:

@@ -1,6 +1,6 @@
 """Dumping the whole schema, and listing the context's part of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,13 +50,13 @@ def dump_schema(
 class Wanted:
     """The part of an archive to restore, given by (classid, oid) and schemas, and the expected origin of the archive.
 
-    For objects `outside` that part only their statements are returned, in the archive's encoding.
+    For objects `outside` that part, with the parts of each, only their statements are returned, in the archive's encoding.
     """
 
     origin: Origin
     schemas: frozenset[str]
     objects: frozenset[ObjectId]
-    outside: frozenset[ObjectId]
+    outside: Mapping[ObjectId, Collection[ObjectId]]
     encoding: str
 
 

@@ -577,7 +577,7 @@ def test_an_unknown_key_in_the_context_file(world: World, context_file: Path) ->
 def test_a_context_file_that_is_no_yaml(world: World, context_file: Path) -> None:
     context_file.write_text("name: bc-004\ntables: [a, b\n")
     said = refused(world, "daily_backup")
-    assert f"{context_file}: not YAML" in said and "line 3" in said
+    assert f"{context_file}: not valid YAML" in said and "line 3" in said
 
 
 def test_a_context_folder_without_its_file(world: World, context_file: Path) -> None:

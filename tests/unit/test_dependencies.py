@@ -310,7 +310,7 @@ GRANT SELECT ON TABLE public.teams TO app;
 
 @pytest.mark.parametrize(("encoding", "codec"), [("UTF8", "utf-8"), ("EUC_JP", "euc-jp"), ("SJIS", "sjis")])
 def test_statements_are_those_of_an_object_with_what_is_said_about_it(encoding: str, codec: str) -> None:
-    found = statements_of(VERBOSE.encode(codec), encoding, parse_list(LIST), {(1259, 10), (1259, 99)})
+    found = statements_of(VERBOSE.encode(codec), encoding, parse_list(LIST), dict.fromkeys([(1259, 10), (1259, 99)], ()))
     table = """CREATE TABLE public.teams (\n    "-- Name" text DEFAULT '日本'\n);"""
     assert found == {(1259, 10): f"{table}\nGRANT SELECT ON TABLE public.teams TO app;"}
 
@@ -387,7 +387,7 @@ def test_each_entry_says_where_its_table_lies() -> None:
     assert all(b"SET default_table_access_method = heap;\n" in one.statements for one in chunks)
     assert b"default_tablespace = other" in chunks[2].statements
     listed = parse_list("2; 1259 11 TABLE s u o\n")
-    assert statements_of(PLACED.encode(), "UTF8", listed, {(1259, 11)}) == {(1259, 11): "CREATE TABLE s.u ();"}
+    assert statements_of(PLACED.encode(), "UTF8", listed, {(1259, 11): ()}) == {(1259, 11): "CREATE TABLE s.u ();"}
 
 
 QUOTED = {

@@ -109,8 +109,10 @@ ABOUT_ENTRY = re.compile(
 )
 
 
-def statements_of(script: bytes, encoding: str, entries: list[Entry], objects: Collection[ObjectId]) -> dict[ObjectId, str]:
-    """Return the statements that create objects, with comments and grants, in archive order.
+def statements_of(
+    script: bytes, encoding: str, entries: list[Entry], objects: Mapping[ObjectId, Collection[ObjectId]]
+) -> dict[ObjectId, str]:
+    """Return the statements that create objects, each with its parts, comments and grants, in archive order.
 
     Objects without an entry are omitted.
     """
@@ -119,7 +121,7 @@ def statements_of(script: bytes, encoding: str, entries: list[Entry], objects: C
     statements = dict[ObjectId, str]()
     for entry in entries:
         if entry.object_id in objects and entry.object_id not in statements:
-            about = choose_entries(entries, needs, {entry.object_id}, ())
+            about = choose_entries(entries, needs, {entry.object_id, *objects[entry.object_id]}, ())
             parts = [
                 _bare(text[e.dump_id].statements, encoding) for e in about if e.dump_id in text and not e.rest.startswith(ALWAYS)
             ]

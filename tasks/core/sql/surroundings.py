@@ -112,6 +112,13 @@ OWNED_BY_OTHERS = SQL(
 )
 
 # Members of extensions that objects need, outside the schemas where CREATE EXTENSION puts them.
+# What goes with views, and has entries of its own in an archive: rules, triggers, defaults, indexes.
+PARTS_OF_VIEWS = SQL(
+    """SELECT d.refclassid::bigint, d.refobjid::bigint, d.classid::bigint, d.objid::bigint
+       FROM pg_depend d JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('v', 'm')
+       WHERE d.refclassid = 'pg_class'::regclass AND d.deptype = 'a' AND d.refobjid = ANY (%(oids)s::oid[])"""
+)
+
 MISPLACED_MEMBERS = SQL(
     """SELECT DISTINCT pg_describe_object(d.refclassid, d.refobjid, 0), x.extname
        FROM unnest(%(classes)s::oid[], %(objects)s::oid[]) AS o (class, id)
