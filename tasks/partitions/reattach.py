@@ -73,8 +73,8 @@ def find_archive(site: Site, run: Run, year: str | None, table: str | None, back
     chosen = [rule for rule in rules if table in (None, rule.table, f"{site.context.namespace}.{rule.table}")]
     if len(chosen) != 1:
         names = ", ".join(rule.table for rule in rules) or "none"
-        problem = f"there is no partitioned table {table}" if table else "name one of the partitioned tables"
-        raise BadInput(f"{problem} in context {site.context.name}: {names}")
+        problem = f"table {table} is not partitioned" if table else "name the partitioned table"
+        raise BadInput(f"{problem}; partitioned tables of context {site.context.name}: {names}")
     with session(site, run) as connection:
         partitioned = read_table(connection, site.context, chosen[0])
     if not (year or backup):

@@ -372,7 +372,7 @@ def test_bad_input_touches_nothing(old: World) -> None:
     tree = hierarchy(old)
     for parameters, said in (
         ({"year": "2019"}, "no archive set of bc-004 has the partition of public.policy_violations that begins 2019-01-01"),
-        ({"year": "2022-05"}, '"2022-05" is not a year'), ({"year": "2022", "table": "teams"}, "no table teams is partitioned"),
+        ({"year": "2022-05"}, '"2022-05" is not a year'), ({"year": "2022", "table": "teams"}, "table teams is not partitioned"),
     ):  # fmt: skip
         with pytest.raises(OperationError, match=said):
             reattach(old, **parameters)

@@ -107,7 +107,7 @@ def refused(world: World, flow: str, kind: type[OperationError] = BadInput, **pa
 
 def test_unknown_context(filled: World) -> None:
     said = refused(filled, "daily_backup", context="bc-999")
-    assert 'unknown context "bc-999"' in said and "there: bc-004" in said and "deployments.register" in said
+    assert 'unknown context "bc-999"' in said and "known: bc-004" in said and "deployments.register" in said
     assert 'unknown context "bc-999"' in refused(filled, "list_backups", context="bc-999")
     said = refused(filled, "disaster_recovery", context="bc-999")
     assert 'no backup set of context "bc-999"' in said and "daily_backup" in said

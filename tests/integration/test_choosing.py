@@ -88,7 +88,8 @@ def test_no_flow_takes_an_instant_to_come_for_now(
     before, databases = world.state(), ask(world, "SELECT datname FROM pg_database ORDER BY 1")
     said = backup if backup != "tomorrow" else f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d %H:%M}"
     with pytest.raises(
-        BadInput, match=rf'backup "{said}" is in the future: by the clock of this machine it is 20.* JST; pass a timestamp in the past'
+        BadInput,
+        match=rf'backup "{said}" is in the future: by the clock of this machine it is 20.* JST; pass a timestamp',
     ):
         world.run(flow, "backup_restorer", backup=said, **parameters)
     assert before.differences(world.state()) == []

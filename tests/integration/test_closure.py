@@ -288,7 +288,10 @@ def test_what_a_login_has_to_act_for_is_named_the_same_night(world: World, monke
     world.backup(context=CONTEXT)
     (warning,) = newest(world).warnings
     assert (
-        warning.startswith('consulting_app owns function odd.by_app(), and login "backup_loader", which loads recoveries, is not a member') and grant in warning
+        warning.startswith(
+            'consulting_app owns function odd.by_app(), and login "backup_loader", which loads recoveries, is not a member'
+        )
+        and grant in warning
     )
     assert warning in report(world, f"{CONTEXT}-backup")
     with pytest.raises(BadInput, match=grant):
@@ -405,7 +408,7 @@ def test_what_the_context_file_includes_comes_along(world: World, monkeypatch: p
 
 
 WRONG = {
-    'there is no function "beside.theirs" in database .* \\(there is beside.theirs\\(\\)\\)': ("function", "beside.theirs"),
+    'there is no function "beside.theirs" in database .* \\(the database has beside.theirs\\(\\)\\)': ("function", "beside.theirs"),
     'view "beside.mixed" cannot be included: it needs table beside.users of another context': ("view", "beside.mixed"),
 }
 

@@ -164,7 +164,10 @@ def test_months_and_a_time_with_zone(world: World, folder: Path, monkeypatch: py
     ("statement", "said"),
     [
         ("ALTER TABLE policy_violations RENAME TO gone", "public.policy_violations does not exist"),
-        ("ALTER TABLE policy_violations OWNER TO postgres", 'belongs to "postgres", of which login "backup_loader" is not a member'),
+        (
+            "ALTER TABLE policy_violations OWNER TO postgres",
+            'belongs to "postgres", of which login "backup_loader" is not a member',
+        ),
     ],
 )
 def test_a_table_that_is_not_as_its_rule_says(world: World, statement: str, said: str) -> None:

@@ -248,12 +248,12 @@ def test_wrong_keys(world: World) -> None:
     with world.connect() as connection:
         for expected, keys in WRONG_KEYS.items():
             with pytest.raises(BadInput) as refused:
-                read_condition(connection, keys, ("public", "teams"), ["id"])
+                read_condition(connection, keys, ("public", "teams"), ["id"], "public")
             assert expected in str(refused.value)
         # Conditions that leave their brackets.
         for keys in ("true), ADD CHECK (false", "true) NOT VALID, ADD CHECK (false"):
             with pytest.raises(BadInput):
-                read_condition(connection, keys, ("public", "teams"), ["id"])
+                read_condition(connection, keys, ("public", "teams"), ["id"], "public")
 
 
 @long
