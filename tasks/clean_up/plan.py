@@ -76,7 +76,8 @@ class Trial:
     def note(self, subject: Subject, removed: Removed) -> dict[str, list[Key]]:
         """Remember the keys of deleted rows.
 
-        Return by relation the rows that were not deleted in an earlier transaction already.
+        Return, by relation, the keys of the rows deleted for the first time, without those that an
+        earlier transaction had deleted.
         """
         tables = {leaf.qualified: subject.tables[subject.tops[oid]] for oid, leaf in subject.leaves.items()}
         new_keys = dict[str, list[Key]]()

@@ -192,7 +192,7 @@ def _require_all(connection: Connection, context: Context, names: set[str]) -> N
         raise BadInput(
             f'database "{connection.info.dbname}", schema "{context.namespace}": '
             f"{', '.join(missing)} not found; "
-            f"correct tables and views of context {context.name}, or connect to the right database"
+            f"correct `tables` and `views` in the context file of {context.name}, or connect to the right database"
         )
 
 

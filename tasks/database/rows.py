@@ -224,8 +224,8 @@ def load_rows(
 ) -> float:  # fmt: skip
     """Load a relation's rows, into another table if given, in a session with fixed settings.
 
-    Return the seconds it took. Code that runs meanwhile has the search_path `path`: that of the
-    context, also where a partition is in another schema.
+    Return the seconds it took. Functions that the load calls run with the search_path `path`,
+    which is the context's even if a partition is in another schema.
 
     Raises:
         BrokenKey: an existing foreign key refuses the rows.

@@ -291,7 +291,7 @@ def _forget(merge: Merge, table: Table, error: psycopg.Error) -> Obstacle:
         table.name, f"would refuse rows of the set, one of which violates {what}",
         f"run: ALTER TABLE {quoted_name(table.member.schema, table.member.name)} "
         f"{change.format(quoted(column))}; "
-        "(afterwards it can be created again, a CHECK as NOT VALID)",
+        "(afterwards the constraint can be created again, a CHECK as NOT VALID)",
     )  # fmt: skip
 
 
@@ -301,7 +301,7 @@ def _of_domain(table: Table, error: psycopg.Error) -> Obstacle:
     return Obstacle(
         table.name, f"would refuse rows of the set, one of which violates {what} of domain "
                     f"{domain}",
-        f"run: ALTER DOMAIN {domain} {change}; (afterwards it can be created again, a CHECK as NOT "
+        f"run: ALTER DOMAIN {domain} {change}; (afterwards the constraint can be created again, a CHECK as NOT "
         "VALID)",
     )  # fmt: skip
 

@@ -59,7 +59,7 @@ def _drops(merge: Merge) -> Iterator[str]:
 def not_undone(merge: Merge) -> list[str]:
     """Return the changes that an undo does not revert, or reverts only after further steps."""
     lasting = [
-        f"{finding.difference.line}; after an undo it is still {finding.remedy.how}"
+        f"{finding.difference.line}; an undo does not revert this: it stays {finding.remedy.how}"
         for finding in merge.findings
         if finding.is_lasting
     ]

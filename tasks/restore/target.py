@@ -148,7 +148,9 @@ def _require_empty(server: Server, run: Run, manifest: Manifest, name: str, *, m
     if holding or not may_exist:
         raise UnsafeTarget(_refusal(name, server, f"it {has} {number} of {len(own)} relations"))
     if unlike := list(_unlike(manifest, columns)):
-        raise UnsafeTarget(_refusal(name, server, f"its empty tables differ from the backup's: {'; '.join(unlike)}"))
+        raise UnsafeTarget(
+            _refusal(name, server, f"the definitions of its empty tables differ from those in the backup: {'; '.join(unlike)}")
+        )
 
 
 def _may_hold_rows(connection: Connection, schema: str, name: str) -> bool:

@@ -30,10 +30,11 @@ class Approval(RunInput):
 
 
 def required(context: Context) -> bool:
-    """Return whether this run needs approval whatever its parameters are: if its context requires that and a worker runs it.
+    """Return whether this run needs approval whatever its parameters are.
 
-    This stops users who may only create runs, with any parameters. It does not stop users who may
-    change deployments: they can run any program as the worker.
+    It does if its context requires approval and a worker executes the run. Users who may only
+    create runs cannot avoid the approval by their choice of parameters. Users who may change
+    deployments can, because they can run any program as the worker.
     """
     return context.approval == "required" and WORKERS_MARK in os.environ
 

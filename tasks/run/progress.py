@@ -87,10 +87,11 @@ class _Phase:
 def of(
     run: Run, phase: str, expected_bytes: Mapping[str, float], zone: tzinfo, *, about: bool = False
 ) -> Iterator[dict[str, Item]]:
-    """Show the progress of the block, which updates the yielded items, one per expected name.
+    """Show progress while the `with` block runs.
 
-    Without items only the phase's title and time are shown. With `about` the expected bytes are
-    estimates, which are corrected meanwhile.
+    Yields an item for each expected name; the block updates the items. Without items, only the
+    phase's title and the elapsed time are shown. With `about`, the expected bytes are estimates
+    that are corrected as the work goes on.
     """
     items = {name: Item(expected) for name, expected in expected_bytes.items()}
     shown = _Phase(f"{run.flow}, {phase}", f"{run.context}-progress", Tally(items, time.monotonic()), zone, about)

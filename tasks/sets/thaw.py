@@ -166,7 +166,7 @@ def _request(store: StoreAddress, cold: Cold, tier: Tier) -> Thaw:
     try:
         store.opened.replace(f"{name.folder}/{THAW_FILE}", (json.dumps(content) + "\n").encode(), WARM_CLASS)
     except (BadInput, StoreUnavailable) as error:
-        get_run_logger().warning("when %s was requested could not be recorded: %s", name.id, error)
+        get_run_logger().warning("the time of the request for %s could not be recorded: %s", name.id, error)
     return thaw
 
 

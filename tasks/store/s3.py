@@ -229,7 +229,10 @@ class S3Store:
         self._client.copy(place, self._bucket, self._root + key, ExtraArgs=extra, Config=self._transfer)
 
     def thaw(self, key: str, days: int, tier: str) -> bool:
-        """Request a readable copy (https://docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreObject.html)."""
+        """Ask S3 for a temporary readable copy of an archived object.
+
+        https://docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreObject.html
+        """
         with self._answering(key):
             try:
                 self._client.restore_object(

@@ -591,7 +591,10 @@ def test_a_table_or_view_that_is_not_in_the_database(world: World, context_file:
     content[key].append(name)
     context_file.write_text(yaml.safe_dump(content))
     said = refused(world, "daily_backup")
-    assert f'database "{DATABASE}", schema "public": {name} not found; correct tables and views of context bc-004' in said
+    assert (
+        f'database "{DATABASE}", schema "public": {name} not found; correct `tables` and `views` in the context file of bc-004'
+        in said
+    )
 
 
 # --- by hand ------------------------------------------------------------------------------------------------------------

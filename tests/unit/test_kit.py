@@ -18,7 +18,7 @@ KIT = Kit(context="bc-004", made=samples.INSTANT, version="1.0", set="bc-004_ful
         (
             KIT,
             91,
-            "91 days ago, with bc-004_full_20251103_020000_3f9c; that is more than 90 days: make it again, `python -m ",
+            "91 days ago, with bc-004_full_20251103_020000_3f9c; that is more than 90 days: make the kit again, `python -m ",
         ),
     ],
 )
@@ -27,7 +27,7 @@ def test_its_age(kit: Kit | None, days: int, said: str) -> None:
 
 
 def test_ninety_days_are_not_too_old() -> None:
-    assert "make it again" not in kit_notice(KIT, samples.INSTANT + timedelta(days=90))
+    assert "make the kit again" not in kit_notice(KIT, samples.INSTANT + timedelta(days=90))
 
 
 def test_its_mark() -> None:

@@ -107,7 +107,7 @@ def compare_inventories(source: Iterable[InventoryItem], restored: Iterable[Inve
 
 
 def missing_objects(before: Iterable[InventoryItem], after: Iterable[InventoryItem]) -> list[str]:
-    """Return the names of objects that are missing afterwards."""
+    """Return the names of the objects in `before` that are not in `after`."""
     there = {item.identity for item in after}
     return [named(item) for item in before if item.identity not in there]
 

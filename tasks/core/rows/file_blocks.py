@@ -69,7 +69,11 @@ class BaseBlocks:
 
 @dataclass(frozen=True)
 class BlockState:
-    """The present state of a group of blocks: its number, all its rows, and rows older than the full backup's snapshot."""
+    """The current state of a group of heap pages.
+
+    The group's number, the count of its rows, and the count of its rows older than the full
+    backup's snapshot.
+    """
 
     number: int
     rows: int

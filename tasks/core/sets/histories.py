@@ -21,11 +21,11 @@ ADOPT = "find out which server has the right data, and run there: python -m depl
 
 
 class Adoption(BaseModel):
-    """An operator's decision between two servers.
+    """An operator's decision which of two servers' sets to use.
 
-    Of the sets numbered `since` to `number` only those of the server started at `started` count;
-    without `started` none counts. Later sets of the `rejected` servers do not count either, until
-    an operator adopts such a server.
+    Of the sets numbered `since` to `number`, only those taken by the server started at `started`
+    are used; without `started`, none of them is. Later sets of the `rejected` servers are not used
+    either, until an operator adopts such a server.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -220,7 +220,7 @@ def _ruled_out(manifest: Manifest, adopted: Sequence[Adoption]) -> str | None:
         if start == decision.started:
             return None
         return (
-            f"the server started at {decision.started} was adopted, and this set was taken by another server"
+            f"an operator adopted the server started at {decision.started}, and another server took this set"
             if decision.started
             else "register --adopt set it aside, because its history is not known"
         )

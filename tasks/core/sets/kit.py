@@ -42,4 +42,6 @@ def kit_notice(kit: Kit | None, instant: datetime) -> str:
     if kit is None:
         return f"there is no recovery kit; make one: `{MAKE}`"
     age = f"made {kit.made:%Y-%m-%d}, {(instant - kit.made).days} days ago, with {kit.set}"
-    return f"{age}; that is more than {OLD_AFTER.days} days: make it again, `{MAKE}`" if instant - kit.made > OLD_AFTER else age
+    return (
+        f"{age}; that is more than {OLD_AFTER.days} days: make the kit again, `{MAKE}`" if instant - kit.made > OLD_AFTER else age
+    )

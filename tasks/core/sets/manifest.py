@@ -85,7 +85,7 @@ class Relation(StoredModel):
     )
     layout: Label = Field(
         default="",
-        description="the settings by which stored bytes become the text of rows; empty if they depend on other objects too",
+        description="the settings that determine how stored values are printed as text; empty if that depends on other objects too",
     )
     rows: Count
     digest: str = Field(pattern=r"^[0-9a-f]{32}$", description="sum modulo 2**128 of XXH3-128 of each row's COPY text")

@@ -79,11 +79,12 @@ def plan(
 ) -> list[Decision]:
     """Decide for every set, in the given order, whether it expires.
 
-    Kinds without a period never do. A set expires when its state is older than the period of its
-    kind. Exceptions are the newest set that can be restored, the newest full backup, the newest
-    full backup that was decoded or drilled, full backups that a kept differential needs, and sets
-    that are being read, pinned, or kept until a later date. Nothing expires while the newest set is
-    suspect, or pruning is `suspended`.
+    A set expires when the data in it is older than the retention period of its kind; a kind
+    without a period never expires. Kept in any case are the newest set that can be restored, the
+    newest full backup, the newest full backup that was proven by decoding all its rows or by a
+    drill, full backups that a kept differential needs, and sets that are being read, pinned, or
+    kept until a later date. Nothing expires while the newest set is suspect, or pruning is
+    `suspended`.
     """
     alarm = suspended or suspicion(newest_first)
     newest = _newest(newest_first)
