@@ -139,7 +139,7 @@ def test_what_belongs_to_a_superuser_is_warned_of_and_refused_to_others(world: W
     with pytest.raises(BadInput, match="belong to postgres, a superuser"):
         world.recover()
     # Not by a superuser either, unless he says that the owner's code may do what he may.
-    with pytest.raises(BadInput, match="say so: BACKUP_LOAD_AS_SUPERUSER="):
+    with pytest.raises(BadInput, match="confirm that with BACKUP_LOAD_AS_SUPERUSER="):
         world.recover("postgres")
     assert databases(world.target) == set()
     world.extra["BACKUP_LOAD_AS_SUPERUSER"] = "postgres"
