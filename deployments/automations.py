@@ -88,10 +88,9 @@ def nothing_kept(context: Context, block_id: UUID, silence: timedelta) -> Automa
             SendNotification(
                 block_document_id=block_id,
                 subject=f"{context.name}: no restorable state confirmed for {minutes} minutes",
-                body=f"復旧可能な状態が{minutes}分間確認されていません。watch_recovery_point of {context.name} "
-                f"has not confirmed for {minutes} minutes that the RPO of {context.objectives.rpo} "
-                "is kept: check whether "
-                "the worker runs, and what the last run of the watch reported.",
+                body=f"復旧可能な状態が{minutes}分間確認されていません。watch_recovery_point of {context.name} has not "
+                f"confirmed for {minutes} minutes that the RPO of {context.objectives.rpo} is "
+                "kept: check whether the worker runs, and what the last run of the watch reported.",
             )
         ],
     )

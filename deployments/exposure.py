@@ -33,8 +33,7 @@ SAFE_SSL_MODES = ("require", "verify-ca", "verify-full")
 DOCUMENTATION_ADDRESS = ("192.0.2.1", 9)
 LOGIN = (
     "give the server a login (PREFECT_SERVER_API_AUTH_STRING='name:password' where it runs, the "
-    "same as PREFECT_API_AUTH_STRING "
-    "for workers and this shell)"
+    "same as PREFECT_API_AUTH_STRING for workers and this shell)"
 )
 
 

@@ -25,9 +25,8 @@ def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
         opened.create(key, expected, WARM_CLASS, {})
     elif current != expected and not adopt:
         raise BadInput(
-            f"{other_owner(context, store, expected, current)}; "
-            "if this cluster takes over, for example after a disaster recovery, run again with "
-            "--adopt"
+            f"{other_owner(context, store, expected, current)}; if this cluster takes over, for "
+            "example after a disaster recovery, run again with --adopt"
         )
     elif current != expected:
         opened.replace(key, expected, WARM_CLASS)

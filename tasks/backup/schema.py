@@ -122,9 +122,8 @@ def _require_complete(manifest: Manifest, listing: str) -> None:
     if lack := describe_lack(manifest, listing):
         raise OperationError(
             f"{manifest.id} is not published, because it could not be restored: its {lack}; the "
-            "schema may have changed "
-            "while it was dumped: run again; if that does not help, check whether `pg_dump "
-            "--schema-only` prints these objects"
+            "schema may have changed while it was dumped: run again; if that does not help, check "
+            "whether `pg_dump --schema-only` prints these objects"
         )
 
 
@@ -180,8 +179,7 @@ def _owned(owned: borders.Owned, loader: str) -> str:
     if owned.is_superuser:
         return (
             f"superuser {owned.role} owns {what}: a recovery fails unless BACKUP_LOAD_AS_SUPERUSER "
-            "is set; "
-            "better change the owner to the tables' owner (ALTER … OWNER TO)"
+            "is set; better change the owner to the tables' owner (ALTER … OWNER TO)"
         )
     return (
         f'{owned.role} owns {what}, and login "{loader}", which loads recoveries, is not a member '

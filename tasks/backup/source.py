@@ -109,8 +109,7 @@ def snapshot_facts(source: Source, snapshot: Snapshot) -> SnapshotFacts:
     if facts.system_identifier != source.system_identifier:
         raise OperationError(
             "connected to a different cluster than before (system identifier "
-            f"{facts.system_identifier}, "
-            f"before {source.system_identifier}); find out why the server's address changed, and "
-            "run again"
+            f"{facts.system_identifier}, before {source.system_identifier}); find out why the "
+            "server's address changed, and run again"
         )
     return facts

@@ -132,8 +132,7 @@ def _require_signer(store: StoreAddress) -> None:
     if store.trust.refuses_unsigned and store.signer is None:
         raise BadInput(
             f"{VERIFY_KEY} is set and {SIGNING_KEY} is not: the set would not be signed, and every "
-            "restore would refuse it; "
-            f"set {SIGNING_KEY} too, or unset both"
+            f"restore would refuse it; set {SIGNING_KEY} too, or unset both"
         )
 
 

@@ -41,8 +41,7 @@ def parse_instant(text: str, zone: tzinfo) -> datetime:
         hint = f' (after "{spelled}" only the name of a time zone may follow)' if zone_name else ""
         raise BadInput(
             f'"{text}" is not a valid timestamp{hint}; write for example "2025-11-03 14:00", '
-            '"2025-11-03T14:00+09:00" '
-            f'or "2025-11-03 14:00 Asia/Tokyo"'
+            '"2025-11-03T14:00+09:00" or "2025-11-03 14:00 Asia/Tokyo"'
         ) from error
 
 

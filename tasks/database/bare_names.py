@@ -14,11 +14,10 @@ def read_bare_names(connection: Connection, members: Members, schema: str) -> li
     path = read_source_path(connection, schema)
     return [
         f"creating {what} would fail in {SINCE}, which use a restricted search_path: {name} names "
-        f"{bare} without schema; "
-        f"run ALTER FUNCTION {name} SET search_path = {path}"
+        f"{bare} without schema; run ALTER FUNCTION {name} SET search_path = {path}"
         if kind == "function"
         else f"refreshing materialized view {name} would fail in {SINCE}, which use a restricted "
-        f"search_path: its query names {bare} without schema; re-create the view with the "
-        "schema in its query"
+        f"search_path: its query names {bare} without schema; re-create the view with the schema "
+        "in its query"
         for kind, name, bare, what in called
     ]

@@ -117,8 +117,7 @@ def _refuse_pooler(connection: Connection, server: Server) -> None:
     if connection.info.backend_pid != pid:
         raise BadInput(
             f"the server of {server.name} is reached through a connection pooler, which would lose "
-            "locks and snapshots; "
-            "give the address of PostgreSQL itself"
+            "locks and snapshots; give the address of PostgreSQL itself"
         )
 
 

@@ -70,8 +70,7 @@ def _require_by_period(name: str, rule: PartitionRule, strategy: str, columns: l
     if rule.values is not None and (strategy not in ("r", "l") or columns != [rule.column] or column_type not in VALUE_TYPES):
         raise BadInput(
             f"{name} is not partitioned by range or list of {rule.column} alone, a text or a whole "
-            "number; "
-            "correct `partitions` of the context, or remove `values`"
+            "number; correct `partitions` of the context, or remove `values`"
         )
 
 

@@ -81,10 +81,9 @@ class Snapshot:
             if time.monotonic() > deadline:
                 raise OperationError(
                     f"the server did not flush WAL up to {self.written}, the snapshot's position, "
-                    f"within {wait_seconds:.0f} s "
-                    "(asynchronous commit, a slow disk): after a crash the set would have rows "
-                    "that the server lacks; check "
-                    "wal_writer_delay and the server's disk, and run again"
+                    f"within {wait_seconds:.0f} s (asynchronous commit, a slow disk): after a "
+                    "crash the set would have rows that the server lacks; check wal_writer_delay "
+                    "and the server's disk, and run again"
                 )
             time.sleep(FLUSH_LOOK_SECONDS)
 

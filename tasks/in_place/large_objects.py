@@ -19,8 +19,8 @@ from tasks.sets.large_objects import staged_objects
 from tasks.sets.stage import StagedSet
 
 LEFT = (
-    "a restore does not change the content of large objects, because an undo could not restore "
-    "it; for the old content, restore the set into a new database"
+    "a restore does not change the content of large objects, because an undo could not restore it; "
+    "for the old content, restore the set into a new database"
 )
 
 UNREAD = "whether they exist, and with which content, is unknown; grant that right, and plan again"

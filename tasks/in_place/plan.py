@@ -54,14 +54,14 @@ def cleaned_table(site: Site, run: Run, backup: str) -> str:
     if backup == "latest" or is_instant(backup):
         raise BadInput(
             f"backup {backup}: pass the id of the clean-up set that has the rows; the report of "
-            "the clean-up has it, and so has: "
-            f"python -m flows.backup list_backups --context {site.context.name}"
+            "the clean-up has it, and so has: python -m flows.backup list_backups --context "
+            f"{site.context.name}"
         )
     manifest = newest_manifest(site.store, site.context.name, backup, run.started)
     if manifest.cleaned_table is None:
         raise BadInput(
-            f"{manifest.id} is not a clean-up set; name one, or restore with table_restore: "
-            f"python -m flows.backup list_backups --context {site.context.name}"
+            f"{manifest.id} is not a clean-up set; name one, or restore with table_restore: python "
+            f"-m flows.backup list_backups --context {site.context.name}"
         )
     return manifest.cleaned_table
 
@@ -267,9 +267,9 @@ def _may_come(merge: Merge, need: Need) -> bool:
 def _remedy(merge: Merge, need: Need) -> str:
     if merge.is_undo:
         return (
-            f"these rows were missing already when {merge.manifest.id} was taken; to restore "
-            f"rows that refer to missing rows, drop the key: ALTER TABLE {need.table} DROP "
-            f"CONSTRAINT {need.key};"
+            f"these rows were missing already when {merge.manifest.id} was taken; to restore rows "
+            f"that refer to missing rows, drop the key: ALTER TABLE {need.table} DROP CONSTRAINT "
+            f"{need.key};"
         )
     if all(relation.qualified != need.parent for relation in merge.members.relations):
         return f"{need.parent} belongs to another context: restore these rows there first"

@@ -59,8 +59,8 @@ def refusals(merge: Merge) -> Iterator[str]:
         if not table.key and table.mode is not Mode.REPLACE:
             yield (
                 f"{table.name} has no primary key, so that mode {table.mode} would add the old "
-                "version of a changed row beside "
-                "the new one; restore it with mode replace, or side by side"
+                "version of a changed row beside the new one; restore it with mode replace, or "
+                "side by side"
             )
     for item in merge.missing:
         if item.kind in TABLES | VIEWS and catalog.is_there(merge.connection, item.name):
@@ -94,9 +94,8 @@ def _taken_names(merge: Merge) -> Iterator[str]:
         if table != names[name]:
             yield (
                 f"index {name} exists, but on {table}; if that is the renamed table {names[name]}, "
-                "run: "
-                f"ALTER TABLE {table} RENAME TO {quoted(split_name(names[name])[1])}; else rename "
-                "the index"
+                f"run: ALTER TABLE {table} RENAME TO {quoted(split_name(names[name])[1])}; else "
+                "rename the index"
             )
 
 
@@ -290,8 +289,8 @@ def _forget(merge: Merge, table: Table, error: psycopg.Error) -> Obstacle:
     return Obstacle(
         table.name, f"would refuse rows of the set, one of which violates {what}",
         f"run: ALTER TABLE {quoted_name(table.member.schema, table.member.name)} "
-        f"{change.format(quoted(column))}; "
-        "(afterwards the constraint can be created again, a CHECK as NOT VALID)",
+        f"{change.format(quoted(column))}; (afterwards the constraint can be created again, a "
+        "CHECK as NOT VALID)",
     )  # fmt: skip
 
 
@@ -301,8 +300,8 @@ def _of_domain(table: Table, error: psycopg.Error) -> Obstacle:
     return Obstacle(
         table.name, f"would refuse rows of the set, one of which violates {what} of domain "
                     f"{domain}",
-        f"run: ALTER DOMAIN {domain} {change}; (afterwards the constraint can be created again, a CHECK as NOT "
-        "VALID)",
+        f"run: ALTER DOMAIN {domain} {change}; (afterwards the constraint can be created again, a "
+        "CHECK as NOT VALID)",
     )  # fmt: skip
 
 

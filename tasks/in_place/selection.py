@@ -39,8 +39,8 @@ def names(request: Request, context: Context, members: Members, manifest: Manife
     if manifest.cleaned_table and request.mode is Mode.REPLACE:
         raise BadInput(
             f"{manifest.id} has only rows that a clean-up deleted: mode replace would delete all "
-            "others; restore them with "
-            f"restore_cleaned_up, or with table_restore and mode {Mode.MISSING}"
+            "others; restore them with restore_cleaned_up, or with table_restore and mode "
+            f"{Mode.MISSING}"
         )
     if request.table is None:
         return frozenset(parents), frozenset(parents)

@@ -46,8 +46,8 @@ def _move_misplaced(merge: Merge) -> list[str]:
             if left:
                 problems.append(
                     f"{left:,} rows of {partition.name} belong in this database to other "
-                    f"partitions of {'.'.join(divided)}, "
-                    "which are not restored too; restore the whole table"
+                    f"partitions of {'.'.join(divided)}, which are not restored too; restore the "
+                    "whole table"
                 )
     return problems
 

@@ -75,8 +75,8 @@ def _orphans(merge: Merge) -> Iterator[str]:
             if count := merge.ask(sql.key_values.orphans_to_go(table.number, place, Link.of(key), parent))[0][0]:
                 yield (
                     f"{count:,} rows of {table.name} refer to missing rows of {'.'.join(parent)}: "
-                    "before an undo can restore them, drop the "
-                    f"key: ALTER TABLE {key['table']} DROP CONSTRAINT {key['name']};"
+                    f"before an undo can restore them, drop the key: ALTER TABLE {key['table']} "
+                    f"DROP CONSTRAINT {key['name']};"
                 )
 
 

@@ -110,9 +110,8 @@ def _validate_key(connection: Connection, table: PartitionedTable, place: tuple[
     except psycopg.errors.ForeignKeyViolation as error:
         raise OperationError(
             f"{'.'.join(place)} cannot be attached to {table.qualified}: rows reference missing "
-            f"rows ({message_of(error)}): "
-            "restore those first (table_restore, include_parents), or restore with "
-            "mode=side-by-side and look at the rows"
+            f"rows ({message_of(error)}): restore those first (table_restore, include_parents), or "
+            "restore with mode=side-by-side and look at the rows"
         ) from None
 
 

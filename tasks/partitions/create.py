@@ -144,8 +144,8 @@ def _require_room(connection: Connection, table: PartitionedTable, partition: Ne
         raise OperationError(f"{name}: {_finalize_remedy(table, pending)}")
     remedy = sql.partitions.attach(table.place, (table.schema, partition.name), bound).as_string()
     raise OperationError(
-        f"{name} is {occupant[0]}, not the partition of {table.qualified} {bound}: rename it, "
-        f"or, if its rows belong there, run: {remedy};"
+        f"{name} is {occupant[0]}, not the partition of {table.qualified} {bound}: rename it, or, "
+        f"if its rows belong there, run: {remedy};"
     )
 
 

@@ -89,8 +89,8 @@ def find_archive(site: Site, run: Run, year: str | None, table: str | None, back
     )  # fmt: skip
     raise BadInput(
         f"{problem} (there are: {', '.join(known) or 'none'}); name another "
-        f"{partitioned.rule.period}, such as "
-        f"{EXAMPLES[partitioned.rule.period]}, or list sets: python -m flows.backup list_backups"
+        f"{partitioned.rule.period}, such as {EXAMPLES[partitioned.rule.period]}, or list sets: "
+        "python -m flows.backup list_backups"
     )
 
 

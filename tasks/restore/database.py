@@ -76,8 +76,7 @@ def create_database(server: Server, run: Run, manifest: Manifest, target: Target
         except psycopg.Error as error:
             raise BadInput(
                 "the database cannot be created with the source's encoding and locale "
-                f"({dict(options)}): {error}; "
-                "install that locale on the server"
+                f"({dict(options)}): {error}; install that locale on the server"
             ) from error
         note = f"{target.mark} set {manifest.id}, run {run.id}, begun {run.started:%Y-%m-%d %H:%M:%S}Z"
         connection.execute(sql.databases.comment_on_database(target.working_name, note))

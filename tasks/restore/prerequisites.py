@@ -196,8 +196,8 @@ def missing_collations(connection: Connection, chunks: Iterable[Chunk], encoding
             f'collation pg_catalog."{name}"',
             f"does not exist on the server for {encoding}, and the backup needs it",
             "install that locale there and run as a superuser, in databases postgres and template0 "
-            "(ALTER DATABASE template0 "
-            "ALLOW_CONNECTIONS true;): SELECT pg_import_system_collations('pg_catalog');",
+            "(ALTER DATABASE template0 ALLOW_CONNECTIONS true;): SELECT "
+            "pg_import_system_collations('pg_catalog');",
         )
 
 

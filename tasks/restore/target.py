@@ -114,8 +114,7 @@ def _require_new_enough(connection: Connection, manifest: Manifest) -> int:
     if major < manifest.versions.server_major:
         raise BadInput(
             f"the server is PostgreSQL {major}, the backup is from "
-            f"{manifest.versions.server_major}; "
-            "restore to the same or a newer major version"
+            f"{manifest.versions.server_major}; restore to the same or a newer major version"
         )
     return major
 

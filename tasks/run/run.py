@@ -250,6 +250,5 @@ def require_space(run: Run, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise BadInput(
             f"staging folder {run.folder.parent} has {free:,} bytes free, {needed_bytes:,} are "
-            "needed; "
-            "free space there, or set BACKUP_STAGING to a folder on a larger disk"
+            "needed; free space there, or set BACKUP_STAGING to a folder on a larger disk"
         )

@@ -169,8 +169,7 @@ def _lost(
         if evidence:
             damage = (
                 f"{address.path(name.folder)}: manifest lost, {', '.join(evidence)}; never pruned: "
-                f"put its {MANIFEST_FILE} back, "
-                "or delete the folder by hand"
+                f"put its {MANIFEST_FILE} back, or delete the folder by hand"
             )
             yield ListedSet(name, None, "damaged", _class_of(objects), damage, held=_held(objects), pinned=PINNED_FILE in objects)
 

@@ -24,8 +24,8 @@ def fetch_manifest(address: StoreAddress, name: SetName) -> Manifest:
     manifest = find_manifest(address.opened, address, name)
     if manifest is None:
         raise BadInput(
-            f"no backup set {address.path(name.folder)} (no {MANIFEST_FILE} there); "
-            f"list the sets: python -m flows.backup list_backups --context {name.context}"
+            f"no backup set {address.path(name.folder)} (no {MANIFEST_FILE} there); list the sets: "
+            f"python -m flows.backup list_backups --context {name.context}"
         )
     return manifest
 

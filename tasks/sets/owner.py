@@ -29,9 +29,8 @@ def require_owner(address: StoreAddress, context: str, system_identifier: str) -
     if owner != system_identifier:
         raise BadInput(
             f"{address.path(key)}: sets of {context} are written by the cluster with system "
-            f"identifier {owner}, this one is "
-            f"{system_identifier}; after a disaster recovery take the store over: python -m "
-            "deployments.register --adopt"
+            f"identifier {owner}, this one is {system_identifier}; after a disaster recovery take "
+            "the store over: python -m deployments.register --adopt"
         )
 
 

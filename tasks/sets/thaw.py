@@ -216,8 +216,7 @@ def _wait(store: StoreAddress, cold: Cold, thaw: Thaw) -> None:
                 f"{cold.name.id}: {len(waiting)} objects cannot be read although they were "
                 f"requested with tier {thaw.tier} at "
                 f"{markdown.local_time(thaw.requested, cold.zone)}, {store.path(waiting[0])} among "
-                "them; "
-                "ask the store's operator, then run again"
+                "them; ask the store's operator, then run again"
             )
         if deployment.id:
             soon = max(thaw.requested + usual, now() + usual / 10)

@@ -71,9 +71,8 @@ def missing_class(address: StoreAddress, classes: StorageClasses, kind: Kind) ->
         return []
     return [
         f"the store has no storage class {storage_class}: the data are in STANDARD; have the class "
-        "set up there, or write "
-        f"storage_classes: {{{class_key(kind)}: STANDARD}} into the context's context.yaml and "
-        "register it"
+        f"set up there, or write storage_classes: {{{class_key(kind)}: STANDARD}} into the "
+        "context's context.yaml and register it"
     ]
 
 

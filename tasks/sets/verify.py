@@ -122,6 +122,6 @@ def _decoded(staged: StagedSet, relation: Relation, moved: Moved) -> list[str]:
     if (digest.rows, digest.hex) == (relation.rows, relation.digest):
         return []
     return [
-        f"{relation.qualified}: {digest.rows} rows with digest {digest.hex} are stored, "
-        f"the manifest says {relation.rows} with {relation.digest}"
+        f"{relation.qualified}: {digest.rows} rows with digest {digest.hex} are stored, the "
+        f"manifest says {relation.rows} with {relation.digest}"
     ]

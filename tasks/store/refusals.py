@@ -118,8 +118,8 @@ def untrusted(error: BaseException) -> str:
             reason = getattr(cause, "verify_message", "") or " ".join(str(cause).split())
             remedy = f"add the server's CA to {bundle} (AWS_CA_BUNDLE)" if bundle else "name the server's CA file in AWS_CA_BUNDLE"
             return (
-                f"the server's certificate is not trusted: {reason}; {remedy}, and make sure "
-                "that AWS_ENDPOINT_URL has the host name in the certificate"
+                f"the server's certificate is not trusted: {reason}; {remedy}, and make sure that "
+                "AWS_ENDPOINT_URL has the host name in the certificate"
             )
         if isinstance(cause, ssl.SSLError) and cause.library in {"X509", "PEM"}:
             return f"{named} holds no certificates; name the PEM file of the server's CA in AWS_CA_BUNDLE"
@@ -128,8 +128,8 @@ def untrusted(error: BaseException) -> str:
         if isinstance(cause, ssl.SSLError) and cause.reason in FAILED_HANDSHAKES:
             return (
                 f"the TLS handshake failed ({cause.reason}): no common version, or a client "
-                "certificate is required; "
-                "have the configuration of the server, or of the proxy before it, corrected"
+                "certificate is required; have the configuration of the server, or of the proxy "
+                "before it, corrected"
             )
         if isinstance(cause, FileNotFoundError | PermissionError | IsADirectoryError):
             return f"{named}: {cause.strerror}; name the PEM file of the server's CA in AWS_CA_BUNDLE"

@@ -182,8 +182,8 @@ class S3Store:
                 raise ColdObject(
                     f"{self._place(key)} is in storage class {facts['StorageClass']} and {state}; "
                     f"request the thaw (aws s3api restore-object --bucket {self._bucket} --key "
-                    f"'{self._root}{key}' "
-                    "--restore-request Days=7) and run again when it is readable"
+                    f"'{self._root}{key}' --restore-request Days=7) and run again when it is "
+                    "readable"
                 )
         return _info(key, facts)
 

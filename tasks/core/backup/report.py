@@ -67,8 +67,7 @@ def backup_verdict(manifest: Manifest, seconds: float, zone: ZoneInfo) -> str:
     without = f", {short}" if (short := in_short(manifest)) else ""
     return (
         f"{word}: {manifest.id}, {len(manifest.relations)} relations, {manifest.rows:,} rows, "
-        f"{size(manifest.bytes)} "
-        f"in {duration(seconds)}, state of "
+        f"{size(manifest.bytes)} in {duration(seconds)}, state of "
         f"{local_time(manifest.snapshot.instant, zone)}{warned}{without}{lost}{other}"
     )
 

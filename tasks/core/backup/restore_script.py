@@ -195,8 +195,7 @@ def _superusers(manifest: Manifest) -> str:
     made = f"only a superuser can make {', '.join(manifest.only_superusers)}" if manifest.only_superusers else None
     statement = SQL(
         "SELECT concat_ws('; ', 'objects belong to ' || string_agg(rolname, ', ') || ', a "
-        "superuser', {}) FROM pg_roles "
-        "WHERE rolsuper AND rolname = ANY ({})"
+        "superuser', {}) FROM pg_roles WHERE rolsuper AND rolname = ANY ({})"
     )
     return statement.format(Literal(made), Literal(sorted(owners(manifest)))).as_string()
 
@@ -206,8 +205,8 @@ def _memberships(manifest: Manifest) -> str:
     return (
         SQL(
             "SELECT format('GRANT %I TO %I%s;', rolname, :'loader', CASE WHEN "
-            "current_setting('server_version_num')::int >= 160000 "
-            "THEN ' WITH INHERIT TRUE, SET TRUE' END) FROM pg_roles WHERE rolname = ANY ({})"
+            "current_setting('server_version_num')::int >= 160000 THEN ' WITH INHERIT TRUE, SET "
+            "TRUE' END) FROM pg_roles WHERE rolname = ANY ({})"
         )
         .format(Literal(sorted(owners(manifest))))
         .as_string()
@@ -220,8 +219,8 @@ def _lacking_create(manifest: Manifest, statement: str) -> str:
     return (
         SQL(
             "SELECT format({}, n.nspname, r.rolname) FROM pg_namespace n CROSS JOIN pg_roles r "
-            "WHERE n.nspname = ANY ({}) "
-            "AND r.rolname = ANY ({}) AND NOT has_schema_privilege(r.oid, n.oid, 'CREATE')"
+            "WHERE n.nspname = ANY ({}) AND r.rolname = ANY ({}) AND NOT "
+            "has_schema_privilege(r.oid, n.oid, 'CREATE')"
         )
         .format(Literal(statement), Literal(schemas), Literal(sorted(owners(manifest))))
         .as_string()

@@ -99,8 +99,7 @@ def of_sequence(then: InventoryItem, now: InventoryItem) -> Remedy:
     cycle = "CYCLE" if match["cycle"] == "t" else "NO CYCLE"
     settings = (
         f"AS {match['type']} INCREMENT {match['increment']} MINVALUE {match['least']} MAXVALUE "
-        f"{match['most']} "
-        f"START {match['start']} CACHE {match['cache']} {cycle}"
+        f"{match['most']} START {match['start']} CACHE {match['cache']} {cycle}"
     )
     return Remedy(How.ALTER, spelled("ALTER SEQUENCE {} {}", SQL(now.name), SQL(settings)))
 

@@ -74,9 +74,8 @@ class Collision:
         """The collision as a sentence with key values: for reports, never for a log, a state or an error."""
         columns = ", ".join(self.columns)
         return (
-            f"{self.table}: the row with {columns} = {', '.join(self.key)} of the set has the "
-            f"same value of {self.constraint} as the live row with {columns} = "
-            f"{', '.join(self.holder)}"
+            f"{self.table}: the row with {columns} = {', '.join(self.key)} of the set has the same "
+            f"value of {self.constraint} as the live row with {columns} = {', '.join(self.holder)}"
         )
 
 
@@ -120,8 +119,7 @@ class Effect:
         count = "rows that this login may not count (it lacks SELECT)" if self.rows is None else f"{self.rows:,} rows"
         return (
             f"foreign key {self.key} of {self.table} (ON DELETE {self.on_delete}): {count} refer "
-            "to rows "
-            "that would be deleted or changed"
+            "to rows that would be deleted or changed"
         )
 
 

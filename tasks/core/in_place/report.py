@@ -21,8 +21,7 @@ def plan_verdict(plan: MergePlan) -> str:
     touched = sum(bool(change.rows) for change in plan.changes)
     what = (
         f"{inserts:,} rows to insert, {updates:,} to update, {deletes:,} to delete in {touched} "
-        "relations"
-        f"{_done(plan.done, 'to create', 'to set back', 'to drop')}: {plan.aim}"
+        f"relations{_done(plan.done, 'to create', 'to set back', 'to drop')}: {plan.aim}"
     )
     if plan.refusals:
         return f"REFUSED, nothing touched: {'; '.join(plan.refusals[:5])}"
@@ -162,8 +161,7 @@ def merged_verdict(plan: MergePlan, merged: Merged) -> str:
     return (
         f"{word}: {rows}: {merged.inserted:,} inserted, {merged.updated:,} updated, "
         f"{merged.deleted:,} deleted{skipped}{created}{left}; writers waited "
-        f"{duration(merged.locked_seconds)}"
-        f"{_neighbours_in_short(plan)}{_not_in_set(plan)}{plan.caution}"
+        f"{duration(merged.locked_seconds)}{_neighbours_in_short(plan)}{_not_in_set(plan)}{plan.caution}"
     )
 
 

@@ -75,8 +75,7 @@ class Request:
         one_table = self.table if self.table and not self.with_children else None
         words = [
             f"python -m flows.restore {'restore_cleaned_up' if self.with_children else flow} "
-            f"--context {context} "
-            f"--backup {shlex.quote(self.backup)}",
+            f"--context {context} --backup {shlex.quote(self.backup)}",
             *([f"--table {shlex.quote(one_table)} --mode {self.mode}"] if one_table else []),
             *([f"--keys {shlex.quote(keys_text)}"] if keys_text else []),
             *(["--include-parents true"] if self.include_parents and one_table else []),

@@ -80,8 +80,8 @@ def find_program(name: str, at_least: int) -> Program:
     if not fitting:
         have = ", ".join(f"{program.major} ({program.path})" for program in installed) or "none"
         raise BadInput(
-            f"{name} {at_least} or newer is needed for this server; installed: {have}; "
-            f"install postgresql-client-{at_least} or point PG_BIN at its bin folder"
+            f"{name} {at_least} or newer is needed for this server; installed: {have}; install "
+            f"postgresql-client-{at_least} or point PG_BIN at its bin folder"
         )
     return min(fitting, key=lambda program: program.major)
 
@@ -95,9 +95,9 @@ def unsafe_programs(programs: Iterable[Program]) -> list[str]:
     """Return warnings about programs that allow a hostile source's dump to execute commands."""
     return [
         f"{program.path} is version {program.version}, with which a dump from a hostile source can "
-        "execute commands on this machine (CVE-2025-8714); "
-        "install "
-        f"{f'{program.major}.{minor}' if (minor := FIRST_SAFE_MINORS.get(program.major)) else 'version 18'} or newer"
+        "execute commands on this machine (CVE-2025-8714); install "
+        f"{f'{program.major}.{minor}' if (minor := FIRST_SAFE_MINORS.get(program.major)) else 'version 18'} "
+        "or newer"
         for program in programs
         if _lacks_restrict(program)
     ]

@@ -23,15 +23,13 @@ def require_sessions(connection: Connection, needed: int, *, in_database: bool) 
         if 0 <= limit < used + needed:
             raise BadInput(
                 f"{place} has CONNECTION LIMIT {limit}, {used} are in use, and this run takes "
-                f"{needed} more; run: "
-                f"ALTER {place} CONNECTION LIMIT {used + needed} (or more), or reduce parallelism "
-                "with BACKUP_JOBS"
+                f"{needed} more; run: ALTER {place} CONNECTION LIMIT {used + needed} (or more), or "
+                "reduce parallelism with BACKUP_JOBS"
             )
     if of_server < taken_at_all + needed:
         raise BadInput(
             f"the server has {of_server} connections for logins like {login} (max_connections), "
-            f"{taken_at_all} are in use, and "
-            f"this run takes {needed} more; end sessions, or run: ALTER SYSTEM SET max_connections "
-            "= … (requires a "
-            "restart), or reduce parallelism with BACKUP_JOBS"
+            f"{taken_at_all} are in use, and this run takes {needed} more; end sessions, or run: "
+            "ALTER SYSTEM SET max_connections = … (requires a restart), or reduce parallelism with "
+            "BACKUP_JOBS"
         )

@@ -96,6 +96,5 @@ def _unlike_together(family: Family, digests: Iterable[RowDigest]) -> list[str]:
         return []
     return [
         f"{family.qualified}: {actual.rows} rows with digest {actual.hex}, the backup has "
-        f"{expected.rows} with {expected.hex}, "
-        "all partitions together"
+        f"{expected.rows} with {expected.hex}, all partitions together"
     ]

@@ -139,8 +139,8 @@ def _returned(own_history: Iterable[Manifest], snapshot: Snapshot) -> SetAside |
             reason = (
                 f"two servers write here: {manifest.id} is from the server "
                 f"{_spelled(manifest.snapshot.incarnation)}, and the server "
-                f"{_spelled(snapshot.incarnation)}, which took {last_own.id} before that, "
-                f"takes backups again; {ADOPT}"
+                f"{_spelled(snapshot.incarnation)}, which took {last_own.id} before that, takes "
+                f"backups again; {ADOPT}"
             )
             return SetAside(why=reason, since=manifest.number or 0)
     return None
@@ -151,10 +151,10 @@ def _behind(own_history: Iterable[Manifest], snapshot: Snapshot) -> SetAside | N
     for manifest in own_history:
         if _is_of_start(manifest, snapshot) and manifest.snapshot.timeline == snapshot.timeline and _is_after(manifest, snapshot):
             reason = (
-                f"the server {_spelled(snapshot.incarnation)} is behind {manifest.id}, which "
-                f"it took itself (it is at {snapshot.lsn}, the set is at "
-                f"{manifest.snapshot.lsn}): the server was restored to an older state, or a "
-                f"copy of it writes sets too; {ADOPT}"
+                f"the server {_spelled(snapshot.incarnation)} is behind {manifest.id}, which it "
+                f"took itself (it is at {snapshot.lsn}, the set is at {manifest.snapshot.lsn}): "
+                "the server was restored to an older state, or a copy of it writes sets too; "
+                f"{ADOPT}"
             )
             return SetAside(why=reason, since=manifest.number or 0, by_start=False)
     return None
@@ -184,9 +184,9 @@ def forked(differing: Sequence[str], base: Manifest, number: int) -> SetAside | 
     if not differing or base.number is None:
         return None
     reason = (
-        f"no row of {', '.join(differing)} counts as written since {base.id}, but the rows "
-        "differ: the history forked, as when a virtual machine is reset to a snapshot; that "
-        "set and its differentials belong to the other history"
+        f"no row of {', '.join(differing)} counts as written since {base.id}, but the rows differ: "
+        "the history forked, as when a virtual machine is reset to a snapshot; that set and its "
+        "differentials belong to the other history"
     )
     return SetAside(why=reason, since=base.number, before=number)
 

@@ -10,8 +10,8 @@ from tasks.core.sets.manifest import Manifest
 
 SHOWN = 3
 OLDER = (
-    "the release that took the set stored no large objects; take a new backup, or export them "
-    "from the source (lo_export) while it exists"
+    "the release that took the set stored no large objects; take a new backup, or export them from "
+    "the source (lo_export) while it exists"
 )
 DOMAIN_OVER_OID = re.compile(r" \| d \| oid(\[\])?( \||$)")
 

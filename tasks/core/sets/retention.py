@@ -134,9 +134,9 @@ def missing_full(newest_first: Sequence[StoredSet], now: datetime, rpo: timedelt
     if age <= allowed:
         return None
     return (
-        f"no new full backup for {_days(age)}, and at most {_days(allowed)} are allowed "
-        "between two: nothing is pruned; find out why the backups fail, or who set the clock "
-        "ahead, and take a full backup: python -m flows.backup daily_backup"
+        f"no new full backup for {_days(age)}, and at most {_days(allowed)} are allowed between "
+        "two: nothing is pruned; find out why the backups fail, or who set the clock ahead, and "
+        "take a full backup: python -m flows.backup daily_backup"
     )
 
 

@@ -108,8 +108,8 @@ class Trust:
         if self.refuses_unsigned:
             raise UntrustedSet(
                 f"{where} is not signed, and BACKUP_VERIFY_KEY is set; restore another set, or, if "
-                "you know where it comes from, "
-                "sign it (python -m deployments.sign SET) or pass trust_unsigned"
+                "you know where it comes from, sign it (python -m deployments.sign SET) or pass "
+                "trust_unsigned"
             )
 
     def require(self, signature: object, body: bytes, where: str) -> None:
@@ -129,8 +129,8 @@ class Trust:
             accepted = ", ".join(key_id(key)[:SHORT] for key in self.keys)
             raise UntrustedSet(
                 f"{where} is signed with key {parsed.key[:SHORT]}, BACKUP_VERIFY_KEY has "
-                f"{accepted}; restore another set, or, "
-                "if that key is one of yours, add its public key to the file"
+                f"{accepted}; restore another set, or, if that key is one of yours, add its public "
+                "key to the file"
             )
         try:
             key.verify(bytes.fromhex(parsed.value), _message(parsed.store, body))
@@ -141,8 +141,8 @@ class Trust:
         if parsed.store not in self.stores:
             raise UntrustedSet(
                 f"{where} was signed for store {parsed.store}, not for this one; restore another "
-                "set, or, if this store is a copy "
-                f"of it that you made, export {SIGNED_FOR}={parsed.store}"
+                "set, or, if this store is a copy of it that you made, export "
+                f"{SIGNED_FOR}={parsed.store}"
             )
 
 
@@ -156,8 +156,8 @@ def parse_signing_key(pem: bytes, where: str) -> Ed25519PrivateKey:
         key = load_pem_private_key(pem, password=None)
     except TypeError:
         raise BadInput(
-            f"{where} is encrypted, and scheduled runs cannot type a passphrase; "
-            "decrypt it into a separate file, 0600: openssl pkey -in ENCRYPTED -out KEY"
+            f"{where} is encrypted, and scheduled runs cannot type a passphrase; decrypt it into a "
+            "separate file, 0600: openssl pkey -in ENCRYPTED -out KEY"
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise BadInput(f"{where} has no private key in PEM format (-----BEGIN PRIVATE KEY-----); {NEW_KEY}") from None

@@ -135,12 +135,10 @@ def mark_old(table: Table, clock: Composable, conditions: Sequence[Composed], ho
         order=SQL(", ").join([clock, *(SQL("{}.{}").format(table.bare, Identifier(column)) for column in table.key)]),
     )  # fmt: skip
     return SQL(
-        "WITH old_rows AS ({}), "
-        "numbered AS MATERIALIZED (SELECT pg_catalog.row_number() OVER (ORDER BY clock, {key}) AS "
-        "root, * FROM old_rows), "
-        "marked AS (INSERT INTO {} SELECT root, {key} FROM numbered WHERE NOT held) "
-        "SELECT root, ARRAY[{texts}], held, ARRAY[clock::pg_catalog.text, {texts}] FROM numbered "
-        "ORDER BY root"
+        "WITH old_rows AS ({}), numbered AS MATERIALIZED (SELECT pg_catalog.row_number() OVER "
+        "(ORDER BY clock, {key}) AS root, * FROM old_rows), marked AS (INSERT INTO {} SELECT root, "
+        "{key} FROM numbered WHERE NOT held) SELECT root, ARRAY[{texts}], held, "
+        "ARRAY[clock::pg_catalog.text, {texts}] FROM numbered ORDER BY root"
     ).format(old, table.marks, key=SQL(", ").join(table.marked_key), texts=as_texts(table.marked_key))
 
 
@@ -153,8 +151,8 @@ def count_old(table: Table, conditions: Sequence[Composed]) -> Composed:
 def _mark_more(table: Table, alias: Composable, joined: Composed) -> Composed:
     return SQL(
         "INSERT INTO {marks} SELECT DISTINCT root, {names} FROM (SELECT {mark}.root, {key} FROM "
-        "{joined} FOR UPDATE OF {alias} "
-        "SKIP LOCKED) AS referring EXCEPT SELECT root, {names} FROM {marks}"
+        "{joined} FOR UPDATE OF {alias} SKIP LOCKED) AS referring EXCEPT SELECT root, {names} FROM "
+        "{marks}"
     ).format(
         marks=table.marks, names=SQL(", ").join(table.marked_key), key=table.key_of(alias), joined=joined, alias=alias,
         mark=Identifier(MARKED),

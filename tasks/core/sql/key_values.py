@@ -142,8 +142,7 @@ def needed_values(
     stays = SQL(place).format(Identifier(*table), PLACE, now, then, equal=SQL(EQUAL))
     return SQL(
         "SELECT DISTINCT {} FROM {} AS d WHERE ({}) AND {} AND NOT EXISTS (SELECT FROM {} AS p "
-        "WHERE {}){}"
-        " AND NOT (d.{} {} 'U' AND {})"
+        "WHERE {}){} AND NOT (d.{} {} 'U' AND {})"
     ).format(
         SQL(", ").join(SQL("d.{}::pg_catalog.text").format(Identifier(column)) for column in columns), temp(DIFFERENCE, number),
         _is_written("d"), present, Identifier(*parent), same, coming, WHAT, SQL(EQUAL), stays,
@@ -159,10 +158,9 @@ def orphans_to_go(number: int, table: tuple[str, str], key: Link, parent: tuple[
     )
     return SQL(
         "SELECT pg_catalog.count(*) FROM ONLY {table} AS t JOIN {difference} AS d ON d.{place} "
-        "{equal} t.ctid WHERE {present} AND "
-        "(d.{what} {equal} 'D' OR ROW({now})::pg_catalog.text {unequal} "
-        "ROW({then})::pg_catalog.text) "
-        "AND NOT EXISTS (SELECT FROM {parent} AS p WHERE {same})"
+        "{equal} t.ctid WHERE {present} AND (d.{what} {equal} 'D' OR ROW({now})::pg_catalog.text "
+        "{unequal} ROW({then})::pg_catalog.text) AND NOT EXISTS (SELECT FROM {parent} AS p WHERE "
+        "{same})"
     ).format(
         table=Identifier(*table), difference=temp(DIFFERENCE, number), place=PLACE, present=present, what=WHAT, now=now, then=then,
         parent=Identifier(*parent), same=key.refers(Identifier("t"), Identifier("p")), equal=SQL(EQUAL), unequal=SQL(UNEQUAL),

@@ -79,8 +79,7 @@ def act_as(role: str | None) -> Composed:
 CREATE = SQL("SELECT lo_create(oid) FROM unnest(%(oids)s::oid[]) AS oid")
 PUT = SQL(
     "SELECT lo_put(p.oid, p.first, p.data) FROM unnest(%(oids)s::oid[], %(firsts)s::bigint[], "
-    "%(contents)s::bytea[]) "
-    "AS p (oid, first, data)"
+    "%(contents)s::bytea[]) AS p (oid, first, data)"
 )
 # Writes an empty page, as lo_truncate leaves at a page boundary; 131072 is INV_WRITE.
 CUT = SQL("SELECT lo_truncate64(lo_open(%(oid)s::oid, 131072), %(first)s)")

@@ -224,8 +224,8 @@ def count_old_and_held(schema: str, name: str, is_old: Composed, hold: Composed)
 def move_rows(source: tuple[str, str], target: tuple[str, str], columns: Sequence[str], condition: Composed) -> Composed:
     """Move the rows that satisfy a condition to another table."""
     return SQL(
-        "WITH moved AS (DELETE FROM ONLY {} WHERE {} RETURNING {chosen}) "
-        "INSERT INTO {}{} OVERRIDING SYSTEM VALUE SELECT {chosen} FROM moved"
+        "WITH moved AS (DELETE FROM ONLY {} WHERE {} RETURNING {chosen}) INSERT INTO {}{} "
+        "OVERRIDING SYSTEM VALUE SELECT {chosen} FROM moved"
     ).format(
         Identifier(*source), condition, Identifier(*target), column_list(columns),
         chosen=SQL(", ").join(map(Identifier, columns)),

@@ -74,15 +74,14 @@ def is_old(since: int) -> Composed:
     """
     return SQL(
         "(pg_catalog.age(xmin) OPERATOR(pg_catalog.<) (SELECT "
-        "pg_catalog.age(pg_catalog.xid(pg_catalog.pg_snapshot_xmax("
-        "pg_catalog.pg_current_snapshot())))) OR pg_catalog.age(xmin) OPERATOR(pg_catalog.>) "
-        "pg_catalog.age({}::pg_catalog.xid))"
+        "pg_catalog.age(pg_catalog.xid(pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())))) "
+        "OR pg_catalog.age(xmin) OPERATOR(pg_catalog.>) pg_catalog.age({}::pg_catalog.xid))"
     ).format(Literal(str(since % (1 << 32))))
 
 
 RELATION_BLOCKS = SQL(
-    "SELECT pg_relation_size(%(name)s::regclass) / current_setting('block_size')::bigint, "
-    "(SELECT a.amname = 'heap' FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE c.oid = "
+    "SELECT pg_relation_size(%(name)s::regclass) / current_setting('block_size')::bigint, (SELECT "
+    "a.amname = 'heap' FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE c.oid = "
     "%(name)s::regclass)"
 )
 

@@ -24,9 +24,8 @@ def advance_sequence(schema: str, name: str, value: int, *, called: bool) -> Com
     """Advance an existing sequence, never back: others may use it, and it is not transactional."""
     return SQL(
         "SELECT setval({name}::regclass, {value}, {called}) FROM {sequence} s JOIN pg_sequence q "
-        "ON q.seqrelid = {name}::regclass "
-        "WHERE sign(q.seqincrement) * ({value} - s.last_value) > 0 OR {value} = s.last_value AND "
-        "{called} AND NOT s.is_called"
+        "ON q.seqrelid = {name}::regclass WHERE sign(q.seqincrement) * ({value} - s.last_value) > "
+        "0 OR {value} = s.last_value AND {called} AND NOT s.is_called"
     ).format(
         name=Literal(Identifier(schema, name).as_string()),
         sequence=Identifier(schema, name),

@@ -209,8 +209,8 @@ def count_differences(number: int, chosen_rows: Composed) -> Composed:
     """Count rows to insert, to update and to delete, and those staged."""
     return SQL(
         "SELECT count(*) FILTER (WHERE {what} = 'I'), count(*) FILTER (WHERE {what} = 'U'), "
-        "count(*) FILTER (WHERE {what} = 'D'), "
-        "(SELECT count(*) FROM {staged} WHERE {chosen_rows}) FROM {difference}"
+        "count(*) FILTER (WHERE {what} = 'D'), (SELECT count(*) FROM {staged} WHERE {chosen_rows}) "
+        "FROM {difference}"
     ).format(what=WHAT, staged=temp(STAGED, number), difference=temp(DIFFERENCE, number), chosen_rows=chosen_rows)
 
 
