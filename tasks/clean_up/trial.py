@@ -108,7 +108,7 @@ def _require_no_effects(removal: Removal, roots: Sequence[int]) -> None:
         if parent and child and key["on_delete"] in ACTING:
             statement = sql.clean_up.roots_referred_to(key["table"], child, parent, Link.of(key), roots)
             if removal.connection.execute(statement).fetchall():
-                raise _Refused(f"{key['table']} references it, or a dependent row ({key['name']})")
+                raise _Refused(f"{key['table']} references this row or a dependent row ({key['name']})")
 
 
 def _deleted_by_table(connection: Connection) -> dict[int, tuple[str, int]]:

@@ -102,7 +102,7 @@ def test_a_key_of_its_own_empties_no_row_that_stays(world: World, monkeypatch: p
         acting(patch, "archive_rows", lambda: execute(world, trigger))
         clean_up(world)
     assert ask(world, "SELECT id, parent_id FROM items ORDER BY id") == [(1, None), (2, 1)]
-    assert "items references it" in report() and "refused by keep()" in report()
+    assert "items references this row" in report() and "refused by keep()" in report()
 
 
 def test_what_would_go_unseen_is_refused_before(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_flows_work_from_blocks_alone(bare: World) -> None:
 
 @pytest.mark.long
 def test_an_alarm_to_nobody(prefect_api: str) -> None:
-    with pytest.raises(BadInput, match="no block slack-webhook/nobody; make it"):
+    with pytest.raises(BadInput, match="no block slack-webhook/nobody; create it"):
         require_block("slack-webhook/nobody")
 
 

@@ -235,7 +235,7 @@ def test_a_schema_is_drilled_once_and_again_if_that_failed(deployed: Deployed) -
     with deployed.worker():
         assert deployed.end_of(deployed.drilled()[first]).startswith("Completed: PASS")
     deployed.back_up()
-    assert said_of_schema(deployed.world).startswith(f"as in {first}, ")
+    assert said_of_schema(deployed.world).startswith(f"unchanged since {first}, ")
     execute(deployed.world, AS_OWNER, "CREATE OR REPLACE FUNCTION keep_last_leader() RETURNS trigger LANGUAGE plpgsql AS "
             "'BEGIN PERFORM nowhere(); RETURN NEW; END'")  # fmt: skip
     broken = deployed.back_up()

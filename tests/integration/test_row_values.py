@@ -139,7 +139,7 @@ def test_old_rows_that_stay(recorded: Recorded) -> None:
         f"CREATE TABLE IF NOT EXISTS others (team_id uuid REFERENCES teams); INSERT INTO others VALUES ('{KEY}')",
         "ALTER TABLE others OWNER TO consulting_owner",
     )  # fmt: skip
-    assert "others references it" in recorded.run("retention", "clean_up_old_data")
+    assert "others references this row" in recorded.run("retention", "clean_up_old_data")
     assert KEY in artifact(recorded, f"{CONTEXT}-clean-up-plan")
 
 
