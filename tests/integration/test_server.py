@@ -484,17 +484,36 @@ LONG_AGO = "UPDATE flow_run_state SET timestamp = timestamp - interval '5 minute
 KEPT = "SELECT 1 FROM events WHERE resource_id LIKE %s AND event = 'prefect.flow-run.Submitting'"
 
 
+@contextmanager
+def unscheduled(client: SyncPrefectClient) -> Iterator[None]:
+    """Switch schedules off: a run that is due would begin in the worker that is killed, and hold its place when nobody looks."""
+    active = [
+        (deployment.id, schedule.id)
+        for deployment in client.read_deployments()
+        for schedule in deployment.schedules
+        if schedule.active
+    ]
+    try:
+        for deployment, schedule in active:
+            client.update_deployment_schedule(deployment, schedule, active=False)
+        yield
+    finally:
+        for deployment, schedule in active:
+            client.update_deployment_schedule(deployment, schedule, active=True)
+
+
 def kill_before_it_began(operated: Operated, client: SyncPrefectClient, name: str) -> FlowRun:
     """Kill a worker that has begun to start a run; return the run."""
-    run = start(client, name)
-    with operated.slow_start() as reached, operated.worker() as worker:
-        wait_for(reached.exists, START_SECONDS, f"the process of {name}")
-        with operated.prefect.connect(local.PREFECT_DATABASE) as connection:
-            wait_for(lambda: connection.execute(WATCHED, [f"%{run}%"]).fetchall(), 60, "the watch over the run")
-            wait_for(lambda: connection.execute(KEPT, [f"%{run}"]).fetchall(), 60, "the event of its start")
-        for pid in workers(worker.pid):
-            os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not operated.at_work(), 60, "the end of all processes")
+    with unscheduled(client), operated.slow_start() as reached:
+        run = start(client, name)
+        with operated.worker() as worker:
+            wait_for(reached.exists, START_SECONDS, f"the process of {name}")
+            with operated.prefect.connect(local.PREFECT_DATABASE) as connection:
+                wait_for(lambda: connection.execute(WATCHED, [f"%{run}%"]).fetchall(), 60, "the watch over the run")
+                wait_for(lambda: connection.execute(KEPT, [f"%{run}"]).fetchall(), 60, "the event of its start")
+            for pid in workers(worker.pid):
+                os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: not operated.at_work(), 60, "the end of all processes")
     left = client.read_flow_run(run)
     assert left.state and left.state.is_pending() and left.state.state_details.deployment_concurrency_lease_id
     return left
