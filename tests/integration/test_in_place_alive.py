@@ -243,7 +243,7 @@ def test_another_schema_is_refused_or_restored_in_common(world: World) -> None:
     for said in (
         "public.teams has a column note text that the set does not have",
         "public.governance_policies no longer has column description",
-        "public.policy_scopes.target_type was character varying(50), is character varying(60)",
+        "public.policy_scopes.target_type has type character varying(60), in the set character varying(50)",
     ):  # fmt: skip
         assert said in str(refused.value)
     assert ask(world, "SELECT DISTINCT purpose FROM teams") == [("wrong",)]

@@ -99,7 +99,7 @@ CASES = {
     ),
     "another type": Case(
         ["CREATE TABLE t (id int PRIMARY KEY, v int)", "INSERT INTO t VALUES (1, 1)"],
-        ["ALTER TABLE t ALTER COLUMN v TYPE text USING 'a word'"], r"odd.t.v was integer, is text",
+        ["ALTER TABLE t ALTER COLUMN v TYPE text USING 'a word'"], r"odd.t.v has type text, in the set integer",
     ),
     "another type, restored in common": Case(
         ["CREATE TABLE t (id int PRIMARY KEY, v int)", "INSERT INTO t VALUES (1, 1)"],

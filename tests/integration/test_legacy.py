@@ -77,7 +77,7 @@ def test_damaged_files_leave_nothing(world: World) -> None:
     file.write_bytes(b"-- PostgreSQL database dump\n")
     with pytest.raises(BadInput, match="is not an archive in pg_dump's custom format"):
         restore(world, file)
-    with pytest.raises(BadInput, match="there is no "):
+    with pytest.raises(BadInput, match=" does not exist; list_backups shows "):
         restore(world, file.with_name("bc-004_full_20200101_020000.dump.gz"))
     with pytest.raises(OperationError):
         world.run(full_restore, "backup_restorer", backup=str(file), in_place=True)
