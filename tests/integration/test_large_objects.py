@@ -178,7 +178,7 @@ def test_an_owner_that_nobody_may_act_as_is_left_to_do(world: World, monkeypatch
     world.backup(context=CONTEXT)
     assert world.recover(context=CONTEXT).startswith("PASS")
     left = to_do(report(world, f"{CONTEXT}-recovery"))
-    statement = re.search(r"large object 71001 belonged to postgres; run as administrator: `(.*?)`", left)
+    statement = re.search(r"large object 71001 belonged to postgres, and now to another role; run as administrator: `(.*?)`", left)
     assert statement
     with world.connect(world.target) as connection:
         connection.execute(statement[1].encode())
