@@ -63,13 +63,13 @@ def _find(merge: Merge, members: Members, inventory: Iterable[InventoryItem]) ->
     compared = Comparison(
         merge.connection, merge.manifest, members, [*inventory], merge.path, names, Neighbours.of(merge.site, merge.run)
     )
-    found = compared.differences if compared.is_same_major else [*compared.differences, *_bounds(merge, inventory)]
-    new = {difference.item.name for difference in found if difference.then is None and difference.item.kind in TABLES}
+    differing = compared.differences if compared.is_same_major else [*compared.differences, *_bounds(merge, inventory)]
+    new = {difference.item.name for difference in differing if difference.then is None and difference.item.kind in TABLES}
     made = {item.identity for item in merge.manifest.made}
     # Objects of a new table are left with it; keys that a restore created are dropped before it.
     chosen = [
         difference
-        for difference in found
+        for difference in differing
         if difference.then is not None or difference.item.parent not in new or difference.item.identity in made
     ]
     own, constraints = compared.own, {(item.parent, item.name) for item in inventory if item.kind == "constraint"}

@@ -74,7 +74,7 @@ def _owner_remedy(merge: Merge, member: Member, login: str) -> str:
     then = {plain_name(item.name): owner_of(item) for item in merge.manifest.inventory if item.kind in TABLES}.get(member.qualified)
     now = {plain_name(item.name): owner_of(item) for item in merge.inventory if item.kind in TABLES}.get(member.qualified)
     if then and then != now:
-        return f'run as a superuser: ALTER TABLE {quoted_name(member.schema, member.name)} OWNER TO "{then}";'
+        return f'run as a superuser: ALTER TABLE {quoted_name(member.schema, member.name)} OWNER TO "{then}"'
     return f'GRANT its owner TO "{login}"'
 
 

@@ -232,11 +232,11 @@ def test_refused_with_the_reason_and_the_statement(world: World, damage: str) ->
     statements, reasons = REFUSED[damage]
     execute(world, *statements)
     refusal(world)
-    said = newest_report(world, "bc-004-restore-plan")
+    planned = newest_report(world, "bc-004-restore-plan")
     begin = r"public\.\w+ is detached from public\.\w+ and cannot be attached again: "
     statement = r"ALTER TABLE public\.\w+ ATTACH PARTITION public\.\w+ FOR VALUES .*;"
     for reason in reasons:
-        assert re.search(rf"{begin}.*{reason}.*; then restore again, or run: {statement}", said), said
+        assert re.search(rf"{begin}.*{reason}.*; then restore again, or run: {statement}", planned), planned
 
 
 @long
@@ -267,9 +267,9 @@ def test_a_pending_detach_is_finished_first(world: World) -> None:
         with pytest.raises(Exception, match="lock timeout"):
             detacher.execute(f"{DETACH} CONCURRENTLY".encode())
     for table in ("", TABLE):
-        said = refusal(world, table)
-        assert f"public.{PART} has a DETACH … CONCURRENTLY pending" in said
-    (statement,) = re.findall(r"ALTER TABLE .* FINALIZE;", said)
+        refused = refusal(world, table)
+        assert f"public.{PART} has a DETACH … CONCURRENTLY pending" in refused
+    (statement,) = re.findall(r"ALTER TABLE .* FINALIZE;", refused)
     execute(world, statement)
     verdict = restore(world)
     assert ask(world, f"SELECT relispartition FROM pg_class WHERE oid = '{PART}'::regclass") == [(True,)]
