@@ -200,9 +200,9 @@ def old(resolved: World) -> Iterator[World]:
         yield resolved
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kept(source: LocalServer, target: LocalServer, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    """Two fulls, each with a differential, taken once a module; the database is gone again."""
+    """Two fulls, each with a differential, taken once; the database is gone again."""
     folder = tmp_path_factory.mktemp("kept")
     world = new_world(source, target, prefect_api, folder)
     for purpose in ("first", "second"):

@@ -110,7 +110,8 @@ ATTACHED = (
 )
 
 
-@pytest.mark.parametrize("alike", [pytest.param(one, marks=[] if one == "own" else [long]) for one in ALIKE])
+@long
+@pytest.mark.parametrize("alike", ALIKE)
 def test_indexes_that_are_alike_are_attached_as_they_were(old: World, alike: str) -> None:
     execute(old, "SET ROLE consulting_owner", *ALIKE[alike])
     before, attached = old.state(), ask(old, ATTACHED)
@@ -121,6 +122,7 @@ def test_indexes_that_are_alike_are_attached_as_they_were(old: World, alike: str
     assert before.differences(old.state()) == []
 
 
+@long
 def test_beside_for_an_audit(old: World) -> None:
     rows = ask(old, ROWS)
     archive(old)

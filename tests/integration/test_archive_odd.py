@@ -42,6 +42,7 @@ def test_a_set_of_one_year_says_nothing_of_the_others(old: World) -> None:
     assert (ask(old, ROWS), ask(old, OTHERS)) == (rows, others)
 
 
+@long
 def test_a_row_that_is_committed_while_the_drop_waits_keeps_the_partition(old: World) -> None:
     execute(old, f"ALTER DATABASE {DATABASE} SET default_transaction_isolation = 'repeatable read'")
     said, failed = list[str](), list[Exception]()

@@ -359,6 +359,7 @@ def needy(world: World) -> Iterator[World]:
             connection.execute("DROP OWNED BY auditor; DROP ROLE auditor")
 
 
+@pytest.mark.long
 def test_what_the_target_lacks(needy: World) -> None:
     said = refused(needy, "disaster_recovery")
     assert "the server lacks extension probe, which the backup needs; install its package there" in said

@@ -488,6 +488,7 @@ def narrow(copy: World) -> Iterator[str]:
         connection.execute("DROP OWNED BY narrow; DROP ROLE narrow")
 
 
+@pytest.mark.long
 def test_others_rows_that_may_not_be_looked_at_are_not_said_to_be_well(copy: World, narrow: str) -> None:
     execute(copy, *OTHERS)
     store = Path(shutil.copytree(copy.store_folder, copy.folder / f"with reviews {copy.database}"))

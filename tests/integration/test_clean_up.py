@@ -72,6 +72,7 @@ def test_old_rows_go_and_come_back(world: World) -> None:
     assert before.differences(world.state(), views="recomputed") == []
 
 
+@long
 def test_what_is_still_needed_stays_and_holds_up_nothing_else(world: World) -> None:
     """The three that stopped the old clean-up for ever (an active leader of an old member, a team without leader), and more."""
     member = ask(

@@ -17,7 +17,7 @@ ROWS = {
 GOES = {"any": {1, 2, 3, 4, 7, 8, 9, 10}, "each": {1, 9}}
 
 
-@pytest.mark.parametrize("how", GOES)
+@pytest.mark.parametrize("how", ["any", pytest.param("each", marks=pytest.mark.long)])
 def test_several_clocks(world: World, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     values = ", ".join(
         f"({number}, {', '.join('NULL' if one is None else repr(one) for one in clocks)})" for number, clocks in ROWS.items()

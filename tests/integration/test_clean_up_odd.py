@@ -88,6 +88,7 @@ def test_a_long_chain_goes_in_one_run(world: World, monkeypatch: pytest.MonkeyPa
     assert count(world, "items") == rows
 
 
+@long
 def test_a_key_of_its_own_empties_no_row_that_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are archived; then one is refused, so that the other is tried alone."""
     own(
@@ -318,6 +319,7 @@ def test_what_was_archived_and_not_deleted_is_lost_when_it_goes(world: World, mo
         world.backup()
 
 
+@long
 def test_a_vacuum_that_cannot_be_done_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_context(world, monkeypatch, clean_up=rules()[:1], long_term={})
     monkeypatch.setattr(clean_up_rules, "LOCK_SECONDS", 0.1)

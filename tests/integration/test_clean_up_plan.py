@@ -33,7 +33,8 @@ def short_trials(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     monkeypatch.setattr(delete, "BATCH_ROWS", rows)
 
 
-@pytest.mark.parametrize("rows", [7, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("rows", [7, 1])
 def test_rules_that_need_each_other_are_planned_as_they_are_followed(
     world: World, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:  # fmt: skip
@@ -117,6 +118,7 @@ def rule_row(text: str, table: str) -> str:
     return found[0]
 
 
+@pytest.mark.long
 def test_what_a_trigger_refuses_beside_rows_that_would_go_is_not_known(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     guarded(world, monkeypatch)
     with monkeypatch.context() as patch:

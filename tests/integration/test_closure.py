@@ -78,6 +78,7 @@ def test_what_another_contexts_table_is_needed_for_is_left_out_and_named(
     run_on_target(world, "INSERT INTO odd.t VALUES (3)", "UPDATE odd.t SET v = 'c'", "DELETE FROM odd.t WHERE id = 3")
 
 
+@pytest.mark.long
 def test_a_set_of_an_older_release_restores(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what is left out, but not how it is made."""
     surround(world, monkeypatch, NEEDED["a policy"], NEEDED["a rule"])

@@ -289,6 +289,7 @@ def _one(connection: psycopg.Connection, query: LiteralString) -> str:
     return str(row[0])
 
 
+@pytest.mark.long
 def test_what_surrounds_a_context_disturbs_nothing(night: Night) -> None:
     assert night.before.differences(night.after, ignore_foreign_keys=OUTBOUND_KEYS, views="recomputed") == []
     assert night.after.outside == ()

@@ -146,7 +146,8 @@ DETACHED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", [next(iter(DETACHED)), *(pytest.param(damage, marks=long) for damage in [*DETACHED][1:])])
+@long
+@pytest.mark.parametrize("damage", DETACHED)
 def test_attached_again_and_detached_by_an_undo(world: World, damage: str) -> None:
     healthy = state(world, AS_BACKED_UP)
     execute(world, *DETACHED[damage])

@@ -130,7 +130,8 @@ UNLIKE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("change", [pytest.param(one, marks=() if one == "a value renamed" else long) for one in UNLIKE])
+@long
+@pytest.mark.parametrize("change", UNLIKE)
 def test_a_text_of_rows_that_did_not_change_may_be_another(world: World, change: str) -> None:
     execute(world, SET_UP)
     world.backup()

@@ -389,6 +389,7 @@ def test_without_any_set_there_is_one_clear_error(stored: World, backup: str) ->
     assert databases(stored.target) == set()
 
 
+@long
 def test_an_object_of_another_day_fails_the_drill_although_an_older_set_is_good(stored: World, rehearsed: Rehearsed) -> None:
     newer, older = set_folder(stored, rehearsed.newer), set_folder(stored, rehearsed.older)
     assert (newer / TEAMS).read_bytes() != (older / TEAMS).read_bytes()

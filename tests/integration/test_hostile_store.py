@@ -300,6 +300,7 @@ def test_a_check_that_the_database_lacks(stored: World, two_sets: TwoSets, state
     assert (ask(stored, columns), ask(stored, owner)) == ([(0,)], [("consulting_owner",)])
 
 
+@long
 def test_no_check_on_a_table_of_another_context(stored: World, two_sets: TwoSets) -> None:
     item = {"kind": "constraint", "name": "said", "parent": "public.users", "columns": "", "state": "CHECK (false) NOT VALID"}
     rewrite(newest(stored, two_sets), lambda body: body["inventory"].append(item))
@@ -337,6 +338,7 @@ def test_a_key_to_another_context(stored: World, two_sets: TwoSets, definition: 
     (folder / "manifest.json").write_bytes(good)
 
 
+@long
 def test_sequences_of_others_stay_where_they_are(stored: World, two_sets: TwoSets) -> None:
     execute(stored, "CREATE SEQUENCE others_seq OWNED BY NONE", "ALTER SEQUENCE others_seq OWNER TO consulting_owner")
     rewrite(

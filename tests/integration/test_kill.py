@@ -271,7 +271,7 @@ def end(held: Gates, step: Callable[[Gates], None]) -> int:
     ("step", "number"),
     [
         pytest.param(at_lock, signal.SIGINT, marks=long),
-        pytest.param(at_dump, signal.SIGTERM),
+        pytest.param(at_dump, signal.SIGTERM, marks=long),
         pytest.param(at_rows, signal.SIGINT, marks=long),
         pytest.param(at_list, signal.SIGTERM, marks=long),
         pytest.param(at_schema, signal.SIGTERM, marks=long),

@@ -271,11 +271,11 @@ CONFIRMED = {"dry_run": False, "confirm_database": DATABASE}
     [
         pytest.param(full_restore, {"in_place": True}, marks=pytest.mark.long),
         (full_restore, {"in_place": True, **CONFIRMED}),
-        (table_restore, {"table": "teams", "mode": "replace", **CONFIRMED}),
+        pytest.param(table_restore, {"table": "teams", "mode": "replace", **CONFIRMED}, marks=pytest.mark.long),
         pytest.param(clean_up_old_data, {}, marks=pytest.mark.long),
         (clean_up_old_data, CONFIRMED),
         pytest.param(archive_partitions, {}, marks=pytest.mark.long),
-        (archive_partitions, CONFIRMED),
+        pytest.param(archive_partitions, CONFIRMED, marks=pytest.mark.long),
     ],
 )
 def test_rows_that_policies_keep_from_the_owner_are_changed_by_nobody(hidden: World, flow: Any, parameters: dict[str, Any]) -> None:

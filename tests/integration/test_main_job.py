@@ -105,6 +105,7 @@ def assert_equal(before: State, server: LocalServer, database: str = DATABASE) -
     assert after.outside == ()
 
 
+@pytest.mark.long
 def test_a_backup_can_be_run_again(stored: Stored) -> None:
     assert len({one.name for one in stored.sets}) == 2
     assert all((one / "manifest.json").is_file() for one in stored.sets)

@@ -113,11 +113,13 @@ def test_a_differential_is_recovered_beside_what_keys_refer_to(generation: Gener
     assert unlike(generation.states["differential"], recovered) == []
 
 
+@long
 def test_a_full_is_restored_in_place(living: World, generation: Generation) -> None:
     assert restore(living, backup=generation.full).startswith("RESTORED")
     assert unlike(generation.states["full"], living.state()) == []
 
 
+@long
 def test_a_safety_set_undoes(living: World, generation: Generation) -> None:
     assert restore(living, backup=generation.the("safety")).startswith("RESTORED")
     assert unlike(generation.states["safety"], living.state()) == []
@@ -150,6 +152,7 @@ def test_an_archived_partition_is_attached_again(living: World, generation: Gene
     assert generation.states["before the archive"].differences(living.state(), views="ignored") == cleaned
 
 
+@long
 def test_rows_that_were_cleaned_up_come_back(living: World, generation: Generation) -> None:
     assert bring_back(living, generation.the("clean-up")).startswith("RESTORED")
     assert unlike(generation.states["before the clean-up"], living.state()) == []

@@ -148,6 +148,7 @@ def test_a_row_that_another_takes_the_place_of_is_lost(copy: World) -> None:
     assert finding.fails and finding.sample[0].endswith("1 only in the set, 0 changed, 1 only in the database")
 
 
+@pytest.mark.long
 def test_the_newest_good_state_counts_be_it_a_differentials(copy: World) -> None:
     copy.backup()
     execute(copy, f"UPDATE policy_violations SET error_message = 'other' WHERE id = {A_ROW.format(2025)}")
@@ -171,6 +172,7 @@ def test_a_suspect_set_is_no_witness(copy: World) -> None:
     assert finding.fails and "policy_violations_2023: " in finding.sample[0]
 
 
+@pytest.mark.long
 def test_what_clean_ups_archived_is_no_loss_and_one_row_more_is(copy: World, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = {"table": "policy_violations", "clock": "detected_at", "keep": "3 years", "condition": "status <> 'active'"}
     edit_context(copy, monkeypatch, clean_up=[rule])
@@ -260,6 +262,7 @@ def test_a_check_a_day_comes_round_in_a_week(copy: World, monkeypatch: pytest.Mo
     assert "within 7 days" not in finding.note
 
 
+@pytest.mark.long
 def test_the_record_of_a_run_says_when_each_was_compared(copy: World, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_context(copy, monkeypatch, comparison_seconds=0)
     long_ago = datetime.now(UTC) - timedelta(days=300)
@@ -277,7 +280,7 @@ def test_the_record_of_a_run_says_when_each_was_compared(copy: World, monkeypatc
     assert record.partitions.compared == dict.fromkeys(record.partitions.tried, record.instant) != {}
 
 
-@pytest.mark.parametrize("frozen_after", [None, "1 year"])
+@pytest.mark.parametrize("frozen_after", [None, pytest.param("1 year", marks=pytest.mark.long)])
 def test_what_a_backup_took_along_between_two_checks_is_told_once(copy: World, frozen_after: str | None) -> None:
     context, days = defined(frozen_after), (SUMMER + timedelta(days=day) for day in range(9))
     remember(copy, compare(copy, context, day := next(days))[1], day)

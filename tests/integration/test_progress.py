@@ -168,6 +168,7 @@ def test_a_backup_and_a_recovery_show_how_far_they_are(large: World, eager: None
     assert "the remaining time cannot be estimated" in unmeasured[0][1]
 
 
+@pytest.mark.long
 def test_a_run_that_fails_stays_where_it_stopped(large: World, way: FaultyProxy, eager: None) -> None:
     # So slowly that it is seen on its way where everything takes long.
     way.throttle(BYTES_PER_SECOND / 4)

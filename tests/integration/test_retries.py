@@ -34,6 +34,7 @@ from tests.support.stores import Asked, Front, Refusal, front_of
 from tests.support.world import World
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
+long = pytest.mark.long
 SLOW_DOWN = Refusal(503, "SlowDown", "Please reduce your request rate.")
 SECONDS = 60
 
@@ -95,12 +96,14 @@ def test_a_store_that_fails_twice_shows_retries_of_the_upload(
     assert {path: count for path, count in puts(front).items() if count > 1} == dict.fromkeys(refused, 3)
 
 
+@long
 def test_a_store_that_fails_twice_shows_retries_of_the_manifest(recorded: World, front: Front, runs: Runs) -> None:
     front.refuse = refuse_first(2, "PUT", "/manifest.json")
     assert recorded.backup().startswith("STORED")
     assert runs.counts("publish bc-004") == [3]
 
 
+@long
 def test_a_store_that_fails_twice_shows_retries_of_the_download(recorded: World, front: Front, runs: Runs) -> None:
     recorded.backup()
     front.refuse = refuse_first(2, "GET", "/data/")
@@ -158,6 +161,7 @@ def manifests(world: World) -> list[Manifest]:
     ]
 
 
+@long
 def test_a_dump_that_is_killed_is_taken_again_under_the_same_snapshot(world: World, recorder: str, runs: Runs) -> None:
     world.api = recorder
     make_big_row(world)
@@ -200,7 +204,10 @@ def test_a_restore_that_fails_is_not_tried_again(world: World, recorder: str, ru
 
 @pytest.mark.parametrize(
     "refusal",
-    [Refusal(403, "AccessDenied", "Access Denied."), Refusal(403, "QuotaExceeded"), Refusal(507, "InsufficientStorage")],
+    [
+        Refusal(403, "AccessDenied", "Access Denied."),
+        *(pytest.param(refusal, marks=long) for refusal in (Refusal(403, "QuotaExceeded"), Refusal(507, "InsufficientStorage"))),
+    ],
     ids=lambda refusal: refusal.code,
 )
 def test_a_refusal_is_asked_about_once(recorded: World, front: Front, runs: Runs, refusal: Refusal) -> None:

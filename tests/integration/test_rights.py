@@ -110,7 +110,8 @@ def plan(world: World, **more: Any) -> str:
 CONFIRMED = {"dry_run": False, "confirm_database": DATABASE}
 
 
-@pytest.mark.parametrize("right", [pytest.param(one, marks=long if number else ()) for number, one in enumerate(RIGHTS)], ids=str)
+@long
+@pytest.mark.parametrize("right", RIGHTS, ids=str)
 def test_a_right_that_is_taken_away(copied: World, right: Right) -> None:
     execute(copied, *right.statements)
     damaged = copied.state()

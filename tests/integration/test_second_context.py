@@ -433,6 +433,7 @@ def leaves(world: World, table: str) -> dict[str, str]:
         )  # fmt: skip
 
 
+@long
 def test_partitions_are_made_by_month(both: World, monkeypatch: pytest.MonkeyPatch) -> None:
     at(monkeypatch, "2026-12-15T05:00+09:00")
     before, neighbours = state(both), both.state()

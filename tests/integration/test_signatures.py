@@ -324,6 +324,7 @@ def test_a_differential_on_a_full_that_is_not_trusted(signed: World, others: Key
         verify(signed, differential.name, trust_unsigned=True)
 
 
+@long
 def test_a_base_is_one_that_is_trusted(world: World, keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
     world.backup()
     world.extra = keys.both
@@ -386,6 +387,7 @@ def test_every_flow_that_reads_sets_takes_the_parameter(
         assert ("trust_unsigned: sets without a signature are accepted" in caplog.text) == bool(given)
 
 
+@long
 def test_a_file_of_the_old_scripts_is_not_signed(world: World, keys: Keys) -> None:
     world.extra = keys.verifying
     file, more = str(old_script(world)), {"target_database": "consulting_tool_legacy"}

@@ -60,6 +60,7 @@ def assert_equal(world: World, before: State, *, missing_keys: tuple[str, ...] =
     assert before.differences(after, ignore_foreign_keys=missing_keys, views="recomputed") == []
 
 
+@pytest.mark.long
 def test_there_without_our_tables(backed_up: World, before: State) -> None:
     give_users(backed_up)
     execute(backed_up, "CREATE TABLE of_another_context (id int PRIMARY KEY)", "INSERT INTO of_another_context VALUES (1)",
@@ -80,6 +81,7 @@ def test_there_and_empty_altogether(backed_up: World, before: State) -> None:
     assert report(backed_up).count("public.users does not exist") == len(OUTBOUND_KEYS)
 
 
+@pytest.mark.long
 def test_migrated_and_empty(backed_up: World, before: State) -> None:
     migrate(backed_up)
     assert backed_up.recover().startswith("PASS")
@@ -117,6 +119,7 @@ def test_what_the_application_made_meanwhile_stays(backed_up: World) -> None:
         ).fetchall() != [(0,)]  # fmt: skip
 
 
+@pytest.mark.long
 def test_keys_are_made_when_their_rows_are_there(backed_up: World, before: State) -> None:
     give_users(backed_up)
     execute(backed_up, "CREATE TABLE away AS SELECT * FROM users", "TRUNCATE users")
@@ -217,6 +220,7 @@ def test_a_function_of_that_name_that_does_something_else(backed_up: World) -> N
     assert target_text(backed_up) == text
 
 
+@pytest.mark.long
 def test_rows_that_cannot_be_loaded(backed_up: World) -> None:
     migrate(backed_up)
     execute(backed_up, "ALTER TABLE policy_violations_2026 ADD CONSTRAINT never CHECK (severity = 'never')")

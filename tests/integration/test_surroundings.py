@@ -40,6 +40,7 @@ def service(world: World, **more: str) -> dict[str, str]:
     return {"PGSERVICE": "x", "PGSERVICEFILE": str(file)}
 
 
+@long
 def test_a_service_file_that_names_another_database(world: World) -> None:
     before = world.state()
     world.extra = service(world) | {"PGDATABASE": DATABASE, "PGOPTIONS": "-c search_path=public", "PGCLIENTENCODING": "LATIN1"}

@@ -214,6 +214,7 @@ def test_a_table_or_partition_becomes_what_it_was(stored: World, table: str, mod
     assert unlike(before, stored.state()) == []
 
 
+@long
 def test_a_unit_that_came_back_has_its_place_in_the_hierarchy(stored: World) -> None:
     """Triggers would make other rows than those that went: the repair makes what is missing."""
     pairs = "SELECT ancestor_unit_id, descendant_unit_id, depth FROM organization_hierarchies ORDER BY 1, 2"

@@ -116,6 +116,7 @@ def in_place(world: World, backup: str = "latest") -> str:
     return restore(world, "", "in place", backup=backup)
 
 
+@long
 def test_undone_and_done_again_and_undone(copied: World) -> None:
     execute(copied, *SEVERAL)
     damaged = copied.state()

@@ -229,6 +229,7 @@ def test_bad_input_is_refused(world: World, parameters: dict[str, Any], said: st
     assert before.differences(world.state(), views="stored") == []
 
 
+@pytest.mark.long
 def test_by_hand(world: World) -> None:
     process = world.start("views", "refresh_views", "backup_restorer", arguments=["--views", *OURS[1:]])
     said, _ = process.communicate(timeout=120)
