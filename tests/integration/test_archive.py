@@ -359,6 +359,7 @@ def test_a_reattachment_that_is_killed_is_done_by_the_next_run(old: World, modul
     assert before.differences(old.state()) == []
 
 
+@long
 def test_rows_that_refer_to_nothing_any_more_are_told_and_nothing_is_left(old: World) -> None:
     archive(old)
     execute(old, "ALTER TABLE policy_violations DISABLE TRIGGER USER", "SET session_replication_role = replica",

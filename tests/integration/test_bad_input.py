@@ -181,6 +181,7 @@ def test_a_zero_byte_in_a_databases_name(tmp_path: Path) -> None:
         new_target(Run("full_restore", CONTEXT, "3f9c", now(), tmp_path, Running()), "a\0b")
 
 
+@pytest.mark.long
 def test_a_name_with_quotes_and_signs_is_a_name(filled: World, two_sets: TwoSets) -> None:
     name = 'it\'s "a" =b\\ 復元 host=x' + "y" * 30
     assert len(name.encode()) <= 63

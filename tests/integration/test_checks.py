@@ -528,6 +528,7 @@ def test_a_store_that_is_not_there_is_a_finding(healthy: World) -> None:
     assert witnesses(healthy, "/nowhere/at/all") == [(name, Verdict.BROKEN, note) for name in WITNESSES]
 
 
+@pytest.mark.long
 def test_a_damaged_set_is_no_witness_and_an_older_one_is(copy: World) -> None:
     store = Path(shutil.copytree(copy.store_folder, copy.folder / "with a newer set"))
     with copy.connect() as connection:

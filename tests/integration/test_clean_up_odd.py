@@ -220,6 +220,7 @@ def test_in_a_deadlock_it_gives_way(world: World, monkeypatch: pytest.MonkeyPatc
     assert max(waits) < 60
 
 
+@long
 def test_a_check_that_is_deferred_is_asked_at_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """An item has a lead, which goes first; together both may go."""
     own(

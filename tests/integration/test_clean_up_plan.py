@@ -12,6 +12,7 @@ from tests.support.contexts import edit_context
 from tests.support.database import ask, count, execute
 from tests.support.example import TABLES
 from tests.support.moments import SECONDS
+from tests.support.variants import first_quick
 from tests.support.world import World
 
 SLOW = (
@@ -84,7 +85,7 @@ def chain(world: World, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("seconds", [3.0, 0.0])
+@pytest.mark.parametrize("seconds", first_quick(1, [0.0, 3.0]))
 def test_a_chain_is_planned_to_its_end(world: World, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     chain(world, monkeypatch, 30)
     with monkeypatch.context() as patch:

@@ -22,6 +22,7 @@ from tests.support.reports import newest_report
 from tests.support.restores import undo
 from tests.support.servers import CONTRIB, Servers, drop_databases
 from tests.support.traffic import traffic
+from tests.support.variants import first_quick
 from tests.support.world import World, new_world
 
 long = pytest.mark.long
@@ -228,7 +229,7 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", REFUSED)
+@pytest.mark.parametrize("damage", first_quick(1, REFUSED))
 def test_refused_with_the_reason_and_the_statement(world: World, damage: str) -> None:
     statements, reasons = REFUSED[damage]
     execute(world, *statements)

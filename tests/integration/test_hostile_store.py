@@ -456,7 +456,7 @@ def test_programs_that_a_dump_could_command_are_warned_of_once_a_run(
 # --- marks -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mark", first_quick(2, ["damaged.json", "hold-0a1f.json", "thaw.json", "drilled.json", "pinned.json"]))
+@pytest.mark.parametrize("mark", first_quick(1, ["damaged.json", "hold-0a1f.json", "thaw.json", "drilled.json", "pinned.json"]))
 def test_marks_that_say_anything(stored: World, two_sets: TwoSets, mark: str) -> None:
     for data in (b"[" * 100_000, b"", b"\xff", b'{"found": {}}', b'{"asked": "0001-01-01T00:00:00", "tier": "x", "flow_run": 1}',
                  b'{"found": "' + b"x" * 1_000_000 + b'"}'):  # fmt: skip

@@ -30,6 +30,7 @@ def lean(world: World) -> Iterator[World]:
         connection.execute("DROP ROLE lean")
 
 
+@long
 def test_in_place_needs_no_right_on_tables_of_others(lean: World) -> None:
     before = lean.state()
     lean.backup()

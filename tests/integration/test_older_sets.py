@@ -144,6 +144,7 @@ def test_rows_of_a_long_term_set_are_restored(living: World, generation: Generat
     assert unlike(generation.states["differential"], living.state()) == []
 
 
+@long
 def test_an_archived_partition_is_attached_again(living: World, generation: Generation) -> None:
     cleaned = generation.states["before the clean-up"].differences(generation.states["differential"], views="ignored")
     assert cleaned

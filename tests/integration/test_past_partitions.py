@@ -163,6 +163,7 @@ def test_the_newest_good_state_counts_be_it_a_differentials(copy: World) -> None
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_suspect_set_is_no_witness(copy: World) -> None:
     execute(copy, "DELETE FROM policy_violations_2023 WHERE id::text < '8'")
     for take in (copy.backup, copy.differential):

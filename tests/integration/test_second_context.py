@@ -554,6 +554,7 @@ SELECT (SELECT count(*) FROM doomed), (SELECT count(*) FROM performance.goal_pro
        (SELECT count(*) FROM performance.feedback_events WHERE goal_id IN (SELECT id FROM doomed))"""
 
 
+@long
 def test_views_that_read_each_other(both: World) -> None:
     execute(both, "UPDATE performance.goals SET weight = 0.25 WHERE weight = 0.5")
     assert run(both, refresh_views).startswith("REFRESHED: ")

@@ -193,7 +193,7 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("statements", "error", "said"), first_quick(2, REFUSED.values()), ids=REFUSED)
+@pytest.mark.parametrize(("statements", "error", "said"), first_quick(1, REFUSED.values()), ids=REFUSED)
 def test_refused_with_nothing_changed(backed_up: World, statements: list[str], error: type[Exception], said: str) -> None:
     migrate(backed_up)
     execute(backed_up, *statements)

@@ -99,6 +99,7 @@ def test_settings_of_a_login_reach_nothing(logins: World) -> None:
     logins.assert_recovered(before)
 
 
+@long
 def test_a_limit_of_connections_is_told_before_anything_is_touched(logins: World) -> None:
     logins.extra = {"BACKUP_JOBS": "4"}
     execute(logins, "ALTER ROLE backup_reader CONNECTION LIMIT 4")
