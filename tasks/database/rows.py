@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from tasks.core.errors import (
 from tasks.core.postgres.connection import Connection, Server, connect
 from tasks.core.postgres.messages import message_of
 from tasks.core.postgres.source_path import read_source_path, source_path
-from tasks.core.rows import stream
+from tasks.core.rows import pages, stream
 from tasks.core.rows.digest import RowDigest
 from tasks.core.rows.file_blocks import BaseBlocks
 from tasks.core.rows.job import StreamFacts, StreamFault, StreamJob
@@ -113,7 +113,13 @@ def dump_table(server: Server, run: Run, job: StreamJob, size_bytes: int, moved:
     facts = run_stream(server, run, job, size_bytes, moved)
     dumped = Dumped(facts, time.monotonic() - started)
     get_run_logger().info(
-        "%s.%s: %d rows, %d bytes as %d in %.1f s", job.schema, job.name, facts.rows, facts.plain_bytes, facts.bytes, dumped.seconds
+        "%s.%s: %d rows, %d bytes as %d in %.1f s",
+        job.schema,
+        job.title,
+        facts.rows,
+        facts.plain_bytes,
+        facts.bytes,
+        dumped.seconds,
     )
     return dumped
 
@@ -128,6 +134,22 @@ def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
         return stream.is_unchanged(server, job, base)
     except psycopg.Error as error:
         raise _error(job, stream.describe_fault(error)) from error
+
+
+def split(server: Server, job: StreamJob, size_bytes: int) -> list[StreamJob]:
+    """Return jobs that together read a large relation, each some of its pages; the job itself for another one.
+
+    Raises:
+        MovedSnapshot, OperationError: as run_stream.
+    """
+    parts = -(-size_bytes // pages.PART_BYTES)
+    if parts < 2:
+        return [job]
+    try:
+        ranges = stream.split(server, job, parts)
+    except psycopg.Error as error:
+        raise _error(job, stream.describe_fault(error)) from error
+    return [replace(job, pages=chosen) for chosen in ranges] or [job]
 
 
 def runs_code(server: Server, job: StreamJob) -> bool:
@@ -260,10 +282,10 @@ def bases_of_domains(connection: Connection, oid: int) -> dict[str, str]:
     return {name: base for _, name, base in domains}
 
 
-@step(name="compare {relation.name}", repeatable=True)
-def read_back(server: Server, database: str, run: Run, relation: Relation, encoding: str, moved: Moved = unmeasured) -> RowDigest:
-    """Read a restored relation; return count and digest of its rows."""
-    facts = run_stream(server, run, reading_job(database, run, relation, encoding), relation.plain_bytes, moved)
+@step(name="compare {job.title}", repeatable=True)
+def read_back(server: Server, run: Run, job: StreamJob, size_bytes: int, moved: Moved = unmeasured) -> RowDigest:
+    """Read a restored relation, or some of its pages; return count and digest of its rows."""
+    facts = run_stream(server, run, job, size_bytes, moved)
     return RowDigest(facts.rows, int(facts.digest, 16))
 
 

@@ -6,12 +6,15 @@ from tasks.core.database.comparison import compare_inventories
 from tasks.core.errors import BadInput, RestoreDiffers
 from tasks.core.postgres.connection import Server, connect
 from tasks.core.postgres.source_path import read_source_path
+from tasks.core.rows.digest import RowDigest
+from tasks.core.rows.job import StreamJob
 from tasks.core.run.phases import Phases
 from tasks.core.sets.hash_partitions import unlike
 from tasks.core.sets.left_out import without_absent
+from tasks.core.sets.manifest import Manifest
 from tasks.core.sets.shared_schema import comparable
 from tasks.database import catalog
-from tasks.database.rows import read_back
+from tasks.database.rows import read_back, reading_job, split
 from tasks.database.spelling import spelled_here
 from tasks.restore.database import unforced
 from tasks.restore.fill import Filled
@@ -31,12 +34,8 @@ def compare_with_manifest(staged: StagedSet, target: Target, filled: Filled, run
     """
     manifest, differing = staged.manifest, [*filled.not_made]
     with phases.phase("comparison"):
-        relations = sorted(manifest.relations, key=lambda relation: relation.plain_bytes, reverse=True)
-        place, encoding = target.working_name, manifest.database.encoding
-        with unforced(run, target), progress.of(run, "comparing", manifest.plain_bytes, manifest.zone) as items:
-            calls = [(target.loader, place, run, relation, encoding, items[relation.qualified].at) for relation in relations]
-            read = spread(run, read_back, calls, [relation.plain_bytes for relation in relations])
-        differing += unlike(manifest, {relation.qualified: digest for relation, digest in zip(relations, read, strict=True)})
+        with unforced(run, target):
+            differing += unlike(manifest, _read_back(manifest, target, run))
         differing += compare_objects(target.loader, target, run, staged, filled.keys)
     if differing:
         raise RestoreDiffers(
@@ -49,6 +48,22 @@ def compare_with_manifest(staged: StagedSet, target: Target, filled: Filled, run
             ),
             differing,
         )
+
+
+def _read_back(manifest: Manifest, target: Target, run: Run) -> dict[str, RowDigest]:
+    """Return count and digest of every relation, read in parallel, the largest first; of large ones several parts."""
+    relations = sorted(manifest.relations, key=lambda relation: relation.plain_bytes, reverse=True)
+    digests, reads = {relation.qualified: RowDigest() for relation in relations}, list[tuple[str, StreamJob, int]]()
+    for relation in relations:
+        job = reading_job(target.working_name, run, relation, manifest.database.encoding)
+        jobs = split(target.loader, job, relation.plain_bytes)
+        reads += [(relation.qualified, part, relation.plain_bytes // len(jobs)) for part in jobs]
+    expected = {f"{name}, {job.title}": float(size) for name, job, size in reads}
+    with progress.of(run, "comparing", expected, manifest.zone) as items:
+        calls = [(target.loader, run, job, size, item.at) for (_, job, size), item in zip(reads, items.values(), strict=True)]
+        for (name, _, _), digest in zip(reads, spread(run, read_back, calls, [size for _, _, size in reads]), strict=True):
+            digests[name].include(digest)
+    return digests
 
 
 @step

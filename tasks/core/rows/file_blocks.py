@@ -12,8 +12,9 @@ the lines that the full backup has of it.
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Self
 
 # The greatest number of counts kept for a relation: in a larger one, blocks are counted in groups.
@@ -52,6 +53,12 @@ class BlockRows:
         if not 0 <= shift <= MOST_SHIFT or len(rows) > MOST_COUNTS:
             raise ValueError(f"{len(rows)} counts of 2**{shift} blocks each")
         return cls.of(shift, rows)
+
+    @classmethod
+    def joined(cls, ranges: Sequence[Self]) -> Self:
+        """Return the counts of a relation of which each object has those of other blocks."""
+        counts = zip_longest(*(blocks.rows for blocks in ranges), fillvalue=0)
+        return cls.of(ranges[0].shift, map(sum, counts))
 
     @property
     def plain(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from tasks.core.rows.file_blocks import BaseBlocks, BlockRows
+from tasks.core.rows.pages import Pages
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class StreamJob:
 
     Without a file the rows are only counted and hashed. With `count_blocks` the rows of each block
     are counted too; with a `base` only rows of changed blocks are written; with `only` only these
-    rows are read.
+    rows are read; with `pages` only those pages of a heap.
     """
 
     database: str
@@ -37,13 +38,19 @@ class StreamJob:
     count_blocks: bool = False
     base: BaseBlocks | None = None
     only: RowKeys | None = None
+    pages: Pages | None = None
+
+    @property
+    def title(self) -> str:
+        """The name of what is read, for the names of runs."""
+        return f"{self.name} from page {self.pages.first:,}" if self.pages else self.name
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Self:
         """Return the job that another process sent."""
-        base, only = plain["base"], plain["only"]
+        base, only, pages = plain["base"], plain["only"], plain["pages"]
         blocks = base and BaseBlocks(base["xmin"], BlockRows.parse(base["counted"]))
-        return cls(**{**plain, "base": blocks, "only": only and RowKeys(**only)})
+        return cls(**{**plain, "base": blocks, "only": only and RowKeys(**only), "pages": pages and Pages.parse(pages)})
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from tasks.core.rows.compressed_file import CompressedFile
 from tasks.core.rows.digest import RowDigest
 from tasks.core.rows.file_blocks import BaseBlocks, BlockRows, BlockState, Changes, Chosen, find_changes, render_lines, shift_for
 from tasks.core.rows.job import StreamFacts, StreamFault, StreamJob
+from tasks.core.rows.pages import Pages, page_ranges
 from tasks.core.run.progress import Moved, unmeasured
 
 BLOCK_BYTES = 1 << 16
@@ -116,6 +117,34 @@ def runs_code(server: Server, job: StreamJob) -> bool:
         return bool(connection.execute(sql.logins.CODE_WHEN_PLANNED, name).fetchall()[0][0])
 
 
+def split(server: Server, job: StreamJob, parts: int) -> list[Pages]:
+    """Return ranges of a relation's pages to read in parallel.
+
+    None for a table that is no heap, one whose rows a query would read by running code of its
+    owner, and one of a server that cannot scan a range of pages.
+
+    Raises:
+        psycopg.Error: as stream_relation.
+    """
+    with reading(server, job) as connection:
+        pages = _heap_pages(connection, job)
+        ranges = page_ranges(pages, parts) if pages else []
+        connection.execute(sql.rows.READ_PAGES)
+        queries = [sql.rows.rows_of_pages(job.schema, job.name, job.columns, chosen.bounds) for chosen in ranges]
+        plans = [connection.execute(sql.rows.explain(query)).fetchall()[0][0] for query in queries]
+    is_scanned = all(plan[0]["Plan"]["Node Type"] == "Tid Range Scan" for plan in plans)
+    return ranges if is_scanned and len(ranges) > 1 else []
+
+
+def _heap_pages(connection: Connection, job: StreamJob) -> int | None:
+    """Return the number of a heap's pages; None if it is no heap, or a query would run code of its owner."""
+    name = {"name": sql.names.quoted_name(job.schema, job.name)}
+    if connection.execute(sql.logins.CODE_WHEN_PLANNED, name).fetchall()[0][0]:
+        return None
+    pages, is_heap = connection.execute(sql.rows.RELATION_BLOCKS, name).fetchall()[0]
+    return pages if is_heap else None
+
+
 def _changes(connection: Connection, job: StreamJob, base: BaseBlocks) -> Changes:
     counted = connection.execute(sql.rows.count_rows_by_block(job.schema, job.name, base.counted.shift, base.xmin)).fetchall()
     return find_changes(base.counted, [BlockState(*row) for row in counted])
@@ -127,14 +156,11 @@ def _count_blocks(connection: Connection, job: StreamJob) -> BlockRows | None:
     Return none for tables that are no heap, which have no such blocks, and none where a query would
     run code of the owner.
     """
-    name = {"name": sql.names.quoted_name(job.schema, job.name)}
-    if connection.execute(sql.logins.CODE_WHEN_PLANNED, name).fetchall()[0][0]:
+    blocks = _heap_pages(connection, job)
+    if blocks is None:
         return None
-    blocks, is_heap = connection.execute(sql.rows.RELATION_BLOCKS, name).fetchall()[0]
-    if not is_heap:
-        return None
-    shift = shift_for(blocks)
-    counted = connection.execute(sql.rows.count_rows_by_block(job.schema, job.name, shift, None)).fetchall()
+    shift, bounds = (job.pages.shift, job.pages.bounds) if job.pages else (shift_for(blocks), None)
+    counted = connection.execute(sql.rows.count_rows_by_block(job.schema, job.name, shift, None, bounds)).fetchall()
     rows = [0] * (counted[-1][0] + 1 if counted else 0)
     for number, count, _ in counted:
         rows[number] = count
@@ -155,11 +181,14 @@ def digest_relation(connection: Connection, job: StreamJob, moved: Moved = unmea
 
 def row_blocks(connection: Connection, job: StreamJob) -> Iterator[tuple[list[bytes], int]]:
     """Yield the rows of a relation in blocks of about 64 KB (fits a processor's cache), with each block's size."""
-    keys = job.only
+    keys, pages = job.only, job.pages
     query = sql.rows.copy_rows_out(job.schema, job.name, job.columns, job.encoding)
     if keys:
         chosen = keys.columns, keys.equal, keys.types, keys.values
         query = sql.rows.copy_chosen_out(job.schema, job.name, job.columns, job.encoding, *chosen)
+    if pages:
+        connection.execute(sql.rows.READ_PAGES)
+        query = sql.rows.copy_pages_out(job.schema, job.name, job.columns, job.encoding, pages.bounds)
     yield from copied_blocks(connection, query)
 
 

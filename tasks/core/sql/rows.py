@@ -15,6 +15,41 @@ def copy_rows_out(schema: str, name: str, columns: Sequence[str], encoding: str)
     return SQL("COPY {}{} TO STDOUT (ENCODING {})").format(Identifier(schema, name), column_list(columns), Literal(encoding))
 
 
+# The first page, and the one after the last; without that all that follow.
+PageRange = tuple[int, int | None]
+
+
+def rows_of_pages(schema: str, name: str, columns: Sequence[str], pages: PageRange) -> Composed:
+    """Select the rows of some pages of a relation, without its children, in the order of the pages."""
+    chosen = SQL(", ").join(map(Identifier, columns))
+    return SQL("SELECT {} FROM ONLY {}{}").format(chosen, Identifier(schema, name), _on(pages))
+
+
+def copy_pages_out(schema: str, name: str, columns: Sequence[str], encoding: str, pages: PageRange) -> Composed:
+    """COPY the rows of some pages of a relation out, in the order of the pages."""
+    return SQL("COPY ({}) TO STDOUT (ENCODING {})").format(rows_of_pages(schema, name, columns, pages), Literal(encoding))
+
+
+def _on(pages: PageRange | None) -> Composed:
+    """Return the condition that a row is on some pages, as a WHERE clause; nothing for all pages."""
+    first, end = pages or (0, None)
+    bounds = [SQL("ctid >= {}::tid").format(Literal(f"({first},0)"))] if pages else []
+    bounds += [] if end is None else [SQL("ctid < {}::tid").format(Literal(f"({end},0)"))]
+    return Composed([SQL(" WHERE "), SQL(" AND ").join(bounds)] if bounds else [])
+
+
+# So that pages are read in their order, and only those.
+READ_PAGES = SQL(
+    """SELECT set_config(name, value, false) FROM (VALUES ('enable_seqscan', 'off'), ('enable_tidscan', 'on'),
+         ('max_parallel_workers_per_gather', '0')) AS reading (name, value)"""
+)
+
+
+def explain(query: Composed) -> Composed:
+    """Return the plan of a query as JSON, without executing it."""
+    return SQL("EXPLAIN (FORMAT JSON) {}").format(query)
+
+
 def copy_chosen_out(
     schema: str, name: str, columns: Sequence[str], encoding: str, key: Sequence[str], equal: Sequence[str],
     types: Sequence[str], values: Sequence[Sequence[str]],
@@ -51,8 +86,8 @@ def count_rows_and_old(schema: str, name: str, since: int) -> Composed:
     )
 
 
-def count_rows_by_block(schema: str, name: str, shift: int, since: int | None) -> Composed:
-    """Count the same per group of 2**shift blocks.
+def count_rows_by_block(schema: str, name: str, shift: int, since: int | None, pages: PageRange | None = None) -> Composed:
+    """Count the same per group of 2**shift blocks, of all blocks or some.
 
     The first four bytes of a ctid are the block number.
     """
@@ -60,8 +95,8 @@ def count_rows_by_block(schema: str, name: str, shift: int, since: int | None) -
         """SELECT block >> {}, sum(rows)::bigint, sum(old)::bigint FROM (
              SELECT ('x' || encode(bytes, 'hex'))::bit(32)::bigint AS block, rows, old FROM (
                SELECT substr(tidsend(ctid), 1, 4) AS bytes, count(*) AS rows, count(*) FILTER (WHERE {}) AS old
-               FROM ONLY {} GROUP BY 1) AS counted) AS numbered GROUP BY 1 ORDER BY 1"""
-    ).format(Literal(shift), SQL("true") if since is None else is_old(since), Identifier(schema, name))
+               FROM ONLY {}{} GROUP BY 1) AS counted) AS numbered GROUP BY 1 ORDER BY 1"""
+    ).format(Literal(shift), SQL("true") if since is None else is_old(since), Identifier(schema, name), _on(pages))
 
 
 def is_old(since: int) -> Composed:
