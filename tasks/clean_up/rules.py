@@ -32,10 +32,11 @@ from tasks.core.rows.stream import MORE_SPACE
 from tasks.core.sets.large_objects import staying
 from tasks.core.sets.manifest import Manifest
 from tasks.core.sets.name import Kind
+from tasks.database.loading import load_rows
 from tasks.database.locks import context_lock
 from tasks.database.logins import require_temporary
 from tasks.database.neighbours import Neighbours
-from tasks.database.rows import bases_of_domains, load_rows
+from tasks.database.rows import bases_of_domains
 from tasks.partitions.transaction import LOCK_SECONDS, session
 from tasks.run.run import Run, step
 from tasks.run.site import Site

@@ -24,7 +24,8 @@ from tasks.core.sets.large_objects import named
 from tasks.core.sets.manifest import Manifest, Relation
 from tasks.core.spelling import ANY_NAME, PRIMARY_KEY
 from tasks.core.sql.names import plain_name
-from tasks.database.rows import load_rows, reading_job
+from tasks.database.loading import load_rows
+from tasks.database.rows import reading_job
 from tasks.in_place.large_objects import compare_live, references_in
 from tasks.in_place.selection import read_condition
 from tasks.restore.prerequisites import TABLES_MADE, refusing_event_triggers

@@ -3,7 +3,8 @@
 from tasks.core import sql
 from tasks.core.backup.differential import incompatibility
 from tasks.core.run.progress import Moved, unmeasured
-from tasks.database.rows import bases_of_domains, load_rows
+from tasks.database.loading import load_rows
+from tasks.database.rows import bases_of_domains
 from tasks.database.snapshot import position
 from tasks.in_place.session import Merge, Table, is_unchanged
 from tasks.run import progress

@@ -16,7 +16,8 @@ from tasks.core.rows.stream import digest_relation
 from tasks.core.sets.hash_partitions import unlike
 from tasks.core.sets.manifest import Relation
 from tasks.core.sql.names import plain_name, quoted_name
-from tasks.database.rows import load_rows, reading_job
+from tasks.database.loading import load_rows
+from tasks.database.rows import reading_job
 from tasks.in_place.plan import compare
 from tasks.in_place.session import Merge, Table, is_unchanged, lineage
 from tasks.restore.unproven import without_unproven_checks

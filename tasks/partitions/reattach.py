@@ -23,8 +23,9 @@ from tasks.core.sets.manifest import Manifest, Scope
 from tasks.core.sets.shared_schema import comparable
 from tasks.core.sql.names import plain_name
 from tasks.database import catalog
+from tasks.database.loading import load_rows
 from tasks.database.locks import ContextLock
-from tasks.database.rows import load_rows, reading_job
+from tasks.database.rows import reading_job
 from tasks.in_place import plan
 from tasks.in_place.large_objects import look_at_large_objects, with_large_objects
 from tasks.in_place.objects import create, make_checks

@@ -30,8 +30,9 @@ from tasks.core.sets.manifest import Manifest, Relation
 from tasks.core.sets.shared_schema import comparable
 from tasks.database import catalog
 from tasks.database.catalog import Members
+from tasks.database.loading import load_rows, load_through
 from tasks.database.locks import LOCK_WAIT_SECONDS, ContextLock
-from tasks.database.rows import load_rows, load_through, reading_job
+from tasks.database.rows import reading_job
 from tasks.database.schema import read_chunks
 from tasks.database.spelling import spelled_here
 from tasks.restore.database import unforced_tables

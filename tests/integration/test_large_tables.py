@@ -1,15 +1,17 @@
-"""A large table is dumped and compared in parts, page by page, under one snapshot; the set is that of a dump in one piece."""
+"""A large table is dumped, loaded and compared in parts, under one snapshot; the set is that of a dump in one piece."""
 
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
+from tasks.core.errors import RestoreDiffers
 from tasks.core.rows import pages
 from tasks.core.sets.manifest import Manifest, Relation
 from tasks.core.sets.manifest_file import parse_manifest
 from tests.support.database import execute
 from tests.support.example import CONTEXT
+from tests.support.manifests import rewrite_manifest
 from tests.support.servers import drop_databases
 from tests.support.traffic import traffic
 from tests.support.world import World
@@ -119,3 +121,12 @@ def test_code_of_the_owner_keeps_a_table_in_one_piece(world: World) -> None:
     world.backup()
     assert len(relation(newest(world)).parts) == 1
     assert len(relation(newest(world), "policy_violations_2024").parts) > 3
+
+
+@pytest.mark.long
+def test_a_part_with_other_rows_fails_the_recovery(world: World) -> None:
+    world.backup()
+    drop_databases(world.source)
+    rewrite_manifest(world, LEAF, rows=1001)
+    with pytest.raises(RestoreDiffers, match=rf"{LEAF}: 1000 rows were loaded, but the manifest has 1001"):
+        world.recover()

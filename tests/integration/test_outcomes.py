@@ -9,11 +9,11 @@ import psycopg
 import pytest
 
 from tasks.core.errors import BadInput, DamagedSet, OperationError, RestoreDiffers
-from tasks.core.sets.manifest_file import parse_manifest, render_manifest
 from tasks.restore import compare
 from tasks.restore.target import Target
 from tasks.sets.stage import StagedSet
 from tests.support.example import CONTEXT, DATABASE
+from tests.support.manifests import rewrite_manifest
 from tests.support.servers import databases
 from tests.support.world import World
 
@@ -23,14 +23,6 @@ def newest_report(world: World) -> str:
     asked = {"artifacts": {"key": {"any_": [f"{CONTEXT}-recovery"]}}, "sort": "CREATED_DESC", "limit": 1}
     found = httpx.post(f"{world.api}/artifacts/filter", json=asked).raise_for_status().json()
     return str(found[0]["description"])
-
-
-def rewrite_manifest(world: World, relation: str, **changes: object) -> None:
-    """Let the newest set's manifest say something else of a relation, with a checksum that is right."""
-    file = world.set_folders()[-1] / "manifest.json"
-    manifest = parse_manifest(file.read_bytes(), str(file))
-    changed = [one.model_copy(update=changes) if one.name == relation else one for one in manifest.relations]
-    file.write_bytes(render_manifest(manifest.model_copy(update={"relations": changed})))
 
 
 def assert_kept_for_inspection(world: World) -> None:
