@@ -1,4 +1,4 @@
-"""The rest of a set: its schema dump, the -L list for pg_restore, context files, restore.sh, and the manifest."""
+"""A set's other files: schema dump, -L list for pg_restore, context files, restore.sh, manifest."""
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -173,7 +173,7 @@ def _read_warnings(connection: Connection, members: Members, crossing: borders.B
 
 
 def _owned(owned: borders.Owned, loader: str) -> str:
-    """Return the warning about an owner that the login that loads a recovery may not create objects for."""
+    """Return the warning about an owner whose objects the loading login may not create."""
     hidden = len(owned.objects) - NAMES_SHOWN
     what = ", ".join(owned.objects[:NAMES_SHOWN]) + (f" and {hidden} more" if hidden > 0 else "")
     if owned.is_superuser:

@@ -1,1 +1,1 @@
-"""Plain Python without Prefect, S3 or blocks: everything that can be decided or done without them."""
+"""Plain Python without Prefect, S3 or blocks: whatever can be decided or done without them."""

@@ -23,7 +23,7 @@ def is_instant(text: str) -> bool:
 
 
 def parse_instant(text: str, zone: tzinfo) -> datetime:
-    """Return a timestamp such as `2025-11-03 14:00`, in the given zone, or with an offset, or followed by a zone's name.
+    """Parse `2025-11-03 14:00`, in the zone unless an offset or a zone's name follows it.
 
     A date alone is its midnight.
 
@@ -54,7 +54,7 @@ def _zone_named(name: str, instant: datetime, zone: tzinfo) -> tzinfo:
 
 
 def before(instant: datetime, period: str, zone: tzinfo) -> datetime:
-    """Return the instant that lies a period such as `3 years` before another instant, at the same time of day in a zone.
+    """Return the instant a period such as `3 years` before another, at the same local time.
 
     If the month lacks that day, its last day counts: a year before 29 February is 28 February.
     """
@@ -96,7 +96,7 @@ def next_start(period: str, start: datetime, count: int = 1) -> datetime:
 
 
 def starts_between(period: str, first: datetime, last: datetime) -> list[datetime]:
-    """Return the starts of all periods from the period that begins at `first` to the one that begins at `last`, both included."""
+    """Return the starts of all periods from the one at `first` to the one at `last`, inclusive."""
     starts = [first]
     while starts[-1] < last:
         starts.append(next_start(period, starts[-1]))
@@ -118,5 +118,5 @@ def parse_period(text: str, period: str, zone: tzinfo) -> datetime:
 
 
 def name_of_period(template: str, start: datetime) -> str:
-    """Return a partition's name: the template with {year}, {month:02} and {quarter} of the period's start filled in."""
+    """Return a partition's name: the template with the start's {year}, {month:02} and {quarter}."""
     return template.format(year=start.year, month=start.month, quarter=(start.month + 2) // 3)

@@ -95,7 +95,7 @@ def _named(value: object) -> object:
 
 
 class Child(Part):
-    """A table whose rows are deleted together with the rows that they reference by a foreign key, or depend on by a condition."""
+    """A table whose rows are deleted with rows they reference, by a foreign key or a condition."""
 
     table: Name
     where: str | None = Field(None, description="the condition that joins both tables, each referred to by its name")
@@ -264,7 +264,7 @@ class LocalCopy(Part):
 
 
 class Included(Part):
-    """An object that is no table and is backed up with the context, named as pg_identify_object() names it."""
+    """An object other than a table that is backed up, named as by pg_identify_object()."""
 
     kind: Literal[
         "function", "procedure", "aggregate", "type", "view", "sequence", "cast", "operator", "collation",

@@ -61,7 +61,7 @@ class DamagedSet(OperationError):
 
 
 class UntrustedSet(DamagedSet):
-    """A backup set lacks a required signature or has a wrong one: anybody may have written or changed it."""
+    """A backup set lacks a required signature or has a wrong one: anybody may have written it."""
 
 
 class MovedSnapshot(OperationError):

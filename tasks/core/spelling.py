@@ -36,7 +36,7 @@ def is_qualified(text: str) -> bool:
 
 
 def foreign_key_of(state: str) -> str | None:
-    """Return the foreign key that a constraint's state begins with, or None if it is of another kind.
+    """Return the foreign key that a constraint's state begins with, or None for another kind.
 
     Raises:
         ValueError: the text begins like a foreign key, but is not spelled as PostgreSQL spells one.

@@ -49,7 +49,7 @@ LOCK_TRIES = 4
 
 @dataclass(frozen=True)
 class Done:
-    """The outcome of a restore into a live database, and the relations and views to refresh afterwards."""
+    """The outcome of a restore into a live database, and which relations and views to refresh."""
 
     planned: MergePlan
     merged: Merged | None = None
@@ -58,7 +58,7 @@ class Done:
 
 
 def require_confirmed(planned: MergePlan, confirm_database: str | None, approved: MergePlan | None = None) -> None:
-    """Refuse to change a live database unless its name was passed and, if a plan was approved, the plan is the same.
+    """Require the database's name, and that an approved plan, if any, is still the same.
 
     Raises:
         UnsafeTarget: confirm_database is not its name.
@@ -164,7 +164,7 @@ def _carry_out(merge: Merge, planned: MergePlan, lock: ContextLock, *, approved:
 
 
 def _compare_under_lock(merge: Merge, planned: MergePlan, *, approved: bool) -> list[Change]:
-    """Compare the relations again that changed since the plan was made, now that writers are locked out."""
+    """Compare the relations again that changed since the plan, now that writers are locked out."""
     changes = {change.relation: change for change in planned.changes}
     for table in merge.tables:
         if not is_as_compared(merge, table):
@@ -261,7 +261,7 @@ def _require_unmoved(merge: Merge) -> None:
 
 
 def _is_safe(merge: Merge) -> bool:
-    """Return whether the safety set has the current rows of all tables that the restore may write."""
+    """Return whether the safety set has the current rows of all tables that may be written."""
     safety = merge.safety
     if safety is None:
         return not merge.tables

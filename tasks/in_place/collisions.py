@@ -1,4 +1,4 @@
-"""Collisions: rows of a set that have the same unique values as live rows that the restore keeps."""
+"""Collisions: rows of a set with the same unique values as live rows that the restore keeps."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Partitions of the set that are detached in the live database: attached again, and detached when that is undone.
+"""Partitions that the set has and that are detached here: attached again, detached by an undo.
 
 A detached partition is read, locked, compared and written as if it was attached. It is attached
 after the rows are written, as that locks the tables that its foreign keys reference.
@@ -28,7 +28,7 @@ HASH = "FOR VALUES WITH "
 def find_detached(
     connection: Connection, context: Context, manifest: Manifest, members: Members, wanted: Collection[str]
 ) -> dict[str, InventoryItem]:
-    """Return the wanted partitions that are tables of their own here, by name, each as it is when attached.
+    """Return the wanted partitions that are separate tables here, each by name as when attached.
 
     The set has them attached; or detached, if the restore that it undoes attached them.
     """
@@ -50,12 +50,12 @@ def find_detached(
 
 
 def _partitions(items: Iterable[InventoryItem]) -> Iterator[InventoryItem]:
-    """Yield partitions, but not by hash: where rows of these belong is not known without their bound."""
+    """Yield partitions, except by hash: without their bound it is unknown which rows they have."""
     return (item for item in items if item.kind in TABLES and not facts(item).get(BOUND, HASH).startswith(HASH))
 
 
 def find_moved(manifest: Manifest, members: Members, detached: Mapping[str, InventoryItem]) -> dict[str, InventoryItem]:
-    """Return the partitions to attach, and those to detach, by name, each as it is when attached."""
+    """Return the partitions to attach and those to detach, each by name as when attached."""
     then = {item.name: item.parent for item in manifest.inventory if item.kind in TABLES}
     known = {member.qualified for member in members.relations}
     to_attach = {name: item for name, item in detached.items() if then[name]}
@@ -69,7 +69,7 @@ def with_tables(context: Context, partitions: Collection[str]) -> Context:
 
 
 def read_members(connection: Connection, context: Context, detached: Mapping[str, InventoryItem]) -> Members:
-    """Return the members of a context that has these partitions as tables, with their parents as when attached."""
+    """Return a context's members with these partitions, with their parents as when attached."""
     members = catalog.read_members(connection, context)
     parents = {plain_name(name): split_name(item.parent) for name, item in detached.items()}
     relations = tuple(
@@ -82,7 +82,7 @@ def read_members(connection: Connection, context: Context, detached: Mapping[str
 
 
 def named_as_in_set(manifest: Manifest, moved: Mapping[str, InventoryItem], inventory: list[InventoryItem]) -> list[InventoryItem]:
-    """Return the live objects, with the partitions to attach or detach under the parent that they have in the set, or none."""
+    """Return the live objects, but partitions to attach or detach with the parent as in the set."""
     then = {item.name: item.parent for item in manifest.inventory if item.kind in TABLES}
     return [
         item.model_copy(update={"parent": then[item.name]}) if item.kind in TABLES and item.name in moved else item

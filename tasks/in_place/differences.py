@@ -1,4 +1,4 @@
-"""The differences between the objects of a live context and those of the set, for plan, restore and verdict."""
+"""The differences between the objects of a live context and those of the set."""
 
 from collections.abc import Iterable, Iterator
 
@@ -26,7 +26,7 @@ from tasks.sets.differences import Comparison
 
 
 def find(merge: Merge) -> list[Finding]:
-    """Return how the context's objects, as read for the plan, differ from the set, as far as the request concerns them.
+    """Return how the context's objects differ from the set, as far as the request concerns them.
 
     Differences that go away when a partition is attached or detached are left out.
     """
@@ -34,7 +34,7 @@ def find(merge: Merge) -> list[Finding]:
 
 
 def _bounds(merge: Merge, inventory: Iterable[InventoryItem]) -> Iterator[Difference]:
-    """Yield the partitions that only the set, or only the database, has attached: that is compared across major versions too."""
+    """Yield partitions attached only in the set or only here, also across major versions."""
     then = {item.identity: item for item in merge.manifest.inventory if item.name in merge.moved}
     for now in inventory:
         if was := then.get(now.identity):
@@ -44,7 +44,7 @@ def _bounds(merge: Merge, inventory: Iterable[InventoryItem]) -> Iterator[Differ
 
 
 def _keys_made(merge: Merge, partition: str) -> list[str]:
-    """Return the foreign keys that attaching a partition made: those of the whole table that the set's partition lacks."""
+    """Return the keys that attaching made: the whole table's that the set's partition lacks."""
     inventory, outbound = merge.manifest.inventory, merge.manifest.outbound_keys
     known = {(item.parent, item.name) for item in inventory if item.kind == "constraint" and foreign_key_of(item.state)}
     known |= {(key.table, unquoted(key.name)) for key in outbound}
@@ -101,7 +101,7 @@ def inventory_named_as_in_set(connection: Connection, members: Members, manifest
 
 
 def _asks_rows(merge: Merge, difference: Difference, how: Remedy) -> bool:
-    """Return whether rows that the restore keeps may violate an object that it would create or change back.
+    """Return whether rows that the restore keeps may violate an object to create or change.
 
     Keys to other contexts do not count: they are created last, and reported if rows violate them.
     """

@@ -1,4 +1,4 @@
-"""Foreign keys of a restore into a live database: to missing rows, and from rows that refer to deleted rows."""
+"""Foreign keys of a restore into a live database: to missing rows, and to rows that it deletes."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -37,7 +37,7 @@ def find_needs(merge: Merge) -> list[Need]:
 
 
 def find_effects(merge: Merge) -> list[Effect]:
-    """Return foreign keys of tables that are not restored as a whole, with the number of rows that refer to affected rows."""
+    """Return keys of tables not restored as a whole, with how many rows refer to affected rows."""
     oids = {oid for table in merge.tables for oid in lineage(merge.members, table.member).values()}
     effects = list[Effect]()
     whole = _oids_that_become_whole(merge)
@@ -63,7 +63,7 @@ def find_effects(merge: Merge) -> list[Effect]:
 
 
 def empty_neighbours(merge: Merge, changes: Iterable[Change]) -> list[str]:
-    """Return tables of other contexts that refer to restored rows and are empty, perhaps because they lost their rows."""
+    """Return empty tables of other contexts that refer to restored rows: perhaps they lost rows."""
     filled = {change.relation for change in changes if change.insert}
     oids = {
         oid
@@ -92,7 +92,7 @@ def refused(effects: Iterable[Effect], *, accept_effects: bool) -> list[str]:
 
 
 def _oids_that_become_whole(merge: Merge) -> set[int]:
-    """Return the oids of the tables that will have exactly the set's rows, with all their partitions."""
+    """Return the oids of tables that will have exactly the set's rows in all their partitions."""
     partly = {
         oid
         for member in merge.members.holding_rows

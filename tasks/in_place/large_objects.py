@@ -1,4 +1,4 @@
-"""Large objects that rows of a set reference: missing ones are created, differing ones only reported."""
+"""Large objects that a set's rows reference: missing ones are created, differing ones reported."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,7 +36,7 @@ class LargeObjectDifferences:
 
     @property
     def changes(self) -> list[ObjectChange]:
-        """The changes to large objects as entries of a plan: missing large objects are created, differing ones are left."""
+        """Changes to large objects for the plan: missing ones are created, differing ones left."""
         made = [f"{named(self.missing)} is missing"] if self.missing else []
         return [
             *(ObjectChange(text, Severity.ERROR, Remedy(How.CREATE), is_done=True) for text in made),

@@ -69,7 +69,7 @@ def _replacing(chunk: Chunk, replaced: Collection[int]) -> Chunk:
 
 
 def _as_attached(merge: Merge, chunks: list[Chunk], entries: list[Entry]) -> list[Chunk]:
-    """Order indexes of tables before those of partitions, so that attaching a partition finds its existing indexes.
+    """Order indexes of tables before those of partitions: attaching a partition then finds its own.
 
     For each index of the table, by oid, PostgreSQL attaches the partition's first matching index.
     """
@@ -105,7 +105,7 @@ def _partitions(merge: Merge) -> list[InventoryItem]:
 
 
 def _like_its_parent(merge: Merge, chunk: Chunk, partition: InventoryItem | None) -> Chunk:
-    """Return the statement that creates a partition LIKE its parent, because a dump may spell the same checks differently."""
+    """Return the statement that creates a partition LIKE its parent, for identical checks."""
     if partition is None or not CREATE_TABLE.search(chunk.statements):
         return chunk
     owner = partition.state.removeprefix("owner ").partition(" | ")[0]
@@ -188,7 +188,7 @@ def _missing_checks(merge: Merge) -> Iterator[tuple[InventoryItem, str]]:
 
 
 def definitions_taken(merge: Merge) -> Iterator[str]:
-    """Yield, for the plan, the missing checks and keys whose definitions are taken from the set's inventory."""
+    """Yield, for the plan, missing checks and keys whose definitions come from the inventory."""
     for item, definition in _missing_checks(merge):
         yield f"check {item.name} of {item.parent}: {definition}"
     there = {(key.table, key.name) for key in catalog.read_outbound_keys(merge.connection, merge.members)}
@@ -198,7 +198,7 @@ def definitions_taken(merge: Merge) -> Iterator[str]:
 
 
 def finish(merge: Merge) -> list[str]:
-    """Create foreign keys to other contexts, last of all because that locks tables of other contexts; return which failed.
+    """Create foreign keys to other contexts, last as that locks their tables; return which failed.
 
     Raises:
         OperationError: a key was dropped to be re-created, and cannot be created.

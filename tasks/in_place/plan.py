@@ -68,7 +68,7 @@ def cleaned_table(site: Site, run: Run, backup: str) -> str:
 
 @contextmanager
 def begin(site: Site, run: Run, staged: StagedSet, request: Request) -> Iterator[Merge]:
-    """Open a session on the live database, and load into TEMP tables all rows of the set that may differ.
+    """Open a session on the live database, and stage all rows of the set that may differ in it.
 
     Nothing is staged if the plan has refusals already.
 
@@ -238,7 +238,7 @@ def compare(merge: Merge, table: Table) -> Change:
 
 
 def _seen(merge: Merge, table: Table) -> tuple[int, int]:
-    """Return an xmin that is older than all later changes of a relation, and the relation's row count."""
+    """Return an xmin older than all later changes of a relation, and the relation's row count."""
     xmin = int(dicts(merge.connection, sql.snapshot.SNAPSHOT_FACTS, {})[0]["xmin"])
     rows, _ = merge.ask(sql.rows.count_rows_and_old(table.member.schema, table.member.name, xmin))[0]
     return xmin, rows
@@ -295,7 +295,7 @@ def _include(merge: Merge, need: Need) -> list[Change]:
 
 
 def _switches(merge: Merge) -> list[tuple[str, str, str, str]]:
-    """Return triggers whose state differs from the set: table, name, state in the database, state in the set."""
+    """Return triggers whose state differs: table, name, state in the database, state in the set."""
     if merge.request.table is not None:
         return []
     then, now = trigger_states(merge.manifest.inventory), trigger_states(merge.inventory)

@@ -70,7 +70,7 @@ def refusals(merge: Merge) -> Iterator[str]:
 
 
 def _owner_remedy(merge: Merge, member: Member, login: str) -> str:
-    """Return the statement that makes this login own the table: ALTER OWNER, or GRANT of the owner."""
+    """Return the statement that makes this login the table's owner, or a member of the owner."""
     then = {plain_name(item.name): owner_of(item) for item in merge.manifest.inventory if item.kind in TABLES}.get(member.qualified)
     now = {plain_name(item.name): owner_of(item) for item in merge.inventory if item.kind in TABLES}.get(member.qualified)
     if then and then != now:
@@ -88,7 +88,7 @@ def _attaching(item: InventoryItem) -> str:
 
 
 def _taken_names(merge: Merge) -> Iterator[str]:
-    """Yield missing indexes whose names indexes of other tables have, for example after a table was renamed."""
+    """Yield missing indexes whose names other tables' indexes have, say after a renaming."""
     names = {item.name: item.parent for item in merge.missing if item.kind == "index"}
     for name, table in merge.connection.execute(sql.prerequisites.TABLES_OF_INDEXES, {"names": [*names]}):
         if table != names[name]:
@@ -100,7 +100,7 @@ def _taken_names(merge: Merge) -> Iterator[str]:
 
 
 def drifts(merge: Merge, table: Table) -> Iterator[str]:
-    """Yield how the columns of a live relation differ from those in the set, if the request refuses that."""
+    """Yield how a live relation's columns differ from the set's, if the request refuses that."""
     if table.relation and merge.request.on_drift is Drift.REFUSE:
         for difference in drift(table.relation, table.member.columns, table.member.types):
             yield f'{difference}; migrate the table, or pass on_schema_drift="common-columns"'
@@ -159,7 +159,7 @@ def _commands(merge: Merge) -> set[str]:
 
 
 def held_by_others(merge: Merge) -> Iterator[Obstacle]:
-    """Yield objects that depend on tables and views that an undo would drop, but that the undone restore did not create."""
+    """Yield objects the undone restore did not create that depend on what the undo would drop."""
     names = [drop.item.name for drop in merge.drops if drop.item.kind in TABLES | VIEWS]
     keys = [f"{drop.item.parent}.{drop.item.name}" for drop in merge.drops if drop.item.kind == "constraint"]
     asked = {"names": names, "keys": keys}
@@ -182,7 +182,7 @@ def row_obstacles(merge: Merge, changes: Mapping[str, Change]) -> Iterator[objec
 
 
 def _unidentified(merge: Merge, table: Table, change: Change) -> Iterator[Obstacle]:
-    """Yield published tables without replica identity, for which PostgreSQL refuses UPDATE and DELETE."""
+    """Yield published tables without replica identity: PostgreSQL refuses UPDATE and DELETE."""
     place = table.member.schema, table.member.name
     asked = [
         *([sql.prerequisites.explain_update(*place, table.columns[0])] if change.update else []),
@@ -205,7 +205,7 @@ def _unidentified(merge: Merge, table: Table, change: Change) -> Iterator[Obstac
 
 
 def _is_proven(merge: Merge, table: Table) -> bool:
-    """Return whether the set's rows certainly satisfy the live table's checks, because the set has the same checks."""
+    """Return whether the set's rows satisfy the live table's checks, as the set has the same."""
 
     def asked_for(inventory: list[InventoryItem]) -> list[str]:
         rules = [item for item in inventory if item.kind == "constraint" and item.state.startswith(("CHECK", "NOT NULL"))]

@@ -42,7 +42,7 @@ class Broken:
 
 
 class Watch:
-    """The checks that read tables which a restore of one table writes, with their results before the restore.
+    """The checks that read tables which a restore of one table writes, with results from before.
 
     A restore of the whole context needs no such checks, because the context becomes equal to the
     set.

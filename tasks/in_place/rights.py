@@ -1,4 +1,4 @@
-"""Privileges that a restore needs and lacks in the live database: checked by the plan, each with its GRANT."""
+"""Privileges that a restore needs and lacks in the live database, each with its GRANT."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ def to_read(merge: Merge) -> Iterator[Obstacle]:
 
 
 def to_write(merge: Merge) -> Iterator[Obstacle]:
-    """Yield privileges that the login lacks to write rows, and to create and alter the planned objects.
+    """Yield privileges that the login lacks to write rows, and to create and alter objects.
 
     All privileges are required on every table, as other rows may differ when the restore runs.
     """
@@ -66,7 +66,7 @@ def _made(merge: Merge) -> list[InventoryItem]:
 
 
 def _to_make(merge: Merge) -> Iterator[Obstacle]:
-    """Yield schemas where the login or an owner lacks CREATE, and trigger functions without EXECUTE."""
+    """Yield schemas where login or owner lack CREATE, and trigger functions without EXECUTE."""
     login, made = merge.connection.info.user, _made(merge)
     owners = {item.name: owner_of(item) for item in (*merge.manifest.inventory, *merge.inventory)}
     made_there = [item for item in made if item.kind in MADE_IN_SCHEMA or _has_index(item)]

@@ -1,4 +1,4 @@
-"""The safety set: a set of all tables that a restore will write, taken before it writes them, so that the restore can be undone."""
+"""The safety set: all tables that a restore will write, stored before, so that it can be undone."""
 
 import re
 from dataclasses import replace

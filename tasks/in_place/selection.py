@@ -23,7 +23,7 @@ CHILD_AND_PARENT = "c", "p"
 
 
 def names(request: Request, context: Context, members: Members, manifest: Manifest) -> tuple[frozenset[str], frozenset[str]]:
-    """Return schema.name of all requested relations, and of the relations from which `keys` select rows.
+    """Return schema.name of all requested relations, and of those from which `keys` selects rows.
 
     These are all relations, or a table with its partitions; for a clean-up set also its dependent
     tables.
@@ -66,7 +66,7 @@ def chosen_rows(merge: Merge) -> list[Composed]:
 
 
 def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], key: list[str], path: str) -> Composed:
-    """Return an operator's condition on a table's key columns, as PostgreSQL parsed it with the search_path `path`.
+    """Return an operator's condition on key columns, as PostgreSQL parsed it with this search_path.
 
     Raises:
         BadInput: `keys` is not a condition, or its values do not fit the types of the columns.

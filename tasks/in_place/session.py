@@ -1,4 +1,4 @@
-"""The state of a restore into a live database while it is prepared: session, request, differences."""
+"""The state of a restore into a live database in preparation: session, request, differences."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -92,7 +92,7 @@ class Table:
 
     @property
     def becomes_whole(self) -> bool:
-        """Whether the restore makes its rows exactly those of the set in every column, so that digests can be compared."""
+        """Whether the rows will be the set's in every column, so that digests can be compared."""
         return self.relation is not None and self.is_replaced and not drift(self.relation, self.member.columns, self.member.types)
 
     @property
@@ -103,7 +103,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """Entries of a set's schema archive, which of them to execute, and the search_path of their code."""
+    """Entries of a set's schema archive, which to execute, and the search_path of their code."""
 
     settings: bytes = b""
     chunks: Sequence[Chunk] = ()
@@ -113,7 +113,7 @@ class Section:
 
 @dataclass
 class Merge:
-    """A restore into a live database in preparation: the session with the staged rows, and the differences found."""
+    """A restore into a live database in preparation: session, staged rows, differences."""
 
     site: Site
     run: Run
@@ -156,7 +156,7 @@ class Merge:
 
     @property
     def is_undo(self) -> bool:
-        """Whether this restore is an undo: the set is the safety set of an earlier restore, whose rows may violate checks."""
+        """Whether this restore is an undo: of a safety set, whose rows may violate checks."""
         return self.manifest.kind is Kind.SAFETY
 
     @property
@@ -212,7 +212,7 @@ class Merge:
         ]  # fmt: skip
 
     def comes_with_partition(self, item: InventoryItem) -> bool:
-        """Return whether attaching a partition makes an object of it: a trigger or a foreign key of the whole table."""
+        """Return whether a trigger or foreign key comes with attaching its partition."""
         if item.parent not in self.moved:
             return False
         whole = self.moved[item.parent].parent
@@ -222,7 +222,7 @@ class Merge:
 
     @property
     def made_again(self) -> set[tuple[str, str, str]]:
-        """Existing objects that are dropped and re-created from the set, with the indexes that are dropped with them."""
+        """Existing objects that are dropped and re-created, with the indexes dropped with them."""
         chosen = [finding.item for finding in self.findings if finding.is_done and finding.remedy.how in {How.ANEW, How.REPLACE}]
         dropped = {item.name for item in chosen if item.kind in {"index", "materialized view"}}
         with_them = [
@@ -304,7 +304,7 @@ def lineage(members: Members, member: Member) -> dict[str, int]:
 
 
 def has_rows(merge: Merge, member: Member, rows: int, xmin: int) -> bool:
-    """Return whether a relation still has its old file and the same number of rows, none of them written since `xmin`."""
+    """Return whether a relation has its old file and as many rows, none written since `xmin`."""
     count, old = merge.ask(sql.rows.count_rows_and_old(member.schema, member.name, xmin))[0]
     return bool(count == old == rows)
 

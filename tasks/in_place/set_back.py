@@ -1,4 +1,4 @@
-"""Changing objects that differ from the set back to what the set has, in the restore's transaction, as far as requested."""
+"""Changing objects back to what the set has, as far as requested, in the restore's transaction."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ HOLDERS = TABLES | {"function", "type", "sequence", "schema"}
 
 
 def make_way(merge: Merge) -> None:
-    """Drop the objects that will be re-created, and remove a NOT NULL or wrong bound that would refuse rows."""
+    """Drop what will be re-created, and any NOT NULL or wrong bound that would refuse rows."""
     _attach_referenced(merge)
     for item in _dropped(merge):
         _execute(merge, item, drops(item.item))
@@ -38,7 +38,7 @@ def make_way(merge: Merge) -> None:
 
 
 def _attach_referenced(merge: Merge) -> None:
-    """Attach detached partitions before rows are written that may refer to theirs, unless they lack something themselves."""
+    """Attach complete detached partitions before rows are written that may refer to theirs."""
     attaching = [finding for finding in merge.findings if finding.remedy.how is How.ATTACH]
     tables = {"names": sorted({merge.moved[finding.item.name].parent for finding in attaching})}
     if merge.connection.execute(sql.partitions.REFERENCED, tables).fetchall():
@@ -49,7 +49,7 @@ def _attach_referenced(merge: Merge) -> None:
 
 
 def _dropped(merge: Merge) -> Iterator[Finding]:
-    """Yield the objects to drop before rows are written, except those dropped with another one and keys to other contexts."""
+    """Yield objects to drop before rows are written, without those dropped with another or last."""
     chosen = [finding for finding in merge.findings if finding.is_done and finding.remedy.how is How.ANEW]
     last, identities = {item.identity for item in dropped_last(merge)}, {finding.item.identity for finding in chosen}
     parents = {item.name: item.parent for item in merge.inventory}

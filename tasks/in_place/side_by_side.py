@@ -74,7 +74,7 @@ def restore_beside(site: Site, run: Run, staged: StagedSet, table: str, keys: Ke
 
 
 def _choose(manifest: Manifest, namespace: str, table: str) -> tuple[tuple[str, str], list[Relation]]:
-    """Return schema and name of the requested table, and the relations that store its rows: itself or its partitions.
+    """Return the requested table, and the relations that store its rows: itself or partitions.
 
     Raises:
         BadInput: the set has no such table, or its partitions have different columns.
@@ -145,7 +145,7 @@ def _create(connection: Connection, place: tuple[str, str], relation: Relation) 
 
 
 def _hand_over(connection: Connection, place: tuple[str, str], manifest: Manifest, relation: Relation) -> None:
-    """Give the new table to the owner that it has in the set, if allowed, because this login may exist only for this run."""
+    """Give the new table to its owner in the set, if allowed: this login may end with the run."""
     item = next(item for item in manifest.inventory if item.kind in TABLES and plain_name(item.name) == relation.qualified)
     owner = item.state.removeprefix("owner ").partition(" | ")[0]
     question = sql.databases.MAY_BECOME_16 if major_of(connection) >= 16 else sql.databases.MAY_BECOME

@@ -71,7 +71,7 @@ def _same_line(merge: Merge) -> set[str]:
 
 
 def stage_table(merge: Merge, table: Table, moved: Moved = unmeasured) -> None:
-    """Load the set's rows of one table into a TEMP table, which is then compared with the live table."""
+    """Load the set's rows of a table into a TEMP table, which is compared with the live table."""
     member, own = table.member, list(table.member.columns)
     columns = table.relation.columns if table.relation else own
     bases = bases_of_domains(merge.connection, member.oid)

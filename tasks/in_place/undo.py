@@ -1,4 +1,4 @@
-"""The commands that undo a restore by restoring its safety set, and the changes that they do not revert."""
+"""The commands that undo a restore from its safety set, and the changes that they do not revert."""
 
 import shlex
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def undo_all(merge: Merge) -> str:
 
 
 def without_keys(merge: Merge, undo: str) -> str:
-    """Return the command that undoes everything if the given commands contain key values, which must not be logged."""
+    """Return the command to undo everything in place of one with key values, never to be logged."""
     return undo_all(merge) if "--keys" in undo else undo
 
 
@@ -67,7 +67,7 @@ def not_undone(merge: Merge) -> list[str]:
 
 
 def _orphans(merge: Merge) -> Iterator[str]:
-    """Yield how many rows to delete or change refer to missing rows, so that an undo could not insert them again."""
+    """Yield how many rows to delete or change refer to missing rows: no undo could insert them."""
     for table in merge.tables:
         oids = [*lineage(merge.members, table.member).values()]
         for key in () if table.unchanged else dicts(merge.connection, sql.key_values.OUTBOUND_KEYS_OF, {"oids": oids}):

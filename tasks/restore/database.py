@@ -1,4 +1,4 @@
-"""Databases that a restore creates: under a working name, and renamed when they are proven equal to the backup.
+"""Databases that a restore creates: under a working name until they are proven equal to the backup.
 
 Until then the database has a comment that marks it as unfinished. A run that dies leaves no
 database under the final name, and the next run drops databases with that mark.
@@ -120,7 +120,7 @@ def unforced(run: Run, target: Target) -> Iterator[None]:
 
 @contextmanager
 def unforced_tables(connection: Connection, oids: list[int] | None = None) -> Iterator[None]:
-    """Lift FORCE ROW LEVEL SECURITY on the given tables, or on all tables of the database, for the block."""
+    """Lift FORCE ROW LEVEL SECURITY on these or all tables of the database, for the block."""
     tables = connection.execute(sql.logins.FORCED, {"oids": oids}).fetchall()
     for table in tables:
         connection.execute(sql.logins.force_row_security(*table, forced=False))
@@ -151,7 +151,7 @@ def drop_database(server: Server, run: Run, lock: ContextLock, target: Target) -
 
 @step
 def keep_database(server: Server, run: Run, lock: ContextLock, manifest: Manifest, target: Target, result: str) -> None:
-    """Keep a database under its working name, with the result as its comment, so that the next run does not drop it."""
+    """Keep a database under its working name, its result as comment: the next run leaves it."""
     with connect(server, MAINTENANCE_DATABASE, run.title) as connection:
         lock.require_held(f'database "{target.working_name}" was kept', connection)
         note = f"restored from {manifest.id} and {result}"

@@ -135,7 +135,7 @@ def _fill(
 
 
 def _keys_to_make(manifest: Manifest, dropped: list[ForeignKey]) -> tuple[list[ForeignKey], list[ForeignKey]]:
-    """Return the foreign keys to create, within the context and to others: those of the set, and dropped ones."""
+    """Return the keys to create, within the context and to others: the set's, and dropped ones."""
     known = {(key.table, sql.names.unquoted(key.name)) for key in keys_of(manifest)}
     more = [key for key in dropped if (key.table, sql.names.unquoted(key.name)) not in known]
     within = [*own_keys(manifest), *(key for key in more if not key.references)]
@@ -166,7 +166,7 @@ def _lock_empty(connection: Connection, context: Context) -> bool:
 def _triggers_and_keys_disabled(
     connection: Connection, members: Members, dropped: list[ForeignKey], *, with_outbound_keys: bool
 ) -> Iterator[None]:
-    """Disable triggers, and drop the foreign keys among the context's tables, because no load order satisfies circular keys.
+    """Disable triggers and drop keys within the context, as no load order satisfies circular keys.
 
     Triggers are enabled again afterwards; the caller re-creates the `dropped` keys.
     """

@@ -1,4 +1,4 @@
-"""Filling a database from a staged set: schema, rows, sequences, indexes and keys, statistics, views."""
+"""Filling a database from a staged set: schema, rows, sequences, indexes, statistics, views."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ from tasks.sets.stage import StagedSet, staged_context, unpack
 
 @dataclass(frozen=True)
 class Filled:
-    """The result of filling a database: load seconds by relation, foreign keys that had to be tried again, failures, and notes."""
+    """A filled database: load seconds by relation, keys tried again, failures, and notes."""
 
     load_seconds: Mapping[str, float] = field(default_factory=dict)
     keys: Sequence[KeyOutcome] = ()
@@ -79,7 +79,7 @@ def fill_database(staged: StagedSet, target: Target, server: Server, run: Run, p
 
 
 def ignore_violated_foreign_keys(complaints: Iterable[str], outcomes: Iterable[KeyOutcome]) -> list[str]:
-    """Return the error messages without those about foreign keys that rows violate, in any language of the server.
+    """Return the error messages, in any language, but those about keys that rows violate.
 
     Rows are compared with the backup: keys that they violate here were violated in the source too.
     """
@@ -153,7 +153,7 @@ def _seconds(relation: Relation, parts: Sequence[Loaded | None]) -> float | None
 
 @step
 def set_sequences(server: Server, database: str, run: Run, manifest: Manifest) -> None:
-    """Set every sequence to its position in the manifest, which is at or above the values in all stored rows."""
+    """Set every sequence to its position in the manifest, at or above the values in all rows."""
     with connect(server, database, run.title) as connection:
         for sequence in manifest.sequences:
             place = {

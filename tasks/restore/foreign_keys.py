@@ -35,7 +35,7 @@ class KeyOutcome:
 
     @property
     def with_rows(self) -> str:
-        """The note with the first violating rows: for reports, never for a log, a state or an error."""
+        """The note with the first violating rows: for reports, never for a log, state or error."""
         return f"{self.note}: {'; '.join(self.sample)}" if self.sample else self.note
 
 
@@ -57,7 +57,7 @@ def own_keys(manifest: Manifest) -> list[ForeignKey]:
 
 
 def set_with_keys(store: StoreAddress, run: Run, backup: str) -> Manifest:
-    """Return the set whose foreign keys a recovered database needs: the named one, or the newest with earlier keys added.
+    """Return the set whose keys a recovered database needs, the newest with earlier sets' keys.
 
     Backups of a database that was recovered without some keys lack these keys, so those in the
     newest set of each earlier database are added.
@@ -136,7 +136,7 @@ def _make_key(connection: Connection, key: ForeignKey, lock: ContextLock | None)
 
 
 def _orphaned(connection: Connection, key: ForeignKey) -> KeyOutcome:
-    """Count the violating rows, by creating the key as NOT VALID in a transaction that is rolled back."""
+    """Count violating rows by creating the key as NOT VALID in a transaction, rolled back."""
     count, sample = 0, list[str]()
     # For each leaf partition, because before 18 a partitioned table cannot have NOT VALID keys.
     for (leaf,) in connection.execute(sql.foreign_keys.LEAVES, {"table": key.table}).fetchall():
@@ -157,12 +157,12 @@ def _orphaned(connection: Connection, key: ForeignKey) -> KeyOutcome:
 
 @step
 def try_keys(server: Server, run: Run, manifest: Manifest, database: str) -> list[KeyOutcome]:
-    """Try again to create the foreign keys within a set that pg_restore could not create, and count violating rows."""
+    """Try again to create the set's own keys where pg_restore failed, and count violating rows."""
     with connect(server, database, run.title) as connection:
         return make_keys(connection, own_keys(manifest), LOCK_WAIT_SECONDS)
 
 
 def exclude_unmade_keys(inventory: Iterable[InventoryItem], outcomes: Iterable[KeyOutcome]) -> list[InventoryItem]:
-    """Return an inventory without the foreign keys that could not be created, which are reported separately."""
+    """Return an inventory without keys that could not be created, which are reported elsewhere."""
     unmade = {(outcome.key.table, outcome.key.name) for outcome in outcomes if not outcome.made}
     return [item for item in inventory if not (item.kind == "constraint" and (item.parent, sql.names.quoted(item.name)) in unmade)]

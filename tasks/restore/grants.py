@@ -12,7 +12,7 @@ from tasks.core.postgres.messages import message_of
 
 
 def make_grants(connection: Connection, grants: Iterable[Grant]) -> list[str]:
-    """Repeat grants as the original grantor if this session's login is a member of that role, else as the owner.
+    """Repeat grants as the original grantor if this login is a member of that role, else as owner.
 
     Returns notes about grants by the owner instead: the privilege exists, but does not depend on
     the grantor's.

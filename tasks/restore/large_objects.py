@@ -1,4 +1,4 @@
-"""Creating the large objects of a staged set with the oids that rows of the set reference, and reading them back.
+"""Creating a staged set's large objects under the oids that rows reference, and reading them back.
 
 The run's own login creates them, like schemas and extensions: they contain no code. Each is created
 as its owner if the login may act as that role.
@@ -40,7 +40,7 @@ def make_large_objects(
     server: Server, database: str, run: Run, staged: StagedSet, wanted: Collection[int] | None = None,
     created: list[int] | None = None,
 ) -> Made:  # fmt: skip
-    """Create all or the wanted large objects of a set in a database without them, and read them back.
+    """Create all or the wanted large objects of a set in a database without them; read them back.
 
     `created` gets their oids even if it fails.
 

@@ -50,7 +50,7 @@ def restore_archive(
     path: str,
     target_database: str,
 ) -> ArchiveRestore:
-    """Restore an archive into a new database, which is dropped again if the archive cannot be read to its end.
+    """Restore an archive into a new database, dropped again if the archive's end is not reached.
 
     Raises:
         UnsafeTarget: the database exists.
@@ -109,7 +109,7 @@ def _chunks(run: Run, program: Program, file: Path, section: str) -> tuple[bytes
 
 @contextmanager
 def _new_database(site: Site, run: Run, lock: ContextLock, target: Target, facts: ArchiveFacts) -> Iterator[None]:
-    """Create the database under its working name, rename it after the block, or drop it if that fails."""
+    """Create the database under its working name; rename it after the block, drop it on failure."""
     # The archive states its encoding, from which the server converts; SQL_ASCII cannot be
     # converted.
     ascii_only = [("ENCODING", "SQL_ASCII"), ("LC_COLLATE", "C"), ("LC_CTYPE", "C")]
@@ -140,7 +140,7 @@ def _find_loader(site: Site, run: Run, file: Path, pg_restore: Program) -> Serve
 
 
 def _fill(site: Site, run: Run, restore: ArchiveRestore, target: Target, file: Path, pg_restore: Program) -> None:
-    """Restore the archive: schemas and extensions as the creating login, all else as the loading one."""
+    """Restore the archive: schemas and extensions as the creating login, all else as the loader."""
     full = _newest_full(site)
     settings, chunks = _chunks(run, pg_restore, file, "pre-data")
     with connect(site.server, target.working_name, run.title) as connection:
@@ -168,7 +168,7 @@ def _fill(site: Site, run: Run, restore: ArchiveRestore, target: Target, file: P
 
 
 def _is_frame(chunk: Chunk) -> bool:
-    """Return whether an entry creates a schema or extension, or belongs to one: that needs CREATE on the database."""
+    """Return whether an entry is of a schema or extension, which needs CREATE on the database."""
     return _title(chunk).startswith(FRAME)
 
 

@@ -1,4 +1,4 @@
-"""Downloading and unpacking dump files of older scripts: archives of pg_dump, with or without gzip."""
+"""Downloading and unpacking dump files of older scripts: pg_dump archives, also gzipped."""
 
 import gzip
 import zlib

@@ -1,4 +1,4 @@
-"""Restoring a set into a new database, which is filled from the verified set, compared with it, and then renamed."""
+"""Restoring a set into a new database: filled from the verified set, compared, and then renamed."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +45,7 @@ class Recovery:
     exercises: Sequence[Exercise] = ()
 
     def begin_at(self, asked: datetime | None) -> None:
-        """Count the recovery time from the request of the thaw, which an earlier, interrupted run may have made."""
+        """Count the recovery time from the thaw's request, which an earlier run may have made."""
         if asked:
             with self.phases.phase("thaw"):
                 earlier = max((self.started - asked).total_seconds(), 0.0)

@@ -1,4 +1,4 @@
-"""Prerequisites of a restore on its target server, checked before anything is created, each with the remedy.
+"""What a restore needs on its target server, checked before anything is created, with remedies.
 
 Prerequisites that the manifest shows are checked before the download; those that only the schema
 archive shows (tablespaces, collations), after it.
@@ -40,7 +40,7 @@ def missing_extensions(
     *,
     creating: bool,
 ) -> Iterator[Obstacle]:
-    """Yield extensions that the server lacks, or that only a superuser may install in the new database.
+    """Yield extensions that the server lacks, or that only a superuser may install there.
 
     If the database is `recovered` under its old name, a superuser may create it in advance.
     """
@@ -72,7 +72,7 @@ def _by_a_superuser(connection: Connection, manifest: Manifest, extensions: Iter
 
 
 def uncreatable(connection: Connection, manifest: Manifest, schemas: Collection[str]) -> Iterator[Obstacle]:
-    """Yield missing schemas and extensions that this login may not create: it needs CREATE on the database."""
+    """Yield missing schemas and extensions for which this login lacks CREATE on the database."""
     asked = {"schemas": [*schemas], "extensions": manifest.extensions}
     remedies = {"schema": 'CREATE SCHEMA "{}" AUTHORIZATION …;', "extension": 'CREATE EXTENSION "{}";'}
     for kind, name in connection.execute(sql.logins.CANNOT_BE_MADE, asked).fetchall():
@@ -80,7 +80,7 @@ def uncreatable(connection: Connection, manifest: Manifest, schemas: Collection[
 
 
 def closed_schemas(connection: Connection, roles: Collection[str], schemas: Collection[str]) -> Iterator[Obstacle]:
-    """Yield existing schemas in which this login, or a role that will own objects, may not create objects."""
+    """Yield existing schemas in which this login or a future owner may not create objects."""
     for schema in schemas:
         if connection.execute(sql.databases.SCHEMA_EXISTS, {"schema": schema}).fetchall()[0][0]:
             asked = {"owners": sorted({*roles, connection.info.user}), "schema": schema}
@@ -104,7 +104,7 @@ def displaced_extensions(connection: Connection, chunks: Iterable[Chunk], encodi
 
 
 def missing_here(connection: Connection, manifest: Manifest, needed: Collection[str]) -> Iterator[Obstacle]:
-    """Yield needed extensions that a live database lacks: a restore in place creates no extensions."""
+    """Yield needed extensions that a live database lacks: restores in place create none."""
     there = {row[0] for row in connection.execute(sql.prerequisites.EXTENSIONS_HERE)}
     for name in manifest.extensions:
         if name in needed and name not in there:
@@ -126,7 +126,7 @@ def schemas_of_others(
     manifest: Manifest,
     there_already: Collection[str] = (),
 ) -> Iterator[Obstacle]:
-    """Yield owners of schemas of which this login is not a member, so that it cannot give them their schemas.
+    """Yield owners of schemas of which this login is not a member: it could not assign them.
 
     Schemas of other contexts that have only extensions of this context keep the login as owner.
     """
@@ -146,7 +146,7 @@ def schemas_of_others(
 
 
 def barred_schemas(connection: Connection, manifest: Manifest) -> Iterator[Obstacle]:
-    """Yield missing schemas and extensions that cannot be created, and schemas in which no objects can be created.
+    """Yield schemas and extensions that cannot be created, and schemas that admit no objects.
 
     That includes schemas that have only extensions of the context.
     """
@@ -220,7 +220,7 @@ def few_locks(connection: Connection, needed: int) -> Iterator[Obstacle]:
 def refusing_event_triggers(
     connection: Connection, tried: Iterable[psycopg.sql.SQL | psycopg.sql.Composed], tags: Collection[str]
 ) -> Iterator[Obstacle]:
-    """Yield event triggers that refuse this login's commands, which is tried in a transaction that is rolled back."""
+    """Yield event triggers that refuse this login's commands, tried in a transaction undone."""
     there = event_triggers(connection, tags)
     if not there:
         return

@@ -106,7 +106,7 @@ def publish_keys(run: Run, outcomes: list[KeyOutcome]) -> str:
 
 @contextmanager
 def reported(recovery: Recovery, run: Run) -> Iterator[None]:
-    """Publish a report if the recovery in the block fails, with the facts so far, and raise the error again."""
+    """If the recovery in the block fails, report the facts so far and raise the error again."""
     try:
         yield
     except psycopg.Error as error:

@@ -17,7 +17,7 @@ from tasks.run.run import Run, step
 
 
 def create_roles(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
-    """Create the missing roles that objects need as NOLOGIN, and note for each what is still to do."""
+    """Create missing roles that objects need as NOLOGIN, and note what is still to do for each."""
     if target.roles is None:
         return
     with connect(target.roles, MAINTENANCE_DATABASE, run.title) as connection:
@@ -43,7 +43,7 @@ def _create_roles(connection: Connection, server: Server, manifest: Manifest, ta
 
 
 def allow_owners(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
-    """Grant owners CREATE on existing schemas during the restore, because ALTER … OWNER TO requires it."""
+    """Grant owners CREATE on existing schemas during the restore: ALTER … OWNER TO needs it."""
     with connect(server, target.working_name, run.title) as connection:
         for schema in schemas_with_objects(manifest):
             lend_create(connection, target, schema, owners(manifest))

@@ -140,7 +140,7 @@ def split_listing(run: Run, pg_restore: Program, archive: Path, listing: Path, e
 
 @step
 def restore_delegated_grants(server: Server, target: Target, run: Run, delegated: Sequence[Chunk], encoding: str) -> list[str]:
-    """Execute the entries with grants by other roles than the owner: first their grants by the owner, then the others.
+    """Execute entries with grants by others than the owner: the owner's grants come first.
 
     Return notes about the latter.
     """

@@ -56,7 +56,7 @@ class Target:
 
 
 def mark_of(context: str, *, scratch: bool = False) -> str:
-    """Return the beginning of the comment that marks an unfinished database, or a drill's scratch database."""
+    """Return the start of the comment on an unfinished database, or a drill's scratch database."""
     return f"scratch database of a drill of {context}:" if scratch else f"unfinished restore of {context}:"
 
 
@@ -134,7 +134,7 @@ def new_target(run: Run, name: str, *, scratch: bool = False) -> Target:
 
 
 def _require_empty(server: Server, run: Run, manifest: Manifest, name: str, *, may_exist: bool) -> None:
-    """Refuse an existing database, unless `may_exist` allows it and the context's tables in it are empty and as expected."""
+    """Refuse an existing database, except one with the expected empty tables if it `may_exist`."""
     own = [(relation.namespace, relation.name) for relation in manifest.relations]
     try:
         with connect(server, name, run.title) as connection:
@@ -173,7 +173,7 @@ def _place(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def _require_fillable(loader: Server, run: Run, manifest: Manifest, name: str, *, exists: bool) -> None:
-    """Refuse a database whose empty tables the loading login may not fill, or in which it lacks CREATE for missing objects."""
+    """Refuse a database whose empty tables the loader may not fill, or where it lacks CREATE."""
     if not exists:
         return
     with connect(loader, name, run.title) as connection:

@@ -1,4 +1,4 @@
-"""Test writes to a restored database, rolled back: an INSERT per table, and the events on which triggers fire.
+"""Test writes to a restored database, rolled back: INSERTs, and events on which triggers fire.
 
 The catalog pg_depend does not record which objects functions use, so only running them shows that
 nothing is missing.
@@ -121,7 +121,7 @@ def _tables(connection: Connection, oids: list[int]) -> list[_Table]:
 
 
 def _write(connection: Connection, context: Context, table: _Table, event: str, path: str) -> list[Exercise]:
-    """Try an event in a transaction that is rolled back; the values of currval() are discarded too."""
+    """Try an event in a transaction that is rolled back; currval() values are discarded too."""
     with connection.transaction(force_rollback=True):
         connection.execute(sql.session.set_zone(context.timestamps))
         place = {"schema": table.schema, "name": table.name}
@@ -171,7 +171,7 @@ def _exercise(connection: Connection, table: _Table, event: str, path: str) -> I
 
 
 def _ways(table: _Table, event: str, schema: str, name: str, leaf: str, row: str) -> list[_Way]:
-    """Return the ways to cause an event for a row of the table or a partition, the easiest first."""
+    """Return the ways to cause an event for a row of the table or partition, easiest first."""
     place = (table.schema, table.name)
     delete, remember = sql.triggers.delete_row(*place, leaf, row), sql.triggers.remember_row(schema, name, leaf, row)
     if event == "DELETE":
@@ -239,7 +239,7 @@ def _try_ways(connection: Connection, table: _Table, path: str, wanted: set[str]
 
 
 def _judge(tried: _Tried, error: psycopg.Error, table: _Table) -> None:
-    """Record whether the row was refused, the test write was inconclusive, or the code is broken."""
+    """Record whether the row was refused, the test write inconclusive, or the code broken."""
     state, function = error.sqlstate or "", error.diag.source_function or ""
     by = REFUSED_BY.get(function)
     # A privilege that the owner lacks in the backup, too, is missing for all code run in its name;
@@ -257,7 +257,7 @@ def _judge(tried: _Tried, error: psycopg.Error, table: _Table) -> None:
 
 
 def _let_rows_go(connection: Connection, table: _Table) -> None:
-    """Defer the foreign keys around a table, so that a referenced row can be deleted and re-inserted."""
+    """Defer foreign keys around a table: a referenced row can be deleted and re-inserted."""
     place = {"schema": table.schema, "name": table.name}
     for owner_schema, owner, key in connection.execute(sql.triggers.KEYS_AROUND, place).fetchall():
         complaint_of(connection, sql.triggers.defer_key(owner_schema, owner, key))

@@ -135,7 +135,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _server_environment(given: Environment, login: str) -> Environment:
-    """Return the server's environment, as of Prefect's temporary one: no schedules, no telemetry."""
+    """Return the environment of a temporary server: no schedules, no telemetry."""
     ours = {
         "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1", "PREFECT_UI_ENABLED": "0", "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_API_AUTH_STRING": login,

@@ -82,7 +82,7 @@ def persistent(work: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def attempt() -> Iterator[None]:
-    """Limit one attempt of a repeatable step to the time that earlier attempts left of the limit for retries.
+    """Limit an attempt of a repeatable step to the time that earlier ones left of the retry limit.
 
     Raises:
         OperationError: another part of the same work failed while this step waited.

@@ -49,7 +49,7 @@ SMALL_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Run:
-    """A run, shared by all its tasks: plain values, and the handle that ends its child processes."""
+    """A run, shared by its tasks: plain values, and the handle that ends its child processes."""
 
     flow: str
     context: str
@@ -67,7 +67,7 @@ class Run:
         return f"{self.context} {self.flow} {self.started:%Y-%m-%d %H:%M}Z {self.id}"[:63]
 
     def another(self) -> "Run":
-        """Return this run under another id, because two sets that a run takes within one second need different names."""
+        """Return this run under another id: two sets of one second need different names."""
         return replace(self, id=new_run_id())
 
 
@@ -80,7 +80,7 @@ def warn_of_unsafe(run: Run, *programs: Program) -> None:
 
 
 def operation(pattern: str) -> Callable[[Callable[P, T]], Flow[P, T]]:
-    """Return a decorator that makes a function a flow, whose runs are named by the pattern and their scheduled time.
+    """Return a decorator that makes a flow, its runs named by the pattern and scheduled time.
 
     For example `daily-backup bc-004 2025-11-03 02:00 JST`; the pattern's fields are the flow's
     parameters. A returned text is also the message of the run's state.
@@ -101,7 +101,7 @@ def operation(pattern: str) -> Callable[[Callable[P, T]], Flow[P, T]]:
 
 @contextmanager
 def _rows_removed() -> Iterator[None]:
-    """Remove rows from the texts of errors that leave a flow or task, because Prefect logs and stores errors."""
+    """Remove rows from the texts of errors that leave a flow or task, as Prefect stores them."""
     try:
         yield
     except BaseException as error:
@@ -143,7 +143,7 @@ def begin(flow: str, context: str) -> Iterator[Run]:
 
 @contextmanager
 def _ended_with_worker() -> Iterator[None]:
-    """Interrupt the run when the worker that started it is gone, because nothing else would end the run."""
+    """Interrupt the run when its worker is gone, because nothing else would end it."""
     if WORKERS_MARK not in os.environ or not watching.acquire(blocking=False):
         # Run by hand; or a flow within a flow, whose process is already watched.
         yield
@@ -200,7 +200,7 @@ def step(procedure: Callable[P, T]) -> Task[P, T]: ...
 @overload
 def step(*, name: str | None = None, repeatable: bool = False) -> Callable[[Callable[P, T]], Task[P, T]]: ...
 def step(procedure: Callable[P, T] | None = None, *, name: str | None = None, repeatable: bool = False) -> Any:
-    """Return a decorator that makes a function a task, whose runs are named by a pattern of its parameters.
+    """Return a decorator that makes a task, its runs named by a pattern of its parameters.
 
     Prefect retries a `repeatable` step after a temporary error: reads, downloads, and uploads of
     the run's own objects. A step that changes a database is never repeatable.

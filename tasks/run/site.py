@@ -86,7 +86,7 @@ def load(kind: type[B], name: str) -> B | None:
 
 
 def find_site(context: str, login: str = "restorer", *, trust_unsigned: bool = False) -> Site:
-    """Return the site of a registered context, or of a context given by its folder and the environment.
+    """Return the site of a context, registered or given by its folder and the environment.
 
     `login` names one of the registered logins: `reader` for runs that change nothing, `restorer`
     for others.
@@ -104,7 +104,7 @@ def find_site(context: str, login: str = "restorer", *, trust_unsigned: bool = F
 
 
 def require_apart(context: Context, store: StoreAddress) -> None:
-    """Refuse a folder for local copies that overlaps the store's own folder, as that would be no second copy.
+    """Refuse a local-copy folder that overlaps the store's own folder: it would be no second copy.
 
     Raises:
         BadInput: the folders are the same, or one contains the other.

@@ -1,1 +1,1 @@
-"""Backup sets in the store: written, listed, chosen, staged, verified, signed, thawed and pruned."""
+"""Backup sets in the store: written, listed, chosen, staged, verified, signed, thawed, pruned."""

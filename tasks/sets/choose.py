@@ -39,7 +39,7 @@ class Candidate:
 
 
 def candidates(address: StoreAddress, context: str, backup: str, now: datetime) -> Iterator[Candidate]:
-    """Yield the sets that may be restored, newest first: the named set, or all that may be `latest`, or all taken up to an instant.
+    """Yield the sets that may be restored, newest first: the named one, or all up to an instant.
 
     Unreadable sets come before all others: one of them may be the newest, and must not be passed
     over silently.
@@ -130,7 +130,7 @@ def why_aside(address: StoreAddress, name: SetName) -> str | None:
 
 
 def newest_full(address: StoreAddress, context: str) -> Manifest | None:
-    """Return the manifest of the newest full backup that looks complete: the base of a differential."""
+    """Return the manifest of the newest full backup that looks complete, as a base."""
     fulls = [entry for entry in list_sets(address, context).sets if entry.name.kind is Kind.FULL]
     for entry in fulls:
         if entry.damage:
@@ -148,7 +148,7 @@ def newest_trusted(address: StoreAddress, context: str) -> Manifest | None:
 
 
 def good_sets(address: StoreAddress, context: str) -> list[Manifest]:
-    """Return the manifests of full and differential sets that look complete and lost no rows, the newest first."""
+    """Return manifests of fulls and differentials, complete and without row loss, newest first."""
     entries = (entry for entry in list_sets(address, context).sets if RULES[entry.name.kind].may_be_latest)
     return [entry.usable for entry in entries if entry.usable and not entry.usable.losses]
 
@@ -159,7 +159,7 @@ def archive_sets(address: StoreAddress, context: str) -> list[Manifest]:
 
 
 def departed_sets(address: StoreAddress, context: str) -> tuple[list[Manifest], list[CleanedUp]]:
-    """Return the sets of rows removed from the database on purpose (archived partitions, cleaned-up rows) that look complete."""
+    """Return the complete-looking sets of archived partitions, and of cleaned-up rows."""
     complete = [entry for entry in list_sets(address, context).sets if entry.manifest and not entry.damage]
     archives = [entry.manifest for entry in complete if entry.manifest and entry.name.kind is Kind.ARCHIVE]
     cleaned = [(entry.manifest, entry.cleaned) for entry in complete if entry.manifest and entry.cleaned]
@@ -167,7 +167,7 @@ def departed_sets(address: StoreAddress, context: str) -> tuple[list[Manifest], 
 
 
 def unfinished_clean_ups(address: StoreAddress, context: str, table: str) -> tuple[list[Manifest], list[str]]:
-    """Return the clean-up sets of a rule's table whose rows may not all be deleted, because their run was interrupted.
+    """Return the clean-up sets of a rule's table whose run was interrupted: rows may be left.
 
     The oldest first. Damaged sets are returned by their ids, also if it cannot be read from which
     table their rows are.

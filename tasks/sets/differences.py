@@ -1,4 +1,4 @@
-"""Comparing the objects of a database with those of a set, for integrity checks and restores in place.
+"""Comparing a database's objects with a set's, for integrity checks and restores in place.
 
 Objects are compared by their definitions, as in recoveries (tasks/restore/compare.py), and by facts
 that dumps lack: foreign keys whose triggers are disabled, INVALID indexes, keys to and from other
@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def is_same_major(self) -> bool:
-        """Whether texts compare: between major versions PostgreSQL spells the same object differently."""
+        """Whether texts compare: other major versions spell the same object differently."""
         return self.manifest.versions.server_major == major_of(self.connection)
 
     @cached_property
@@ -121,7 +121,7 @@ class Comparison:
         return [item for item in now if item.identity in known or (table_of(item) in tables and not foreign_key_of(item.state))]
 
     def _sequences_behind(self, then: Iterable[InventoryItem]) -> Iterator[Difference]:
-        """Yield the sequences that would return values that they already returned before the set was taken."""
+        """Yield sequences that would return values again that they returned before the set."""
         items = {plain_name(item.name): item for item in then if item.kind == "sequence"}
         live = {(sequence.namespace, sequence.name): sequence for sequence in catalog.read_sequences(self.connection, self.members)}
         for was in self.manifest.sequences:
@@ -162,7 +162,7 @@ def _extension(name: str, version: str) -> InventoryItem:
 
 
 def _with_defaults(items: list[InventoryItem], others: list[InventoryItem]) -> list[InventoryItem]:
-    """Return the objects, and those with defaults that only the other side has, so that their facts are compared.
+    """Return the objects, and the other side's that have defaults, so that these are compared.
 
     Columns that only one side has are left out: they are facts of their table.
     """

@@ -262,7 +262,7 @@ def _recorded_damage(store: Store, name: SetName, objects: dict[str, ObjectInfo]
 
 
 def _damage(manifest: Manifest, objects: dict[str, ObjectInfo]) -> str | None:
-    """Return what a listing shows to be wrong with a set: an object is missing or has another size."""
+    """Return what a listing shows to be wrong: an object is missing or has another size."""
     for stored in manifest.objects:
         info = objects.get(stored.path)
         if info is None:

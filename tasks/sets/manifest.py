@@ -49,7 +49,7 @@ def find_manifest(store: Store, address: StoreAddress, name: SetName) -> Manifes
 
 @persistent
 def find_lack(address: StoreAddress, name: SetName, manifest: Manifest) -> str | None:
-    """Return as a sentence which objects the -L list of a set does not restore, or what else is wrong with the list.
+    """Return which objects the -L list of a set does not restore, or what else is wrong with it.
 
     Only the list is read.
 

@@ -67,7 +67,7 @@ def hold(address: StoreAddress, run: Run, names: Iterable[SetName]) -> Iterator[
 
 @persistent
 def finish_clean_up(address: StoreAddress, name: SetName, facts: dict[str, Any]) -> None:
-    """Record beside the manifest that the rows of a clean-up set were deleted, except those that stay."""
+    """Record beside the manifest that a clean-up set's rows were deleted, but those that stay."""
     _write_mark(address, name, CLEANED_FILE, facts)
 
 
@@ -86,7 +86,7 @@ def mark_if_possible(address: StoreAddress, name: SetName, state: str, facts: di
 
 @persistent
 def mark(address: StoreAddress, name: SetName, state: str, facts: dict[str, Any]) -> None:
-    """Record beside the manifest that every byte of a set was verified, and remove an earlier damage mark."""
+    """Record beside the manifest that a whole set was verified, and remove a damage mark."""
     if state not in STATES:
         raise OperationError(f"invalid set state {state}")
     _write_mark(address, name, f"{state}.json", facts)

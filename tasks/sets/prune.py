@@ -73,7 +73,7 @@ def mark_dead(address: StoreAddress, run: Run, lock: ContextLock, name: SetName)
 @step(name="sweep {name.id}")
 @persistent
 def sweep(address: StoreAddress, lock: ContextLock, name: SetName) -> None:
-    """Delete the unfinished set of a killed run, its mark last, unless the set was committed or put back meanwhile."""
+    """Delete a killed run's unfinished set, its mark last, unless it was committed or put back."""
     keys = [info.key for info in address.opened.list(f"{name.folder}/")]
     if not {f"{name.folder}/{file}" for file in (MANIFEST_FILE, EXPIRED_FILE, RESTORE_SCRIPT, PINNED_FILE)} & {*keys}:
         for key in sorted(keys, key=lambda key: key == f"{name.folder}/{SWEPT_FILE}"):

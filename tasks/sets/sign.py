@@ -22,7 +22,7 @@ from tasks.store.signing_keys import SIGNING_KEY, load_signer
 
 @dataclass
 class Signing:
-    """The outcome for the sets of a store: those signed now, the number signed before, and why others are not signed."""
+    """The signing of a store's sets: those signed now, how many before, and why others are not."""
 
     signed: list[str] = field(default_factory=list)
     already: int = 0

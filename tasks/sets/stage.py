@@ -60,7 +60,7 @@ def fetch(address: StoreAddress, name: SetName, stored: StoredObject, file: Path
 
 @dataclass(frozen=True)
 class StagedSet:
-    """A downloaded set whose objects all match the manifest; `files` by path in the set, and in its base."""
+    """A downloaded set whose objects match the manifest; `files` by path, also of its base."""
 
     name: SetName
     manifest: Manifest
@@ -69,7 +69,7 @@ class StagedSet:
     base_files: dict[str, Path] = field(default_factory=dict)
 
     def sources(self, relation: Relation) -> list[RowSource]:
-        """Return the sources of a relation's rows: inherited ones from the base, then its own parts.
+        """Return the sources of a relation's rows: the base's inherited ones, then its own parts.
 
         Raises:
             DamagedSet: the inherited rows cannot be read.
@@ -217,7 +217,7 @@ def _stage(address: StoreAddress, run: Run, name: SetName, manifest: Manifest) -
 
 @contextmanager
 def stage_relations(address: StoreAddress, run: Run, manifest: Manifest, relations: Collection[Relation]) -> Iterator[StagedSet]:
-    """Download, for the block, the rows of some relations of a set, with the rows that they inherit from its full backup.
+    """Download, for the block, some relations' rows of a set, with those inherited from its full.
 
     Raises:
         DamagedSet: an object is missing or differs from the manifest.

@@ -43,7 +43,7 @@ from tasks.store.interface import ObjectInfo, Upload
 
 @dataclass(frozen=True)
 class Pruning:
-    """The plan for a store: sets that expire, expired sets to delete, unfinished sets to mark, and marked ones to delete.
+    """The plan for a store: sets to expire, and to delete; unfinished sets to mark, and to delete.
 
     `suspended` is the reason if nothing is done.
     """
@@ -66,7 +66,7 @@ class Pruning:
 
 
 def places(context: Context, store: StoreAddress) -> Iterator[tuple[str, StoreAddress, dict[str, str]]]:
-    """Yield the places of a context's sets with their retention: the store, and the local copy if there is one."""
+    """Yield the places of a context's sets, with retention: the store, and a local copy if any."""
     retention, jobs = context.retention, {name: job.keep for name, job in context.long_term.items()}
     yield (
         "pruning",
@@ -79,7 +79,7 @@ def places(context: Context, store: StoreAddress) -> Iterator[tuple[str, StoreAd
 
 @contextmanager
 def alone(context: str, run: Run) -> Iterator[ContextLock]:
-    """Lock the pruning of a context's sets, with a separate lock, so that backups and restores can run meanwhile.
+    """Lock a context's pruning, apart from the lock under which backups and restores run.
 
     Raises:
         BadInput: the database cannot be reached; nothing is pruned.
@@ -192,7 +192,7 @@ def _stored(entry: ListedSet, instant: datetime, *, disputed: bool) -> StoredSet
 
 
 def _unless_locked(address: StoreAddress, listed: dict[str, ListedSet], decision: Decision, instant: datetime) -> Decision:
-    """Keep a set that is under object lock, because its deletion would be refused, or would only create a delete marker."""
+    """Keep a set under object lock: deletion would be refused, or only add a delete marker."""
     until = _locked_until(address, listed[decision.set.id].name, instant)
     return Decision(decision.set, expires=False, why=until) if until else decision
 
@@ -209,7 +209,7 @@ def _locked_until(address: StoreAddress, name: SetName, instant: datetime) -> st
 def _survey_unfinished(
     address: StoreAddress, listing: Listing, unfinished: UnfinishedSet, instant: datetime, pruning: Pruning
 ) -> None:
-    """Plan to delete a folder without manifest, if all its objects are old and provably written by the run in its name.
+    """Plan to delete a folder without manifest, if all its objects are old and of the run it names.
 
     The folder is marked first, and deleted a day later.
     """
@@ -226,7 +226,7 @@ def _survey_unfinished(
 
 
 def _needed(address: StoreAddress, listing: Listing, name: SetName) -> str | None:
-    """Return which expired or unreadable set may need a folder without manifest as its full backup."""
+    """Return which expired or unreadable set may need this folder as its full backup."""
     if name.kind is not Kind.FULL:
         return None
     unreadable = [entry.name.id for entry in listing.sets if entry.name.kind is Kind.DIFFERENTIAL and entry.manifest is None]

@@ -17,7 +17,7 @@ from tasks.sets.listing import ExpiredSet, LegacyFile, ListedSet, Listing, Unfin
 
 
 def listing_rows(listing: Listing, instant: datetime, zone: ZoneInfo) -> list[dict[str, object]]:
-    """Return one row per set, then the unfinished and the expired ones and the legacy files, as plain values."""
+    """Return a row per set, then unfinished and expired ones and legacy files, as plain values."""
     sets = [_set_row(entry, instant, zone) for entry in listing.sets]
     unfinished: list[dict[str, object]] = [
         {

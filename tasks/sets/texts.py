@@ -1,4 +1,4 @@
-"""Checking SQL texts of a set before they are used: PostgreSQL has to parse each as what it should be, and nothing more.
+"""Checking SQL texts of a set before use: PostgreSQL has to parse each as what it should be.
 
 A condition, a check or a partition key may name columns and call functions without side effects; it
 must not contain a second statement, another query, or a function with side effects such as
@@ -55,7 +55,7 @@ def _make(connection: Connection, statement: Composed) -> None:
 
 
 def require_condition(connection: Connection, where: str, condition: str, child: tuple[str, str], root: tuple[str, str]) -> None:
-    """Make sure that a text is nothing but a condition that joins the rows of two tables, each referred to by its name.
+    """Check that a text is only a condition that joins two tables' rows, each named by its table.
 
     Raises:
         DamagedSet: the text is not such a condition; the message says `where` it comes from.
@@ -95,7 +95,7 @@ def understood_check(connection: Connection, where: str, relation: tuple[str, st
 
 
 def understood_default(connection: Connection, where: str, relation: tuple[str, str], column: str, text: str) -> None:
-    """Make sure that a text is the default of a column of an existing table, as PostgreSQL spells it.
+    """Check that a text is an existing column's default, as PostgreSQL spells it.
 
     Raises:
         DamagedSet: the text is not a default, or is more than a default.
@@ -121,7 +121,7 @@ def understood_partition_key(connection: Connection, where: str, parent: tuple[s
 
 
 def unfit_checks(server: Server, database: str, run: Run, context: Context, checks: Iterable[Check]) -> Mapping[str, str]:
-    """Return, by name of the check, why checks of a set are not run: the text is no query, or calls functions with side effects."""
+    """Return why checks of a set are not run: no query, or a function with side effects."""
     with connect(server, database, run.title) as connection:
         problems = {check.name: _unfit(connection, context, check) for check in checks}
     return {name: problem for name, problem in problems.items() if problem}

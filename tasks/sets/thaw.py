@@ -51,7 +51,7 @@ class Thaw:
 
 @dataclass(frozen=True)
 class Cold:
-    """The objects of a set that cannot be read yet, their storage classes, and the time zone for messages."""
+    """The objects of a set that cannot be read yet, their classes, and the zone for messages."""
 
     name: SetName
     keys: list[str]
@@ -103,7 +103,7 @@ def require_warm(
 
 
 def _set_to_read(store: StoreAddress, run: Run, backup: str) -> Manifest | None:
-    """Return the manifest of the set that will be read: the named set, or the newest set if all suitable sets are cold."""
+    """Return the manifest of the set to read: the named one, or, if all are cold, the newest."""
     try:
         fitting = [
             candidate

@@ -56,7 +56,7 @@ def stored_sha256(store: Store, key: str, moved: Moved = unmeasured) -> str:
 
 @step(name="cool {name.id}", repeatable=True)
 def cool(address: StoreAddress, name: SetName, manifest: Manifest, storage_class: str) -> None:
-    """Move the data of a set, after they were read back, to the set's storage class, if the store has that class.
+    """Move a set's data, once read back, to its storage class, if the store has that class.
 
     Manifest and list stay in STANDARD.
     """

@@ -1,4 +1,4 @@
-"""Verifying stored sets without restoring them: every byte is downloaded, every row is decoded and counted."""
+"""Verifying stored sets without restoring: every byte is downloaded, every row decoded, counted."""
 
 import shutil
 from collections.abc import Iterable, Mapping

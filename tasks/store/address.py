@@ -54,7 +54,7 @@ class StoreAddress:
 
     @cached_property
     def opened(self) -> "Store":
-        """The open store, the same for all tasks of a flow run because creating a client is slow."""
+        """The open store, one for all tasks of a flow run, as creating a client is slow."""
         return open_store(self)
 
     def path(self, key: str) -> str:

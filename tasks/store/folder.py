@@ -145,7 +145,7 @@ class FolderStore:
         return self.head(key)
 
     def require_writable(self, key: str, storage_class: str) -> None:
-        """Create a file in the key's folder, or in the nearest one above that exists, and remove it."""
+        """Create a file in the key's folder, or the nearest existing one above, and remove it."""
         with self._answering(key):
             self._require_root()
             path = self._at(key)

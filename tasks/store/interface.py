@@ -82,7 +82,7 @@ class Store(Protocol):
         """
 
     def fetch(self, key: str, target: IO[bytes], moved: Moved = unmeasured) -> str:
-        """Write an object to an open file, report the bytes received to `moved`, return its SHA-256."""
+        """Write an object to an open file, report bytes received to `moved`, return its SHA-256."""
 
     def require_readable(self, key: str) -> ObjectInfo | None:
         """Return the facts of an object that can be read, or None.

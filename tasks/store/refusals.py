@@ -45,7 +45,7 @@ RIGHTS = {
 
 
 def code_of(error: BaseException) -> str:
-    """Return the error code of a server's answer, the HTTP status if it has no body, or "" without an answer."""
+    """Return an answer's error code, or HTTP status if it has no body, or "" without answer."""
     answer = answer_in(error)
     return str(answer.response.get("Error", {}).get("Code", "")) if answer else ""
 

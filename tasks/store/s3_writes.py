@@ -1,4 +1,4 @@
-"""Writing objects in such a way that a server accepts them: in a storage class that it has, with the checksums that it requires."""
+"""Writing objects as a server accepts them: its storage classes, the checksums it requires."""
 
 from collections.abc import Callable, Sequence
 from threading import Lock
@@ -57,7 +57,7 @@ class Writes:
                     raise
 
     def _is_stricter(self, than: "S3Client") -> bool:
-        """Return whether another client that sends more checksums is in use by now, or can be created."""
+        """Return whether a client that sends more checksums is in use by now or can be made."""
         with self._switching:
             if self.client is than and self._stricter:
                 self.client = self._stricter.pop(0)()

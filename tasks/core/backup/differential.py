@@ -1,4 +1,4 @@
-"""Whether a full backup can be the base of a differential, and which relations inherit rows from it."""
+"""Whether a full backup can be the base of a differential; which relations inherit rows from it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -19,14 +19,14 @@ TYPES = frozenset({"type"})
 
 @dataclass(frozen=True)
 class Base:
-    """The full backup that a differential is based on: manifest, row counts by block, large objects by oid."""
+    """The base of a differential: manifest, row counts by block, large objects by oid."""
 
     manifest: Manifest
     blocks: dict[str, BlockRows]
     large_objects: Mapping[int, LargeObject] = field(default_factory=dict)
 
     def part_of(self, oid: int, relfilenode: int, name: str, columns: Iterable[str], layout: str) -> "BasePart | None":
-        """Return the base's part of a table, if the table's file and layout are the same and the base has its row counts by block.
+        """Return the base's part of a table, if file and layout are the same and rows were counted.
 
         With another layout, unchanged rows have another text: a column that was dropped and added
         again has its old name and type, but none of its old values.
@@ -96,7 +96,7 @@ def _other_life(then: Snapshot, now: Snapshot) -> str | None:
 
 
 def _moved(before: Iterable[InventoryItem], after: Iterable[InventoryItem]) -> str | None:
-    """Return a table or type whose definition changed, so that unchanged rows may have another text; None if none changed."""
+    """Return a table or type whose definition changed, which may change rows' texts, or None."""
     spelled = {item.identity: item.columns for item in before if item.kind in TABLES}
     for item in after:
         if item.kind in TABLES and spelled.get((item.kind, item.parent, item.name), item.columns) != item.columns:

@@ -13,7 +13,7 @@ from tasks.core.sets.manifest import Manifest, Relation
 
 
 def archived_since(previous: Manifest, archives: Iterable[Manifest]) -> frozenset[str]:
-    """Return the relations whose rows are in an archive set, taken since the backup: these rows are not lost."""
+    """Return the relations in archive sets taken since the backup: their rows are not lost."""
     known = {relation.qualified: relation for relation in previous.relations}
     return frozenset(
         then.qualified
@@ -38,7 +38,7 @@ class CleanedUp:
 
 
 def cleaned_since(previous: Manifest, cleaned: Iterable[CleanedUp]) -> Counter[str]:
-    """Return by relation how many rows clean-ups deleted since a backup: these rows are not lost."""
+    """Return by relation how many rows clean-ups deleted since a backup: they are not lost."""
     counts = Counter[str]()
     for clean_up in cleaned:
         if _is_since(clean_up.number, clean_up.instant, previous):
@@ -54,7 +54,7 @@ def _is_since(number: int | None, instant: datetime, previous: Manifest) -> bool
 
 
 def lost_rows(before: Iterable[tuple[str, int]], now: dict[str, int], allowed_share: float) -> Iterator[str]:
-    """Yield each existing relation that lost more than the allowed share of its rows, or all of them."""
+    """Yield each existing relation that lost more than the allowed share of its rows, or all."""
     for relation, rows in before:
         left = now.get(relation)
         if left is not None and (left < rows * (1 - allowed_share) or (rows and not left)):
@@ -81,7 +81,7 @@ def losses_between(
 
 
 def tables_by_hash(manifest: Manifest) -> dict[str, str]:
-    """Return the hash-partitioned table of each partition: a recovery may move rows between its partitions."""
+    """Return each hash partition's table: a recovery may move rows between its partitions."""
     return {leaf.qualified: family.qualified for family in families(manifest) for leaf in family.relations}
 
 

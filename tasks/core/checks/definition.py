@@ -5,10 +5,10 @@ context's `checks.sql` each begins with comment lines:
 
     -- check: invoice_has_items           its name
     -- severity: error                    or warning, which fails no run
-    -- needs: customers                   optional: relations of other contexts without which it is not run
-    -- repair: UPDATE invoices SET …      optional: one statement that corrects the rows, which are in the table `broken`
+    -- needs: customers                   optional: skipped without this relation of another context
+    -- repair: UPDATE invoices SET …      optional: corrects the rows, found in the table `broken`
     -- An invoice has items.              the rule, for people
-    SELECT id AS invoice FROM invoices …  the first rows are shown as a sample: select keys, no personal data
+    SELECT id AS invoice FROM invoices …  the first rows are shown: select no personal data
 """
 
 import re
@@ -144,7 +144,7 @@ def _check(name: str, body: str, where: str) -> Check:
 
 
 def _query(lines: list[str]) -> str:
-    """Return the query without its semicolon, and without comments between it and the next check."""
+    """Return the query without its semicolon and without comments before the next check."""
     while lines and (not lines[-1].strip() or lines[-1].lstrip().startswith("--")):
         lines = lines[:-1]
     return END.sub("", "\n".join(lines).strip()).rstrip()

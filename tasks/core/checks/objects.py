@@ -14,7 +14,7 @@ ACTS_ON_ROWS = frozenset({"trigger", "rule", "policy", "constraint"})
 
 
 def severity(difference: Difference) -> Severity:
-    """Return ERROR if wrong rows could be accepted, right ones lost or refused, or other roles read them."""
+    """Return ERROR if rows could wrongly be accepted, refused or lost, or read by other roles."""
     item, fact = difference.item, difference.fact.rpartition(": ")[2]
     is_unique = item.kind == "index" and item.state.startswith("CREATE UNIQUE ")
     harmless = item.kind in OF_NO_ROW_EITHER or (item.kind == "index" and not is_unique) or fact in OF_NO_ROW
@@ -25,7 +25,7 @@ def severity(difference: Difference) -> Severity:
 
 
 def came_with_time(differences: Iterable[Difference], then: Iterable[InventoryItem]) -> set[tuple[str, str, str]]:
-    """Return the identities of new objects that are expected: partitions for future periods, and objects of new tables."""
+    """Return the identities of expected new objects: future partitions, new tables' objects."""
     new = [difference.item for difference in differences if difference.then is None]
     divided = {item.name for item in then if item.kind == "partitioned table"}
     tables = {item.name: item for item in new if item.kind in TABLES}

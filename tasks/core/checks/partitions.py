@@ -15,7 +15,7 @@ PARTITIONS = "partitions of the newest backup"
 
 @dataclass(frozen=True)
 class RowDifferences:
-    """Numbers of rows by key: only in the set (`lost`), in both but different, only in the database (`new`).
+    """Row counts by key: only in the set (`lost`), different, only in the database (`new`).
 
     Without a primary key a changed row counts as lost and as new.
     """
@@ -64,7 +64,7 @@ class PartitionFinding:
 
     @property
     def is_grave(self) -> bool:
-        """Whether the run fails because a frozen partition differs, or because rows are lost that no clean-up archived."""
+        """Whether it is an error: a frozen partition differs, or lost rows are not archived."""
         if self.is_frozen:
             return self.is_compared and (self.differences is not None or bool(self.why))
         before, now = self.rows or (0, 0)

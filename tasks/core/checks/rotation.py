@@ -1,4 +1,4 @@
-"""The order in which integrity checks compare partitions: those compared longest ago first, as time may not suffice."""
+"""Which partitions checks compare first, as time may not suffice: those compared longest ago."""
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta

@@ -49,7 +49,7 @@ def groups(tables: Iterable[int], references: Iterable[tuple[int, int]]) -> list
 
 @dataclass
 class Removed:
-    """The result of a removal: keys of deleted rows by relation (`deleted`), and of rows of the rule's table that stay, by reason.
+    """The result of a removal: keys of deleted rows by relation, and of rows that stay by reason.
 
     `unsure` are rows that a plan could not delete because rows still existed that a clean-up
     deletes before them. `examined` is the number of rows tried, `last` the age column and key of
@@ -109,7 +109,7 @@ class CleanUp:
 
     @property
     def not_known(self) -> int:
-        """The number of old rows of the rule's table of which the plan could not find out whether they would be deleted."""
+        """The number of old rows of the rule's table that the plan could not decide."""
         return self.untried + sum(len(keys) for keys in self.unsure.values())
 
     def fate(self, *, planned: bool) -> str:
@@ -137,12 +137,12 @@ class CleanUp:
 
     @property
     def reasons(self) -> list[str]:
-        """The reasons why rows stay, with keys of some of these rows: for reports, never for a log, a state or an error."""
+        """Why rows stay, with keys of some: for reports, never for a log, state or error."""
         return _with_keys(self.rule.table, self.stays)
 
     @property
     def doubt_counts(self) -> list[str]:
-        """The reasons why it is not known whether rows would be deleted, each with the number of rows."""
+        """Why it is not known whether rows would be deleted, with the number of rows for each."""
         return [*_counted(self.rule.table, self.unsure), *self._locked]
 
     @property

@@ -1,1 +1,1 @@
-"""A database's objects: which of them belong to the context, and whether they are the same in two databases."""
+"""A database's objects: which of them belong to the context, and how two databases differ."""

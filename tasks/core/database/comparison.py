@@ -25,7 +25,7 @@ def _cast_each(match: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of an object: `then` is None if the object is new, `now` is None if it is missing, else a fact of it changed."""
+    """An object that is new (`then` is None), is missing (`now` is None), or differs in a fact."""
 
     then: InventoryItem | None
     now: InventoryItem | None
@@ -68,7 +68,7 @@ def find_differences(
 
 
 def with_moved_sequences(then: Iterable[InventoryItem], now: Iterable[InventoryItem]) -> list[InventoryItem]:
-    """Return `now`, but with sequences whose owning column changed listed under the owner in `then`.
+    """Return `now`, with sequences whose owning column changed under their owner in `then`.
 
     The new owner becomes a fact.
     """

@@ -150,7 +150,7 @@ class Graph:
         return chosen, met
 
     def only_for(self, left_out: Iterable[ObjectId], chosen: Set[ObjectId], met: Set[ObjectId]) -> dict[ObjectId, ObjectId]:
-        """Return the objects that only left-out objects need, each with a left-out object that needs it."""
+        """Return objects that only left-out objects need, each with one of these."""
         needs = dict[ObjectId, ObjectId]()
         for object_id in sorted(left_out):
             needed = {other for other in self.closure({object_id}, chosen)[0] - met if other[1] >= FIRST_OID}
@@ -158,7 +158,7 @@ class Graph:
         return needs
 
     def torn(self) -> dict[ObjectId, ObjectId]:
-        """Return the context's relations that need another context's relation, or the defaults and checks that cause that."""
+        """Return relations, or their defaults and checks, that need another context's relation."""
         torn = dict[ObjectId, ObjectId]()
         for relation in sorted(self.own & self.lost.keys()):
             reasons = [d.dependent for d in self.below[relation] if d.dependent in self._inline and d.dependent in self.lost]
@@ -187,7 +187,7 @@ class Graph:
         return extension or [*(dependency.referenced for dependency in above), *mentions]
 
     def _belonging(self, object_id: ObjectId) -> Iterable[ObjectId]:
-        """Yield parts that are dropped with an object: indexes, constraints, defaults, triggers, rules …"""
+        """Yield parts dropped with an object: indexes, constraints, defaults, triggers, rules …"""
         if object_id not in self.own and object_id[0] in (self.classes["pg_namespace"], self.classes["pg_extension"]):
             return
         # Membership in a publication also belongs to the publication, which is not ours.
@@ -207,7 +207,7 @@ class Graph:
         return parts
 
     def _with_belongings(self, relations: set[ObjectId]) -> dict[ObjectId, ObjectId]:
-        """Return other contexts' relations with their parts, each with the relation that it belongs to."""
+        """Return other contexts' relations and their parts, each with its relation."""
         belongings, pending = dict[ObjectId, ObjectId](), [(owner, owner) for owner in sorted(relations)]
         while pending:
             object_id, relation = pending.pop()

@@ -1,4 +1,4 @@
-"""Objects that belong to no relation but may belong to the context, such as functions and publications.
+"""Objects of no relation that may belong to the context, such as functions and publications.
 
 An object is included if it is in one of the context's schemas or needs its relations, and if the
 relations' owner owns it and can create it. Casts and operators of types that the context uses are
@@ -24,7 +24,7 @@ OF_TYPES = ("pg_cast", "pg_operator", "pg_opclass", "pg_transform")
 
 @dataclass(frozen=True)
 class Bystander:
-    """An object that belongs to no relation: its schema's oid, its owner, and whether a non-superuser may create it.
+    """An object of no relation: its schema's oid, owner, and whether a non-superuser may create it.
 
     `wide` objects belong to the whole database.
     """
@@ -54,7 +54,7 @@ class Around:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The included objects, and those that are not, each with the reason and the object it refers to."""
+    """The included objects, and the others with the reason and the object that it refers to."""
 
     objects: frozenset[ObjectId]
     named: Mapping[ObjectId, tuple[str, ObjectId | None]] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class _Near:
         return self.graph.closure(self.graph.others, self.choice.objects, theirs=True)[0]
 
     def concerned(self) -> Iterator[ObjectId]:
-        """Yield the objects that need the context, share its schemas, are requested, or belong to the whole database."""
+        """Yield objects that need the context, share its schemas, are named or database-wide."""
         bystanders = self.around.bystanders
         theirs, needing = self.theirs, self._needing()
         for object_id, facts in bystanders.items():
@@ -154,7 +154,7 @@ class _Near:
         return None
 
     def relations_in_code(self) -> dict[ObjectId, tuple[str, ObjectId | None]]:
-        """Return other contexts' relations, and extensions, that code of the context names without a recorded dependency."""
+        """Return other contexts' relations and extensions that code names without a dependency."""
         reasons = dict[ObjectId, tuple[str, ObjectId | None]]()
         for object_id in sorted(self.choice.objects & (self.around.code.keys() | self.graph.mentions.keys())):
             mentions = self.graph.mentions.get(object_id, set())

@@ -1,4 +1,4 @@
-"""Types and columns, which need a migration and are not restored: the reason, and a statement to start the migration with.
+"""Types and columns, which are not restored: the reason, and a statement to start migrating with.
 
 These statements are never executed, because they contain texts of the set unchanged.
 """
@@ -15,7 +15,7 @@ TYPES_ARE_MIGRATED = "a restore does not change types; migrate them"
 
 
 def begin_of_migration(difference: Difference, now: InventoryItem, where: str, column: str) -> str:
-    """Return a statement to start a migration with, for a column that is missing or has another type."""
+    """Return a statement to start migrating a missing column, or one of another type."""
     then, here = (facts.facts(item) if item else {} for item in (difference.then, now))
     had, has = then.get(f"{where}: {facts.TYPE}"), here.get(f"{where}: {facts.TYPE}")
     change = f"ALTER TABLE {now.name} {{}} COLUMN {column}{{}};"

@@ -1,4 +1,4 @@
-"""The plan of a restore into a live database, and its result: changed rows, missing parent rows, effects on other contexts."""
+"""The plan of a restore into a live database, its effects on other contexts, and its result."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Need:
-    """Missing rows of `parent` that restored rows refer to, given by the values of the foreign key's columns.
+    """Missing rows of `parent` that restored rows refer to, by the foreign key's values.
 
     `operators` are the key's equality operators.
     """
@@ -71,7 +71,7 @@ class Collision:
 
     @property
     def line(self) -> str:
-        """The collision as a sentence with key values: for reports, never for a log, a state or an error."""
+        """The collision as a sentence with keys: for reports, never for a log, state or error."""
         columns = ", ".join(self.columns)
         return (
             f"{self.table}: the row with {columns} = {', '.join(self.key)} of the set has the same "
@@ -90,7 +90,7 @@ def collision_counts(collisions: Sequence[Collision]) -> list[str]:
 
 @dataclass(frozen=True)
 class Effect:
-    """Another context's foreign key, and how many rows refer to rows that the restore deletes or changes.
+    """Another context's foreign key, and how many rows refer to deleted or changed rows.
 
     The number is None if this login may not read them.
     """
@@ -102,11 +102,11 @@ class Effect:
 
     @property
     def acts(self) -> bool:
-        """Whether the key (ON DELETE CASCADE, SET NULL …) would delete or change the referring rows."""
+        """Whether the key (ON DELETE CASCADE, SET NULL …) would delete or change referring rows."""
         return self.on_delete in ACTING
 
     def is_refused(self, *, accepted: bool) -> bool:
-        """Return whether the key forbids the restore: the database would refuse it, or rows of other contexts would change."""
+        """Whether the database would refuse the restore, or rows of other contexts would change."""
         if self.rows == 0:
             return False
         if self.acts:
@@ -187,7 +187,7 @@ class MergePlan:
 
     @property
     def aim(self) -> str:
-        """The goal of the restore in words: the whole database, or rows of one table, as in the set."""
+        """The goal of the restore in words: the database, or rows of one table, as in the set."""
         return self.about or f'database "{self.database}" becomes {self.backup}'
 
     def does_as(self, other: "MergePlan") -> bool:
@@ -213,7 +213,7 @@ class MergePlan:
 
 @dataclass(frozen=True)
 class Merged:
-    """The result of a restore into a live database: rows, seconds by phase, waits of writers, and how to undo it."""
+    """The result of a restore into a live database: rows, times, writers' waits, how to undo it."""
 
     inserted: int
     updated: int

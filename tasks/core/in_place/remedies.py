@@ -76,7 +76,7 @@ def drops(item: InventoryItem, *, if_exists: bool = False) -> str:
 
 
 def _gone_by_hand(item: InventoryItem) -> str:
-    """Return the statement with which an operator can drop an object without rows, or detach a partition, if it is not needed."""
+    """Return the statement to drop an unneeded object without rows, or detach a partition."""
     if item.kind in TABLES:
         return _detaches(item) if facts.BOUND in facts.facts(item) else ""
     return drops(item) if item.kind in HOLD_NO_ROWS else ""
@@ -88,7 +88,7 @@ def drops_made(difference: Difference) -> Remedy:
 
 
 def is_lasting(difference: Difference, how: Remedy, own: Collection[str], constraints: Collection[tuple[str, str]]) -> bool:
-    """Return whether a remedy is irreversible: no statement could change the object back to its present state."""
+    """Return whether a remedy is irreversible: no statement brings back the present state."""
     if how.how in {How.CREATE, How.ATTACH, How.DETACH, How.NOT, How.DROP, How.ADVANCE}:
         return how.how is How.ADVANCE
     back = Difference(difference.now, difference.then, difference.fact, difference.becomes, difference.was)
@@ -178,7 +178,7 @@ def _of_bound(difference: Difference, now: InventoryItem) -> Remedy:
 
 
 def attaches(partition: InventoryItem, bound: str) -> str:
-    """Return the statement that attaches a partition to its parent; it is "" unless the bound is spelled as in the catalog."""
+    """Return the ATTACH of a partition, or "" unless the bound is spelled as in the catalog."""
     if not _BOUND.fullmatch(bound):
         return ""
     return spelled("ALTER TABLE {} ATTACH PARTITION {} {}", SQL(partition.parent), SQL(partition.name), SQL(bound))
@@ -189,7 +189,7 @@ def _detaches(partition: InventoryItem) -> str:
 
 
 def moves(difference: Difference, partition: InventoryItem, keys: Iterable[str]) -> Remedy:
-    """Return how a partition is attached again that was detached, or, when that is undone, detached without these keys."""
+    """Return how to attach a partition again, or, to undo that, to detach it without these keys."""
     if difference.was:
         return Remedy(How.ATTACH, attaches(partition, difference.was))
     drop = (spelled("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}", SQL(partition.name), Identifier(key)) for key in keys)

@@ -47,7 +47,7 @@ def _done(done: Sequence[ObjectChange], made: str, altered: str, dropped: str) -
 
 
 def objects_left(left: Sequence[ObjectChange]) -> str:
-    """Return the number of objects that differ from the set, with the names of the first few, errors first."""
+    """Return how many objects differ from the set, with the first few names, errors first."""
     ordered = sorted(left, key=lambda change: change.severity is not Severity.ERROR)
     grave = sum(change.severity is Severity.ERROR for change in left)
     names = "; ".join(change.what.partition(" was [")[0] for change in ordered[:SHOWN])

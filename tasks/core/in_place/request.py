@@ -28,14 +28,14 @@ class Objects(StrEnum):
 
 
 class OnConflict(StrEnum):
-    """What to do with a row of the set if a kept live row has its unique value: refuse the restore, or skip the row."""
+    """What to do with a row of the set whose unique value a kept live row has: refuse or skip."""
 
     REFUSE = "refuse"
     SKIP = "skip"
 
 
 class Mode(StrEnum):
-    """Which rows a restore writes: missing ones, changed ones too (merge), or exactly those of the set (replace)."""
+    """Which rows a restore writes: missing, also changed (merge), or exactly the set's."""
 
     MISSING = "missing"
     MERGE = "merge"
@@ -43,7 +43,7 @@ class Mode(StrEnum):
 
     @property
     def writes(self) -> str:
-        """The kinds of difference that the mode writes, as the statements of a restore name them."""
+        """The kinds of difference that the mode writes, as a restore's statements name them."""
         return {Mode.MISSING: "I", Mode.MERGE: "IU", Mode.REPLACE: "IUD"}[self]
 
 
@@ -107,7 +107,7 @@ def tables_named(table: str, namespace: str, parents: Mapping[str, str], where: 
 
 
 def name_beside(table: str, set_id: str) -> str:
-    """Return the name of a table restored beside a live one, of at most 63 bytes: `invoices_restored_20251103_020000`."""
+    """Return the name of a table restored beside a live one, with 63 bytes at most."""
     suffix = f"_restored_{'_'.join(set_id.split('_')[-3:-1])}"
     kept = table.encode()[: 63 - len(suffix)].decode(errors="ignore")
     return f"{kept}{suffix}"

@@ -1,4 +1,4 @@
-"""Partition columns whose values spell periods as text or as numbers: '2024', '2024-03', 202403, in bounds of ranges or lists."""
+"""Partition columns that hold periods as text or numbers, '2024-03' or 202403, by range or list."""
 
 import re
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def spell_period(start: datetime, template: str, zone: tzinfo) -> str:
 
 
 def spell_instant(rule: PartitionRule, instant: datetime, zone: tzinfo) -> str:
-    """Return the column's value for a row of an instant: the instant itself, or the spelling of its period."""
+    """Return the column's value for a row of an instant: the instant, or its period's spelling."""
     return spell_period(start_of(rule.period, instant, zone), rule.values, zone) if rule.values else instant.isoformat()
 
 
@@ -33,7 +33,7 @@ def spelled_between(lower: datetime, upper: datetime, template: str, period: str
 
 
 def parse_spelled_bound(text: str, template: str, period: str, zone: tzinfo) -> tuple[datetime | None, datetime | None]:
-    """Return the ends of a range, or of a list of consecutive periods, given as the catalog spells it.
+    """Return the ends of a range, or of a list of consecutive periods, spelled as in the catalog.
 
     Raises:
         ValueError: the bound is neither a range nor such a list, or its values are not periods.

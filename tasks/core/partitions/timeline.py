@@ -1,4 +1,4 @@
-"""The partitions of a table that is partitioned by time: their bounds, those to create, and those past retention."""
+"""The partitions of a table by time: their bounds, those to create, and those past retention."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -93,7 +93,7 @@ class NewPartition:
 def missing_partitions(
     rule: PartitionRule, existing: Sequence[Partition], now: datetime, zone: tzinfo, ahead: int
 ) -> list[NewPartition]:
-    """Return the periods that lack a partition: the current one, `ahead` periods to come, and any missed ones.
+    """Return the periods without a partition: the current one, `ahead` to come, and missed ones.
 
     A missed period lies between the oldest partition and now, and is not past retention.
     """
@@ -164,7 +164,7 @@ def timeline_verdict(timelines: Sequence[Timeline]) -> str:
 
 
 def timeline_rows(timelines: Iterable[Timeline], now: datetime, zone: tzinfo) -> list[dict[str, object]]:
-    """Return one row per partition, oldest first: bounds, rows, bytes, and what will become of it."""
+    """Return one row per partition, oldest first: bounds, rows, bytes, and what becomes of it."""
     return [
         {
             "table": timeline.table,

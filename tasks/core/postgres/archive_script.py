@@ -62,7 +62,7 @@ def without_place(chunk: Chunk) -> bytes:
 
 
 def tablespace_of(chunk: Chunk) -> bytes:
-    """Return the tablespace of an entry as SQL writes it: '' for the database's default tablespace."""
+    """Return an entry's tablespace as SQL writes it: '' for the database's default tablespace."""
     return place_of(chunk).get(TABLESPACE, NO_TABLESPACE)
 
 

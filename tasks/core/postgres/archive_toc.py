@@ -45,7 +45,7 @@ def parse_list(text: str) -> list[Entry]:
 
 @dataclass(frozen=True)
 class Origin:
-    """The database that an archive was dumped from, and its server's version, from the list's header."""
+    """The source of an archive, from the list's header: the database and its server's version."""
 
     database: str
     server: str
@@ -86,7 +86,7 @@ def choose_entries(
     objects: Collection[tuple[int, int]],
     schemas: Collection[str],
 ) -> list[Entry]:
-    """Return the entries of the chosen objects, and of comments and grants on them or on schemas, in archive order."""
+    """Return the chosen objects' entries, and comments and grants on them or on schemas."""
     # Archives have no entry for schema `public`; entries about it are known by its name.
     about_schemas = tuple(f"{kind} - SCHEMA {schema} " for schema in schemas for kind in ("ACL", "COMMENT"))
     always = ALWAYS + about_schemas
@@ -112,7 +112,7 @@ ABOUT_ENTRY = re.compile(
 def statements_of(
     script: bytes, encoding: str, entries: list[Entry], objects: Mapping[ObjectId, Collection[ObjectId]]
 ) -> dict[ObjectId, str]:
-    """Return the statements that create objects, each with its parts, comments and grants, in archive order.
+    """Return the statements that create objects, with parts, comments and grants.
 
     Objects without an entry are omitted.
     """
@@ -148,7 +148,7 @@ COMMAND = re.compile(rb"^Command was: (.+?)\s*(?=^pg_restore: |\Z)", re.MULTILIN
 
 
 def failed_entries(errors: str, chunks: Iterable[Chunk]) -> set[int]:
-    """Return the entries that failed in parallel pg_restore jobs, by the commands quoted on stderr."""
+    """Return entries that failed in parallel pg_restore jobs, by the commands quoted on stderr."""
     commands = [b"\n" + command + b"\n" for command in COMMAND.findall(errors.encode())]
     return {chunk.dump_id for chunk in chunks if any(command in chunk.statements for command in commands)}
 
@@ -164,7 +164,7 @@ FRAME = ("SCHEMA - ", "EXTENSION - ", "COMMENT - SCHEMA ", "COMMENT - EXTENSION 
 
 
 def split_list(listing: str) -> tuple[str, str]:
-    """Return a -L list in two: schemas and extensions with their comments and grants, and all else."""
+    """Split a -L list in two: schemas and extensions, with comments and grants, and all else."""
     lines = {line: ENTRY.match(line) for line in listing.split("\n") if line}
     frame = [line for line, match in lines.items() if match and match["rest"].startswith(FRAME)]
     return "".join(f"{line}\n" for line in frame), "".join(f"{line}\n" for line in lines if line not in {*frame})
@@ -192,22 +192,19 @@ QUOTES_AND_SPACES = re.compile(r'["\s]')
 
 
 def entries_of(items: Iterable[InventoryItem], entries: Iterable[Entry]) -> set[int]:
-    """Return the dump ids of entries that create inventory objects, including defaults of tables."""
+    """Return dump ids of entries that create inventory objects, including defaults of tables."""
     wanted = tuple(title for item in items for title in (*titles_of(item), *_defaults(item)))
     return {entry.dump_id for entry in entries if comparable(entry.rest).startswith(wanted)}
 
 
 def comparable(rest: str) -> str:
-    """Return an entry's text in the form that `titles_of` uses, so that it begins with its object's title."""
+    """Return an entry's text as `titles_of` writes it: it begins with its object's title."""
     kind, _, named = rest.partition(" ")
     return _function_title(kind, named) if kind in NAMES_OF_KINDS["function"] else f"{rest} "
 
 
 def titles_of(item: InventoryItem) -> list[str]:
-    """Return the titles (kind, schema, table, name.
-
-    Unquoted) under which the list may have an object.
-    """
+    """Return the titles, kind, schema, table and name unquoted, that the list may have."""
     kinds = NAMES_OF_KINDS.get(item.kind, ())
     if item.kind in OF_A_TABLE:
         schema, table = split_name(item.parent)

@@ -96,7 +96,7 @@ class Server:
         }  # fmt: skip
 
     def environment(self, database: str, **options: str) -> dict[str, str | None]:
-        """Return the PG* variables that make libpq programs open the same session, with the password (never argv).
+        """Return the PG* variables, with the password, for libpq programs to open the same session.
 
         All other libpq variables are None, to be removed: a service file would override PGDATABASE.
         """
@@ -108,7 +108,7 @@ class Server:
 
     @property
     def _environment(self) -> dict[str, str]:
-        """The parameters from the environment and its service file, without the address if the address is given."""
+        """Parameters from the environment and its service file, without address if one is given."""
         defaults = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val and o.val != o.compiled}
         others = {keyword: value for keyword, value in defaults.items() if keyword not in OWN_PARAMETERS}
         if self.parameters.keys().isdisjoint(ADDRESS):

@@ -1,4 +1,4 @@
-"""PostgreSQL's error messages without row contents, which messages, details and contexts may quote."""
+"""PostgreSQL's error messages without row contents, which message, detail and context may quote."""
 
 import re
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def is_temporary_limit(error: psycopg.Error) -> bool:
 
 
 def message_of(error: psycopg.Error, login: str = "") -> str:
-    """Return an error's message if it names only objects, else the error's type and the objects concerned."""
+    """Return an error's message if it names only objects, else its type and these objects."""
     state, diag = error.sqlstate or "", error.diag
     if is_temporary_limit(error):
         return f"{diag.message_primary}; {MORE_TEMPORARY.replace('…', quoted(login) if login else '…')}"
@@ -38,7 +38,7 @@ def message_of(error: psycopg.Error, login: str = "") -> str:
 
 
 def forget_rows(error: BaseException) -> None:
-    """Replace texts that may quote rows in an error and its causes, because Prefect records errors."""
+    """Replace texts that may quote rows in an error and its causes: Prefect records errors."""
     for part in _chain(error):
         # Errors of psycopg itself (a lost connection) have no diagnostics, and quote nothing.
         if isinstance(part, psycopg.Error) and part.diag.message_primary:
@@ -59,7 +59,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def without_rows(text: str) -> str:
-    """Return a program's messages, with a remedy, without details, contexts and statements, which may quote rows."""
+    """Return a program's messages, with a remedy, without the lines that may quote rows."""
     kept, is_kept = list[str](), True
     for line in text.splitlines():
         if AFTERWARDS.match(line):

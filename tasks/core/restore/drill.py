@@ -1,4 +1,4 @@
-"""Records of drills, and what they show: how the recovery time develops, and for which database size it suffices."""
+"""Records of drills: how the recovery time develops, and for which database size it suffices."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, tzinfo
@@ -67,12 +67,12 @@ def why_unproven(newest_first: Sequence[DrillRecord], proven: DrillRecord | None
 
 
 def carries_to_bytes(record: DrillRecord) -> int | None:
-    """Return the database size at which the recovery time would reach its limit, if it grew in proportion to the size."""
+    """Return the size at which the recovery time, in proportion to it, would reach its limit."""
     if not record.proven or not record.database_bytes or record.rto_seconds <= 0:
         return None
     return int(record.database_bytes * record.rto_limit_seconds / record.rto_seconds)
 
 
 def recovery_point_age(snapshot: datetime, instant: datetime) -> timedelta:
-    """Return the data loss, at least 0, if the disaster came at an instant and only this snapshot were left."""
+    """Return the data loss, at least 0, of a disaster at an instant that leaves this snapshot."""
     return max(instant - snapshot, timedelta(0))

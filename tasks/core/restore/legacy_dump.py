@@ -1,4 +1,4 @@
-"""Single pg_dump archives, made by scripts older than this project: their facts, and what they lack."""
+"""Single pg_dump archives of scripts older than this project: their facts, and what they lack."""
 
 import re
 from dataclasses import dataclass, field

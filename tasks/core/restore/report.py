@@ -173,7 +173,7 @@ def _briefly(broken: Iterable[Exercise]) -> list[str]:
 
 
 def _whose(facts: RecoveryFacts) -> str:
-    """Return what failed checks mean: if the database equals its backup, the source violated them too."""
+    """Return what failed checks mean: if the backup is equal, the source violated them too."""
     return "integrity checks failed" if facts.schema_was_there else "the source was already inconsistent"
 
 

@@ -44,7 +44,7 @@ def writes_to_do(exercises: Iterable[Exercise], manifest: Manifest) -> list[str]
 
 
 def _remedy(note: str, manifest: Manifest) -> str:
-    """Return the remedy for a missing object: it was left out of the set, or belongs to another context."""
+    """Return the remedy for a missing object: left out of the set, or of another context."""
     words = {*WORD.findall(note)}
     others = {key.references for key in manifest.outbound_keys}
     theirs = sorted(name for name in others if name.rpartition(".")[2].strip('"') in words)

@@ -1,1 +1,1 @@
-"""Rows of a relation: how they are streamed, digested, compressed and decompressed, as a whole or by changed blocks."""
+"""Rows of a relation: streamed, digested, compressed, unpacked, as a whole or by changed blocks."""

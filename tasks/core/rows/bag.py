@@ -1,4 +1,4 @@
-"""Two bags (multisets) of rows compared without a database: how many rows, and how many keys, only one of them has.
+"""Two bags (multisets) of rows compared without a database: how many rows and keys only one has.
 
 The digest of a relation shows whether rows differ; bags show how many. A row is one line of COPY
 text, a key the text of its key columns. Of each text only 64 bits of XXH3 are kept. If two texts

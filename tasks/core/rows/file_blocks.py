@@ -68,7 +68,7 @@ class BlockRows:
 
 @dataclass(frozen=True)
 class BaseBlocks:
-    """A relation in a full backup: row counts by block, and the oldest transaction that was unfinished at that time."""
+    """A relation in a full backup: row counts by block, and the oldest unfinished transaction."""
 
     xmin: int
     counted: BlockRows
@@ -105,7 +105,7 @@ class Changes:
 
 
 def shift_for(blocks: int) -> int:
-    """Return how many low bits of block numbers to ignore, so that the counts of a relation fit into bounded memory."""
+    """Return how many low bits of block numbers to ignore, so that counts fit into memory."""
     return max(0, (max(blocks, 1) - 1).bit_length() - MOST_COUNTS.bit_length() + 1)
 
 
@@ -165,7 +165,7 @@ def complement(runs: Iterable[Lines]) -> list[Lines]:
 
 
 def render_lines(runs: Iterable[Lines]) -> str:
-    """Return ranges of lines as text: on each line the numbers of the first and the last line of a range, counted from 1."""
+    """Return ranges of lines as text, one a line: its first and last line, counted from 1."""
     return "".join(f"{start + 1} {stop}\n" for start, stop in runs)
 
 

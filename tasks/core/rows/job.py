@@ -1,4 +1,4 @@
-"""The job of streaming a relation, and its result: what a run and its streaming process exchange."""
+"""The job of streaming a relation, and its result: what run and streaming process exchange."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tasks.core.rows.pages import Pages
 
 @dataclass(frozen=True)
 class RowKeys:
-    """A selection of rows by key: the columns, their types and equality operators, and the values of each as text."""
+    """Rows selected by key: the columns, their types and equality operators, the values as text."""
 
     columns: list[str]
     types: list[str]
@@ -55,7 +55,7 @@ class StreamJob:
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """The result of a job: rows, digest (32 hex digits), bytes before and after compression, SHA-256 of the file.
+    """A job's result: rows, digest (32 hex digits), plain and compressed bytes, the file's SHA-256.
 
     If the job requests them, also the row counts by block (none for a table that is not a heap),
     the number of rows of changed blocks that were written, and the lines of the base that they

@@ -13,7 +13,7 @@ from tasks.core.run.progress import Moved, unmeasured
 
 @dataclass(frozen=True)
 class RowSource:
-    """Parts of a relation in order, their maximum size unpacked, and the runs of lines that are left out."""
+    """Parts of a relation in order, their maximum size unpacked, and the lines to leave out."""
 
     files: list[Path]
     most_bytes: int

@@ -97,7 +97,7 @@ def seeing(
 
 
 def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
-    """Return whether a relation has exactly the rows of the base: the same number, and none written since.
+    """Return whether a relation has exactly the base's rows: as many, and none written since.
 
     Raises:
         psycopg.Error: as stream_relation.
@@ -180,7 +180,7 @@ def digest_relation(connection: Connection, job: StreamJob, moved: Moved = unmea
 
 
 def row_blocks(connection: Connection, job: StreamJob) -> Iterator[tuple[list[bytes], int]]:
-    """Yield the rows of a relation in blocks of about 64 KB (fits a processor's cache), with each block's size."""
+    """Yield rows in blocks of about 64 KB (fits a processor's cache), with each block's size."""
     keys, pages = job.only, job.pages
     query = sql.rows.copy_rows_out(job.schema, job.name, job.columns, job.encoding)
     if keys:
@@ -193,7 +193,7 @@ def row_blocks(connection: Connection, job: StreamJob) -> Iterator[tuple[list[by
 
 
 def copied_blocks(connection: Connection, query: Composed) -> Iterator[tuple[list[bytes], int]]:
-    """Yield the rows that a COPY … TO STDOUT sends, in blocks of about 64 KB, with each block's size.
+    """Yield the rows of a COPY … TO STDOUT in blocks of about 64 KB, with each block's size.
 
     The server sends one CopyData message per row, and text format has no newline inside a row.
     """

@@ -1,4 +1,4 @@
-"""Decompressing zstd within limits: never more bytes than the manifest states, whatever the compressed bytes would expand to."""
+"""Decompressing zstd within limits: never more bytes than the manifest states."""
 
 import io
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The time limit for retries while the network fails: for all attempts, pauses and requests together."""
+"""The time limit for retries while the network fails: attempts, pauses and requests together."""
 
 import math
 import time

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Phases:
-    """Seconds by phase, in order and without gaps: time between two phases counts for the later one."""
+    """Seconds by phase, in order, without gaps: time between two phases counts for the later."""
 
     clock: Callable[[], float] = time.monotonic
     seconds: dict[str, float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The progress of a long phase: bytes moved of those expected, rate, expected end, and the lines that report them."""
+"""The progress of a long phase: bytes moved and expected, rate, expected end, and its log lines."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

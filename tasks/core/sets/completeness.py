@@ -105,7 +105,7 @@ class _Inventory:
     left_out: Collection[str]
 
     def needed(self) -> Iterator[Needed]:
-        """Yield what must be in the list: the objects, and the attachment of partitions and their indexes."""
+        """Yield what must be in the list: objects, and attachments of partitions and indexes."""
         for item in self.items:
             if self._has_entry(item):
                 yield Needed(named(item), titles_of(item))
@@ -169,7 +169,7 @@ class _Inventory:
         return bool(OF_THE_SYSTEM.fullmatch(split_name(item.parent if item.kind in OF_A_TABLE else item.name)[0]))
 
     def _comes_with_another(self, item: InventoryItem) -> bool:
-        """Return whether an object is created with a constraint, with its table, or with the parent of its table."""
+        """Return whether an object comes with a constraint, its table, or its table's parent."""
         if item.kind == "index":
             return (item.parent, split_name(item.name)[1]) in self.keys
         if item.kind == "constraint":

@@ -32,7 +32,7 @@ class Family:
 
 
 def hash_tables(inventory: Iterable[InventoryItem], parents: Mapping[str, str | None]) -> dict[str, tuple[str, str]]:
-    """Return, by schema.name of a partition, its topmost hash-partitioned table as (schema, name)."""
+    """Return, by partition (schema.name), its topmost hash-partitioned table as (schema, name)."""
     divided = {plain_name(item.name): item for item in inventory if item.kind == "partitioned table"}
     tables = dict[str, tuple[str, str]]()
     for relation, parent in parents.items():

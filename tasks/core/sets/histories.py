@@ -37,7 +37,7 @@ class Adoption(BaseModel):
 
 
 class Owner(BaseModel):
-    """The content of owner.json: the cluster that writes a context's sets, and the decisions if two servers did."""
+    """owner.json: the cluster that writes a context's sets, and decisions where two servers did."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
 
@@ -71,7 +71,7 @@ def next_number(manifests: Iterable[Manifest], adopted: Iterable[Adoption]) -> i
 
 
 def sets_aside(manifests: Sequence[Manifest], adopted: Sequence[Adoption]) -> dict[str, str]:
-    """Return the ids of the sets that are set aside (never `latest` nor a base), each with the reason."""
+    """Return the ids of sets that are set aside (never `latest` nor a base), with the reasons."""
     ranges = [
         *open_disputes(manifests, adopted),
         *(manifest.aside for manifest in manifests if manifest.aside and manifest.aside.before is not None),
@@ -122,7 +122,7 @@ def find_dispute(manifests: Sequence[Manifest], adopted: Sequence[Adoption], sna
 
 
 def _returned(own_history: Iterable[Manifest], snapshot: Snapshot) -> SetAside | None:
-    """Return the sets from the first one on that another server wrote, although this server still runs.
+    """Return the sets since another server's first one, although this server still runs.
 
     A standby does not count, as it has no writes of its own.
     """
@@ -180,7 +180,7 @@ def _spelled(incarnation: Incarnation | None) -> str:
 
 
 def forked(differing: Sequence[str], base: Manifest, number: int) -> SetAside | None:
-    """Return a full backup and its differentials as another history, if supposedly unchanged relations have other rows."""
+    """Return a full and its differentials as another history, if unchanged relations differ."""
     if not differing or base.number is None:
         return None
     reason = (

@@ -1,4 +1,4 @@
-"""Large objects of a set: those that rows of its relations reference, with content, owner and privileges.
+"""Large objects that rows of a set's relations reference, with content, owner and privileges.
 
 The index has one line of JSON for each; their pages are lines of COPY text, so that digests and
 stock tools treat them as rows.
@@ -58,7 +58,7 @@ class LargeObject(StoredModel):
 
     @property
     def is_empty(self) -> bool:
-        """Whether the object has no bytes: it has no page, or only the empty page that lo_truncate leaves."""
+        """Whether the object has no bytes: no page, or the empty one that lo_truncate leaves."""
         return self.plain_bytes <= len(f"{self.oid}\t0\t\\\\x\n")
 
 
@@ -148,7 +148,7 @@ def within_budget(objects: Sequence[LargeObject], set_id: str, most_bytes: int) 
 
 
 def staying(large_objects: LargeObjects | None) -> list[str]:
-    """Return a note on large objects of deleted rows: they remain in the database, unless a trigger removed them."""
+    """Return a note that large objects of deleted rows stay, unless a trigger removed them."""
     if large_objects is None or not large_objects.objects:
         return []
     return [

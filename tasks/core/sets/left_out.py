@@ -1,4 +1,4 @@
-"""Objects that refer to the context and that a set does not have: after a restore they have to be created by hand."""
+"""Objects that refer to the context and are not in a set: to be created by hand after a restore."""
 
 import re
 from collections.abc import Iterable, Iterator, Set
@@ -17,7 +17,7 @@ DOMAIN_OVER_OID = re.compile(r" \| d \| oid(\[\])?( \||$)")
 
 
 def chores(manifest: Manifest) -> list[str]:
-    """Return, as Markdown, the objects that are not in a set, each with the statements that create it."""
+    """Return, as Markdown, the objects that a set lacks, with the statements that create them."""
     named = {left_out.name for left_out in manifest.by_hand}
     older = [
         LeftOut(name=name, why="it needs another context's table", statements="") for name in manifest.left_out if name not in named
@@ -69,7 +69,7 @@ def in_short(manifest: Manifest) -> str:
 
 
 def absent(items: Iterable[InventoryItem], left_out: Iterable[str]) -> frozenset[tuple[str, str, str]]:
-    """Return the identities of objects that are left out, with the indexes and triggers that partitions inherit from them."""
+    """Return the identities of left-out objects, and of what partitions inherit from them."""
     inventory, names = list(items), frozenset(left_out)
     parents = {item.name: item.parent for item in inventory if item.kind in TABLES}
     identities = {item.identity for item in inventory if _is_named(item, names)}

@@ -60,7 +60,7 @@ class StoredObject(StoredModel):
 
     @property
     def most_plain_bytes(self) -> int:
-        """The largest size that the object may have when it is unpacked, which older manifests do not state."""
+        """The object's maximum size when unpacked, which older manifests do not state."""
         return MOST_TIMES_PACKED * self.bytes + MOST_MORE_BYTES if self.plain_bytes is None else self.plain_bytes
 
 
@@ -72,7 +72,7 @@ class Inherited(StoredModel):
 
 
 class Relation(StoredModel):
-    """A table or leaf partition with its rows, as read under the set's snapshot: inherited ones, then those of the parts."""
+    """A table or leaf partition and its rows: inherited from a full backup, then the parts'."""
 
     namespace: Name = Field(alias="schema")
     name: Name
@@ -141,7 +141,7 @@ class Snapshot(StoredModel):
 
 
 class SetAside(StoredModel):
-    """Sets that are neither `latest` nor a base, by their numbers, because a backup found proof of a second history.
+    """Sets, by number, that are neither `latest` nor a base: a backup proved a second history.
 
     Without `before`, future sets are set aside too, until an operator decides which server is
     right.
@@ -168,7 +168,7 @@ class Versions(StoredModel):
 
 
 class Scope(StoredModel):
-    """Some tables of a context, and of a partitioned one only some partitions, if they are named (schema.name)."""
+    """Some tables of a context; of a partitioned one only the partitions named (schema.name)."""
 
     namespace: Name = Field(alias="schema")
     tables: list[Name] = Field(min_length=1)

@@ -1,4 +1,4 @@
-"""The bytes of a manifest: canonical JSON with its own checksum, signed if there is a key, and parsed strictly."""
+"""A manifest's bytes: canonical JSON with a checksum, signed if there is a key, parsed strictly."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ BEGIN, END = b'{\n "manifest": ', b',\n "sha256": '
 
 
 def render_manifest(manifest: Manifest, signer: Signer | None = None) -> bytes:
-    """Return the manifest as the bytes that are stored: canonical JSON that carries its own SHA-256, and a signature if signed."""
+    """Return the stored manifest: canonical JSON with its own SHA-256, and its signature if any."""
     return _render(manifest.model_dump(mode="json", by_alias=True), signer)
 
 

@@ -17,12 +17,12 @@ COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
 def is_cold(storage_class: str) -> bool:
-    """Return whether some of the data in these classes (as a listing shows them, joined by /) need a thaw."""
+    """Return whether some data in these classes, joined by / as in a listing, need a thaw."""
     return not COLD_CLASSES.isdisjoint(storage_class.split("/"))
 
 
 def upload_class(storage_class: str) -> str:
-    """Return the class that objects are uploaded in: data for a cold class are read back first, and moved there later."""
+    """Return the class to upload in: data for a cold class are read back first and moved later."""
     return "STANDARD" if is_cold(storage_class) else storage_class
 
 
@@ -74,7 +74,7 @@ RESERVED = frozenset({*Kind, *(rule.folder for rule in RULES.values()), "drills"
 
 
 def new_set_name(context: str, sort: str, instant: datetime, zone: ZoneInfo, run: str) -> "SetName":
-    """Return the name of a set of a kind, or of a long-term job, for example bc-004_full_20251103_020000_3f9c."""
+    """Return a new set's name, by kind or long-term job: bc-004_full_20251103_020000_3f9c."""
     return SetName(context, _kind(sort), f"{context}_{sort}_{instant.astimezone(zone):%Y%m%d_%H%M%S}_{run}")
 
 

@@ -1,4 +1,4 @@
-"""The order of backup sets by age: by LSN where LSNs can be compared, else by the order in which sets were stored.
+"""The age of backup sets: by LSN where LSNs can be compared, else by the order of storing.
 
 Never by a clock.
 """
@@ -20,7 +20,7 @@ def newest_first(
     number_of: Callable[[T], int | None],
     is_aside: Callable[[T], bool] = lambda _: False,
 ) -> list[T]:
-    """Order by LSN within one incarnation of a server (system identifier, timeline, incarnation), across incarnations by number.
+    """Order by LSN within one incarnation of a server, and by number across incarnations.
 
     Sets that are set aside count as another incarnation, whatever their manifests state: a server
     that was restored to an older state has lower LSNs. Sets of older releases have no number: they

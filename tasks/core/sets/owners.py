@@ -1,4 +1,4 @@
-"""The owners of a set's objects: an object may call its owner's code when it is loaded, read or changed."""
+"""The owners of a set's objects, whose code may run when an object is loaded, read or changed."""
 
 from tasks.core.sets.manifest import Manifest
 

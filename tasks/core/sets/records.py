@@ -1,4 +1,4 @@
-"""Records of runs in the store, beside the sets: one small JSON object per run, in a folder per kind of record."""
+"""Records of runs, beside the sets in the store: a small JSON object per run, a folder per kind."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -32,7 +32,7 @@ def _stamp(instant: datetime) -> str:
 
 
 def parse_record(kind: type[R], data: bytes) -> R | None:
-    """Return the record, or None if it cannot be read: an unreadable record must not fail the next report."""
+    """Return the record, or None if it is unreadable, which must not fail the next report."""
     try:
         return kind.model_validate_json(data)
     except ValidationError:
@@ -45,6 +45,6 @@ def history(records: Iterable[R], count: int | None = None) -> list[R]:
 
 
 def recorded_since(newest_first: list[str], since: datetime) -> list[str]:
-    """Return the keys of records since an instant (UTC), and of the last one before, for comparison."""
+    """Return keys of records since an instant (UTC), and of the one before for comparison."""
     recent = [key for key in newest_first if key.rpartition("/")[2] >= _stamp(since)]
     return newest_first[: len(recent) + 1]

@@ -112,7 +112,7 @@ def _stamp(set_id: str) -> str:
 
 
 def suspicion(newest_first: Sequence[StoredSet]) -> str | None:
-    """Return why nothing is pruned: the newest set is suspect, or nobody decided yet which history is right; None otherwise."""
+    """Return why nothing is pruned, if so: a suspect newest set, or two undecided histories."""
     if disputed := next((stored.id for stored in newest_first if stored.disputed), None):
         return f"it is not decided yet to which history {disputed} belongs: nothing is pruned"
     newest = next((stored for stored in newest_first if stored.instant and RULES[stored.kind].may_be_latest), None)
@@ -120,7 +120,7 @@ def suspicion(newest_first: Sequence[StoredSet]) -> str | None:
 
 
 def missing_full(newest_first: Sequence[StoredSet], now: datetime, rpo: timedelta) -> str | None:
-    """Return why nothing is pruned: there is no new full backup, so that old sets may be the last ones, or a clock is wrong.
+    """Return why nothing is pruned, if there is no new full backup, or a clock is wrong.
 
     None otherwise. The newest restorable full may be as old as the usual interval between fulls
     (their median, at least a day), plus a day or the recovery point objective, whichever is longer.
@@ -145,7 +145,7 @@ def _days(span: timedelta) -> str:
 
 
 def _newest(newest_first: Sequence[StoredSet]) -> dict[str, str]:
-    """Return the sets that are never pruned because they are the newest of their kind, by id with the reason."""
+    """Return by id the newest sets of each kind, which are never pruned, with the reason."""
     restorable = [stored for stored in newest_first if stored.restorable and RULES[stored.kind].may_be_latest]
     fulls = [stored for stored in restorable if stored.kind is Kind.FULL]
     sorts = {
@@ -178,5 +178,5 @@ def is_written_by_a_backup(path: str) -> bool:
 
 
 def is_ours(path: str, stored: Iterable[str]) -> bool:
-    """Return whether an object of an expired set belongs to it: its manifest names it, or it is a mark."""
+    """Return whether an expired set's manifest names an object, or the object is a mark."""
     return path in {*stored, *MARKS} or HOLD.fullmatch(path) is not None

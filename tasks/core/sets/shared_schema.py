@@ -52,7 +52,7 @@ def own_grants(manifest: Manifest) -> list[SchemaGrant]:
 
 
 def comparable(manifest: Manifest, items: Iterable[InventoryItem]) -> list[InventoryItem]:
-    """Return the objects of a set or a database that can be compared: those that the set's inventory can have.
+    """Return the objects that the set's inventory can have, as only these can be compared.
 
     Of shared schemas these are only the privileges of the context's own roles; the rest depends on
     the inventory's version.

@@ -113,7 +113,7 @@ class Trust:
             )
 
     def require(self, signature: object, body: bytes, where: str) -> None:
-        """Make sure that a manifest's signature is by one of the keys, and for this manifest and this store.
+        """Check that a manifest's signature is of one of the keys, this manifest and this store.
 
         Raises:
             UntrustedSet: the signature is not valid; it is not known who wrote the set.

@@ -1,4 +1,4 @@
-"""Cold storage: how long a thaw takes, and which retrieval tier to choose (AWS's figures, the upper ends of the usual times).
+"""Cold storage: AWS's usual thaw times (their upper ends), and which retrieval tier to choose.
 
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/restoring-objects-retrieval-options.html
 """
@@ -32,7 +32,7 @@ def possible_tier(classes: Collection[str], tier: Tier) -> Tier:
 
 
 def fitting_tier(classes: Collection[str], limit: timedelta) -> Tier:
-    """Return the slowest (cheapest) tier whose thaw usually ends within a time limit, else the fastest tier."""
+    """Return the cheapest (slowest) tier that usually thaws within a limit, else the fastest."""
     fitting = [tier for tier in TIERS if usual_time(classes, tier) <= limit and possible_tier(classes, tier) == tier]
     return fitting[0] if fitting else possible_tier(classes, "Expedited")
 

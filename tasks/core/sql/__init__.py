@@ -1,4 +1,4 @@
-"""Every statement sent to PostgreSQL, one module per noun: `sql.catalog.MEMBERS`, `sql.views.refresh_view(…)`."""
+"""Every SQL statement, one module per noun: `sql.catalog.MEMBERS`, `sql.views.refresh_view(…)`."""
 
 from tasks.core.sql import (
     bare_names,

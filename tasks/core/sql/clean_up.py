@@ -17,7 +17,7 @@ from tasks.core.sql.staging import EQUAL, STAGED, Link
 
 @dataclass(frozen=True)
 class Table:
-    """A table with marked rows: its number, and its primary key with the key's equality operators."""
+    """A table with marked rows: its number, its primary key and the key's equality operators."""
 
     number: int
     schema: str
@@ -95,7 +95,7 @@ def analyze_marks(table: Table) -> Composed:
 
 
 def is_old(cutoffs: Mapping[str, str], *, each: bool) -> Composed:
-    """Return the condition that a row is older than a cutoff: by any of some columns, or by each."""
+    """Return the condition that a row is older than a cutoff, by any of the columns or by each."""
     terms = (SQL("{} OPERATOR(pg_catalog.<) {}").format(Identifier(clock), Literal(cutoff)) for clock, cutoff in cutoffs.items())
     return SQL("({})").format(SQL(" AND " if each else " OR ").join(terms))
 
@@ -204,7 +204,7 @@ def _belongs(table: Table, root: Table, condition: Composed) -> Composed:
 
 @under_source_path
 def mark_by_condition(table: Table, root: Table, condition: Composed) -> Composed:
-    """Lock and mark rows joined to marked rows of the rule's table by a condition on both tables."""
+    """Lock and mark rows that a condition joins to marked rows of the rule's table."""
     return _mark_more(table, table.bare, _belongs(table, root, condition))
 
 
@@ -256,7 +256,7 @@ def roots_of(table: Table) -> Composed:
 
 
 def roots_changed(table: Table, leaf: tuple[str, str], staged: tuple[int, Sequence[str]] | None) -> Composed:
-    """Return the roots of a leaf's marked rows that differ from the archived ones in number or columns."""
+    """Return the roots whose marked rows in a leaf are not exactly as archived."""
     archived = SQL("false").format()
     if staged:
         number, columns = staged

@@ -58,7 +58,7 @@ def _keys(key: Sequence[str]) -> Composed:
 
 
 def find_collisions(number: int, schema: str, name: str, index: UniqueIndex, key: Sequence[str]) -> Composed:
-    """Return keys of rows to insert or update, with keys of kept live rows that hold their unique values."""
+    """Return keys of rows to write, with keys of kept live rows that hold their unique values."""
     coming = SQL("SELECT {} AS key, {} FROM {} WHERE {} IN ('I', 'U') AND ({})").format(
         _keys(key), _values(index), temp(DIFFERENCE, number), WHAT, as_written(index.condition)
     )

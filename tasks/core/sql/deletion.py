@@ -48,7 +48,7 @@ DEFER = SQL("SET CONSTRAINTS ALL DEFERRED")
 
 
 def is_staged(table: Table, numbers: Sequence[int]) -> Composed:
-    """Return the condition that a row's key, qualified by its table's name, is among those of staged rows."""
+    """Return the condition that a row's key, qualified by its table, is that of a staged row."""
     columns, row = SQL(", ").join(map(Identifier, table.key)), Identifier("s: staged")
     parts = (SQL("SELECT {} FROM {}").format(columns, Identifier("pg_temp", STAGED.format(number))) for number in numbers)
     staged, same = SQL(" UNION ALL ").join(parts), table.is_same(table.bare, row)

@@ -78,7 +78,7 @@ def _is_one_of(kinds: Sequence[str]) -> Composed:
 
 @dataclass(frozen=True)
 class TableToWrite:
-    """A table with staged differences: its columns, those to update, and whether rows are to be deleted."""
+    """A table with staged differences: its columns, those to update, and whether to delete rows."""
 
     number: int
     schema: str
@@ -95,7 +95,7 @@ def has_rows_to_delete(number: int) -> Composed:
 
 @under_source_path
 def merge_rows(tables: Sequence[TableToWrite]) -> Composed:
-    """Delete, update and insert the differences, in this order, in one statement: keys are checked at its end.
+    """Delete, update and insert in one statement, in this order: keys are checked at its end.
 
     Each part waits for the previous one by using its row count
     (https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING). Returns the
@@ -163,7 +163,7 @@ def replace_instead_of_update(number: int) -> Composed:
 def noticed_rows(
     number: int, schema: str, name: str, referenced: Mapping[str, str], *, acts_on_delete: bool, acts_on_update: bool
 ) -> Composed:
-    """Return, from after SELECT, the rows of a relation whose change a foreign key on these columns would notice.
+    """Return FROM and WHERE for rows whose change a foreign key on these columns would notice.
 
     A key with ON DELETE actions notices every deleted row, one with ON UPDATE actions every row in
     which one of the columns changes; one without actions only values that are gone at the
@@ -249,7 +249,7 @@ def note_broken(number: int, query: str) -> Composed:
 
 @under_source_path
 def find_broken(number: int, query: str, *, noted: bool) -> Composed:
-    """Store the rows that a check finds now and did not before, in the table `broken` for its repair."""
+    """Store the rows that a check finds now but not before, in the table `broken` for repair."""
     before = SQL(" EXCEPT ALL SELECT * FROM {}").format(temp("broken before {}", number)) if noted else SQL("")
     return SQL("CREATE TEMP TABLE {} AS SELECT * FROM (\n{}\n) AS offending{}").format(
         Identifier(BROKEN), as_written(query), before

@@ -87,7 +87,7 @@ def _has_value(column: str, equal: str, value: str) -> Composed:
 
 @under_source_path
 def hanging_keys(numbers: tuple[int, int], names: tuple[str, str], key: Sequence[str], parents: Composed, on: Composed) -> Composed:
-    """Return keys, as text, of staged rows joined to staged rows of the same or another relation."""
+    """Return keys, as text, of staged rows joined to staged rows of this or another relation."""
     own, other = map(Identifier, names)
     keys = SQL(", ").join(SQL("{}.{}::pg_catalog.text").format(own, Identifier(column)) for column in key)
     return SQL("SELECT DISTINCT {} FROM {} AS {} JOIN (SELECT * FROM {} WHERE {}) AS {} ON {}").format(
@@ -124,7 +124,7 @@ def needed_values(
     parent: tuple[str, str],
     also: Sequence[int],
 ) -> Composed:
-    """Return, as text, new references of rows to write that the parent, and rows to write there, lack.
+    """Return, as text, new references of rows to write to rows that the parent will lack.
 
     `also` are the numbers of the parent's relations, as far as they are merged too.
     """

@@ -93,7 +93,7 @@ IS_EMPTY_ON_DISK = SQL(
 
 
 def view_of_check(query: str) -> Composed:
-    """Create a view of a check's query, which parses it and shows its references, but executes nothing."""
+    """Create a view of a check's query: it is parsed and shows its references, but never runs."""
     return SQL("CREATE TEMP VIEW check_read AS SELECT count(*) AS rows FROM (\n{}\n) AS offending").format(SQL(query))
 
 

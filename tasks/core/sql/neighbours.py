@@ -49,6 +49,6 @@ def texts(alias: str, columns: Sequence[str]) -> Composed:
 
 @under_source_path
 def noticed_values(columns: Sequence[str], noticed: Composed) -> Composed:
-    """Return non-NULL values of rows whose change a key would notice (sql.in_place.noticed_rows)."""
+    """Return non-NULL values of rows whose change a key notices (sql.in_place.noticed_rows)."""
     known = SQL(" AND ").join(SQL("t.{} IS NOT NULL").format(Identifier(column)) for column in columns)
     return SQL("SELECT DISTINCT {} {} AND {}").format(texts("t", columns), noticed, known)

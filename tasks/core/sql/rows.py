@@ -122,7 +122,7 @@ RELATION_BLOCKS = SQL(
 
 
 def empty_relation(schema: str, name: str) -> Composed:
-    """Truncate a relation of a database being restored, as COPY (FREEZE) requires in its transaction."""
+    """Truncate a relation being restored, as COPY (FREEZE) requires in its transaction."""
     return SQL("TRUNCATE TABLE ONLY {}").format(Identifier(schema, name))
 
 

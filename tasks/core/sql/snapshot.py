@@ -15,7 +15,7 @@ SNAPSHOT_FACTS = SQL(
 
 
 def lock_tables(relations: Sequence[tuple[str, str]], *, nowait: bool = False) -> Composed:
-    """Lock these relations, without children, against changes of their definition, in the given order."""
+    """Lock these relations, without children, in this order, against changes of definition."""
     names = SQL(", ").join(SQL("ONLY {}").format(Identifier(*relation)) for relation in relations)
     return SQL("LOCK TABLE {} IN ACCESS SHARE MODE{}").format(names, SQL(" NOWAIT") if nowait else SQL(""))
 

@@ -131,7 +131,7 @@ DROP_MISPLACED = SQL("DROP TABLE {}").format(_MISPLACED)
 
 
 def belonging(bound: str, domains: Mapping[str, str]) -> Composed:
-    """Return a partition's constraint for staged rows: they have base types, but hashes depend on the type."""
+    """Return a partition's constraint for staged rows, in its types, as hashes depend on them."""
     if not domains:
         return SQL("({})").format(as_written(bound))
     typed = SQL(", ").join(SQL("{0}::{1} AS {0}").format(Identifier(name), as_written(kind)) for name, kind in domains.items())
@@ -165,7 +165,7 @@ def any_of(conditions: Sequence[Composed]) -> Composed:
 def find_differences(
     number: int, schema: str, name: str, columns: Sequence[str], key: Mapping[str, str], chosen_rows: Composed
 ) -> Composed:
-    """Compare a relation with its staged rows, by key, then by text, as equal values may differ (1.0, 1.00).
+    """Compare a relation with its staged rows by key, then by text, as 1.0 equals 1.00.
 
     The key is given as columns with their equality operators. Only rows that satisfy `chosen_rows`
     are compared. Without a key, equal rows are matched one to one.

@@ -1,4 +1,4 @@
-"""Statements that show how this server spells view and function texts from another session or server."""
+"""Statements that show how this server spells texts of views and functions from elsewhere."""
 
 from psycopg.sql import SQL, Composed, Identifier
 

@@ -22,7 +22,7 @@ from tasks.core.watch.recovery_point import Gap, gaps
 
 @dataclass(frozen=True)
 class Day:
-    """One day in the context's zone: the sets taken, and the gap of the day in which a disaster would have lost most."""
+    """A day in the context's zone: the sets taken, and the gap in which a disaster costs most."""
 
     start: datetime
     sets: Sequence[SetFacts]
@@ -99,13 +99,13 @@ class Overview:
         return sum(facts.kind is kind for facts in self.taken)
 
     def restorable_sets(self, kind: Kind) -> list[SetFacts]:
-        """Return all sets of a kind that can be restored, or could be restored until they expired, oldest first."""
+        """Return a kind's sets that are restorable, or were until they expired, oldest first."""
         restorable = [facts for facts in self.sets if facts.kind is kind and not facts.is_damaged]
         return [facts for facts in in_order(restorable) if facts not in self.of_the_future]
 
     @cached_property
     def gaps(self) -> list[Gap]:
-        """The gaps between restorable states, oldest first, from the time on when all states are known.
+        """The gaps between restorable states, oldest first, since all states are known.
 
         A gap that began before that time counts from that time, because states that expired earlier
         are not known.
@@ -136,7 +136,7 @@ class Overview:
 
     @property
     def gaps_between_fulls(self) -> list[Gap]:
-        """The time from each full backup to the next, or until now, from the time on when all full backups are known."""
+        """Times from each full backup to the next, or until now, since all of them are known."""
         fulls = [facts.instant for facts in self.restorable_sets(Kind.FULL) if facts.instant]
         pairs = [pair for pair in pairwise([*fulls, self.instant]) if pair[1] > max(self.since, self.fulls_since)]
         return [Gap(max(first, self.fulls_since), first, next_instant) for first, next_instant in pairs]
@@ -165,7 +165,7 @@ class Overview:
 
     @property
     def verified_sets(self) -> list[tuple[datetime, SetFacts]]:
-        """The sets in the store that were decoded or drilled, each with the last time, newest first."""
+        """Sets in the store that were decoded or drilled, newest first, each with the last time."""
         dated = [(facts.verified, facts) for facts in self.listed if facts.verified]
         return sorted(dated, key=lambda pair: pair[0], reverse=True)
 

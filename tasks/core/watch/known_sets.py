@@ -18,7 +18,7 @@ def known_sets(listed: Iterable[SetFacts], records: Iterable[ExpiryRecord]) -> l
 
 
 def complete_since(first_record: datetime, retention: Retention, zone: tzinfo) -> tuple[datetime, datetime]:
-    """Return since when all full backups, and since when all restorable states, are known, given the first record of expired sets.
+    """Return since when all full backups are known, and since when all restorable states are.
 
     Sets that expired before that record are not known, because older releases recorded none.
     """

@@ -26,7 +26,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class RecoveryPoint:
-    """The newest restorable set at an instant, when its state was taken (`taken`), and newer sets that are damaged.
+    """The newest restorable set at an instant, its state's time (`taken`), newer damaged sets.
 
     `longest` is how long the slowest of the last backups took from its snapshot to its manifest;
     `every` is the time between two measurements; `exposed` is the most that a disaster would have
@@ -55,7 +55,7 @@ class RecoveryPoint:
 
     @property
     def is_due(self) -> bool:
-        """Whether a differential has to be taken now, because the next measurement could come too late."""
+        """Whether a differential is due now, because the next measurement could come too late."""
         # While an operator has to decide which server is right, more sets of the same state would
         # only fill the store.
         ages = [recovery_point_age(instant, self.instant) for instant in (self.taken, self.disputed) if instant]
@@ -63,7 +63,7 @@ class RecoveryPoint:
 
     @property
     def state(self) -> State:
-        """Whether the objective is kept, and can still be kept when the next run has stored a newer state."""
+        """Whether the objective is met, and still will be when the next run has stored a state."""
         if self.age is None or max(self.age, self.exposed) > self.rpo or self._is_of_the_future or self.aside:
             return State.MISSED
         return State.AT_RISK if self.suspect or self.age + self.every + self.longest > self.rpo else State.KEPT
@@ -102,7 +102,7 @@ def verdict(point: RecoveryPoint) -> str:
 
 @dataclass(frozen=True)
 class Gap:
-    """The time in which a state was the newest: when it was taken and stored, and when a newer state was stored."""
+    """How long a state was the newest: taken and stored when, and when the next was stored."""
 
     taken: datetime
     stored: datetime
@@ -115,7 +115,7 @@ class Gap:
 
 
 def gaps(states: Iterable[tuple[datetime, datetime]], end: datetime | None = None) -> list[Gap]:
-    """Return the gaps between states, oldest first, and the gap from the last state to the end, if an end is given.
+    """Return the gaps between states, oldest first, with the one until the end if it is given.
 
     A state is a pair of times: when it was taken and when it was stored. A state that was stored
     after a newer one closes no gap.
@@ -129,7 +129,7 @@ def gaps(states: Iterable[tuple[datetime, datetime]], end: datetime | None = Non
 
 
 def exposure(states: Iterable[tuple[datetime, datetime]], since: datetime) -> timedelta:
-    """Return the most that a disaster since an instant, just before a newer state was stored, would have lost."""
+    """Return the largest data loss that a disaster since an instant could have caused."""
     return max((gap.age for gap in gaps(states) if gap.until > since), default=timedelta(0))
 
 
