@@ -1,4 +1,4 @@
-"""Integrity checks of a database: those in the context's file, and those generated from the catalog.
+"""Integrity checks of a database: those in the context's file, and those made from the catalog.
 
 All run in one READ ONLY transaction under one snapshot. A check that ends with an error or exceeds
 its time limit is reported as a finding.
@@ -41,7 +41,7 @@ def run_checks(
                                                         "the tables' owner",
     unfit: Mapping[str, str] | None = None,
 ) -> list[Finding]:  # fmt: skip
-    """Run the checks of the context's file and those generated from the catalog, each with a time limit.
+    """Run the checks in the context's file and those made from the catalog, each with a time limit.
 
     Checks that may call code of the tables' owner run as `loader`: those of the file, of views and
     of partitions. If there is no loader (`without_loader` says why), or it lacks a privilege, the
@@ -70,7 +70,7 @@ def run_checks(
 
 @dataclass
 class Readers:
-    """The sessions that run the checks, under one snapshot: the server's own login, and the loader for owners' code."""
+    """Sessions that run the checks under one snapshot: the server's login, and the loader."""
 
     server: Server
     database: str
@@ -131,7 +131,7 @@ class Readers:
         return _broken(check, f"not run: the check calls {', '.join(code[:3])}, code of a table's owner; {reason}")
 
     def _inspect(self, check: Check) -> tuple[str, list[str], list[str]]:
-        """Return the error of a query, the functions called that are not PostgreSQL's, and the relations `loader` may not read."""
+        """Return a query's error, the users' functions that it calls, unreadable relations."""
         login = self.loader.user if self.loader else self.own.info.user
         connection = self._aside
         with connection.transaction(force_rollback=True):

@@ -1,4 +1,4 @@
-"""Large objects of the newest backup that rows still reference: whether they exist, with the same content."""
+"""Large objects that rows of the newest backup reference: whether they exist, unchanged."""
 
 from collections.abc import Collection, Iterable
 
@@ -27,7 +27,7 @@ MOST_BYTES = 256 << 20
 def compare_large_objects(
     server: Server, database: str, run: Run, context: Context, store: StoreAddress, manifest: Manifest, timeout_seconds: float
 ) -> list[Finding]:  # fmt: skip
-    """Compare the large objects of a set with the database: whether they exist, and the content of some of them.
+    """Compare a set's large objects with the database: whether they exist, and some contents.
 
     Only objects that rows still reference count. A missing or empty object is lost; changed content
     is a warning.

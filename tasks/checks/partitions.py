@@ -1,4 +1,4 @@
-"""Partitions whose period is over, compared with the newest good set, for up to `comparison_seconds`.
+"""Partitions whose period is over, compared with the newest good set in `comparison_seconds`.
 
 All their rows are read, one partition after the other, under one snapshot. Rows of the set are
 downloaded only for a partition that differs, to find out which rows differ.
@@ -85,7 +85,7 @@ class Comparing:
 
     @property
     def over(self) -> str:
-        """The reason given for partitions that are not compared because the time limit was reached."""
+        """The reason given for partitions that are not compared when the time limit is reached."""
         return f"the limit of {self.seconds} s (`comparison_seconds`) was reached"
 
     @property
@@ -104,7 +104,7 @@ class Comparing:
 def compare_past_partitions(
     server: Server, database: str, run: Run, context: Context, store: StoreAddress, timeout_seconds: float
 ) -> tuple[list[Finding], Rotation]:  # fmt: skip
-    """Compare partitions whose period is over with the newest good set, those compared longest ago first.
+    """Compare past partitions with the newest good set, those compared longest ago first.
 
     Returns a finding (none if the context has no partitions), and the rotation to store in the
     record of the check.
@@ -221,7 +221,7 @@ def _digest_of(relation: Relation) -> RowDigest:
 
 
 def _compare_sets(comparing: Comparing, subject: Subject, finding: PartitionFinding, now: RowDigest) -> PartitionFinding:
-    """Compare the newest good set, which a partition equals, with the set that the partition equaled at the last check.
+    """Compare the newest good set, which a partition equals, with the set that it equaled before.
 
     This finds a change that was backed up between two checks. Only number and digest of the rows
     are compared.

@@ -19,7 +19,7 @@ from tasks.sets.records import keep_record
 
 
 def frame(findings: Iterable[Finding]) -> "pd.DataFrame":
-    """Return findings as a frame, worst first: check, severity, offending rows, sample keys, verdict, note, seconds."""
+    """Return findings, worst first: check, severity, rows, sample keys, verdict, note, seconds."""
     import pandas as pd
 
     order = list(Verdict)

@@ -86,7 +86,7 @@ def _losses(
     server: Server, loader: Server | None, database: str, run: Run, context: Context, manifest: Manifest, timeout_seconds: float,
     archived: Collection[str], cleaned: Mapping[str, int],
 ) -> tuple[list[str], tuple[list[str], list[str]], list[Difference] | None, dict[str, str]]:  # fmt: skip
-    """Return lost objects, relations that lost rows, changed objects, and relations that could not be counted, with the reason.
+    """Return lost objects, relations with lost rows, changed objects, and what was not counted.
 
     Changed objects are None if the set is of another major version. Archived partitions and
     cleaned-up rows are not lost.
@@ -114,7 +114,7 @@ def _losses(
 def _compare_objects(
     connection: Connection, members: Members, manifest: Manifest, archived: set[str], neighbours: Neighbours
 ) -> tuple[list[str], list[Difference] | None, list[str]]:
-    """Return the lost objects and columns, the changed and new objects, and tables of others that could not be checked.
+    """Return lost objects and columns, changed and new objects, and others' unchecked tables.
 
     Changed objects are None if the set is of another major version.
     """

@@ -84,7 +84,7 @@ def sweep(
 def _mark_all(
     removal: Removal, conditions: list[Composed], limit: int, archived: Mapping[int, tuple[int, Sequence[str]]] | None
 ) -> None:
-    """Mark the rows to delete: old ones with their dependent rows, except rows that changed or that other rows still reference."""
+    """Mark old rows and their dependent rows, except those that changed or are still referenced."""
     _mark(removal, conditions, limit)
     _mark_dependent(removal)
     if archived is not None:
@@ -153,7 +153,7 @@ def _mark(removal: Removal, conditions: list[Composed], limit: int) -> None:
 
 
 def _mark_dependent(removal: Removal) -> None:
-    """Mark dependent rows: rows that reference marked rows, rows that belong to them by a condition, and so on."""
+    """Mark dependent rows: by a reference to marked rows, by a condition, and so on."""
     execute, subject = removal.connection.execute, removal.subject
     children = {child.table for child in subject.rule.children}
     pairs = [(subject.table_of(key["child"]), subject.table_of(key["parent"]), Link.of(key)) for key in subject.keys]

@@ -30,7 +30,7 @@ from tasks.run.site import Site
 
 
 class Trial:
-    """The transactions of a plan, rolled back after `rules.TRIAL_SECONDS`, and the keys of rows that would be deleted."""
+    """A plan's transactions, rolled back after `rules.TRIAL_SECONDS`, and keys of deleted rows."""
 
     def __init__(self, site: Site, run: Run, connection: Connection) -> None:
         self.site, self.run, self.connection = site, run, connection
@@ -46,7 +46,7 @@ class Trial:
         self._deadline = time.monotonic() + rules.TRIAL_SECONDS
 
     def end(self) -> None:
-        """Roll back, and store the keys of the deleted rows in TEMP tables for the next transactions."""
+        """Roll back, and store keys of deleted rows in TEMP tables for the next transactions."""
         self._transaction.close()
         for name, (table, keys) in self._new.items():
             if name not in self._going:
@@ -68,7 +68,7 @@ class Trial:
         return True
 
     def read(self, clean_up: CleanUp) -> Subject:
-        """Return a rule as the database has it, with the tables from which earlier rules would delete rows."""
+        """Return a rule's subject, with the tables from which earlier rules would delete rows."""
         self.connection.execute(sql.session.FIXED_SETTINGS)
         neighbours, instant = Neighbours.of(self.site, self.run), self.run.started
         return read_subject(self.connection, self.site.context, clean_up.rule, instant, neighbours, self._going, self.keys)

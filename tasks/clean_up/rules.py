@@ -1,4 +1,4 @@
-"""Following the rules of a clean-up: old rows are found, archived and read back, and only then deleted.
+"""Following the rules of a clean-up: old rows are found, archived, read back, and then deleted.
 
 The rows of a rule are found by deleting them and rolling back, so that every refusal is known
 before anything is archived. A row is deleted only if it is still as it was archived. If a run is
@@ -53,7 +53,7 @@ TRIAL_SECONDS = 3.0
 
 
 def require_archivable(site: Site, run: Run, month: datetime) -> None:
-    """Check, before any row is tried, that old rows can be archived and that the long-term backups can be taken.
+    """Check, before rows are tried, that they can be archived and long-term backups be taken.
 
     Raises:
         BadInput: this login lacks a privilege to read for that, or the store cannot be written.
@@ -68,7 +68,7 @@ def require_archivable(site: Site, run: Run, month: datetime) -> None:
 
 
 def rules_in_order(site: Site, run: Run) -> list[CleanUp]:
-    """Return the context's rules, ordered so that referencing rows are deleted before the rows that they reference."""
+    """Return the context's rules, ordered so that referencing rows are deleted first."""
     clean_ups = [CleanUp(rule) for rule in site.context.clean_up]
     place = {"schema": site.context.namespace, "tables": [clean_up.rule.table for clean_up in clean_ups]}
     with session(site, run) as connection:
@@ -85,7 +85,7 @@ def rules_in_order(site: Site, run: Run) -> list[CleanUp]:
 
 @contextmanager
 def explained(clean_up: CleanUp) -> Iterator[None]:
-    """Record an error that stops a rule as the rule's problem, so that the other rules are still followed."""
+    """Record an error that stops a rule as its problem: the other rules are still followed."""
     try:
         yield
     except psycopg.Error as error:
@@ -141,7 +141,7 @@ def _follow(site: Site, run: Run, clean_up: CleanUp, written: set[tuple[str, str
 
 @step(name="find old rows of {clean_up.rule.table}")
 def find_rows(site: Site, run: Run, clean_up: CleanUp, last: Sequence[str] | None) -> tuple[Subject, Removed, bool]:
-    """Return the rule's tables as read from the catalog, the next old rows that can be deleted, and whether more may follow.
+    """Return the rule's tables, the next old rows that can be deleted, and whether more follow.
 
     The rows are deleted for a try, and the transaction is rolled back.
     """
@@ -185,7 +185,7 @@ def _keys(subject: Subject, deleted: Mapping[str, Sequence[Key]]) -> dict[str, R
 
 @step(name="delete old rows of {clean_up.rule.table}")
 def delete_archived(site: Site, run: Run, clean_up: CleanUp, manifest: Manifest, written: set[tuple[str, str]]) -> Removed:
-    """Delete the rows of a clean-up set that are still as they were archived, in batches, and count them.
+    """Delete a clean-up set's rows that are still as archived, in batches, and count them.
 
     The relations from which rows were deleted are added to `written`.
 
@@ -223,7 +223,7 @@ def delete_archived(site: Site, run: Run, clean_up: CleanUp, manifest: Manifest,
 
 
 def _count_deleted(connection: Connection, subject: Subject, archived: Mapping[int, tuple[int, Sequence[str]]]) -> dict[str, int]:
-    """Count by relation the staged rows that no longer exist, including those that an earlier run deleted."""
+    """Count the staged rows that no longer exist, by relation, also those deleted earlier."""
     counts = dict[str, int]()
     for oid, (number, _) in archived.items():
         leaf, table = subject.leaves[oid], subject.tables[subject.tops[oid]]

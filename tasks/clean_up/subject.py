@@ -30,7 +30,7 @@ PRECISION = re.compile(r"\(\d\)")
 
 @dataclass(frozen=True)
 class Subject:
-    """A rule as read from the catalog: its tables (the rule's own first), foreign keys, and the time before which rows are old.
+    """A rule's tables (its own first), foreign keys, and the time before which rows are old.
 
     `going` has, by table, the TEMP table in which a plan stores the keys of rows that would be
     deleted: they still exist, but must not block other deletions.
@@ -65,7 +65,7 @@ class Subject:
         return None if number is None else self.tables[number]
 
     def leaves_of(self, table: Table) -> list[Member]:
-        """Return the relations in which a table's rows are stored: the table itself or its leaf partitions."""
+        """Return the relations that store a table's rows: itself or its leaf partitions."""
         return [leaf for oid, leaf in self.leaves.items() if self.tops[oid] == table.number]
 
     @property
@@ -77,7 +77,7 @@ class Subject:
 
     @property
     def belonging(self) -> list[tuple[Table, Composed]]:
-        """The tables whose rows depend on those of the rule's table by a condition (`where`), without a foreign key."""
+        """Tables whose rows depend on the rule's rows by a condition (`where`), not by a key."""
         by_name = {table.name: table for table in self.tables}
         return [(by_name[child.table], sql.staging.in_brackets(child.where)) for child in self.rule.children if child.where]
 
@@ -188,7 +188,7 @@ def _require_children(rule: CleanUpRule, context: Context, referring: Collection
 
 @dataclass
 class Removal:
-    """A removal in progress: rows by number, all tried keys, the result, and reasons that a later pass may resolve."""
+    """A removal in progress: rows by number, tried keys, result, reasons that may be resolved."""
 
     connection: Connection
     subject: Subject

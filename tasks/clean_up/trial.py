@@ -102,7 +102,7 @@ def _try_to_delete(removal: Removal, roots: list[int]) -> str:
 
 
 def _require_no_effects(removal: Removal, roots: Sequence[int]) -> None:
-    """Refuse a deletion if a foreign key among the rule's tables would then change or delete rows that must stay."""
+    """Refuse a deletion if a key among the rule's tables would change or delete rows that stay."""
     for key in removal.subject.keys:
         parent, child = removal.subject.table_of(key["parent"]), removal.subject.table_of(key["child"])
         if parent and child and key["on_delete"] in ACTING:
@@ -118,7 +118,7 @@ def _deleted_by_table(connection: Connection) -> dict[int, tuple[str, int]]:
 def _require_no_other_deletions(
     after: Mapping[int, tuple[str, int]], before: Mapping[int, tuple[str, int]], deleted: Iterable[tuple[int, Key]]
 ) -> None:
-    """Refuse a deletion if a foreign key or a trigger deleted further rows, which are not archived."""
+    """Refuse a deletion if a key or a trigger deleted further rows, which are not archived."""
     expected = Counter(leaf for leaf, _ in deleted)
     for oid, (name, rows) in after.items():
         if extra := rows - before.get(oid, ("", 0))[1] - expected[oid]:
