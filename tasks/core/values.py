@@ -5,13 +5,14 @@ They are checked when a manifest, a mark or a record is read, so that no other c
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tasks.core.spelling import IDENTIFIER, TYPE, is_qualified
 
+M = TypeVar("M", bound=BaseModel)
 # With margins, so that a zone's offset and a retention period stay within the range of datetime.
 FIRST_INSTANT, LAST_INSTANT = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
@@ -82,6 +83,14 @@ class StoredModel(BaseModel):
             if isinstance(text, str) and "\0" in text:
                 raise ValueError("it has a NUL character")
         return value
+
+
+def parse_or_none(kind: type[M], data: bytes) -> M | None:
+    """Return a mark or a record, or None if it is unreadable: none may fail what reads it."""
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError:
+        return None
 
 
 def complaint_about(error: ValidationError) -> str:

@@ -77,7 +77,7 @@ def context_part(run: Run, pg_restore: Program, archive: Path, wanted: Wanted) -
     """
     listed = run.running.run(programs.list_command(pg_restore, archive), {}).output.decode(errors="replace")
     _require_origin(parse_origin(listed), wanted.origin)
-    script = run.running.run(programs.script_command(pg_restore, archive, verbose=True), {}).output
+    script = run.running.run(programs.script_command(pg_restore, archive), {}).output
     entries, dependencies = parse_list(listed), parse_dependencies(script.decode(errors="replace"))
     chosen = choose_entries(entries, dependencies, wanted.objects, wanted.schemas)
     digest = digest_of(parse_chunks(script)[1], {entry.dump_id for entry in chosen})
@@ -105,5 +105,5 @@ def read_chunks(
 ) -> tuple[bytes, list[Chunk]]:
     """Return the statements of the context's part, or of one section of it, entry by entry, and the settings that precede them."""
     warn_of_unsafe(run, pg_restore)
-    argv = programs.script_command(pg_restore, archive, verbose=True, options=programs.restore_options(section, listing))
+    argv = programs.script_command(pg_restore, archive, programs.restore_options(section, listing))
     return parse_chunks(run.running.run(argv, {}).output)

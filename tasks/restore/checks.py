@@ -17,6 +17,9 @@ from tasks.run.run import Run
 from tasks.sets.stage import StagedSet, context_text, staged_context
 from tasks.sets.texts import unfit_checks
 
+# The time limit of one check.
+TIMEOUT_SECONDS = 600
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -26,9 +29,7 @@ class Checked:
     database_bytes: int | None = None
 
 
-def check_integrity(
-    staged: StagedSet, target: Target, keys: Sequence[KeyOutcome], run: Run, phases: Phases, timeout_seconds: float = 600
-) -> Checked:
+def check_integrity(staged: StagedSet, target: Target, keys: Sequence[KeyOutcome], run: Run, phases: Phases) -> Checked:
     """Run the set's checks.
 
     Checks that fail would have failed in the source too, as the restored database equals it.
@@ -44,7 +45,7 @@ def check_integrity(
             own = parse_checks(files.get(CHECKS_FILE, ""), f"{manifest.id}/context/{CHECKS_FILE}")
             unfit = unfit_checks(target.loader, target.name, run, context, own)
             findings = run_checks(
-                target.loader, target.name, run, context, files, timeout_seconds, manifest.snapshot.instant, target.loader,
+                target.loader, target.name, run, context, files, TIMEOUT_SECONDS, manifest.snapshot.instant, target.loader,
                 unfit=unfit,
             )  # fmt: skip
             size = database_bytes(target.loader, target.name, run)

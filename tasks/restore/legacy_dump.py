@@ -103,7 +103,7 @@ def _read_facts(run: Run, file: Path, path: str, major: int) -> tuple[Program, A
 
 
 def _chunks(run: Run, program: Program, file: Path, section: str) -> tuple[bytes, list[Chunk]]:
-    argv = programs.script_command(program, file, verbose=True, options=[f"--section={section}", "--no-tablespaces"])
+    argv = programs.script_command(program, file, [f"--section={section}", "--no-tablespaces"])
     return parse_chunks(run.running.run(argv, {}).output)
 
 

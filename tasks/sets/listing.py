@@ -13,10 +13,11 @@ from tasks.core.sets.facts import SetFacts
 from tasks.core.sets.histories import Adoption, parse_owner, sets_aside
 from tasks.core.sets.manifest import RESTORE_SCRIPT, Manifest
 from tasks.core.sets.manifest_file import MANIFEST_FILE
-from tasks.core.sets.marks import CleanedMark, DamagedMark, parse_mark
+from tasks.core.sets.marks import CleanedMark, DamagedMark
 from tasks.core.sets.name import LEGACY, OWNER_FILE, Kind, SetName, split_key
 from tasks.core.sets.order import newest_first
 from tasks.core.sets.retention import CLEANED_FILE, DAMAGED_FILE, EXPIRED_FILE, HOLD, PINNED_FILE, SWEPT_FILE
+from tasks.core.values import parse_or_none
 from tasks.run.retries import persistent
 from tasks.sets.manifest import find_manifest
 from tasks.sets.marks import STATES
@@ -218,7 +219,7 @@ def _listed(store: Store, address: StoreAddress, name: SetName, objects: dict[st
 def _cleaned(store: Store, name: SetName, manifest: Manifest) -> dict[str, int]:
     """Return how many rows of a clean-up set were deleted; empty if that is not known."""
     try:
-        mark = parse_mark(CleanedMark, store.read(f"{name.folder}/{CLEANED_FILE}"))
+        mark = parse_or_none(CleanedMark, store.read(f"{name.folder}/{CLEANED_FILE}"))
     except OperationError:
         return {}
     # No more rows can be deleted than the set has: a mark must not hide another loss.
@@ -254,7 +255,7 @@ def _recorded_damage(store: Store, name: SetName, objects: dict[str, ObjectInfo]
     if DAMAGED_FILE not in objects:
         return None
     try:
-        mark = parse_mark(DamagedMark, store.read(f"{name.folder}/{DAMAGED_FILE}"))
+        mark = parse_or_none(DamagedMark, store.read(f"{name.folder}/{DAMAGED_FILE}"))
     except OperationError:
         mark = None
     problem = mark.problem if mark else f"its data, see {DAMAGED_FILE}"

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from prefect import get_run_logger
 
-from tasks.core.sets.records import R, Record, history, parse_record, record_path
+from tasks.core.sets.records import R, Record, history, record_path
+from tasks.core.values import parse_or_none
 from tasks.run.retries import persistent
 from tasks.sets.marks import WARM_CLASS
 from tasks.store.address import StoreAddress
@@ -15,7 +16,7 @@ def read_records(address: StoreAddress, context: str, kind: type[R], choose: Cal
     """Return the records whose keys are chosen, the newest first; unreadable ones are skipped."""
     store = address.opened
     keys = sorted((info.key for info in store.list(f"{context}/{kind.folder}/")), reverse=True)
-    return history(filter(None, (parse_record(kind, store.read(key)) for key in choose(keys))))
+    return history(filter(None, (parse_or_none(kind, store.read(key)) for key in choose(keys))))
 
 
 @persistent

@@ -25,10 +25,11 @@ from tasks.core.errors import BadInput, ColdObject, DamagedSet, StoreUnavailable
 from tasks.core.report import markdown
 from tasks.core.run.clock import now
 from tasks.core.sets.manifest import Manifest
-from tasks.core.sets.marks import ThawMark, parse_mark
+from tasks.core.sets.marks import ThawMark
 from tasks.core.sets.name import COLD_CLASSES, SetName, is_cold
 from tasks.core.sets.retention import THAW_FILE
 from tasks.core.sets.thaw import DAYS, Tier, deadline, fitting_tier, possible_tier, slower_tier, usual_time
+from tasks.core.values import parse_or_none
 from tasks.run import site
 from tasks.run.retries import persistent
 from tasks.run.run import Run
@@ -179,7 +180,7 @@ def _read_mark(store: StoreAddress, name: SetName) -> Thaw | None:
     if store.opened.head(key) is None:
         return None
     # The mark only has the time of the request; which objects are readable is asked of the store.
-    mark = parse_mark(ThawMark, store.opened.read(key))
+    mark = parse_or_none(ThawMark, store.opened.read(key))
     return Thaw(mark.asked, mark.tier, mark.flow_run) if mark else None
 
 

@@ -1,10 +1,12 @@
 """A manifest to test with."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from tasks.core.database.objects import DatabaseProperties, ForeignKey, InventoryItem, Role, Sequence, View
 from tasks.core.restore.drill import DrillRecord
+from tasks.core.rows.digest import RowDigest
 from tasks.core.sets.manifest import Manifest, Relation, Snapshot, StoredObject, Versions
 from tasks.core.sets.name import Kind
 
@@ -16,6 +18,15 @@ KEY = ForeignKey(
     on_delete="CASCADE",
 )  # fmt: skip
 INSTANT = datetime(2025, 11, 2, 17, 0, 0, tzinfo=UTC)
+
+
+def digest_of(rows: Iterable[bytes], at_once: int = 1 << 20) -> RowDigest:
+    """Return count and digest of rows given as lines of COPY text, added some at once."""
+    digest, lines = RowDigest(), [*rows]
+    for first in range(0, len(lines), at_once):
+        some = lines[first : first + at_once]
+        digest.add(some, sum(map(len, some)))
+    return digest
 
 
 def stored(path: str, size: int = 10) -> StoredObject:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tasks.core.database.comparison import compare_inventories, spelled_stably
 from tasks.core.database.objects import InventoryItem
-from tasks.core.rows.digest import RowDigest, digest_rows
+from tasks.core.rows.digest import RowDigest
 from tasks.core.rows.sources import RowSource, digest_sources
+from tests.support.samples import digest_of
 
 ROWS = st.lists(st.binary(max_size=30).map(lambda row: row.replace(b"\n", b"") + b"\n"), max_size=20)
 
@@ -20,32 +21,32 @@ ROWS = st.lists(st.binary(max_size=30).map(lambda row: row.replace(b"\n", b"") +
 def test_the_order_of_rows_does_not_matter(rows: list[bytes], random: "object", batch: int) -> None:
     shuffled = rows.copy()
     random.shuffle(shuffled)
-    assert digest_rows(shuffled, batch) == digest_rows(rows)
+    assert digest_of(shuffled, batch) == digest_of(rows)
 
 
 @given(ROWS, ROWS)
 def test_digests_add_up(first: list[bytes], second: list[bytes]) -> None:
-    both = digest_rows(first)
-    both.include(digest_rows(second))
-    assert both == digest_rows(first + second)
+    both = digest_of(first)
+    both.include(digest_of(second))
+    assert both == digest_of(first + second)
 
 
 @given(ROWS.filter(bool), st.data())
 def test_a_lost_a_doubled_and_a_changed_row_are_seen(rows: list[bytes], data: st.DataObject) -> None:
     place = data.draw(st.integers(min_value=0, max_value=len(rows) - 1))
-    whole = digest_rows(rows).hex
-    assert digest_rows(rows[:place] + rows[place + 1 :]).hex != whole
-    assert digest_rows([*rows, rows[place]]).hex != whole
-    assert digest_rows([*rows, rows[place], rows[place]]).hex != whole
-    assert digest_rows([*rows[:place], b"x" + rows[place], *rows[place + 1 :]]).hex != whole
+    whole = digest_of(rows).hex
+    assert digest_of(rows[:place] + rows[place + 1 :]).hex != whole
+    assert digest_of([*rows, rows[place]]).hex != whole
+    assert digest_of([*rows, rows[place], rows[place]]).hex != whole
+    assert digest_of([*rows[:place], b"x" + rows[place], *rows[place + 1 :]]).hex != whole
 
 
 def test_values_exchanged_between_rows_are_seen() -> None:
-    assert digest_rows([b"1\ta\n", b"2\tb\n"]).hex != digest_rows([b"1\tb\n", b"2\ta\n"]).hex
+    assert digest_of([b"1\ta\n", b"2\tb\n"]).hex != digest_of([b"1\tb\n", b"2\ta\n"]).hex
 
 
 def test_no_rows() -> None:
-    assert RowDigest().hex == "0" * 32 == digest_rows([]).hex
+    assert RowDigest().hex == "0" * 32 == digest_of([]).hex
 
 
 @given(ROWS)
@@ -53,7 +54,7 @@ def test_what_is_stored_has_the_digest_of_what_was_read(rows: list[bytes]) -> No
     packed = b"".join(zstandard.compress(part) for part in (b"".join(rows[:5]), b"".join(rows[5:])))
     with tempfile.NamedTemporaryFile() as file:
         Path(file.name).write_bytes(packed)
-        assert digest_sources([RowSource([Path(file.name)], sum(map(len, rows)))]) == digest_rows(rows)
+        assert digest_sources([RowSource([Path(file.name)], sum(map(len, rows)))]) == digest_of(rows)
 
 
 @pytest.mark.parametrize("data", [b"no zstd at all"])

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.restore.drill import DrillRecord, carries_to_bytes, recovery_point_age
-from tasks.core.sets.records import history, parse_record, record_path
+from tasks.core.sets.records import history, record_path
+from tasks.core.values import parse_or_none
 from tests.support.samples import INSTANT, drill
 
 SECONDS = st.floats(min_value=0, max_value=1e6, allow_nan=False)
@@ -24,11 +25,11 @@ RECORDS = st.builds(
 
 @given(RECORDS)
 def test_what_is_kept_is_read(kept: DrillRecord) -> None:
-    assert parse_record(DrillRecord, kept.model_dump_json().encode()) == kept
+    assert parse_or_none(DrillRecord, kept.model_dump_json().encode()) == kept
 
 
 def test_what_a_later_release_adds_is_passed_over() -> None:
-    assert parse_record(DrillRecord, json.dumps(json.loads(drill().model_dump_json()) | {"weather": "fine"}).encode()) == drill()
+    assert parse_or_none(DrillRecord, json.dumps(json.loads(drill().model_dump_json()) | {"weather": "fine"}).encode()) == drill()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_what_a_later_release_adds_is_passed_over() -> None:
     ],
 )  # fmt: skip
 def test_a_spoilt_record_is_none(spoilt: bytes) -> None:
-    assert parse_record(DrillRecord, spoilt) is None
+    assert parse_or_none(DrillRecord, spoilt) is None
 
 
 def test_names_of_records_sort_by_instant() -> None:
@@ -105,5 +106,5 @@ def test_nothing_is_lost_twice(snapshot: datetime, instant: datetime) -> None:
 
 
 def test_an_instant_without_its_zone_spoils_no_other_record() -> None:
-    spoilt = parse_record(DrillRecord, drill().model_dump_json().replace("17:00:00Z", "17:00:00").encode())
+    spoilt = parse_or_none(DrillRecord, drill().model_dump_json().replace("17:00:00Z", "17:00:00").encode())
     assert history(filter(None, [drill(), spoilt]), 9) == [drill()]

@@ -17,7 +17,8 @@ from tasks.core.checks.record import CheckRecord, CheckResult, changes, results_
 from tasks.core.context_keys import Objectives, Retention
 from tasks.core.sets.facts import ExpiryRecord, SetFacts
 from tasks.core.sets.name import Kind
-from tasks.core.sets.records import parse_record, record_path, recorded_since
+from tasks.core.sets.records import record_path, recorded_since
+from tasks.core.values import parse_or_none
 from tasks.core.watch.anomalies import anomalies, unusual_values
 from tasks.core.watch.history import Overview
 from tasks.core.watch.history_report import overview_report, overview_verdict, set_rows
@@ -311,7 +312,7 @@ def test_of_a_check_no_key_of_a_row_is_kept() -> None:
     finding = Finding("a rule", Severity.ERROR, Verdict.FAILED, 2, ["4711"], "note of 4711", 1.5)
     kept = CheckRecord(instant=NOW, run="3f9c", verdict="FAIL: x", results=results_of([finding]))
     assert "4711" not in kept.model_dump_json()
-    assert parse_record(CheckRecord, kept.model_dump_json().encode()) == kept
+    assert parse_or_none(CheckRecord, kept.model_dump_json().encode()) == kept
     assert record_path("bc-004", kept) == "bc-004/checks/20251102T214500Z_3f9c.json"
 
 
@@ -326,7 +327,7 @@ def test_records_of_a_time_and_the_last_before(hours: float, count: int) -> None
 
 def test_what_expired_is_known_and_what_came_back_is_there() -> None:
     gone = ExpiryRecord(instant=NOW, run="3f9c", sets=[one_set(200), one_set(201)])
-    again = parse_record(ExpiryRecord, gone.model_dump_json().encode())
+    again = parse_or_none(ExpiryRecord, gone.model_dump_json().encode())
     assert again == gone
     known = known_sets([one_set(201, state="decoded"), full(1)], [gone, gone])
     assert {one.id: (one.verdict, one.state) for one in known} == {

@@ -28,11 +28,11 @@ from tasks.core.rows.sources import RowSource, digest_sources
 from tasks.core.rows.unpacking import blocks_of
 from tasks.core.sets.manifest import Manifest, Relation
 from tasks.core.sets.manifest_file import parse_manifest, render_manifest
-from tasks.core.sets.marks import CleanedMark, DamagedMark, ThawMark, parse_mark
+from tasks.core.sets.marks import CleanedMark, DamagedMark, ThawMark
 from tasks.core.sets.name import Kind
 from tasks.core.sets.order import newest_first
-from tasks.core.sets.records import parse_record
 from tasks.core.spelling import PRIMARY_KEY, TYPE, foreign_key_of, is_qualified
+from tasks.core.values import parse_or_none
 from tests.support import samples
 from tests.support.hostile import HOSTILE, Place, at, leaves, replaced
 from tests.support.manifests import canonical
@@ -290,15 +290,15 @@ MARKS = [
 @pytest.mark.parametrize("data", MARKS)
 @pytest.mark.parametrize("kind", [CleanedMark, DamagedMark, ThawMark])
 def test_a_mark_that_cannot_be_says_nothing(kind: Any, data: bytes) -> None:
-    assert parse_mark(kind, data) is None
+    assert parse_or_none(kind, data) is None
 
 
 def test_marks_as_they_are_written() -> None:
-    cleaned = parse_mark(CleanedMark, b'{"instant": "2025-11-02 17:00:00+00:00", "run": "3f9c", "deleted": {"public.t": 3}}')
+    cleaned = parse_or_none(CleanedMark, b'{"instant": "2025-11-02 17:00:00+00:00", "run": "3f9c", "deleted": {"public.t": 3}}')
     assert cleaned and cleaned.deleted == {"public.t": 3}
-    damaged = parse_mark(DamagedMark, b'{"instant": "2025-11-02 17:00:00+00:00", "found": "data/x: 3 bytes"}')
+    damaged = parse_or_none(DamagedMark, b'{"instant": "2025-11-02 17:00:00+00:00", "found": "data/x: 3 bytes"}')
     assert damaged and damaged.problem == "data/x: 3 bytes"
-    thaw = parse_mark(ThawMark, b'{"asked": "2025-11-02T17:00:00+00:00", "tier": "Bulk", "flow_run": ""}')
+    thaw = parse_or_none(ThawMark, b'{"asked": "2025-11-02T17:00:00+00:00", "tier": "Bulk", "flow_run": ""}')
     assert thaw and thaw.tier == "Bulk"
 
 
@@ -308,9 +308,9 @@ def test_a_record_with_a_number_that_cannot_be_is_passed_over(number: str) -> No
         "instant": "2025-11-02T17:00:00Z", "run": "3f9c", "set": None, "verdict": "x", "passed": True, "proven": True,
         "rto_limit_seconds": 1, "rpo_seconds": None, "rpo_limit_seconds": 1, "database_bytes": 1, "rows": 1, "phases": {},
     }  # fmt: skip
-    assert parse_record(DrillRecord, json.dumps({**kept, "rto_seconds": 1}).encode())
-    assert parse_record(DrillRecord, json.dumps({**kept, "rto_seconds": 0})[:-2].encode() + number.encode() + b"}") is None
-    assert parse_record(DrillRecord, json.dumps({**kept, "rto_seconds": 1, "instant": "0001-01-01T00:00:00Z"}).encode()) is None
+    assert parse_or_none(DrillRecord, json.dumps({**kept, "rto_seconds": 1}).encode())
+    assert parse_or_none(DrillRecord, json.dumps({**kept, "rto_seconds": 0})[:-2].encode() + number.encode() + b"}") is None
+    assert parse_or_none(DrillRecord, json.dumps({**kept, "rto_seconds": 1, "instant": "0001-01-01T00:00:00Z"}).encode()) is None
 
 
 # --- programs, and the script in a set ----------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import pytest
 import zstandard
 
 from tasks.core.errors import DamagedSet
-from tasks.core.rows.digest import digest_rows
 from tasks.core.sets.large_objects import (
     INDEX,
     Grant,
@@ -27,13 +26,13 @@ from tasks.core.sets.name import SetName
 from tasks.database.large_objects import numbers_in
 from tasks.sets.large_objects import decode_large_objects
 from tasks.sets.stage import StagedSet
-from tests.support.samples import manifest, stored
+from tests.support.samples import digest_of, manifest, stored
 
 PAGES = [b"1\t0\t\\\\x00ff\n", b"1\t2048\t\\\\x\n", b"2\t0\t\\\\x41\n"]
 
 
 def large_object(oid: int, pages: list[bytes], **more: object) -> LargeObject:
-    digest = digest_rows(pages)
+    digest = digest_of(pages)
     said = {"owner": "o", "grants": None, "comment": None} | more
     return LargeObject.model_validate(
         {"oid": oid, "pages": digest.rows, "plain_bytes": digest.plain_bytes, "digest": digest.hex} | said

@@ -132,12 +132,9 @@ def list_command(program: Program, archive: Path) -> list[str]:
     return [str(program.path), "--list", str(archive)]
 
 
-def script_command(program: Program, archive: Path, *, verbose: bool = False, options: Sequence[str] = ()) -> list[str]:
-    """Return the argv that prints the archive as SQL.
-
-    Verbose, with the dependencies of each entry.
-    """
-    return [str(program.path), "--schema-only", "--file=-", *(["--verbose"] if verbose else []), *options, str(archive)]
+def script_command(program: Program, archive: Path, options: Sequence[str] = ()) -> list[str]:
+    """Return the argv that prints the archive as SQL, with the dependencies of each entry."""
+    return [str(program.path), "--schema-only", "--file=-", "--verbose", *options, str(archive)]
 
 
 def data_command(program: Program, archive: Path) -> list[str]:
@@ -167,12 +164,6 @@ def restore_command(
         str(program.path), f"--dbname={_quoted(database)}", "--no-password", *options,
         *(["--exit-on-error", "--single-transaction"] if stop else [f"--jobs={jobs}"]), str(archive),
     ]  # fmt: skip
-
-
-def script_run_command(program: Program, script: Path, database: str, *, stop: bool) -> list[str]:
-    """Return the argv of psql that runs a script; with `stop`, all of it or nothing."""
-    options = ["--no-psqlrc", "--quiet", "--no-password", *(["--set=ON_ERROR_STOP=1", "--single-transaction"] if stop else [])]
-    return [str(program.path), *options, f"--dbname={_quoted(database)}", f"--file={script}"]
 
 
 def _quoted(database: str) -> str:

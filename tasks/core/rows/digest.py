@@ -6,7 +6,6 @@ a duplicated row changes it. XXH3 is fast but not cryptographic: it detects lost
 against tampering the stored bytes have a SHA-256.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import xxhash
@@ -38,16 +37,3 @@ class RowDigest:
     def hex(self) -> str:
         """The digest as 32 hexadecimal digits."""
         return f"{self.total:032x}"
-
-
-def digest_rows(rows: Iterable[bytes], batch_bytes: int = 1 << 20) -> RowDigest:
-    """Return count and digest of rows given as lines of COPY text."""
-    digest, pending, size = RowDigest(), list[bytes](), 0
-    for row in rows:
-        pending.append(row)
-        size += len(row)
-        if size >= batch_bytes:
-            digest.add(pending, size)
-            pending, size = [], 0
-    digest.add(pending, size)
-    return digest

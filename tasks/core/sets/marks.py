@@ -3,9 +3,7 @@
 A mark that cannot be parsed is ignored.
 """
 
-from typing import TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.core.sets.thaw import Tier
 from tasks.core.values import Count, Instant, Label
@@ -35,14 +33,3 @@ class ThawMark(Mark):
     asked: Instant
     tier: Tier
     flow_run: Label
-
-
-M = TypeVar("M", bound=Mark)
-
-
-def parse_mark(kind: type[M], data: bytes) -> M | None:
-    """Return a mark, or None if it cannot be read."""
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError:
-        return None

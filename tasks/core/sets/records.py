@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from tasks.core.values import Instant, Label
 
@@ -29,14 +29,6 @@ def record_path(context: str, record: Record) -> str:
 
 def _stamp(instant: datetime) -> str:
     return f"{instant:%Y%m%dT%H%M%SZ}"
-
-
-def parse_record(kind: type[R], data: bytes) -> R | None:
-    """Return the record, or None if it is unreadable, which must not fail the next report."""
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError:
-        return None
 
 
 def history(records: Iterable[R], count: int | None = None) -> list[R]:
