@@ -40,8 +40,8 @@ def _decided(owner: Owner, current: bytes | None) -> str:
         return ""
     decision = owner.adopted[-1]
     counting = f"only those of the server started {decision.started} count" if decision.started else "none of them counts"
-    numbers = f"of the sets with numbers {decision.since} to {decision.number} {counting}"
-    return f"; {numbers}; now take a full: python -m flows.backup daily_backup"
+    numbers = f"of the sets numbered {decision.since} to {decision.number}, {counting}"
+    return f"; {numbers}; now take a full backup: python -m flows.backup daily_backup"
 
 
 def owners(context: Context, store: StoreAddress, *, adopt: bool = False) -> tuple[bytes, bytes | None]:

@@ -22,7 +22,7 @@ LOCK_ERRORS = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected,
 # Errors not caused by the rows: no disk space, no memory, a cancelled statement, a lost connection.
 NOT_OF_ROWS = ("53", "54", "57", "58", "F0", "XX")
 SUPPRESSED = "suppressed by a BEFORE DELETE trigger, on it or on a dependent row"
-TRIED_BESIDE = "tried while rows existed that a real clean-up would have deleted before it"
+TRIED_BESIDE = "the plan tried it before rows were gone that a real clean-up deletes first"
 RAISED_BY = re.compile(r"PL/pgSQL function ([^\s(]+\([^)]*\))")
 # Parts of a trigger's message that differ from row to row.
 VALUES = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\d+")

@@ -105,7 +105,7 @@ def misfits(merge: Merge) -> Iterator[str]:
         except psycopg.Error as error:
             if merge.connection.broken:
                 raise
-            reason = f"{message_of(error)}; mend that, or rename it if it is another table"
+            reason = f"{message_of(error)}; fix that, or rename {name} if it is another table"
         if reason:
             statement = f", or run: {attaches(item, bound)}" if attaches(item, bound) else ""
             yield f"{name} is detached from {item.parent} and cannot be attached again: {reason}; then restore again{statement}"
@@ -118,7 +118,7 @@ def _misfit(merge: Merge, item: InventoryItem, bound: str) -> str:
     oid = next(member.oid for member in merge.members.relations if (member.schema, member.name) == parent)
     key, condition = connection.execute(sql.partitions.KEY_AND_CONDITION, {"oid": oid}).fetchall()[0]
     if key is None:
-        return f"{item.parent} is not partitioned; rename either"
+        return f"{item.parent} is not partitioned; rename one of these two tables"
     connection.execute(sql.partitions.create_likeness(*parent, key))
     for missing in merge.missing:
         # A missing check is created before the partition is attached.

@@ -186,7 +186,7 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
         collisions=merge.collisions, skipped=merge.skipped,
         seen=empty_neighbours(merge, changes), not_in_set=in_short(left_out) if makes_tables else "",
         chores=chores(left_out) if makes_tables else [], not_undone=[] if refusals else [
-            *not_undone(merge), *(f"{change.what}; an undo keeps what this restore creates of it"
+            *not_undone(merge), *(f"{change.what}; an undo does not remove what this restore creates"
             for change in large if change.is_done),
         ],
     )  # fmt: skip

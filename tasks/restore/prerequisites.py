@@ -87,7 +87,7 @@ def closed_schemas(connection: Connection, roles: Collection[str], schemas: Coll
             for (role,) in connection.execute(sql.databases.SCHEMA_CREATORS, asked).fetchall():
                 grant = f'GRANT CREATE ON SCHEMA "{schema}" TO "{role}";'
                 yield _in_this(
-                    connection, f'schema "{schema}"', f'cannot get objects of "{role}", who lacks CREATE on it, from', grant
+                    connection, f'schema "{schema}"', f'grants no CREATE to "{role}", whose objects are to be created by', grant
                 )
 
 
@@ -111,7 +111,7 @@ def missing_here(connection: Connection, manifest: Manifest, needed: Collection[
             yield _in_this(
                 connection,
                 f'extension "{name}"',
-                "is needed by missing objects, and is not created by",
+                "is missing, and needed for objects to be created by",
                 f'CREATE EXTENSION "{name}";',
             )
 

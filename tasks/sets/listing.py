@@ -258,8 +258,8 @@ def _recorded_damage(store: Store, name: SetName, objects: dict[str, ObjectInfo]
         mark = parse_or_none(DamagedMark, store.read(f"{name.folder}/{DAMAGED_FILE}"))
     except OperationError:
         mark = None
-    problem = mark.problem if mark else f"its data, see {DAMAGED_FILE}"
-    return f"damaged, found at {objects[DAMAGED_FILE].modified:%Y-%m-%d %H:%M %Z}: {problem}; verify_backups looks again"
+    problem = mark.problem if mark else f"see {DAMAGED_FILE}"
+    return f"damaged, found at {objects[DAMAGED_FILE].modified:%Y-%m-%d %H:%M %Z}: {problem}; verify_backups checks it again"
 
 
 def _damage(manifest: Manifest, objects: dict[str, ObjectInfo]) -> str | None:

@@ -65,7 +65,7 @@ def delete_expired(address: StoreAddress, lock: ContextLock, name: SetName) -> l
 @persistent
 def mark_dead(address: StoreAddress, run: Run, lock: ContextLock, name: SetName) -> None:
     """Mark the unfinished set of a killed run, to be deleted a day later."""
-    lock.require_held(f"{name.id} was marked to be swept")
+    lock.require_held(f"{name.id} was marked for deletion")
     content = json.dumps({"instant": f"{run.started:%Y-%m-%dT%H:%M:%SZ}", "run": run.id}) + "\n"
     address.opened.replace(f"{name.folder}/{SWEPT_FILE}", content.encode(), WARM_CLASS)
 

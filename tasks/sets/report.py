@@ -29,8 +29,9 @@ def publish_pruning(context: Context, key: str, pruning: Pruning, *, dry_run: bo
         *(f"{prefix}deleted, because it was never finished: {name.id}" for name in pruning.to_sweep),
         *(f"{prefix}aborted, an upload of {upload.begun:%Y-%m-%d}: {upload.key}" for upload in pruning.to_abort),
     ]
-    counts = f"{len(pruning.expiring)} sets expire, {len(pruning.to_delete)} are deleted, {len(pruning.to_sweep)} swept"
-    verdict = f"{'PLANNED, nothing touched' if dry_run else 'PRUNED'}: {counts}, {len(pruning.decisions)} looked at"
+    deleted = f"{len(pruning.to_delete)} expired and {len(pruning.to_sweep)} unfinished ones are deleted"
+    counts = f"{len(pruning.expiring)} sets expire, {deleted}, {len(pruning.decisions)} examined"
+    verdict = f"{'PLANNED, nothing touched' if dry_run else 'PRUNED'}: {counts}"
     verdict = f"SUSPENDED: {pruning.suspended}" if pruning.suspended else verdict
     rows: list[dict[str, Any]] = [
         {"id": decision.set.id, "decision": "expires" if decision.expires else "stays", "why": decision.why}

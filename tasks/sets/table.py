@@ -49,7 +49,7 @@ def _warned(entry: ListedSet) -> str:
     keep_until = (
         f"keep until {markdown.local_time(entry.manifest.keep_until, entry.manifest.zone)}" if entry.manifest.keep_until else ""
     )
-    losses = f"lost since the last good full: {'; '.join(entry.manifest.losses)}" if entry.manifest.losses else ""
+    losses = f"lost since the last good full backup: {'; '.join(entry.manifest.losses)}" if entry.manifest.losses else ""
     warnings = f"{len(entry.manifest.warnings)} warnings, see its report" if entry.manifest.warnings else ""
     return ", ".join(filter(None, (entry.manifest.label, entry.manifest.instead, keep_until, losses, warnings)))
 

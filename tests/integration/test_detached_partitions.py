@@ -221,9 +221,9 @@ REFUSED = {
             f"ALTER TABLE {TABLE} DETACH PARTITION policy_violations_2025", "ALTER TABLE policy_violations_2025 DROP resolution",
         ),
         (
-            rf'partition "{PART}" would overlap partition "other"; mend that, or rename it if it is another table',
-            r'column "severity".* must be marked NOT NULL; mend that', r'contains column "note" not found in parent',
-            r'child table is missing column "resolution"; mend that',
+            rf'partition "{PART}" would overlap partition "other"; fix that, or rename \S+ if it is another table',
+            r'column "severity".* must be marked NOT NULL; fix that', r'contains column "note" not found in parent',
+            r'child table is missing column "resolution"; fix that',
         ),
     ),
 }  # fmt: skip

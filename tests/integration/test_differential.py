@@ -252,7 +252,7 @@ def test_a_copy_of_the_cluster_that_is_behind_or_went_its_own_way(world: World) 
         full = newest(world)
         execute(world, "DELETE FROM policy_violations_2025")
         world.run(differential_backup, "backup_reader", copy)
-        assert f"{full['id']} cannot be the base: this server is behind it" in notes(world)
+        assert f"{full['id']} cannot be the base: this server has not reached the state of that backup" in notes(world)
 
         with copy.connect() as connection:
             connection.execute("SELECT pg_promote()")

@@ -305,7 +305,7 @@ def test_a_copy_that_writes_into_the_same_store(lab: World, machine: Machine) ->
         assert f"{of_staging} is SET ASIDE: two servers write here" in said
 
         # Production is right.
-        assert "of the sets with numbers 2 to 4 only those of the server started" in adopt(lab)
+        assert "of the sets numbered 2 to 4, only those of the server started" in adopt(lab)
         assert states(lab) == ["differential stored", "full stored", "full set aside", "full decoded"]
         assert recovered(lab).startswith("production: ")
         purpose(lab, "production later")
@@ -346,7 +346,7 @@ def test_a_promoted_standby_and_its_former_primary(world: World) -> None:
             world.backup()
         assert states(world) == ["full set aside", "differential set aside", "full set aside", "full stored"]
         said = adopt(world, standby)
-        assert "of the sets with numbers 2 to 4 only those of the server started" in said
+        assert "of the sets numbered 2 to 4, only those of the server started" in said
         assert states(world) == ["full set aside", "differential stored", "full stored", "full stored"]
         assert recovered(world).startswith("promoted later: ")
 
@@ -477,7 +477,7 @@ def test_the_old_server_taken_back_after_a_recovery_elsewhere(world: World) -> N
     world.run(differential_backup, "backup_reader", world.target)
     assert states(world) == ["differential stored", "full stored", "full stored"]
     # The way back is said once, and is no alarm.
-    assert "of the sets with numbers 2 to 3 only those of the server started" in adopt(world)
+    assert "of the sets numbered 2 to 3, only those of the server started" in adopt(world)
     purpose(world, "back")
     assert "differential" in world.differential()
     assert states(world) == ["differential stored", "differential set aside", "full set aside", "full stored"]

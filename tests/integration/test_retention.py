@@ -46,7 +46,7 @@ def test_the_life_of_sets(kept_world: World, kept: Kept) -> None:
     everything = contents(kept_world)
     with later(days=400):
         assert prune(kept_world, dry_run=True).startswith(
-            "PLANNED, nothing touched: 2 sets expire, 0 are deleted, 0 swept, 4 looked at"
+            "PLANNED, nothing touched: 2 sets expire, 0 expired and 0 unfinished ones are deleted, 4 examined"
         )
     assert contents(kept_world) == everything
     with later(days=6):
@@ -278,13 +278,13 @@ def test_what_died_unfinished_is_swept(s3_world: World, s3: LocalS3) -> None:
         client.create_multipart_upload(Bucket=bucket, Key=key)
     before = set(keys(s3_world, s3))
     with later(days=6):
-        assert ", 0 swept" in prune(s3_world)
+        assert " 0 unfinished ones are deleted" in prune(s3_world)
     assert set(keys(s3_world, s3)) == before
     with later(days=8):
-        assert ", 0 swept" in prune(s3_world)
+        assert " 0 unfinished ones are deleted" in prune(s3_world)
         assert set(keys(s3_world, s3)) == before | {f"{ours}/unfinished.json"}
         said = prune(s3_world)
-    assert ", 1 swept" in said
+    assert " 1 unfinished ones are deleted" in said
     assert before - set(keys(s3_world, s3)) == {f"{ours}/data/teams.copy.zst", f"{ours}/schema.list"}
     left = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
     assert {one["Key"] for one in left} & set(uploads) == set(uploads[1:])
@@ -300,7 +300,7 @@ def test_a_lock_that_came_after_a_set_expired(locking: World, s3: LocalS3) -> No
     locked = next(key for key in before if key.endswith("teams.copy.zst"))
     client_of(s3).put_object_legal_hold(Bucket=bucket_of(locking), Key=locked, LegalHold={"Status": "ON"})
     with later(days=45):
-        assert ", 0 are deleted" in prune(locking)
+        assert ", 0 expired and" in prune(locking)
     assert keys(locking, s3) == before
 
 
@@ -327,8 +327,8 @@ def test_what_died_unfinished_in_a_folder_is_swept(world: World) -> None:
         file.write_bytes(b"x")
     before = contents(world)
     with later(days=8):
-        assert ", 0 swept" in prune(world)
-        assert ", 1 swept" in prune(world)
+        assert " 0 unfinished ones are deleted" in prune(world)
+        assert " 1 unfinished ones are deleted" in prune(world)
     assert before.keys() - contents(world).keys() == {
         f"bc-004/daily/{died.name}/data/{name}" for name in ("teams.copy.zst", ".partial-0a")
     }  # fmt: skip

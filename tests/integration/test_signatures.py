@@ -527,7 +527,7 @@ def test_a_local_copy_is_signed_for_the_store(world: World, keys: Keys, monkeypa
     world.backup()
     for manifest in world.store_folder.glob(f"*/daily/*/{MANIFEST_FILE}"):
         assert (copies / manifest.relative_to(world.store_folder)).read_bytes() == manifest.read_bytes()
-    assert world.run(prune_backups, "backup_reader").count("2 looked at") == 2
+    assert world.run(prune_backups, "backup_reader").count("2 examined") == 2
     main, world.store = str(world.store_folder), {"BACKUP_STORE": str(copies)}
     world.extra = keys.verifying
     with pytest.raises(DamagedSet, match=f"was signed for store {main}"):

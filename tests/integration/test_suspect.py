@@ -32,7 +32,7 @@ def test_an_emptied_table_makes_a_set_suspect_until_it_is_accepted(world: World)
         with pytest.raises(OperationError, match=r"^SUSPECT: .* lost rows .*: public.policy_scopes: 0 of 100 rows left; find out"):
             world.backup()
     assert states(world) == ["suspect", "suspect", "stored"]
-    assert notes(world)[0] == "lost since the last good full: public.policy_scopes: 0 of 100 rows left"
+    assert notes(world)[0] == "lost since the last good full backup: public.policy_scopes: 0 of 100 rows left"
     assert re.match(r"PASS: RTO .*; the set is SUSPECT$", world.recover())
 
     assert world.run(daily_backup, "backup_reader", accept_losses=True).startswith("STORED")

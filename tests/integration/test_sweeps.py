@@ -108,12 +108,12 @@ def test_what_nothing_speaks_for_goes_in_two_steps(kept_world: World) -> None:
     lose(full, "restore.sh")
     mark = full / "unfinished.json"
     with later(days=6):
-        assert ", 0 swept" in prune(kept_world)
+        assert " 0 unfinished ones are deleted" in prune(kept_world)
     assert not mark.exists()
     with later(days=8):
-        assert ", 0 swept" in prune(kept_world, dry_run=True)
+        assert " 0 unfinished ones are deleted" in prune(kept_world, dry_run=True)
         assert not mark.exists()
-        assert ", 0 swept" in prune(kept_world)
+        assert " 0 unfinished ones are deleted" in prune(kept_world)
         assert f"marked for deletion a day later, because it was never finished: {full.name}" in report()
     assert (full / "data").exists()
     assert "no manifest, so that it is deleted after " in notes(kept_world)[full.name]
@@ -121,16 +121,16 @@ def test_what_nothing_speaks_for_goes_in_two_steps(kept_world: World) -> None:
     stamp = (now() + timedelta(days=8)).timestamp()
     os.utime(mark, (stamp, stamp))
     with later(days=8, hours=23):
-        assert ", 0 swept" in prune(kept_world)
+        assert " 0 unfinished ones are deleted" in prune(kept_world)
     hold = full / "hold-0a1f.json"
     hold.write_text("{}")
     os.utime(hold, (stamp, stamp))
     with later(days=9, hours=1):
-        assert ", 0 swept" in prune(kept_world)
+        assert " 0 unfinished ones are deleted" in prune(kept_world)
     assert (full / "data").exists()
     hold.unlink()
     with later(days=9, hours=1):
-        assert ", 1 swept" in prune(kept_world)
+        assert " 1 unfinished ones are deleted" in prune(kept_world)
     assert not full.exists()
 
 
@@ -255,7 +255,7 @@ def test_nothing_is_pruned_while_no_full_comes(kept_world: World) -> None:
                 assert "nothing is pruned" in report()
         patch.setattr(runs, "now", lambda: now() + timedelta(days=1.9))
         assert contents(kept_world) == before
-        assert prune(kept_world).startswith("PRUNED: 0 sets expire, 1 are deleted")
+        assert prune(kept_world).startswith("PRUNED: 0 sets expire, 1 expired and 0 unfinished")
 
 
 def test_a_login_that_may_only_connect(kept_world: World) -> None:

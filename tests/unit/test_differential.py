@@ -36,13 +36,13 @@ def test_a_base_that_fits() -> None:
         ({"system_identifier": "8"}, "it was taken from another cluster"),
         ({"timeline": 2}, "it was taken from another timeline"),
         ({"database": 2}, "it was taken from another database"),
-        ({"lsn": "0/FFF"}, "this server is behind it"),
-        ({"timeline": 0, "lsn": "0/FFF"}, "this server is behind it"),
+        ({"lsn": "0/FFF"}, "this server has not reached the state of that backup"),
+        ({"timeline": 0, "lsn": "0/FFF"}, "this server has not reached the state of that backup"),
         (
             {"timeline": 0},
             "the standby did not report which timeline it follows (it receives no WAL, or the login lacks pg_read_all_stats)",
         ),
-        ({"xmin": 699}, "this server is behind it"),
+        ({"xmin": 699}, "this server has not reached the state of that backup"),
         (
             {"incarnation": AGAIN},
             "the server was restarted since (started 2025-11-02T00:00:00.000001Z, at that backup 2025-11-01T00:00:00.000001Z)",
@@ -57,7 +57,7 @@ def test_a_base_that_fits() -> None:
         ),
         ({"incarnation": None}, "it does not record when the server was started"),
         # What is behind says so first, however it came to be so.
-        ({"incarnation": AGAIN, "lsn": "0/FFF"}, "this server is behind it"),
+        ({"incarnation": AGAIN, "lsn": "0/FFF"}, "this server has not reached the state of that backup"),
         ({"xmax": 700 + MOST_TRANSACTIONS}, "1,073,741,824 transactions began since that backup, too many to compare ids"),
         ({"inventory": [TABLE.model_copy(update={"columns": "id text"})]}, "table public.teams changed"),
         ({"inventory": [TABLE, TYPE]}, "type public.mood changed"),

@@ -384,9 +384,9 @@ def test_rows_of_the_table() -> None:
     )
     assert first == {
         "id": "bc-004_differential_00000.75", "verdict": "ok", "state of": "2025-11-03 06:00:00 JST", "stored bytes": 1_000_000,
-        "seconds": 300.0, "kind": "differential", "last looked at": "stored 2025-11-02 06:45:00 JST", "note": "",
+        "seconds": 300.0, "kind": "differential", "last checked": "stored 2025-11-02 06:45:00 JST", "note": "",
     }  # fmt: skip
-    assert (last["verdict"], last["state of"], last["seconds"], last["last looked at"], last["note"]) == (
+    assert (last["verdict"], last["state of"], last["seconds"], last["last checked"], last["note"]) == (
         "damaged",
         "-",
         None,

@@ -71,7 +71,7 @@ def incompatibility(
     if other := [name for name, (before, after) in pairs.items() if before != after]:
         return f"it was taken from another {other[0]}"
     if lsn_position(snapshot.lsn) < lsn_position(then.lsn) or snapshot.xmin < then.xmin:
-        return "this server is behind it"
+        return "this server has not reached the state of that backup"
     if not (snapshot.timeline and then.timeline):
         return "the standby did not report which timeline it follows (it receives no WAL, or the login lacks pg_read_all_stats)"
     if other_life := _other_life(then, snapshot):

@@ -75,7 +75,7 @@ def backup_verdict(manifest: Manifest, seconds: float, zone: ZoneInfo) -> str:
 def large_objects(large: LargeObjects) -> str:
     """Return how many large objects a set has, and which columns reference them."""
     columns = ", ".join(f"{relation}({', '.join(names)})" for relation, names in large.columns.items())
-    same = f", {large.inherited:,} of them unchanged since the full" if large.inherited else ""
+    same = f", {large.inherited:,} of them unchanged since the full backup" if large.inherited else ""
     return f"{large.objects:,}{same}, referenced by {columns or 'no column'}"
 
 
@@ -103,7 +103,7 @@ def backup_report(
                                                 "bytes), read back and compared"),
         *([("large objects", large_objects(large))] if large else []),
         *([("differential against", f"`{manifest.base}`")] if manifest.base else []),
-        *([("full instead of a differential", manifest.instead)] if manifest.instead else []),
+        *([("full backup instead of a differential", manifest.instead)] if manifest.instead else []),
         *([("schema", rehearsal.outcome)] if rehearsal else []),
         *([("local copy", local_copy)] if local_copy else []),
         *([("label", manifest.label)] if manifest.label else []),

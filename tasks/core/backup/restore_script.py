@@ -250,7 +250,7 @@ def _load_commands(manifest: Manifest, base: Manifest | None) -> Iterator[str]:
     for family in divided:
         emptied = ";\n".join(sql.rows.empty_relation(leaf.namespace, leaf.name).as_string() for leaf in family.relations)
         yield " && ".join(_load_command(leaf, encoding, of_base) for leaf in family.relations) + " || {"
-        yield f"    echo {_word('once more, through ' + family.qualified)}"
+        yield f"    echo {_word('loading it again through ' + family.qualified)}"
         yield f'    as_loader "${{INTO[@]}}" --single-transaction <<< {_word(emptied)}'
         yield from (f"    {_load_command(leaf, encoding, of_base, family.table)}" for leaf in family.relations)
         yield "}"

@@ -188,7 +188,7 @@ class MergePlan:
     @property
     def aim(self) -> str:
         """The goal of the restore in words: the database, or rows of one table, as in the set."""
-        return self.about or f'database "{self.database}" becomes {self.backup}'
+        return self.about or f'database "{self.database}" from {self.backup}'
 
     def does_as(self, other: "MergePlan") -> bool:
         """Return whether another plan would do the same.

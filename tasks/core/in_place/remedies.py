@@ -50,7 +50,7 @@ def remedy(difference: Difference, own: Collection[str], constraints: Collection
     chosen = _OF_FACTS.get(difference.fact)
     if difference.fact == facts.DEFINITION:
         return _of_definition(then, now, constraints)
-    return chosen(difference, now) if chosen else Remedy(How.NOT, "", "it cannot be changed back by itself")
+    return chosen(difference, now) if chosen else Remedy(How.NOT, "", "a restore has no statement for it: change it back by hand")
 
 
 def name_of(item: InventoryItem) -> Composable:

@@ -184,7 +184,7 @@ class Manifest(StoredModel):
     context: str = Field(pattern=rf"^{CONTEXT_NAME.pattern}$")
     kind: Kind
     id: str
-    base: str | None = Field(default=None, description="the id of a full of the same context")
+    base: str | None = Field(default=None, description="the id of a full backup of the same context")
     instead: str | None = Field(default=None, description="why this is a full backup although a differential was requested")
     label: str | None = Field(default=None, description="the name that an operator gave it")
     keep_until: Instant | None = Field(default=None, description="never pruned before")
@@ -261,7 +261,7 @@ class Manifest(StoredModel):
     def _is_a_full(cls, text: str | None) -> str | None:
         # A folder is built from it.
         if text is not None and not ((match := SET_ID.fullmatch(text)) and match["sort"] == Kind.FULL):
-            raise ValueError(f"{text[:200]!r} is not the id of a full")
+            raise ValueError(f"{text[:200]!r} is not the id of a full backup")
         return text
 
     @model_validator(mode="after")

@@ -161,7 +161,7 @@ def _decoded(overview: Overview) -> str:
         f"decoded or drilled: {len(overview.verified_sets)} of {several(len(overview.listed), 'set')} in the store, {never} never",
         *last,
     ]
-    latest_table = table(["set", "state", "last looked at", ""], latest) + "\n" if latest else ""
+    latest_table = table(["set", "state", "last checked", ""], latest) + "\n" if latest else ""
     return section("Decoded and drilled", lines) + ("\n" + latest_table if latest_table else "")
 
 
@@ -208,7 +208,7 @@ def set_rows(overview: Overview) -> list[dict[str, object]]:
             "stored bytes": facts.bytes,
             "seconds": round(facts.took.total_seconds(), 1) if facts.took else None,
             "kind": str(facts.kind),
-            "last looked at": f"{facts.state} {local_time(facts.verified, overview.zone)}" if facts.verified else "never",
+            "last checked": f"{facts.state} {local_time(facts.verified, overview.zone)}" if facts.verified else "never",
             "note": facts.note,
         }
         for facts in overview.taken
