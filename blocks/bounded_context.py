@@ -7,7 +7,7 @@ from tasks.core.context import Context
 
 
 class BoundedContext(Block):
-    """A bounded context of a database: what its folder says, and which blocks hold its database and its store."""
+    """A bounded context: what its folder says, and the blocks of its database and its store."""
 
     _block_type_name = "Bounded Context"
     _block_type_slug = "bounded-context"

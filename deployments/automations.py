@@ -1,4 +1,4 @@
-"""The automations of a context: what Prefect's server does if a run fails or dies, if no watch succeeds, or if a schema changes.
+"""What Prefect's server does if a run fails or dies, no watch succeeds, or a schema changes.
 
 See https://docs.prefect.io/v3/concepts/automations
 """
@@ -71,7 +71,7 @@ def run_failed(context: Context, block_id: UUID) -> AutomationCore:
 
 
 def nothing_kept(context: Context, block_id: UUID, silence: timedelta) -> AutomationCore:
-    """Notify if the watch has not confirmed for a while that the RPO is kept, because it fails or does not run."""
+    """Notify if no watch has confirmed for a while that the RPO is met, whatever the reason."""
     minutes = round(silence.total_seconds() / 60)
     return AutomationCore(
         name=f"{context.name}: no recovery point",
@@ -97,7 +97,7 @@ def nothing_kept(context: Context, block_id: UUID, silence: timedelta) -> Automa
 
 
 def run_died(context: Context, dead_after: timedelta) -> AutomationCore:
-    """Set a run that was killed with its worker to crashed, also before it began, so that its concurrency slot is freed."""
+    """Set a run that died with its worker to crashed, to free its concurrency slot."""
     trigger = _trigger(context, {ANYTHING}, Posture.Proactive, dead_after)
     return AutomationCore(
         name=f"{context.name}: run died",
@@ -114,7 +114,7 @@ def run_died(context: Context, dead_after: timedelta) -> AutomationCore:
 
 
 def schema_changed(context: Context, drill: UUID) -> AutomationCore:
-    """Start a drill of a set whose schema no drill has restored yet: once for each schema, and again after a failed drill."""
+    """Start a drill of a schema that no drill has restored, and again after a failed drill."""
     return AutomationCore(
         name=automation_of_drills(context.name),
         description="変更されたスキーマのバックアップで復旧訓練を行います。Runs a drill of a backup whose schema no drill has "
@@ -148,7 +148,7 @@ def notification_block(client: SyncPrefectClient, context: Context) -> UUID | No
 
 
 def stale(client: SyncPrefectClient, expected: Iterable[AutomationCore]) -> list[tuple[AutomationCore, list[Automation]]]:
-    """Return the automations that are missing on the server, differ or exist twice, each with those that it replaces."""
+    """Return automations that are missing, differ or exist twice, with those that they replace."""
     pairs = [(automation, list(client.read_automations_by_name(automation.name))) for automation in expected]
     return [
         (automation, saved) for automation, saved in pairs if len(saved) != 1 or _comparable(saved[0]) != _comparable(automation)
@@ -156,7 +156,7 @@ def stale(client: SyncPrefectClient, expected: Iterable[AutomationCore]) -> list
 
 
 def save(client: SyncPrefectClient, expected: Iterable[AutomationCore]) -> None:
-    """Save each automation once, in place of earlier ones: names are not unique, so saving it again would create a second one."""
+    """Save each automation in place of earlier ones, as names are not unique to the server."""
     for automation, saved in stale(client, expected):
         client.create_automation(automation)
         for old in saved:
@@ -164,7 +164,7 @@ def save(client: SyncPrefectClient, expected: Iterable[AutomationCore]) -> None:
 
 
 def _comparable(automation: AutomationCore) -> str:
-    """Return an automation as text in a fixed order, for comparison, because sets and stored mappings have no fixed order."""
+    """Return an automation as comparable text: its sets and mappings in a fixed order."""
     content = automation.model_dump(mode="json", include={"name", "description", "enabled", "actions"})
     trigger = automation.trigger.model_dump(mode="json", exclude={"id"})
     ordered = {key: sorted(value) if isinstance(value, list) else value for key, value in trigger.items()}

@@ -1,4 +1,4 @@
-"""The demo (`make demo`): back up a database, rehearse its recovery, drop it, restore it on another server from the store, compare.
+"""The demo (`make demo`): back up, rehearse, drop, recover on another server, compare.
 
 It runs real servers on this machine and needs nothing else. It exits with 0 only if all comparisons
 found equality. The reports that an operator would find in Prefect's UI are written to .local/.
@@ -151,7 +151,7 @@ def fingerprint(server: LocalServer) -> Fingerprint:
 
 
 def count_objects(server: LocalServer) -> dict[str, int]:
-    """Return how many valid indexes, constraints within the context, and enabled triggers there are."""
+    """Return how many valid indexes, own constraints and enabled triggers there are."""
     with server.connect(DATABASE) as connection:
         return dict(connection.execute(OBJECTS).fetchall())
 

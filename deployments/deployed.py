@@ -1,4 +1,4 @@
-"""A context's objects on a Prefect server other than blocks: work pool, variables, and the deployments in prefect.yaml.
+"""A context's objects on a Prefect server other than blocks: work pool, variables, deployments.
 
 See https://docs.prefect.io/v3/how-to-guides/deployments/prefect-yaml
 """
@@ -74,7 +74,7 @@ def save_variables(pool: str | None, home: str | None) -> str:
 
 
 def stale(client: SyncPrefectClient, context: str, pool: str) -> list[str]:
-    """Return the names of the deployments that are missing on the server, or differ from prefect.yaml."""
+    """Return names of deployments that are missing on the server or differ from prefect.yaml."""
     return [deployment["name"] for deployment in declared(context) if next(_differences_of(client, deployment, pool), None)]
 
 
@@ -94,7 +94,7 @@ def deploy(names: list[str]) -> None:
 
 
 def variables(pool: str | None, home: str | None) -> dict[str, str]:
-    """Return the Prefect variables that prefect.yaml reads: the work pool, and the folder of this project on the workers.
+    """Return the variables that prefect.yaml reads: the work pool, and the project's folder there.
 
     A value that is not given keeps its saved one.
     """
@@ -102,7 +102,7 @@ def variables(pool: str | None, home: str | None) -> dict[str, str]:
 
 
 def differences(client: SyncPrefectClient, context: str, pool: str | None, home: str | None) -> Iterator[str]:
-    """Yield how work pool, variables and deployments on the server differ from the expected ones."""
+    """Yield how work pool, variables and deployments on the server differ from those expected."""
     expected_variables = variables(pool, home)
     pool = expected_variables[POOL]
     for key, value in expected_variables.items():

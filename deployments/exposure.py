@@ -1,4 +1,4 @@
-"""Warnings about secrets of a registration that others could read: a Prefect API without login, connections without TLS."""
+"""Warnings about secrets that others could read: an API without login, connections without TLS."""
 
 import ipaddress
 import os

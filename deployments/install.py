@@ -1,4 +1,4 @@
-"""Installs the project into the environment that runs this, by uv: the same packages as by pip, in a tenth of the time.
+"""Installs the project into the running environment, by uv: pip's packages in a tenth of the time.
 
 uv does not read pip's settings, so it gets those that say where packages come from. If it is
 unavailable or fails, pip installs. Needs only Python and pip: python deployments/install.py
@@ -25,7 +25,7 @@ SETTINGS = {
 
 
 def settings_for_uv(listed: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return pip's settings, as `pip config list` lists them, as variables for uv, except those that are set already.
+    """Return pip's settings, from `pip config list`, as variables for uv, unless set already.
 
     Settings of pip's environment (PIP_INDEX_URL) come last in the list, and override those of its
     files.
@@ -58,7 +58,7 @@ def install_by_uv() -> bool:
 
 
 def compile_used() -> None:
-    """Compile what flows, servers and tests import, which neither uv does nor an account without write access here.
+    """Compile what flows, servers and tests import: uv does not, nor can accounts that only read.
 
     Otherwise each process compiles it again, which doubles its start time. Most of the 14,000 files
     are never imported, and not compiled.

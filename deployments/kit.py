@@ -139,7 +139,7 @@ def restore_script_of(address: StoreAddress, manifest: Manifest) -> bytes:
 
 
 def _place(name: SetName) -> str:
-    """Return the folder for a downloaded set, in which a differential finds its full backup beside it."""
+    """Return the folder for a downloaded set, where a differential finds its full backup."""
     return f"{RULES[name.kind].folder}/{name.id}"
 
 
@@ -157,7 +157,7 @@ def fetch_commands(address: StoreAddress, manifest: Manifest) -> Iterator[str]:
 
 
 def database_addresses() -> dict[str, str]:
-    """Return libpq's variables with the server's address, from the environment and the service file."""
+    """Return libpq's variables with the server's address, from environment and service file."""
     parameters = database_parameters()
     return {variable: parameters[key] for key, variable in DATABASE_VARIABLES.items() if key in parameters}
 

@@ -1,4 +1,4 @@
-"""An embedded stack for the demo, the tests and a first look: PostgreSQL from a wheel, S3 in process, Prefect's server.
+"""An embedded stack for demo, tests and a first look: PostgreSQL, S3, Prefect's server.
 
 All servers listen on free ports of the loopback address, and keep their files in a private
 temporary folder. They can be started by root and by an ordinary user, and are stopped and removed
@@ -187,7 +187,7 @@ def _account() -> str:
 
 
 def _reachable(bin_folder: Path, folder: Path) -> Path:
-    """Return the programs in a place where the server's account can run them: it cannot access /root."""
+    """Return the programs where the server's account can run them: it cannot access /root."""
     if not _account() or all(path.stat().st_mode & 0o001 for path in bin_folder.resolve().parents):
         return bin_folder
     installed, package = bin_folder.parent, bin_folder.parent.parent

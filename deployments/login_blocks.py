@@ -1,4 +1,4 @@
-"""Connector blocks with a login for each kind of work: `<context>-reader`, -restorer, -loader, -roles.
+"""Connector blocks with a login per kind of work: `<context>-reader`, -restorer, -loader, -roles.
 
 They exist beside the context's own block.
 """
@@ -36,7 +36,7 @@ def login_connectors(name: str, own: SqlAlchemyConnector) -> Iterator[tuple[str,
                 raise
             yield (
                 block,
-                f"no block {block} was saved; the login of {name} does its work until it exists: {_remedy(kind, default)}",
+                f"no block {block} was saved; until it exists, the login of {name} does its work: {_remedy(kind, default)}",
             )
 
 

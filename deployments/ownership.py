@@ -1,4 +1,4 @@
-"""The owner of a context's sets: comparing owner.json in the store with what this cluster would write there."""
+"""The owner of a context's sets: owner.json compared with what this cluster would write there."""
 
 import os
 
@@ -14,7 +14,7 @@ from tasks.store.address import StoreAddress, open_store
 
 
 def claim_store(context: Context, store: StoreAddress, *, adopt: bool) -> str:
-    """Write owner.json, or compare the existing one, because only one cluster may write a context's sets.
+    """Write owner.json, or compare it: only one cluster may write a context's sets.
 
     Raises:
         BadInput: owner.json names another cluster, and `adopt` is false.

@@ -1,4 +1,4 @@
-"""Register a context: save folder and environment as blocks, own its sets in the store, deploy flows, set up alarms.
+"""Register a context: save its blocks, own its sets in the store, deploy flows, set up alarms.
 
 python -m deployments.register [--context bc-004] [--notify slack-webhook/operators] [--work-pool backup]
     [--adopt] [--check] [--allow-open-api]
@@ -172,7 +172,7 @@ def _differences_of(name: str, expected: Block) -> Iterator[str]:
 
 
 def _without_ids(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a block without those that it, and blocks in it, only have once they are saved."""
+    """Return a block's fields without those that it and its blocks have only once saved."""
     own_fields = {key: value for key, value in fields.items() if not key.startswith("_")}
     return {key: _without_ids(value) if isinstance(value, dict) else value for key, value in own_fields.items()}
 

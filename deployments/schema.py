@@ -1,4 +1,4 @@
-"""Check prefect.yaml against Prefect's own JSON schema, strictly: Prefect itself ignores unknown keys.
+"""Check prefect.yaml against Prefect's own JSON schema, strictly: Prefect ignores unknown keys.
 
 By hand: python -m deployments.schema
 See https://docs.prefect.io/v3/how-to-guides/deployments/prefect-yaml

@@ -27,7 +27,7 @@ PRIVATE_FILE, PUBLIC_FILE = "backup-signing.pem", "backup-verify.pem"
 
 @operation("sign-backups {context}")
 def sign_backups(context: str = "bc-004", sets: list[str] | None = None) -> str:
-    """Verify the sets of a context, in the store and in its local copy, and sign those that match their manifests.
+    """Verify a context's sets, also in its local copy, and sign those that match their manifests.
 
     Args:
         context: the bounded context.

@@ -1,4 +1,4 @@
-"""`make up`: PostgreSQL with the example database, a store, a Prefect server and a worker, all on one machine.
+"""`make up`: PostgreSQL with the example, a store, a Prefect server and a worker, on one machine.
 
 Nothing else is needed. The data are kept in .local/up for the next `make up`. BACKUP_STORE and the
 AWS variables may name another store than the folder in .local/up. Ctrl-C stops everything.
@@ -96,7 +96,7 @@ def psql(server: LocalServer) -> str:
 
 
 def state_folder() -> Path:
-    """Return where everything is kept: .local/up, or below /var/tmp if the server's account cannot access that."""
+    """Return where everything is kept: .local/up, or /var/tmp if the server cannot access that."""
     if os.geteuid() == 0 and not all(path.stat().st_mode & 0o001 for path in PROJECT.parents):
         return Path("/var/tmp") / "backup-local-up"  # noqa: S108
     return PROJECT / ".local" / "up"
@@ -153,7 +153,7 @@ def register(story: Story, environment: dict[str, str]) -> None:
 
 
 def make_first(story: Story) -> None:
-    """Let the worker take a first backup, drill the recovery, and report on it, unless that was done.
+    """Let the worker take a first backup, drill the recovery and report, unless that was done.
 
     Raises:
         SystemExit: one of these runs failed.

@@ -33,7 +33,7 @@ def daily_backup(
     keep_until: str | None = None,
     accept_losses: bool = False,
 ) -> str:
-    """Back up the whole context under one snapshot, read every object back, and commit it as one set.
+    """Back up a whole context under one snapshot, read every object back, and commit the set.
 
     If the schema changed since the last recovery drill that passed, a new drill is requested. If a
     table lost too many rows since the last good full backup, the set is stored and marked as
@@ -112,7 +112,7 @@ def take_long_term(site: Site, run: Run, name: str, since: datetime) -> Manifest
 
 @operation("list-backups {context}")
 def list_backups(context: str = "bc-004") -> list[dict[str, object]]:
-    """List the backup sets of a context, newest first, with the problems that are known without reading their data.
+    """List a context's backup sets, newest first, with problems known without reading their data.
 
     Args:
         context: the bounded context.

@@ -1,4 +1,4 @@
-"""Flows by hand: `python -m flows.<module> <flow> [--parameter value …]`, with or without a Prefect server."""
+"""Flows by hand, `python -m flows.<module> <flow> [--parameter value …]`, also without a server."""
 
 import inspect
 import logging
@@ -44,7 +44,7 @@ def run_from_command_line(*flows: AnyFlow) -> None:
 
 
 def _leave_at_once(code: str | int | None) -> None:
-    """End this process at once if the server is lost: Prefect would retry each event for minutes."""
+    """End this process at once if the server is lost: Prefect would retry events for minutes."""
     if server_lost.is_set():
         if isinstance(code, str):
             _say(code)

@@ -105,7 +105,7 @@ def table_restore(
     require_approval: bool = False,
     trust_unsigned: bool = False,
 ) -> str:
-    """Restore one table or partition under a new name beside the live one, or restore its rows into the live one.
+    """Restore a table or partition under a new name beside the live one, or into the live one.
 
     Args:
         context: the bounded context that the table belongs to.
@@ -188,7 +188,7 @@ def restore_cleaned_up(
 
 
 def restore_legacy(site: Site, run: Run, path: str, target_database: str) -> str:
-    """Restore as much as possible of a dump file that older scripts made, and report what it lacks."""
+    """Restore as much as possible of an older script's dump file, and report what it lacks."""
     with report_failure(site.context), context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
         sweep_unfinished(lock, run.context)
         file = legacy_file.stage_archive(site.store, run, path)

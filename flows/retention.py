@@ -22,7 +22,7 @@ from tasks.sets.report import publish_pruning
 
 @operation("prune-backups {context}")
 def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
-    """Expire backup sets past retention, delete sets that expired a day ago, and remove what interrupted runs left.
+    """Expire backup sets past retention, delete those expired for a day, remove unfinished ones.
 
     Sets that are needed are kept: the newest full backup, the newest one that was verified, and
     full backups that a differential needs. Nothing is deleted while the newest set is suspect, full
@@ -47,7 +47,7 @@ def prune_backups(context: str = "bc-004", dry_run: bool = True) -> str:
 
 @operation("clean-up-old-data {context}")
 def clean_up_old_data(context: str = "bc-004", dry_run: bool = True, confirm_database: str | None = None) -> str:
-    """Archive and delete rows past retention by the context's rules, after the month's long-term backups.
+    """Take the month's long-term backups, then archive and delete rows past retention.
 
     Rows that other rows refer to, or that a trigger protects, are not deleted but reported; the
     others are deleted. If a run is interrupted, the next one finishes its work.

@@ -21,7 +21,7 @@ def refresh_views(
     statement_timeout_seconds: Seconds = 1800,
     lock_timeout_seconds: Seconds = 30,
 ) -> str:
-    """Refresh materialized views in the order of their dependencies, and report how stale they were.
+    """Refresh materialized views in order of their dependencies, and report how stale they were.
 
     A populated view with a unique index is refreshed concurrently. If one view fails, the others
     are still refreshed.

@@ -1,4 +1,4 @@
-"""The example database: consulting_tool with made-up rows, for the demo, the tests and the benchmark.
+"""The example database, consulting_tool with made-up rows, for demo, tests and benchmark.
 
 The schema and its rows are SQL files beside this module; here is the order in which they run. Rows
 are loaded before keys, indexes, triggers and views are created, because of circular keys, and

@@ -1,4 +1,4 @@
-"""Warnings about objects that PostgreSQL 17 and later would fail to re-create, because their code uses names without schema."""
+"""Warnings about code with names without schema, which PostgreSQL 17 would fail to re-create."""
 
 from tasks.core import sql
 from tasks.core.postgres.connection import Connection
@@ -9,7 +9,7 @@ SINCE = "PostgreSQL 17 and later"
 
 
 def read_bare_names(connection: Connection, members: Members, schema: str) -> list[str]:
-    """Return warnings, with the remedy, about indexes, statistics and materialized views that would be lost."""
+    """Return warnings, with the remedy, about indexes, statistics and views that would be lost."""
     called = connection.execute(sql.bare_names.CALLED_BARE, {"relations": members.chosen_by_class["pg_class"]}).fetchall()
     path = read_source_path(connection, schema)
     return [

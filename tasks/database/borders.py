@@ -1,4 +1,4 @@
-"""Foreign keys and other objects that cross a context's border, and warnings about the source for the manifest."""
+"""Foreign keys and other objects across a context's border, and warnings about the source."""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -45,7 +45,7 @@ def read_borders(connection: Connection, members: Members, context: Context, cla
 
 @dataclass(frozen=True)
 class Owned:
-    """Objects of a context whose owner is a superuser, or a role of which the login that loads recoveries is not a member."""
+    """A context's objects of a superuser, or of a role of which the loader is not a member."""
 
     role: str
     is_superuser: bool
@@ -53,7 +53,7 @@ class Owned:
 
 
 def read_owned_by_others(connection: Connection, members: Members, loader: str) -> list[Owned]:
-    """Return the objects, except members of extensions, that the named login may not create for their owners in a recovery."""
+    """Return the objects that the named login may not create for their owners in a recovery."""
     asked = {**inventory_oids(members), "loader": loader}
     return [Owned(*row) for row in connection.execute(sql.surroundings.OWNED_BY_OTHERS, asked).fetchall()]
 
@@ -65,7 +65,7 @@ def read_made_by_superusers(connection: Connection, members: Members) -> list[Ob
 
 
 def read_parts_of_views(connection: Connection, members: Members, objects: Collection[ObjectId]) -> dict[ObjectId, list[ObjectId]]:
-    """Return, for each of some objects that is a view, the rules, triggers, defaults and indexes that are dropped with it."""
+    """Return, for each view, the rules, triggers, defaults and indexes that are dropped with it."""
     oids = [oid for class_id, oid in objects if class_id == members.classes["pg_class"]]
     parts = defaultdict[ObjectId, list[ObjectId]](list)
     for *view, class_id, oid in connection.execute(sql.surroundings.PARTS_OF_VIEWS, {"oids": oids}):

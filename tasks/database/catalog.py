@@ -1,4 +1,4 @@
-"""Reading a context from the catalog: its relations, its other objects, and its foreign keys to other contexts."""
+"""Reading a context from the catalog: relations, other objects, foreign keys to other contexts."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -245,7 +245,7 @@ def _expected_oids(connection: Connection, members: Members, expected: list[Inve
 
 
 def fingerprint(inventory: Iterable[InventoryItem]) -> str:
-    """Return the SHA-256 of columns and types: rows of one state can be restored into another only if it is the same."""
+    """Return the SHA-256 of columns and types: rows fit only where it is the same."""
     lines = [f"{item.kind}\t{item.name}\t{item.columns}\n" for item in inventory if item.kind in FINGERPRINT_KINDS]
     return sha256("".join(sorted(lines)).encode()).hexdigest()
 

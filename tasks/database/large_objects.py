@@ -26,7 +26,7 @@ NUMBER, BOUNDS = re.compile(rb"\d+"), re.compile(rb"(?:\[-?\d+:-?\d+\])+=")
 
 @dataclass(frozen=True)
 class References:
-    """The columns of each relation (schema.name) that hold oids of large objects, whole or in a composite value."""
+    """Columns, by schema.name, with oids of large objects, whole or in a composite value."""
 
     columns: Mapping[str, list[str]]
     parts: Mapping[str, list[str]]
@@ -81,7 +81,7 @@ def described(facts: Mapping[str, Any], pages: RowDigest) -> LargeObject:
 
 
 def unchanged_since(connection: Connection, oids: Iterable[int], base: Mapping[int, LargeObject], xmin: int) -> set[int]:
-    """Return the objects whose pages are exactly those of a full backup: the same number, and none younger than its snapshot.
+    """Return the objects with exactly the base's pages: as many, none younger than its snapshot.
 
     This is proven as for table blocks (tasks.core.rows.file_blocks): a rewritten page, or a page of
     a re-created object, is younger; a removed page changes the number.

@@ -1,4 +1,4 @@
-"""The context's advisory lock: shared for backups, exclusive for changes to a database of the context.
+"""The context's advisory lock: shared for backups, exclusive for changes to its databases.
 
 It is held in the server's `postgres` database, because the context's own may be dropped meanwhile
 (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS). It ends with its

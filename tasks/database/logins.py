@@ -1,4 +1,4 @@
-"""The logins for different kinds of work: code of the source runs as a login that has only the rights of its owner.
+"""The logins by kind of work: the source's code runs as a login with only its owner's rights.
 
 Checks, triggers, defaults, generated columns, domains, casts, index expressions, views and repairs
 are code of the tables' owner. SET ROLE and SET SESSION AUTHORIZATION do not confine code, as one
@@ -70,7 +70,7 @@ def loader_or_reason(site: Site, run: Run) -> tuple[Server | None, str]:
 
 
 def live_owners(site: Site, run: Run) -> list[str]:
-    """Return the roles that own objects of the live context, or its schema's owner if no objects are left."""
+    """Return the owners of the live context's objects, or of its schema if none are left."""
     with connect(site.server, site.database, run.title) as connection:
         members = catalog.read_members(connection, catalog.present(connection, site.context), restorable=False)
         chosen = members.chosen_by_class
@@ -172,7 +172,7 @@ def _choose(connection: Connection, server: Server, run: Run, owners: list[str],
 
 
 def candidates_of(server: Server, kind: str, default: str) -> tuple[list[Server], bool]:
-    """Return candidates for the login of a kind of work, one per possible password, and whether the login is configured.
+    """Return possible logins for a kind of work, one per password, and whether one is configured.
 
     BACKUP_<KIND>_USER and BACKUP_<KIND>_PASSWORD configure it, or its own block beside the server's
     block.

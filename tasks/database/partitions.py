@@ -1,4 +1,4 @@
-"""Reading from the catalog how a live table is partitioned by time, as far as any login may read it."""
+"""How a live table is partitioned by time, read from the catalog as far as any login may."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

@@ -31,7 +31,7 @@ from tasks.run.site import Site
 def dump_schema(
     site: Site, run: Run, pg_dump: Program, archive: Path, encoding: str, unreadable: Sequence[tuple[str, str]]
 ) -> None:
-    """Dump the schema of the whole database, except unreadable tables of other contexts; custom format, mode 0600.
+    """Dump the whole database's schema, except unreadable tables of others; custom format, 0600.
 
     Raises:
         MovedSnapshot: pg_dump failed, as when a table is dropped meanwhile; a retry may succeed.
@@ -48,7 +48,7 @@ def dump_schema(
 
 @dataclass(frozen=True)
 class Wanted:
-    """The part of an archive to restore, given by (classid, oid) and schemas, and the expected origin of the archive.
+    """The part of an archive to restore, by (classid, oid) and schemas, and its expected origin.
 
     For objects `outside` that part, with the parts of each, only their statements are returned, in the archive's encoding.
     """
@@ -62,7 +62,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class ContextPart:
-    """The -L list of the context's part, a digest of its objects, and the statements of objects outside that part."""
+    """The context's -L list, a digest of its objects, and the statements of other objects."""
 
     listing: str
     digest: str
@@ -103,7 +103,7 @@ def read_chunks(
     archive: Path,
     listing: Path,
 ) -> tuple[bytes, list[Chunk]]:
-    """Return the statements of the context's part, or of one section of it, entry by entry, and the settings that precede them."""
+    """Return the statements of the context's part or a section, by entry, and their settings."""
     warn_of_unsafe(run, pg_restore)
     argv = programs.script_command(pg_restore, archive, programs.restore_options(section, listing))
     return parse_chunks(run.running.run(argv, {}).output)

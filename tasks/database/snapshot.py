@@ -1,4 +1,4 @@
-"""Taking the snapshot of a context: a point in time at which schema, members and rows are consistent.
+"""The snapshot of a context: a point in time at which schema, members and rows are consistent.
 
 The order prevents silent loss of rows: lock, dump the schema, take the snapshot, then check that
 the locked relations are still those of the snapshot. LOCK takes no snapshot, so everything after it
@@ -98,7 +98,7 @@ def take_snapshot(
     pg_dump: Program,
     unreadable: Sequence[tuple[str, str]] = (),
 ) -> Iterator[Snapshot]:
-    """Lock the context's relations, dump the schema and export a snapshot for the duration of the block.
+    """For the block: lock the context's relations, dump the schema and export a snapshot.
 
     `unreadable` tables (schema, name) of other contexts are not dumped.
 
@@ -165,12 +165,12 @@ def _require_unmoved(
 
 
 def _identities(relations: Iterable[Member]) -> set[tuple[int, int, str | None]]:
-    """Return what must not change between lock and snapshot: relations, their files, their parents."""
+    """Return what must not change between lock and snapshot: relations, files, parents."""
     return {(relation.oid, relation.relfilenode, relation.parent) for relation in relations}
 
 
 def server_facts(connection: Connection) -> tuple[str, int, str, int, bool]:
-    """Return facts that a server reports: system identifier, timeline, version, version number, whether it is a standby.
+    """Return system identifier, timeline, version, version number, and whether it is a standby.
 
     Raises:
         BadInput: the login lacks the privilege to read these facts.
@@ -187,7 +187,7 @@ def server_facts(connection: Connection) -> tuple[str, int, str, int, bool]:
 
 
 def position(connection: Connection) -> tuple[SnapshotFacts, int, int]:
-    """Return the current time and LSN of a session, the next transaction id, and the oid of its database."""
+    """Return a session's time and LSN, the next transaction id, and its database's oid."""
     facts = connection.cursor(row_factory=dict_row).execute(sql.snapshot.SNAPSHOT_FACTS).fetchall()[0]
     here = placed_snapshot(connection, facts["instant"], int(facts["xmin"]), facts["lsn"])
     return here, int(facts["xmax"]), catalog.read_database(connection).oid

@@ -1,4 +1,4 @@
-"""Reading the objects around a context: dependencies, names in code, and objects that belong to no relation."""
+"""Reading the objects around a context: dependencies, names in code, objects of no relation."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Database:
 
 
 def read_database_objects(connection: Connection, classes: Mapping[str, int], own: Collection[int]) -> Database:
-    """Return dependencies, and the names in the code of functions and of the context's defaults and triggers."""
+    """Return dependencies, and names in functions and in the context's defaults and triggers."""
     rows = connection.execute(sql.catalog.DEPENDENCIES).fetchall()
     dependencies = [Dependency((row[0], row[1]), (row[2], row[3]), row[4]) for row in rows]
     relations = connection.execute(sql.catalog.RELATIONS).fetchall()

@@ -126,7 +126,7 @@ def _execute(merge: Merge, finding: Finding, statement: str) -> None:
 def _refused(merge: Merge, finding: Finding, error: psycopg.Error) -> OperationError:
     return OperationError(
         f'database "{merge.site.database}" is unchanged: {finding.difference.line}, and cannot be '
-        f"set back: {message_of(error)}; "
+        f"changed back: {message_of(error)}; "
         f"fix that, or pass objects=plan; by hand: {finding.remedy.by_hand}"
     )
 

@@ -1,4 +1,4 @@
-"""Archiving partitions past retention: copy, restore and compare the copy, and only then drop the partition.
+"""Archiving partitions past retention: copy, restore and compare the copy, and only then drop.
 
 The rows of a partition stay in the database until the transaction that drops it is committed; by
 then every object of their set was read back, and the set was restored once. If a run is
@@ -43,7 +43,7 @@ from tasks.sets.upload import cool, missing_class
 
 
 def require_archivable(site: Site, run: Run, due: Iterable[Archiving]) -> None:
-    """Check, before a plan is published, that partitions can be copied, and the copies restored and compared.
+    """Check, before a plan is published, that partitions can be copied, restored and compared.
 
     Raises:
         BadInput: this login may not read the partitions or create a database, or the store refuses
@@ -58,7 +58,7 @@ def require_archivable(site: Site, run: Run, due: Iterable[Archiving]) -> None:
 
 
 def archive(site: Site, run: Run, archiving: Archiving) -> Archiving:
-    """Copy one partition, verify the copy, and drop the partition, unless rows match the rule's `hold` condition.
+    """Copy and verify a partition, and drop it unless rows match the rule's `hold` condition.
 
     After a failure the partition stays. Returns the outcome.
     """
@@ -98,7 +98,7 @@ def _table_of(connection: Connection, site: Site, archiving: Archiving) -> Parti
 
 
 def _attach_again(site: Site, run: Run, archiving: Archiving) -> None:
-    """Finish an interrupted DETACH … CONCURRENTLY, and attach the partition again, so that its rows stay visible."""
+    """Finish an interrupted DETACH … CONCURRENTLY, and attach again: its rows stay visible."""
     with session(site, run) as connection:
         table = _table_of(connection, site, archiving)
     with context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
@@ -106,7 +106,7 @@ def _attach_again(site: Site, run: Run, archiving: Archiving) -> None:
 
 
 def take_proven_archive(site: Site, run: Run, archiving: Archiving) -> tuple[Manifest, bool]:
-    """Return a set that has the partition's present rows, and whether this run read the whole set back.
+    """Return a set with the partition's present rows, and whether this run read it all back.
 
     A mark that a set was read back is not enough for dropping rows, because anybody may have
     written the mark; it is enough if the rows stay. If an earlier set cannot be read now, because
@@ -138,7 +138,7 @@ def take_archive(site: Site, run: Run, archiving: Archiving, *, anew: bool = Fal
 
 
 def prove_archive(site: Site, run: Run, manifest: Manifest, *, trust_mark: bool) -> bool:
-    """Restore an archive set into a scratch database and compare it, unless a trusted mark records that this was done.
+    """Restore an archive set into a scratch database and compare it, unless a mark records that.
 
     Returns whether the set was read back.
 
@@ -193,7 +193,7 @@ def compare_with_archive(site: Site, run: Run, archiving: Archiving, manifest: M
 
 @step(name="drop {archiving.partition.name}")
 def drop_partition(site: Site, run: Run, archiving: Archiving, manifest: Manifest) -> None:
-    """Drop a partition in one short transaction, which first checks that an archive set has all rows and that no row holds it.
+    """Drop a partition, after a check that a set has all its rows and that no row holds it.
 
     The partition is dropped while it is attached, because dropping a detached one would lock the
     tables that its foreign keys reference.

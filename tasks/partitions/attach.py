@@ -1,4 +1,4 @@
-"""Attaching and detaching partitions in short transactions, with the foreign keys that this needs."""
+"""Attaching and detaching partitions in short transactions, with the foreign keys needed."""
 
 from collections.abc import Mapping
 

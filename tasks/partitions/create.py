@@ -25,7 +25,7 @@ from tasks.run.site import Site
 def create_partitions(
     site: Site, run: Run, lock: ContextLock, instant: datetime, ahead: int, *, move_default_rows: bool
 ) -> list[Timeline]:
-    """Create the missing partitions: for the current period, for `ahead` future periods, and for past periods that were missed.
+    """Create missing partitions: of the current period, `ahead` future ones, and missed past ones.
 
     A partition that cannot be created, or a table that does not fit its rule, is reported; the
     others are created.
@@ -81,7 +81,7 @@ def _create_all(
 
 
 def _missing_from_parent(connection: Connection, table: PartitionedTable, partitions: Iterable[Partition]) -> Iterator[str]:
-    """Yield indexes that the parent has and partitions lack, read from the catalog after all partitions were created."""
+    """Yield indexes of the parent that partitions lack, as the catalog has them afterwards."""
     for partition in partitions:
         if partition.detach_pending:
             yield f"{partition.qualified}: {_finalize_remedy(table, partition)}"

@@ -1,4 +1,4 @@
-"""Finding partitions past retention, counting their rows, and finding out whether an archive set has all their rows."""
+"""Partitions past retention: finding them, counting rows, and comparing them with archives."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,7 +42,7 @@ def find_due(site: Site, run: Run, instant: datetime) -> list[Archiving]:
 def _of_table(
     connection: Connection, site: Site, rule: PartitionRule, instant: datetime, archives: Sequence[Manifest]
 ) -> list[Archiving]:
-    """Return the partitions of a table that are past retention, whose own partitions are read with one query.
+    """Return a table's partitions past retention; one query reads their own partitions.
 
     A table that does not fit its rule is returned as a problem, and does not stop the others.
     """
@@ -78,7 +78,7 @@ def _archiving(
 
 
 def count_rows(connection: Connection, table: PartitionedTable, leaves: Sequence[Member]) -> tuple[int, int]:
-    """Count the rows of a partition's leaf partitions, and of them those that match the `hold` condition."""
+    """Count the rows of a partition's leaves, and those that match the `hold` condition."""
     hold, rows, held = sql.staging.as_written(table.rule.hold or "false"), 0, 0
     for leaf in leaves:
         counts = connection.execute(sql.partitions.count_rows(leaf.schema, leaf.name, hold)).fetchall()[0]

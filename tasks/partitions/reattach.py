@@ -1,4 +1,4 @@
-"""Restoring archived partitions: each is loaded and compared as a separate table, and then attached in one short transaction."""
+"""Restoring archived partitions: loaded and compared as separate tables, then attached."""
 
 import re
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ BOUND = re.compile(r"\| bound (?P<bound>.*?)( \| |$)")
 
 @dataclass(frozen=True)
 class Archived:
-    """A partition in an archive set: its name as schema.name, the set, the bound, and the live table to which it belonged."""
+    """A partition in an archive set: its schema.name, the set, the bound, and its live table."""
 
     partition: str
     backup: str

@@ -19,7 +19,7 @@ from tasks.run.site import Site
 
 @contextmanager
 def explained(context: Context) -> Iterator[None]:
-    """Publish the error of a run that stops before its report, and raise it as an OperationError."""
+    """Publish the error of a run that stops before its report; raise it as OperationError."""
     try:
         with artifacts.explained():
             yield

@@ -114,7 +114,7 @@ def read_table(connection: Connection, context: Context, rule: PartitionRule) ->
 
 
 def concerned(connection: Connection, table: PartitionedTable, *partitions: Partition) -> list[int]:
-    """Return the oids of the relations that are locked when a partition is attached, detached or dropped."""
+    """Return the oids of relations that attaching, detaching or dropping a partition locks."""
     keys = [row[2] for row in connection.execute(sql.partitions.KEYS_OF, {"oid": table.oid})]
     default = [table.default.oid] if table.default else []
     return [table.oid, *keys, *default, *(partition.oid for partition in partitions)]

@@ -1,4 +1,4 @@
-"""Changes to partitions that block other sessions for at most LOCK_SECONDS: each in one short transaction.
+"""Changes to partitions in short transactions, which block others for at most LOCK_SECONDS.
 
 A change that takes longer is rolled back and tried again. Only moving rows out of a DEFAULT
 partition has no limit; it blocks readers of that partition. New partitions are created as separate
@@ -36,7 +36,7 @@ class ChangeTimedOut(OperationError):
 
 @contextmanager
 def session(site: Site, run: Run) -> Iterator[Connection]:
-    """Open a session in the site's database, with the login that acts for the owner, and the fixed settings."""
+    """Open a session in the site's database, as the login for the owner, with fixed settings."""
     with connect(site.owners_login, site.database, run.title) as connection:
         connection.execute(sql.session.FIXED_SETTINGS)
         yield connection
@@ -45,7 +45,7 @@ def session(site: Site, run: Run) -> Iterator[Connection]:
 def at_once(
     connection: Connection, lock: ContextLock, failure: str, oids: Iterable[int], change: Callable[[], T], *, may_last: bool = False
 ) -> T:
-    """Make a change in one transaction that waits for a lock up to half of LOCK_SECONDS, and ends within LOCK_SECONDS.
+    """Make a change in one transaction that waits half of LOCK_SECONDS, and ends within them.
 
     After a timeout it is tried again; meanwhile sessions queued behind it proceed. With `may_last`
     only the wait for locks is limited.
@@ -79,7 +79,7 @@ def at_once(
 
 @contextmanager
 def _ended_after(connection: Connection, seconds: float | None) -> Iterator[None]:
-    """Cancel the session's statement after so many seconds, because servers before 17 cannot limit the time of a transaction."""
+    """Cancel the statement after so many seconds: before 17 no setting limits a transaction."""
     timer = Timer(seconds or 0, connection.cancel)
     if seconds is not None:
         timer.start()

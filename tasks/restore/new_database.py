@@ -125,7 +125,7 @@ def scratch_database(
 ) -> Iterator[None]:
     """Create a drill's database for the block.
 
-    Drop it afterwards in any case, unless it is to be kept.
+    Drop it afterwards, also after an error, unless it is to be kept.
     """
     try:
         create_database(server, run, manifest, target)

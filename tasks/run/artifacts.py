@@ -1,4 +1,4 @@
-"""Artifacts for people, events for automations, and PostgreSQL's errors without rows."""
+"""Artifacts for people, events for automations, and errors without row contents."""
 
 import os
 from collections.abc import Iterator

@@ -74,8 +74,7 @@ def finish_clean_up(address: StoreAddress, name: SetName, facts: dict[str, Any])
 def mark_if_possible(address: StoreAddress, name: SetName, state: str, facts: dict[str, Any]) -> str:
     """Record that a set was verified as `mark` does.
 
-    Return why if that fails, because with read-only access to the store a set can still be
-    verified.
+    Return the reason if that fails: with read-only access to the store a set can still be verified.
     """
     try:
         mark(address, name, state, facts)

@@ -1,4 +1,4 @@
-"""Measuring the recovery point, and publishing it as an event, as an artifact and as the state of the run."""
+"""Measuring the recovery point, published as an event, an artifact and the state of the run."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -71,7 +71,7 @@ def _listed_by(listing: Listing, instant: datetime) -> list[ListedSet]:
 
 
 def _not_whole(store: StoreAddress, listed: Iterable[ListedSet]) -> list[str]:
-    """Return the faults of the newest sets that look complete, down to the first set whose -L list restores everything."""
+    """Return faults of the newest sets, down to the first whose -L list restores everything."""
     problems = list[str]()
     for entry in listed:
         if entry.usable:

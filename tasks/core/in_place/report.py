@@ -21,7 +21,7 @@ def plan_verdict(plan: MergePlan) -> str:
     touched = sum(bool(change.rows) for change in plan.changes)
     what = (
         f"{inserts:,} rows to insert, {updates:,} to update, {deletes:,} to delete in {touched} "
-        f"relations{_done(plan.done, 'to create', 'to set back', 'to drop')}: {plan.aim}"
+        f"relations{_done(plan.done, 'to create', 'to change back', 'to drop')}: {plan.aim}"
     )
     if plan.refusals:
         return f"REFUSED, nothing touched: {'; '.join(plan.refusals[:5])}"
@@ -100,7 +100,7 @@ def plan_report(plan: MergePlan, zone: tzinfo, command: str = "") -> str:
     ]  # fmt: skip
     parts = [
         headline(plan_verdict(plan)), section("Why it is refused", plan.refusals), table(["what", "value"], facts) + "\n",
-        _changes(plan.changes), section("Objects to create or set back", [change.line for change in plan.done]),
+        _changes(plan.changes), section("Objects to create or change back", [change.line for change in plan.done]),
         section("What an undo would not revert", plan.not_undone),
         section("Triggers to enable or disable", plan.triggers),
         section("Objects that differ and are left as they are", [change.line for change in plan.left]),
@@ -153,7 +153,7 @@ def change_rows(changes: Iterable[Change]) -> list[dict[str, object]]:
 
 def merged_verdict(plan: MergePlan, merged: Merged) -> str:
     """Return the result's verdict in one line."""
-    created = _done(merged.created, "created", "set back", "dropped")
+    created = _done(merged.created, "created", "changed back", "dropped")
     left = f", {objects_left(merged.left)} and were left" if merged.left else ""
     rows = plan.about or f'the rows of database "{plan.database}" are those of {plan.backup}'
     skipped = f", skipped: {', '.join(collision_counts(merged.skipped))}" if merged.skipped else ""
@@ -176,7 +176,7 @@ def merged_report(plan: MergePlan, merged: Merged) -> str:
         "Without its last line it only makes a plan.\n",
         section("What the undo does not revert", plan.not_undone),
         _changes(merged.changes),
-        section("Created or set back", [change.line for change in merged.created]),
+        section("Created or changed back", [change.line for change in merged.created]),
         section("Repaired by checks", merged.repaired),
         section("Triggers switched", plan.triggers),
         section("Foreign keys of other contexts", [effect.line for effect in plan.effects]),

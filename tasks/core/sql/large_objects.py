@@ -52,7 +52,7 @@ BY_INDEX = SQL(
 def copy_pages_out(oids: Sequence[int]) -> Composed:
     """COPY the pages of some objects out, object by object: oid, first byte, content.
 
-    Holes have none.
+    Pages that were never written (holes) are omitted.
     """
     return SQL(
         """COPY (SELECT p.* FROM unnest({}::oid[]) AS wanted (oid) CROSS JOIN LATERAL (
