@@ -46,10 +46,7 @@ def parse_instant(text: str, zone: tzinfo) -> datetime:
 
 
 def _zone_named(name: str, instant: datetime, zone: tzinfo) -> tzinfo:
-    """Return the zone of a name.
-
-    An abbreviation such as JST is accepted if the context's own zone has it then.
-    """
+    """Return the zone of a name, or of an abbreviation (JST) that the context's zone has then."""
     return zone if name == instant.replace(tzinfo=zone).tzname() else ZoneInfo(name)
 
 

@@ -99,10 +99,7 @@ class Context(Part):
 
     @property
     def scope(self) -> Scope | None:
-        """The tables and partitions that the context was narrowed to.
-
-        None if it is the whole context.
-        """
+        """The tables and partitions that the context was narrowed to; None if it is whole."""
         return self._scope
 
 
@@ -117,10 +114,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _weight(node: yaml.Node, known: dict[int, int]) -> int:
-    """Return the number of values that a node expands to.
-
-    Too many for a node that contains itself.
-    """
+    """Return how many values a node expands to: too many if it contains itself."""
     if id(node) not in known:
         known[id(node)] = MOST_NODES
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value

@@ -106,10 +106,7 @@ def _clocks(value: object) -> object:
 
 
 class Clocks(Part):
-    """The columns that say how old a row is: `any` of them, or `each`.
-
-    A row whose column is NULL is not old by that column.
-    """
+    """Columns that say how old a row is: `any` or `each`; a row is not old by a NULL column."""
 
     any: list[Name] = Field([], description="columns of which at least one has to be old enough")
     each: list[Name] = Field([], description="columns that all have to be old enough")
@@ -221,10 +218,7 @@ WarmClass = Annotated[StorageClass, AfterValidator(_readable_at_once)]
 
 
 class StorageClasses(Part):
-    """The S3 storage class for the data of each kind of set.
-
-    Manifests, schemas and lists are in STANDARD.
-    """
+    """The S3 storage class of each kind of set's data; manifests and lists are in STANDARD."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -254,10 +248,7 @@ def class_key(kind: Kind) -> str:
 
 
 class LocalCopy(Part):
-    """A second copy of each set in a folder of this machine, for a fast restore.
-
-    It is not a backup by itself.
-    """
+    """A copy of each set in a folder of this machine, for fast restores; no backup by itself."""
 
     folder: str = Field(pattern=r"^/", description="an absolute path; the folder must exist")
     keep: Period = Field("3 days", description="how long the copies are kept")

@@ -9,20 +9,14 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class OperationError(Exception):
-    """Root of the errors of this project.
-
-    Its message can be printed and stored, whatever it quotes.
-    """
+    """Root of the errors of this project, whose messages can be printed and stored."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], message))
 
 
 class BadInput(OperationError):
-    """A parameter, a setting or a privilege is not what the operation needs.
-
-    Nothing was touched.
-    """
+    """A parameter, a setting or a privilege is not what is needed; nothing was touched."""
 
 
 class UnsafeTarget(OperationError):
@@ -54,10 +48,7 @@ class TierUnavailable(OperationError):
 
 
 class DamagedSet(OperationError):
-    """A backup set is incomplete or its bytes are not those that were stored.
-
-    An older one may be good.
-    """
+    """A backup set is incomplete or has other bytes than were stored; an older one may be good."""
 
 
 class UntrustedSet(DamagedSet):
@@ -69,10 +60,7 @@ class MovedSnapshot(OperationError):
 
 
 class LostLock(OperationError):
-    """A run lost its lock, so that another run may be working on the same objects.
-
-    The remaining steps were not done.
-    """
+    """A run lost its lock, and another may work on its objects; the remaining steps were left."""
 
 
 class ProgramFailed(OperationError):
@@ -80,17 +68,11 @@ class ProgramFailed(OperationError):
 
 
 class BrokenKey(OperationError):
-    """Rows refer to missing rows of another context.
-
-    They can be loaded without that foreign key.
-    """
+    """Rows refer to missing rows of another context; without that key they can be loaded."""
 
 
 class MisplacedRow(OperationError):
-    """A row belongs to another partition than the one that had it.
-
-    It can be loaded through the partitioned table.
-    """
+    """A row belongs to another partition than before: it can be loaded through the table."""
 
 
 class RestoreDiffers(OperationError):

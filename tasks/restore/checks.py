@@ -30,10 +30,7 @@ class Checked:
 
 
 def check_integrity(staged: StagedSet, target: Target, keys: Sequence[KeyOutcome], run: Run, phases: Phases) -> Checked:
-    """Run the set's checks.
-
-    Checks that fail would have failed in the source too, as the restored database equals it.
-    """
+    """Run the set's checks: the database equals its source, so the source would fail them too."""
     manifest, size = staged.manifest, None
     if manifest.only:
         # Checks read the whole context, of which this set has only a part.

@@ -32,10 +32,7 @@ LOADS_CODE = re.compile(r"\w*(preload_libraries|library_path|control_path)=", re
 
 @step
 def sweep_unfinished(lock: ContextLock, context: str, *, scratch: bool = False) -> list[str]:
-    """Drop databases left by dead runs, and return notes on them.
-
-    The context's lock, which is held, ensures that no run uses them.
-    """
+    """Drop databases left by dead runs, as the held lock ensures, and return notes on them."""
     lock.require_held("databases of dead runs were dropped")
     left = lock.connection.execute(sql.databases.MARKED_DATABASES, {"mark": mark_of(context, scratch=scratch)}).fetchall()
     return [_swept(lock, name, comment) for name, comment in left]
@@ -49,10 +46,7 @@ def _drop(connection: Connection, lock: ContextLock, name: str) -> None:
 
 
 def _swept(lock: ContextLock, name: str, comment: str) -> str:
-    """Drop a dead run's database, and return a note.
-
-    A database of another login is not dropped, only named in the note.
-    """
+    """Drop a dead run's database, if it is this login's, and return a note."""
     try:
         _drop(lock.connection, lock, name)
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectInUse) as error:
@@ -90,10 +84,7 @@ def create_database(server: Server, run: Run, manifest: Manifest, target: Target
 
 
 def _hand_over(connection: Connection, source: DatabaseProperties, target: Target) -> None:
-    """Give the database to the owner that it has in the source, if allowed.
-
-    The owner of a database may create objects in schema public.
-    """
+    """Give the database to its owner in the source, if allowed: owners may create in public."""
     mine = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
     if source.owner == mine:
         return

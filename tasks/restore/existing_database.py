@@ -143,10 +143,7 @@ def _keys_to_make(manifest: Manifest, dropped: list[ForeignKey]) -> tuple[list[F
 
 
 def _lock_empty(connection: Connection, context: Context) -> bool:
-    """Lock the context's existing tables, and check under the lock that they are empty.
-
-    Return whether there are any.
-    """
+    """Lock the context's existing tables, check that they are empty; return whether any exist."""
     asked = {"schema": context.namespace, "names": context.tables}
     missing = {row[0] for row in connection.execute(sql.catalog.MISSING_RELATIONS, asked)}
     there = [name for name in context.tables if name not in missing]
@@ -233,10 +230,7 @@ def _compare_rows(connection: Connection, manifest: Manifest, members: Members, 
 def _compare(
     connection: Connection, staged: StagedSet, target: Target, keys: Sequence[KeyOutcome], run: Run, path: str, *, had_tables: bool
 ) -> list[str]:
-    """Compare row counts, digests and objects in the transaction.
-
-    Return differences of objects that existed before.
-    """
+    """Compare rows and objects in the transaction; return differences of older objects."""
     manifest = staged.manifest
     same_major = manifest.versions.server_major == target.server_major
     members = catalog.read_members(connection, staged_context(staged))

@@ -137,10 +137,7 @@ def _grants(large_object: LargeObject, owner: str) -> Iterator[psycopg.sql.Compo
 def differences(
     objects: Iterable[LargeObject], there: Iterable[LargeObject], able: Collection[str] | None = None
 ) -> list[tuple[int, str]]:
-    """Return how large objects differ, by oid.
-
-    Owner and grants count only where `able` has the owner.
-    """
+    """Return how large objects differ, by oid; in owner and grants only if `able` has the owner."""
     by_oid = {large_object.oid: large_object for large_object in there}
     differing = list[tuple[int, str]]()
     for large_object in objects:

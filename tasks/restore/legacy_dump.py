@@ -173,10 +173,7 @@ def _is_frame(chunk: Chunk) -> bool:
 
 
 def _make(connection: Connection, settings: bytes, chunks: Iterable[Chunk]) -> list[str]:
-    """Create the objects of a section one by one, with their owners if possible.
-
-    Return the failures.
-    """
+    """Create a section's objects one by one, with owners if possible; return the failures."""
     connection.execute(settings)
     complaints = list[str]()
     for chunk in chunks:

@@ -54,10 +54,7 @@ class Recovery:
 
     @contextmanager
     def rehearse(self, server: Server, run: Run, backup: str, *, keep: bool = False) -> Iterator[tuple[StagedSet, Target]]:
-        """Restore a set into a scratch database for the block, and compare it.
-
-        `keep` keeps it afterwards.
-        """
+        """For the block, or to `keep`, restore a set into a scratch database and compare it."""
         with context_lock(server, f"drill of {run.context}", run.title, exclusive=True) as lock:
             self.removed = sweep_unfinished(lock, run.context, scratch=True)
             self.staged, self.target = stage(self, server, run, backup, None)
@@ -70,10 +67,7 @@ class Recovery:
 
 
 def stage(recovery: Recovery, server: Server, run: Run, backup: str, target_database: str | None) -> tuple[Staged, Target]:
-    """Choose a set and a database that it can be restored to, then download and verify the set.
-
-    Nothing is written to the server.
-    """
+    """Choose a set and a database for it, download and verify the set; the server is untouched."""
     fitting = dict[str, Target]()
 
     def check(manifest: Manifest) -> None:
@@ -123,10 +117,7 @@ def unfinished_database(
 def scratch_database(
     recovery: Recovery, manifest: Manifest, target: Target, server: Server, run: Run, lock: ContextLock, *, keep: bool = False
 ) -> Iterator[None]:
-    """Create a drill's database for the block.
-
-    Drop it afterwards, also after an error, unless it is to be kept.
-    """
+    """Create a drill's database for the block, and drop it at the end unless `keep`."""
     try:
         create_database(server, run, manifest, target)
         yield

@@ -169,10 +169,7 @@ def barred_tablespaces(
     manifest: Manifest,
     database: str,
 ) -> Iterator[Obstacle]:
-    """Yield tablespaces that the server lacks, or that this login may not use.
-
-    The default tablespace of `database` needs no privilege.
-    """
+    """Yield tablespaces, but the default one, that are missing or that this login may not use."""
     asked = {"names": tablespaces_of(chunks, manifest.database.encoding), "database": database}
     allowed = ", ".join(map(quoted, sorted(owners(manifest))))
     for name, is_there, is_allowed in connection.execute(sql.prerequisites.TABLESPACES, asked):

@@ -52,10 +52,7 @@ def publish_recovery(recovery: Recovery, run: Run, failure: Exception | None = N
 
 
 def _remembered(recovery: Recovery, run: Run, facts: RecoveryFacts, verdict: str) -> dict[str, Any]:
-    """Record a drill, and read the records of the last drills.
-
-    A failure is only noted in the report.
-    """
+    """Record a drill, and read the last drills' records; a failure is noted in the report."""
     if recovery.purpose is Purpose.COPY:
         return {}
     to_do, known = [*facts.to_do], dict[str, Any]()

@@ -61,10 +61,7 @@ def lend_create(connection: Connection, target: Target, schema: str, roles: Iter
 
 @step
 def take_back_rights(server: Server, run: Run, manifest: Manifest, target: Target) -> None:
-    """Revoke the temporary privileges that owners lack in the source.
-
-    Grant those that they have on `public` there.
-    """
+    """Revoke privileges that owners lack in the source; grant those they have on `public` there."""
     privileges = {item.name: item.state for item in manifest.inventory if item.kind == "schema"}
     with connect(server, target.working_name, run.title) as connection:
         for schema, role in target.lent:

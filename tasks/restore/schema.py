@@ -140,10 +140,7 @@ def split_listing(run: Run, pg_restore: Program, archive: Path, listing: Path, e
 
 @step
 def restore_delegated_grants(server: Server, target: Target, run: Run, delegated: Sequence[Chunk], encoding: str) -> list[str]:
-    """Execute entries with grants by others than the owner: the owner's grants come first.
-
-    Return notes about the latter.
-    """
+    """Execute entries with others' grants, the owner's first; return notes on those by others."""
     with connect(target.loader, target.working_name, run.title) as connection, connection.transaction():
         connection.execute(sql.session.encode_as(encoding))
         for chunk in delegated:

@@ -153,10 +153,7 @@ def _require_empty(server: Server, run: Run, manifest: Manifest, name: str, *, m
 
 
 def _may_hold_rows(connection: Connection, schema: str, name: str) -> bool:
-    """Return whether a relation has rows.
-
-    If reading it would run its owner's code, judge by its size on disk.
-    """
+    """Return whether a relation has rows; if reading runs its owner's code, by its size."""
     place = {"name": sql.names.quoted_name(schema, name)}
     if connection.execute(sql.logins.IS_EMPTY_ON_DISK, place).fetchall()[0][0]:
         return False
@@ -254,10 +251,7 @@ def _require_roles(connection: Connection, server: Server, run: Run, manifest: M
 
 
 def members_of(manifest: Manifest, role: str, server: Server, loader: Server) -> list[str]:
-    """Return the logins that have to be members of a role.
-
-    The loading login only has to be a member of roles that own objects.
-    """
+    """Return the logins that have to be members of a role; the loader only of objects' owners."""
     return [server.user, *([loader.user] if role in owners(manifest) else [])]
 
 

@@ -60,10 +60,7 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Way:
-    """A way to cause an event for a row: statements, of which the last one causes it.
-
-    `removes` is whether a row must be deleted first.
-    """
+    """Statements whose last one causes an event for a row; `removes` if a row is deleted first."""
 
     statements: list[Composed]
     removes: bool = False

@@ -122,10 +122,7 @@ def newest_manifest(address: StoreAddress, context: str, backup: str, now: datet
 
 
 def why_aside(address: StoreAddress, name: SetName) -> str | None:
-    """Return why a complete set is set aside, so that it is neither `latest` nor a base.
-
-    None if it is not set aside.
-    """
+    """Return why a complete set is set aside (neither `latest` nor a base), or None."""
     return next((entry.aside for entry in list_sets(address, name.context).sets if entry.name == name), None)
 
 
@@ -139,10 +136,7 @@ def newest_full(address: StoreAddress, context: str) -> Manifest | None:
 
 
 def newest_trusted(address: StoreAddress, context: str) -> Manifest | None:
-    """Return the manifest of the newest full backup that looks complete and lost no rows.
-
-    The next backup is compared with it.
-    """
+    """Return the newest complete full without row loss: the next backup is compared with it."""
     listed = (entry.usable for entry in list_sets(address, context).sets)
     return next((manifest for manifest in listed if manifest and manifest.kind is Kind.FULL and not manifest.losses), None)
 

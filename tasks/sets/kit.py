@@ -8,10 +8,7 @@ from tasks.store.address import StoreAddress
 
 @persistent
 def read_kit(address: StoreAddress, context: str) -> Kit | None:
-    """Return the store's mark of the newest kit.
-
-    None if there was none, or the mark is unreadable.
-    """
+    """Return the store's mark of the newest kit, or None if it is missing or unreadable."""
     store, key = address.opened, f"{context}/{KIT_FILE}"
     return parse_kit(store.read(key)) if store.head(key) else None
 

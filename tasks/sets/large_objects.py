@@ -70,10 +70,7 @@ def _of(lines: list[bytes], oids: Collection[int]) -> list[bytes]:
 
 
 def decode_large_objects(staged: StagedSet) -> list[str]:
-    """Recompute the digest of every large object of a staged set.
-
-    Return how they differ from its index.
-    """
+    """Recompute digests of a staged set's large objects; return how they differ from its index."""
     objects = staged_objects(staged)
     inherited = {large_object.oid for large_object in objects if large_object.inherited}
     try:

@@ -79,10 +79,7 @@ class ExpiredSet:
 
 @dataclass(frozen=True)
 class UnfinishedSet:
-    """An unfinished set, left by a run that died before it wrote the manifest.
-
-    `since` is when the set was marked for deletion.
-    """
+    """A set of a run that died before the manifest; `since` it is marked for deletion."""
 
     name: SetName
     since: datetime | None = None

@@ -21,10 +21,7 @@ STATES = ("drilled", "decoded")
 
 
 def remember_damage(address: StoreAddress, name: SetName, problem: str) -> None:
-    """Mark a set as damaged, so that every listing shows it.
-
-    With read-only access to the store only a warning is logged.
-    """
+    """Mark a set as damaged for every listing; if the store is read-only, only warn."""
     try:
         _write_mark(address, name, DAMAGED_FILE, {"instant": now(), "found": problem})
     except OperationError as error:
@@ -38,10 +35,7 @@ def _write_mark(address: StoreAddress, name: SetName, file: str, facts: dict[str
 
 @contextmanager
 def hold(address: StoreAddress, run: Run, names: Iterable[SetName]) -> Iterator[None]:
-    """Protect sets from pruning while they are read.
-
-    With read-only access to the store they are read without protection.
-    """
+    """Protect sets from pruning while they are read, unless the store is read-only."""
     content, held = json.dumps({"run": run.title, "since": f"{now():%Y-%m-%dT%H:%M:%SZ}"}) + "\n", list[str]()
     try:
         for name in names:

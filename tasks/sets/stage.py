@@ -178,10 +178,7 @@ def stage_newest_good(store: StoreAddress, run: Run, backup: str, check: Callabl
 
 
 def _why_aside(store: StoreAddress, staged: StagedSet) -> str:
-    """Return why a named set is set aside, or None.
-
-    It can be restored, but must not be taken for the newest state.
-    """
+    """Return why a named set is set aside, or None: it must not be taken for the newest state."""
     may_be_latest = staged.manifest.number is not None and RULES[staged.manifest.kind].may_be_latest
     return (why_aside(store, staged.name) or "") if may_be_latest else ""
 

@@ -157,10 +157,7 @@ def _lost(listing: Listing) -> list[str]:
 
 
 def _require_clock(address: StoreAddress, lock: ContextLock) -> None:
-    """Refuse to judge the age of sets if the clocks differ.
-
-    A store that is a folder has no clock of its own.
-    """
+    """Refuse to judge the age of sets if clocks differ; a folder has no clock of its own."""
     database: datetime = lock.connection.execute(sql.server.SERVER_CLOCK).fetchall()[0][0]
     _compare_clocks("the database server", database, now())
     if store := address.opened.clock():

@@ -56,10 +56,7 @@ def stored_sha256(store: Store, key: str, moved: Moved = unmeasured) -> str:
 
 @step(name="cool {name.id}", repeatable=True)
 def cool(address: StoreAddress, name: SetName, manifest: Manifest, storage_class: str) -> None:
-    """Move a set's data, once read back, to its storage class, if the store has that class.
-
-    Manifest and list stay in STANDARD.
-    """
+    """Move a set's data, not its manifest and list, to the set's storage class if there is one."""
     classes = {address.opened.set_class(f"{name.folder}/{stored.path}", storage_class) for stored in manifest.data}
     get_run_logger().info("%s: %d objects are in class %s", name.id, len(manifest.data), "/".join(sorted(classes)))
 

@@ -105,10 +105,7 @@ def verify_share(store: StoreAddress, run: Run, backups: Iterable[str], count: i
 
 @step
 def decode(staged: StagedSet, items: Mapping[str, Item]) -> list[str]:
-    """Recompute rows and digests of a staged set's relations and large objects.
-
-    Return how they differ from the manifest.
-    """
+    """Recompute rows and digests of a staged set; return how they differ from the manifest."""
     relations = staged.manifest.relations
     rows = [problem for relation in relations for problem in _decoded(staged, relation, items[relation.qualified].at)]
     return [*rows, *decode_large_objects(staged)]

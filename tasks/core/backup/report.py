@@ -12,10 +12,7 @@ from tasks.core.sets.manifest import Manifest, Relation
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Whether a drill proved a set's schema, or was requested.
-
-    `to_do` is the command to run if the request failed.
-    """
+    """Whether a drill proved a set's schema or was requested; `to_do` if the request failed."""
 
     outcome: str
     to_do: str = ""

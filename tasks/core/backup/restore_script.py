@@ -262,10 +262,7 @@ def _load_command(
     of_base: Mapping[str, Sequence[str]],
     into: tuple[str, str] | None = None,
 ) -> str:
-    """Return the command that loads a relation.
-
-    `of_base` has the paths of the base's parts of each.
-    """
+    """Return the command that loads a relation; `of_base` has the paths of the base's parts."""
     place = into or (relation.namespace, relation.name)
     command = sql.rows.copy_rows_in(*place, relation.columns, encoding, freeze=False).as_string()
     rows = [f"rows {' '.join(_word(part.path) for part in relation.parts)}"] if relation.parts else []

@@ -71,10 +71,7 @@ class Finding:
 
     @property
     def fails(self) -> bool:
-        """Whether the run fails because of this finding.
-
-        A check of severity error that could not be run fails it too.
-        """
+        """Whether the run fails: an error was found, or a check of severity error could not run."""
         return is_failure(self.severity, self.verdict)
 
     @property

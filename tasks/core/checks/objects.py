@@ -36,17 +36,11 @@ def came_with_time(differences: Iterable[Difference], then: Iterable[InventoryIt
 
 
 def is_grave(difference: Difference) -> bool:
-    """Return whether a difference is an error.
-
-    A changed text of a view alone is not: a dump and restore may change it.
-    """
+    """Return whether it is an error; not if only a view's text changed, as restores change it."""
     return severity(difference) is Severity.ERROR and difference.item.kind not in VIEWS
 
 
 def in_short(difference: Difference) -> str:
-    """Return the object and which of its facts changed.
-
-    Without their texts, which may be long, except for tables of other contexts.
-    """
+    """Return the object and which facts changed; their texts only for tables of other contexts."""
     is_short = not difference.fact or difference.item.kind == facts.OTHERS_TABLE
     return difference.line if is_short else f"{named(difference.item)}: {difference.fact}"

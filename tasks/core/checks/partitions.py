@@ -53,10 +53,7 @@ class PartitionFinding:
 
     @property
     def differs(self) -> bool:
-        """Whether the partition differs from the set in a way that is reported.
-
-        Additional rows are reported only for a frozen partition.
-        """
+        """Whether a difference is reported: additional rows only in a frozen partition."""
         if self.differences is None:
             return self.is_compared and bool(self.why)
         remarkable = self.differences.changed or (self.differences.new and self.is_frozen)

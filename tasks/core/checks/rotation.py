@@ -28,10 +28,7 @@ class Rotation(BaseModel):
     agreed: dict[Label, Label] = {}
 
     def ordered(self, names: Collection[str], now: datetime) -> list[str]:
-        """Return the names of partitions, those tried longest ago first.
-
-        Which of those never tried comes first depends on the day.
-        """
+        """Return the names, tried longest ago first; never tried ones in the order of the day."""
         listed = sorted(names)
         day = now.toordinal() % len(listed) if listed else 0
         return sorted([*listed[day:], *listed[:day]], key=lambda name: _known(self.tried, name, now))

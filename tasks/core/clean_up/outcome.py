@@ -27,10 +27,7 @@ def cutoff(rule: CleanUpRule, instant: datetime, kind: str, zone: tzinfo, timest
 
 
 def groups(tables: Iterable[int], references: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Return tables in order, each before those that it references.
-
-    Tables that reference each other are in one group.
-    """
+    """Return tables before those that they reference, in groups that reference each other."""
     reach = {table: {table} for table in tables}
     pairs = [pair for pair in references if pair[0] in reach and pair[1] in reach]
     for _ in reach:
@@ -76,10 +73,7 @@ class Removed:
 
 @dataclass
 class CleanUp:
-    """A rule, and the plan or the outcome for its old rows.
-
-    `untried` is the number of rows that a plan could not try.
-    """
+    """A rule, and its plan or outcome; `untried` old rows are those that a plan could not try."""
 
     rule: CleanUpRule
     cutoff: str = ""

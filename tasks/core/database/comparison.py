@@ -56,10 +56,7 @@ def find_differences(
     *,
     same_major: bool,
 ) -> list[Difference]:
-    """Return the differences of objects, fact by fact.
-
-    Facts are compared only within one major version.
-    """
+    """Return the differences of objects, fact by fact only within one major version."""
     before, after = ({item.identity: item for item in items} for items in (source, now))
     gone = [Difference(item, None) for identity, item in before.items() if identity not in after]
     added = [Difference(None, item) for identity, item in after.items() if identity not in before]
@@ -68,10 +65,7 @@ def find_differences(
 
 
 def with_moved_sequences(then: Iterable[InventoryItem], now: Iterable[InventoryItem]) -> list[InventoryItem]:
-    """Return `now`, with sequences whose owning column changed under their owner in `then`.
-
-    The new owner becomes a fact.
-    """
+    """Return `now`, where a sequence with another owning column is under its owner in `then`."""
     parents = {item.name: item.parent for item in then if item.kind == "sequence"}
     return [
         _moved(item, parents[item.name]) if item.kind == "sequence" and parents.get(item.name, item.parent) != item.parent else item

@@ -56,10 +56,7 @@ class NamedObject:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The objects to choose from.
-
-    `inline` are defaults and checks created with their table or domain.
-    """
+    """The objects to choose from; `inline` defaults and checks come with their table or domain."""
 
     dependencies: list[Dependency]
     relation_kinds: Mapping[int, str]
@@ -177,10 +174,7 @@ class Graph:
         return object_id in self._brought
 
     def _needed(self, object_id: ObjectId, *, named: bool) -> Iterable[ObjectId]:
-        """Return what an object cannot be created without.
-
-        For a member of an extension, that is the extension.
-        """
+        """Return what an object cannot be created without, or the extension that it is part of."""
         above = self.above[object_id]
         extension = [dependency.referenced for dependency in above if dependency.kind == "e"]
         mentions = self.mentions.get(object_id, set()) - self.beyond if named else set()

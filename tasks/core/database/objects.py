@@ -85,10 +85,7 @@ class DatabaseGrant(StoredModel):
 
 
 class DatabaseProperties(StoredModel):
-    """Properties for CREATE DATABASE and ALTER DATABASE.
-
-    `locale` is the locale of the ICU or builtin provider.
-    """
+    """Properties for CREATE and ALTER DATABASE; `locale` is of an ICU or builtin provider."""
 
     oid: Oid
     name: Name

@@ -166,10 +166,7 @@ class _Near:
         return reasons
 
     def _relations_of(self, source: str) -> set[ObjectId]:
-        """Return the relations that code names.
-
-        A bare name means the context's relation if there is one.
-        """
+        """Return the relations that code names: with a bare name the context's, if it has it."""
         relations = set[ObjectId]()
         for schema, name in _names_of_relations(source):
             there = self._by_name.get(name, [])
@@ -188,10 +185,7 @@ class _Near:
 
 
 def _names_of_relations(source: str) -> Iterator[tuple[str, str]]:
-    """Yield schema and name of possible relations in code.
-
-    Unqualified names count only after certain keywords.
-    """
+    """Yield possible relations in code; unqualified names only after certain keywords."""
     for match in RELATION.finditer(COMMENT.sub(" ", source)):
         if match["schema"]:
             yield unfolded(match["schema"]), unfolded(match["name"])

@@ -8,10 +8,7 @@ from tasks.core.report import markdown
 
 @dataclass(frozen=True)
 class Staleness:
-    """The number of a view's rows, and how many a refresh would remove or add.
-
-    None if they were not counted within the time limit.
-    """
+    """How many rows a view has, and how many a refresh would remove or add; None if not counted."""
 
     rows: int | None = None
     stale: int | None = None
@@ -30,11 +27,7 @@ class Staleness:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """The outcome of one refresh.
-
-    `plainly` is the reason if it was not CONCURRENTLY, so that readers waited. `after` is set on
-    success.
-    """
+    """The outcome of a refresh; `plainly` is why not CONCURRENTLY; `after` if it succeeded."""
 
     view: str
     plainly: str = ""

@@ -13,10 +13,7 @@ STATES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALW
 
 
 class How(StrEnum):
-    """The way in which an object is changed back to what the set has.
-
-    The value completes "it is …".
-    """
+    """How an object is changed back to what the set has: the value completes "it is …"."""
 
     ALTER = "altered"
     ANEW = "dropped and re-created"
@@ -34,10 +31,7 @@ class How(StrEnum):
 
 @dataclass(frozen=True)
 class Remedy:
-    """The statements that change an object back to what the set has, or why there are none.
-
-    `before` runs before the rows are written.
-    """
+    """Statements that change an object back, or why none; `before` runs before rows are written."""
 
     how: How
     statement: str = ""

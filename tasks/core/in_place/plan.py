@@ -14,10 +14,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Need:
-    """Missing rows of `parent` that restored rows refer to, by the foreign key's values.
-
-    `operators` are the key's equality operators.
-    """
+    """Missing rows of `parent` that restored rows refer to; `operators` test the key's equality."""
 
     key: str
     table: str
@@ -36,10 +33,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Change:
-    """The number of rows of a live relation that differ.
-
-    `unchanged` if no row was written since the set was taken.
-    """
+    """How many rows of a live relation differ; `unchanged` if none was written since the set."""
 
     relation: str
     live_rows: int
@@ -58,10 +52,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Collision:
-    """A row of the set that has the same unique value as a live row that the restore keeps.
-
-    Both are given by their key values.
-    """
+    """A row of the set with the same unique value as a kept live row, both given by key."""
 
     table: str
     constraint: str
@@ -168,10 +159,7 @@ class MergePlan:
 
     @property
     def done(self) -> list[ObjectChange]:
-        """The objects that are created or changed back.
-
-        Triggers to enable or disable are listed separately.
-        """
+        """The objects that are created or changed back; triggers to enable or disable are apart."""
         return [change for change in self.objects if change.is_done and change.remedy.how is not How.SWITCH]
 
     @property
@@ -191,10 +179,7 @@ class MergePlan:
         return self.about or f'database "{self.database}" from {self.backup}'
 
     def does_as(self, other: "MergePlan") -> bool:
-        """Return whether another plan would do the same.
-
-        Lock holders and estimated durations may differ.
-        """
+        """Return whether another plan would do the same; its lock holders and times may differ."""
         same = (
             "backup",
             "database",

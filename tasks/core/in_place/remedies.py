@@ -96,10 +96,7 @@ def is_lasting(difference: Difference, how: Remedy, own: Collection[str], constr
 
 
 def made(item: InventoryItem) -> str:
-    """Return the statement that creates an object from its definition.
-
-    "" if the inventory has no definition.
-    """
+    """Return the statement that creates an object, or "" if the inventory has no definition."""
     definition = facts.facts(item).get(facts.DEFINITION, "").strip()
     if item.kind == "constraint":
         return f"ALTER TABLE {item.parent} ADD CONSTRAINT {Identifier(item.name).as_string()} {definition};"

@@ -18,10 +18,7 @@ class Drift(StrEnum):
 
 
 class Objects(StrEnum):
-    """Whether objects that differ from the set are only listed, or changed back too.
-
-    Missing objects are always created.
-    """
+    """Whether objects that differ are changed back or only listed; missing ones are created."""
 
     PLAN = "plan"
     RESTORE = "restore"

@@ -57,10 +57,7 @@ def _require_consecutive(text: str, starts: Sequence[datetime], period: str) -> 
 
 
 def _start_of(value: str, template: str, zone: tzinfo, *, is_end: bool = False) -> datetime:
-    """Return the start of the period that a value spells.
-
-    As the end of a range, a thirteenth month or fifth quarter is accepted.
-    """
+    """Return the start of a spelled period; as an end also of month 13 or quarter 5."""
     plain = value.strip("'")
     match = re.fullmatch(PLACE.sub(_digits, re.sub(r"([.])", r"\\\1", template)), plain)
     if not match:

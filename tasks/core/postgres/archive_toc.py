@@ -25,10 +25,7 @@ ALWAYS = ("ENCODING ", "STDSTRINGS ", "SEARCHPATH ")
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the archive.
-
-    `rest` is the list's text after the numbers: kind, schema, name, owner.
-    """
+    """An entry of the archive; `rest` is the list's text of kind, schema, name and owner."""
 
     dump_id: int
     object_id: tuple[int, int]
@@ -112,10 +109,7 @@ ABOUT_ENTRY = re.compile(
 def statements_of(
     script: bytes, encoding: str, entries: list[Entry], objects: Mapping[ObjectId, Collection[ObjectId]]
 ) -> dict[ObjectId, str]:
-    """Return the statements that create objects, with parts, comments and grants.
-
-    Objects without an entry are omitted.
-    """
+    """Return, by object with an entry, its statements with those of parts, comments and grants."""
     text = {chunk.dump_id: chunk for chunk in parse_chunks(script)[1]}
     needs = {dump_id: chunk.needs for dump_id, chunk in text.items()}
     statements = dict[ObjectId, str]()

@@ -85,10 +85,7 @@ class Server:
         return f"{chosen.get('host') or 'local socket'}:{chosen.get('port') or '5432'}"
 
     def conninfo(self, database: str, **options: str) -> dict[str, str]:
-        """Return the connection parameters for a database.
-
-        `options` are additional session settings.
-        """
+        """Return the connection parameters for a database; `options` are more session settings."""
         began = SESSION_OPTIONS | options
         return {
             "connect_timeout": "10", **self._environment, **self.parameters, **KEEPALIVE, "dbname": database,

@@ -56,10 +56,7 @@ def installed_programs(name: str) -> list[Program]:
 
 @cache
 def _program_at(path: Path, *_file: int) -> Program | None:
-    """Return the program in a file.
-
-    Its version is asked once per process, because a run needs it several times.
-    """
+    """Return the program in a file; its version is asked once per process."""
     try:
         output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
     except OSError:
@@ -156,10 +153,7 @@ def restore_command(
     *,
     stop: bool,
 ) -> list[str]:
-    """Return the argv that restores selected entries into a database.
-
-    With `stop`, all of them or nothing.
-    """
+    """Return the argv that restores selected entries; with `stop`, all of them or nothing."""
     return [
         str(program.path), f"--dbname={_quoted(database)}", "--no-password", *options,
         *(["--exit-on-error", "--single-transaction"] if stop else [f"--jobs={jobs}"]), str(archive),
@@ -191,10 +185,7 @@ class Running:
 
     @contextmanager
     def start(self, argv: Sequence[str], environment: Environment) -> Iterator[subprocess.Popen[bytes]]:
-        """Start a process in its own session, with piped streams.
-
-        It is killed when the block ends.
-        """
+        """For the block, run a process in its own session, with piped streams; then kill it."""
         with self._lock:
             if self._stopped:
                 raise ProgramFailed(f"{argv[0]} was not started, because the run is being stopped")
@@ -243,10 +234,7 @@ class Running:
         argv: Sequence[str],
         environment: Environment,
     ) -> Iterator[tuple[subprocess.Popen[bytes], list[bytes]]]:
-        """Start a supervised program whose stdout the block reads to its end.
-
-        Collect its stderr.
-        """
+        """Start a supervised program; the block reads its stdout to the end; collect its stderr."""
         # communicate() would close stdin, which makes the supervisor stop: drain both outputs by
         # hand.
         with self.start(supervised(argv), environment) as process:

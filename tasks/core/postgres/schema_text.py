@@ -22,10 +22,7 @@ PRIVILEGE = re.compile(rb"(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES|SET SESSION A
 
 
 def digest_of(chunks: Iterable[Chunk], chosen: Collection[int]) -> str:
-    """Return the SHA-256 of the objects that chosen entries of a verbose script create.
-
-    `chosen` has dump ids.
-    """
+    """Return the SHA-256 of what the chosen entries (dump ids) of a verbose script create."""
     whole = sha256()
     for text in sorted(_texts(chunks, chosen)):
         whole.update(sha256(text).digest())
@@ -41,10 +38,7 @@ def _texts(chunks: Iterable[Chunk], chosen: Collection[int]) -> Iterator[bytes]:
 
 
 def _statements(text: bytes) -> bytes:
-    """Return only the statements.
-
-    Privileges sorted, as the catalog keeps them in the order granted.
-    """
+    """Return only the statements, privileges sorted: the catalog has them in the order granted."""
     bare = END.sub(b"", TITLE.sub(b"", text)).strip()
     lines = [line for line in bare.split(b"\n") if line]
     return b"\n".join(sorted(lines)) if all(map(PRIVILEGE.match, lines)) else bare

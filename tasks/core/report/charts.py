@@ -32,10 +32,7 @@ def bars(alternative: str, seconds: Mapping[str, float]) -> str:
 
 
 def against_limit(alternative: str, points: Sequence[tuple[datetime, float, bool]], limit_seconds: float) -> str:
-    """Return a chart of durations over time and of their limit, as Markdown.
-
-    The scale is logarithmic, because both should be far apart.
-    """
+    """Return a chart of durations and of their limit, as Markdown, on a logarithmic scale."""
     figure = _figure(figsize=(8, 2.8), layout="constrained")
     axes = figure.subplots()
     axes.axhline(limit_seconds, color=LIMIT, linestyle="--")

@@ -64,10 +64,7 @@ def sql_block(statements: str) -> str:
 
 
 def promises(groups: Iterable[tuple[Sequence[str], float, float]]) -> str:
-    """Return the objectives of groups of tables: tables, RTO and RPO in seconds.
-
-    Without groups the text is empty.
-    """
+    """Return the objectives (RTO and RPO in seconds) of groups of tables, or "" without groups."""
     items = [f"- {', '.join(tables)}: RTO {clock(rto)}, RPO {clock(rpo)}" for tables, rto, rpo in groups]
     heading = "Objectives of single tables; a set has all tables, so the strictest objective applies:\n\n"
     return heading + "\n".join(items) + "\n" if items else ""

@@ -15,10 +15,7 @@ SCHEMA_CHANGED = "schema.changed"
 
 
 class DrillRecord(Record):
-    """The record of a drill; times in seconds, sizes in bytes.
-
-    Without a proven restore there is no recovery time.
-    """
+    """The record of a drill, in seconds and bytes; without a proven restore no recovery time."""
 
     folder: ClassVar[str] = "drills"
 
@@ -49,10 +46,7 @@ def last_proven(records: Iterable[DrillRecord]) -> DrillRecord | None:
 
 
 def why_unproven(newest_first: Sequence[DrillRecord], proven: DrillRecord | None, zone: tzinfo) -> str:
-    """Return why no drill proves the schema.
-
-    `proven` is the last drill that passed and recorded a fingerprint.
-    """
+    """Return why no drill proves the schema; `proven` is the last one passed with a fingerprint."""
     if proven:
         return f"schema changed since the last drill ({proven.set}, {local_time(proven.instant, zone)})"
     if not newest_first:

@@ -24,10 +24,7 @@ SHOWN = 3
 
 
 class Purpose(StrEnum):
-    """The purpose of a restore: a recovery or a drill.
-
-    Only a drill fails if an objective is missed.
-    """
+    """The purpose of a restore; only a drill fails if an objective is missed."""
 
     RECOVERY = "recovery"
     COPY = "copy"
@@ -36,10 +33,7 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True)
 class RecoveryFacts:
-    """The facts of a restore; times in seconds.
-
-    There is no set if it failed before one was chosen.
-    """
+    """The facts of a restore, in seconds; no set if it failed before one was chosen."""
 
     purpose: Purpose
     started: datetime
@@ -76,10 +70,7 @@ class RecoveryFacts:
 
     @property
     def rpo_seconds(self) -> float | None:
-        """Seconds of data loss if the disaster had come when the run started.
-
-        None if the set was chosen by name.
-        """
+        """Seconds of data loss for a disaster at the start; None for a set chosen by name."""
         if self.manifest is None or not self.newest:
             return None
         return recovery_point_age(self.manifest.snapshot.instant, self.started).total_seconds()
@@ -164,10 +155,7 @@ def recovery_verdict(facts: RecoveryFacts) -> str:
 
 
 def _briefly(broken: Iterable[Exercise]) -> list[str]:
-    """Return the distinct errors of failing writes, each with its table.
-
-    Of many errors only the first few are returned.
-    """
+    """Return the first few distinct errors of failing writes, each with its table."""
     lines = list(dict.fromkeys(f"{exercise.table}: {exercise.note}" for exercise in broken))
     return [*lines[:SHOWN], *([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])]
 

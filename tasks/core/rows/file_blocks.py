@@ -110,10 +110,7 @@ def shift_for(blocks: int) -> int:
 
 
 def find_changes(base: BlockRows, now: Iterable[BlockState]) -> Changes:
-    """Compare the blocks of a relation with those in a full backup.
-
-    `states` are in the order of blocks.
-    """
+    """Compare the blocks of a relation with those in a full backup."""
     taken, left_out = list[Lines](), list[Lines]()
     states = {state.number: state for state in now}
     position = base_position = 0

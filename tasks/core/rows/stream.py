@@ -108,10 +108,7 @@ def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
 
 
 def runs_code(server: Server, job: StreamJob) -> bool:
-    """Return whether a query on a relation would run code of its owner.
-
-    A COPY of all rows never does.
-    """
+    """Return whether a query on it would run its owner's code; a COPY of all rows never does."""
     with reading(server, job) as connection:
         name = {"name": sql.names.quoted_name(job.schema, job.name)}
         return bool(connection.execute(sql.logins.CODE_WHEN_PLANNED, name).fetchall()[0][0])
@@ -168,10 +165,7 @@ def _count_blocks(connection: Connection, job: StreamJob) -> BlockRows | None:
 
 
 def digest_relation(connection: Connection, job: StreamJob, moved: Moved = unmeasured) -> RowDigest:
-    """Read one relation in a session with the fixed settings.
-
-    Return count and digest of its rows.
-    """
+    """Read a relation in a session with fixed settings; return count and digest of its rows."""
     digest = RowDigest()
     for rows, size in row_blocks(connection, job):
         digest.add(rows, size)

@@ -48,9 +48,6 @@ def is_shared() -> bool:
 
 
 def is_left() -> bool:
-    """Record a network failure.
-
-    Return whether to retry (outside of a block of `sharing` always).
-    """
+    """Record a network failure; return whether to retry: always outside of `sharing`."""
     trouble = _shared.get()
     return trouble is None or trouble.may_pass()

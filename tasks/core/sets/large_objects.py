@@ -23,10 +23,7 @@ SHOWN = 3
 
 
 class LargeObjects(StoredModel):
-    """A set's large objects in figures.
-
-    `columns` are the columns of each relation (schema.name) that reference them.
-    """
+    """A set's large objects in figures, and the `columns`, by schema.name, that reference them."""
 
     columns: dict[Label, list[Name]]
     objects: Count

@@ -37,10 +37,7 @@ def _quoted(statements: str) -> str:
 
 
 def _large_objects_of_older(manifest: Manifest) -> list[str]:
-    """Return the columns of an older set that may reference large objects, by their types.
-
-    Such a set has no large objects.
-    """
+    """Return the columns that may reference large objects, which an older set does not have."""
     if manifest.large_objects is not None:
         return []
     domains = {item.name for item in manifest.inventory if item.kind == "type" and DOMAIN_OVER_OID.search(item.state)}

@@ -126,10 +126,7 @@ class Incarnation(StoredModel):
 
 
 class Snapshot(StoredModel):
-    """When and where the rows were read.
-
-    Older sets do not state in which incarnation of the server.
-    """
+    """When and where the rows were read; older sets do not state the server's incarnation."""
 
     instant: Instant
     xmin: TransactionId
@@ -314,10 +311,7 @@ class Manifest(StoredModel):
 
     @property
     def cleaned_table(self) -> str | None:
-        """The table of the rule for which a clean-up set was taken.
-
-        The set has some rows of this table and their dependent rows only.
-        """
+        """The table of a clean-up set's rule; the set has some of its rows, and dependent ones."""
         return self.only.tables[0] if self.kind is Kind.CLEAN_UP and self.only else None
 
     @property

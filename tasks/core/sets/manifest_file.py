@@ -24,10 +24,7 @@ def render_manifest(manifest: Manifest, signer: Signer | None = None) -> bytes:
 
 
 def sign_manifest(data: bytes, signer: Signer) -> bytes:
-    """Return the bytes of an intact manifest with a new signature in place of any old one.
-
-    Its content stays the same.
-    """
+    """Return an intact manifest's bytes with a new signature; the content stays the same."""
     return _signed(_opened(data)[0], signer)
 
 

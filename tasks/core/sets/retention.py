@@ -42,10 +42,7 @@ SLACK = timedelta(days=1)
 
 @dataclass(frozen=True)
 class StoredSet:
-    """The facts of a set that the plan needs.
-
-    `instant` is None if the set's manifest cannot be read.
-    """
+    """A set as the plan needs it; `instant` is None if its manifest cannot be read."""
 
     id: str
     kind: Kind

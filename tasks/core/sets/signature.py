@@ -35,10 +35,7 @@ SHORT = 16
 
 
 class Signature(BaseModel):
-    """The signature of a manifest.
-
-    `key` is the SHA-256 of the raw public key, `value` the signature, both hexadecimal.
-    """
+    """A manifest's signature; `key` is the raw public key's SHA-256, both hexadecimal."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -49,10 +46,7 @@ class Signature(BaseModel):
 
 
 def _message(store: str, body: bytes) -> bytes:
-    """Return the signed text.
-
-    A store's address has no line break, so two manifests and stores never give the same text.
-    """
+    """Return the signed text: unique, as a store's address has no line break."""
     return f"{PURPOSE}\n{store}\n".encode() + body
 
 

@@ -19,10 +19,7 @@ DAYS = 7
 
 
 def usual_time(classes: Collection[str], tier: Tier) -> timedelta:
-    """Return how long a thaw of some storage classes usually takes.
-
-    For a class without the tier, the next slower tier counts.
-    """
+    """Return how long a thaw of these classes usually takes, by this or the next slower tier."""
     return max((_times(storage_class)[_possible(storage_class, tier)] for storage_class in classes), default=timedelta())
 
 

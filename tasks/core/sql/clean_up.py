@@ -186,10 +186,7 @@ def is_going(table: Table, alias: Composable, going: Identifier) -> Composed:
 
 
 def mark_referring(table: Table, parent: Table, key: Link, going: Identifier | None = None) -> Composed:
-    """Lock and mark rows that refer to marked ones by a foreign key.
-
-    Or those that would be deleted.
-    """
+    """Lock and mark rows that refer to marked rows, or to those `going`, by a foreign key."""
     joined = SQL("{} AS {} JOIN {} AS {} ON {} JOIN {} AS {} ON {}").format(
         table.place, ROW, parent.place, PARENT, key.refers(ROW, PARENT), parent.marks, Identifier(MARKED), parent.is_marked(PARENT)
     )

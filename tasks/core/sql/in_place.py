@@ -69,10 +69,7 @@ def lock_for_merge(tables: Sequence[tuple[str, str]]) -> Composed:
 
 
 def _is_one_of(kinds: Sequence[str]) -> Composed:
-    """Return the condition that a difference is of some kinds.
-
-    Without IN, whose operator cannot be qualified.
-    """
+    """Return the condition that a difference is of some kinds; IN cannot be qualified."""
     return any_of([SQL("d.{} {} {}").format(WHAT, SQL(EQUAL), Literal(kind)) for kind in kinds])
 
 

@@ -50,10 +50,7 @@ BY_INDEX = SQL(
 
 
 def copy_pages_out(oids: Sequence[int]) -> Composed:
-    """COPY the pages of some objects out, object by object: oid, first byte, content.
-
-    Pages that were never written (holes) are omitted.
-    """
+    """COPY objects' pages out, by object: oid, first byte, content; none for holes."""
     return SQL(
         """COPY (SELECT p.* FROM unnest({}::oid[]) AS wanted (oid) CROSS JOIN LATERAL (
              SELECT loid, pageno::bigint * (current_setting('block_size')::bigint / 4), data FROM pg_largeobject
@@ -69,10 +66,7 @@ def count_pages(oids: Sequence[int], since: int) -> Composed:
 
 
 def act_as(role: str | None) -> Composed:
-    """Act as a role, which then owns what is created, for the rest of the transaction.
-
-    No code runs.
-    """
+    """Act as a role, which then owns what is created, until the transaction ends; no code runs."""
     return SQL("SET LOCAL ROLE {}").format(Identifier(role) if role else SQL("NONE"))
 
 

@@ -31,10 +31,7 @@ def create_values(types: Sequence[str]) -> Composed:
 
 
 def count_by_value(table: str, columns: Sequence[str], operators: Sequence[str]) -> Composed:
-    """Count the rows of a table, named as in the catalog, that refer to each value.
-
-    Zeros are omitted.
-    """
+    """Count the rows of a table, named as in the catalog, that refer to each value, if any do."""
     same = SQL(" AND ").join(
         SQL("v.v{} {} o.{}").format(SQL(str(place)), SQL(equal), Identifier(column))
         for place, (column, equal) in enumerate(zip(columns, operators, strict=True))

@@ -72,10 +72,7 @@ def try_to_alter(schema: str, name: str) -> Composed:
 
 @under_source_path
 def explain_update(schema: str, name: str, column: str) -> Composed:
-    """Plan an UPDATE, which shows whether it is allowed.
-
-    No trigger fires. Generated columns take only DEFAULT.
-    """
+    """Plan an UPDATE (of DEFAULT, for generated columns) to see if it is allowed; nothing fires."""
     return SQL("EXPLAIN UPDATE ONLY {} SET {} = DEFAULT").format(Identifier(schema, name), Identifier(column))
 
 

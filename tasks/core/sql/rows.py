@@ -70,10 +70,7 @@ def copy_chosen_out(
 
 @under_source_path
 def copy_rows_in(schema: str, name: str, columns: Sequence[str], encoding: str, *, freeze: bool = True) -> Composed:
-    """COPY rows in.
-
-    It uses FREEZE if the relation was emptied in the transaction: no later rewrite, no hint bits.
-    """
+    """COPY rows in, with FREEZE (no later rewrite) if the transaction emptied the relation."""
     statement = SQL("COPY {}{} FROM STDIN ({}ENCODING {})")
     return statement.format(Identifier(schema, name), column_list(columns), SQL("FREEZE, " if freeze else ""), Literal(encoding))
 
@@ -87,10 +84,7 @@ def count_rows_and_old(schema: str, name: str, since: int) -> Composed:
 
 
 def count_rows_by_block(schema: str, name: str, shift: int, since: int | None, pages: PageRange | None = None) -> Composed:
-    """Count the same per group of 2**shift blocks, of all blocks or some.
-
-    The first four bytes of a ctid are the block number.
-    """
+    """Count the same per group of 2**shift blocks, of all or some; a ctid begins with its block."""
     return SQL(
         """SELECT block >> {}, sum(rows)::bigint, sum(old)::bigint FROM (
              SELECT ('x' || encode(bytes, 'hex'))::bit(32)::bigint AS block, rows, old FROM (

@@ -236,10 +236,7 @@ def analyze_temp(name: str) -> Composed:
 
 
 def create_like(name: str, parent: str, owner: str, partition_key: str = "", *, unlogged: bool = False) -> Composed:
-    """Create a table to be attached to a partitioned one.
-
-    Names and key as in the catalog or a manifest.
-    """
+    """Create a table to be attached to a partitioned one; names and key as the catalog has them."""
     like = "INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDENTITY EXCLUDING STATISTICS EXCLUDING COMMENTS"
     divided = f" PARTITION BY {partition_key}" if partition_key else ""
     return SQL("CREATE {}TABLE {} (LIKE {} {}){}; ALTER TABLE {} OWNER TO {}").format(

@@ -9,10 +9,7 @@ from tasks.core.sets.facts import ExpiryRecord, SetFacts
 
 
 def known_sets(listed: Iterable[SetFacts], records: Iterable[ExpiryRecord]) -> list[SetFacts]:
-    """Return the sets in the store and the expired ones.
-
-    An expired set that was put back counts as in the store.
-    """
+    """Return the sets in the store (also if put back), and the expired ones."""
     expired = {facts.id: facts.model_copy(update={"expired": True}) for record in records for facts in record.sets}
     return [*(expired | {facts.id: facts for facts in listed}).values()]
 
