@@ -41,10 +41,7 @@ RUNS = ResourceSpecification({"prefect.resource.id": ANYTHING})
 def automations(
     context: Context, notified: UUID | None, drill: UUID | None, silence: timedelta = SILENCE, dead_after: timedelta = DEAD_AFTER
 ) -> list[AutomationCore]:
-    """Return the automations of a context.
-
-    Alarms need a notification block (`notified`), drills a deployment (`drill`).
-    """
+    """Return a context's automations: alarms need a notification block, drills a deployment."""
     alarms = [run_failed(context, notified), nothing_kept(context, notified, silence)] if notified else []
     return [run_died(context, dead_after), *([schema_changed(context, drill)] if drill else []), *alarms]
 

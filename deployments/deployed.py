@@ -45,10 +45,7 @@ def declared(context: str) -> list[dict[str, Any]]:
 
 
 def drills(client: SyncPrefectClient, context: str) -> UUID | None:
-    """Return the deployment that runs a context's drills.
-
-    None if prefect.yaml or the server has none.
-    """
+    """Return the deployment that runs a context's drills, or None if there is none."""
     for deployment in declared(context):
         if deployment["entrypoint"] == DRILL:
             with suppress(ObjectNotFound):

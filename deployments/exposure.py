@@ -86,10 +86,7 @@ def is_open_api(url: str) -> bool:
 
 
 def _beyond_this_machine(url: str) -> str:
-    """Return the address at which other machines can reach an API without login.
-
-    "" if there is none.
-    """
+    """Return the address at which other machines can reach an API without login, or ""."""
     if not is_loopback(_host(url)):
         return url
     elsewhere = _from_outside(url)

@@ -125,10 +125,7 @@ class LocalServer:
                 connection.execute(statement)
 
     def allow_backup_logins(self) -> None:
-        """Give the logins of roles.sql the server's password.
-
-        Before 16 there is none that creates roles.
-        """
+        """Give the logins of roles.sql the server's password; before 16 none creates roles."""
         with self.connect() as connection:
             logins = "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname ~ '^backup_' ORDER BY 1"
             users = [row[0] for row in connection.execute(logins)]
@@ -252,10 +249,7 @@ def _accepts(server: LocalServer) -> bool:
 
 @contextmanager
 def _service(argv: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a supervised server.
-
-    Closing its stdin shuts it down, and so does the death of this process.
-    """
+    """Run a supervised server, which ends when its stdin is closed or this process dies."""
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603
             argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment,
@@ -304,10 +298,7 @@ class LocalS3:
 
 @contextmanager
 def s3(bucket: str = "consulting-tool-backups") -> Iterator[LocalS3]:
-    """Run moto's S3 endpoint in this process.
-
-    It keeps everything in memory and forgets it at the end.
-    """
+    """Run moto's S3 endpoint in this process, which keeps everything in memory."""
     # moto takes a second to import, and is only needed here.
     from moto.server import ThreadedMotoServer
 

@@ -91,10 +91,7 @@ def _print_line(line: str) -> str:
 
 
 def register_all(name: str, *, adopt: bool, notify: str | None, work_pool: str | None, home: str | None) -> Iterator[str]:
-    """Register a context, and deploy its flows if there is a Prefect server.
-
-    Yield what was done, as it is done.
-    """
+    """Register a context, and deploy its flows if there is a server; yield what was done."""
     notified = require_block(notify) if notify else None
     yield from register(name, adopt=adopt)
     if not PREFECT_API_URL.value():

@@ -125,10 +125,7 @@ def _usable(port: int) -> int:
 
 
 def make_example(server: LocalServer, mark: Path, violations_per_year: int) -> None:
-    """Create the example database, unless the mark says that it was created.
-
-    An unfinished one is dropped.
-    """
+    """Create the example database unless the mark says so; drop an unfinished one first."""
     if mark.exists():
         return
     with server.connect() as connection:

@@ -84,10 +84,7 @@ def _run(chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
 
 
 class _NeverBegun(Exception):
-    """Raised if Prefect's server failed before the flow's function was called.
-
-    The message says why.
-    """
+    """Raised, with the reason, if Prefect's server failed before the flow's function was called."""
 
 
 def _recorded(url: str, chosen: AnyFlow, arguments: dict[str, Any]) -> Any:
@@ -185,10 +182,7 @@ class _ExpectedErrors(logging.Filter):
 
 
 class _LostEvents(logging.Filter):
-    """Log filter that drops errors about events not delivered to a lost server.
-
-    Its loss is reported once.
-    """
+    """Log filter that drops errors about events for a lost server: its loss is reported once."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep all other records."""

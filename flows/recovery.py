@@ -61,10 +61,7 @@ def disaster_recovery(
 
 
 def complete_constraints(run: Run, store: StoreAddress, server: Server, backup: str, target_database: str | None) -> str:
-    """Create the foreign keys that a recovery left out.
-
-    Report those that cannot be created, with the rows that violate them.
-    """
+    """Create the foreign keys that a recovery left out; report others with the violating rows."""
     manifest = set_with_keys(store, run, backup)
     with context_lock(server, run.context, run.title, exclusive=True) as lock:
         loader = logins.find_loader(server, run, owners(manifest), is_live=True)

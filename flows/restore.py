@@ -209,10 +209,7 @@ def restore_beside(site: Site, run: Run, table: str, backup: str, keys: Keys | N
 def restore_rows(
     site: Site, run: Run, request: Request, dry_run: bool, confirm_database: str | None, require_approval: bool
 ) -> str:
-    """Plan to replace live rows with those of a set.
-
-    Once the plan is confirmed or approved, take a safety set and carry the plan out.
-    """
+    """Plan to replace live rows by a set's; once approved, take a safety set and do it."""
     logins.require_all_rows(site, run)
     thaw.require_warm(site.store, run, request.backup, objective=site.context.objectives.rto)
     if dry_run:
@@ -239,10 +236,7 @@ def plan_rows(site: Site, run: Run, request: Request) -> MergePlan:
 
 
 def write_approved_rows(site: Site, run: Run, request: Request) -> Done:
-    """Ask an operator to approve the plan, without holding locks meanwhile.
-
-    Ask again if the plan changed.
-    """
+    """Ask an operator to approve the plan, again if it changed, without holding locks meanwhile."""
     approval.require_somebody_to_ask()
     while True:
         planned = plan_rows(site, run, request)
@@ -253,10 +247,7 @@ def write_approved_rows(site: Site, run: Run, request: Request) -> Done:
 
 
 def write_rows(site: Site, run: Run, request: Request, confirm_database: str | None, approved: MergePlan | None = None) -> Done:
-    """Take a safety set, then replace live rows with those of a set.
-
-    After a failure the live rows are unchanged.
-    """
+    """Take a safety set, then replace live rows with a set's; a failure leaves them unchanged."""
     with context_lock(site.server, site.context.name, run.title, exclusive=True) as lock:
         staged = stage.stage_newest_good(site.store, run, request.backup)
         with plan.begin(site, run, staged.set, request) as merge:
@@ -270,10 +261,7 @@ def write_rows(site: Site, run: Run, request: Request, confirm_database: str | N
 
 
 def restore_and_compare(recovery: Recovery, run: Run, server: Server, backup: str, target_database: str | None) -> str:
-    """Restore the named set, or the newest good one, and compare the result with it.
-
-    Publish the report, also after a failure.
-    """
+    """Restore the named or newest good set, compare, and publish the report, also of a failure."""
     describe(server, recovery.store)
     with reported(recovery, run):
         recovery.begin_at(thaw.thaw_in_time(recovery.store, run, backup))

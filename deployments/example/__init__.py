@@ -56,10 +56,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Year:
-    """One year of violations: their number.
-
-    They are detected at or after `first` and before `end`, about `step` apart.
-    """
+    """A year of violations: how many, detected from `first` to before `end`, about `step` apart."""
 
     year: int
     violations: int

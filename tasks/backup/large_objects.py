@@ -132,10 +132,7 @@ def _take(
     references: References,
     base: Base | None,
 ) -> _Taken:
-    """Store the large objects that exist.
-
-    A reference to a missing one was already broken in the source.
-    """
+    """Store the large objects that exist: references to others are broken in the source."""
     facts = [*large_objects.read_facts(connection, oids)]
     left_out = _parts_of_values(connection, references.parts)
     if not facts:

@@ -27,10 +27,7 @@ def keep_local_copy(site: Site, run: Run, manifest: Manifest) -> str | None:
 
 @step(name="copy {manifest.id} to {copy.url}")
 def copy_here(site: Site, run: Run, manifest: Manifest, copy: StoreAddress) -> str:
-    """Copy a stored set into a folder of this machine.
-
-    Return its path there, or why there is no copy.
-    """
+    """Copy a stored set into a folder of this machine; return its path, or why there is none."""
     try:
         # A differential cannot be restored without its full.
         for backup in filter(None, (read_base(site.store, manifest), manifest)):

@@ -24,10 +24,7 @@ def long_term_site(site: Site, job: str) -> Site:
 
 
 def long_term_since(site: Site, job: str, since: datetime) -> Manifest | None:
-    """Return the newest undamaged set of a long-term job that was taken since an instant.
-
-    Sets dated in the future are ignored.
-    """
+    """Return a job's newest undamaged set since an instant, ignoring those of the future."""
     latest = now() + CLOCK_TOLERANCE
     listing = list_sets(site.store, site.context.name)
     manifests = (listed.manifest for listed in listing.sets if listed.manifest and not listed.damage)
@@ -36,10 +33,7 @@ def long_term_since(site: Site, job: str, since: datetime) -> Manifest | None:
 
 
 def cool_long_term(site: Site, job: str) -> None:
-    """Move the job's sets to their storage class, also those that interrupted runs left.
-
-    Cold sets are not moved again.
-    """
+    """Move the job's sets to their storage class, also those that interrupted runs left."""
     wanted = site.context.storage_classes.of(Kind.LONG_TERM)
     for listed in list_sets(site.store, site.context.name).sets:
         is_done = listed.storage_class == wanted or is_cold(listed.storage_class)

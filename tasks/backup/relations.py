@@ -194,10 +194,7 @@ def _unchanged(member: Member, known: Relation, seconds: float) -> Relation:
 
 
 def _inherited(site: Site, run: Run, name: SetName, place: str, facts: StreamFacts) -> Inherited | None:
-    """Store the numbers of the base's lines that are no longer rows of the relation.
-
-    Return None if nothing is inherited.
-    """
+    """Store which of the base's lines are no longer rows; return None if nothing is inherited."""
     rows = facts.rows - facts.taken
     if not rows:
         return None

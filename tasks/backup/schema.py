@@ -86,10 +86,7 @@ def _with_rows(site: Site, run: Run, crossing: borders.Borders) -> list[str]:
 
 
 def store_script(site: Site, run: Run, name: SetName, manifest: Manifest, source: Source, base: Base | None) -> Manifest:
-    """Store the script that restores a set without this project.
-
-    Return the manifest that names it.
-    """
+    """Store the script that restores a set without this project; return the manifest with it."""
     path = source_path_of(manifest.database, site.context.namespace)
     script = restore_script(manifest, database_options(manifest.database, source.major), path, base.manifest if base else None)
     return manifest.model_copy(update={"restore_script": store_text(site, run, name, RESTORE_SCRIPT, script.encode())})

@@ -73,10 +73,7 @@ def require_readable(site: Site, run: Run, *, read_others: bool = True) -> None:
 
 
 def _require_readable(connection: Connection, members: Members, *, read_others: bool) -> list[tuple[str, str]]:
-    """Check that the login may read the tables of this context.
-
-    Return the tables of other contexts that it may not read.
-    """
+    """Require SELECT on this context's tables; return others' tables that the login cannot read."""
     own, oids = set(members.chosen_by_class["pg_class"]), {"oids": members.oids}
     login = connection.execute(sql.session.CURRENT_USER).fetchall()[0][0]
     lacking = connection.execute(sql.catalog.UNREADABLE, {"sequences": members.chosen_by_class["pg_class"]}).fetchall()

@@ -98,10 +98,7 @@ class Readers:
 
     @cached_property
     def _aside(self) -> Connection:
-        """A session for a temporary view that shows what a query calls.
-
-        Its transactions are rolled back.
-        """
+        """A session for temporary views that show what a query calls; all is rolled back."""
         return self.stack.enter_context(connect(self.server, self.database, self.title))
 
     def run(self, check: Check, path: str | None = None) -> Finding:
@@ -165,10 +162,7 @@ OTHERS_KEYS = "foreign keys of other contexts"
 
 
 def _run_made(readers: Readers, subject: str, make: Callable[[], Iterable[Check]]) -> list[Finding]:
-    """Generate checks from the catalog and run them.
-
-    An error, for example because a view is locked, is a finding.
-    """
+    """Run checks made from the catalog; an error, as of a locked view, is a finding."""
     connection = readers.own
     try:
         with connection.transaction():
@@ -202,10 +196,7 @@ def without_missing(context: Context, missing: Iterable[str]) -> Context:
 
 
 def _absent(connection: Connection, check: Check, path: str | None) -> Finding | None:
-    """Return a finding if a relation of another context that a check needs is missing.
-
-    The check is not run then.
-    """
+    """Return a finding if a relation of others that a check needs is missing: it is not run."""
     absent = [relation for relation in check.needs if not catalog.is_there(connection, relation, path)]
     note = f"{absent[0]} of another context does not exist in this database" if absent else ""
     return Finding(check.name, check.severity, Verdict.NOT_RUN, note=note) if absent else None
@@ -249,10 +240,7 @@ def _key_checks(connection: Connection, members: Members) -> Iterator[Check]:
 
 
 def _others_key_checks(connection: Connection, members: Members) -> Iterator[Check]:
-    """Yield the checks of foreign keys of other contexts.
-
-    A NOT VALID key may have had orphans from the beginning.
-    """
+    """Yield checks of other contexts' keys; a NOT VALID one may always have had orphans."""
     asked, about = {"oids": members.oids}, "A row of another context refers to a row of this one that does not exist."
     for table, key, is_proven, query in connection.execute(sql.foreign_keys.INBOUND_KEY_ORPHANS, asked).fetchall():
         severity = Severity.ERROR if is_proven else Severity.WARNING
@@ -320,10 +308,7 @@ def calls_code(connection: Connection, name: str) -> bool:
 
 
 def offending(connection: Connection, query: str, path: str | None = None) -> tuple[int, list[str]]:
-    """Return the number of rows of a query, and the first few as text.
-
-    `path` is the search path of a check in the file.
-    """
+    """Return the number of a query's rows, and the first few; `path` is of checks in the file."""
     statement = sql.checks.offending_rows(query, SAMPLE_ROWS)
     # Prepared, because PostgreSQL then accepts one statement only: the text cannot end the
     # transaction.

@@ -78,10 +78,7 @@ def _referenced(connection: Connection, run: Run, database: str, context: Contex
 def _judge(
     manifest: Manifest, known: Collection[LargeObject], chosen: Iterable[LargeObject], lost: set[int], changed: set[int]
 ) -> Finding:  # fmt: skip
-    """Return the finding.
-
-    Its note always has the number of objects checked, and how much was read.
-    """
+    """Return the finding, with a note of how many objects were checked, how much was read."""
     read = [large_object.plain_bytes for large_object in chosen]
     of_all = size(sum(large_object.plain_bytes for large_object in known))
     note = f"{len(known):,} checked, {len(read):,} of them read ({size(sum(read))} of {of_all})"

@@ -63,10 +63,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Comparing:
-    """The session and the sets of a comparison, the newest good set first.
-
-    `deadline` is a time of the monotonic clock.
-    """
+    """A comparison's session and sets, newest good first; `deadline` is of the monotonic clock."""
 
     connection: Connection
     database: str
@@ -192,10 +189,7 @@ def _cleaned(comparing: Comparing, subject: Subject, since: Manifest) -> int:
 
 
 def _compare(comparing: Comparing, subject: Subject, finding: PartitionFinding) -> PartitionFinding:
-    """Compare number and digest of the rows of a partition, all its leaf partitions together.
-
-    If they differ, compare row by row.
-    """
+    """Compare a partition's row count and digest, leaves together; if they differ, each row."""
     connection, then, now = comparing.connection, RowDigest(), RowDigest()
     try:
         with connection.transaction():

@@ -65,10 +65,7 @@ def _in_short(finding: Finding) -> str:
 
 
 def _record(site: Site, run: Run, record: CheckRecord) -> None:
-    """Store the record of a run of integrity checks.
-
-    A failure is only logged: a store that fails is reported by the watch.
-    """
+    """Store the record of checks; a failure is only logged, as the watch reports the store's."""
     try:
         keep_record(site.store, run.context, record)
     except OperationError as error:

@@ -143,10 +143,7 @@ def _compare_objects(
 def _lost_rows(
     manifest: Manifest, counted: Mapping[str, int], unknown: Collection[str], cleaned: Mapping[str, int], threshold: float
 ) -> tuple[list[str], list[str]]:
-    """Return the relations that lost more rows than the threshold, and all that lost rows.
-
-    Hash partitions count together.
-    """
+    """Return relations that lost too many rows, and that lost any; hash partitions together."""
     tables, before, now = tables_by_hash(manifest), Counter[str](), Counter[str]()
     for relation in manifest.relations:
         if relation.qualified in counted and relation.qualified not in unknown:

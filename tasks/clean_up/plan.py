@@ -93,10 +93,7 @@ class Trial:
 
 @step
 def plan(site: Site, run: Run) -> list[CleanUp]:
-    """Find out which rows each rule would delete, one rule after the other.
-
-    All deletions are rolled back.
-    """
+    """Find out, rule after rule, which rows would be deleted; all deletions are rolled back."""
     clean_ups = rules.rules_in_order(site, run)
     with session(site, run) as connection:
         require_temporary(connection)
@@ -113,10 +110,7 @@ def plan(site: Site, run: Run) -> list[CleanUp]:
 
 
 def _try_rule(trial: Trial, clean_up: CleanUp) -> None:
-    """Try all old rows of a rule.
-
-    Try rows that stay again, as long as rows that reference them are deleted.
-    """
+    """Try a rule's old rows; those that stay again, while rows referencing them are deleted."""
     subject = trial.read(clean_up)
     clean_up.cutoff = subject.cutoff
     went = may_go = True

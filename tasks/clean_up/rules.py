@@ -120,10 +120,7 @@ def clean_up(site: Site, run: Run, followed: CleanUp) -> None:
 
 
 def _follow(site: Site, run: Run, clean_up: CleanUp, written: set[tuple[str, str]]) -> bool:
-    """Find, archive and delete all old rows.
-
-    Return whether rows that stay may be deleted in another pass.
-    """
+    """Find, archive and delete old rows; return whether another pass may delete those that stay."""
     last, has_more, any_deleted, may_go = None, True, False, False
     # Rows that stayed in an earlier pass are tried again.
     clean_up.stays = {}
@@ -256,10 +253,7 @@ def _stage(connection: Connection, subject: Subject, staged: StagedSet) -> dict[
 
 @step(name="vacuum {clean_up.rule.table}")
 def vacuum(site: Site, run: Run, clean_up: CleanUp, relations: Sequence[tuple[str, str]]) -> None:
-    """Vacuum and analyze relations with deleted rows.
-
-    A failure is only reported: the rows are deleted already.
-    """
+    """Vacuum and analyze relations with deleted rows; a failure is only reported."""
     try:
         with session(site, run) as connection:
             connection.execute(sql.session.set_lock_timeout(LOCK_SECONDS))

@@ -101,10 +101,7 @@ class Subject:
 
 
 def _table(number: int, member: Member, facts: Mapping[str, Any], login: str, parents: Collection[str | None]) -> Table:
-    """Return a table of a rule.
-
-    Refuse it if this login cannot delete its rows, or if they have no usable key.
-    """
+    """Return a table of a rule; refuse it without the right to delete or a usable key."""
     if not facts["owned"]:
         raise BadInput(f'login "{login}" is not a member of the owner of {member.qualified}; GRANT that owner TO "{login}"')
     if not facts["key"]:
@@ -202,10 +199,7 @@ class Removal:
         return execute_written(self.connection, statement, self.subject.path)
 
     def stay(self, roots: Iterable[int], reason: str, *, unsure: bool = False) -> None:
-        """Unmark rows and their dependent rows, so that they stay.
-
-        With `unsure` a plan reports them as not known.
-        """
+        """Unmark rows with dependent rows, so that they stay; with `unsure`, as not known."""
         if staying := [root for root in roots if root in self.roots]:
             for table in self.subject.tables:
                 self.connection.execute(sql.clean_up.unmark(table, staying))

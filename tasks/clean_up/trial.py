@@ -29,10 +29,7 @@ VALUES = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\d+")
 
 
 def delete_marked(removal: Removal) -> None:
-    """Delete the marked rows.
-
-    If the database refuses, find the rows that cause it, and delete the others.
-    """
+    """Delete the marked rows; if the database refuses, all but those that cause it."""
     pending = list(removal.roots)
     while pending:
         refused = dict[int, str]()

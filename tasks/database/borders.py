@@ -74,10 +74,7 @@ def read_parts_of_views(connection: Connection, members: Members, objects: Colle
 
 
 def read_misplaced(connection: Connection, members: Members) -> list[str]:
-    """Return warnings about members of extensions that CREATE EXTENSION will not create again.
-
-    They were moved or added later.
-    """
+    """Return warnings about extension members, moved or added, that no CREATE EXTENSION creates."""
     moved = connection.execute(sql.surroundings.MISPLACED_MEMBERS, _pairs(members)).fetchall()
     return [
         f"{name} is a member of extension {extension}, which does not create it in that schema: a "

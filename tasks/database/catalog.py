@@ -145,10 +145,7 @@ def _ordered_as_top(member: Member, by_name: Mapping[tuple[str | None, str | Non
 
 
 def read_views(connection: Connection, context: Context) -> dict[int, tuple[View, frozenset[int]]]:
-    """Return the existing views of the context by oid, each with the oids of those that it reads.
-
-    They are ordered by dependency.
-    """
+    """Return the context's views by oid, in order of dependency, with oids of those they read."""
     rows = connection.execute(sql.catalog.VIEWS, {"schema": context.namespace, "views": context.views}).fetchall()
     views = {row[0]: View(schema=row[1], name=row[2], populated=row[4], materialized=row[3] == "m") for row in rows}
     reads = defaultdict[int, set[int]](set, {oid: set() for oid in views})
@@ -158,10 +155,7 @@ def read_views(connection: Connection, context: Context) -> dict[int, tuple[View
 
 
 def is_there(connection: Connection, name: str, path: str | None = None) -> bool:
-    """Return whether a relation, named as in SQL, exists.
-
-    For names in user-written texts the session needs the source's search_path.
-    """
+    """Return whether a relation, named as in SQL, exists; texts of users need the source's path."""
     with source_path(connection, path) if path else nullcontext():
         return bool(connection.execute(sql.catalog.RELATION_IS_THERE, {"name": name}).fetchall()[0][0])
 
@@ -251,10 +245,7 @@ def fingerprint(inventory: Iterable[InventoryItem]) -> str:
 
 
 def read_outbound_keys(connection: Connection, members: Members) -> list[ForeignKey]:
-    """Return the foreign keys to other contexts' tables.
-
-    Names must not depend on the session's search_path.
-    """
+    """Return foreign keys to others' tables, in names independent of the session's search_path."""
     keys = dicts(connection, sql.catalog.FOREIGN_KEYS, {"oids": members.oids})
     return [key_of(key) for key in keys if key["table_oid"] in set(members.oids)]
 

@@ -227,10 +227,7 @@ def _asked(connection: Connection, question: psycopg.sql.SQL, **values: str) -> 
 
 
 def _make_login(server: Server, run: Run, owners: Iterable[str]) -> Server:
-    """Create a login that is a member of the owners.
-
-    It is dropped when the run, or else the next run, ends.
-    """
+    """Create a login that is a member of the owners, dropped when this run or the next ends."""
     name, password = f"{LOADER}_{run.id}_{secrets.token_hex(4)}", secrets.token_urlsafe(24)
     # This session's lock shows that the run is alive.
     keeper = run.until_end.enter_context(connect(server, MAINTENANCE_DATABASE, run.title))

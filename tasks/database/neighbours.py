@@ -34,10 +34,7 @@ class Neighbours:
         return cls(site.server, site.database, run.title)
 
     def is_empty(self, table: str) -> bool | None:
-        """Return whether another context's table, named as in the catalog, is empty.
-
-        None if this login may not read it.
-        """
+        """Return whether another context's table is empty; None if this login cannot read it."""
         with connect(self.server, self.database, self.title) as connection:
             connection.execute(sql.session.FIXED_SETTINGS)
             connection.execute(sql.session.set_lock_timeout(LOCK_SECONDS))

@@ -51,10 +51,7 @@ def _spelled_as(connection: Connection, item: InventoryItem, here: InventoryItem
 
 
 def _put_in_its_place(then: str, now: str, text: str) -> str | None:
-    """Return the part of one state that stands where the other state has this text.
-
-    None if more than that part differs.
-    """
+    """Return the part of one state in place of the other's text; None if more differs."""
     before, _, after = now.partition(text)
     if not (then.startswith(before) and then.endswith(after)) or len(then) < len(before) + len(after):
         return None

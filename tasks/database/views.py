@@ -56,10 +56,7 @@ def chosen_views(context: Context, names: Sequence[str] | None) -> Context:
 
 
 def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> list[Refreshed]:
-    """Refresh views in the order of their dependencies.
-
-    If one fails, that is reported, and the others are still refreshed.
-    """
+    """Refresh views in order of their dependencies, the others too if one fails."""
     with connect(site.server, site.database, run.title) as connection:
         there = catalog.read_views(connection, context)
     absent = {*context.views} - {view.name for view, _ in there.values()}
@@ -84,10 +81,7 @@ def refresh_views(site: Site, run: Run, context: Context, allowed: Limits) -> li
 
 @step(name="refresh_view {view.name}")
 def refresh_view(server: Server, database: str, run: Run, view: View, allowed: Limits | None = None) -> Refreshed:
-    """Refresh a materialized view; return the outcome.
-
-    Without limits, stale rows are not counted.
-    """
+    """Refresh a materialized view; return the outcome, with stale rows counted within limits."""
     name, place = view.qualified, {"name": sql.names.quoted_name(view.namespace, view.name)}
     with connect(server, database, run.title) as connection:
         connection.execute(sql.catalog.SHOW_AS_OWNER)

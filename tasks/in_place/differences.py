@@ -118,10 +118,7 @@ def _to_others(merge: Merge) -> set[tuple[str, str]]:
 
 
 def _as_rights_allow(merge: Merge, difference: Difference, how: Remedy) -> Remedy:
-    """Return how an object is changed back.
-
-    If that takes rights that this login lacks, only the statement to run by hand.
-    """
+    """Return how an object is changed back; without the rights, only the statement to run."""
     key, owner = difference.item, owner_of(difference.now) if difference.now else ""
     if how.how is How.CREATE and key.kind == "constraint" and (grant := rights.references(merge, key)):
         return Remedy(How.NOT, f"{grant} {how.by_hand}", "the tables' owner lacks REFERENCES on that table; run as its owner")
@@ -134,10 +131,7 @@ def _as_rights_allow(merge: Merge, difference: Difference, how: Remedy) -> Remed
 
 
 def stale_views(merge: Merge) -> list[ObjectChange]:
-    """Return the set's materialized views that are stale.
-
-    A restore that writes rows refreshes views in any case.
-    """
+    """Return the set's stale materialized views; a restore of rows refreshes views in any case."""
     changes, site = list[ObjectChange](), merge.site
     here = {(view.namespace, view.name) for view in merge.members.views if view.materialized and view.populated}
     for view in merge.manifest.views if merge.request.table is None else ():

@@ -78,10 +78,7 @@ def compare_live(site: Site, run: Run, staged: StagedSet, oids: Iterable[int]) -
 
 
 def _unlike(objects: Sequence[LargeObject], there: Sequence[LargeObject]) -> list[str]:
-    """Return how existing large objects differ from the set.
-
-    All with changed content in one sentence.
-    """
+    """Return how existing large objects differ; those of changed content in one sentence."""
     known = {large_object.oid: large_object for large_object in there}
     both = [large_object for large_object in objects if large_object.oid in known]
     other = [
@@ -122,10 +119,7 @@ def references_in(staged: StagedSet, relation: Relation, names: Sequence[str]) -
 
 @contextmanager
 def with_large_objects(merge: Merge) -> Iterator[list[str]]:
-    """Create the missing large objects for the rows that the block writes.
-
-    If the block fails, remove them. Yields notes.
-    """
+    """Create missing large objects for the block's rows, yield notes; on failure remove them."""
     missing = look_at_large_objects(merge).missing
     if not missing:
         yield []

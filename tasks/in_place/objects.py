@@ -247,10 +247,7 @@ def _referenced(key: ForeignKey) -> str:
 
 
 def own_sequences(merge: Merge) -> list[OwnSequence]:
-    """Return the set's sequences that this context's tables use.
-
-    For a restore of one table, return only those that the table owns.
-    """
+    """Return the set's sequences that the tables use; for one table, those that it owns."""
     if merge.request.table is None:
         members = merge.members
         if merge.missing:

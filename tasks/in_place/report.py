@@ -55,10 +55,7 @@ def publish_beside(context: Context, beside: Beside, passed_over: Sequence[str])
 
 @step
 def publish_merged(context: Context, done: Done) -> str:
-    """Publish the report of a restore into a live database, and emit the event.
-
-    Return the verdict.
-    """
+    """Publish the report of a restore into a live database, emit the event; return the verdict."""
     plan, merged = done.planned, done.merged
     if merged:
         verdict, undo = merged_verdict(plan, merged), merged.undo

@@ -102,10 +102,7 @@ def _altered(merge: Merge) -> Iterator[str]:
 
 
 def references(merge: Merge, key: InventoryItem) -> str:
-    """Return the missing GRANT REFERENCES on an existing table to which a new key refers.
-
-    "" if it is not missing.
-    """
+    """Return the GRANT REFERENCES that an existing table lacks for a new key, or ""."""
     if not (match := REFERENCED.search(key.state)):
         return ""
     columns = [unquoted(name) for name in match["columns"].split(", ")]

@@ -275,10 +275,7 @@ class Merge:
 
     @cached_property
     def divided(self) -> dict[str, tuple[str, str]]:
-        """The hash-partitioned table of each live partition.
-
-        Rows of the set may belong to another partition in this database.
-        """
+        """Each live partition's hash-partitioned table: here the set's rows may be in others."""
         return hash_tables(self.inventory, {relation.qualified: relation.parent for relation in self.members.relations})
 
     @property

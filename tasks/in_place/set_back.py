@@ -61,10 +61,7 @@ def _dropped(merge: Merge) -> Iterator[Finding]:
 
 
 def _altered(merge: Merge) -> list[Finding]:
-    """Return the objects to alter.
-
-    Of re-created objects only checks need that, for their comments.
-    """
+    """Return the objects to alter; of re-created ones only checks, for their comments."""
     again = {finding.item.identity for finding in merge.findings if finding.is_done and finding.remedy.how is How.ANEW}
     return [
         finding

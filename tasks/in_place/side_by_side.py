@@ -162,10 +162,7 @@ def _left_out(manifest: Manifest, relation: Relation) -> list[str]:
 
 
 def _large_objects(site: Site, run: Run, staged: StagedSet, relations: list[Relation]) -> list[str]:
-    """Return how large objects that the rows reference differ in the live database.
-
-    They are not changed.
-    """
+    """Return how large objects that the rows reference differ here; they are not changed."""
     columns = staged.manifest.large_objects.columns if staged.manifest.large_objects else {}
     oids = {oid for relation in relations for oid in references_in(staged, relation, columns.get(relation.qualified, []))}
     compared = compare_live(site, run, staged, oids)

@@ -24,10 +24,7 @@ def stage(merge: Merge) -> None:
 
 
 def _move_misplaced(merge: Merge) -> list[str]:
-    """Move staged rows of hash partitions to the partitions to which they belong in this database.
-
-    Return why that fails.
-    """
+    """Move staged rows to the hash partitions of this database; return why that fails."""
     problems = list[str]()
     for divided in {*merge.divided.values()}:
         partitions = [table for table in merge.tables if table.staged and merge.divided.get(table.name) == divided]

@@ -15,10 +15,7 @@ from tasks.in_place.session import Merge, Table, lineage
 
 
 def undo_of(merge: Merge) -> str:
-    """Return the commands that bring back the state before the restore.
-
-    Rows that refer to others come first.
-    """
+    """Return the commands that bring back the state before, rows that refer to others first."""
     context, database = merge.site.context.name, merge.site.database
     if merge.safety is None:
         dropped = shlex.quote(" ".join(_drops(merge)))
@@ -44,10 +41,7 @@ def without_keys(merge: Merge, undo: str) -> str:
 
 
 def _drops(merge: Merge) -> Iterator[str]:
-    """Yield statements that drop re-created tables.
-
-    Before that, other tables' keys to them, and views on them.
-    """
+    """Yield statements that drop re-created tables: first others' keys to them, and views."""
     made = {item.name: item.parent for item in merge.missing if item.kind in TABLES}
     yield from (sql.staging.drop_constraint(key.table, key.name) for key in keys_to_make(merge) if key.table not in made)
     yield from reversed([drops(item) for item in merge.missing if item.kind in VIEWS])

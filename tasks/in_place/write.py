@@ -25,10 +25,7 @@ from tasks.restore.unproven import without_unproven_checks
 
 @contextmanager
 def triggers_off(merge: Merge) -> Iterator[None]:
-    """Disable user triggers for the block.
-
-    Afterwards set each to its state in the set, or to its earlier state if the set lacks it.
-    """
+    """Disable user triggers for the block; then set each to its state in the set, or as before."""
     wanted = trigger_states(merge.manifest.inventory) if merge.request.table is None else {}
     triggers = merge.connection.execute(sql.triggers.TRIGGER_STATES, {"oids": merge.members.oids}).fetchall()
     for schema, table, trigger, words, _ in triggers:
@@ -96,10 +93,7 @@ def _leave(_merge: Merge, table: Table) -> list[str]:
 
 
 def _park(merge: Merge, table: Table) -> list[str]:
-    """Set the unique columns of the rows to update to unused values first.
-
-    Return the columns to write.
-    """
+    """Set unique columns of rows to update to unused values first; return those to write."""
     member, parked = table.member, list[str]()
     for column, kind, length in merge.connection.execute(sql.in_place.PARKING_COLUMNS, {"oid": member.oid}).fetchall():
         if not column:
@@ -112,10 +106,7 @@ def _park(merge: Merge, table: Table) -> list[str]:
 
 
 def _replace(merge: Merge, table: Table) -> list[str]:
-    """Turn updates into DELETE and INSERT, if no foreign key acts on that.
-
-    Return the columns to write.
-    """
+    """Turn updates into DELETE and INSERT if no key acts on that; return the columns to write."""
     if not merge.connection.execute(sql.in_place.KEYS_THAT_ACT, {"oid": table.member.oid}).fetchall():
         merge.connection.execute(sql.in_place.replace_instead_of_update(table.number))
     return table.changed

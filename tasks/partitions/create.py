@@ -64,10 +64,7 @@ def _create_all(
     missing: Iterable[NewPartition],
     move_default_rows: bool,
 ) -> None:
-    """Create the missing partitions one after the other.
-
-    Add the created ones and the problems to the timeline.
-    """
+    """Create the missing partitions in turn; note those created and problems in the timeline."""
     for partition in missing:
         try:
             timeline.moved[partition.name] = _create(connection, lock, table, partition, move_default_rows=move_default_rows)

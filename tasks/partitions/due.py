@@ -30,10 +30,7 @@ from tasks.sets.choose import archive_sets
 
 @step(repeatable=True)
 def find_due(site: Site, run: Run, instant: datetime) -> list[Archiving]:
-    """Find the partitions past the retention of their rule, by their upper bound, oldest first.
-
-    Nothing is changed.
-    """
+    """Return the partitions past their rule's retention, by upper bound, oldest first."""
     archives = archive_sets(site.store, site.context.name)
     with session(site, run) as connection:
         return [archiving for rule in site.context.partitions for archiving in _of_table(connection, site, rule, instant, archives)]

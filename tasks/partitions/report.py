@@ -90,10 +90,7 @@ def publish_archived(site: Site, archivings: Sequence[Archiving]) -> str:
 
 @step
 def publish_reattached(context: Context, archived: Archived, rows: int, differences: Sequence[str]) -> str:
-    """Publish that an archived partition is attached again, and how it differs from its set.
-
-    Return the verdict.
-    """
+    """Publish that a partition is attached again, and how it differs; return the verdict."""
     verdict = f"ATTACHED: {archived.partition} with {rows:,} rows of {archived.backup}, compared"
     if differences:
         verdict += f"; differs: {'; '.join(differences)}"

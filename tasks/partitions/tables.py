@@ -77,10 +77,7 @@ class PartitionedTable:
         return sql.partitions.range_bound(self.end(lower), self.end(upper))
 
     def within(self, lower: datetime | None, upper: datetime | None) -> Composed:
-        """Return the condition that a partition's rows satisfy.
-
-        A check with it saves ATTACH PARTITION the scan of the rows.
-        """
+        """Return the condition on a partition's rows; a check with it saves ATTACH the scan."""
         if self.is_list:
             return sql.partitions.among(self.rule.column, self._values(lower, upper))
         return sql.partitions.within(self.rule.column, self.end(lower), self.end(upper))

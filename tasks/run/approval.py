@@ -40,10 +40,7 @@ def required(context: Context) -> bool:
 
 
 def required_unscheduled(context: Context) -> bool:
-    """Return whether this run needs approval, for a flow whose scheduled runs need none.
-
-    Their deployment sets the parameters.
-    """
+    """Return whether this run needs approval; scheduled ones, by their deployments, need none."""
     return required(context) and not _is_scheduled()
 
 

@@ -109,10 +109,7 @@ def of(
 
 
 def _reason(error: BaseException) -> str:
-    """Return why a phase stopped.
-
-    Of errors that are not this project's only the type is shown, because messages may quote rows.
-    """
+    """Return why a phase stopped; of foreign errors only the type, as messages may quote rows."""
     message = f": {' '.join(str(error).split())}" if isinstance(error, OperationError) else ""
     return f"{type(error).__name__}{message}"[:FAILURE_CHARACTERS]
 

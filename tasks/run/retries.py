@@ -41,10 +41,7 @@ def again_on(
     wait: WaitBaseT | None = None,
     between: Callable[[], object] = lambda: None,
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Return a decorator that repeats a function after this error, up to `tries` calls in all.
-
-    The last error is raised.
-    """
+    """Return a decorator that repeats a function after this error, `tries` calls in all."""
 
     def prepare(call: RetryCallState) -> None:
         _warn(call)
@@ -64,10 +61,7 @@ def _warn(call: RetryCallState) -> None:
 
 
 def persistent(work: Callable[P, T]) -> Callable[P, T]:
-    """Return a function that repeats itself after StoreUnavailable.
-
-    Its work on the store must be repeatable.
-    """
+    """Return a function that repeats itself after StoreUnavailable: its work is repeatable."""
     tries = again_on(StoreUnavailable, TRIES, wait_exponential(multiplier=2) + wait_random(0, 2))(work)
 
     @wraps(tries)

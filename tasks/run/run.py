@@ -188,10 +188,7 @@ class Step(Task[..., Any]):
         return super().submit(*map(opaque, words), **_as_they_are(named))
 
     def map(self, *words: Any, **named: Any) -> Any:
-        """Run the task for each item of the given lists, in parallel.
-
-        Other arguments are passed to each run.
-        """
+        """Run the task for each item of these lists in parallel; other arguments are the same."""
         return super().map(*map(opaque, words), **_as_they_are(named))
 
 

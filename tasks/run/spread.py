@@ -39,10 +39,7 @@ def spread(run: Run, work: Task[..., T], calls: Sequence[tuple[Any, ...]], sizes
 
 
 def _do_small(work: Task[..., T], calls: Sequence[tuple[Any, ...]], count: int, done: Done) -> list[T]:
-    """Run a task's function for several items in one task run.
-
-    A further attempt continues with the missing items.
-    """
+    """Do a task's work for several items in one run; further attempts do the missing ones."""
     failed = abandoned.get()
     for place, call in enumerate(calls):
         if place not in done and not (failed and failed.is_set()):
@@ -56,10 +53,7 @@ repeat_small = step(name=NAME, repeatable=True)(_do_small)
 
 
 def _run_in_turn(run: Run, begin: Iterable[Callable[[], PrefectFuture[Any]]]) -> list[PrefectFuture[Any]]:
-    """Submit tasks, at most `jobs()` at a time, and wait.
-
-    On an error end the others and raise it.
-    """
+    """Submit tasks, at most `jobs()` at a time, and wait; on an error end the others, raise it."""
     futures, active, failed = list[PrefectFuture[Any]](), list[PrefectFuture[Any]](), Event()
     token = abandoned.set(failed)
     try:

@@ -41,10 +41,7 @@ class StoreAddress:
     signer: Signer | None = field(default=None, repr=False, compare=False)
 
     def copy_in(self, folder: str) -> "StoreAddress":
-        """Return the address of a folder with copies of this store's sets.
-
-        They are signed for this store.
-        """
+        """Return the address of a folder with copies of this store's sets, signed for it."""
         return replace(self, url=folder, credentials=None)
 
     @property
@@ -110,10 +107,7 @@ def _chosen_checksums(block: Block | None) -> str | None:
 
 
 def _new_client(block: Block | None, checksums: Literal["when_required", "when_supported"] = "when_required") -> "S3Client":
-    """Return a client whose timeouts and retries are bounded.
-
-    The operator's settings take precedence.
-    """
+    """Return a client with bounded timeouts and retries; the operator's settings win."""
     credentials = cast("AwsCredentials | None", block)
     session, parameters = credentials.get_boto3_session() if credentials else boto3.Session(), _parameters(block)
     ours = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard"}, tcp_keepalive=True)
@@ -145,10 +139,7 @@ def _with_crc32(block: Block | None) -> "S3Client":
 
 
 def _with_md5(block: Block | None) -> "S3Client":
-    """Return a client that sends Content-MD5, for servers that require it.
-
-    boto3 no longer sends it.
-    """
+    """Return a client that sends Content-MD5, as some servers require and boto3 no longer does."""
     client = _new_client(block)
     for operation in ("PutObject", "UploadPart"):
         client.meta.events.register(f"before-call.s3.{operation}", _add_md5)

@@ -50,10 +50,7 @@ class Store(Protocol):
 
     @property
     def lacking(self) -> frozenset[str]:
-        """The requested storage classes that the store does not have.
-
-        Their objects are in STANDARD.
-        """
+        """Requested storage classes that the store lacks: such objects are in STANDARD."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys start with the prefix."""
@@ -64,10 +61,7 @@ class Store(Protocol):
     def put(
         self, key: str, file: Path, storage_class: str, metadata: dict[str, str], moved: Moved = unmeasured
     ) -> None:  # fmt: skip
-        """Store a file, and overwrite an existing object.
-
-        Report the number of bytes sent to `moved`.
-        """
+        """Store a file, also over an existing object; report the bytes sent to `moved`."""
 
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
         """Store a small object. Raise AlreadyExists if it exists with other content."""
@@ -76,25 +70,16 @@ class Store(Protocol):
         """Store a small object, and overwrite an existing one."""
 
     def read(self, key: str) -> bytes:
-        """Return a small object.
-
-        Raise DamagedSet if it is too large for a manifest, mark or record.
-        """
+        """Return a small object, or raise DamagedSet if it is too large for one."""
 
     def fetch(self, key: str, target: IO[bytes], moved: Moved = unmeasured) -> str:
         """Write an object to an open file, report bytes received to `moved`, return its SHA-256."""
 
     def require_readable(self, key: str) -> ObjectInfo | None:
-        """Return the facts of an object that can be read, or None.
-
-        Raise ColdObject if it has to be thawed.
-        """
+        """Return a readable object's facts, or None; raise ColdObject if it is cold."""
 
     def require_writable(self, key: str, storage_class: str) -> None:
-        """Raise an error unless an object can be stored under this key in this storage class.
-
-        Afterwards nothing is left there.
-        """
+        """Check that an object could be stored under this key and class; leave nothing there."""
 
     def clock(self) -> datetime | None:
         """Return the time of the store's clock, or None if it has no clock of its own."""
@@ -107,10 +92,7 @@ class Store(Protocol):
         """
 
     def thaw(self, key: str, days: int, tier: str) -> bool:
-        """Request that a cold object be readable for some days.
-
-        Return False if that is already requested.
-        """
+        """Request that a cold object be readable for days; return False if it was requested."""
 
     def delete(self, key: str) -> None:
         """Delete an object; an object that does not exist is no error."""

@@ -81,10 +81,7 @@ def is_refusal(error: ClientError) -> bool:
 
 
 def may_be_class(error: BaseException) -> bool:
-    """Return whether a server may have refused an object because of its storage class.
-
-    The error codes differ by server.
-    """
+    """Return whether a server may have refused a storage class; codes differ by server."""
     answer = answer_in(error)
     if answer is None or not is_refusal(answer):
         return False
@@ -93,10 +90,7 @@ def may_be_class(error: BaseException) -> bool:
 
 
 def demands_checksum(error: BaseException) -> bool:
-    """Return whether the store may have refused an object because it came without a checksum.
-
-    Buckets with object lock do.
-    """
+    """Return whether the store may require a checksum, as buckets with object lock do."""
     answer = answer_in(error)
     if answer is None or not is_refusal(answer):
         return False
@@ -105,10 +99,7 @@ def demands_checksum(error: BaseException) -> bool:
 
 
 def untrusted(error: BaseException) -> str:
-    """Return what is wrong with a server's certificate or with the CA file, and the remedy.
-
-    "" if the error has another cause.
-    """
+    """Return what is wrong with certificate or CA file, with the remedy, or "" if nothing."""
     if not any(isinstance(cause, SSLError) for cause in _causes(error)):
         return ""
     bundle = os.environ.get("AWS_CA_BUNDLE")

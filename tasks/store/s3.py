@@ -91,11 +91,7 @@ class S3Store:
             self._writes.in_class(storage_class, send)
 
     def create(self, key: str, data: bytes, storage_class: str, metadata: dict[str, str]) -> None:
-        """Put with If-None-Match.
-
-        If the object exists, read and compare it, because the answer to an earlier attempt may have
-        been lost.
-        """
+        """Put with If-None-Match; compare an existing object, as an earlier answer may be lost."""
         existing = self.head(key)
         with self._answering(key):
             if existing is None:
@@ -117,10 +113,7 @@ class S3Store:
         self._writes.in_class(storage_class, lambda client, extra: client.put_object(**place, **extra))
 
     def require_writable(self, key: str, storage_class: str) -> None:
-        """Begin a multipart upload and abort it.
-
-        A server that does not support such uploads passes this test.
-        """
+        """Begin a multipart upload and abort it; a server without such uploads passes."""
         place: dict[str, Any] = {"Bucket": self._bucket, "Key": self._root + key}
         with self._answering(key):
             try:
@@ -168,11 +161,7 @@ class S3Store:
             yield from body.iter_chunks(RANGE_CHUNK_BYTES)
 
     def require_readable(self, key: str) -> ObjectInfo | None:
-        """Send HEAD.
-
-        If the object is in a cold class, request one byte, because some servers return cold objects
-        at once.
-        """
+        """Send HEAD; of a cold object request a byte, as some servers return it at once."""
         with self._answering(key):
             facts = self._head(key)
             if facts is None:

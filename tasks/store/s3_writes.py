@@ -29,11 +29,7 @@ class Writes:
         self._stricter, self._switching = [*stricter], Lock()
 
     def in_class(self, storage_class: str, send: Send[T]) -> T:
-        """Store an object in a class.
-
-        If the server accepts the object only without the class, the class counts as lacking from
-        now on.
-        """
+        """Store an object in a class; if accepted only without, the class counts as lacking."""
         extra: dict[str, Any] = {"StorageClass": storage_class}
         if storage_class == DEFAULT_CLASS or storage_class in self.lacking:
             return self._with_checksums(send, {})

@@ -84,10 +84,7 @@ def _not_whole(store: StoreAddress, listed: Iterable[ListedSet]) -> list[str]:
 
 
 def _with_asides(point: RecoveryPoint, listed: list[ListedSet], *, disputed: bool) -> RecoveryPoint:
-    """Add the sets that are set aside.
-
-    While no operator has decided between two servers, one of their states may be the right one.
-    """
+    """Add sets that are set aside: while undecided, one of their states may be the right one."""
     aside = [
         (entry.manifest.snapshot.instant, entry.aside) for entry in listed if entry.manifest and entry.aside and not entry.damage
     ]
