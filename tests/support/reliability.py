@@ -71,7 +71,7 @@ def summary(rows: list[Row]) -> str:
     alone, caught = sum(row.alone != NOTHING for row in rows), sum(row.is_caught for row in rows)
     at_once, equal = sum(row.planned == EQUAL for row in rows), sum(row.is_equal for row in rows)
     return (
-        f"Of {len(rows)} kinds of damage the integrity check tells {alone} without a set and {caught} with one in the store.\n"
+        f"Of {len(rows)} kinds of damage the integrity check finds {alone} without a set and {caught} with one in the store.\n"
         f"A restore in place brings back {at_once}, with `objects=restore` {equal}; of the other {len(rows) - equal} it says what "
         "is left.\n"
     )
