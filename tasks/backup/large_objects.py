@@ -80,7 +80,7 @@ def store_large_objects(
         MovedSnapshot, OperationError: the large objects cannot be read.
     """
     started = time.monotonic()
-    with large_objects.explained("reading large objects"):
+    with large_objects.explained():
         referring = [member for member in members if member.qualified in references.columns]
         oids = _referred_to(site, run, snapshot, referring, references, only)
         with seeing(site.server, site.database, run.title, snapshot.name, []) as connection:

@@ -106,8 +106,8 @@ def may_read(connection: Connection) -> bool:
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turn errors while reading large objects into ours, with the action that failed.
+def explained() -> Iterator[None]:
+    """Turn errors while reading large objects into ours.
 
     Raises:
         MovedSnapshot: the snapshot is gone, or a lock conflicts; retry with another snapshot.
@@ -117,4 +117,4 @@ def explained(what: str) -> Iterator[None]:
         yield
     except (psycopg.Error, OSError) as error:
         fault = stream.describe_fault(error)
-        raise (MovedSnapshot if fault.moved else OperationError)(f"{what}: {fault.message}") from error
+        raise (MovedSnapshot if fault.moved else OperationError)(f"reading large objects: {fault.message}") from error

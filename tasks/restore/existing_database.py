@@ -242,7 +242,8 @@ def _compare(
         expected = spelled_here(connection, expected, restored, path)
     if had_tables:
         # Objects may have been created by a migration and differ, but every table must exist.
-        differing += [f"{name} is missing" for name in missing_objects(_of(TABLES, expected), restored)]
+        tables = [item for item in expected if item.kind in TABLES]
+        differing += [f"{name} is missing" for name in missing_objects(tables, restored)]
         compared = expected, restored
     else:
         # An existing schema, or an object that no relation needs, may be shared with others.
@@ -258,10 +259,6 @@ def _compare(
             differing,
         )
     return [f"existed before the restore: {difference}" for difference in compare_inventories(*compared, same_major=same_major)]
-
-
-def _of(kinds: Collection[str], items: list[InventoryItem]) -> list[InventoryItem]:
-    return [item for item in items if item.kind in kinds]
 
 
 def _but(identities: Collection[tuple[str, str, str]], items: list[InventoryItem]) -> list[InventoryItem]:

@@ -123,9 +123,7 @@ def _publish_failure(recovery: Recovery, run: Run, failure: Exception) -> None:
         failure.add_note(f"and its report could not be published: {unpublished}")
 
 
-def facts_of(
-    recovery: Recovery, failure: str | None = None, differences: Sequence[str] = (), records: Sequence[DrillRecord] = ()
-) -> RecoveryFacts:
+def facts_of(recovery: Recovery, failure: str | None, differences: Sequence[str]) -> RecoveryFacts:
     """Return the facts of a recovery for its report."""
     known: dict[str, Any] = {}
     if staged := recovery.staged:
@@ -141,7 +139,7 @@ def facts_of(
     return RecoveryFacts(
         **{"path": recovery.store.url, **known}, purpose=recovery.purpose, started=recovery.started, phases=recovery.phases.seconds,
         failure=failure, differences=differences, removed=recovery.removed, load_seconds=recovery.filled.load_seconds,
-        findings=recovery.checked.findings, exercises=recovery.exercises, records=records,
+        findings=recovery.checked.findings, exercises=recovery.exercises,
         database_bytes=recovery.checked.database_bytes, newest=recovery.newest, off_host=recovery.store.off_host,
         proven=recovery.proven,
     )  # fmt: skip

@@ -31,9 +31,9 @@ def _stamp(instant: datetime) -> str:
     return f"{instant:%Y%m%dT%H%M%SZ}"
 
 
-def history(records: Iterable[R], count: int | None = None) -> list[R]:
-    """Return the last records, or all, the newest first."""
-    return sorted(records, key=lambda record: record.instant, reverse=True)[:count]
+def history(records: Iterable[R]) -> list[R]:
+    """Return the records, the newest first."""
+    return sorted(records, key=lambda record: record.instant, reverse=True)
 
 
 def recorded_since(newest_first: list[str], since: datetime) -> list[str]:
