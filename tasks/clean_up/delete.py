@@ -36,7 +36,7 @@ CHANGED = "this row or a dependent row changed since it was archived, by another
 
 
 class Blocked(Exception):
-    """Raised if others lock rows that a removal needs: it is rolled back; `tried` has its rows."""
+    """Raised if other sessions lock rows of a removal: it is rolled back; `tried` has its rows."""
 
     def __init__(self, tried: Removed) -> None:
         self.tried = tried

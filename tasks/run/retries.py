@@ -61,7 +61,7 @@ def _warn(call: RetryCallState) -> None:
 
 
 def persistent(work: Callable[P, T]) -> Callable[P, T]:
-    """Return a function that repeats itself after StoreUnavailable: its work is repeatable."""
+    """Return a function that repeats itself after StoreUnavailable; it must be repeatable."""
     tries = again_on(StoreUnavailable, TRIES, wait_exponential(multiplier=2) + wait_random(0, 2))(work)
 
     @wraps(tries)

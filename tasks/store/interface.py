@@ -92,7 +92,7 @@ class Store(Protocol):
         """
 
     def thaw(self, key: str, days: int, tier: str) -> bool:
-        """Request that a cold object be readable for days; return False if it was requested."""
+        """Request that a cold object be readable for days; False if that is already requested."""
 
     def delete(self, key: str) -> None:
         """Delete an object; an object that does not exist is no error."""

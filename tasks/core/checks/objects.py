@@ -36,7 +36,7 @@ def came_with_time(differences: Iterable[Difference], then: Iterable[InventoryIt
 
 
 def is_grave(difference: Difference) -> bool:
-    """Return whether it is an error; not if only a view's text changed, as restores change it."""
+    """Return whether it is an error; a view's text alone is none, as restores change it."""
     return severity(difference) is Severity.ERROR and difference.item.kind not in VIEWS
 
 

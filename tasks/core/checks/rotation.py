@@ -28,7 +28,7 @@ class Rotation(BaseModel):
     agreed: dict[Label, Label] = {}
 
     def ordered(self, names: Collection[str], now: datetime) -> list[str]:
-        """Return the names, tried longest ago first; never tried ones in the order of the day."""
+        """Return the names, tried longest ago first; never tried ones in a daily changing order."""
         listed = sorted(names)
         day = now.toordinal() % len(listed) if listed else 0
         return sorted([*listed[day:], *listed[:day]], key=lambda name: _known(self.tried, name, now))

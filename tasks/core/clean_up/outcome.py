@@ -103,7 +103,7 @@ class CleanUp:
 
     @property
     def not_known(self) -> int:
-        """The number of old rows of the rule's table that the plan could not decide."""
+        """The number of old rows of the rule's table about which the plan could not decide."""
         return self.untried + sum(len(keys) for keys in self.unsure.values())
 
     def fate(self, *, planned: bool) -> str:

@@ -159,7 +159,7 @@ class MergePlan:
 
     @property
     def done(self) -> list[ObjectChange]:
-        """The objects that are created or changed back; triggers to enable or disable are apart."""
+        """Objects that are created or changed back; triggers to switch are listed apart."""
         return [change for change in self.objects if change.is_done and change.remedy.how is not How.SWITCH]
 
     @property

@@ -48,7 +48,7 @@ class SetFacts(BaseModel):
 
     @property
     def recovery_state(self) -> tuple[datetime, datetime] | None:
-        """When the state that `latest` restores was taken, and stored; None if it cannot be."""
+        """When the set's state was taken and stored; None if the set cannot be `latest`."""
         if self.instant is None or self.finished is None or not RULES[self.kind].may_be_latest:
             return None
         if self.is_damaged or self.state == "set aside":

@@ -186,7 +186,7 @@ def is_going(table: Table, alias: Composable, going: Identifier) -> Composed:
 
 
 def mark_referring(table: Table, parent: Table, key: Link, going: Identifier | None = None) -> Composed:
-    """Lock and mark rows that refer to marked rows, or to those `going`, by a foreign key."""
+    """Lock and mark rows that refer to marked rows by a key; with `going`, only those in it."""
     joined = SQL("{} AS {} JOIN {} AS {} ON {} JOIN {} AS {} ON {}").format(
         table.place, ROW, parent.place, PARENT, key.refers(ROW, PARENT), parent.marks, Identifier(MARKED), parent.is_marked(PARENT)
     )

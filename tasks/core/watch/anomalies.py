@@ -115,7 +115,7 @@ def _slow(overview: Overview, sets: Sequence[SetFacts]) -> list[str]:
 
 
 def unusual_values(values: Sequence[float], above: float, below: float = 0.0) -> dict[int, float]:
-    """Return values outside these multiples of the median before them, by index, with it."""
+    """Return values outside these multiples of the median before, by index, with that median."""
     usual = {
         number: median(values[max(0, number - COMPARED) : number]) for number in range(LEAST_COMPARED, len(values))
     }  # fmt: skip
