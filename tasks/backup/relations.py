@@ -40,7 +40,7 @@ def store_relations(
     only: Mapping[str, RowKeys] | None,
     like: Manifest | None,
 ) -> tuple[list[Relation], dict[str, BlockRows]]:
-    """Dump and store every relation with rows, the largest first, in parallel; of large ones several parts.
+    """Dump and store every relation with rows, the largest first, in parallel, large ones in parts.
 
     Returns the relations and, for a full, their rows by block. The bytes to dump are estimated from
     `like`, an earlier set.
@@ -77,7 +77,7 @@ class _Dump:
 
 
 def _expected_bytes(dumps: Sequence[_Dump], source: Source, like: Manifest | None) -> dict[str, float]:
-    """Return estimated bytes of rows by staged file: those of the relation in an earlier set, or its size on disk."""
+    """Return estimated bytes of rows by staged file: from an earlier set, or the size on disk."""
     known, parts = like.plain_bytes if like else {}, Counter(dump.member.oid for dump in dumps)
     return {
         str(dump.job.file): known.get(dump.member.qualified, source.sizes.get(dump.member.oid, 0)) / parts[dump.member.oid]
@@ -144,7 +144,7 @@ def store_relation(
     item: Item,
     earlier: list[Dumped],
 ) -> tuple[Relation, BlockRows | None]:
-    """Dump and store one relation, or some of its pages; needs only the database, the store and the staging folder.
+    """Dump and store a relation or some pages; needs only the database, the store and staging.
 
     For a relation in the base only changed blocks are stored. The dump of an `earlier` attempt is
     used again.

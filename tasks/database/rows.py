@@ -126,7 +126,7 @@ def is_unchanged(server: Server, job: StreamJob, base: BaseBlocks) -> bool:
 
 
 def split(server: Server, job: StreamJob, size_bytes: int) -> list[StreamJob]:
-    """Return jobs that together read a large relation, each some of its pages; the job itself for another one.
+    """Return jobs that together read a large relation, some pages each; otherwise the job itself.
 
     Raises:
         MovedSnapshot, OperationError: as run_stream.

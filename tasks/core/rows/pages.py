@@ -1,4 +1,4 @@
-"""Ranges of a heap's pages: a large table is read by several processes at once, each reading some of its pages.
+"""Ranges of a heap's pages: a large table is read by several processes, each some of its pages.
 
 A condition on ctid is a TID range scan from PostgreSQL 14 on, which reads no other pages
 (https://www.postgresql.org/docs/current/release-14.html).

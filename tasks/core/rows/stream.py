@@ -134,7 +134,7 @@ def split(server: Server, job: StreamJob, parts: int) -> list[Pages]:
 
 
 def _heap_pages(connection: Connection, job: StreamJob) -> int | None:
-    """Return the number of a heap's pages; None if it is no heap, or a query would run code of its owner."""
+    """Return a heap's number of pages; None for others, or if a query would run owner's code."""
     name = {"name": sql.names.quoted_name(job.schema, job.name)}
     if connection.execute(sql.logins.CODE_WHEN_PLANNED, name).fetchall()[0][0]:
         return None

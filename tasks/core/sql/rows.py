@@ -20,7 +20,7 @@ PageRange = tuple[int, int | None]
 
 
 def rows_of_pages(schema: str, name: str, columns: Sequence[str], pages: PageRange) -> Composed:
-    """Select the rows of some pages of a relation, without its children, in the order of the pages."""
+    """Select the rows of some pages of a relation, without children, in the pages' order."""
     chosen = SQL(", ").join(map(Identifier, columns))
     return SQL("SELECT {} FROM ONLY {}{}").format(chosen, Identifier(schema, name), _on(pages))
 
@@ -31,7 +31,7 @@ def copy_pages_out(schema: str, name: str, columns: Sequence[str], encoding: str
 
 
 def _on(pages: PageRange | None) -> Composed:
-    """Return the condition that a row is on some pages, as a WHERE clause; nothing for all pages."""
+    """Return the WHERE clause that a row is on some pages; nothing for all pages."""
     first, end = pages or (0, None)
     bounds = [SQL("ctid >= {}::tid").format(Literal(f"({first},0)"))] if pages else []
     bounds += [] if end is None else [SQL("ctid < {}::tid").format(Literal(f"({end},0)"))]
