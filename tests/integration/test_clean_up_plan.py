@@ -128,7 +128,7 @@ def test_what_a_trigger_refuses_beside_rows_that_would_go_is_not_known(world: Wo
     text = report("clean-up-plan")
     assert "40 rows of public.items would be archived and deleted" in planned and "4 old rows: not known" in planned
     assert "| 4 not known |" in rule_row(text, "orders") and "none" not in rule_row(text, "orders")
-    assert "4 rows of orders: refused by guard(): RaiseException (P0001); tried while rows" in text.split("## Not known")[1]
+    assert "4 rows of orders: refused by guard(): RaiseException (P0001); the plan tried it before" in text.split("## Not known")[1]
     assert clean_up(world) == "CLEANED UP: 40 rows of public.items, 4 rows of public.orders archived and deleted"
 
 
