@@ -1,4 +1,4 @@
-"""Flows by hand, `python -m flows.<module> <flow> [--parameter value …]`, also without a server."""
+"""Running flows by hand: `python -m flows.<module> <flow> [--parameter value …]`, also without Prefect's server."""
 
 import inspect
 import logging

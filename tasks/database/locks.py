@@ -96,11 +96,11 @@ def context_lock(
         while not connection.execute(attempt, key).fetchall()[0][0]:
             if time.monotonic() > deadline:
                 holders = ", ".join(row[0] for row in connection.execute(sql.locks.LOCK_HOLDERS, key))
-                raise OperationError(
-                    f'context "{context}" is locked by {holders or "a run that just ended"} for '
-                    f"more than {wait_seconds:.0f} s; "
-                    "wait for it to end, or end it, and run again"
-                )
+                by, remedy = (
+                    (holders, "wait for it to end, or end it, and run again") if holders
+                    else ("a run that has just ended", "run again")
+                )  # fmt: skip
+                raise OperationError(f'context "{context}" is locked by {by} for more than {wait_seconds:.0f} s; {remedy}')
             # Polled, because a waiting statement would hold a snapshot, which holds back vacuum.
             time.sleep(POLL_SECONDS)
         pid, began, database = connection.execute(sql.locks.LOCK_SESSION).fetchall()[0]

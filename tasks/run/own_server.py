@@ -73,7 +73,7 @@ def own_server(*, as_configured: bool) -> Iterator[str]:
             except _NotStarted as second:
                 raise OperationError(
                     f"there is no Prefect server, and none can be started here: {second}; set "
-                    "PREFECT_API_URL, or BACKUP_STAGING to a folder with space"
+                    "PREFECT_API_URL, or set BACKUP_STAGING to a folder with free space"
                 ) from None
         yield warning
 

@@ -79,7 +79,7 @@ class ExpiredSet:
 
 @dataclass(frozen=True)
 class UnfinishedSet:
-    """A set of a run that died before the manifest; `since` it is marked for deletion."""
+    """A set whose run died before it wrote the manifest; `since` is when it was marked for deletion."""
 
     name: SetName
     since: datetime | None = None

@@ -44,9 +44,9 @@ def hold(address: StoreAddress, run: Run, names: Iterable[SetName]) -> Iterator[
     except BadInput as error:
         # The store refused the hold file, so that there is none.
         held.pop()
-        get_run_logger().warning("read without protection from pruning: %s", error)
+        get_run_logger().warning("the set is read without protection from pruning: %s", error)
     except OperationError as error:
-        get_run_logger().warning("read without protection from pruning: %s", error)
+        get_run_logger().warning("the set is read without protection from pruning: %s", error)
     try:
         yield
     finally:

@@ -161,7 +161,7 @@ class S3Store:
             yield from body.iter_chunks(RANGE_CHUNK_BYTES)
 
     def require_readable(self, key: str) -> ObjectInfo | None:
-        """Send HEAD; of a cold object request a byte, as some servers return it at once."""
+        """Send HEAD; request one byte of a cold object, as some servers return such objects at once."""
         with self._answering(key):
             facts = self._head(key)
             if facts is None:

@@ -28,8 +28,8 @@ class Base:
     def part_of(self, oid: int, relfilenode: int, name: str, columns: Iterable[str], layout: str) -> "BasePart | None":
         """Return the base's part of a table, if file and layout are the same and rows were counted.
 
-        With another layout, unchanged rows have another text: a column that was dropped and added
-        again has its old name and type, but none of its old values.
+        With another layout even unchanged rows may be written as other text: a column that was
+        dropped and added again has its old name and type, but none of its old values.
         """
         relation = self._by_name.get(name)
         if relation is None or not layout:
@@ -58,9 +58,9 @@ def incompatibility(
 ) -> str | None:
     """Return why a full backup cannot be the base of a differential of this snapshot.
 
-    None if it can. Changed rows are found by 64-bit transaction ids (xid8), which never repeat
-    until the server is restarted. A restarted server may have the data directory of another day, or
-    be a copy: its WAL and transaction ids then continue another history.
+    None if it can. Changed rows are found by 64-bit transaction ids (xid8), which do not repeat
+    while a server keeps running. After a restart it may run on an older data directory, or on a
+    copy: its WAL and transaction ids then continue another history.
     """
     then = base.snapshot
     pairs = {

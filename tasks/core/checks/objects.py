@@ -41,6 +41,6 @@ def is_grave(difference: Difference) -> bool:
 
 
 def in_short(difference: Difference) -> str:
-    """Return the object and which facts changed; their texts only for tables of other contexts."""
+    """Return the object and which facts changed; for tables of other contexts also what they are."""
     is_short = not difference.fact or difference.item.kind == facts.OTHERS_TABLE
     return difference.line if is_short else f"{named(difference.item)}: {difference.fact}"

@@ -105,7 +105,7 @@ class Overview:
 
     @cached_property
     def gaps(self) -> list[Gap]:
-        """The gaps between restorable states, oldest first, since all states are known.
+        """The gaps between restorable states, oldest first, from the time from which all are known.
 
         A gap that began before that time counts from that time, because states that expired earlier
         are not known.
