@@ -7,22 +7,13 @@ how much more it is than that of the size before, for as many partitions: 1.0 is
 process tree, sampled; the servers are not counted. Machines are noisy: compare ratios within a run.
 """
 
-import json
-import sys
-import tempfile
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import AbstractContextManager
 
-from benchmarks.main_job import Measured, measure, run_seconds
-from deployments import local
-from deployments.demo import DATABASE, make_logins, make_source
-from deployments.local import LocalServer
-from tests.support.contexts import write_context
+from benchmarks.main_job import Measured
+from benchmarks.place import Place, place
 
-CONTEXT = "bc-monthly"
 SIZES = [300, 1500, 5000]
 # Whoever has so many partitions has room for their locks.
 SETTINGS = {"max_locks_per_transaction": "512", "shared_buffers": "256MB"}
@@ -37,28 +28,6 @@ MAKE = """DO $$ DECLARE first date; BEGIN FOR n IN {since}..{until} LOOP
   EXECUTE format('CREATE TABLE readings_%s PARTITION OF readings FOR VALUES FROM (%L) TO (%L)',
                  to_char(first, 'YYYY_MM'), first, (first + interval '1 month')::date);
   EXECUTE format('INSERT INTO readings SELECT n, %L, ''x'' FROM generate_series(1, 5) AS n', first); END LOOP; END $$"""
-FLOW = "import sys, json; from importlib import import_module; from pathlib import Path; from tasks.run import site; " \
-    "site.CONTEXTS = Path(sys.argv[1]); getattr(import_module(sys.argv[2]), sys.argv[3])(**json.loads(sys.argv[4]))"  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Place:
-    """Two servers, a folder, and what leads flows there."""
-
-    source: LocalServer
-    target: LocalServer
-    folder: Path
-    api: str
-
-    def run(self, module: str, flow: str, server: LocalServer, user: str, **parameters: object) -> Measured:
-        """Run a flow in a process of its own; return the seconds of its run alone, and its peak memory."""
-        ours = {
-            "BACKUP_STORE": str(self.folder / "store"), "BACKUP_STAGING": str(self.folder / "staging"), "PREFECT_API_URL": self.api
-        }  # fmt: skip
-        said = json.dumps({"context": CONTEXT} | parameters)
-        argv = [sys.executable, "-c", FLOW, str(self.folder / "contexts"), module, flow, said]
-        peak = measure(flow, argv, server.environment(user) | ours).peak_bytes
-        return Measured(flow, run_seconds(self.api, flow.replace("_", "-")).seconds, peak)
 
 
 def main() -> None:
@@ -68,7 +37,7 @@ def main() -> None:
     sizes = sorted(parser.parse_args().partitions or SIZES)
     before = dict[str, tuple[int, float]]()
     for count in sizes:
-        with place(count) as there:
+        with made(count) as there:
             for one in measured(there):
                 was, seconds = before.get(one.name, (count, one.seconds))
                 growth = one.seconds / count / (seconds / was)
@@ -80,33 +49,12 @@ def main() -> None:
                 before[one.name] = count, one.seconds
 
 
-@contextmanager
-def place(count: int) -> Iterator[Place]:
+def made(count: int) -> AbstractContextManager[Place]:
     """Make a database of so many partitions, an empty server, and a store."""
-    with (
-        tempfile.TemporaryDirectory(prefix="backup-benchmark-") as name,
-        local.postgres(**SETTINGS) as source,
-        local.postgres(**SETTINGS) as target,
-        local.prefect_server() as api,
-    ):
-        folder = Path(name)
-        (folder / "store").mkdir()
-        make_logins(target)
-        make_source(source, 1000)
-        with source.connect(DATABASE) as connection:
-            connection.execute(TABLE.encode())
-            # Not all at once, which would take a lock for each.
-            for since in range(0, count, AT_ONCE):
-                connection.execute(MAKE.format(since=since, until=min(since + AT_ONCE, count) - 1).encode())
-        rule = {
-            "table": "readings",
-            "column": "taken_at",
-            "period": "month",
-            "name": "readings_{year}_{month:02}",
-            "keep": "1 month",
-        }
-        write_context(folder / "contexts", name=CONTEXT, database=DATABASE, tables=["readings"], partitions=[rule])
-        yield Place(source, target, folder, api)
+    # Not all at once, which would take a lock for each.
+    fills = [MAKE.format(since=since, until=min(since + AT_ONCE, count) - 1) for since in range(0, count, AT_ONCE)]
+    rule = {"table": "readings", "column": "taken_at", "period": "month", "name": "readings_{year}_{month:02}", "keep": "1 month"}
+    return place([TABLE, *fills], SETTINGS, tables=["readings"], partitions=[rule])
 
 
 def measured(there: Place) -> Iterator[Measured]:
