@@ -1,6 +1,7 @@
 """A set's other files: schema dump, -L list for pg_restore, context files, restore.sh, manifest."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 from tasks.backup.objects import store_packed, store_text
@@ -102,10 +103,13 @@ def part_of_context(site: Site, run: Run, source: Source, snapshot: Snapshot) ->
     described = frozenset(identity for identity in named if identity[0] != subscription)
     described |= {*borders.read_made_by_superusers(snapshot.coordinator, members)}
     origin, encoding = Origin(site.database, source.server), encoding_of(snapshot.coordinator)
-    parts = borders.read_parts_of_views(snapshot.coordinator, members, described)
+    parts = borders.read_parts(snapshot.coordinator, members, described)
     outside = {object_id: {*parts.get(object_id, ())} - described for object_id in described}
     wanted = Wanted(origin, schemas, members.objects, outside, encoding)
-    return context_part(run, source.pg_restore, snapshot.archive, wanted)
+    part = context_part(run, source.pg_restore, snapshot.archive, wanted)
+    refreshes = borders.read_refreshes(snapshot.coordinator, members, described)
+    filled = {identity: f"{text}\n{refreshes[identity]}" for identity, text in part.statements.items() if identity in refreshes}
+    return replace(part, statements={**part.statements, **filled})
 
 
 def _by_hand(crossing: borders.Borders, part: ContextPart) -> list[LeftOut]:

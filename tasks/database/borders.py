@@ -1,7 +1,7 @@
 """Foreign keys and other objects across a context's border, and warnings about the source."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ from tasks.core.database.objects import ForeignKey
 from tasks.core.postgres.connection import Connection
 from tasks.core.sql.names import quoted
 from tasks.database.catalog import Members, dicts, inventory_oids, key_of
-from tasks.database.surroundings import left_out
+from tasks.database.surroundings import left_out, read_forgotten
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,10 @@ def read_borders(connection: Connection, members: Members, context: Context, cla
     keys = dicts(connection, sql.catalog.FOREIGN_KEYS, oids)
     outbound = [key for key in keys if key["table_oid"] in set(members.oids)]
     inbound = [key for key in keys if key["table_oid"] not in set(members.oids)]
-    neighbours = dicts(connection, sql.catalog.NEIGHBOURS, oids | {"schema": context.namespace})
     forgotten = [
         f"{row['schema']}.{row['name']}" + (" (refers to this context)" if row["refers"] else "")
-        for row in neighbours
-        if f"{row['schema']}.{row['name']}" not in claimed
+        for row in read_forgotten(connection, members.oids, context, claimed)
+        if row["kind"] in "rp"
     ]
     # Keys to other contexts are listed separately.
     keys_out = frozenset((members.classes["pg_constraint"], key["oid"]) for key in outbound)
@@ -64,13 +63,20 @@ def read_made_by_superusers(connection: Connection, members: Members) -> list[Ob
     return sorted((row[0], row[1]) for row in connection.execute(sql.surroundings.MADE_BY_SUPERUSERS, asked).fetchall())
 
 
-def read_parts_of_views(connection: Connection, members: Members, objects: Collection[ObjectId]) -> dict[ObjectId, list[ObjectId]]:
-    """Return, for each view, the rules, triggers, defaults and indexes that are dropped with it."""
+def read_parts(connection: Connection, members: Members, objects: Collection[ObjectId]) -> dict[ObjectId, list[ObjectId]]:
+    """Return, for each of some objects that is a relation, all that is dropped with it: indexes, triggers, partitions …"""
     oids = [oid for class_id, oid in objects if class_id == members.classes["pg_class"]]
     parts = defaultdict[ObjectId, list[ObjectId]](list)
-    for *view, class_id, oid in connection.execute(sql.surroundings.PARTS_OF_VIEWS, {"oids": oids}):
-        parts[view[0], view[1]].append((class_id, oid))
+    for *relation, class_id, oid in connection.execute(sql.surroundings.PARTS, {"oids": oids}):
+        parts[relation[0], relation[1]].append((class_id, oid))
     return dict(parts)
+
+
+def read_refreshes(connection: Connection, members: Members, objects: Iterable[ObjectId]) -> dict[ObjectId, str]:
+    """Return, for each of some objects that is a materialized view with rows, the statement that fills it."""
+    pg_class = members.classes["pg_class"]
+    oids = [oid for class_id, oid in objects if class_id == pg_class]
+    return {(pg_class, oid): text for oid, text in connection.execute(sql.surroundings.REFRESHES, {"oids": oids})}
 
 
 def read_misplaced(connection: Connection, members: Members) -> list[str]:

@@ -2,14 +2,25 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from psycopg.rows import dict_row
 
 from tasks.core import sql
 from tasks.core.context import Context
 from tasks.core.context_keys import Included
 from tasks.core.database.dependencies import Catalogue, Choice, Dependency, Graph, NamedObject, ObjectId, choose_objects
+from tasks.core.database.objects import FORGOTTEN
 from tasks.core.database.surroundings import Around, Bystander, Surroundings, choose_surroundings
 from tasks.core.errors import BadInput
 from tasks.core.postgres.connection import Connection
+
+# Why relations that no context lists are not in a set, by their kind; plain views may be.
+WHY_UNLISTED = {
+    **dict.fromkeys("rp", f"{FORGOTTEN}; add it to `tables` of a context, or to `neighbours`"),
+    "m": "no context lists it; add it to `views` of the context",
+    "f": "its rows belong to another server or program",
+}
 
 
 @dataclass(frozen=True)
@@ -44,29 +55,39 @@ def read_surroundings(
         BadInput: an object in the context file's `include` does not exist, or cannot be included.
     """
     catalogue = database.catalogue
-    unclaimed = [
-        object_id[1]
-        for object_id, (schema, name) in database.relations.items()
-        if catalogue.relation_kinds[object_id[1]] == "v" and f"{schema}.{name}" not in claimed
-    ]
+    listed = {object_id for object_id, (schema, name) in database.relations.items() if f"{schema}.{name}" in claimed}
+    views = {object_id for object_id in database.relations.keys() - listed if catalogue.relation_kinds[object_id[1]] in "vm"}
+    forgotten = {(catalogue.classes["pg_class"], row["oid"]) for row in read_forgotten(connection, own, context, claimed)}
+    unlisted = {object_id: WHY_UNLISTED.get(catalogue.relation_kinds[object_id[1]], "") for object_id in views | forgotten}
     places = connection.execute(sql.surroundings.OWN_PLACES, {"oids": [*own]}).fetchall()
     schemas = {row[0] for row in places}
     rows = connection.execute(sql.surroundings.BYSTANDERS, {"oids": [*own], "schemas": [*schemas]}).fetchall()
-    claimed_views = {object_id for object_id in database.relations if object_id[1] not in unclaimed}
     bystanders = {(row[0], row[1]): Bystander((row[0], row[1]), *row[2:]) for row in rows}
+    bystanders |= {object_id: Bystander(object_id, None, None, plain=True, wide=False) for object_id in forgotten}
     asked = _asked(connection, context.include)
     around = Around(
         schemas,
         {row[1] for row in places},
         database.relations,
         {entry.id: entry.source for entry in catalogue.named if entry.source},
-        {object_id: facts for object_id, facts in bystanders.items() if object_id not in claimed_views},
-        frozenset(asked.values()),
+        {object_id: facts for object_id, facts in bystanders.items() if object_id not in listed},
+        frozenset(asked.values()) | forgotten,
+        {object_id: why for object_id, why in unlisted.items() if why},
+        listed,
     )
-    graph = Graph(catalogue, own, unclaimed)
+    graph = Graph(catalogue, own, [oid for _, oid in unlisted])
     surroundings = choose_surroundings(graph, choice, around)
     _require_included(connection, asked, choice, surroundings)
     return surroundings
+
+
+def read_forgotten(
+    connection: Connection, oids: Collection[int], context: Context, claimed: Collection[str]
+) -> list[dict[str, Any]]:
+    """Return the tables in the context's schema, and those that refer to its tables, that no context lists."""
+    asked = {"oids": [*oids], "schema": context.namespace}
+    neighbours = connection.cursor(row_factory=dict_row).execute(sql.catalog.NEIGHBOURS, asked).fetchall()
+    return [row for row in neighbours if f"{row['schema']}.{row['name']}" not in claimed]
 
 
 def _asked(connection: Connection, included: Iterable[Included]) -> dict[Included, ObjectId]:

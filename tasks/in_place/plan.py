@@ -17,7 +17,7 @@ from tasks.core.errors import BadInput
 from tasks.core.in_place.plan import Change, Effect, MergePlan, Need, trigger_states
 from tasks.core.in_place.request import Mode, Request
 from tasks.core.postgres.connection import connect
-from tasks.core.sets.left_out import chores, in_short
+from tasks.core.sets.left_out import chores, in_short, is_forgotten
 from tasks.core.sets.name import Kind
 from tasks.core.sql.names import plain_name
 from tasks.database import catalog
@@ -167,7 +167,8 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
     manifest, request = merge.manifest, merge.request
     in_the_way = [*collisions.refused(merge), *(line for table in merge.tables for line in collisions.doubles(merge, table))]
     # Tables that belong to no context are not reported here.
-    left_out = manifest.model_copy(update={"forgotten_tables": []})
+    of_context = [item for item in manifest.by_hand if not is_forgotten(item)]
+    left_out = manifest.model_copy(update={"forgotten_tables": [], "by_hand": of_context})
     makes_tables = any(item.kind in TABLES for item in merge.missing)
     refusals = [*merge.refusals, *refused(effects, accept_effects=request.accept_effects), *in_the_way]
     return MergePlan(

@@ -11,6 +11,7 @@ from tests.support.contexts import write_context
 from tests.support.database import execute
 from tests.support.example import DATABASE
 from tests.support.reports import report
+from tests.support.servers import drop_databases
 from tests.support.world import World
 
 CONTEXT = "bc-902"
@@ -44,8 +45,13 @@ def to_do(text: str) -> str:
 
 
 def stored_and_recovered(world: World, *, writes_fail: str = "") -> str:
-    """Back up, and recover on the other server, where writes may fail for a reason; return what is still to be done there."""
+    """Back up, and recover on the other server, where writes may fail for a reason; return what is still to be done there.
+
+    Where there is no other, the databases are dropped first.
+    """
     assert world.backup(context=CONTEXT).startswith("STORED")
+    if world.source is world.target:
+        drop_databases(world.source)
     if writes_fail:
         with pytest.raises(OperationError, match=f"^RECOVERED, WRITES FAIL: odd.t: {writes_fail}"):
             world.recover(context=CONTEXT)

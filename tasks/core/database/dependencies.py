@@ -101,8 +101,8 @@ def choose_objects(graph: "Graph") -> Choice:
 class Graph:
     """The dependency graph of a database's objects, seen from the context's relations.
 
-    All other relations, except `neutral` ones, belong to other contexts; `lost` maps each object
-    that needs such a relation to that relation.
+    All other relations, except `neutral` ones and their partitions, belong to other contexts;
+    `lost` maps each object that needs such a relation to that relation.
     """
 
     def __init__(self, catalogue: Catalogue, relations: Iterable[int], neutral: Iterable[int] = ()) -> None:
@@ -115,7 +115,7 @@ class Graph:
             self.above[dependency.dependent].append(dependency)
             self.below[dependency.referenced].append(dependency)
         self._brought = self._parts_of({dependency.dependent for dependency in catalogue.dependencies if dependency.kind == "e"})
-        known = self.own | {(pg_class, oid) for oid in neutral}
+        known = self.own | self._with_belongings({(pg_class, oid) for oid in neutral}).keys()
         others = {(pg_class, oid) for oid, kind in catalogue.relation_kinds.items() if kind in OTHERS_RELATIONS} - known
         self.others = {relation for relation in others if not self.is_brought(relation)}
         self.mentions = _mentions(catalogue.named, {catalogue.classes[name] for name in BY_TEXT if name in catalogue.classes})

@@ -7,6 +7,8 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from tasks.core.spelling import COLUMN, PARENTS, foreign_key_of, is_qualified
 from tasks.core.values import Label, Name, Oid, QualifiedName, SqlName, StoredModel
 
+# Why tables are not in a set that no context lists.
+FORGOTTEN = "no context lists it, and its rows are in no backup"
 ACTING = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
 
 

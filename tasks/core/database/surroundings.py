@@ -40,8 +40,9 @@ class Bystander:
 class Around:
     """The facts that decide which objects are included.
 
-    These are schemas and owners of the context's relations, relation names, code, and the objects
-    that belong to no relation.
+    These are schemas and owners of the context's relations, relation names, code, the objects that
+    belong to no relation, relations that no context lists, each with the reason why it is not
+    included, and relations that other contexts list.
     """
 
     schemas: Collection[int]
@@ -50,6 +51,8 @@ class Around:
     code: Mapping[ObjectId, str]
     bystanders: Mapping[ObjectId, Bystander]
     asked: Collection[ObjectId] = ()
+    unlisted: Mapping[ObjectId, str] = field(default_factory=dict)
+    theirs: Collection[ObjectId] = ()
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ class _Near:
 
     @cached_property
     def theirs(self) -> set[ObjectId]:
-        """The objects that other contexts' relations need or consist of."""
-        return self.graph.closure(self.graph.others, self.choice.objects, theirs=True)[0]
+        """The objects that relations listed by other contexts need or consist of."""
+        return self.graph.closure(self.graph.others & {*self.around.theirs}, self.choice.objects, theirs=True)[0]
 
     def concerned(self) -> Iterator[ObjectId]:
         """Yield objects that need the context, share its schemas, are named or database-wide."""
@@ -143,7 +146,11 @@ class _Near:
         """Return why an object, with what it needs, is not included; None if it is."""
         if self.around.bystanders[object_id].wide:
             return "it belongs to the whole database, not to the context", None
+        if object_id in self.around.unlisted:
+            return self.around.unlisted[object_id], None
         for other in sorted(group):
+            if other in self.around.unlisted:
+                return "it needs {}, which no context lists", other
             facts = self.around.bystanders.get(other)
             if other in self.graph.lost:
                 return "it needs {} of another context", self.graph.lost[other]

@@ -7,6 +7,7 @@ privileges, attachments, row security) are found by their dependencies, from `pg
 
 import codecs
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -109,13 +110,22 @@ ABOUT_ENTRY = re.compile(
 def statements_of(
     script: bytes, encoding: str, entries: list[Entry], objects: Mapping[ObjectId, Collection[ObjectId]]
 ) -> dict[ObjectId, str]:
-    """Return, by object with an entry, its statements with those of parts, comments and grants."""
+    """Return the statements that create objects, each with its parts, comments and grants, in archive order.
+
+    Objects without an entry are omitted. A part of several objects is created with the last of them.
+    """
+    there, owners = {entry.object_id for entry in entries}, defaultdict[ObjectId, set[ObjectId]](set)
+    for object_id in objects.keys() & there:
+        for part in objects[object_id]:
+            owners[part].add(object_id)
     text = {chunk.dump_id: chunk for chunk in parse_chunks(script)[1]}
     needs = {dump_id: chunk.needs for dump_id, chunk in text.items()}
     statements = dict[ObjectId, str]()
     for entry in entries:
         if entry.object_id in objects and entry.object_id not in statements:
-            about = choose_entries(entries, needs, {entry.object_id, *objects[entry.object_id]}, ())
+            made = {entry.object_id, *statements}
+            own = {part for part in objects[entry.object_id] if owners[part] <= made}
+            about = choose_entries(entries, needs, {entry.object_id, *own}, ())
             parts = [
                 _bare(text[e.dump_id].statements, encoding) for e in about if e.dump_id in text and not e.rest.startswith(ALWAYS)
             ]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Set
 
-from tasks.core.database.objects import TABLES, InventoryItem, LeftOut
+from tasks.core.database.objects import FORGOTTEN, TABLES, InventoryItem, LeftOut
 from tasks.core.postgres.archive_toc import OF_A_TABLE
 from tasks.core.report.markdown import several, sql_block
 from tasks.core.sets.manifest import Manifest
@@ -23,11 +23,21 @@ def chores(manifest: Manifest) -> list[str]:
         LeftOut(name=name, why="it needs another context's table", statements="") for name in manifest.left_out if name not in named
     ]
     forgotten = [
-        f"table {table} and its rows are in no backup, because no context lists the table" for table in manifest.forgotten_tables
+        f"table {table} and its rows are in no backup, because no context lists the table" for table in _forgotten(manifest)
     ]
     older += [LeftOut(name=name, why=OLDER, statements="") for name in _large_objects_of_older(manifest)]
     left_out = [f"{item.name} is not in the backup: {item.why}{_quoted(item.statements)}" for item in (*older, *manifest.by_hand)]
     return [*forgotten, *left_out]
+
+
+def _forgotten(manifest: Manifest) -> list[str]:
+    """Return the tables that no context lists, of an older set or a part of a context; other sets have their statements."""
+    return [] if any(is_forgotten(item) for item in manifest.by_hand) else manifest.forgotten_tables
+
+
+def is_forgotten(item: LeftOut) -> bool:
+    """Return whether an object is a table that no context lists."""
+    return item.why.startswith(FORGOTTEN)
 
 
 def _quoted(statements: str) -> str:
@@ -60,7 +70,7 @@ def _large_objects_of_older(manifest: Manifest) -> list[str]:
 def in_short(manifest: Manifest) -> str:
     """Return the objects that are not in a set in short, for a verdict; "" if there are none."""
     by_hand, large_objects = [item.name for item in manifest.by_hand], _large_objects_of_older(manifest)
-    names = [*dict.fromkeys([*by_hand, *manifest.left_out, *large_objects, *manifest.forgotten_tables])]
+    names = [*dict.fromkeys([*by_hand, *manifest.left_out, *large_objects, *_forgotten(manifest)])]
     and_more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
     return f"{several(len(names), 'object')} not in the set ({', '.join([*names[:SHOWN], *and_more])})" if names else ""
 

@@ -135,19 +135,14 @@ FOREIGN_KEYS = SQL(
        ORDER BY n.nspname, c.relname, k.conname"""
 )
 
-# Tables and materialized views that share the context's schema, refer to its tables or read them; perhaps no context lists them.
+# Tables that share the context's schema, or refer to its tables; perhaps no context lists them.
 NEIGHBOURS = SQL(
-    """WITH RECURSIVE reading (oid) AS (
-         SELECT unnest(%(oids)s::oid[])
-         UNION SELECT w.ev_class FROM reading r
-         JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid AND d.classid = 'pg_rewrite'::regclass
-         JOIN pg_rewrite w ON w.oid = d.objid AND w.rulename = '_RETURN'),
-       referring (oid) AS (
-         SELECT conrelid FROM pg_constraint WHERE contype = 'f' AND confrelid = ANY (%(oids)s::oid[])
-         UNION SELECT c.oid FROM reading JOIN pg_class c USING (oid) WHERE c.relkind = 'm')
-       SELECT n.nspname AS schema, c.relname AS name, c.oid IN (SELECT oid FROM referring) AS refers
+    """WITH referring (oid) AS (
+         SELECT conrelid FROM pg_constraint WHERE contype = 'f' AND confrelid = ANY (%(oids)s::oid[]))
+       SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
+              c.oid IN (SELECT oid FROM referring) AS refers
        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-       WHERE c.relkind IN ('r', 'p', 'f', 'm') AND c.oid >= 16384 AND c.oid <> ALL (%(oids)s::oid[]) AND NOT c.relispartition
+       WHERE c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384 AND c.oid <> ALL (%(oids)s::oid[]) AND NOT c.relispartition
          AND n.nspname !~ '^pg_'
          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
          AND (n.nspname = %(schema)s OR c.oid IN (SELECT oid FROM referring))

@@ -43,7 +43,8 @@ BYSTANDERS = SQL(
          SELECT 'pg_proc' AS class, p.oid, p.pronamespace AS schema, p.proowner AS owner,
                 p.prokind = 'a' OR l.lanpltrusted AS plain, false AS wide
          FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-         UNION ALL SELECT 'pg_class', oid, relnamespace, relowner, true, false FROM pg_class c WHERE relkind = 'v' OR relkind = 'S'
+         UNION ALL SELECT 'pg_class', oid, relnamespace, relowner, true, false FROM pg_class c
+         WHERE relkind IN ('v', 'm') OR relkind = 'S'
            AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'a')
          UNION ALL SELECT 'pg_type', t.oid, typnamespace, typowner, typtype <> 'b', false FROM pg_type t
            LEFT JOIN pg_class c ON c.oid = t.typrelid WHERE c.oid IS NULL OR c.relkind = 'c'
@@ -111,13 +112,27 @@ OWNED_BY_OTHERS = SQL(
        GROUP BY r.oid, r.rolname, r.rolsuper ORDER BY 1"""
 )
 
-# Members of extensions that objects need, outside the schemas where CREATE EXTENSION puts them.
-# What goes with views, and has entries of its own in an archive: rules, triggers, defaults, indexes.
-PARTS_OF_VIEWS = SQL(
-    """SELECT d.refclassid::bigint, d.refobjid::bigint, d.classid::bigint, d.objid::bigint
-       FROM pg_depend d JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('v', 'm')
-       WHERE d.refclassid = 'pg_class'::regclass AND d.deptype = 'a' AND d.refobjid = ANY (%(oids)s::oid[])"""
+# What goes with relations, and has entries of its own in an archive: indexes, defaults, triggers, partitions …
+# A foreign key between two of them is listed for both.
+PARTS = SQL(
+    """WITH RECURSIVE part (whole, class, id) AS (
+         SELECT c.oid, 'pg_class'::regclass::oid, c.oid FROM pg_class c WHERE c.oid = ANY (%(oids)s::oid[])
+         UNION SELECT p.whole, d.classid, d.objid FROM part p JOIN pg_depend d ON d.refclassid = p.class AND d.refobjid = p.id
+         WHERE d.deptype IN ('a', 'i', 'P', 'S') AND d.classid <> 'pg_publication_rel'::regclass)
+       SELECT 'pg_class'::regclass::oid::bigint, whole::bigint, class::bigint, id::bigint FROM part WHERE id <> whole
+       UNION SELECT 'pg_class'::regclass::oid::bigint, k.confrelid::bigint, p.class::bigint, p.id::bigint
+       FROM part p JOIN pg_constraint k ON p.class = 'pg_constraint'::regclass AND k.oid = p.id AND k.contype = 'f'
+       WHERE k.confrelid = ANY (%(oids)s::oid[])"""
 )
+
+# A dump of the schema alone does not fill materialized views.
+REFRESHES = SQL(
+    """SELECT c.oid::bigint, format('REFRESH MATERIALIZED VIEW %%I.%%I;', n.nspname, c.relname)
+       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE c.oid = ANY (%(oids)s::oid[]) AND c.relkind = 'm' AND c.relispopulated"""
+)
+
+# Members of extensions that objects need, outside the schemas where CREATE EXTENSION puts them.
 
 MISPLACED_MEMBERS = SQL(
     """SELECT DISTINCT pg_describe_object(d.refclassid, d.refobjid, 0), x.extname
