@@ -31,6 +31,7 @@ from tasks.in_place.selection import read_condition
 from tasks.restore.prerequisites import TABLES_MADE, refusing_event_triggers
 from tasks.run.run import Run, step
 from tasks.run.site import Site
+from tasks.sets.column_order import in_one_order
 from tasks.sets.stage import StagedSet
 
 
@@ -84,11 +85,8 @@ def _choose(manifest: Manifest, namespace: str, table: str) -> tuple[tuple[str, 
     chosen = [relation for relation in manifest.relations if relation.qualified in names]
     if not chosen:
         raise BadInput(f"{table} has no partition in {manifest.id}")
-    if odd := [relation.qualified for relation in chosen if relation.columns != chosen[0].columns]:
-        raise BadInput(
-            f"{', '.join(odd)} has other columns, or another column order, than "
-            f"{chosen[0].qualified}; restore each partition by itself"
-        )
+    if odd := [relation.qualified for relation in chosen if {*relation.columns} != {*chosen[0].columns}]:
+        raise BadInput(f"{', '.join(odd)} has other columns than {chosen[0].qualified}; restore each partition by itself")
     top = next((name for name in names if parents[name] not in names), None)
     if top is None:
         raise DamagedSet(f"{manifest.id}: inventory: {table} is a partition of itself; restore another set")
@@ -185,7 +183,7 @@ def _load(
     for relation in relations:
         load_rows(connection, relation, staged.sources(relation), encoding, path, into=place)
     # Digests are sums, so that of all partitions is the sum of theirs.
-    total = sum(int(relation.digest, 16) for relation in relations) % MODULUS
+    total = sum(int(relation.digest, 16) for relation in in_one_order(staged, relations)) % MODULUS
     rows = sum(relation.rows for relation in relations)
     expected = relations[0].model_copy(update={"rows": rows, "digest": f"{total:032x}"})
     job = replace(reading_job(database, run, expected, encoding), schema=place[0], name=place[1])

@@ -21,6 +21,7 @@ from tasks.database.rows import reading_job
 from tasks.in_place.plan import compare
 from tasks.in_place.session import Merge, Table, is_unchanged, lineage
 from tasks.restore.unproven import without_unproven_checks
+from tasks.sets.column_order import comparable_manifest
 
 
 @contextmanager
@@ -127,10 +128,13 @@ def compare_written(merge: Merge, loaded: Iterable[Relation]) -> None:
     """
     read = dict[str, RowDigest]()
     written = [table.relation for table in merge.tables if table.relation and not table.unchanged and table.becomes_whole]
-    for relation in [*written, *loaded]:
-        job = reading_job(merge.site.database, merge.run, relation, merge.manifest.database.encoding)
-        read[relation.qualified] = digest_relation(merge.connection, job)
-    problems = unlike(merge.manifest, read)
+    names = {relation.qualified for relation in (*written, *loaded)}
+    manifest = comparable_manifest(merge.staged)
+    for relation in manifest.relations:
+        if relation.qualified in names:
+            job = reading_job(merge.site.database, merge.run, relation, manifest.database.encoding)
+            read[relation.qualified] = digest_relation(merge.connection, job)
+    problems = unlike(manifest, read)
     acted_on = {row[0] for row in merge.connection.execute(sql.in_place.TABLES_ACTED_ON, {"oids": merge.members.oids})}
     for table in merge.tables:
         # With triggers disabled, only one of the table's own foreign keys can have changed rows.

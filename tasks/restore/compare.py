@@ -23,6 +23,7 @@ from tasks.restore.target import Target
 from tasks.run import progress
 from tasks.run.run import Run, step
 from tasks.run.spread import spread
+from tasks.sets.column_order import comparable_manifest
 from tasks.sets.stage import StagedSet, staged_context
 
 
@@ -34,8 +35,13 @@ def compare_with_manifest(staged: StagedSet, target: Target, filled: Filled, run
     """
     manifest, differing = staged.manifest, [*filled.not_made]
     with phases.phase("comparison"):
-        with unforced(run, target):
-            differing += unlike(manifest, _read_back(manifest, target, run))
+        ordered = comparable_manifest(staged)
+        relations = sorted(ordered.relations, key=lambda relation: relation.plain_bytes, reverse=True)
+        place, encoding = target.working_name, manifest.database.encoding
+        with unforced(run, target), progress.of(run, "comparing", manifest.plain_bytes, manifest.zone) as items:
+            calls = [(target.loader, place, run, relation, encoding, items[relation.qualified].at) for relation in relations]
+            read = spread(run, read_back, calls, [relation.plain_bytes for relation in relations])
+        differing += unlike(ordered, {relation.qualified: digest for relation, digest in zip(relations, read, strict=True)})
         differing += compare_objects(target.loader, target, run, staged, filled.keys)
     if differing:
         raise RestoreDiffers(

@@ -45,6 +45,7 @@ from tasks.restore.target import Target, find_pg_restore
 from tasks.restore.unproven import without_unproven_checks
 from tasks.run import progress
 from tasks.run.run import Run
+from tasks.sets.column_order import comparable_manifest
 from tasks.sets.stage import StagedSet, staged_context, unpack
 
 
@@ -234,7 +235,7 @@ def _compare(
     manifest = staged.manifest
     same_major = manifest.versions.server_major == target.server_major
     members = catalog.read_members(connection, staged_context(staged))
-    differing = _compare_rows(connection, manifest, members, target, run)
+    differing = _compare_rows(connection, comparable_manifest(staged), members, target, run)
     there = without_absent(catalog.read_inventory(connection, members, manifest.inventory), manifest.left_out)
     restored = comparable(manifest, there)
     expected = comparable(manifest, exclude_unmade_keys(without_absent(manifest.inventory, manifest.left_out), keys))

@@ -1,8 +1,8 @@
 """Staged rows: the compressed parts of a relation, with or without some of their lines."""
 
 import io
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.core.rows.digest import RowDigest
@@ -54,6 +54,23 @@ class RowSource:
             with unpacked(file, bytes_left) as plain:
                 yield plain
                 bytes_left = plain.left
+
+
+def reorder(sources: Iterable[RowSource], places: Sequence[int]) -> tuple[RowDigest, RowDigest]:
+    """Return the digest of the rows of a relation as they are, and with their columns in the order of `places`.
+
+    Raises:
+        zstandard.ZstdError: a part is not zstd, or is truncated.
+    """
+    stored, reordered = RowDigest(), RowDigest()
+    for source in sources:
+        for batch in source.batches():
+            size = sum(map(len, batch))
+            stored.add(batch, size)
+            # COPY escapes tabs within values.
+            values = (row.rstrip(b"\n").split(b"\t") for row in batch)
+            reordered.add([b"\t".join([row[place] for place in places]) + b"\n" for row in values], size)
+    return stored, reordered
 
 
 def digest_sources(sources: Iterable[RowSource], moved: Moved = unmeasured) -> RowDigest:
