@@ -110,7 +110,7 @@ def read_members(
     classes = _class_oids(connection)
     own = [relation.oid for relation in relations] + list(views)
     database = read_database_objects(connection, classes, own)
-    choice = choose(database, own)
+    choice = choose(database, own, claimed or ())
     if restorable:
         _require_whole(connection, context, relations, choice)
     members = Members(relations, tuple(view for view, _ in views.values()), choice, classes)

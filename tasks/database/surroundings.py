@@ -155,6 +155,10 @@ def left_out(
     ]
 
 
-def choose(database: Database, own: Collection[int]) -> Choice:
-    """Return the context's objects."""
-    return choose_objects(Graph(database.catalogue, own))
+def choose(database: Database, own: Collection[int], claimed: Collection[str] = ()) -> Choice:
+    """Return the context's objects; plain views that no context lists are created for what needs them."""
+    kinds = database.catalogue.relation_kinds
+    views = [
+        oid for (_, oid), (schema, name) in database.relations.items() if kinds[oid] == "v" and f"{schema}.{name}" not in claimed
+    ]
+    return choose_objects(Graph(database.catalogue, own, views))

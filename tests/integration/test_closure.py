@@ -242,6 +242,40 @@ UNLISTED = (
 )  # fmt: skip
 
 
+def test_plain_views_that_relations_need_come_along_unlisted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    surround(
+        world, monkeypatch, "CREATE VIEW seen AS SELECT id, v FROM t", "CREATE VIEW beside.allowed AS SELECT id FROM seen",
+        "CREATE MATERIALIZED VIEW sums AS SELECT count(*) AS n FROM seen",
+        "CREATE POLICY p ON t USING (id IN (SELECT id FROM beside.allowed))",
+        "CREATE RULE r AS ON DELETE TO t WHERE OLD.id IN (SELECT id FROM seen) DO ALSO NOTHING", views=["sums"],
+    )  # fmt: skip
+    before = odd_statements(world, world.source)
+    assert "Nothing" in stored_and_recovered(world)
+    assert newest(world).by_hand == []
+    assert odd_statements(world, world.target) == before
+    assert ask_target(world, "SELECT n FROM odd.sums") == [(2,)]
+    assert rehearsed(world).startswith("PASS")
+
+
+REFERRING = {
+    "a policy": "CREATE POLICY p ON beside.users USING (id IN (SELECT u FROM t))",
+    "a rule": "CREATE RULE r AS ON DELETE TO beside.users DO ALSO DELETE FROM t WHERE u = OLD.id",
+    "a column of its type": "ALTER TABLE beside.users ADD COLUMN odd odd.t[]",
+    "a key": "ALTER TABLE beside.users ADD COLUMN odd int REFERENCES t",
+}
+
+
+@pytest.mark.parametrize("what", first_quick(1, REFERRING))
+def test_tables_elsewhere_that_need_the_context_are_named(world: World, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    surround(world, monkeypatch, REFERRING[what])
+    before = odd_statements(world, world.source)
+    left = stored_and_recovered(world)
+    assert [item.name for item in newest(world).by_hand] == ["schema beside", "table beside.users"]
+    assert newest(world).forgotten_tables == ["beside.users (refers to this context)"]
+    run_on_target(world, "RESET ROLE", *[text.replace("\n  ", "\n") for text in statements_named(left)])
+    assert odd_statements(world, world.target) == before
+
+
 LEFT_UNLISTED = (
     "table odd.forgotten", "table odd.last", "materialized view odd.sums", "materialized view odd.empty", "view odd.over_them",
 )  # fmt: skip

@@ -135,10 +135,19 @@ FOREIGN_KEYS = SQL(
        ORDER BY n.nspname, c.relname, k.conname"""
 )
 
-# Tables that share the context's schema, or refer to its tables; perhaps no context lists them.
+# Tables that share the context's schema, or whose keys, policies, rules or columns need its tables;
+# perhaps no context lists them.
 NEIGHBOURS = SQL(
-    """WITH referring (oid) AS (
-         SELECT conrelid FROM pg_constraint WHERE contype = 'f' AND confrelid = ANY (%(oids)s::oid[]))
+    """WITH own (oid) AS (SELECT unnest(%(oids)s::oid[])),
+       row_type (oid) AS (SELECT unnest(ARRAY[t.oid, t.typarray]) FROM own JOIN pg_type t ON t.typrelid = own.oid),
+       referring (oid) AS (
+         SELECT conrelid FROM pg_constraint JOIN own ON confrelid = own.oid WHERE contype = 'f'
+         UNION SELECT attrelid FROM pg_attribute JOIN row_type ON atttypid = row_type.oid WHERE NOT attisdropped
+         UNION SELECT coalesce(p.polrelid, w.ev_class) FROM own
+         JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = own.oid
+         LEFT JOIN pg_policy p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
+         LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+         WHERE coalesce(p.polrelid, w.ev_class) IS NOT NULL)
        SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
               c.oid IN (SELECT oid FROM referring) AS refers
        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
