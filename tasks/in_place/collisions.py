@@ -25,7 +25,7 @@ def settle(merge: Merge, table: Table) -> None:
             table.collisions = collisions
             return
         table.skipped += collisions
-        condition = sql.key_values.has_values(table.primary_key, sorted({collision.key for collision in collisions}))
+        condition = table.has_keys(sorted({collision.key for collision in collisions}))
         for statement in sql.collisions.forget_rows(table.number, condition):
             merge.connection.execute(statement)
 

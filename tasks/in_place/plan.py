@@ -141,7 +141,7 @@ def _tables_of(merge: Merge, names: Iterable[str]) -> Iterator[Table]:
         primary = facts[member.oid]["key"]
         key = list(dict.fromkeys([*primary, *always])) if primary else []
         equal = dict(zip(primary, facts[member.oid]["equal"], strict=True))
-        yield Table(number, member, relations.get(member.qualified), key, primary, equal)
+        yield Table(number, member, relations.get(member.qualified), key, primary, equal, facts[member.oid]["structured"])
 
 
 def plan(merge: Merge, staged: Staged) -> MergePlan:
@@ -290,7 +290,8 @@ def _include(merge: Merge, need: Need) -> list[Change]:
     for table in merge.tables:
         # A relation that is restored as a whole includes every row already.
         if table.name in names and (table.chosen or table.name not in known):
-            table.chosen.append(sql.key_values.has_values(dict(zip(need.columns, need.operators, strict=True)), need.values))
+            columns = dict(zip(need.columns, need.operators, strict=True))
+            table.chosen.append(sql.key_values.has_values(columns, need.values, table.structured))
             changes.append(compare(merge, table))
     return changes
 

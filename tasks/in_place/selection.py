@@ -83,10 +83,7 @@ def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], k
                     raise BadInput(f"keys: a condition on {', '.join(key)} may only call IMMUTABLE functions")
                 condition = sql.staging.as_written(conditions[0][0])
             else:
-                equal: dict[str, str] = dict(connection.execute(sql.key_values.EQUAL_IN_KEY_TABLE).fetchall())
-                condition = sql.key_values.has_values(
-                    {name: equal[name] for name in parsed[0]}, [list(row.values()) for row in parsed]
-                )
+                condition = _listed(connection, parsed)
             connection.execute(sql.key_values.try_condition(condition))
             connection.execute(sql.key_values.DROP_KEY_TABLE)
             return condition
@@ -99,18 +96,24 @@ def read_condition(connection: Connection, keys: Keys, table: tuple[str, str], k
         ) from None
 
 
+def _listed(connection: Connection, keys: list[dict[str, str]]) -> Composed:
+    """Return the condition that the key columns have listed values."""
+    equal: dict[str, str] = dict(connection.execute(sql.key_values.EQUAL_IN_KEY_TABLE).fetchall())
+    types = connection.execute(sql.key_values.STRUCTURED_IN_KEY_TABLE).fetchall()[0][0]
+    return sql.key_values.has_values({name: equal[name] for name in keys[0]}, [list(row.values()) for row in keys], types)
+
+
 def unknown_keys(merge: Merge) -> Iterator[str]:
     """Yield the listed keys that neither the set nor the database has."""
     wanted = [table for table in merge.tables if table.name in merge.keyed]
     if merge.request.keys is None or not wanted or isinstance(parsed := parse_keys(merge.request.keys, wanted[0].primary), str):
         return
     for number, row in enumerate(parsed, 1):
-        asked = [
-            sql.key_values.absent_values(
-                table.member.schema, table.member.name, table.number, {name: table.equal[name] for name in row}, list(row.values())
-            )
-            for table in wanted
-        ]
+        asked = list[Composed]()
+        for table in wanted:
+            equal = {name: table.equal[name] for name in row}
+            values = sql.key_values.has_values(equal, [list(row.values())], table.structured)
+            asked.append(sql.key_values.absent_values(table.member.schema, table.member.name, table.number, values))
         if all(merge.ask(statement)[0][0] for statement in asked):
             place = f"key number {number} of {len(parsed):,}"
             yield f"neither {merge.manifest.id} nor the database has a row of {merge.request.table} with {place}; correct keys"
@@ -144,7 +147,7 @@ def _condition(table: Table, hanging: Mapping[int, set[tuple[str, ...]]]) -> Com
     if table.number not in hanging:
         return table.chosen_rows
     keys = sorted(hanging[table.number])
-    return sql.key_values.has_values(table.primary_key, keys) if keys else sql.staging.as_written("false")
+    return table.has_keys(keys) if keys else sql.staging.as_written("false")
 
 
 def _links(merge: Merge, child: Table, conditions: Iterable[tuple[str, str]]) -> Iterator[tuple[Table, tuple[str, str], Composed]]:

@@ -47,6 +47,8 @@ class Table:
     primary: list[str] = field(default_factory=list)
     # The equality operator of each primary key column.
     equal: dict[str, str] = field(default_factory=dict)
+    # The types of columns of array and composite types.
+    structured: dict[str, str] = field(default_factory=dict)
     mode: Mode = Mode.REPLACE
     chosen: list[Composed] = field(default_factory=list)
     why: str = ""
@@ -84,6 +86,10 @@ class Table:
     def primary_key(self) -> dict[str, str]:
         """The columns of the primary key, each with its equality operator."""
         return {name: self.equal[name] for name in self.primary}
+
+    def has_keys(self, keys: Sequence[Sequence[str]]) -> Composed:
+        """Return the condition that the primary key has one of some values, given as text."""
+        return sql.key_values.has_values(self.primary_key, keys, self.structured)
 
     @property
     def is_replaced(self) -> bool:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from flows.restore import full_restore
+from flows.restore import full_restore, table_restore
 from tasks.core.errors import OperationError
 from tasks.in_place import apply
 from tests.support.database import ask, execute
 from tests.support.example import DATABASE
 from tests.support.odd_schema import SET_UP, context, rows
-from tests.support.restores import safety_sets
+from tests.support.restores import safety_sets, undo
 from tests.support.world import World
 
 pytestmark = pytest.mark.long
@@ -172,3 +172,69 @@ def test_rows_written_after_the_safety_set_are_not_lost(world: World, monkeypatc
     safety = safety_sets(world, "bc-901")[0]
     assert restore(world, backup=safety).startswith("RESTORED")
     assert ask(world, "SELECT code FROM odd.t ORDER BY 1") == [("b",), ("in between",), ("z",)]
+
+
+@dataclass(frozen=True)
+class Key:
+    """The statements that make the type `k`, and five of its values."""
+
+    make: str
+    values: Sequence[str]
+    refers: str = "REFERENCES t ON UPDATE CASCADE"
+
+
+KEYS = {
+    "a domain over an enum": Key(
+        "CREATE TYPE e AS ENUM ('a', 'b', 'c', 'd', 'f'); CREATE DOMAIN k AS e", ["a", "b", "c", "d", "f"], refers=""
+    ),
+    "an array": Key("CREATE DOMAIN k AS int[]", ["{1}", "{1,2}", "{}", "{{1},{2}}", "{NULL}"]),
+    "an array of a domain": Key("CREATE DOMAIN n AS text; CREATE DOMAIN k AS n[]", ["{a}", "{a,b}", "{}", '{"a b"}', "{NULL}"]),
+    "a range": Key("CREATE DOMAIN k AS int4range", ["[1,2)", "[1,3)", "empty", "(,5)", "[7,)"]),
+    "a range of its own": Key("CREATE TYPE k AS RANGE (subtype = text)", ["[a,b]", "[a,c]", "empty", "(,d]", "[e,)"]),
+    "a multirange": Key("CREATE DOMAIN k AS nummultirange", ["{[1,2)}", "{[1,3)}", "{}", "{[1,2),[5,6)}", "{[7,)}"]),
+    "a composite": Key("CREATE TYPE k AS (a int, b text)", ["(1,a)", "(1,b)", "(2,a)", "(3,)", '(4,"x, y")']),
+    "a domain over a composite": Key(
+        "CREATE TYPE p AS (a int, b numeric); CREATE DOMAIN k AS p CHECK ((VALUE).a > 0)",
+        ["(1,1)", "(1,2.50)", "(2,1)", "(3,)", "(4,0)"],
+    ),
+    "a composite of an enum": Key(
+        "CREATE TYPE e AS ENUM ('a', 'b', 'c'); CREATE TYPE k AS (a e, b int4range)",
+        ['(a,"[1,2)")', '(b,"[1,2)")', '(c,"[1,2)")', "(a,empty)", "(b,)"],
+    ),
+    "an array of enums": Key("CREATE TYPE e AS ENUM ('a', 'b', 'c'); CREATE DOMAIN k AS e[]", ["{a}", "{b}", "{a,b}", "{}", "{c}"]),
+}  # fmt: skip
+
+
+def keyed(key: Key) -> list[str]:
+    one, two, three, four, _ = (f"'{value}'" for value in key.values)
+    return [
+        *key.make.split("; "), "CREATE TABLE t (id k PRIMARY KEY, o k UNIQUE, v text)",
+        f"CREATE TABLE u (id k PRIMARY KEY, t k {key.refers}, n int)",
+        f"INSERT INTO t VALUES ({one}, {two}, 'one'), ({two}, {one}, 'two'), ({three}, {three}, 'three'), ({four}, NULL, 'four')",
+        f"INSERT INTO u VALUES ({one}, {two}, 1), ({three}, {three}, 3)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_of_odd_types(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Rows are planned, written, chosen by key and set back by the operators of their types."""
+    one, two, _, four, five = (f"'{value}'" for value in KEYS[name].values)
+    execute(world, *SET_UP, *keyed(KEYS[name]))
+    context(world, monkeypatch, ["t", "u"])
+    before = rows(world)
+    world.backup(context="bc-901")
+    execute(
+        world, *SET_UP[1:], "UPDATE t SET v = 'changed' WHERE v = 'two'", "UPDATE u SET n = 4 WHERE n = 3",
+        f"DELETE FROM u WHERE id::text = {one}", f"UPDATE t SET o = {five} WHERE id::text = {two}",
+        f"UPDATE t SET o = {one} WHERE id::text = {one}", f"DELETE FROM t WHERE id::text = {four}",
+        f"INSERT INTO t VALUES ({five}, {four}, 'new')",
+    )  # fmt: skip
+    damaged = rows(world)
+    assert restore(world).startswith("RESTORED")
+    assert rows(world) == before
+    undo(world, "bc-901")
+    assert rows(world) == damaged
+    chosen = {"context": "bc-901", "table": "t", "mode": "merge", "dry_run": False, "confirm_database": DATABASE}
+    chosen |= {"keys": [KEYS[name].values[3]], "backup": world.set_folders(context="bc-901")[0].name}
+    assert world.run(table_restore, "backup_restorer", **chosen).startswith("RESTORED")
+    assert ask(world, f"SELECT v, o IS NULL FROM odd.t WHERE id::text = {four}") == [("four", True)]

@@ -6,7 +6,21 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from tasks.core.sql.names import column_list
 from tasks.core.sql.source_path import under_source_path
-from tasks.core.sql.staging import DIFFERENCE, EQUAL, PLACE, STAGED, UNEQUAL, WHAT, Link, any_of, as_written, temp
+from tasks.core.sql.staging import (
+    AS_ENUM,
+    BASE,
+    DIFFERENCE,
+    EQUAL,
+    PLACE,
+    STAGED,
+    STRUCTURED,
+    UNEQUAL,
+    WHAT,
+    Link,
+    any_of,
+    as_written,
+    temp,
+)
 
 # The columns of a foreign key k, the referenced ones, and its equality operators.
 ENDS = """(SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
@@ -17,6 +31,7 @@ ENDS = """(SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.conk
                FROM unnest(k.conpfeqop) WITH ORDINALITY AS u (oid, place) JOIN pg_operator o ON o.oid = u.oid
                JOIN pg_namespace n ON n.oid = o.oprnamespace) AS operators"""
 CHOSEN_KEYS = "chosen keys"
+CHOSEN_PLACE = """to_regclass('pg_temp."chosen keys"')"""
 # A CHECK allows exactly what a condition on rows may use: columns of the table, no subquery, no
 # aggregate (https://www.postgresql.org/docs/current/ddl-constraints.html). It is read back as
 # PostgreSQL parsed it. Functions with side effects, such as pg_terminate_backend, are volatile;
@@ -53,36 +68,34 @@ def try_condition(condition: Composed) -> Composed:
 # The equality operator of each of its columns: of its type, or of a domain's base type, if it has
 # one of its own.
 EQUAL_IN_KEY_TABLE = SQL(
-    """SELECT a.attname::text, coalesce((
+    f"""SELECT a.attname::text, {AS_ENUM} || coalesce((
          SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_opclass oc
          JOIN pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree'
          JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = oc.opcintype
            AND ao.amoprighttype = oc.opcintype AND ao.amopstrategy = 3
          JOIN pg_operator o ON o.oid = ao.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
-         WHERE oc.opcdefault AND oc.opcintype = (
-           WITH RECURSIVE below (type, base) AS (
-             SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
-             UNION ALL SELECT t.oid, t.typbasetype FROM below b JOIN pg_type t ON t.oid = b.base)
-           SELECT type FROM below WHERE base = 0)), 'OPERATOR(pg_catalog.=)')
-       FROM pg_attribute a WHERE a.attrelid = to_regclass('pg_temp."chosen keys"') AND a.attnum > 0"""
+         WHERE oc.opcdefault AND oc.opcintype = {BASE}), 'OPERATOR(pg_catalog.=)')
+       FROM pg_attribute a WHERE a.attrelid = to_regclass('pg_temp."chosen keys"') AND a.attnum > 0"""  # noqa: S608
 )
+STRUCTURED_IN_KEY_TABLE = SQL(f"SELECT {STRUCTURED.replace('<relation>', CHOSEN_PLACE)}")
 DROP_KEY_TABLE = SQL("DROP TABLE IF EXISTS {}").format(Identifier("pg_temp", CHOSEN_KEYS))
 
 
-def has_values(columns: Mapping[str, str], rows: Sequence[Sequence[str]]) -> Composed:
+def has_values(columns: Mapping[str, str], rows: Sequence[Sequence[str]], types: Mapping[str, str]) -> Composed:
     """Return the condition that columns have the values of one of some rows, given as text.
 
-    Columns are given with their equality operators.
+    Columns are given with their equality operators, and with their `types` if they are structured.
     """
-    if len(columns) == 1:
+    if len(columns) == 1 and columns.keys().isdisjoint(types):
         # Hashed, if there are many.
         ((column, equal),) = columns.items()
         return SQL("{} {} ANY ({})").format(Identifier(column), SQL(equal), Literal([row[0] for row in rows]))
-    return any_of([SQL(" AND ").join(map(_has_value, columns, columns.values(), row)) for row in rows])
+    casts = [SQL(f"::{types[column]}" if column in types else "") for column in columns]
+    return any_of([SQL(" AND ").join(map(_has_value, columns, columns.values(), row, casts)) for row in rows])
 
 
-def _has_value(column: str, equal: str, value: str) -> Composed:
-    return SQL("{} {} {}").format(Identifier(column), SQL(equal), Literal(value))
+def _has_value(column: str, equal: str, value: str, cast: SQL) -> Composed:
+    return SQL("{} {} {}{}").format(Identifier(column), SQL(equal), Literal(value), cast)
 
 
 @under_source_path
@@ -96,9 +109,8 @@ def hanging_keys(numbers: tuple[int, int], names: tuple[str, str], key: Sequence
 
 
 @under_source_path
-def absent_values(schema: str, name: str, number: int, columns: Mapping[str, str], row: Sequence[str]) -> Composed:
-    """Return whether neither a relation nor its staged rows have a row with these values."""
-    wanted = has_values(columns, [row])
+def absent_values(schema: str, name: str, number: int, wanted: Composed) -> Composed:
+    """Return whether neither a relation nor its staged rows have a row with the wanted values."""
     return SQL("SELECT NOT EXISTS (SELECT FROM ONLY {} WHERE {}) AND NOT EXISTS (SELECT FROM {} WHERE {})").format(
         Identifier(schema, name), wanted, temp(STAGED, number), wanted
     )

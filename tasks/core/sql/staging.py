@@ -33,13 +33,26 @@ def temp(name: str, number: int) -> Identifier:
     return Identifier("pg_temp", name.format(number))
 
 
+# The type of attribute a, of a domain its base type.
+BASE = """(WITH RECURSIVE below (type, base) AS (
+                          SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+                          UNION ALL SELECT t.oid, t.typbasetype FROM below b JOIN pg_type t ON t.oid = b.base)
+                        SELECT type FROM below WHERE base = 0)"""
+# Domains over enums have no operators: their columns are compared, to the left of the operator, as the enum.
+AS_ENUM = f"""coalesce((SELECT '::' || format_type(d.typbasetype, NULL) || ' ' FROM pg_type e JOIN pg_type d ON d.typtype = 'd'
+                        WHERE e.oid = {BASE} AND e.typtype = 'e' AND d.oid = a.atttypid), '')"""  # noqa: S608
+# The types of columns whose values, as text, are no such values to their operators without the type: anyarray, record.
+STRUCTURED = f"""(SELECT coalesce(json_object_agg(a.attname, format_type(b.oid, NULL)), '{{}}') FROM pg_attribute a
+                  JOIN pg_type own ON own.oid = a.atttypid AND (own.typtype IN ('c', 'd') OR own.typcategory = 'A')
+                  JOIN pg_type b ON b.oid = {BASE} AND (b.typtype = 'c' OR b.typcategory = 'A')
+                  WHERE a.attrelid = <relation> AND a.attnum > 0 AND NOT a.attisdropped)"""  # noqa: S608
 # The index's operator of a strategy for column u of index i.
-_OPERATOR = """coalesce((SELECT format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) FROM pg_opclass oc
+_OPERATOR = f"""{AS_ENUM} || coalesce((SELECT format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) FROM pg_opclass oc
                         JOIN pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree'
                         JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = oc.opcintype
                           AND ao.amoprighttype = oc.opcintype AND ao.amopstrategy = <strategy>
                         JOIN pg_operator o ON o.oid = ao.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
-                        WHERE oc.oid = i.indclass[u.place - 1]), 'OPERATOR(pg_catalog.<default>)')"""
+                        WHERE oc.oid = i.indclass[u.place - 1]), 'OPERATOR(pg_catalog.<default>)')"""  # noqa: S608
 _EQUAL = _OPERATOR.replace("<strategy>", "3").replace("<default>", "=")
 _GREATER = _OPERATOR.replace("<strategy>", "5").replace("<default>", ">")
 _OF_KEY = """coalesce((SELECT array_agg(<what> ORDER BY u.place) FROM pg_index i
@@ -53,7 +66,8 @@ MERGE_FACTS = SQL(
               {_OF_KEY.replace("<what>", "a.attname::text")} AS key,
               {_OF_KEY.replace("<what>", _EQUAL)} AS equal, {_OF_KEY.replace("<what>", _GREATER)} AS greater,
               coalesce((SELECT array_agg(a.attname::text) FROM pg_attribute a
-                        WHERE a.attrelid = c.oid AND a.attidentity = 'a'), '{{}}') AS always
+                        WHERE a.attrelid = c.oid AND a.attidentity = 'a'), '{{}}') AS always,
+              {STRUCTURED.replace("<relation>", "c.oid")} AS structured
        FROM pg_class c WHERE c.oid = ANY (%(oids)s::oid[])"""  # noqa: S608
 )
 
