@@ -67,7 +67,7 @@ def store_schema(
         outbound_keys=crossing.outbound, inbound_keys=crossing.inbound,
         referring_tables=_with_rows(site, run, crossing), disabled_keys=catalog.read_disabled_keys(connection, members),
         left_out=[name for identity, name, _ in crossing.left_out if identity not in members.around.named],
-        by_hand=_by_hand(crossing, part),
+        by_hand=[*_by_hand(crossing, part), *borders.read_outside_members(connection, members)],
         only_superusers=only_superusers, forgotten_tables=crossing.forgotten, inventory=snapshot.inventory,
         inventory_version=2, extension_versions=extensions,
         schema_archive=archive, schema_list=schema_list, context_files=files,

@@ -8,7 +8,7 @@ from datetime import timedelta
 from tasks.core import sql
 from tasks.core.context import Context
 from tasks.core.database.dependencies import ObjectId
-from tasks.core.database.objects import ForeignKey
+from tasks.core.database.objects import ForeignKey, LeftOut
 from tasks.core.postgres.connection import Connection
 from tasks.core.sql.names import quoted
 from tasks.database.catalog import Members, dicts, inventory_oids, key_of
@@ -77,6 +77,21 @@ def read_refreshes(connection: Connection, members: Members, objects: Iterable[O
     pg_class = members.classes["pg_class"]
     oids = [oid for class_id, oid in objects if class_id == pg_class]
     return {(pg_class, oid): text for oid, text in connection.execute(sql.surroundings.REFRESHES, {"oids": oids})}
+
+
+def read_outside_members(connection: Connection, members: Members) -> list[LeftOut]:
+    """Return members of extensions that CREATE EXTENSION will not create, and that the context needs or has in its schemas."""
+    asked = {**_pairs(members), "oids": members.oids}
+    outside = connection.execute(sql.surroundings.OUTSIDE_MEMBERS, asked).fetchall()
+    return [
+        LeftOut(
+            name=name,
+            why=f"it is a member of extension {extension}, which does not create it there; run ALTER EXTENSION "
+                f"{quoted(extension)} DROP {spelled}, and the next backup has it",
+            statements=f"{text.strip()};" if text and not text.rstrip().endswith(";") else text.strip(),
+        )
+        for name, extension, spelled, text in outside
+    ]  # fmt: skip
 
 
 def read_misplaced(connection: Connection, members: Members) -> list[str]:

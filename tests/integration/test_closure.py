@@ -349,8 +349,17 @@ def test_members_of_extensions_that_these_do_not_bring(any_version: World, monke
         "CREATE FUNCTION odd.positive(int) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1 > 0'",
         "ALTER EXTENSION citext ADD FUNCTION odd.positive(int)", AS_OWNER, "ALTER TABLE t ADD CHECK (odd.positive(id))",
         "ALTER TABLE t ADD COLUMN w public.citext CHECK (odd.translate(w, 'a'::public.citext, 'b') <> '')",
+        "RESET ROLE", "CREATE VIEW odd.seen AS SELECT 1 AS a",
+        "CREATE FUNCTION odd.resident() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "ALTER EXTENSION citext ADD FUNCTION odd.resident(); ALTER EXTENSION citext ADD VIEW odd.seen",
     )  # fmt: skip
-    world.backup(context=CONTEXT)
+    stored = world.backup(context=CONTEXT)
+    by_hand = {item.name.replace("public.", ""): item for item in newest(world).by_hand}
+    needed = ["function odd.positive(integer)", "function odd.translate(citext,citext,text)"]
+    assert sorted(by_hand) == [*needed[:1], "function odd.resident()", *needed[1:], "view odd.seen"]
+    assert "4 objects not in the set" in stored
+    assert 'run ALTER EXTENSION "citext" DROP VIEW odd.seen' in report(world, f"{CONTEXT}-backup")
+    assert [name for name, item in by_hand.items() if not item.statements.startswith("CREATE ")] == []
     names = ["function odd.positive(integer)", "function odd.translate(citext,citext,text)"]
     assert [one.partition(" is a member of extension citext")[0].replace("public.", "") for one in newest(world).warnings] == names
 
