@@ -8,7 +8,7 @@ from datetime import timedelta
 from tasks.core import sql
 from tasks.core.context import Context
 from tasks.core.database.dependencies import ObjectId
-from tasks.core.database.objects import ForeignKey, LeftOut
+from tasks.core.database.objects import NEEDED_MEMBER, ForeignKey, LeftOut
 from tasks.core.postgres.connection import Connection
 from tasks.core.sql.names import quoted
 from tasks.database.catalog import Members, dicts, inventory_oids, key_of
@@ -82,16 +82,14 @@ def read_refreshes(connection: Connection, members: Members, objects: Iterable[O
 def read_outside_members(connection: Connection, members: Members) -> list[LeftOut]:
     """Return members of extensions that CREATE EXTENSION will not create, and that the context needs or has in its schemas."""
     asked = {**_pairs(members), "oids": members.oids}
-    outside = connection.execute(sql.surroundings.OUTSIDE_MEMBERS, asked).fetchall()
-    return [
-        LeftOut(
-            name=name,
-            why=f"it is a member of extension {extension}, which does not create it there; run ALTER EXTENSION "
-                f"{quoted(extension)} DROP {spelled}, and the next backup has it",
-            statements=f"{text.strip()};" if text and not text.rstrip().endswith(";") else text.strip(),
-        )
-        for name, extension, spelled, text in outside
-    ]  # fmt: skip
+    return [_outside_member(*row) for row in connection.execute(sql.surroundings.OUTSIDE_MEMBERS, asked).fetchall()]
+
+
+def _outside_member(name: str, extension: str, spelled: str, text: str, is_needed: bool) -> LeftOut:
+    needed, alter = NEEDED_MEMBER if is_needed else "", f"ALTER EXTENSION {quoted(extension)}"
+    why = f"it is a member of extension {extension}, which does not create it there; run {alter} DROP {spelled}"
+    statements = f"{text.strip().rstrip(';')};\n{alter} ADD {spelled};" if text else ""
+    return LeftOut(name=name, why=f"{needed}{why}, and the next backup has it", statements=statements)
 
 
 def read_misplaced(connection: Connection, members: Members) -> list[str]:

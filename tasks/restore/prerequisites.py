@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 import psycopg
 
 from tasks.core import sql
+from tasks.core.database.objects import NEEDED_MEMBER
 from tasks.core.postgres.archive_script import Chunk, tablespace_of
 from tasks.core.postgres.archive_toc import codec_of
 from tasks.core.postgres.connection import Connection, major_of
@@ -69,6 +70,18 @@ def _by_a_superuser(connection: Connection, manifest: Manifest, extensions: Iter
     made = sql.databases.create_database(recovered, database_options(manifest.database, major_of(connection))).as_string()
     installed = " ".join(f"CREATE EXTENSION {quoted(name)};" for name in extensions)
     return f"have a superuser run in database postgres: {made}; then in the new one: {installed} and recover again; or {alone}"
+
+
+def missing_members(manifest: Manifest) -> Iterator[Obstacle]:
+    """Yield members of extensions that a new database lacks, and without which the context cannot be created."""
+    for item in manifest.by_hand:
+        if item.why.startswith(NEEDED_MEMBER):
+            yield Obstacle(
+                f"{item.name}, which the context needs,",
+                f"{item.why.removeprefix(NEEDED_MEMBER)}; a new database lacks it",
+                "create database, schemas and extensions by hand, run there the statement that "
+                "`by_hand` of manifest.json has for it, and restore into that database",
+            )
 
 
 def uncreatable(connection: Connection, manifest: Manifest, schemas: Collection[str]) -> Iterator[Obstacle]:

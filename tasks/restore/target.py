@@ -26,6 +26,7 @@ from tasks.restore.prerequisites import (
     few_locks,
     missing_collations,
     missing_extensions,
+    missing_members,
     refusing_event_triggers,
     schemas_of_others,
 )
@@ -81,7 +82,7 @@ def check_target(
         if exists:
             _require_empty(server, run, manifest, name, may_exist=may_exist)
         obstacles += map(str, missing_extensions(connection, manifest, name if may_exist else None, creating=not exists))
-        obstacles += map(str, schemas_of_others(connection, manifest) if not exists else ())
+        obstacles += map(str, (*schemas_of_others(connection, manifest), *missing_members(manifest)) if not exists else ())
         with gathered(obstacles):
             _require_large_objects(connection, manifest)
         with gathered(obstacles):

@@ -364,6 +364,38 @@ def test_members_of_extensions_that_these_do_not_bring(any_version: World, monke
     assert [one.partition(" is a member of extension citext")[0].replace("public.", "") for one in newest(world).warnings] == names
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("any_version", [15, CONTRIB], ids=["15", "18"], indirect=True)
+def test_a_member_that_the_context_needs_is_asked_for_before_anything_is_made(
+    any_version: World, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    world = any_version
+    execute(world, "CREATE EXTENSION citext SCHEMA public")
+    surround(
+        world, monkeypatch, "CREATE FUNCTION odd.positive(int) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1 > 0'",
+        "RESET ROLE", "ALTER EXTENSION citext ADD FUNCTION odd.positive(int)", AS_OWNER,
+        "ALTER TABLE t ADD CHECK (odd.positive(id))",
+    )  # fmt: skip
+    world.backup(context=CONTEXT)
+    drop_databases(world.source)
+    with pytest.raises(
+        BadInput, match=r"function odd\.positive\(integer\), which the context needs, it is a member of extension citext"
+    ):
+        world.recover(context=CONTEXT)
+    assert not world.source.has_database(world.database)
+    (item,) = newest(world).by_hand
+    assert item.statements.startswith("CREATE ")
+    world.source.create_database(world.database, "consulting_owner")
+    execute(
+        world,
+        "CREATE EXTENSION citext SCHEMA public",
+        "CREATE SCHEMA odd AUTHORIZATION consulting_owner",
+        item.statements,
+    )
+    assert world.recover(context=CONTEXT).startswith("PASS")
+    assert ask(world, "SELECT count(*) FROM odd.t") == [(2,)]
+
+
 def test_what_superusers_own_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     surround(world, monkeypatch, "CREATE TABLE r (id int)", "RESET ROLE", "ALTER TABLE r OWNER TO postgres", tables=["t", "r"])
     world.backup(context=CONTEXT)

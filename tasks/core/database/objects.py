@@ -9,6 +9,8 @@ from tasks.core.values import Label, Name, Oid, QualifiedName, SqlName, StoredMo
 
 # Why tables are not in a set that no context lists.
 FORGOTTEN = "no context lists it, and its rows are in no backup"
+# Of a member of an extension that CREATE EXTENSION does not create, without which a context cannot be created.
+NEEDED_MEMBER = "the context needs it, and "
 ACTING = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
 
 

@@ -139,18 +139,20 @@ REFRESHES = SQL(
 OUTSIDE_MEMBERS = SQL(
     """SELECT pg_describe_object(e.classid, e.objid, 0), x.extname, format('%%s %%s', upper(i.type), i.identity),
               CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid)
-                   WHEN c.relkind = 'v' THEN format('CREATE VIEW %%s AS%%s', i.identity, pg_get_viewdef(c.oid)) ELSE '' END
+                   WHEN c.relkind = 'v' THEN format('CREATE VIEW %%s AS%%s', i.identity, pg_get_viewdef(c.oid)) ELSE '' END,
+              needed.is_so
        FROM pg_depend e JOIN pg_extension x ON e.refclassid = 'pg_extension'::regclass AND x.oid = e.refobjid
        CROSS JOIN LATERAL pg_identify_object(e.classid, e.objid, 0) AS i
        JOIN pg_namespace n ON quote_ident(n.nspname) = i.schema AND n.oid <> x.extnamespace
        LEFT JOIN pg_proc p ON e.classid = 'pg_proc'::regclass AND p.oid = e.objid
        LEFT JOIN pg_class c ON e.classid = 'pg_class'::regclass AND c.oid = e.objid
+       CROSS JOIN LATERAL (
+         SELECT EXISTS (SELECT FROM unnest(%(classes)s::oid[], %(objects)s::oid[]) AS o (class, id)
+                        JOIN pg_depend d ON d.classid = o.class AND d.objid = o.id
+                        WHERE d.refclassid = e.classid AND d.refobjid = e.objid)) AS needed (is_so)
        WHERE e.deptype = 'e' AND NOT EXISTS (
            SELECT FROM pg_depend w WHERE w.classid = e.classid AND w.objid = e.objid AND w.deptype = 'i') AND (
-           n.oid IN (SELECT relnamespace FROM pg_class WHERE oid = ANY (%(oids)s::oid[]))
-           OR EXISTS (SELECT FROM unnest(%(classes)s::oid[], %(objects)s::oid[]) AS o (class, id)
-                      JOIN pg_depend d ON d.classid = o.class AND d.objid = o.id
-                      WHERE d.refclassid = e.classid AND d.refobjid = e.objid))
+           n.oid IN (SELECT relnamespace FROM pg_class WHERE oid = ANY (%(oids)s::oid[])) OR needed.is_so)
          AND NOT EXISTS (SELECT FROM pg_depend s WHERE s.classid = 'pg_namespace'::regclass AND s.objid = n.oid AND s.deptype = 'e')
        ORDER BY e.classid, e.objid"""
 )
