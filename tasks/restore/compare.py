@@ -35,13 +35,9 @@ def compare_with_manifest(staged: StagedSet, target: Target, filled: Filled, run
     """
     manifest, differing = staged.manifest, [*filled.not_made]
     with phases.phase("comparison"):
-        ordered = comparable_manifest(staged)
-        relations = sorted(ordered.relations, key=lambda relation: relation.plain_bytes, reverse=True)
-        place, encoding = target.working_name, manifest.database.encoding
-        with unforced(run, target), progress.of(run, "comparing", manifest.plain_bytes, manifest.zone) as items:
-            calls = [(target.loader, place, run, relation, encoding, items[relation.qualified].at) for relation in relations]
-            read = spread(run, read_back, calls, [relation.plain_bytes for relation in relations])
-        differing += unlike(ordered, {relation.qualified: digest for relation, digest in zip(relations, read, strict=True)})
+        with unforced(run, target):
+            ordered = comparable_manifest(staged)
+            differing += unlike(ordered, _read_back(ordered, target, run))
         differing += compare_objects(target.loader, target, run, staged, filled.keys)
     if differing:
         raise RestoreDiffers(
