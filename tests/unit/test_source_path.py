@@ -68,8 +68,8 @@ CLOCK = sql.clean_up.clock_of(TABLE, ["at", "on"], each=True)
 OLD = [
     sql.clean_up.is_old({"at": "2026-01-01", "on": "2026-01-02"}, each=False), sql.clean_up.is_after(CLOCK, TABLE, ["1", "2", "3"]),
     sql.clean_up.is_going(TABLE, SQL("t"), Identifier("going")),
-    sql.deletion.is_staged(TABLE, [0, 1]), sql.key_values.has_values(KEY, [("1", "2"), ("3", "4")]),
-    sql.key_values.has_values({"a": EQUAL}, [("1",), ("2",)]), LINK.refers(SQL("c"), SQL("p")),
+    sql.deletion.is_staged(TABLE, [0, 1]), sql.key_values.has_values(KEY, [("1", "2"), ("3", "4")], {"b": "pg_catalog._text"}),
+    sql.key_values.has_values({"a": EQUAL}, [("1",), ("2",)], {}), LINK.refers(SQL("c"), SQL("p")),
 ]  # fmt: skip
 NOTICED = sql.in_place.noticed_rows(0, "s", "t", KEY, acts_on_delete=False, acts_on_update=True)
 QUERY = "SELECT id FROM t WHERE v IS NULL"
@@ -106,7 +106,7 @@ SAMPLES: dict[Callable[..., Composable], list[tuple[tuple[Any, ...], dict[str, A
     sql.in_place.referring_rows: [(("s.u", LINK, NOTICED), {})],
     sql.neighbours.noticed_values: [((["a"], NOTICED), {})],
     sql.key_values.create_key_table: [(("s", "t", ["a"]), {})],
-    sql.key_values.absent_values: [(("s", "t", 0, KEY, ("1", "2")), {})],
+    sql.key_values.absent_values: [(("s", "t", 0, sql.key_values.has_values(KEY, [("1", "2")], {})), {})],
     sql.key_values.needed_values: [((0, ("s", "t"), LINK, ("s", "u"), [1]), {})],
     sql.key_values.orphans_to_go: [((0, ("s", "t"), LINK, ("s", "u")), {})],
     sql.rows.copy_rows_in: [(("s", "t", ["a"], "UTF8"), {})],

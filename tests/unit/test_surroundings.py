@@ -29,7 +29,7 @@ def look_around(
     kinds = {OURS[1]: "r", THEIRS[1]: "r", VIEW[1]: "v"}
     catalogue = Catalogue([Dependency(*edge) for edge in edges], kinds, named, CLASSES)
     choice = choose_objects(Graph(catalogue, [OURS[1]]))
-    around = Around({SCHEMA}, {"us"}, NAMES, code or {}, {one.id: one for one in bystanders})
+    around = Around({SCHEMA}, {"us"}, NAMES, code or {}, {one.id: one for one in bystanders}, theirs={THEIRS})
     return choose_surroundings(Graph(catalogue, [OURS[1]], [VIEW[1]]), choice, around)
 
 

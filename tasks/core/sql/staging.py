@@ -42,9 +42,11 @@ BASE = """(WITH RECURSIVE below (type, base) AS (
 AS_ENUM = f"""coalesce((SELECT '::' || format_type(d.typbasetype, NULL) || ' ' FROM pg_type e JOIN pg_type d ON d.typtype = 'd'
                         WHERE e.oid = {BASE} AND e.typtype = 'e' AND d.oid = a.atttypid), '')"""  # noqa: S608
 # The types of columns whose values, as text, are no such values to their operators without the type: anyarray, record.
-STRUCTURED = f"""(SELECT coalesce(json_object_agg(a.attname, format_type(b.oid, NULL)), '{{}}') FROM pg_attribute a
+STRUCTURED = f"""(SELECT coalesce(json_object_agg(a.attname, quote_ident(n.nspname) || '.' || quote_ident(b.typname)), '{{}}')
+                  FROM pg_attribute a
                   JOIN pg_type own ON own.oid = a.atttypid AND (own.typtype IN ('c', 'd') OR own.typcategory = 'A')
                   JOIN pg_type b ON b.oid = {BASE} AND (b.typtype = 'c' OR b.typcategory = 'A')
+                  JOIN pg_namespace n ON n.oid = b.typnamespace
                   WHERE a.attrelid = <relation> AND a.attnum > 0 AND NOT a.attisdropped)"""  # noqa: S608
 # The index's operator of a strategy for column u of index i.
 _OPERATOR = f"""{AS_ENUM} || coalesce((SELECT format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) FROM pg_opclass oc
