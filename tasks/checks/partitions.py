@@ -22,7 +22,7 @@ from tasks.core.checks.rotation import Rotation
 from tasks.core.context import Context
 from tasks.core.context_keys import PartitionRule
 from tasks.core.errors import BadInput, OperationError
-from tasks.core.partitions.timeline import Partition, is_frozen, is_over
+from tasks.core.partitions.timeline import Partition, is_frozen, is_over, unfinished_detach
 from tasks.core.postgres.connection import Connection, Server
 from tasks.core.postgres.messages import message_of
 from tasks.core.rows.bag import RowBag
@@ -141,15 +141,17 @@ def _subjects(
     tree = below_each(catalog.read_relations(connection, context), (partition.oid for partition in over))
     for partition, members in zip(over, tree, strict=True):
         leaves = [member for member in members if member.kind != "p"]
-        why = _why_not(partition, leaves, known, manifest.id)
+        why = _why_not((context.namespace, rule.table), partition, leaves, known, manifest.id)
         pairs = [] if why else [(leaf, known[leaf.qualified]) for leaf in leaves]
         yield Subject(partition, is_frozen(rule, partition, run.started, division.zone), pairs, why)
 
 
-def _why_not(partition: Partition, leaves: Sequence[Member], known: Mapping[str, Relation], set_id: str) -> str:
+def _why_not(
+    table: tuple[str, str], partition: Partition, leaves: Sequence[Member], known: Mapping[str, Relation], set_id: str
+) -> str:
     """Return why a partition cannot be compared with a set, or nothing."""
     if partition.detach_pending:
-        return "its DETACH … CONCURRENTLY is unfinished; run: ALTER TABLE … DETACH PARTITION … FINALIZE"
+        return str(unfinished_detach(table, (partition.schema, partition.name)))
     for leaf in leaves:
         if (relation := known.get(leaf.qualified)) is None:
             return f"{set_id} lacks one of its partitions"

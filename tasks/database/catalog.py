@@ -19,8 +19,10 @@ from tasks.core.database.dependencies import Choice, ObjectId
 from tasks.core.database.objects import DatabaseProperties, ForeignKey, InventoryItem, Role, Sequence, View
 from tasks.core.database.surroundings import Surroundings
 from tasks.core.errors import BadInput
+from tasks.core.partitions.timeline import unfinished_detach
 from tasks.core.postgres.connection import Connection
 from tasks.core.postgres.source_path import source_path
+from tasks.core.restore.obstacle import Obstacle
 from tasks.database.surroundings import choose, describe, read_database_objects, read_surroundings
 
 CLASSES = [
@@ -57,6 +59,13 @@ class Member:
     def parent(self) -> str | None:
         """schema.name of the table that it is a partition or child of."""
         return f"{self.parent_schema}.{self.parent_name}" if self.parent_name else None
+
+    @property
+    def unfinished_detach(self) -> Obstacle | None:
+        """That a DETACH … CONCURRENTLY of it was interrupted."""
+        if not (self.detach_pending and self.parent_schema and self.parent_name):
+            return None
+        return unfinished_detach((self.parent_schema, self.parent_name), (self.schema, self.name))
 
 
 @dataclass(frozen=True)

@@ -151,11 +151,8 @@ def _require_unmoved(
     before: list[InventoryItem],
     after: list[InventoryItem],
 ) -> None:
-    pending = [relation.qualified for relation in actual if relation.detach_pending]
-    if pending:
-        raise MovedSnapshot(
-            f"{', '.join(pending)}: a DETACH … CONCURRENTLY is unfinished; finish it: ALTER TABLE … DETACH PARTITION … FINALIZE"
-        )
+    if unfinished := [str(relation.unfinished_detach) for relation in actual if relation.unfinished_detach]:
+        raise MovedSnapshot("; ".join(unfinished))
     if _identities(planned) != _identities(actual):
         changed = sorted({relation.qualified for relation in {*planned} ^ {*actual}})
         raise MovedSnapshot(f"tables or partitions changed while the snapshot was being taken: {', '.join(changed)}")

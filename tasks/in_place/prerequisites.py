@@ -48,12 +48,8 @@ def refusals(merge: Merge) -> Iterator[str]:
             yield f'login "{login}" is not a member of the owner of {member.qualified}; {_owner_remedy(merge, member, login)}'
         if facts_of[member.oid]["rules"]:
             yield f"{member.qualified} has rules, which would redirect writes; run ALTER TABLE … DISABLE RULE first"
-        if member.detach_pending:
-            yield (
-                f"{member.qualified} has a DETACH … CONCURRENTLY pending, so that {member.parent} does not show its rows; finish "
-                f"it, then restore again: ALTER TABLE {quoted_name(str(member.parent_schema), str(member.parent_name))} DETACH "
-                f"PARTITION {quoted_name(member.schema, member.name)} FINALIZE;"
-            )
+        if member.unfinished_detach:
+            yield str(member.unfinished_detach)
     for table in merge.tables:
         yield from drifts(merge, table)
         if not table.key and table.mode is not Mode.REPLACE:

@@ -9,7 +9,7 @@ from prefect import get_run_logger
 
 from tasks.core import sql
 from tasks.core.errors import BadInput, LostLock, OperationError
-from tasks.core.partitions.timeline import NewPartition, Partition, Timeline, missing_partitions
+from tasks.core.partitions.timeline import NewPartition, Partition, Timeline, missing_partitions, unfinished_detach
 from tasks.core.postgres.connection import Connection
 from tasks.core.postgres.messages import message_of
 from tasks.core.postgres.source_path import read_source_path, source_path
@@ -81,14 +81,9 @@ def _missing_from_parent(connection: Connection, table: PartitionedTable, partit
     """Yield indexes of the parent that partitions lack, as the catalog has them afterwards."""
     for partition in partitions:
         if partition.detach_pending:
-            yield f"{partition.qualified}: {_finalize_remedy(table, partition)}"
+            yield str(unfinished_detach(table.place, (partition.schema, partition.name)))
         elif columns := [row[0] for row in indexes_without(connection, table, partition.oid)]:
             yield f"{partition.qualified} has no valid index on {', '.join(columns)}; create it and ATTACH it"
-
-
-def _finalize_remedy(table: PartitionedTable, partition: Partition) -> str:
-    statement = sql.partitions.detach(table.place, (partition.schema, partition.name), finalize=True).as_string()
-    return f"a DETACH … CONCURRENTLY of it is unfinished, so that its rows are invisible; run: {statement};"
 
 
 def _create(
@@ -137,8 +132,8 @@ def _require_room(connection: Connection, table: PartitionedTable, partition: Ne
         return
     if occupant[1]:
         raise OperationError(f"{name} was left by an unfinished reattach_partition; run that again, or drop the table")
-    if pending := next((existing for existing in table.partitions if existing.detach_pending and existing.qualified == name), None):
-        raise OperationError(f"{name}: {_finalize_remedy(table, pending)}")
+    if any(existing.detach_pending and existing.qualified == name for existing in table.partitions):
+        raise OperationError(str(unfinished_detach(table.place, (table.schema, partition.name))))
     remedy = sql.partitions.attach(table.place, (table.schema, partition.name), bound).as_string()
     raise OperationError(
         f"{name} is {occupant[0]}, not the partition of {table.qualified} {bound}: rename it, or, "

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from flows.partitions import create_partitions
 from flows.restore import full_restore, table_restore
+from tasks.core.checks.partitions import PARTITIONS
 from tasks.core.errors import OperationError
 from tasks.run import site
 from tests.support import PROJECT
@@ -17,6 +19,7 @@ from tests.support.contexts import edit_context
 from tests.support.copies import AS_BACKED_UP, backed_up_once, copy_of
 from tests.support.database import ask, count, execute
 from tests.support.example import DATABASE, copy_template
+from tests.support.findings import check
 from tests.support.oracle import State, capture
 from tests.support.reports import newest_report
 from tests.support.restores import undo
@@ -268,10 +271,17 @@ def test_a_pending_detach_is_finished_first(world: World) -> None:
         detacher.execute("SET lock_timeout = '1s'")
         with pytest.raises(Exception, match="lock timeout"):
             detacher.execute(f"{DETACH} CONCURRENTLY".encode())
+    statement = f'ALTER TABLE "public"."{TABLE}" DETACH PARTITION "public"."{PART}" FINALIZE'
+    fact = f"public.{PART} has an unfinished DETACH … CONCURRENTLY, so that its table does not show its rows; "
+    fact += f"finish it: {statement}"
+    # Restores, backups, checks and the flow that makes partitions say it in the same words.
     for table in ("", TABLE):
-        refused = refusal(world, table)
-        assert f"public.{PART} has a DETACH … CONCURRENTLY pending" in refused
-    (statement,) = re.findall(r"ALTER TABLE .* FINALIZE;", refused)
+        assert fact in refusal(world, table)
+    for asked in (world.backup, lambda: world.run(create_partitions, "backup_restorer")):
+        with pytest.raises(OperationError) as told:
+            asked()
+        assert fact in str(told.value)
+    assert fact in " ".join(finding.note for finding in check(world) if finding.check == PARTITIONS)
     execute(world, statement)
     verdict = restore(world)
     assert ask(world, f"SELECT relispartition FROM pg_class WHERE oid = '{PART}'::regclass") == [(True,)]

@@ -5,13 +5,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 
+from tasks.core import sql
 from tasks.core.calendar import before, name_of_period, next_start, start_of, starts_between
 from tasks.core.context_keys import PartitionRule
 from tasks.core.report import markdown
+from tasks.core.restore.obstacle import Obstacle
 
 BOUND = re.compile(r"FOR VALUES FROM \((?P<lower>MINVALUE|'[^']+')\) TO \((?P<upper>MAXVALUE|'[^']+')\)")
 NEVER_BEFORE, NEVER_AFTER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 ENDLESS = frozenset({"MINVALUE", "MAXVALUE", "infinity", "-infinity"})
+UNFINISHED = "has an unfinished DETACH … CONCURRENTLY, so that its table does not show its rows"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ class Partition:
     def is_range(self) -> bool:
         """Whether the partition has the rows of a time range."""
         return not (self.is_default or self.detach_pending or self.strange)
+
+
+def unfinished_detach(parent: tuple[str, str], partition: tuple[str, str]) -> Obstacle:
+    """Return that a DETACH … CONCURRENTLY of a partition was interrupted, and how to finish it."""
+    statement = sql.partitions.detach(parent, partition, finalize=True).as_string()
+    return Obstacle(".".join(partition), UNFINISHED, f"finish it: {statement}")
 
 
 def parse_bound(text: str, zone: tzinfo) -> tuple[datetime | None, datetime | None]:
@@ -192,7 +201,7 @@ def _fate(timeline: Timeline, partition: Partition, now: datetime, zone: tzinfo)
     if partition.is_default:
         return "the DEFAULT partition: has the rows that fit no other partition"
     if partition.detach_pending:
-        return "its DETACH … CONCURRENTLY is unfinished, so that its rows are invisible"
+        return UNFINISHED
     if is_past_retention(timeline.rule, partition, now, zone):
         return f"older than {timeline.rule.keep}: to be archived by archive_partitions"
     made = "created now; " if partition.name in {new.name for new in timeline.made} else ""
