@@ -6,23 +6,25 @@ after the rows are written, as that locks the tables that its foreign keys refer
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 
 from tasks.core import sql
 from tasks.core.context import Context
+from tasks.core.database.comparison import named
 from tasks.core.database.facts import BOUND, facts
 from tasks.core.database.objects import TABLES, InventoryItem
-from tasks.core.in_place.remedies import attaches
+from tasks.core.in_place.remedies import attaches, made
 from tasks.core.postgres.connection import Connection
 from tasks.core.postgres.messages import message_of
+from tasks.core.restore.obstacle import Obstacle
 from tasks.core.sets.manifest import Manifest
 from tasks.core.sql.names import plain_name, quoted, split_name
+from tasks.core.sql.staging import Link
 from tasks.database import catalog
-from tasks.database.catalog import Members, dicts
-from tasks.in_place.session import Merge
-
-HASH = "FOR VALUES WITH "
+from tasks.database.catalog import Member, Members, dicts
+from tasks.in_place.session import Merge, lineage
 
 
 def find_detached(
@@ -50,8 +52,7 @@ def find_detached(
 
 
 def _partitions(items: Iterable[InventoryItem]) -> Iterator[InventoryItem]:
-    """Yield partitions, except by hash: without their bound it is unknown which rows they have."""
-    return (item for item in items if item.kind in TABLES and not facts(item).get(BOUND, HASH).startswith(HASH))
+    return (item for item in items if item.kind in TABLES and BOUND in facts(item))
 
 
 def find_moved(manifest: Manifest, members: Members, detached: Mapping[str, InventoryItem]) -> dict[str, InventoryItem]:
@@ -90,6 +91,54 @@ def named_as_in_set(manifest: Manifest, moved: Mapping[str, InventoryItem], inve
     ]
 
 
+def lacking(merge: Merge, partition: str) -> list[InventoryItem]:
+    """Return what a detached partition lacks, so that it is attached only after that was created."""
+    return [item for item in merge.missing if item.parent == partition]
+
+
+def attached_too_late(merge: Merge) -> Iterator[Obstacle]:
+    """Yield detached partitions that lack something, and to whose rows other rows refer that are to be written before."""
+    by_name = {member.qualified: member for member in merge.members.relations}
+    keys = dicts(merge.connection, sql.key_values.OUTBOUND_KEYS_OF, {"oids": merge.members.oids})
+    for name, item in merge.moved.items():
+        absent = lacking(merge, name) if name in merge.detached else []
+        member = by_name[plain_name(name)]
+        above = {*lineage(merge.members, member).values()} - {member.oid}
+        for key in keys if absent else ():
+            if key["parent"] in above and _is_needed(merge, key, member):
+                yield Obstacle(
+                    name,
+                    f"is detached from {item.parent} and cannot be attached before rows of {key['table']} are written that refer "
+                    f"to its rows ({key['name']}), because it lacks {', '.join(map(named, absent))}",
+                    f"create that, then restore again: {_statements(absent)}",
+                )
+
+
+def _statements(absent: Collection[InventoryItem]) -> str:
+    """Return the statements that create what a partition lacks; an index of a constraint comes with it."""
+    constraints = {item.name for item in absent if item.kind == "constraint"}
+    alone = (item for item in absent if item.kind != "index" or split_name(item.name)[1] not in constraints)
+    return " ".join(made(item).replace(" ON ONLY ", " ON ", 1) for item in alone).removesuffix(";")
+
+
+def _is_needed(merge: Merge, key: dict[str, Any], member: Member) -> bool:
+    """Return whether rows to write refer by a key to rows of a partition that its table does not show."""
+    place, link = (member.schema, member.name), Link.of(key)
+    within = [
+        table.number for table in merge.tables if table.staged and member.oid in lineage(merge.members, table.member).values()
+    ]
+    for table in merge.tables:
+        if table.staged and not table.unchanged and key["child"] in lineage(merge.members, table.member).values():
+            own = table.member.schema, table.member.name
+            unseen = merge.ask(
+                sql.key_values.needed_values(table.number, own, link, (key["parent_schema"], key["parent_name"]), [])
+            )
+            elsewhere = merge.ask(sql.key_values.needed_values(table.number, own, link, place, within))
+            if {*unseen} - {*elsewhere}:
+                return True
+    return False
+
+
 def misfits(merge: Merge) -> Iterator[str]:
     """Yield why a detached partition cannot be attached again, each with the remedy.
 
@@ -112,27 +161,15 @@ def misfits(merge: Merge) -> Iterator[str]:
 
 
 def _misfit(merge: Merge, item: InventoryItem, bound: str) -> str:
-    connection, parent, place = merge.connection, split_name(item.parent), split_name(item.name)
+    parent, place = split_name(item.parent), split_name(item.name)
     if not attaches(item, bound):
         return "its bound in the set could not be parsed; attach it by hand"
     oid = next(member.oid for member in merge.members.relations if (member.schema, member.name) == parent)
-    key, condition = connection.execute(sql.partitions.KEY_AND_CONDITION, {"oid": oid}).fetchall()[0]
+    key, condition = merge.connection.execute(sql.partitions.KEY_AND_CONDITION, {"oid": oid}).fetchall()[0]
     if key is None:
         return f"{item.parent} is not partitioned; rename one of these two tables"
-    connection.execute(sql.partitions.create_likeness(*parent, key))
-    for missing in merge.missing:
-        # A missing check is created before the partition is attached.
-        if missing.kind == "constraint" and missing.parent == item.name:
-            connection.execute(
-                sql.staging.as_written(sql.staging.drop_constraint(f"pg_temp.{quoted(parent[1])}", quoted(missing.name)))
-            )
-    siblings = dicts(connection, sql.partitions.PARTITIONS, {"oid": oid})
-    for sibling in siblings:
-        connection.execute(sql.partitions.create_likeness_of_partition(parent[1], sibling["name"], sibling["bound"]))
-    connection.execute(sql.partitions.create_likeness(*place))
-    connection.execute(sql.partitions.attach(("pg_temp", parent[1]), ("pg_temp", place[1]), bound))
-    likeness = {"name": f"pg_temp.{quoted(place[1])}"}
-    own = connection.execute(sql.partitions.CONDITION_OF_LIKENESS, likeness).fetchall()[0][0]
+    siblings = dicts(merge.connection, sql.partitions.PARTITIONS, {"oid": oid})
+    own = _attach_likeness(merge, item, bound, key, [(sibling["name"], sibling["bound"]) for sibling in siblings])
     bounds = [text for text in (own, condition) if text]
     if bounds and (outside := merge.ask(sql.partitions.count_rows_where(*place, bounds, hold=False))[0][0]):
         return f"{outside:,} of its rows are outside its bound {bound}; move or delete them"
@@ -143,4 +180,25 @@ def _misfit(merge: Merge, item: InventoryItem, bound: str) -> str:
                 return (
                     f"{inside:,} rows of the DEFAULT partition {'.'.join(other)} are within its bound {bound}; move or delete them"
                 )
+    # The condition of a hash names the partitioned table by its oid.
+    likeness = merge.connection.execute(sql.partitions.OID_OF, {"name": f"pg_temp.{quoted(parent[1])}"}).fetchall()[0][0]
+    merge.bounds[plain_name(item.name)] = " AND ".join(bounds).replace(f"'{likeness}'::oid", f"'{oid}'::oid") or "true"
     return ""
+
+
+def _attach_likeness(merge: Merge, item: InventoryItem, bound: str, key: str, siblings: Iterable[tuple[str, str]]) -> str:
+    """Attach an empty TEMP table like a partition to one like its parent; return the condition of its bound."""
+    connection, parent, place = merge.connection, split_name(item.parent), split_name(item.name)
+    connection.execute(sql.partitions.create_likeness(*parent, key))
+    for missing in merge.missing:
+        # A missing check is created before the partition is attached.
+        if missing.kind == "constraint" and missing.parent == item.name:
+            connection.execute(
+                sql.staging.as_written(sql.staging.drop_constraint(f"pg_temp.{quoted(parent[1])}", quoted(missing.name)))
+            )
+    for name, bound_of_it in siblings:
+        connection.execute(sql.partitions.create_likeness_of_partition(parent[1], name, bound_of_it))
+    connection.execute(sql.partitions.create_likeness(*place))
+    connection.execute(sql.partitions.attach(("pg_temp", parent[1]), ("pg_temp", place[1]), bound))
+    likeness = {"name": f"pg_temp.{quoted(place[1])}"}
+    return connection.execute(sql.partitions.CONDITION_OF_LIKENESS, likeness).fetchall()[0][0] or ""

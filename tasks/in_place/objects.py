@@ -53,12 +53,28 @@ def missing_chunks(merge: Merge) -> tuple[Section, Section]:
         [finding.item for finding in merge.findings if finding.is_done and finding.remedy.how is How.REPLACE], entries
     )
 
+    joining = entries_of(_indexes_within_detached(merge), entries)
+
     def section(name: str) -> Section:
         settings, chunks = read_chunks(merge.run, pg_restore, name, archive, listing)
         alike = [_like_its_parent(merge, _replacing(chunk, replaced), rebuilt.get(chunk.dump_id)) for chunk in chunks]
-        return Section(settings, _as_attached(merge, alike, entries), wanted, path)
+        attachments = {chunk.dump_id for chunk in chunks if b" ATTACH PARTITION " in chunk.statements and chunk.needs & joining}
+        return Section(settings, _as_attached(merge, alike, entries), wanted, path, attachments)
 
     return section("pre-data"), section("post-data")
+
+
+def _indexes_within_detached(merge: Merge) -> list[InventoryItem]:
+    """Return missing indexes, with their constraints, that are attached to one of a detached partition or below it."""
+    tables = {item.name: item.parent for item in merge.manifest.inventory if item.kind == "index"}
+    within = merge.within_detached
+    indexes = [
+        item for item in merge.missing
+        if item.kind == "index" and item.parent not in merge.moved and (attached := ATTACHED.search(item.state))
+        and tables.get(attached["parent"]) in within
+    ]  # fmt: skip
+    constraints = [item for item in merge.missing if item.kind == "constraint"]
+    return [*indexes, *(item for item in constraints if any(_is_constraint_of(item, index) for index in indexes))]
 
 
 def _replacing(chunk: Chunk, replaced: Collection[int]) -> Chunk:
@@ -155,7 +171,8 @@ def create(connection: Connection, section: Section, made: set[int], *, attach: 
     contexts. Attaching also creates indexes that a partition lacks. Returns notes about grants by
     roles other than the owner.
     """
-    chosen = [chunk for chunk in section.chunks if _comes_last(chunk) is attach]
+    last = {chunk.dump_id for chunk in section.chunks if _comes_last(chunk)} - {*section.within_detached}
+    chosen = [chunk for chunk in section.chunks if (chunk.dump_id in last) is attach]
     return create_missing(connection, section.settings, chosen, made, section.path, section.wanted) if chosen else []
 
 

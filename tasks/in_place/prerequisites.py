@@ -19,6 +19,7 @@ from tasks.core.sets.shared_schema import MADE
 from tasks.core.sql.names import plain_name, quoted, quoted_name, split_name
 from tasks.database import catalog
 from tasks.database.catalog import Member, dicts
+from tasks.in_place.detached import attached_too_late
 from tasks.in_place.objects import missing_chunks
 from tasks.in_place.session import Merge, Section, Table, lineage
 from tasks.restore.grants import may_grant_as
@@ -169,6 +170,7 @@ def held_by_others(merge: Merge) -> Iterator[Obstacle]:
 
 def row_obstacles(merge: Merge, changes: Mapping[str, Change]) -> Iterator[object]:
     """Yield why differing rows could not be written."""
+    yield from attached_too_late(merge)
     for table in merge.tables:
         change = changes.get(table.name)
         if change and not table.unchanged:

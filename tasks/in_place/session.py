@@ -115,6 +115,8 @@ class Section:
     chunks: Sequence[Chunk] = ()
     wanted: Collection[int] = ()
     path: str = ""
+    # Those that attach indexes within a detached partition: they come before it is attached.
+    within_detached: Collection[int] = ()
 
 
 @dataclass
@@ -138,6 +140,8 @@ class Merge:
     # Partitions that are detached here, and those to attach or detach, as they are when attached.
     detached: dict[str, InventoryItem] = field(default_factory=dict)
     moved: dict[str, InventoryItem] = field(default_factory=dict)
+    # The conditions that rows of detached partitions have to meet, by schema.name.
+    bounds: dict[str, str] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
     # Definitions and conditions that are taken from the set; the plan lists them.
     taken_from_set: list[str] = field(default_factory=list)
@@ -204,7 +208,7 @@ class Merge:
             called = " ".join(item.state for item in about if item.kind == "trigger")
             return [*about, *(item for item in gone if item.kind == "function" and f" {item.name.partition('(')[0]}(" in called)]
         tables = {plain_name(item.name) for item in gone if item.kind in TABLES} & self.names
-        attached = {plain_name(name) for name in self.moved if name in self.detached}
+        attached = {plain_name(name) for name in self.within_detached}
         if self.request.keys is not None:
             return []
         if not tables:
@@ -216,6 +220,15 @@ class Merge:
             if item.kind in NEEDED or item.name in with_it or item.parent in with_it
             or table_of(item) in tables | attached
         ]  # fmt: skip
+
+    @property
+    def within_detached(self) -> set[str]:
+        """The partitions to attach, with the partitions that are attached to them, as SQL writes them."""
+        within = {name for name in self.moved if name in self.detached}
+        parents = {item.name: item.parent for item in self.inventory if item.kind in TABLES and item.name not in self.moved}
+        while more := {name for name, parent in parents.items() if parent in within} - within:
+            within |= more
+        return within
 
     def comes_with_partition(self, item: InventoryItem) -> bool:
         """Return whether a trigger or foreign key comes with attaching its partition."""

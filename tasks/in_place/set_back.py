@@ -15,6 +15,7 @@ from tasks.core.postgres.messages import message_of
 from tasks.core.postgres.source_path import execute_written
 from tasks.core.sql.names import split_name
 from tasks.in_place import differences
+from tasks.in_place.detached import lacking
 from tasks.in_place.objects import dropped_last
 from tasks.in_place.session import Merge
 from tasks.sets.texts import understood_default
@@ -42,8 +43,7 @@ def _attach_referenced(merge: Merge) -> None:
     attaching = [finding for finding in merge.findings if finding.remedy.how is How.ATTACH]
     tables = {"names": sorted({merge.moved[finding.item.name].parent for finding in attaching})}
     if merge.connection.execute(sql.partitions.REFERENCED, tables).fetchall():
-        lacking = {item.parent for item in merge.missing}
-        complete = [finding for finding in attaching if finding.item.name not in lacking]
+        complete = [finding for finding in attaching if not lacking(merge, finding.item.name)]
         refused = [finding for finding, _ in _settle(merge, complete)]
         merge.attached = [finding for finding in complete if finding not in refused]
 
@@ -81,8 +81,16 @@ def set_back(merge: Merge) -> None:
     Raises:
         OperationError: an object cannot be changed back.
     """
-    for finding, error in _settle(merge, [*merge.drops, *_altered(merge)]):
+    # A partition is attached with its own partitions, so that its indexes are valid.
+    deepest_first = sorted(_altered(merge), key=lambda finding: -_depth(merge, finding.item.name))
+    for finding, error in _settle(merge, [*merge.drops, *deepest_first]):
         raise _refused(merge, finding, error)
+
+
+def _depth(merge: Merge, name: str) -> int:
+    """Return below how many partitions, themselves to be attached, a partition is."""
+    parent = merge.moved[name].parent if name in merge.moved else ""
+    return 1 + _depth(merge, parent) if parent in merge.moved else 0
 
 
 def _settle(merge: Merge, left: list[Finding]) -> list[tuple[Finding, psycopg.Error]]:

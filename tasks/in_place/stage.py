@@ -1,12 +1,15 @@
 """Staging a set's rows in TEMP tables of the live database."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from tasks.core import sql
 from tasks.core.backup.differential import incompatibility
 from tasks.core.run.progress import Moved, unmeasured
 from tasks.database.loading import load_rows
 from tasks.database.rows import bases_of_domains
 from tasks.database.snapshot import position
-from tasks.in_place.session import Merge, Table, is_unchanged
+from tasks.in_place.session import Merge, Table, is_unchanged, lineage
 from tasks.run import progress
 
 
@@ -28,10 +31,9 @@ def _move_misplaced(merge: Merge) -> list[str]:
     problems = list[str]()
     for divided in {*merge.divided.values()}:
         partitions = [table for table in merge.tables if table.staged and merge.divided.get(table.name) == divided]
-        asked = {"oids": [partition.member.oid for partition in partitions]}
         belongs = {
             oid: sql.staging.belonging(bound, domains)
-            for oid, bound, domains in merge.connection.execute(sql.staging.BOUNDS, asked)
+            for oid, bound, domains in merge.connection.execute(sql.staging.BOUNDS, _lineages(merge, partitions))
         }
         for partition in partitions:
             merge.connection.execute(sql.staging.take_misplaced(partition.number, belongs[partition.member.oid]))
@@ -48,6 +50,16 @@ def _move_misplaced(merge: Merge) -> list[str]:
                     "whole table"
                 )
     return problems
+
+
+def _lineages(merge: Merge, partitions: Iterable[Table]) -> dict[str, list[Any]]:
+    """Return the oids of partitions, those of all tables above each, and the bounds of those among them that are detached."""
+    lineages = [(partition.member.oid, lineage(merge.members, partition.member)) for partition in partitions]
+    return {
+        "oids": [oid for oid, _ in lineages],
+        "above": [" ".join(map(str, names.values())) for _, names in lineages],
+        "bounds": [" AND ".join(merge.bounds[name] for name in names if name in merge.bounds) for _, names in lineages],
+    }
 
 
 def _same_line(merge: Merge) -> set[str]:

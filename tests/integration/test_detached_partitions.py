@@ -48,14 +48,26 @@ MEASURES = (
     "INSERT INTO measures SELECT n, r, (SELECT min(id::text)::uuid FROM teams), n + 1 "
     "FROM generate_series(1, 150) AS n, unnest(ARRAY['東京', 'us', 'de']) AS r",
     "INSERT INTO notes SELECT n, n, '東京' FROM generate_series(1, 20) AS n",
+    "CREATE TYPE reading_kind AS ENUM ('a', 'b', 'c')", "CREATE DOMAIN reading_id AS int CHECK (VALUE > 0)",
+    "CREATE TABLE readings (id reading_id, kind reading_kind, value int, PRIMARY KEY (id, kind)) PARTITION BY HASH (kind, id)",
+    "CREATE TABLE readings_0 PARTITION OF readings FOR VALUES WITH (MODULUS 3, REMAINDER 0)",
+    "CREATE TABLE readings_1 PARTITION OF readings FOR VALUES WITH (MODULUS 3, REMAINDER 1)",
+    "CREATE TABLE readings_2 PARTITION OF readings FOR VALUES WITH (MODULUS 3, REMAINDER 2) PARTITION BY RANGE (id)",
+    "CREATE TABLE readings_2_low PARTITION OF readings_2 FOR VALUES FROM (1) TO (50)",
+    "CREATE TABLE readings_2_high PARTITION OF readings_2 FOR VALUES FROM (50) TO (200)",
+    "INSERT INTO readings SELECT n, k, n FROM generate_series(1, 100) AS n, unnest(enum_range(NULL::reading_kind)) AS k",
     "RESET ROLE",
 )  # fmt: skip
 TABLES = [
     "organizations", "organization_units", "organization_hierarchies", "organization_members", "teams", "team_members",
     "team_leaders", "governance_policies", "governance_rules", "policy_scopes", "policy_violations", "measures", "notes",
+    "readings",
 ]  # fmt: skip
 # Read as tables of their own too: a detached one is in no table.
-PARTS = [PART, "policy_violations_2023", "measures_jp", "measures_jp_1", "measures_us", "measures_rest"]
+PARTS = [
+    PART, "policy_violations_2023", "measures_jp", "measures_jp_1", "measures_us", "measures_rest", "readings_0", "readings_1",
+    "readings_2", "readings_2_low",
+]  # fmt: skip
 
 
 @pytest.fixture(
@@ -144,6 +156,15 @@ DETACHED = {
         "ALTER TABLE measures DETACH PARTITION measures_jp", "ALTER TABLE measures DETACH PARTITION measures_rest",
         "DELETE FROM measures_rest WHERE id < 9",
     ),
+    "one by hash": (
+        "ALTER TABLE readings DETACH PARTITION readings_0", "DELETE FROM readings_0 WHERE id < 20",
+        "UPDATE readings_0 SET value = 0 WHERE id > 80", "DELETE FROM readings_1 WHERE id < 9",
+    ),
+    "all by hash, one of them divided by range": (
+        "ALTER TABLE readings DETACH PARTITION readings_0", "ALTER TABLE readings DETACH PARTITION readings_1",
+        "ALTER TABLE readings_2 DETACH PARTITION readings_2_low", "ALTER TABLE readings DETACH PARTITION readings_2",
+        "DELETE FROM readings_2_low WHERE id < 20", "DELETE FROM readings_1", "UPDATE readings_2 SET value = 0",
+    ),
     "one of another": (
         "DELETE FROM notes", "ALTER TABLE measures_jp DETACH PARTITION measures_jp_1", "UPDATE measures_jp_1 SET value = 7",
     ),
@@ -205,11 +226,13 @@ REFUSED = {
             "ALTER TABLE measures DETACH PARTITION measures_us", "INSERT INTO measures TABLE measures_us",
             "DELETE FROM notes", "ALTER TABLE measures_jp DETACH PARTITION measures_jp_1",
             "INSERT INTO measures_jp_1 (id, region) VALUES (5, 'us')",
+            "ALTER TABLE readings DETACH PARTITION readings_0", "INSERT INTO readings_0 SELECT * FROM readings_1 WHERE id < 50",
         ),
         (
             r"2 of its rows are outside its bound FOR VALUES FROM \('2024-01-01 00:00:00'\) TO \('2025-01-01 00:00:00'\); move or",
             r"150 rows of the DEFAULT partition public\.measures_rest are within its bound FOR VALUES IN \('us'\); move or delete",
             r"1 of its rows are outside its bound FOR VALUES FROM \(0\) TO \(100\); move or delete",
+            r"\d+ of its rows are outside its bound FOR VALUES WITH \(modulus 3, remainder 0\); move or delete",
         ),
     ),
     "tables": (
@@ -222,11 +245,15 @@ REFUSED = {
             "CREATE TABLE policy_violations_2022 (id uuid PRIMARY KEY, note text)",
             "ALTER TABLE policy_violations_2022 OWNER TO consulting_owner",
             f"ALTER TABLE {TABLE} DETACH PARTITION policy_violations_2025", "ALTER TABLE policy_violations_2025 DROP resolution",
+            "ALTER TABLE readings DETACH PARTITION readings_1",
+            "CREATE TABLE more PARTITION OF readings FOR VALUES WITH (MODULUS 6, REMAINDER 4)",
+            "ALTER TABLE more OWNER TO consulting_owner",
         ),
         (
             rf'partition "{PART}" would overlap partition "other"; fix that, or rename \S+ if it is another table',
             r'column "severity".* must be marked NOT NULL; fix that', r'contains column "note" not found in parent',
             r'child table is missing column "resolution"; fix that',
+            r'partition "readings_1" would overlap partition "more"; ',
         ),
     ),
 }  # fmt: skip
@@ -242,6 +269,52 @@ def test_refused_with_the_reason_and_the_statement(world: World, damage: str) ->
     statement = r"ALTER TABLE public\.\w+ ATTACH PARTITION public\.\w+ FOR VALUES .*;"
     for reason in reasons:
         assert re.search(rf"{begin}.*{reason}.*; then restore again, or run: {statement}", planned), planned
+
+
+LACKING = {
+    "a check": ("measures_jp", "ALTER TABLE measures_jp DROP CONSTRAINT measures_value"),
+    "its primary key": ("measures_jp", "ALTER TABLE measures_jp DROP CONSTRAINT measures_jp_pkey"),
+    "an index": ("measures_jp", "DROP INDEX measures_jp_value_idx"),
+    "an index and a check of one of two": (
+        "measures_jp_1", "DROP INDEX measures_jp_1_value_idx", "ALTER TABLE measures_jp_1 DROP CONSTRAINT measures_value",
+    ),
+    "an index of a partition of it": (
+        "measures_jp", "ALTER TABLE measures_jp DETACH PARTITION measures_jp_1", "DROP INDEX measures_jp_1_value_idx",
+    ),
+}  # fmt: skip
+
+
+@long
+@pytest.mark.parametrize("lack", LACKING)
+def test_what_it_lacks_is_told_where_rows_need_it_attached(world: World, lack: str) -> None:
+    """Rows that refer to its rows are written before what it lacks is created: only then it could be attached."""
+    partition, *statements = LACKING[lack]
+    healthy, parent = state(world, AS_BACKED_UP), partition.rpartition("_")[0]
+    execute(world, "DELETE FROM notes", f"ALTER TABLE {parent} DETACH PARTITION {partition}", *statements)
+    refused = refusal(world)
+    fact = r"public\.measures_jp(_1)? is detached from public\.measures(_jp)? and cannot be attached before rows of public\.notes"
+    assert re.search(fact, refused)
+    create = refused.partition("create that, then restore again: ")[2].partition("; public.measures")[0]
+    execute(world, create)
+    damaged = state(world)
+    assert restore(world).startswith("RESTORED: ")
+    assert unlike(healthy, state(world)) == []
+    undo(world)
+    assert unlike(damaged, state(world)) == []
+
+
+@long
+@pytest.mark.parametrize("lack", LACKING)
+def test_what_it_lacks_is_created_where_no_row_needs_it_attached(world: World, lack: str) -> None:
+    partition, *statements = LACKING[lack]
+    healthy, parent = state(world, AS_BACKED_UP), partition.rpartition("_")[0]
+    execute(world, "DELETE FROM notes", f"ALTER TABLE {parent} DETACH PARTITION {partition}", *statements)
+    damaged = state(world)
+    restore(world, "measures")
+    restored = [line for line in unlike(healthy, state(world)) if "rows of: public.notes" not in line]
+    assert [line for line in restored if "notes" not in line] == []
+    undo(world)
+    assert unlike(damaged, state(world)) == []
 
 
 @long

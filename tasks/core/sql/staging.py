@@ -131,15 +131,16 @@ def create_staging(
     )
 
 
-# Partition constraints, and which partition key columns have domain types.
+# Partition constraints, also of partitions that are to be attached, and which partition key columns have domain types.
 BOUNDS = SQL(
-    """SELECT oid::bigint, pg_get_partition_constraintdef(oid), (
+    """SELECT oid::bigint, concat_ws(' AND ', pg_get_partition_constraintdef(oid), nullif(p.bound, '')), (
          SELECT coalesce(json_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)), '{}')
          FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid AND t.typtype = 'd'
          WHERE a.attrelid = p.oid AND a.attname IN (
-           SELECT k.attname FROM pg_partition_ancestors(p.oid) o JOIN pg_partitioned_table d ON d.partrelid = o.relid
-           JOIN pg_attribute k ON k.attrelid = d.partrelid AND k.attnum = ANY (d.partattrs)))
-       FROM unnest(%(oids)s::oid[]) AS p (oid)"""
+           SELECT k.attname FROM pg_partitioned_table d
+           JOIN pg_attribute k ON k.attrelid = d.partrelid AND k.attnum = ANY (d.partattrs)
+           WHERE d.partrelid::text = ANY (string_to_array(p.above, ' '))))
+       FROM unnest(%(oids)s::oid[], %(above)s::text[], %(bounds)s::text[]) AS p (oid, above, bound)"""
 )
 _MISPLACED = Identifier("pg_temp", "misplaced")
 COUNT_MISPLACED = SQL("SELECT count(*) FROM {}").format(_MISPLACED)
