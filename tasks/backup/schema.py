@@ -69,7 +69,7 @@ def store_schema(
         left_out=[name for identity, name, _ in crossing.left_out if identity not in members.around.named],
         by_hand=[*_by_hand(crossing, part), *borders.read_outside_members(connection, members)],
         only_superusers=only_superusers, forgotten_tables=crossing.forgotten, inventory=snapshot.inventory,
-        inventory_version=2, extension_versions=extensions,
+        inventory_version=3, extension_versions=extensions,
         schema_archive=archive, schema_list=schema_list, context_files=files,
         warnings=_read_warnings(connection, members, crossing, site) + _superuser_warnings(only_superusers),
     )  # fmt: skip

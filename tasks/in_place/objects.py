@@ -34,7 +34,7 @@ CREATE_TABLE = re.compile(rb"\nCREATE (UNLOGGED )?TABLE ")
 CREATE_ROUTINE = re.compile(rb"\nCREATE (FUNCTION|PROCEDURE|VIEW) ")
 KEY = re.compile(r" \| key (.*?) \| bound ", re.DOTALL)
 ATTACHED = re.compile(r" \| attached to (?P<parent>.+?)(?= \| |$)")
-CHECK = re.compile(r"(?P<definition>CHECK .*?)( \| NOT VALID)?( \| comment .*)?", re.DOTALL)
+CHECK = re.compile(r"(?P<definition>CHECK .*?)( \| NOT VALID)?( \| inherited yes(, and its own)?)?( \| comment .*)?", re.DOTALL)
 
 
 def missing_chunks(merge: Merge) -> tuple[Section, Section]:

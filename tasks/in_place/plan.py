@@ -8,17 +8,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import psycopg
+
 from tasks.backup.source import check_source
 from tasks.backup.take import require_writable
 from tasks.core import sql
 from tasks.core.calendar import is_instant
 from tasks.core.database.objects import TABLES
 from tasks.core.errors import BadInput
+from tasks.core.in_place.objects import Finding
 from tasks.core.in_place.plan import Change, Effect, MergePlan, Need, trigger_states
 from tasks.core.in_place.request import Mode, Request
 from tasks.core.postgres.connection import connect
 from tasks.core.sets.left_out import chores, in_short, is_forgotten
 from tasks.core.sets.name import Kind
+from tasks.core.sets.shared_schema import not_recorded
 from tasks.core.sql.names import plain_name
 from tasks.database import catalog
 from tasks.database.catalog import dicts
@@ -148,7 +152,7 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
     """Compare the live relations with the set; only TEMP tables are written."""
     compared, effects = dict[str, Change](), list[Effect]()
     with merge.phases.phase("plan"):
-        merge.findings = differences.find(merge)
+        merge.findings = _find_differences(merge)
         if not merge.refusals:
             compared |= {table.name: compare(merge, table) for table in merge.tables}
             compared |= {
@@ -193,9 +197,21 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
     )  # fmt: skip
 
 
+def _find_differences(merge: Merge) -> list[Finding]:
+    try:
+        return differences.find(merge)
+    except psycopg.errors.InsufficientPrivilege:
+        # The refusals name what this login may not read.
+        if merge.refusals:
+            return []
+        raise
+
+
 def _not_compared(merge: Merge) -> str:
     then, now = merge.manifest.versions.server_major, merge.source.major
-    return "" if then == now else f"object definitions were not compared: the set is of PostgreSQL {then}, the server runs {now}"
+    if then != now:
+        return f"object definitions were not compared: the set is of PostgreSQL {then}, the server runs {now}"
+    return not_recorded(merge.manifest)
 
 
 def _staged_bytes(merge: Merge) -> int:

@@ -70,7 +70,18 @@ def _altered(merge: Merge) -> list[Finding]:
         and finding.remedy.how in {How.ALTER, How.REBUILD, How.ATTACH, How.DETACH}
         and (finding.item.identity not in again or finding.difference.fact == facts.COMMENT)
         and finding not in merge.attached
+        and not _comes_with_parent(merge, finding)
     ]
+
+
+def _comes_with_parent(merge: Merge, finding: Finding) -> bool:
+    """Return whether NOT NULL comes with that of the table from which a column is inherited; set by itself, it would be its own."""
+    if not finding.difference.fact.endswith(facts.NOT_NULL) or not finding.difference.was:
+        return False
+    above = {*finding.item.parent.split(",")}
+    return any(
+        other.is_done and other.item.name in above and other.difference.fact == finding.difference.fact for other in merge.findings
+    )
 
 
 def set_back(merge: Merge) -> None:

@@ -58,11 +58,11 @@ class Comparison:
         manifest, oids = self.manifest, {"oids": self.members.oids}
         off = {f"{table}.{name}": what for table, name, what in self.connection.execute(sql.in_place.KEYS_SWITCHED_OFF, oids)}
         were_off = {name: off.get(name, "off") for name in manifest.disabled_keys}
-        then = comparable(manifest, without_absent(manifest.inventory, manifest.left_out))
+        then = comparable(manifest, without_absent(manifest.inventory, manifest.left_out), tablespaces=True)
         then += [*self._keys(manifest.outbound_keys), *self._inbound(manifest.inbound_keys)]
         # Objects that the set leaves out are no difference.
         present = self._with_undumped_facts(without_absent(self.inventory, manifest.left_out))
-        now = self._known(then, comparable(manifest, present))
+        now = self._known(then, comparable(manifest, present, tablespaces=True))
         then, now = _with_defaults(then, now), _with_defaults(now, then)
         self.own.update(item.name for item in [*then, *now] if item.kind in TABLES | VIEWS)
         then, now = (

@@ -5,7 +5,7 @@ import pytest
 from tasks.core.checks.definition import Severity
 from tasks.core.checks.objects import came_with_time
 from tasks.core.database.comparison import Difference, find_differences, with_moved_sequences
-from tasks.core.database.facts import facts
+from tasks.core.database.facts import SINCE_3, facts, without_facts
 from tasks.core.database.objects import InventoryItem
 from tasks.core.database.settings import SETTING
 from tasks.core.in_place.objects import How, severity
@@ -43,6 +43,48 @@ def test_columns(columns: str, said: dict[str, str]) -> None:
     found = facts(item("table", TABLE, columns))
     assert {name.removeprefix("column "): text for name, text in found.items() if name.startswith("column ")} == said
     assert found["comment"] == "it's | x"
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "earlier", "said"),
+    [
+        ("type", "owner o | e | comment a | b | privileges o=USAGE", "owner o | e", {"comment": "a | b", "privileges": "o=USAGE"}),
+        (
+            "type",
+            "owner o | d | text | NOT NULL | DEFAULT 'x'::text | m CHECK ((VALUE <> ''::text)) | remarks m 'x' | comment y",
+            "owner o | d | text | NOT NULL | DEFAULT 'x'::text | m CHECK ((VALUE <> ''::text))",
+            {"constraints": "m CHECK ((VALUE <> ''::text))", "remarks": "m 'x'", "comment": "y"},
+        ),
+        (
+            "sequence",
+            "owner o | bigint | 1 | 1 | 1 | 9 | 1 | f | persistence u | comment x | owned by public.t.id | privileges o=USAGE",
+            "owner o | bigint | 1 | 1 | 1 | 9 | 1 | f | owned by public.t.id | privileges o=USAGE",
+            {"persistence": "u", "comment": "x", "owned by": "public.t.id"},
+        ),
+        ("rule", "CREATE RULE x | enabled O | comment y", "CREATE RULE x | enabled O", {"enabled": "O", "comment": "y"}),
+        ("policy", "r | t | PUBLIC | using (a) | comment c", "r | t | PUBLIC | using (a)", {"comment": "c"}),
+        ("statistics", "CREATE STATISTICS x | statistics 5 | comment z", "CREATE STATISTICS x | statistics 5", {"comment": "z"}),
+        (
+            "constraint",
+            "CHECK ((a > 0)) | NOT VALID | inherited yes, and its own | comment z",
+            "CHECK ((a > 0)) | NOT VALID | comment z",
+            {"definition": "CHECK ((a > 0))", "inherited": "yes, and its own", "NOT VALID": "yes", "comment": "z"},
+        ),
+    ],
+)
+def test_facts_that_sets_of_earlier_releases_lack(kind: str, state: str, earlier: str, said: dict[str, str]) -> None:
+    one = item(kind, state)
+    assert said.items() <= facts(one).items()
+    assert without_facts(one, SINCE_3[kind]).state == earlier
+    assert without_facts(item(kind, earlier), SINCE_3[kind]).state == earlier
+
+
+def test_tablespaces_are_facts() -> None:
+    table = TABLE.replace("replica identity d", 'replica identity d | options {fillfactor=50} | tablespace "A b"')
+    assert facts(item("table", table))["tablespace"] == '"A b"'
+    index = item("index", "CREATE INDEX x ON y | attached to public.z | tablespace q | comment x")
+    assert facts(index)["tablespace"] == "q"
+    assert without_facts(index, ["tablespace"]).state == "CREATE INDEX x ON y | attached to public.z | comment x"
 
 
 def test_a_state_of_which_no_fact_is_known_differs_all_the_same() -> None:

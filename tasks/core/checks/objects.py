@@ -8,7 +8,10 @@ from tasks.core.database.comparison import Difference, named
 from tasks.core.database.objects import TABLES, VIEWS, InventoryItem
 from tasks.core.database.settings import GRAVE, ROLE_SETTINGS, SETTING
 
-OF_NO_ROW = frozenset({facts.COMMENT, facts.CLUSTERED, facts.OPTIONS, facts.REPLICA_IDENTITY})
+OF_NO_ROW = frozenset({
+    facts.COMMENT, facts.REMARKS, facts.CLUSTERED, facts.OPTIONS, facts.REPLICA_IDENTITY, facts.TABLESPACE,
+    facts.INHERITED,
+})  # fmt: skip
 OF_NO_ROW_EITHER = frozenset({"statistics", "column", "extension", ROLE_SETTINGS})
 ACTS_ON_ROWS = frozenset({"trigger", "rule", "policy", "constraint"})
 

@@ -22,7 +22,8 @@ TYPE, COLLATION, NOT_NULL, GENERATED, IDENTITY, DEFAULT, GRANTS = (
     "type", "COLLATE", "NOT NULL", "GENERATED", "IDENTITY", "DEFAULT", "ACL",
 )  # fmt: skip
 STORAGE, COMPRESSION, STATISTICS, POSITION = "storage", "compression", "statistics", "position"
-OWNED_BY, CONSTRAINTS, COLUMNS = "owned by", "constraints", "columns"
+OWNED_BY, CONSTRAINTS, COLUMNS, TABLESPACE, REMARKS = "owned by", "constraints", "columns", "tablespace", "remarks"
+INHERITED = "inherited"
 OTHERS_TABLE = "table of another context"
 YES = "yes"
 
@@ -32,6 +33,7 @@ _RELATION = (
     rf"{OWNER} (?P<owner>.*?)( \| extension (?P<extension>.*?))? \| {PERSISTENCE} (?P<persistence>.)( \| key (?P<key>.*?))?"
     rf"( \| {BOUND} (?P<bound>.*?))?(?P<row_security> \| {ROW_SECURITY})?(?P<forced> \| {FORCED})?"
     rf" \| {REPLICA_IDENTITY} (?P<replica_identity>.)( \| {OPTIONS} (?P<options>\{{.*?\}}))?"
+    rf"( \| {TABLESPACE} (?P<tablespace>{IDENTIFIER.pattern}))?"
 )
 _NEXT = r" \| |\Z"
 _OWN = rf"{OWNER} (?P<owner>.*?)"
@@ -39,18 +41,21 @@ _PATTERNS = {
     **dict.fromkeys([*TABLES, "foreign table"], rf"{_RELATION}{_END}{_GRANTED}"),
     **dict.fromkeys(VIEWS, rf"{_RELATION} \| (?P<definition>.*?;)(?P<not_populated> \| {NOT_POPULATED})?{_END}{_GRANTED}"),
     "index": rf"(?P<definition>.*?)(?P<INVALID> \| {INVALID})?(?P<clustered> \| {CLUSTERED})?"
-    rf"(?P<replica_identity> \| {REPLICA_IDENTITY})?( \| {ATTACHED} (?P<attached_to>.*?))?{_END}",
+    rf"(?P<replica_identity> \| {REPLICA_IDENTITY})?( \| {ATTACHED} (?P<attached_to>.*?))?"
+    rf"( \| {TABLESPACE} (?P<tablespace>{IDENTIFIER.pattern}))?{_END}",
     "constraint": rf"(?P<definition>.*?)( {NOT_VALID})?(?P<NOT_VALID> \| {NOT_VALID})?"
-    rf"( \| {NOT_ENFORCED} (?P<triggers_of_the_key>.*?))?{_END}",
+    rf"( \| {INHERITED} (?P<inherited>yes(?:, and its own)?))?( \| {NOT_ENFORCED} (?P<triggers_of_the_key>.*?))?{_END}",
     "trigger": rf"(?P<definition>.*?) \| {ENABLED} (?P<enabled>[ODRA]){_END}",
-    "rule": rf"(?P<definition>.*) \| {ENABLED} (?P<enabled>[ODRA])",
+    "rule": rf"(?P<definition>.*?) \| {ENABLED} (?P<enabled>[ODRA]){_END}",
+    "policy": rf"(?P<definition>.*?){_END}",
     "function": rf"{_OWN}( \| (?P<definition>.*?\n.*\n))?{_END}{_GRANTED}",
     # For a schema that others share, only privileges of the context's roles are listed.
     "schema": rf"({_OWN}{_END})?((\A| \| ){PRIVILEGES} (?P<privileges>.*))?",
-    "sequence": rf"{_OWN} \| (?P<definition>.*?)( \| {OWNED_BY} (?P<owned_by>.*?))?{_GRANTED}",
-    "type": rf"{_OWN} \| d \| (?P<definition>.*?)(?P<NOT_NULL> \| {NOT_NULL})?( \| {DEFAULT} (?P<DEFAULT>.*?))?"
-    rf"( \| (?P<constraints>\S+ CHECK .*))?",
-    "statistics": rf"(?P<definition>.*?)( \| {STATISTICS} (?P<statistics>\d+))?",
+    "sequence": rf"{_OWN} \| (?P<definition>.*?)( \| {PERSISTENCE} (?P<persistence>u))?{_END}"
+    rf"( \| {OWNED_BY} (?P<owned_by>.*?))?{_GRANTED}",
+    "type": rf"{_OWN} \| (?P<kind>[a-z])((?<= d) \| (?P<definition>.*?))?(?P<NOT_NULL> \| {NOT_NULL})?"
+    rf"( \| {DEFAULT} (?P<DEFAULT>.*?))?( \| (?P<constraints>\S+ CHECK .*?))?( \| {REMARKS} (?P<remarks>.*?))?{_END}{_GRANTED}",
+    "statistics": rf"(?P<definition>.*?)( \| {STATISTICS} (?P<statistics>\d+))?{_END}",
     "column": rf"({STORAGE} (?P<storage>[A-Z]+ instead of [A-Z]+)({_NEXT}))?({COMPRESSION} (?P<compression>\w+)({_NEXT}))?"
     rf"({STATISTICS} (?P<statistics>\d+)({_NEXT}))?({OPTIONS} (?P<options>.*))?",
 }
@@ -66,6 +71,11 @@ _COLUMN_FACTS = re.compile(
 )
 # Only non-default facts of these are listed.
 DEFAULTED = frozenset({"column", SETTING, ROLE_SETTINGS})
+# Facts that an inventory has since its version 3.
+SINCE_3 = {
+    "sequence": (PERSISTENCE, COMMENT), "type": (REMARKS, COMMENT, PRIVILEGES), "constraint": (INHERITED,),
+    **dict.fromkeys(["rule", "policy", "statistics"], (COMMENT,)),
+}  # fmt: skip
 
 
 def facts(item: InventoryItem) -> dict[str, str]:
@@ -75,7 +85,18 @@ def facts(item: InventoryItem) -> dict[str, str]:
     if match is None:
         return {name: text for name, text in ((COLUMNS, item.columns), (DEFINITION, item.state)) if text}
     stated = {name.replace("_", " "): _value(text) for name, text in match.groupdict().items() if text is not None}
+    if item.kind == "type" and item.columns:
+        stated[COLUMNS] = item.columns
     return stated | dict(_columns(item))
+
+
+def without_facts(item: InventoryItem, names: Iterable[str]) -> InventoryItem:
+    """Return an object without some facts of its state."""
+    state = item.state
+    for name in names:
+        if (match := _READ[item.kind].fullmatch(state)) and match[name] is not None:
+            state = state[: match.start(name) - len(f" | {name} ")] + state[match.end(name) :]
+    return item.model_copy(update={"state": state})
 
 
 def columns_of(items: Iterable[InventoryItem]) -> set[tuple[str, str]]:
@@ -83,6 +104,15 @@ def columns_of(items: Iterable[InventoryItem]) -> set[tuple[str, str]]:
     return {
         (item.name, name.removeprefix("column ").removesuffix(f": {TYPE}"))
         for item in items if item.kind in TABLES for name, _ in _columns(item) if name.endswith(f": {TYPE}")
+    }  # fmt: skip
+
+
+def columns_by_relation(items: Iterable[InventoryItem]) -> dict[str, set[str]]:
+    """Return the columns of tables and views, as SQL writes them, by the relation's name."""
+    suffix = f": {TYPE}"
+    return {
+        item.name: {name.removeprefix("column ").removesuffix(suffix) for name, _ in _columns(item) if name.endswith(suffix)}
+        for item in items if item.kind in RELATIONS
     }  # fmt: skip
 
 

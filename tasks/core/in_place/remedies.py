@@ -45,9 +45,9 @@ def remedy(difference: Difference, own: Collection[str], constraints: Collection
         return Remedy(How.NOT, _gone_by_hand(difference.item), NEVER_DROPPED)
     if difference.fact.startswith("column "):
         return _of_column(difference, now)
-    if now.kind == "type":
-        return of_type(difference, now)
     chosen = _OF_FACTS.get(difference.fact)
+    if now.kind == "type" and difference.fact not in {facts.COMMENT, facts.OWNER, facts.PRIVILEGES}:
+        return of_type(difference, now)
     if difference.fact == facts.DEFINITION:
         return _of_definition(then, now, constraints)
     return chosen(difference, now) if chosen else Remedy(How.NOT, "", "a restore has no statement for it: change it back by hand")
@@ -158,7 +158,17 @@ def _of_owner(difference: Difference, now: InventoryItem) -> Remedy:
 
 def _of_persistence(difference: Difference, now: InventoryItem) -> Remedy:
     word = SQL({"u": "UNLOGGED"}.get(difference.was, "LOGGED"))
-    return Remedy(How.ALTER, spelled("ALTER TABLE {} SET {}", SQL(now.name), word))
+    return Remedy(How.ALTER, spelled("ALTER {} {} SET {}", word_of(now), SQL(now.name), word))
+
+
+def _of_tablespace(difference: Difference, now: InventoryItem) -> Remedy:
+    place = difference.was or "pg_default"
+    why = (
+        "a restore does not move files; run"
+        if difference.was
+        else "a restore does not move files; run, with the default of the database"
+    )
+    return Remedy(How.NOT, spelled("ALTER {} {} SET TABLESPACE {}", word_of(now), SQL(now.name), SQL(place)), why)
 
 
 _VALUE = r"(?:E?'(?:[^'\\]|''|\\.)*'|-?[\d.]+|NULL|MINVALUE|MAXVALUE|true|false)"
@@ -300,4 +310,5 @@ _OF_FACTS = {
     facts.ATTACHED: _of_attachment, facts.CLUSTERED: _of_cluster, facts.REPLICA_IDENTITY: _of_replica_identity,
     facts.INVALID: _of_index_validity, facts.OPTIONS: _of_options, facts.PRIVILEGES: _of_privileges,
     facts.POSITION: _of_position, facts.STATISTICS: _of_target, facts.OWNED_BY: _of_owning_column,
+    facts.TABLESPACE: _of_tablespace,
 }  # fmt: skip

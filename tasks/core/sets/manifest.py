@@ -226,9 +226,10 @@ class Manifest(StoredModel):
     )
     forgotten_tables: list[str]
     inventory: list[InventoryItem]
-    inventory_version: Literal[1, 2] = Field(
+    inventory_version: Literal[1, 2, 3] = Field(
         default=1,
-        description="version of the inventory; 2 also has properties of columns (storage, statistics targets …); older sets: 1",
+        description="version of the inventory; 2 also has properties of columns (storage, statistics targets …), 3 tablespaces, "
+        "comments and grants of all kinds of objects; older sets: 1",
     )
     extension_versions: dict[Name, Label] = Field(default={}, description="older sets have none")
     made: list[InventoryItem] = Field(

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tasks.core.database.objects import RELATIONS, InventoryItem
+from tasks.core.database.facts import SINCE_3, TABLESPACE, without_facts
+from tasks.core.database.objects import RELATIONS, TABLES, InventoryItem
 from tasks.core.sets.manifest import Manifest
 from tasks.core.sets.owners import owners
 from tasks.core.sql.names import split_name
@@ -20,6 +21,8 @@ MADE = RELATIONS | {
     "function", "type", "operator", "collation", "text search configuration", "text search "
                                                                               "dictionary",
 }  # fmt: skip
+# Kinds of objects with files, so that their tablespace is compared.
+PLACED = TABLES | {"index", "materialized view"}
 PRIVILEGES = "CREATE", "USAGE"
 PRIVILEGES_PREFIX = "privileges "
 TARGET = re.compile(r" \| statistics \d+\Z")
@@ -51,15 +54,34 @@ def own_grants(manifest: Manifest) -> list[SchemaGrant]:
     return [grant for item in manifest.inventory if is_shared(manifest, item) for grant in _grants(item, owners(manifest))]
 
 
-def comparable(manifest: Manifest, items: Iterable[InventoryItem]) -> list[InventoryItem]:
+def comparable(manifest: Manifest, items: Iterable[InventoryItem], *, tablespaces: bool = False) -> list[InventoryItem]:
     """Return the objects that the set's inventory can have, as only these can be compared.
 
     Of shared schemas these are only the privileges of the context's own roles; the rest depends on
-    the inventory's version.
+    the inventory's version. Tablespaces are compared within one database: in another one the
+    default may be another.
     """
-    roles = owners(manifest)
-    recorded = items if manifest.inventory_version > 1 else (_as_in_version_1(item) for item in items if item.kind != "column")
-    return [_without_others(item, roles) if is_shared(manifest, item) else item for item in recorded]
+    roles, version = owners(manifest), manifest.inventory_version
+    recorded = items if version > 1 else (_as_in_version_1(item) for item in items if item.kind != "column")
+    known = (_with_known_facts(item, version, tablespaces=tablespaces) for item in recorded)
+    return [_without_others(item, roles) if is_shared(manifest, item) else item for item in known]
+
+
+def not_recorded(manifest: Manifest) -> str:
+    """Return which facts cannot be compared, because an earlier release took the set; "" if there are none."""
+    if manifest.inventory_version > 2:
+        return ""
+    return (
+        f"{manifest.id} is of an earlier release: tablespaces, comments of sequences, types, rules, policies and statistics, "
+        "and grants on types were not compared"
+    )
+
+
+def _with_known_facts(item: InventoryItem, version: int, *, tablespaces: bool) -> InventoryItem:
+    unknown = [] if version > 2 else [*SINCE_3.get(item.kind, ())]
+    if item.kind in PLACED and not (tablespaces and version > 2):
+        unknown.append(TABLESPACE)
+    return without_facts(item, unknown) if unknown else item
 
 
 def _as_in_version_1(item: InventoryItem) -> InventoryItem:

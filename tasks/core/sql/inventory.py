@@ -46,6 +46,7 @@ SELECT kind, name, parent, columns, state FROM (
                    'key ' || pg_get_partkeydef(c.oid), 'bound ' || pg_get_expr(c.relpartbound, c.oid),
                    CASE WHEN c.relrowsecurity THEN 'row security' END, CASE WHEN c.relforcerowsecurity THEN 'forced' END,
                    'replica identity ' || c.relreplident::text, 'options ' || c.reloptions::text,
+                   'tablespace ' || (SELECT quote_ident(s.spcname) FROM pg_tablespace s WHERE s.oid = c.reltablespace),
                    CASE WHEN c.relkind IN ('m', 'v') THEN pg_get_viewdef(c.oid) END,
                    CASE WHEN c.relkind = 'm' AND NOT c.relispopulated THEN 'not populated' END,
                    'comment ' || obj_description(c.oid, 'pg_class'),
@@ -73,7 +74,9 @@ SELECT kind, name, parent, columns, state FROM (
                    JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
                    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')), ''), '',
          concat_ws(' | ', 'owner ' || pg_get_userbyid(c.relowner), format_type(s.seqtypid, NULL), s.seqstart, s.seqincrement,
-                   s.seqmin, s.seqmax, s.seqcache, s.seqcycle, 'privileges ' || {_privileges("c.relacl", "'s'", "c.relowner")})
+                   s.seqmin, s.seqmax, s.seqcache, s.seqcycle,
+                   CASE WHEN c.relpersistence = 'u' THEN 'persistence u' END, 'comment ' || obj_description(c.oid, 'pg_class'),
+                   'privileges ' || {_privileges("c.relacl", "'s'", "c.relowner")})
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_sequence s ON s.seqrelid = c.oid
   WHERE c.oid = ANY (%(relations)s::oid[])
   UNION ALL
@@ -81,12 +84,15 @@ SELECT kind, name, parent, columns, state FROM (
          concat_ws(' | ', pg_get_indexdef(i.indexrelid), CASE WHEN NOT i.indisvalid THEN 'INVALID' END,
                    CASE WHEN i.indisclustered THEN 'clustered' END, CASE WHEN i.indisreplident THEN 'replica identity' END,
                    'attached to ' || (SELECT h.inhparent::regclass::text FROM pg_inherits h WHERE h.inhrelid = i.indexrelid),
+                   'tablespace ' || (SELECT quote_ident(s.spcname) FROM pg_tablespace s WHERE s.oid = ic.reltablespace),
                    'comment ' || obj_description(i.indexrelid, 'pg_class'))
   FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid JOIN pg_class tc ON tc.oid = i.indrelid AND tc.relkind <> 't'
   WHERE i.indrelid = ANY (%(relations)s::oid[]) AND (i.indisvalid OR ic.relkind = 'I') AND i.indisready
   UNION ALL
   SELECT 'constraint', k.conname, k.conrelid::regclass::text, '',
          concat_ws(' | ', pg_get_constraintdef(k.oid), CASE WHEN NOT k.convalidated THEN 'NOT VALID' END,
+                   (SELECT 'inherited yes' || CASE WHEN k.conislocal THEN ', and its own' ELSE '' END FROM pg_class c
+                    WHERE k.contype = 'c' AND k.coninhcount > 0 AND c.oid = k.conrelid AND NOT c.relispartition),
                    'comment ' || obj_description(k.oid, 'pg_constraint'))
   FROM pg_constraint k WHERE k.conrelid = ANY (%(relations)s::oid[])
     -- NOT NULL belongs to its column's item, unless it is NOT VALID.
@@ -99,17 +105,20 @@ SELECT kind, name, parent, columns, state FROM (
   FROM pg_trigger t WHERE t.tgrelid = ANY (%(relations)s::oid[]) AND NOT t.tgisinternal
   UNION ALL
   SELECT 'rule', r.rulename, r.ev_class::regclass::text, '',
-         concat_ws(' | ', pg_get_ruledef(r.oid), 'enabled ' || r.ev_enabled::text)
+         concat_ws(' | ', pg_get_ruledef(r.oid), 'enabled ' || r.ev_enabled::text,
+                   'comment ' || obj_description(r.oid, 'pg_rewrite'))
   FROM pg_rewrite r WHERE r.ev_class = ANY (%(relations)s::oid[]) AND r.rulename <> '_RETURN'
   UNION ALL
   SELECT 'policy', p.polname, p.polrelid::regclass::text, '',
          concat_ws(' | ', p.polcmd, p.polpermissive, (SELECT string_agg(coalesce(r.rolname, 'PUBLIC'), ',' ORDER BY r.rolname)
                    FROM unnest(p.polroles) AS u LEFT JOIN pg_roles r ON r.oid = u),
-                   'using ' || pg_get_expr(p.polqual, p.polrelid), 'check ' || pg_get_expr(p.polwithcheck, p.polrelid))
+                   'using ' || pg_get_expr(p.polqual, p.polrelid), 'check ' || pg_get_expr(p.polwithcheck, p.polrelid),
+                   'comment ' || obj_description(p.oid, 'pg_policy'))
   FROM pg_policy p WHERE p.polrelid = ANY (%(relations)s::oid[])
   UNION ALL
   SELECT 'statistics', format('%%I.%%I', n.nspname, s.stxname), s.stxrelid::regclass::text, '',
-         concat_ws(' | ', pg_get_statisticsobjdef(s.oid), 'statistics ' || nullif(s.stxstattarget, -1))
+         concat_ws(' | ', pg_get_statisticsobjdef(s.oid), 'statistics ' || nullif(s.stxstattarget, -1),
+                   'comment ' || obj_description(s.oid, 'pg_statistic_ext'))
   FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace WHERE s.stxrelid = ANY (%(relations)s::oid[])
   UNION ALL
   SELECT 'function', p.oid::regprocedure::text, '', '',
@@ -138,7 +147,11 @@ SELECT kind, name, parent, columns, state FROM (
                    -- search_path.
                    'DEFAULT ' || coalesce(pg_get_expr(t.typdefaultbin, 0), t.typdefault),
                    (SELECT string_agg(k.conname || ' ' || pg_get_constraintdef(k.oid), ', ' ORDER BY k.conname)
-                    FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'))
+                    FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'),
+                   'remarks ' || (SELECT string_agg(format('%%s %%L', k.conname, obj_description(k.oid, 'pg_constraint')), ', '
+                                                    ORDER BY k.conname)
+                    FROM pg_constraint k WHERE k.contypid = t.oid AND obj_description(k.oid, 'pg_constraint') IS NOT NULL),
+                   'comment ' || obj_description(t.oid, 'pg_type'), 'privileges ' || {_privileges("t.typacl", "'T'", "t.typowner")})
   FROM pg_type t WHERE t.oid = ANY (%(types)s::oid[]) AND t.typtype IN ('e', 'd', 'c', 'r')
     AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
   UNION ALL
