@@ -20,7 +20,7 @@ from tasks.core.postgres.connection import Connection
 from tasks.core.postgres.messages import message_of
 from tasks.core.restore.obstacle import Obstacle
 from tasks.core.sets.manifest import Manifest
-from tasks.core.sql.names import plain_name, quoted, split_name
+from tasks.core.sql.names import plain_name, quoted, quoted_name, split_name
 from tasks.core.sql.staging import Link
 from tasks.database import catalog
 from tasks.database.catalog import Member, Members, dicts
@@ -184,6 +184,41 @@ def _misfit(merge: Merge, item: InventoryItem, bound: str) -> str:
     likeness = merge.connection.execute(sql.partitions.OID_OF, {"name": f"pg_temp.{quoted(parent[1])}"}).fetchall()[0][0]
     merge.bounds[plain_name(item.name)] = " AND ".join(bounds).replace(f"'{likeness}'::oid", f"'{oid}'::oid") or "true"
     return ""
+
+
+def overlapping(merge: Merge) -> Iterator[str]:
+    """Yield missing partitions that cannot be created beside the present ones, each with the remedy."""
+    live = {member.qualified: member for member in merge.members.relations if member.kind == "p"}
+    for item in merge.missing:
+        parent, bound = live.get(plain_name(item.parent)) if item.kind in TABLES else None, facts(item).get(BOUND, "")
+        if parent is None or not attaches(item, bound):
+            continue
+        siblings = dicts(merge.connection, sql.partitions.PARTITIONS, {"oid": parent.oid})
+        key = merge.connection.execute(sql.partitions.KEY_AND_CONDITION, {"oid": parent.oid}).fetchall()[0][0]
+        try:
+            with merge.connection.transaction(force_rollback=True):
+                merge.connection.execute(sql.partitions.create_likeness(parent.schema, parent.name, key))
+                for sibling in siblings:
+                    likeness = sql.partitions.create_likeness_of_partition(parent.name, sibling["name"], sibling["bound"])
+                    merge.connection.execute(likeness)
+                wanted = f"missing {split_name(item.name)[1]}"
+                merge.connection.execute(sql.partitions.create_likeness_of_partition(parent.name, wanted, bound))
+        except psycopg.Error as error:
+            if merge.connection.broken:
+                raise
+            same = next((sibling for sibling in siblings if sibling["bound"] == bound), None)
+            yield f"{item.name} cannot be created: {message_of(error)}; {_moved_back(item, same)}"
+
+
+def _moved_back(item: InventoryItem, present: dict[str, Any] | None) -> str:
+    """Return how to give a partition the place that it has in the set, or room for one that is missing."""
+    if present is None:
+        return f"detach the other partition from {item.parent} first"
+    schema, name = split_name(item.name)
+    here = quoted_name(present["schema"], present["name"])
+    place = [f"ALTER TABLE {here} SET SCHEMA {quoted(schema)}"] if present["schema"] != schema else []
+    called = [f"ALTER TABLE {quoted_name(schema, present['name'])} RENAME TO {quoted(name)}"] if present["name"] != name else []
+    return f"if {here} is that partition, run: {'; '.join([*place, *called])}; else detach it"
 
 
 def _attach_likeness(merge: Merge, item: InventoryItem, bound: str, key: str, siblings: Iterable[tuple[str, str]]) -> str:

@@ -120,6 +120,8 @@ def _to_others(merge: Merge) -> set[tuple[str, str]]:
 def _as_rights_allow(merge: Merge, difference: Difference, how: Remedy) -> Remedy:
     """Return how an object is changed back; without the rights, only the statement to run."""
     key, owner = difference.item, owner_of(difference.now) if difference.now else ""
+    if how.how is How.CREATE and merge.needs_lost_column(key):
+        return Remedy(How.NOT, how.by_hand, f"{key.parent} lacks columns that it names; then run")
     if how.how is How.CREATE and key.kind == "constraint" and (grant := rights.references(merge, key)):
         return Remedy(How.NOT, f"{grant} {how.by_hand}", "the tables' owner lacks REFERENCES on that table; run as its owner")
     if how.how is not How.NOT and _asks_rows(merge, difference, how):

@@ -19,7 +19,7 @@ from tasks.core.sets.shared_schema import MADE
 from tasks.core.sql.names import plain_name, quoted, quoted_name, split_name
 from tasks.database import catalog
 from tasks.database.catalog import Member, dicts
-from tasks.in_place.detached import attached_too_late
+from tasks.in_place.detached import attached_too_late, overlapping
 from tasks.in_place.objects import missing_chunks
 from tasks.in_place.session import Merge, Section, Table, lineage
 from tasks.restore.grants import may_grant_as
@@ -63,6 +63,7 @@ def refusals(merge: Merge) -> Iterator[str]:
         if item.kind in TABLES | VIEWS and catalog.is_there(merge.connection, item.name):
             place = f" of {item.parent}" if item.parent else ""
             yield f"{item.name} exists, but not as {item.kind}{place}; rename it{_attaching(item)}"
+    yield from overlapping(merge)
     yield from _taken_names(merge)
 
 

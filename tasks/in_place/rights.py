@@ -26,6 +26,7 @@ EXECUTED = re.compile(r" EXECUTE (?:FUNCTION|PROCEDURE) (?P<function>[^(]+)\(")
 def to_read(merge: Merge) -> Iterator[Obstacle]:
     """Yield the privileges that the login lacks to read and stage rows."""
     yield from _lacking(merge, sql.rights.READING, {"oids": merge.members.oids})
+    yield from _lacking(merge, sql.rights.READING_SEQUENCES, {"oids": merge.members.chosen_by_class["pg_class"]})
 
 
 def to_write(merge: Merge) -> Iterator[Obstacle]:

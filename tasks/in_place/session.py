@@ -11,7 +11,7 @@ from psycopg.sql import Composed
 from tasks.backup.source import Source
 from tasks.core import sql
 from tasks.core.context import Context
-from tasks.core.database.facts import ATTACHED, facts
+from tasks.core.database.facts import ATTACHED, columns_by_relation, facts
 from tasks.core.database.objects import TABLES, VIEWS, InventoryItem
 from tasks.core.in_place.objects import Finding, How
 from tasks.core.in_place.plan import Collision, drift
@@ -198,6 +198,7 @@ class Merge:
         gone = [
             item for item in kept
             if item.identity not in there and item.kind in NAMES_OF_KINDS and not self.comes_with_partition(item)
+            and not self.needs_lost_column(item)
         ]  # fmt: skip
         if self.request.table is None:
             return gone
@@ -229,6 +230,18 @@ class Merge:
         while more := {name for name, parent in parents.items() if parent in within} - within:
             within |= more
         return within
+
+    def needs_lost_column(self, item: InventoryItem) -> bool:
+        """Return whether an object of a table or view names a column that it lacks here."""
+        names = self._lost_columns.get(item.parent, ())
+        return any(re.search(rf"(?<![\w$]){re.escape(name)}(?![\w$])", item.state) for name in names)
+
+    @cached_property
+    def _lost_columns(self) -> dict[str, set[str]]:
+        """The columns that relations have in the set and not here; views that are to be re-created lack none."""
+        then, now = (columns_by_relation(items) for items in (self.manifest.inventory, self.inventory))
+        remade = {item.name for item in self.inventory if item.kind in VIEWS and self.request.objects is Objects.RESTORE}
+        return {name: lost for name in then.keys() & now.keys() - remade if (lost := then[name] - now[name])}
 
     def comes_with_partition(self, item: InventoryItem) -> bool:
         """Return whether a trigger or foreign key comes with attaching its partition."""

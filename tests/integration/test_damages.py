@@ -109,6 +109,9 @@ def restored(world: World, before: State, objects: str) -> tuple[str, str]:
         verdict = restore(world, objects=objects)
     except (BadInput, OperationError) as refusal:
         assert unlike(before, state(world)) != []
+        # Beforehand: what the plan promises does not fail later.
+        assert " is unchanged: " not in str(refusal)
+        assert "permission denied" not in str(refusal)
         return REFUSED, in_short([str(refusal).removeprefix("REFUSED, nothing touched: ")])
     left, report = unlike(before, state(world)), newest_report(world)
     to_do = items_of(report.partition("Still to do: ")[2].partition("\n## ")[0])

@@ -318,6 +318,25 @@ def test_what_it_lacks_is_created_where_no_row_needs_it_attached(world: World, l
 
 
 @long
+@pytest.mark.parametrize(
+    "moved",
+    [
+        f"ALTER TABLE {PART} RENAME TO {PART}_old",
+        f"CREATE SCHEMA aside AUTHORIZATION consulting_owner; ALTER TABLE {PART} SET SCHEMA aside",
+    ],
+)
+def test_a_partition_with_another_name_or_schema(world: World, moved: str) -> None:
+    healthy = state(world, AS_BACKED_UP)
+    execute(world, *moved.split("; "), f"DELETE FROM {TABLE} WHERE ctid < '(2,1)'")
+    refused = refusal(world)
+    statement = re.search(rf'"{PART}\w*" is that partition, run: (ALTER TABLE [^;]*); else detach it', refused)
+    assert statement, refused
+    execute(world, statement[1])
+    assert restore(world).startswith("RESTORED: ")
+    assert unlike(healthy, state(world)) == []
+
+
+@long
 def test_a_partition_of_a_dropped_table(world: World) -> None:
     execute(
         world, "DELETE FROM notes", "ALTER TABLE measures_jp DETACH PARTITION measures_jp_1", "DROP TABLE measures_jp CASCADE"

@@ -48,6 +48,7 @@ class Damage:
 QUIETLY = "SET session_replication_role = replica"
 A_TEAM = "(SELECT min(id::text)::uuid FROM teams WHERE status = 'active')"
 OPEN_INDEX = "DROP INDEX policy_violations_open_idx"
+IN_PLACE, OUTSIDE = "SET allow_in_place_tablespaces = on", "SET allow_in_place_tablespaces = off"
 
 
 def damages(kind: str, *some: tuple[str, ...]) -> tuple[Damage, ...]:
@@ -89,6 +90,28 @@ DAMAGES = (
          *(f"UPDATE {table} SET team_id = (SELECT t.id FROM teams t JOIN old USING (organization_id, name)) "
            "WHERE team_id IN (SELECT id FROM old)" for table in ("team_members", "team_leaders")),
          "DELETE FROM teams WHERE id IN (SELECT id FROM old)", "COMMIT"),
+        ("NULL where NOT NULL was dropped", QUIETLY, "ALTER TABLE teams ALTER COLUMN name DROP NOT NULL",
+         f"UPDATE teams SET name = NULL WHERE id = {A_TEAM}"),
+        ("rows twice where the key was dropped", "ALTER TABLE team_leaders DROP CONSTRAINT team_leaders_pkey", QUIETLY,
+         "UPDATE team_leaders SET status = 'inactive', removed_at = assigned_at WHERE id IN (SELECT id FROM team_leaders LIMIT 3)",
+         "INSERT INTO team_leaders SELECT * FROM team_leaders WHERE removed_at = assigned_at"),
+        ("times without end", QUIETLY, "UPDATE teams SET updated_at = 'infinity', deleted_at = '-infinity', end_date = 'infinity' "
+         f"WHERE id = {A_TEAM}"),
+        ("odd letters", QUIETLY, "UPDATE teams SET purpose = E'\\x01\\t\\r\\n\\\\N\\\\.\\uFFFD\\u200B\\U0010FFFF\\\\' "
+         f"WHERE id = {A_TEAM}"),
+        ("numbers below zero", QUIETLY, "UPDATE teams SET member_count = -1, leader_count = -2147483648"),
+        ("units in a circle", QUIETLY, "UPDATE organization_units u SET parent_unit_id = (SELECT c.id FROM organization_units c "
+         "WHERE c.parent_unit_id = u.id LIMIT 1) WHERE u.id = (SELECT min(p.parent_unit_id::text)::uuid FROM organization_units p "
+         "WHERE p.hierarchy_level > 1)"),
+        ("a closure with a circle", QUIETLY, "INSERT INTO organization_hierarchies (ancestor_unit_id, descendant_unit_id, depth) "
+         "SELECT descendant_unit_id, ancestor_unit_id, depth FROM organization_hierarchies WHERE depth > 0 LIMIT 2"),
+        ("rows in a wrong partition", "ALTER TABLE policy_violations DETACH PARTITION policy_violations_2024",
+         "UPDATE policy_violations_2024 SET detected_at = '2031-05-05' WHERE ctid < '(0,3)'",
+         "ALTER TABLE policy_violations_2024 ADD CONSTRAINT untrue CHECK (detected_at IS NOT NULL AND "
+         "detected_at >= '2024-01-01' AND detected_at < '2025-01-01') NOT VALID",
+         "UPDATE pg_constraint SET convalidated = true WHERE conname = 'untrue'",
+         "ALTER TABLE policy_violations ATTACH PARTITION policy_violations_2024 FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')",
+         "ALTER TABLE policy_violations_2024 DROP CONSTRAINT untrue"),
     ),
     *damages(
         "keys",
@@ -107,6 +130,14 @@ DAMAGES = (
         ("a unique constraint dropped", "ALTER TABLE organizations DROP CONSTRAINT organizations_code_key"),
         ("a unique constraint deferrable", "ALTER TABLE organizations DROP CONSTRAINT organizations_code_key, "
          "ADD CONSTRAINT organizations_code_key UNIQUE (code) DEFERRABLE"),
+        ("a foreign key to another table", "ALTER TABLE teams DROP CONSTRAINT teams_unit_fkey, ADD CONSTRAINT teams_unit_fkey "
+         "FOREIGN KEY (unit_id) REFERENCES organizations NOT VALID"),
+        ("a foreign key that follows updates", "ALTER TABLE team_members DROP CONSTRAINT team_members_team_fkey, ADD CONSTRAINT "
+         "team_members_team_fkey FOREIGN KEY (team_id) REFERENCES teams ON UPDATE CASCADE"),
+        ("a primary key on more columns", "ALTER TABLE team_leaders DROP CONSTRAINT team_leaders_pkey, "
+         "ADD CONSTRAINT team_leaders_pkey PRIMARY KEY (id, team_id)"),
+        ("a foreign key made twice", "ALTER TABLE teams ADD CONSTRAINT again_fkey FOREIGN KEY (unit_id) "
+         "REFERENCES organization_units"),
     ),
     *damages(
         "constraints",
@@ -120,6 +151,13 @@ DAMAGES = (
         ("a new check", "ALTER TABLE teams ADD CONSTRAINT teams_new_check CHECK (name <> '-') NOT VALID"),
         ("an exclusion dropped", "ALTER TABLE policy_scopes DROP CONSTRAINT policy_scopes_once"),
         ("NOT NULL dropped", "ALTER TABLE teams ALTER COLUMN name DROP NOT NULL"),
+        ("a weaker check", "ALTER TABLE teams DROP CONSTRAINT teams_dates_check, "
+         "ADD CONSTRAINT teams_dates_check CHECK (end_date >= start_date OR team_type = 'project')"),
+        ("a check renamed", "ALTER TABLE teams RENAME CONSTRAINT teams_dates_check TO renamed_check"),
+        ("a check that is not inherited", "ALTER TABLE policy_scopes DROP CONSTRAINT policy_scopes_type_check, ADD CONSTRAINT "
+         "policy_scopes_type_check CHECK (target_type IN ('organization', 'unit', 'team', 'user')) NO INHERIT"),
+        ("NOT NULL not proven", "ALTER TABLE teams ALTER COLUMN name DROP NOT NULL, "
+         "ADD CONSTRAINT teams_name_not_null NOT NULL name NOT VALID"),
     ),
     *damages(
         "indexes",
@@ -133,6 +171,13 @@ DAMAGES = (
         ("another index of that name", "DROP INDEX teams_dates_idx", "CREATE INDEX teams_dates_idx ON teams (end_date)"),
         ("a new unique index", "CREATE UNIQUE INDEX teams_new_key ON teams (organization_id, name, id)"),
         ("options of an index", "ALTER INDEX teams_dates_idx SET (fillfactor = 50)"),
+        ("a unique index that no longer is", "DROP INDEX teams_active_key",
+         "CREATE INDEX teams_active_key ON teams (organization_id, name) WHERE status = 'active'"),
+        ("a unique index of fewer rows", "DROP INDEX teams_active_key", "CREATE UNIQUE INDEX teams_active_key "
+         "ON teams (organization_id, name) WHERE status = 'active' AND team_type = 'project'"),
+        ("an index in another tablespace", IN_PLACE, "CREATE TABLESPACE of_indexes LOCATION ''", OUTSIDE,
+         "ALTER INDEX teams_dates_idx SET TABLESPACE of_indexes"),
+        ("a clustered index", "ALTER TABLE teams CLUSTER ON teams_dates_idx"),
     ),
     *damages(
         "triggers and rules",
@@ -144,6 +189,13 @@ DAMAGES = (
          "CREATE TRIGGER louder BEFORE INSERT OR UPDATE ON teams FOR EACH ROW EXECUTE FUNCTION bc005.louder()"),
         ("a rule dropped", "DROP RULE no_new_team ON active_teams"),
         ("a new rule", "CREATE RULE keep AS ON DELETE TO policy_scopes WHERE false DO ALSO NOTHING"),
+        ("a rule that swallows new rows", "CREATE RULE swallow AS ON INSERT TO teams DO INSTEAD NOTHING"),
+        ("a trigger with another condition", "DROP TRIGGER teams_updated ON teams", "CREATE TRIGGER teams_updated BEFORE UPDATE "
+         "ON teams FOR EACH ROW WHEN (OLD.name <> NEW.name) EXECUTE FUNCTION set_updated_at()"),
+        ("a trigger of another function", "DROP TRIGGER teams_updated ON teams", "CREATE TRIGGER teams_updated BEFORE UPDATE "
+         "ON teams FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()"),
+        ("a trigger for replicas alone", "ALTER TABLE teams ENABLE REPLICA TRIGGER teams_updated"),
+        ("a trigger renamed", "ALTER TRIGGER teams_updated ON teams RENAME TO renamed"),
     ),
     *damages(
         "functions",
@@ -151,6 +203,8 @@ DAMAGES = (
          "AS 'BEGIN RETURN NEW; END'"),
         ("a function dropped, with its triggers", "DROP FUNCTION count_team_leaders CASCADE"),
         ("a function for its owner's rights", "ALTER FUNCTION set_updated_at SECURITY DEFINER"),
+        ("a function's search_path", "ALTER FUNCTION set_updated_at SET search_path = bc005"),
+        ("a function that nobody else may call", "REVOKE EXECUTE ON FUNCTION set_updated_at FROM PUBLIC"),
     ),
     *damages(
         "views",
@@ -159,6 +213,14 @@ DAMAGES = (
         ("a stale materialized view", QUIETLY, "UPDATE teams SET name = name || ' once'",
          "REFRESH MATERIALIZED VIEW mv_team_statistics", "UPDATE teams SET name = left(name, -5)"),
         ("a view with another text", "CREATE OR REPLACE VIEW active_teams AS SELECT id, name FROM teams"),
+        ("a view with more columns", "CREATE OR REPLACE VIEW active_teams AS SELECT id, name, status FROM teams "
+         "WHERE status = 'active'"),
+        ("a view with other columns", "DROP VIEW active_teams", "CREATE VIEW active_teams AS SELECT name, id FROM teams "
+         "WHERE status = 'active'", "ALTER VIEW active_teams OWNER TO consulting_owner"),
+        ("a view with its reader's rights", "ALTER VIEW active_teams SET (security_invoker = true)"),
+        ("a materialized view with another text", "DROP MATERIALIZED VIEW mv_team_statistics", "CREATE MATERIALIZED VIEW "
+         "mv_team_statistics AS SELECT id, name FROM teams",
+         "ALTER MATERIALIZED VIEW mv_team_statistics OWNER TO consulting_owner"),
     ),
     *damages(
         "partitions",
@@ -172,6 +234,19 @@ DAMAGES = (
          "CREATE TABLE policy_violations_2030 PARTITION OF policy_violations FOR VALUES FROM ('2030-01-01') TO ('2031-01-01')",
          "ALTER TABLE policy_violations_2030 OWNER TO consulting_owner",
          "UPDATE policy_violations SET detected_at = '2030-05-05' WHERE tableoid = 'policy_violations_2023'::regclass"),
+        ("a partition in another schema", "ALTER TABLE policy_violations_2024 SET SCHEMA bc005"),
+        ("a partition renamed", "ALTER TABLE policy_violations_2024 RENAME TO policy_violations_old"),
+        ("a partition detached, without an index", "ALTER TABLE policy_violations DETACH PARTITION policy_violations_2024",
+         "ALTER TABLE policy_violations_2024 DROP CONSTRAINT policy_violations_2024_pkey"),
+        ("a partition dropped, its rows in a DEFAULT partition",
+         "CREATE TABLE policy_violations_kept AS TABLE policy_violations_2024", "DROP TABLE policy_violations_2024",
+         "CREATE TABLE policy_violations_rest PARTITION OF policy_violations DEFAULT",
+         "ALTER TABLE policy_violations_rest OWNER TO consulting_owner",
+         "INSERT INTO policy_violations TABLE policy_violations_kept", "DROP TABLE policy_violations_kept"),
+        ("a partition dropped, another one in its place", "DROP TABLE policy_violations_2024",
+         "CREATE TABLE policy_violations_b PARTITION OF policy_violations FOR VALUES FROM ('2024-01-01') TO ('2024-07-01')",
+         "ALTER TABLE policy_violations_b OWNER TO consulting_owner"),
+        ("a default of one partition", "ALTER TABLE policy_violations_2024 ALTER COLUMN status SET DEFAULT 'resolved'"),
     ),
     *damages(
         "tables",
@@ -179,6 +254,14 @@ DAMAGES = (
         ("a table renamed", "ALTER TABLE team_leaders RENAME TO team_leaders_renamed"),
         ("a table UNLOGGED", "ALTER TABLE organization_hierarchies SET UNLOGGED"),
         ("a table that no longer inherits", "ALTER TABLE policy_scopes_old NO INHERIT policy_scopes"),
+        ("a table in another schema", "ALTER TABLE team_leaders SET SCHEMA bc005"),
+        ("a table in another tablespace", IN_PLACE, "CREATE TABLESPACE of_tables LOCATION ''", OUTSIDE,
+         "ALTER TABLE policy_scopes SET TABLESPACE of_tables"),
+        ("a table copied, and dropped", "CREATE TABLE policy_scopes_copy AS TABLE policy_scopes",
+         "DROP TABLE policy_scopes CASCADE",
+         "ALTER TABLE policy_scopes_copy RENAME TO policy_scopes", "ALTER TABLE policy_scopes OWNER TO consulting_owner"),
+        ("storage options of a table", "ALTER TABLE teams SET (fillfactor = 50, autovacuum_enabled = false)"),
+        ("a table's replica identity", "ALTER TABLE teams REPLICA IDENTITY FULL"),
     ),
     *damages(
         "columns",
@@ -190,6 +273,15 @@ DAMAGES = (
         ("an identity dropped", "ALTER TABLE governance_policies ALTER COLUMN number DROP IDENTITY"),
         ("a column's storage", "ALTER TABLE teams ALTER COLUMN purpose SET STORAGE MAIN"),
         ("a column's statistics target", "ALTER TABLE teams ALTER COLUMN purpose SET STATISTICS 7"),
+        ("a column renamed", "ALTER TABLE teams RENAME COLUMN purpose TO aim"),
+        ("a column at another place", QUIETLY, "ALTER TABLE governance_rules ADD COLUMN other text",
+         "UPDATE governance_rules SET other = description", "ALTER TABLE governance_rules DROP COLUMN description",
+         "ALTER TABLE governance_rules RENAME COLUMN other TO description"),
+        ("a larger number", "ALTER TABLE governance_rules ALTER COLUMN number TYPE bigint"),
+        ("times with a zone", "ALTER TABLE governance_rules ALTER COLUMN created_at TYPE timestamptz"),
+        ("an identity ALWAYS", "ALTER TABLE governance_policies ALTER COLUMN number SET GENERATED ALWAYS"),
+        ("a column's compression", "ALTER TABLE teams ALTER COLUMN purpose SET COMPRESSION pglz"),
+        ("a column's options", "ALTER TABLE teams ALTER COLUMN purpose SET (n_distinct = 5)"),
     ),
     *damages(
         "types and sequences",
@@ -199,6 +291,14 @@ DAMAGES = (
         ("a sequence set back", "SELECT setval('rule_number', 1)"),
         ("a sequence's settings", "ALTER SEQUENCE rule_number INCREMENT 10 CACHE 5 CYCLE"),
         ("a sequence of no column", "ALTER SEQUENCE rule_number OWNED BY NONE"),
+        ("a sequence dropped, with the default", "DROP SEQUENCE rule_number CASCADE"),
+        ("a sequence UNLOGGED", "ALTER SEQUENCE rule_number SET UNLOGGED"),
+        ("a domain's default", "ALTER DOMAIN motto SET DEFAULT 'other'"),
+        ("a domain NOT NULL", "ALTER DOMAIN motto SET NOT NULL"),
+        ("statistics dropped", "DROP STATISTICS teams_dates"),
+        ("other statistics of that name", "DROP STATISTICS teams_dates",
+         "CREATE STATISTICS teams_dates (ndistinct) ON start_date, end_date FROM teams",
+         "ALTER STATISTICS teams_dates OWNER TO consulting_owner"),
         ("an extension updated", "ALTER EXTENSION pg_trgm UPDATE"),
     ),
     *damages(
@@ -213,11 +313,24 @@ DAMAGES = (
         ("a new policy", "CREATE POLICY everything ON governance_rules USING (true)"),
         ("a table's owner", "ALTER TABLE team_leaders OWNER TO postgres"),
         ("a function's owner", "ALTER FUNCTION set_updated_at OWNER TO postgres"),
+        ("a view's owner", "ALTER VIEW active_teams OWNER TO postgres"),
+        ("a type's owner", "ALTER TYPE team_grade OWNER TO postgres"),
+        ("a sequence's owner", "ALTER SEQUENCE rule_number OWNED BY NONE", "ALTER SEQUENCE rule_number OWNER TO postgres"),
+        ("a type that nobody else may use", "REVOKE USAGE ON TYPE team_grade FROM PUBLIC"),
+        ("a grant that may be passed on", "GRANT SELECT ON teams TO consulting_app WITH GRANT OPTION"),
+        ("a grant on a sequence", "GRANT ALL ON SEQUENCE rule_number TO PUBLIC"),
+        ("a policy dropped", "DROP POLICY active_alone ON governance_rules"),
+        ("a policy for one role", "ALTER POLICY active_alone ON governance_rules TO consulting_app"),
     ),
     *damages(
         "comments and settings",
         ("comments", "COMMENT ON TABLE teams IS 'it''s \"another\"'", "COMMENT ON COLUMN teams.name IS 'a; b'",
          "COMMENT ON CONSTRAINT teams_unit_fkey ON teams IS 'x'"),
+        *((f"a comment: {what.partition(' ')[0].lower()}", f"COMMENT ON {what} IS 'other'") for what in (
+            "INDEX teams_dates_idx", "TRIGGER teams_updated ON teams", "FUNCTION set_updated_at", "SEQUENCE rule_number",
+            "TYPE team_grade", "DOMAIN motto", "POLICY active_alone ON governance_rules", "RULE no_new_team ON active_teams",
+            "STATISTICS teams_dates", "VIEW active_teams", "SCHEMA public")),
+        ("a comment: a view's column", "COMMENT ON COLUMN active_teams.name IS 'other'"),
         ("a setting of the database", "ALTER DATABASE consulting_tool SET work_mem = '1MB'"),
         ("a setting of a role in the database",
          "ALTER ROLE consulting_app IN DATABASE consulting_tool SET statement_timeout = '1s'"),

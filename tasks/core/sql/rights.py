@@ -63,9 +63,19 @@ CALLED_BY_TRIGGERS = SQL(
        WHERE NOT has_function_privilege(p.oid, 'EXECUTE') ORDER BY 1"""
 )
 # To advance sequences.
+# To read the positions of sequences, which may belong to somebody else than the tables.
+READING_SEQUENCES = SQL(
+    """SELECT format('sequence %%I.%%I', n.nspname, c.relname), 'SELECT, UPDATE',
+              format('GRANT SELECT, UPDATE ON SEQUENCE %%I.%%I TO %%I;', n.nspname, c.relname,
+                     CASE WHEN pg_has_role(c.relowner, 'USAGE') THEN pg_get_userbyid(c.relowner) ELSE session_user END)
+       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE c.oid = ANY (%(oids)s::oid[]) AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'SELECT') END
+       ORDER BY 1"""
+)
 ON_SEQUENCES = SQL(
     """SELECT format('sequence %%I.%%I', n.nspname, c.relname), 'UPDATE',
-              format('GRANT UPDATE ON SEQUENCE %%I.%%I TO %%I;', n.nspname, c.relname, pg_get_userbyid(c.relowner))
+              format('GRANT UPDATE ON SEQUENCE %%I.%%I TO %%I;', n.nspname, c.relname,
+                     CASE WHEN pg_has_role(c.relowner, 'USAGE') THEN pg_get_userbyid(c.relowner) ELSE session_user END)
        FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS wanted (schema, name)
        JOIN pg_namespace n ON n.nspname = wanted.schema
        JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
