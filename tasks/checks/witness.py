@@ -20,6 +20,7 @@ from tasks.core.postgres.connection import Connection, Server, connect
 from tasks.core.postgres.messages import message_of
 from tasks.core.sets.manifest import Manifest
 from tasks.core.sets.name import RULES
+from tasks.core.sets.shared_schema import not_recorded
 from tasks.database import catalog
 from tasks.database.catalog import Member, Members
 from tasks.database.neighbours import Neighbours
@@ -79,7 +80,8 @@ def _judge_changed(manifest: Manifest, changed: Sequence[Difference] | None) -> 
         return Finding(name, Severity.WARNING, Verdict.NOT_RUN, note=note)
     ordered = sorted(changed, key=lambda difference: not is_grave(difference))
     severity = Severity.ERROR if any(map(is_grave, changed)) else Severity.WARNING
-    return judge(Check(name, severity, "", about), len(changed), [*map(in_short, ordered[:SAMPLE_ROWS])])
+    note = " ".join(filter(None, [about if changed else "", not_recorded(manifest)]))
+    return judge(Check(name, severity, "", about), len(changed), [*map(in_short, ordered[:SAMPLE_ROWS])], note=note)
 
 
 def _losses(

@@ -1,5 +1,6 @@
 """While rows of the living are restored: who waits and who does not, what others keep, and failures that change nothing."""
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +13,12 @@ from flows.restore import full_restore
 from tasks.core.errors import BadInput, OperationError, RestoreDiffers
 from tasks.core.rows import stream
 from tasks.in_place import apply, safety_set, write
-from tests.support.database import ask, execute, unlike
+from tests.support.database import ask, count, execute, unlike
 from tests.support.example import DATABASE
 from tests.support.faults import wait_for
 from tests.support.moments import SECONDS
 from tests.support.oracle import statements_of_all
+from tests.support.reports import newest_report
 from tests.support.restores import DAMAGE, plan, restore
 from tests.support.world import World
 
@@ -308,3 +310,16 @@ def test_on_other_versions(any_version: World) -> None:
         execute(any_version, *DAMAGE[damage])
     assert restore(any_version).startswith("RESTORED")
     assert unlike(before, any_version.state()) == []
+
+
+@long
+def test_what_names_a_column_that_is_gone_is_left(world: World) -> None:
+    """An index and a check of it went with it, and cannot be created without it."""
+    world.backup()
+    execute(world, "ALTER TABLE teams DROP COLUMN end_date", "UPDATE teams SET purpose = 'wrong'")
+    verdict = restore(world, on_schema_drift="common-columns")
+    assert verdict.startswith("RESTORED, BUT OBJECTS DIFFER")
+    report = newest_report(world)
+    for name in ("teams_dates_idx", "teams_dates_check"):
+        assert re.search(rf"{name} of public.teams is missing; left: public.teams lacks columns that it names", report), report
+    assert count(world, "teams", "purpose = 'wrong'") == 0
