@@ -77,15 +77,20 @@ def write_differences(merge: Merge) -> tuple[int, int, int]:
 
 def _write_at_once(merge: Merge, tables: Sequence[Table], prepare: Callable[[Merge, Table], list[str]]) -> tuple[int, int, int]:
     with merge.connection.transaction():
-        parts = [_prepared(merge, table, prepare(merge, table)) for table in tables]
+        parts = [_prepared(merge, table, prepare) for table in tables]
         with source_path(merge.connection, merge.path):
             counts: tuple[int, int, int] = merge.connection.execute(sql.in_place.merge_rows(parts)).fetchall()[0]
     return counts
 
 
-def _prepared(merge: Merge, table: Table, settable: Sequence[str]) -> sql.in_place.TableToWrite:
-    (deletes,) = merge.connection.execute(sql.in_place.has_rows_to_delete(table.number)).fetchall()[0]
-    return sql.in_place.TableToWrite(table.number, table.member.schema, table.member.name, table.columns, settable, deletes=deletes)
+def _prepared(merge: Merge, table: Table, prepare: Callable[[Merge, Table], list[str]]) -> sql.in_place.TableToWrite:
+    asked = sql.in_place.rows_to_write(table.number)
+    ((updates, _),) = merge.connection.execute(asked).fetchall()
+    settable = prepare(merge, table) if updates else []
+    # The preparation may have turned updates into deletions.
+    ((updates, deletes),) = merge.connection.execute(asked).fetchall()
+    columns = settable if updates else []
+    return sql.in_place.TableToWrite(table.number, table.member.schema, table.member.name, table.columns, columns, deletes=deletes)
 
 
 def _leave(_merge: Merge, table: Table) -> list[str]:

@@ -52,6 +52,25 @@ def test_rows_that_only_come_back_need_no_replica_identity(world: World) -> None
 
 
 @long
+def test_rows_of_a_published_table_come_back_beside_unique_values_that_are_swapped(world: World) -> None:
+    execute(
+        world, "ALTER TABLE policy_scopes ADD label text UNIQUE", "ALTER TABLE teams ADD label text UNIQUE",
+        "UPDATE teams SET label = id::text", "ALTER TABLE policy_scopes REPLICA IDENTITY NOTHING",
+        "CREATE PUBLICATION ours FOR TABLE policy_scopes",
+    )  # fmt: skip
+    before = world.state()
+    world.backup()
+    execute(
+        world, "ALTER TABLE policy_scopes REPLICA IDENTITY DEFAULT", "DELETE FROM policy_scopes",
+        "ALTER TABLE policy_scopes REPLICA IDENTITY NOTHING", "ALTER TABLE teams DROP CONSTRAINT teams_label_key",
+        "UPDATE teams t SET label = (SELECT o.label FROM teams o WHERE o.label > t.label ORDER BY 1 LIMIT 1)",
+        "ALTER TABLE teams ADD CONSTRAINT teams_label_key UNIQUE (label)",
+    )  # fmt: skip
+    assert restore(world).startswith("RESTORED: ")
+    assert unlike(before, world.state()) == []
+
+
+@long
 def test_a_table_made_again_has_the_policies_that_bind_its_owner(world: World) -> None:
     theirs = "CREATE POLICY theirs ON policy_scopes FOR INSERT WITH CHECK (EXISTS (SELECT FROM users))"
     execute(world, "ALTER TABLE policy_scopes ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",

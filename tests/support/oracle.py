@@ -393,10 +393,10 @@ def _relations(conn: psycopg.Connection, oids: Sequence[int]) -> dict[str, dict[
 def _partitions(conn: psycopg.Connection, oids: Sequence[int]) -> dict[str, str]:
     return _pairs(
         conn,
-        """SELECT c.oid::regclass::text, i.inhparent::regclass::text || ' '
+        """SELECT c.oid::regclass::text, string_agg(i.inhparent::regclass::text || ' '
                || coalesce(pg_get_expr(c.relpartbound, c.oid), '(index)')
-               || coalesce((to_jsonb(i) ->> 'inhdetachpending')::boolean::text, '')
-           FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhrelid = ANY(%s::oid[])""",
+               || coalesce((to_jsonb(i) ->> 'inhdetachpending')::boolean::text, ''), ', ' ORDER BY i.inhseqno)
+           FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhrelid = ANY(%s::oid[]) GROUP BY c.oid""",
         oids,
     )
 

@@ -85,9 +85,12 @@ class TableToWrite:
     deletes: bool
 
 
-def has_rows_to_delete(number: int) -> Composed:
-    """Return whether rows of a table are to be deleted, if only to be inserted again."""
-    return SQL("SELECT EXISTS (SELECT FROM {} AS d WHERE {})").format(temp(DIFFERENCE, number), _is_one_of(TO_DELETE))
+def rows_to_write(number: int) -> Composed:
+    """Return whether rows of a table are to be updated, and whether any are to be deleted, if only to be inserted again."""
+    some = SQL("EXISTS (SELECT FROM {} AS d WHERE {})")
+    return SQL("SELECT {}, {}").format(
+        *(some.format(temp(DIFFERENCE, number), _is_one_of(kinds)) for kinds in ([UPDATED], TO_DELETE))
+    )
 
 
 @under_source_path
@@ -105,7 +108,7 @@ def merge_rows(tables: Sequence[TableToWrite]) -> Composed:
         at = SQL("FROM {} AS d WHERE t.ctid {} d.{} AND ").format(difference, SQL(EQUAL), PLACE)
         using = SQL("USING {} AS d WHERE t.ctid {} d.{} AND ").format(difference, SQL(EQUAL), PLACE)
         values = SQL(", ").join(SQL("{0} = d.{0}").format(Identifier(column)) for column in written.settable)
-        # A published table without a replica identity refuses even a DELETE of no row.
+        # A published table without a replica identity refuses even a DELETE or UPDATE of no row.
         if written.deletes:
             steps[0].append((number, SQL("DELETE FROM ONLY {} AS t {}").format(table, using)))
         if written.settable:
