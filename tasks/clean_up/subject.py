@@ -112,7 +112,8 @@ def _table(number: int, member: Member, facts: Mapping[str, Any], login: str, pa
         raise BadInput(
             f"tables inherit from {member.qualified}: its key does not identify their rows; remove this table from clean_up"
         )
-    return Table(number, member.schema, member.name, tuple(facts["key"]), tuple(facts["equal"]), tuple(facts["greater"]))
+    key = tuple(facts["key"]), tuple(facts["equal"]), tuple(facts["greater"]), facts["structured"]
+    return Table(number, member.schema, member.name, *key)
 
 
 def read_subject(

@@ -75,6 +75,30 @@ def test_keys_of_every_type_and_names_of_every_kind(world: World, monkeypatch: p
 
 
 @long
+@pytest.mark.parametrize("kind", ["int[]", "pair", "moods", "int4range"])
+def test_keys_of_structured_types(world: World, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    value = {
+        "int[]": "ARRAY[n, n + 1]", "pair": "ROW(n, 'x,\"')::pair", "moods": "ARRAY['a b', n::text]::moods",
+        "int4range": "int4range(n, n + 3)",
+    }[kind]  # fmt: skip
+    own(
+        world, monkeypatch, {"table": "items", "clock": "ended", "keep": "1 year"}, ["items"],
+        "CREATE TYPE pair AS (a int, b text)", "CREATE DOMAIN moods AS text[]",
+        f"CREATE TABLE items (k {kind} PRIMARY KEY, ended date)",
+        f"INSERT INTO items SELECT {value}, '2020-01-01'::date FROM generate_series(1, 20) AS n",
+        f"INSERT INTO items SELECT {value}, current_date FROM generate_series(21, 25) AS n",
+    )  # fmt: skip
+    monkeypatch.setattr(delete, "BATCH_ROWS", 7)
+    before = ask(world, "SELECT r::text FROM items AS r ORDER BY 1")
+    clean_up(world)
+    assert count(world, "items") == 5
+    (taken,) = clean_up_sets(world).values()
+    for one in taken:
+        bring_back(world, one["id"])
+    assert ask(world, "SELECT r::text FROM items AS r ORDER BY 1") == before
+
+
+@long
 @pytest.mark.parametrize("rows", [900])
 def test_a_long_chain_goes_in_one_run(world: World, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     own(

@@ -60,8 +60,8 @@ def _of(node: ast.Node) -> Iterator[str]:
 
 
 CONDITION = SQL("t.v IS NULL").format()
-TABLE = sql.clean_up.Table(0, "s", "t", ("a", "b"), (EQUAL, "OPERATOR(public.=)"), ("OPERATOR(pg_catalog.>)",) * 2)
-OTHER = sql.clean_up.Table(1, "s", "u", ("a",), (EQUAL,), ("OPERATOR(pg_catalog.>)",))
+TABLE = sql.clean_up.Table(0, "s", "t", ("a", "b"), (EQUAL, "OPERATOR(public.=)"), ("OPERATOR(pg_catalog.>)",) * 2, {})
+OTHER = sql.clean_up.Table(1, "s", "u", ("a",), (EQUAL,), ("OPERATOR(pg_catalog.>)",), {})
 LINK = Link(["a", "b"], ["c", "d"], [EQUAL, EQUAL])
 KEY = {"a": EQUAL, "b": "OPERATOR(public.=)"}
 CLOCK = sql.clean_up.clock_of(TABLE, ["at", "on"], each=True)

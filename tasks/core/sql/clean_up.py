@@ -17,7 +17,7 @@ from tasks.core.sql.staging import EQUAL, STAGED, Link
 
 @dataclass(frozen=True)
 class Table:
-    """A table with marked rows: its number, its primary key and the key's equality operators."""
+    """A table with marked rows: its number, its primary key, the key's operators, and the types of structured key columns."""
 
     number: int
     schema: str
@@ -25,6 +25,7 @@ class Table:
     key: tuple[str, ...]
     equal: tuple[str, ...]
     greater: tuple[str, ...]
+    structured: Mapping[str, str]
 
     @property
     def place(self) -> Identifier:
@@ -110,10 +111,11 @@ def is_after(clock: Composable, table: Table, last: Sequence[str]) -> Composed:
     """Return the condition that a row follows one given by clock and key as text."""
     columns = [clock, *map(Identifier, table.key)]
     equal, greater = [EQUAL, *table.equal], ["OPERATOR(pg_catalog.>)", *table.greater]
+    casts = ["", *(f"::{table.structured[column]}" if column in table.structured else "" for column in table.key)]
     compared = [
-        SQL("{} {} {}").format(column, SQL(operator), Literal(value))
+        SQL("{} {} {}{}").format(column, SQL(operator), Literal(value), SQL(cast))
         for operators in (equal, greater)
-        for column, operator, value in zip(columns, operators, last, strict=True)
+        for column, operator, value, cast in zip(columns, operators, last, casts, strict=True)
     ]
     count = len(columns)
     cases = (SQL(" AND ").join([*compared[:place], compared[count + place]]) for place in range(count))

@@ -55,11 +55,13 @@ def copy_chosen_out(
     types: Sequence[str], values: Sequence[Sequence[str]],
 ) -> Composed:  # fmt: skip
     """COPY rows out whose key is among some, given as text by column."""
-    typed = zip(values, types, strict=True)
-    lists = SQL(", ").join(SQL("{}::{}[]").format(Literal(list(texts)), SQL(kind)) for texts, kind in typed)
+    # As text: unnest() would take an array of arrays, or of rows, apart.
+    lists = SQL(", ").join(SQL("{}::text[]").format(Literal(list(texts))) for texts in values)
     wanted = [Identifier(f"wanted {number}") for number in range(len(key))]
-    pairs = zip(key, equal, wanted, strict=True)
-    same = SQL(" AND ").join(SQL("t.{} {} w.{}").format(Identifier(own), SQL(operator), name) for own, operator, name in pairs)
+    pairs = zip(key, equal, wanted, types, strict=True)
+    same = SQL(" AND ").join(
+        SQL("t.{} {} w.{}::{}").format(Identifier(own), SQL(operator), name, SQL(kind)) for own, operator, name, kind in pairs
+    )
     return SQL(
         "COPY (SELECT {} FROM ONLY {} AS t WHERE EXISTS (SELECT FROM unnest({}) AS w ({}) WHERE "
         "{})) TO STDOUT (ENCODING {})"
