@@ -171,7 +171,8 @@ def plan(merge: Merge, staged: Staged) -> MergePlan:
     manifest, request = merge.manifest, merge.request
     in_the_way = [*collisions.refused(merge), *(line for table in merge.tables for line in collisions.doubles(merge, table))]
     # Tables that belong to no context are not reported here.
-    of_context = [item for item in manifest.by_hand if not is_forgotten(item)]
+    # No schema goes with a table.
+    of_context = [item for item in manifest.by_hand if not (is_forgotten(item) or item.name.startswith("schema "))]
     left_out = manifest.model_copy(update={"forgotten_tables": [], "by_hand": of_context})
     makes_tables = any(item.kind in TABLES for item in merge.missing)
     refusals = [*merge.refusals, *refused(effects, accept_effects=request.accept_effects), *in_the_way]
