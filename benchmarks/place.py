@@ -33,8 +33,8 @@ class Place:
         ours = {
             "BACKUP_STORE": str(self.folder / "store"), "BACKUP_STAGING": str(self.folder / "staging"), "PREFECT_API_URL": self.api
         }  # fmt: skip
-        said = json.dumps({"context": CONTEXT} | parameters)
-        argv = [sys.executable, "-c", FLOW, str(self.folder / "contexts"), module, flow, said]
+        arguments = json.dumps({"context": CONTEXT} | parameters)
+        argv = [sys.executable, "-c", FLOW, str(self.folder / "contexts"), module, flow, arguments]
         peak = measure(flow, argv, server.environment(user) | ours).peak_bytes
         return Measured(flow, run_seconds(self.api, flow.replace("_", "-")).seconds, peak)
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 
 import psycopg
@@ -28,33 +27,26 @@ from tasks.core.sets.manifest import Relation
 from tasks.run.run import step
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """The number of rows that were loaded, and the seconds it took."""
-
-    rows: int
-    seconds: float
-
-
 @step(name="load {relation.name}")
 def load_table(
     server: Server, database: str, title: str, schema: str, relation: Relation, sources: list[RowSource], encoding: str,
-    moved: Moved = unmeasured, whole: bool = True,
-) -> Loaded | None:  # fmt: skip
+    moved: Moved = unmeasured,
+) -> float | None:  # fmt: skip
     """Load a relation's rows into a new database, under the search_path of the `schema`'s code.
 
-    With `whole` these are all of its rows, which are frozen; else others may be loaded at the same
-    time. Returns None if a row belongs to another partition in this database; then nothing was
-    loaded.
+    Returns the seconds it took; None if a row belongs to another partition in this database: then
+    nothing was loaded.
+
+    Raises:
+        RestoreDiffers: the number of loaded rows differs from the manifest.
     """
     with connect(server, database, title) as connection:
         try:
             with connection.transaction():
                 connection.execute(sql.session.FIXED_SETTINGS)
-                if whole:
-                    connection.execute(sql.rows.empty_relation(relation.namespace, relation.name))
+                connection.execute(sql.rows.empty_relation(relation.namespace, relation.name))
                 path = read_source_path(connection, schema)
-                return _copy_rows(connection, relation, sources, encoding, path, freeze=whole, moved=moved)
+                return load_rows(connection, relation, sources, encoding, path, freeze=True, moved=moved)
         except MisplacedRow as error:
             get_run_logger().info("%s; loading it again through the partitioned table", error)
             return None
@@ -112,7 +104,7 @@ def _load_errors(connection: Connection, relation: Relation) -> Iterator[None]:
 
 def load_rows(
     connection: Connection, relation: Relation, sources: list[RowSource], encoding: str, path: str, *,
-    into: tuple[str, str] | None = None, moved: Moved = unmeasured,
+    freeze: bool = False, into: tuple[str, str] | None = None, moved: Moved = unmeasured,
 ) -> float:  # fmt: skip
     """Load a relation's rows, into another table if given, in a session with fixed settings.
 
@@ -124,21 +116,6 @@ def load_rows(
         MisplacedRow: a row belongs to another partition in this database.
         RestoreDiffers: the number of loaded rows differs from the manifest.
     """
-    loaded = _copy_rows(connection, relation, sources, encoding, path, into=into, moved=moved)
-    require_rows(relation, loaded.rows)
-    return loaded.seconds
-
-
-def require_rows(relation: Relation, rows: int) -> None:
-    """Raise RestoreDiffers unless as many rows were loaded as the manifest has."""
-    if rows != relation.rows:
-        raise RestoreDiffers(f"{relation.qualified}: {rows} rows were loaded, but the manifest has {relation.rows}")
-
-
-def _copy_rows(
-    connection: Connection, relation: Relation, sources: list[RowSource], encoding: str, path: str, *,
-    freeze: bool = False, into: tuple[str, str] | None = None, moved: Moved = unmeasured,
-) -> Loaded:  # fmt: skip
     started, written = time.monotonic(), 0
     place = into or (relation.namespace, relation.name)
     statement = sql.rows.copy_rows_in(*place, relation.columns, encoding, freeze=freeze)
@@ -153,6 +130,9 @@ def _copy_rows(
                     )
                 copy.write(block)
                 moved(written)
-        loaded = Loaded(cursor.rowcount, time.monotonic() - started)
-    get_run_logger().info("%s: %d rows loaded in %.1f s", relation.qualified, loaded.rows, loaded.seconds)
-    return loaded
+        loaded = cursor.rowcount
+    if loaded != relation.rows:
+        raise RestoreDiffers(f"{relation.qualified}: {loaded} rows were loaded, but the manifest has {relation.rows}")
+    seconds = time.monotonic() - started
+    get_run_logger().info("%s: %d rows loaded in %.1f s", relation.qualified, loaded, seconds)
+    return seconds

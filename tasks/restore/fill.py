@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import psycopg
 
@@ -11,12 +10,10 @@ from tasks.core.errors import OperationError
 from tasks.core.postgres.connection import Server, complaint_of, connect
 from tasks.core.postgres.messages import message_of
 from tasks.core.postgres.source_path import execute_written, read_source_path
-from tasks.core.rows import pages
-from tasks.core.rows.sources import RowSource
 from tasks.core.run.phases import Phases
 from tasks.core.sets.hash_partitions import families
-from tasks.core.sets.manifest import Manifest, Relation
-from tasks.database.loading import Loaded, load_family, load_table, require_rows
+from tasks.core.sets.manifest import Manifest
+from tasks.database.loading import load_family, load_table
 from tasks.database.views import refresh_view
 from tasks.restore.database import unforced
 from tasks.restore.foreign_keys import KeyOutcome, try_keys
@@ -88,67 +85,26 @@ def ignore_violated_foreign_keys(complaints: Iterable[str], outcomes: Iterable[K
 
 
 def load_tables(server: Server, run: Run, staged: StagedSet, target: Target, schema: str) -> dict[str, float]:
-    """Load every relation, the largest first, in parallel, of large ones the parts too; return seconds by relation.
+    """Load every relation, the largest first, in parallel; return seconds by relation.
 
     Generated columns, checks and domains may need the search_path of the `schema`'s code.
     """
     manifest = staged.manifest
     encoding, place = manifest.database.encoding, target.working_name
-    loaded = _load_parts(server, run, staged, place, schema)
+    relations = sorted(manifest.relations, key=lambda relation: relation.plain_bytes, reverse=True)
+    sizes = [relation.plain_bytes for relation in relations]
+    with progress.of(run, "loading", manifest.plain_bytes, manifest.zone) as items:
+        calls = [
+            (server, place, run.title, schema, relation, staged.sources(relation), encoding, items[relation.qualified].at)
+            for relation in relations
+        ]
+        loaded = dict(zip((relation.qualified for relation in relations), spread(run, load_table, calls, sizes), strict=True))
     for family in families(manifest):
         if any(loaded[relation.qualified] is None for relation in family.relations):
             loaded |= load_family(server, place, run.title, schema, family, staged.sources_of(family.relations), encoding)
     if refused := [name for name, seconds in loaded.items() if seconds is None]:
         raise OperationError(f"{', '.join(refused)}: rows are outside the bounds of their partition; restore another set")
     return {name: seconds for name, seconds in loaded.items() if seconds is not None}
-
-
-@dataclass(frozen=True)
-class _Load:
-    """The load of a relation, or of a part that others are loaded beside."""
-
-    relation: Relation
-    sources: list[RowSource]
-    size_bytes: int
-    whole: bool
-
-
-def _loads(staged: StagedSet, relation: Relation) -> list[_Load]:
-    """Return the loads of a relation: of a large one each part that can be read alone."""
-    sources, size = staged.sources(relation), relation.plain_bytes
-    parts = [part for source in sources for part in source.parts()] if size > pages.PART_BYTES else []
-    if len(parts) < 2:
-        return [_Load(relation, sources, size, whole=True)]
-    return [_Load(relation, [part], size // len(parts), whole=False) for part in parts]
-
-
-def _load_parts(server: Server, run: Run, staged: StagedSet, place: str, schema: str) -> dict[str, float | None]:
-    """Load every relation into its own table; return seconds by relation, None where a row belongs to another partition.
-
-    Raises:
-        RestoreDiffers: the number of loaded rows differs from the manifest.
-    """
-    manifest = staged.manifest
-    relations = sorted(manifest.relations, key=lambda relation: relation.plain_bytes, reverse=True)
-    loads = [load for relation in relations for load in _loads(staged, relation)]
-    expected = {f"{load.relation.qualified} {number}": load.size_bytes for number, load in enumerate(loads)}
-    with progress.of(run, "loading", expected, manifest.zone) as items:
-        calls = [
-            (server, place, run.title, schema, load.relation, load.sources, manifest.database.encoding, item.at, load.whole)
-            for load, item in zip(loads, items.values(), strict=True)
-        ]
-        results = spread(run, load_table, calls, [load.size_bytes for load in loads])
-    by_relation = groupby(zip(loads, results, strict=True), key=lambda pair: pair[0].relation)
-    return {relation.qualified: _seconds(relation, [loaded for _, loaded in pairs]) for relation, pairs in by_relation}
-
-
-def _seconds(relation: Relation, parts: Sequence[Loaded | None]) -> float | None:
-    """Return the seconds that the loads of a relation took; None if one met a row of another partition."""
-    loaded = [part for part in parts if part]
-    if len(loaded) < len(parts):
-        return None
-    require_rows(relation, sum(part.rows for part in loaded))
-    return sum(part.seconds for part in loaded)
 
 
 @step

@@ -185,8 +185,8 @@ def test_a_row_that_changes_on_the_way_stays(world: World, monkeypatch: pytest.M
     assert count(world, "team_leaders", f"id = '{back}'") == 1
     assert count(world, "team_leaders", "assigned_at = '2020-02-02'") == (1 if step == "archive_rows" else 0)
     if step == "archive_rows":
-        told = "1 rows of team_leaders: this row or a dependent row changed since it was archived, by another session"
-        assert told in report() and changed in report()
+        reason = "1 rows of team_leaders: this row or a dependent row changed since it was archived, by another session"
+        assert reason in report() and changed in report()
     clean_up(world)
     assert count(world, "team_leaders", OLD["team_leaders"]) == 0
     # The newest set has the row as it was at last.

@@ -93,8 +93,8 @@ def test_keys_of_structured_types(world: World, monkeypatch: pytest.MonkeyPatch,
     clean_up(world)
     assert count(world, "items") == 5
     (taken,) = clean_up_sets(world).values()
-    for one in taken:
-        bring_back(world, one["id"])
+    for archived in taken:
+        bring_back(world, archived["id"])
     assert ask(world, "SELECT r::text FROM items AS r ORDER BY 1") == before
 
 

@@ -1,4 +1,4 @@
-"""A large table is dumped, loaded and compared in parts, under one snapshot; the set is that of a dump in one piece."""
+"""A large table is dumped and compared in parts, under one snapshot; the set is that of a dump in one piece."""
 
 import subprocess
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def newest(world: World, kind: str = "daily") -> Manifest:
     return parse_manifest((folder / "manifest.json").read_bytes(), str(folder))
 
 
-def relation(manifest: Manifest, name: str = LEAF) -> Relation:
+def named(manifest: Manifest, name: str = LEAF) -> Relation:
     return next(relation for relation in manifest.relations if relation.name == name)
 
 
@@ -43,16 +43,19 @@ def test_dumped_in_parts_as_in_one_piece(world: World, monkeypatch: pytest.Monke
     before = world.state()
     assert world.backup().startswith("STORED")
     parts = newest(world)
-    assert len(relation(parts).parts) > 3
+    assert len(named(parts).parts) > 3
     assert world.recover().startswith("PASS")
     world.assert_recovered(before)
     drop_databases(world.target)
     monkeypatch.setattr(pages, "PART_BYTES", 1 << 40)
     assert world.backup().startswith("STORED")
     whole = newest(world)
-    assert {len(one.parts) for one in whole.relations} == {1}
-    told = [[(one.qualified, one.rows, one.digest, one.plain_bytes) for one in manifest.relations] for manifest in (parts, whole)]
-    assert told[0] == told[1]
+    assert {len(relation.parts) for relation in whole.relations} == {1}
+    facts = [
+        [(relation.qualified, relation.rows, relation.digest, relation.plain_bytes) for relation in manifest.relations]
+        for manifest in (parts, whole)
+    ]
+    assert facts[0] == facts[1]
     counts = [(folder / "block-rows.json.zst").read_bytes() for folder in world.set_folders()]
     assert counts[0] == counts[1]
 
@@ -67,7 +70,7 @@ def test_a_differential_inherits_rows_from_parts(world: World) -> None:
     )  # fmt: skip
     before = world.state()
     assert "differential" in world.differential()
-    inherited = relation(newest(world, "differential")).inherited
+    inherited = named(newest(world, "differential")).inherited
     assert inherited and inherited.rows > 500 and inherited.left_out
     assert world.recover().startswith("PASS")
     world.assert_recovered(before)
@@ -106,7 +109,7 @@ def test_on_other_versions(any_version: World) -> None:
     world = any_version
     before = world.state()
     world.backup()
-    assert len(relation(newest(world)).parts) > 3
+    assert len(named(newest(world)).parts) > 3
     drop_databases(world.source)
     assert world.recover().startswith("PASS")
     world.assert_recovered(before)
@@ -119,12 +122,12 @@ def test_code_of_the_owner_keeps_a_table_in_one_piece(world: World) -> None:
         f"CREATE INDEX odd ON {LEAF} (as_text(resolution))",
     )  # fmt: skip
     world.backup()
-    assert len(relation(newest(world)).parts) == 1
-    assert len(relation(newest(world), "policy_violations_2024").parts) > 3
+    assert len(named(newest(world)).parts) == 1
+    assert len(named(newest(world), "policy_violations_2024").parts) > 3
 
 
 @pytest.mark.long
-def test_a_part_with_other_rows_fails_the_recovery(world: World) -> None:
+def test_other_rows_in_parts_fail_the_recovery(world: World) -> None:
     world.backup()
     drop_databases(world.source)
     rewrite_manifest(world, LEAF, rows=1001)

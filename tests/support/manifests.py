@@ -15,5 +15,5 @@ def rewrite_manifest(world: World, relation: str, **changes: object) -> None:
     """Let the newest set's manifest say something else of a relation, with a checksum that is right."""
     file = world.set_folders()[-1] / "manifest.json"
     manifest = parse_manifest(file.read_bytes(), str(file))
-    changed = [one.model_copy(update=changes) if one.name == relation else one for one in manifest.relations]
+    changed = [stored.model_copy(update=changes) if stored.name == relation else stored for stored in manifest.relations]
     file.write_bytes(render_manifest(manifest.model_copy(update={"relations": changed})))

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.core.rows.digest import RowDigest
@@ -43,10 +43,6 @@ class RowSource:
             lines = io.BufferedReader(plain, BLOCK_BYTES)
             while batch := lines.readlines(BLOCK_BYTES):
                 yield chosen.of(batch)
-
-    def parts(self) -> "list[RowSource]":
-        """Return sources that together are this one, and can be read in parallel; lines that are left out are counted over all."""
-        return [self] if self.left_out else [replace(self, files=[file]) for file in self.files]
 
     def _open(self) -> Iterator[Unpacked]:
         bytes_left = self.most_bytes
